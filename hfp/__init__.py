@@ -1,0 +1,1 @@
+"""Structured pruning that can be undone, shared and federated."""

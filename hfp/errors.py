@@ -1,0 +1,18 @@
+"""The error that a person's input causes, and the suggestion that goes with an unknown name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class InputError(ValueError):
+    """Something the caller gave can't be used; the message says what was expected, found, and what to do."""
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:
+    """An `InputError` for a name that isn't known, with the nearest known ones (or all, when few)."""
+    names = sorted(known)
+    near = get_close_matches(name, names, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names[:20])}"
+    return InputError(f"unknown {kind} {name!r}; {hint}")

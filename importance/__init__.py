@@ -1,0 +1,1 @@
+"""Criteria: what does removing a channel do to the loss? As torch-pruning Importance classes."""
