@@ -1,0 +1,25 @@
+"""Random crop and flip of a batch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def augment(images: Tensor, generator: torch.Generator, *, padding: int = 4, flip: bool = True) -> Tensor:
+    """Shift every image by up to `padding` pixels each way, black coming in, and mirror half of them.
+
+    Images are `[samples, channels, height, width]`, not yet normalised, of any dtype; the result is a new tensor of
+    the same shape. The draws depend on the generator and the number of images only (He et al., 2016, section 4.2).
+    """
+    samples, _, height, width = images.shape
+    where = {"generator": generator, "device": generator.device}
+    top, left = torch.randint(2 * padding + 1, (2, samples, 1), **where).to(images.device)
+    mirrored = torch.randint(2 if flip else 1, (samples, 1), **where).to(images.device).bool()
+    rows = top + torch.arange(height, device=images.device)
+    columns = torch.arange(width, device=images.device)
+    columns = left + torch.where(mirrored, columns.flip(0), columns)
+    padded = functional.pad(images, (padding,) * 4).permute(0, 2, 3, 1)
+    sample = torch.arange(samples, device=images.device).view(-1, 1, 1)
+    return padded[sample, rows.unsqueeze(2), columns.unsqueeze(1)].permute(0, 3, 1, 2).contiguous()

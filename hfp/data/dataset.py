@@ -1,0 +1,72 @@
+"""Images and labels held in memory, with the statistics that normalise them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_CHUNK = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Images `[samples, channels, height, width]` (uint8) and int64 labels `[samples]`."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A training and a test split over the same classes.
+
+    `shape` is `(channels, height, width)`. `mean` and `std` `[channels]` are those of the training images, in the
+    images' own units.
+    """
+
+    name: str
+    train: Split
+    test: Split
+    classes: tuple[str, ...]
+    shape: tuple[int, int, int]
+    mean: Tensor
+    std: Tensor
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Images `[samples, channels, height, width]` as float32 with mean 0 and deviation 1 in every channel.
+
+        The result is on the images' device; the input is not changed.
+        """
+        mean = self.mean.to(images.device).view(-1, 1, 1)
+        std = self.std.to(images.device).view(-1, 1, 1)
+        return (images.to(torch.float32) - mean) / std
+
+
+def make_dataset(name: str, train: Split, test: Split, classes: tuple[str, ...]) -> Dataset:
+    """Put two splits together and measure the training images."""
+    mean, std = channel_statistics(train.images)
+    channels, height, width = train.images.shape[1:]
+    return Dataset(name, train, test, classes, (channels, height, width), mean, std)
+
+
+def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation `[channels]` (float32) of images `[samples, channels, height, width]`.
+
+    Summed in float64 a chunk at a time, so that no float copy of all images is made. A channel without any
+    variation gets deviation 1, which leaves it at 0 after normalising.
+    """
+    total = torch.zeros(images.shape[1], dtype=torch.float64)
+    squares = torch.zeros_like(total)
+    for chunk in images.split(_CHUNK):
+        values = chunk.to(torch.float64)
+        total += values.sum(dim=(0, 2, 3))
+        squares += values.square().sum(dim=(0, 2, 3))
+    count = images.numel() // images.shape[1]
+    mean = total / count
+    std = (squares / count - mean.square()).clamp(min=0).sqrt()
+    return mean.float(), torch.where(std > 0, std, 1.0).float()

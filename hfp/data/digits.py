@@ -1,0 +1,37 @@
+"""The 1,797 handwritten digits of 8×8 pixels that come with scikit-learn."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from hfp.data.dataset import Dataset, Split, make_dataset
+from hfp.data.request import Request
+from hfp.data.stratify import stratified_halves
+from hfp.errors import InputError
+
+_TEST_SHARE = 0.2
+_SPLIT_SEED = 0
+
+
+def load_digits(request: Request) -> Dataset:
+    """1,438 training and 359 test images, values 0 to 16; the split is fixed, whatever the seed.
+
+    Raises:
+        InputError: scikit-learn is not installed.
+    """
+    try:
+        from sklearn.datasets import load_digits as read
+    except ImportError as error:
+        raise InputError('data set digits comes with scikit-learn; pip install "hfp[examples]"') from error
+    bunch = read()
+    images = torch.from_numpy(bunch.images.astype(np.uint8)).unsqueeze(1)
+    labels = torch.from_numpy(bunch.target.astype(np.int64))
+    train, test = stratified_halves(bunch.target, _TEST_SHARE, _SPLIT_SEED)
+    train = train[request.select(bunch.target[train])]
+    return make_dataset(
+        request.name,
+        Split(images[train], labels[train]),
+        Split(images[test], labels[test]),
+        tuple(str(name) for name in bunch.target_names),
+    )

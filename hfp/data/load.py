@@ -1,0 +1,63 @@
+"""Data sets by name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from hfp.data.cifar import load_cifar10, load_cifar100
+from hfp.data.dataset import Dataset
+from hfp.data.digits import load_digits
+from hfp.data.fmnist import load_fmnist
+from hfp.data.imagefolder import load_imagefolder
+from hfp.data.request import Request
+from hfp.errors import InputError, unknown
+
+_LOADERS: dict[str, Callable[[Request], Dataset]] = {
+    "digits": load_digits,
+    "fmnist": load_fmnist,
+    "cifar10": load_cifar10,
+    "cifar100": load_cifar100,
+    "imagefolder": load_imagefolder,
+}
+
+
+def datasets() -> tuple[str, ...]:
+    """The names that `load_dataset` knows."""
+    return tuple(_LOADERS)
+
+
+def load_dataset(
+    name: str,
+    root: str | os.PathLike[str] | None = None,
+    *,
+    limit: int | None = None,
+    download: bool = False,
+    seed: int = 0,
+    image_size: int | None = None,
+    cache: bool = True,
+) -> Dataset:
+    """Load a data set into memory.
+
+    Args:
+        name: one of `datasets()`.
+        root: folder that holds the files; by default the Debian package of fmnist, else where downloads go.
+        limit: number of training images to keep, a subset with the classes' shares drawn by `seed`; the test split
+            stays whole.
+        download: fetch what is missing (fmnist, cifar10, cifar100) into `root`, by default `$XDG_CACHE_HOME/hfp`.
+        seed: draws the limited subset, and the split of an imagefolder that has none.
+        image_size: side in pixels of imagefolder's images, 32 by default.
+        cache: keep decoded images under `$XDG_CACHE_HOME/hfp`; it can be deleted at any time.
+
+    Raises:
+        InputError: an unknown name, a data set that is missing or damaged, or an argument that doesn't fit it.
+    """
+    if name not in _LOADERS:
+        raise unknown("data set", name, _LOADERS)
+    if image_size is not None and (name != "imagefolder" or image_size < 1):
+        raise InputError(f"image_size is a positive number and for imagefolder only, found {image_size} for {name}")
+    folder = None if root is None else Path(root).expanduser()
+    if folder is not None and not download and not folder.is_dir():
+        raise InputError(f"the data root {folder} is not a folder")
+    return _LOADERS[name](Request(name, folder, limit, download, seed, image_size, cache))

@@ -1,0 +1,135 @@
+"""Deal a data set's samples out to clients."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from hfp.data.stratify import generator
+from hfp.errors import InputError, unknown
+
+_TRIES = 10
+_SCHEMES = ("dirichlet", "iid", "shards")
+
+
+def schemes() -> tuple[str, ...]:
+    """The names of the ways to deal samples out."""
+    return _SCHEMES
+
+
+def partition(
+    labels: ArrayLike,
+    clients: int,
+    scheme: str = "dirichlet",
+    *,
+    alpha: float = 1.0,
+    shards_per_client: int = 2,
+    seed: int = 0,
+    minimum: int = 1,
+) -> list[np.ndarray]:
+    """Give every sample to exactly one client, and every client at least `minimum` samples.
+
+    Args:
+        labels: class of each sample `[samples]`.
+        clients: number of clients.
+        scheme: "dirichlet" draws, for each class, the clients' shares of it from Dirichlet(alpha) (arXiv 1909.06335);
+            "iid" deals at random in equal parts; "shards" sorts by label and deals out equal shards, a few classes a
+            client (McMahan et al., arXiv 1602.05629, section 3).
+        alpha: concentration; large is near uniform, small gives every class to few clients.
+        shards_per_client: number of shards that each client gets.
+        seed: same seed, same partition.
+        minimum: fewest samples a client may have. Dirichlet shares are drawn up to ten times; where no draw gives
+            every client enough, random samples move from the largest clients of the best draw.
+
+    Returns:
+        One ascending int64 index array a client.
+
+    Raises:
+        InputError: an unknown scheme, `clients`, `minimum` or `shards_per_client` below 1, an alpha that is not a
+            positive finite number, or too few samples.
+    """
+    classes = np.unique(np.asarray(labels), return_inverse=True)[1].ravel()
+    _check(len(classes), clients, scheme, alpha, shards_per_client, minimum)
+    rng = generator(seed)
+    deal: dict[str, Callable[[], list[np.ndarray]]] = {
+        "dirichlet": partial(_dirichlet, classes, clients, alpha, minimum, rng),
+        "iid": partial(_iid, classes, clients, rng),
+        "shards": partial(_shards, classes, clients, shards_per_client, rng),
+    }
+    return [np.sort(part) for part in _fill_up(deal[scheme](), minimum, rng)]
+
+
+def _check(samples: int, clients: int, scheme: str, alpha: float, shards_per_client: int, minimum: int) -> None:
+    if scheme not in _SCHEMES:
+        raise unknown("partition scheme", scheme, _SCHEMES)
+    for name, count in (("clients", clients), ("minimum", minimum), ("shards_per_client", shards_per_client)):
+        if count < 1:
+            raise InputError(f"{name} must be 1 or more, found {count}")
+    if not (math.isfinite(alpha) and alpha > 0):
+        raise InputError(f"alpha must be a positive finite number, found {alpha}")
+    each = max(minimum, shards_per_client if scheme == "shards" else 1)
+    if clients * each > samples:
+        raise InputError(
+            f"{clients} clients with at least {each} sample{'s' * (each > 1)} each need {clients * each} samples, "
+            f"found {samples}; take fewer clients or more samples"
+        )
+
+
+def _iid(classes: np.ndarray, clients: int, rng: np.random.Generator) -> list[np.ndarray]:
+    return np.array_split(rng.permutation(len(classes)), clients)
+
+
+def _shards(classes: np.ndarray, clients: int, each: int, rng: np.random.Generator) -> list[np.ndarray]:
+    shuffled = rng.permutation(len(classes))
+    by_label = shuffled[np.argsort(classes[shuffled], kind="stable")]
+    shards = np.array_split(by_label, clients * each)
+    dealt = rng.permutation(len(shards)).reshape(clients, each)
+    return [np.concatenate([shards[shard] for shard in hand]) for hand in dealt]
+
+
+def _dirichlet(
+    classes: np.ndarray, clients: int, alpha: float, minimum: int, rng: np.random.Generator
+) -> list[np.ndarray]:
+    best, best_lack = None, math.inf
+    for _ in range(_TRIES):
+        owners = _draw_owners(classes, clients, alpha, rng)
+        lack = np.maximum(minimum - np.bincount(owners, minlength=clients), 0).sum()
+        if lack < best_lack:
+            best, best_lack = owners, lack
+        if not lack:
+            break
+    return [np.flatnonzero(best == client) for client in range(clients)]
+
+
+def _draw_owners(classes: np.ndarray, clients: int, alpha: float, rng: np.random.Generator) -> np.ndarray:
+    """The client of each sample `[samples]`."""
+    owners = np.empty(len(classes), dtype=np.int64)
+    for label in range(classes.max() + 1):
+        members = rng.permutation(np.flatnonzero(classes == label))
+        ends = np.round(np.cumsum(_shares(clients, alpha, rng)) * len(members)).astype(np.int64)
+        ends[-1] = len(members)
+        owners[members] = np.repeat(np.arange(clients), np.diff(ends, prepend=0))
+    return owners
+
+
+def _shares(clients: int, alpha: float, rng: np.random.Generator) -> np.ndarray:
+    """A draw from Dirichlet(alpha) over clients `[clients]`; where floats can't hold it, its limit: all to one."""
+    shares = rng.dirichlet(np.full(clients, min(alpha, 1e12)))
+    if math.isclose(shares.sum(), 1.0, rel_tol=1e-6):
+        return shares
+    return np.eye(clients)[rng.integers(clients)]
+
+
+def _fill_up(parts: list[np.ndarray], minimum: int, rng: np.random.Generator) -> list[np.ndarray]:
+    parts = [rng.permutation(part) for part in parts]
+    for client, part in enumerate(parts):
+        while len(part) < minimum:
+            donor = int(np.argmax([len(other) for other in parts]))
+            part = np.append(part, parts[donor][-1])
+            parts[donor] = parts[donor][:-1]
+            parts[client] = part
+    return parts
