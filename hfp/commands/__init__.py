@@ -1,0 +1,1 @@
+"""The subcommands of ``hfp``: each parses its arguments, calls the library and prints."""

@@ -1,0 +1,173 @@
+"""``hfp run``: one federated experiment, shown while it runs and kept in a folder."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from hfp.batchnorm import POLICIES
+from hfp.data import datasets
+from hfp.engine import Outcome, full_cost, rounds
+from hfp.errors import InputError
+from hfp.experiment import SCHEMES, Experiment
+from hfp.federation import Federation, set_up
+from hfp.folder import RunFolder, default_folder
+from hfp.methods import State, methods
+from hfp.plots import save_curves
+from hfp.records import ClientRecord, Run
+from hfp.report import round_line, run_document, run_table
+
+INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of ``hfp run``; their defaults are those of `Experiment`."""
+    known = {method.name for method in methods()}
+    add = parser.add_argument
+    add("--method", help=f"one of {', '.join(sorted(known))}; `hfp methods` tells more")
+    add("--dataset", help=f"one of {', '.join(datasets())}")
+    add("--data-root", metavar="PATH", help="folder with the data set's files, or any tree of images (imagefolder)")
+    add("--download", action="store_true", default=None, help="download the data set into --data-root")
+    add("--train-images", type=int, metavar="N", help="keep N training images; the test set stays whole")
+    add("--model", help="one of hfp's own models, or any classifier of timm or torchvision")
+    add("--clients", type=int, metavar="K")
+    add("--rank", type=int, help="0 to 3: the pair of ratios that the clients have, half of them each")
+    add("--ratio", type=_ratios, metavar="R[,R…]", help="share of channels removed: one, or one per client; over --rank")
+    add("--partition", help=f"how data is dealt out: {', '.join(SCHEMES)}")
+    add("--alpha", type=float, help="Dirichlet concentration; small is uneven")
+    add("--rounds", type=int, metavar="T")
+    add("--epochs", type=int, metavar="E", help="local epochs a round")
+    add("--batch-size", type=int, metavar="B")
+    add("--learning-rate", type=float, metavar="LR")
+    add("--momentum", type=float)
+    add("--weight-decay", type=float)
+    add("--batch-norm", help="; ".join(f"{name}: {text}" for name, text in POLICIES.items()))
+    add("--seed", type=int)
+    add("--device", help="cpu, cuda, cuda:1, mps …")
+    add("--option", dest="options", action="append", type=_option, metavar="NAME=VALUE", help="an option of the method")
+    add("--out", type=Path, metavar="FOLDER", help="an empty or new folder (default: a fresh one under runs/)")
+    add("--json", action="store_true", help="print one JSON document; progress goes to standard error")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the experiment; 0 when it finished, 130 when it was interrupted (what was done is kept)."""
+    experiment = experiment_from(arguments)
+    folder = RunFolder(arguments.out if arguments.out is not None else default_folder(experiment))
+    console = Console(stderr=arguments.json, highlight=False)
+    federation = set_up(experiment)
+    folder.configure(experiment)
+    history, state, interrupted = [], None, False
+    with _Display(console, federation) as display:
+        try:
+            for outcome in rounds(federation, on_client=display.client_done):
+                history.append(outcome.record)
+                state = outcome.state.weights
+                folder.append(outcome.record)
+                display.round_done(outcome)
+        except KeyboardInterrupt:
+            interrupted = True
+        finally:
+            if state is not None:
+                folder.save_model(experiment, state)
+    if state is None:
+        console.print("stopped before the first round ended; nothing to keep")
+        return INTERRUPTED
+    _close(Run(experiment, tuple(history), state, full_cost(federation)), folder, console, arguments.json)
+    if interrupted:
+        console.print(f"stopped after {len(history)} of {experiment.rounds} rounds")
+    return INTERRUPTED if interrupted else 0
+
+
+def experiment_from(arguments: argparse.Namespace) -> Experiment:
+    """The experiment that the arguments describe; what isn't given keeps `Experiment`'s default."""
+    names = {entry.name for entry in dataclasses.fields(Experiment)}
+    given: dict[str, Any] = {n: v for n, v in vars(arguments).items() if n in names and v is not None}
+    if "options" in given:
+        given["options"] = dict(given["options"])
+    return Experiment(**given)
+
+
+def _close(run: Run, folder: RunFolder, console: Console, as_json: bool) -> None:
+    console.print()
+    console.print(run_table(run))
+    try:
+        save_curves(run, folder.picture)
+    except InputError as missing:
+        console.print(str(missing))
+    console.print(f"written to {folder.path}")
+    if as_json:
+        json.dump(run_document(run, str(folder.path)), sys.stdout)
+        sys.stdout.write("\n")
+
+
+class _Display:
+    """Live progress: a bar over rounds, one over the round's clients, and a line for every finished round."""
+
+    def __init__(self, console: Console, federation: Federation) -> None:
+        self._console = console
+        self._experiment = federation.experiment
+        self._parameters = sum(parameter.numel() for parameter in federation.model.parameters())
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+            transient=True,
+        )
+
+    def __enter__(self) -> _Display:
+        experiment = self._experiment
+        shares = ", ".join(f"{ratio:.0%}" for ratio in sorted(set(experiment.ratios)))
+        self._console.print(
+            f"{experiment.method} · {experiment.dataset} · {experiment.model} ({self._parameters / 1e3:,.1f} K parameters)"
+            f" · {experiment.clients} clients remove {shares} of their channels · {_dealt(experiment)}"
+            f" · seed {experiment.seed}",
+            soft_wrap=True,
+        )
+        self._rounds = self._progress.add_task("rounds", total=experiment.rounds, note="")
+        self._clients = self._progress.add_task("clients", total=experiment.clients, note="")
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def client_done(self, record: ClientRecord) -> None:
+        note = f"client {record.client}: {record.ratio:.0%} removed, {record.samples} images, loss {record.loss:.3f}"
+        self._progress.update(self._clients, advance=1, note=note)
+
+    def round_done(self, outcome: Outcome) -> None:
+        self._progress.console.print(round_line(outcome.record, self._experiment.rounds), soft_wrap=True)
+        self._progress.update(self._rounds, advance=1, note=f"accuracy {outcome.record.accuracy:.1f} %")
+        self._progress.update(self._clients, completed=0)
+
+
+def _dealt(experiment: Experiment) -> str:
+    return f"alpha {experiment.alpha:g}" if experiment.partition == "dirichlet" else experiment.partition
+
+
+def _ratios(text: str) -> float | tuple[float, ...]:
+    values = tuple(float(part) for part in text.split(","))
+    return values[0] if len(values) == 1 else values
+
+
+def _option(text: str) -> tuple[str, Any]:
+    name, separator, value = text.partition("=")
+    if not separator:
+        raise argparse.ArgumentTypeError(f"expected NAME=VALUE; found {text!r}")
+    try:
+        return name.replace("-", "_"), json.loads(value)
+    except json.JSONDecodeError:
+        return name.replace("-", "_"), value
+
+
+_ratios.__name__ = "share or shares"  # argparse names the type in its message

@@ -1,0 +1,108 @@
+"""What a federated run is made of: a frozen value that is checked when it is made."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from hfp.batchnorm import POLICIES
+from hfp.data import datasets
+from hfp.errors import InputError, unknown
+from hfp.methods import create_method
+
+RANKS: Mapping[int, tuple[float, float]] = MappingProxyType(
+    {0: (0.25, 0.0), 1: (0.25, 0.5), 2: (0.5, 0.75), 3: (0.75, 0.9)}
+)
+"""Device ranks of arXiv 2603.12591: half of the clients prune the first share of their channels, half the second."""
+
+SCHEMES = ("dirichlet", "iid", "shards")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One federated run. Every field is checked on construction.
+
+    Clients differ by `ratio`, the share of channels each one removes: one number for all of them, or one for each;
+    without it `rank` gives the paper's pairs (`RANKS`). `options` are the method's own settings, by name.
+    `train_images` keeps that many training images (a stratified subset); the test set stays whole.
+
+    Raises:
+        InputError: a name isn't known (with the nearest known ones) or a number is out of its range.
+    """
+
+    method: str = "ca-hfp"
+    dataset: str = "digits"
+    model: str = "resnet8"
+    clients: int = 10
+    rank: int = 1
+    ratio: float | tuple[float, ...] | None = None
+    partition: str = "dirichlet"
+    alpha: float = 1.0
+    rounds: int = 30
+    epochs: int = 1
+    batch_size: int = 32
+    learning_rate: float = 0.05
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    batch_norm: str = "reestimate"
+    seed: int = 0
+    device: str = "cpu"
+    data_root: str | None = None
+    download: bool = False
+    train_images: int | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check every field that can be checked without reading data."""
+        if self.dataset not in datasets():
+            raise unknown("data set", self.dataset, datasets())
+        if self.partition not in SCHEMES:
+            raise unknown("partition scheme", self.partition, SCHEMES)
+        if self.batch_norm not in POLICIES:
+            raise unknown("batch-norm policy", self.batch_norm, POLICIES)
+        for name in ("clients", "rounds", "epochs", "batch_size"):
+            _check(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
+        _check(self.seed >= 0, "seed", "at least 0", self.seed)
+        _check(_finite(self.alpha) and self.alpha > 0, "alpha", "a finite number above 0", self.alpha)
+        _check(_finite(self.learning_rate) and self.learning_rate > 0, "learning_rate", "above 0", self.learning_rate)
+        _check(0 <= self.momentum < 1, "momentum", "in [0, 1)", self.momentum)
+        _check(_finite(self.weight_decay) and self.weight_decay >= 0, "weight_decay", "at least 0", self.weight_decay)
+        images = self.train_images
+        _check(images is None or images >= self.clients, "train_images", f"at least {self.clients} (clients)", images)
+        if self.ratio is None and self.rank not in RANKS:
+            raise InputError(f"rank must be one of {', '.join(map(str, RANKS))}; found {self.rank}")
+        if isinstance(self.ratio, tuple) and len(self.ratio) != self.clients:
+            raise InputError(f"ratio must be one number or one per client ({self.clients}); found {len(self.ratio)}")
+        for ratio in self.ratios:
+            _check(0 <= ratio < 1, "ratio", "in [0, 1): the share of channels removed", ratio)
+        object.__setattr__(self, "options", MappingProxyType(dict(self.options)))
+        create_method(self.method, **self.options)
+
+    @property
+    def ratios(self) -> tuple[float, ...]:
+        """The share of channels that each client removes."""
+        if self.ratio is None:
+            first, second = RANKS[self.rank]
+            half = (self.clients + 1) // 2
+            return (first,) * half + (second,) * (self.clients - half)
+        if isinstance(self.ratio, tuple):
+            return self.ratio
+        return (self.ratio,) * self.clients
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, as written to a run's ``config.json``; ``Experiment(**values)`` gives the experiment back."""
+        values = {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self)}
+        return {**values, "options": dict(self.options)}
+
+
+def _finite(value: float) -> bool:
+    return math.isfinite(value)
+
+
+def _check(holds: bool, name: str, expected: str, found: object) -> None:
+    if not holds:
+        raise InputError(f"{name} must be {expected}; found {found}")

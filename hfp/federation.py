@@ -1,0 +1,116 @@
+"""Sets a run up: data, its partition over clients, the full model and its coupled groups."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from hfp import batchnorm
+from hfp.client import LocalTraining
+from hfp.data import Dataset, load_dataset, partition
+from hfp.errors import InputError
+from hfp.experiment import Experiment
+from hfp.methods import Client, Method, Setting, State, create_method
+from hfp.models import classifier_of, create_model
+from hfp.reconstruct import ChannelGroups
+from hfp.seeds import derive
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One client's training data."""
+
+    images: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class Federation:
+    """Everything that stays the same over the rounds of one experiment."""
+
+    experiment: Experiment
+    method: Method
+    dataset: Dataset
+    shards: tuple[Shard, ...]
+    model: nn.Module
+    setting: Setting
+    training: LocalTraining
+    device: torch.device
+
+    @property
+    def initial(self) -> State:
+        """The full model's state before the first round."""
+        return {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+
+    @property
+    def example(self) -> Tensor:
+        """One image, to count a model's operations with."""
+        return torch.zeros(1, *self.dataset.shape)
+
+
+def set_up(experiment: Experiment) -> Federation:
+    """Read the data, deal it out, make the model, trace its coupled groups; all from the experiment's seed.
+
+    Raises:
+        InputError: data, model or device can't be had, or there are more clients than samples.
+    """
+    device = _device(experiment.device)
+    method = create_method(experiment.method, **experiment.options)
+    dataset = load_dataset(
+        experiment.dataset,
+        experiment.data_root,
+        limit=experiment.train_images,
+        download=experiment.download,
+        seed=experiment.seed,
+    )
+    shares = partition(
+        dataset.train.labels,
+        experiment.clients,
+        experiment.partition,
+        alpha=experiment.alpha,
+        seed=derive(experiment.seed, "partition"),
+    )
+    clients = tuple(
+        Client(index, len(share), ratio) for index, (share, ratio) in enumerate(zip(shares, experiment.ratios, strict=True))
+    )
+    model = _model(experiment, dataset)
+    groups = ChannelGroups.trace(model, torch.zeros(2, *dataset.shape), ignored_layers=[classifier_of(model)])
+    return Federation(
+        experiment=experiment,
+        method=method,
+        dataset=dataset,
+        shards=tuple(Shard(dataset.train.images[share], dataset.train.labels[share]) for share in shares),
+        model=model,
+        setting=Setting(groups, clients, experiment.seed),
+        training=LocalTraining(
+            experiment.epochs,
+            experiment.batch_size,
+            experiment.learning_rate,
+            experiment.momentum,
+            experiment.weight_decay,
+        ),
+        device=device,
+    )
+
+
+def needs_reestimation(federation: Federation) -> bool:
+    """Whether evaluation asks every client for batch-norm statistics first."""
+    return federation.experiment.batch_norm == "reestimate" and batchnorm.has_statistics(federation.model)
+
+
+def _model(experiment: Experiment, dataset: Dataset) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(experiment.seed, "weights"))
+        return create_model(experiment.model, num_classes=len(dataset.classes), in_channels=dataset.shape[0])
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"device {name!r} can't be used here ({reason}); use cpu") from error
+    return device

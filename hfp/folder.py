@@ -1,0 +1,78 @@
+"""A run's folder: configuration, metrics as they come, the global model, a picture. Nothing there is overwritten."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from datetime import datetime
+from pathlib import Path
+
+from safetensors.torch import save
+
+from hfp.errors import InputError
+from hfp.experiment import Experiment
+from hfp.methods import State
+from hfp.records import RoundRecord
+
+CONFIGURATION, METRICS, MODEL, PICTURE = "config.json", "metrics.jsonl", "global.safetensors", "accuracy.png"
+
+
+class RunFolder:
+    """Writes one run's files; the metrics grow by one line a round, so that a stopped run keeps what it had.
+
+    Raises:
+        InputError: the folder exists and isn't empty, or can't be made.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            occupied = any(path.iterdir())
+        except OSError as error:
+            raise InputError(f"output folder {path} can't be used: {error.strerror}; give another with --out") from error
+        if occupied:
+            raise InputError(f"output folder {path} is not empty; nothing in it is overwritten: give another with --out")
+
+    def configure(self, experiment: Experiment) -> None:
+        """Write the configuration."""
+        text = json.dumps(experiment.as_dict(), indent=2) + "\n"
+        write_atomically(self.path / CONFIGURATION, text.encode())
+
+    def append(self, record: RoundRecord) -> None:
+        """Add one round's figures as a line of JSON."""
+        with open(self.path / METRICS, "a", encoding="utf-8") as file:
+            file.write(json.dumps(record.as_dict()) + "\n")
+
+    def save_model(self, experiment: Experiment, state: State) -> None:
+        """Write the global model's state, with the names needed to make the model again."""
+        metadata = {"model": experiment.model, "dataset": experiment.dataset, "method": experiment.method}
+        content = save({name: tensor.contiguous().cpu() for name, tensor in state.items()}, metadata)
+        write_atomically(self.path / MODEL, content)
+
+    @property
+    def picture(self) -> Path:
+        """Where the picture goes."""
+        return self.path / PICTURE
+
+
+def default_folder(experiment: Experiment, parent: Path = Path("runs")) -> Path:
+    """A fresh name from the clock and the experiment: ``runs/20260131-120000-ca-hfp-digits``, numbered when taken."""
+    stem = f"{datetime.now():%Y%m%d-%H%M%S}-{experiment.method}-{experiment.dataset}"
+    number = 1
+    while (parent / (stem if number == 1 else f"{stem}-{number}")).exists():
+        number += 1
+    return parent / (stem if number == 1 else f"{stem}-{number}")
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write the whole file or nothing: a temporary file beside it, renamed when complete."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise

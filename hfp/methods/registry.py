@@ -1,0 +1,40 @@
+"""Methods by name."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from hfp.errors import InputError, unknown
+from hfp.methods.base import Method
+
+_METHODS: dict[str, type[Method]] = {}
+
+
+def register(method: type[Method]) -> type[Method]:
+    """Class decorator: make a method known by its `name`."""
+    _METHODS[method.name] = method
+    return method
+
+
+def methods() -> tuple[type[Method], ...]:
+    """Every known method, in order of name."""
+    return tuple(_METHODS[name] for name in sorted(_METHODS))
+
+
+def create_method(name: str, **options: Any) -> Method:
+    """Make a method by name.
+
+    Raises:
+        InputError: the name or an option isn't known, or an option's value is out of its range.
+    """
+    if name not in _METHODS:
+        raise unknown("method", name, _METHODS)
+    kind = _METHODS[name]
+    known = [entry.name for entry in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    for option in options:
+        if option not in known:
+            if not known:
+                raise InputError(f"{name} has no options; found {option!r}")
+            raise unknown(f"option of {name}", option, known)
+    return kind(**options)

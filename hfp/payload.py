@@ -1,0 +1,54 @@
+"""What crosses the wire: a submodel packed into one flat array a dtype. Shapes are known from the index map."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from hfp.errors import InputError
+
+
+def pack(state: Mapping[str, Tensor]) -> bytes:
+    """Serialise the values of `state`, in its own order, without names or shapes."""
+    flat: dict[str, list[Tensor]] = {}
+    for tensor in state.values():
+        flat.setdefault(_name(tensor.dtype), []).append(tensor.detach().cpu().reshape(-1))
+    return save({dtype: torch.cat(parts) for dtype, parts in flat.items()})
+
+
+def unpack(message: bytes, like: Mapping[str, tuple[torch.Size, torch.dtype]]) -> dict[str, Tensor]:
+    """The state that `pack` was given, from its `message` and the shape and dtype of every entry.
+
+    Raises:
+        InputError: the message is damaged, or holds more, fewer or other values than `like` asks for.
+    """
+    try:
+        flat = load(message)
+    except SafetensorError as error:
+        raise InputError(f"a payload of {len(message)} bytes can't be read: {error}") from error
+    needed: dict[str, int] = {}
+    for shape, dtype in like.values():
+        needed[_name(dtype)] = needed.get(_name(dtype), 0) + math.prod(shape)
+    found = {dtype: values.numel() for dtype, values in flat.items()}
+    if found != needed:
+        raise InputError(f"a payload must hold {needed} values; found {found}")
+    state, position = {}, dict.fromkeys(needed, 0)
+    for name, (shape, dtype) in like.items():
+        key, count = _name(dtype), math.prod(shape)
+        state[name] = flat[key][position[key] : position[key] + count].reshape(shape).clone()
+        position[key] += count
+    return state
+
+
+def layout(state: Mapping[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    """The shape and dtype of every entry, as `unpack` wants them."""
+    return {name: (tensor.shape, tensor.dtype) for name, tensor in state.items()}
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

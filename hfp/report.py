@@ -1,0 +1,76 @@
+"""A run as a person or a machine reads it: pure functions from a `Run` to tables and plain values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.table import Table
+
+from hfp.records import MEGABYTE, RoundRecord, Run
+
+
+def run_document(run: Run, folder: str | None) -> dict[str, Any]:
+    """The JSON document of ``hfp run --json``."""
+    rounds = len(run.history)
+    return {
+        "accuracy": run.accuracy,
+        "bytes_up": run.bytes_up,
+        "bytes_down": run.bytes_down,
+        "macs": {
+            "training": run.training_macs,
+            "client_forward": run.forward_macs,
+            "full_forward": run.full_cost.forward_macs,
+            "fedavg_training": run.full_cost.training_macs * rounds,
+        },
+        "parameters": {"client": run.parameters, "full": run.full_cost.parameters},
+        "fedavg_bytes_up": run.full_cost.bytes_up * rounds,
+        "fedavg_bytes_down": run.full_cost.bytes_down * rounds,
+        "seconds": run.seconds,
+        "folder": folder,
+        "experiment": run.experiment.as_dict(),
+        "history": [record.as_dict() for record in run.history],
+    }
+
+
+def round_line(record: RoundRecord, rounds: int) -> str:
+    """One round's figures in one line."""
+    return (
+        f"round {record.round:>{len(str(rounds))}}  {record.phase:<6}  accuracy {record.accuracy:5.1f} %  "
+        f"loss {record.loss:6.3f}  up {record.bytes_up / MEGABYTE:.2f} MB  down {record.bytes_down / MEGABYTE:.2f} MB  "
+        f"{record.training_macs / 1e9:.2f} GMACs"
+    )
+
+
+def run_table(run: Run) -> Table:
+    """The closing table: the run's costs beside what FedAvg pays in as many rounds."""
+    rounds, full = len(run.history), run.full_cost
+    experiment = run.experiment
+    table = Table(
+        title=f"{experiment.method} on {experiment.dataset}: {run.accuracy:.2f} % after {rounds} rounds",
+        title_justify="left",
+        caption=_caption(run),
+        caption_justify="left",
+    )
+    for name in ("", "this run", "FedAvg's cost", "share"):
+        table.add_column(name, justify="left" if not name else "right")
+    rows: tuple[tuple[str, float, float, float, str], ...] = (
+        ("MB down", run.bytes_down, full.bytes_down * rounds, MEGABYTE, ",.2f"),
+        ("MB up", run.bytes_up, full.bytes_up * rounds, MEGABYTE, ",.2f"),
+        ("training, GMACs", run.training_macs, full.training_macs * rounds, 1e9, ",.1f"),
+        ("one image, MMACs", run.forward_macs, full.forward_macs, 1e6, ",.2f"),
+        ("parameters, thousands", run.parameters, full.parameters, 1e3, ",.1f"),
+    )
+    for name, here, reference, unit, form in rows:
+        table.add_row(name, format(here / unit, form), format(reference / unit, form), f"{here / reference:.0%}")
+    return table
+
+
+def _caption(run: Run) -> str:
+    down, up = run.history[-1].statistics
+    parts = ["one image and parameters: the mean client's submodel"]
+    if down:
+        parts.append(
+            f"MB include re-estimating batch-norm statistics once, for the final model "
+            f"({down / MEGABYTE:.2f} down, {up / MEGABYTE:.3f} up)"
+        )
+    return "; ".join(parts)
