@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from hfp.data import augment
 from hfp.errors import InputError
 
 Normalise = Callable[[Tensor], Tensor]
@@ -16,13 +17,14 @@ Normalise = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class LocalTraining:
-    """How a client trains: plain SGD over its shuffled data."""
+    """How a client trains: plain SGD over its shuffled data, images shifted and mirrored when `augment` is set."""
 
     epochs: int
     batch_size: int
     learning_rate: float
     momentum: float
     weight_decay: float
+    augment: bool = False
 
     @property
     def step_size(self) -> float:
@@ -62,8 +64,9 @@ def train(
     steps, seen, total = 0, 0, torch.zeros((), device=device)
     for _ in range(training.epochs):
         for chosen in batches(len(labels), training.batch_size, generator):
-            target = labels[chosen].to(device)
-            loss = functional.cross_entropy(model(normalise(images[chosen].to(device))), target)
+            inputs = augment(images[chosen], generator) if training.augment else images[chosen]
+            scores = model(normalise(inputs.to(device)))
+            loss = functional.cross_entropy(scores, labels[chosen].to(device))
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()

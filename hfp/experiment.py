@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from hfp.batchnorm import POLICIES
-from hfp.data import datasets
+from hfp.data import datasets, schemes
 from hfp.errors import InputError, unknown
 from hfp.methods import create_method
 
@@ -18,8 +18,6 @@ RANKS: Mapping[int, tuple[float, float]] = MappingProxyType(
     {0: (0.25, 0.0), 1: (0.25, 0.5), 2: (0.5, 0.75), 3: (0.75, 0.9)}
 )
 """Device ranks of arXiv 2603.12591: half of the clients prune the first share of their channels, half the second."""
-
-SCHEMES = ("dirichlet", "iid", "shards")
 
 
 @dataclass(frozen=True)
@@ -48,6 +46,7 @@ class Experiment:
     learning_rate: float = 0.05
     momentum: float = 0.9
     weight_decay: float = 0.0
+    augment: bool = False
     batch_norm: str = "reestimate"
     seed: int = 0
     device: str = "cpu"
@@ -60,8 +59,8 @@ class Experiment:
         """Check every field that can be checked without reading data."""
         if self.dataset not in datasets():
             raise unknown("data set", self.dataset, datasets())
-        if self.partition not in SCHEMES:
-            raise unknown("partition scheme", self.partition, SCHEMES)
+        if self.partition not in schemes():
+            raise unknown("partition scheme", self.partition, schemes())
         if self.batch_norm not in POLICIES:
             raise unknown("batch-norm policy", self.batch_norm, POLICIES)
         for name in ("clients", "rounds", "epochs", "batch_size"):

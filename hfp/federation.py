@@ -90,6 +90,7 @@ def set_up(experiment: Experiment) -> Federation:
             experiment.learning_rate,
             experiment.momentum,
             experiment.weight_decay,
+            experiment.augment,
         ),
         device=device,
     )

@@ -13,10 +13,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from hfp.batchnorm import POLICIES
-from hfp.data import datasets
+from hfp.data import datasets, schemes
 from hfp.engine import Outcome, full_cost, rounds
 from hfp.errors import InputError
-from hfp.experiment import SCHEMES, Experiment
+from hfp.experiment import Experiment
 from hfp.federation import Federation, set_up
 from hfp.folder import RunFolder, default_folder
 from hfp.methods import State, methods
@@ -40,7 +40,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--clients", type=int, metavar="K")
     add("--rank", type=int, help="0 to 3: the pair of ratios that the clients have, half of them each")
     add("--ratio", type=_ratios, metavar="R[,R…]", help="share of channels removed: one, or one per client; over --rank")
-    add("--partition", help=f"how data is dealt out: {', '.join(SCHEMES)}")
+    add("--partition", help=f"how data is dealt out: {', '.join(schemes())}")
     add("--alpha", type=float, help="Dirichlet concentration; small is uneven")
     add("--rounds", type=int, metavar="T")
     add("--epochs", type=int, metavar="E", help="local epochs a round")
@@ -48,6 +48,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--learning-rate", type=float, metavar="LR")
     add("--momentum", type=float)
     add("--weight-decay", type=float)
+    add("--augment", action="store_true", default=None, help="shift and mirror training images")
     add("--batch-norm", help="; ".join(f"{name}: {text}" for name, text in POLICIES.items()))
     add("--seed", type=int)
     add("--device", help="cpu, cuda, cuda:1, mps …")

@@ -14,12 +14,13 @@ def augment(images: Tensor, generator: torch.Generator, *, padding: int = 4, fli
     the same shape. The draws depend on the generator and the number of images only (He et al., 2016, section 4.2).
     """
     samples, _, height, width = images.shape
-    where = {"generator": generator, "device": generator.device}
-    top, left = torch.randint(2 * padding + 1, (2, samples, 1), **where).to(images.device)
-    mirrored = torch.randint(2 if flip else 1, (samples, 1), **where).to(images.device).bool()
+    where = generator.device
+    shifts = torch.randint(2 * padding + 1, (2, samples, 1), generator=generator, device=where)
+    mirrored = torch.randint(2 if flip else 1, (samples, 1), generator=generator, device=where)
+    top, left = shifts.to(images.device)
     rows = top + torch.arange(height, device=images.device)
     columns = torch.arange(width, device=images.device)
-    columns = left + torch.where(mirrored, columns.flip(0), columns)
+    columns = left + torch.where(mirrored.to(images.device).bool(), columns.flip(0), columns)
     padded = functional.pad(images, (padding,) * 4).permute(0, 2, 3, 1)
     sample = torch.arange(samples, device=images.device).view(-1, 1, 1)
     return padded[sample, rows.unsqueeze(2), columns.unsqueeze(1)].permute(0, 3, 1, 2).contiguous()

@@ -13,6 +13,7 @@ from hfp.data.stratify import generator
 from hfp.errors import InputError, unknown
 
 _TRIES = 10
+_UNIFORM = 1e12  # beyond this the draws are uniform to six digits, and near the largest float they overflow
 _SCHEMES = ("dirichlet", "iid", "shards")
 
 
@@ -94,34 +95,28 @@ def _shards(classes: np.ndarray, clients: int, each: int, rng: np.random.Generat
 def _dirichlet(
     classes: np.ndarray, clients: int, alpha: float, minimum: int, rng: np.random.Generator
 ) -> list[np.ndarray]:
-    best, best_lack = None, math.inf
-    for _ in range(_TRIES):
-        owners = _draw_owners(classes, clients, alpha, rng)
-        lack = np.maximum(minimum - np.bincount(owners, minlength=clients), 0).sum()
-        if lack < best_lack:
-            best, best_lack = owners, lack
-        if not lack:
+    def lack(owners: np.ndarray) -> int:
+        return int(np.maximum(minimum - np.bincount(owners, minlength=clients), 0).sum())
+
+    best = _draw_owners(classes, clients, alpha, rng)
+    for _ in range(_TRIES - 1):
+        if not lack(best):
             break
+        best = min(best, _draw_owners(classes, clients, alpha, rng), key=lack)
     return [np.flatnonzero(best == client) for client in range(clients)]
 
 
 def _draw_owners(classes: np.ndarray, clients: int, alpha: float, rng: np.random.Generator) -> np.ndarray:
     """The client of each sample `[samples]`."""
     owners = np.empty(len(classes), dtype=np.int64)
+    concentration = np.full(clients, min(alpha, _UNIFORM))
     for label in range(classes.max() + 1):
         members = rng.permutation(np.flatnonzero(classes == label))
-        ends = np.round(np.cumsum(_shares(clients, alpha, rng)) * len(members)).astype(np.int64)
+        shares = rng.dirichlet(concentration)
+        ends = np.round(np.cumsum(shares) * len(members)).astype(np.int64)
         ends[-1] = len(members)
         owners[members] = np.repeat(np.arange(clients), np.diff(ends, prepend=0))
     return owners
-
-
-def _shares(clients: int, alpha: float, rng: np.random.Generator) -> np.ndarray:
-    """A draw from Dirichlet(alpha) over clients `[clients]`; where floats can't hold it, its limit: all to one."""
-    shares = rng.dirichlet(np.full(clients, min(alpha, 1e12)))
-    if math.isclose(shares.sum(), 1.0, rel_tol=1e-6):
-        return shares
-    return np.eye(clients)[rng.integers(clients)]
 
 
 def _fill_up(parts: list[np.ndarray], minimum: int, rng: np.random.Generator) -> list[np.ndarray]:

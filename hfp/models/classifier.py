@@ -7,22 +7,31 @@ from torch import nn
 from hfp.errors import InputError
 
 
-def classifier_of(model: nn.Module) -> nn.Module:
+def classifier_of(model: nn.Module, num_classes: int | None = None) -> nn.Module:
     """The layer whose outputs are the classes, which pruning must leave alone.
 
     That is `model.get_classifier()` where there is one (ours and timm's), else the last linear or convolution layer
-    in the order of registration (torchvision's). Several heads come in one `nn.ModuleList`.
+    in the order of registration (torchvision's), of those with `num_classes` outputs when that is given. Several
+    heads come in one `nn.ModuleList`.
 
     Raises:
         InputError: the network has no such layer.
     """
-    if hasattr(model, "get_classifier"):
-        found = model.get_classifier()
+    get_classifier = getattr(model, "get_classifier", None)
+    if callable(get_classifier):
+        found = get_classifier()
         head = nn.ModuleList(found) if isinstance(found, (tuple, list)) else found
         if isinstance(head, nn.Module) and any(True for _ in head.parameters()):
             return head
     else:
-        layers = [layer for layer in model.modules() if isinstance(layer, (nn.Linear, nn.Conv2d))]
+        layers = [layer for layer in model.modules() if num_classes in (None, _outputs(layer)) and _outputs(layer)]
         if layers:
             return layers[-1]
-    raise InputError(f"{type(model).__name__} has no classifier layer; make it with num_classes of 1 or more")
+    wanted = "" if num_classes is None else f" of {num_classes} outputs"
+    raise InputError(f"{type(model).__name__} has no classifier layer{wanted}; make it with num_classes of 1 or more")
+
+
+def _outputs(layer: nn.Module) -> int | None:
+    if isinstance(layer, nn.Linear):
+        return layer.out_features
+    return layer.out_channels if isinstance(layer, nn.Conv2d) else None

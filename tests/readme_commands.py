@@ -1,0 +1,29 @@
+"""The commands that README.md prints: what the tests and .ci/run read them from, so that they can't drift apart."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+def commands(readme: Path = README) -> list[str]:
+    """Every command line in the README's shell blocks; a line that ends in a backslash goes on."""
+    blocks = re.findall(r"^```bash\n(.*?)^```", readme.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    return [" ".join(line.split(" #")[0].split()) for line in lines if line.strip() and not line.startswith("#")]
+
+
+def setup_command(which: str, readme: Path = README) -> str:
+    """The set-up command that runs the main job (`which` is "run") or the tests ("test")."""
+    ends = {"run": "&& hfp run", "test": "&& pytest"}[which]
+    found = [command for command in commands(readme) if command.endswith(ends)]
+    if len(found) != 1:
+        raise SystemExit(f"README must print exactly one command that ends in {ends!r}; found {found}")
+    return found[0]
+
+
+if __name__ == "__main__":
+    print(setup_command(sys.argv[2], Path(sys.argv[1])))
