@@ -1,0 +1,47 @@
+"""Copies of modules whose tensors hold their own flat indices: surgery done on them shows what it keeps."""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from collections.abc import Iterator
+
+from torch import Tensor, nn
+
+from hfp.reconstruct._factor import factor, flat_indices
+
+_HOOKS = tuple(name for name in vars(nn.Module()) if name.endswith("_hooks"))
+
+
+def tensors_of(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Parameters and buffers with their names inside `module`, shared ones under every name."""
+    yield from module.named_parameters(remove_duplicate=False)
+    yield from module.named_buffers(remove_duplicate=False)
+
+
+def like(tensor: Tensor, values: Tensor) -> Tensor:
+    """`values` as a parameter if `tensor` is one."""
+    return nn.Parameter(values, values.is_floating_point()) if isinstance(tensor, nn.Parameter) else values
+
+
+class Twin:
+    """A copy of `module`, without its hooks and weights, in which every tensor holds its own flat indices."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._before = dict(tensors_of(module))
+        memo = {id(tensor): like(tensor, flat_indices(tensor)) for tensor in self._before.values()}
+        self._given = {name: memo[id(tensor)] for name, tensor in self._before.items()}
+        no_hooks = {id(vars(part)[name]): OrderedDict() for part in module.modules() for name in _HOOKS}
+        self.module = copy.deepcopy(module, {**memo, **no_hooks})
+
+    def kept(self, where: str) -> dict[str, tuple[Tensor | None, ...]]:
+        """Kept indices per dimension of every tensor that surgery on the twin replaced.
+
+        Raises:
+            MapError: what is left cannot be described so (see `factor`).
+        """
+        return {
+            name: factor(tensor, tuple(self._before[name].shape), f"{where}.{name}" if where else name)
+            for name, tensor in tensors_of(self.module)
+            if name in self._given and tensor is not self._given[name]
+        }

@@ -1,0 +1,111 @@
+"""Plain attributes of modules: those that surgery changes and that a compact model needs to be rebuilt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from hfp.reconstruct.errors import MapError
+
+Attributes = dict[str, dict[str, Any]]
+
+
+def is_plain(value: object) -> bool:
+    """Whether `value` is an int, float, bool, str or None, or a list or tuple of plain values."""
+    if type(value) in (list, tuple):
+        return all(is_plain(item) for item in value)  # type: ignore[attr-defined]
+    return value is None or type(value) in (int, float, bool, str)
+
+
+def plain(value: object) -> Any:
+    """`value` with subclasses (torch.Size, NumPy numbers) turned into the plain types; others as they are."""
+    if isinstance(value, np.bool_):
+        return bool(value)
+    if isinstance(value, bool | str) or value is None:
+        return value
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real):
+        return float(value)
+    if isinstance(value, list | tuple):
+        return type(value)(map(plain, value)) if type(value) in (list, tuple) else tuple(map(plain, value))
+    return value
+
+
+def same_kind(old: object, new: object) -> bool:
+    """Whether an attribute that holds `old` may be given `new`: numbers for numbers, lists for lists, tuples for tuples.
+
+    None and a number or sequence may replace each other; a string only replaces a string.
+    """
+    if old is None or new is None:
+        return not isinstance(old, str) and not isinstance(new, str)
+    if type(old) in (int, float) and type(new) in (int, float):
+        return True
+    return type(old) is type(new)
+
+
+def snapshot(model: nn.Module) -> Attributes:
+    """Module name -> {attribute: value} for every plain public attribute, without `training`."""
+    return {
+        name: {
+            key: list(value) if type(value) is list else value
+            for key, value in ((key, plain(value)) for key, value in vars(module).items() if _public(key))
+            if is_plain(value)
+        }
+        for name, module in model.named_modules()
+    }
+
+
+def changes(before: Attributes, model: nn.Module) -> Attributes:
+    """What differs from an earlier `snapshot`, with the present values.
+
+    Raises:
+        MapError: an attribute is gone, or became something that a compact model can't be given.
+    """
+    found: Attributes = {}
+    for name, module in model.named_modules():
+        now = vars(module)
+        for key, old in before.get(name, {}).items():
+            new = plain(now[key]) if key in now else ...
+            if type(new) is type(old) and new == old:
+                continue
+            if not is_plain(new) or not same_kind(old, new):
+                raise MapError(
+                    f"{name or 'model'}.{key} changed from {old!r} to {'nothing' if new is ... else repr(new)}; "
+                    "an index map holds numbers, strings and lists of the type that was there"
+                )
+            found.setdefault(name, {})[key] = new
+    return found
+
+
+def apply(model: nn.Module, attributes: Mapping[str, Mapping[str, Any]]) -> None:
+    """Set the attributes, after checking all of them.
+
+    Raises:
+        MapError: a module or attribute does not exist, or holds another type of value; nothing was set.
+    """
+    modules = dict(model.named_modules(remove_duplicate=False))
+    for name, changed in attributes.items():
+        if name not in modules:
+            raise MapError(f"the model has no module {name!r}, whose attributes {sorted(changed)} must change")
+        for key, value in changed.items():
+            _check(modules[name], name or "model", key, value)
+    for name, changed in attributes.items():
+        for key, value in changed.items():
+            setattr(modules[name], key, list(value) if type(value) is list else value)
+
+
+def _check(module: nn.Module, where: str, key: str, value: object) -> None:
+    if not _public(key) or key not in vars(module) or not is_plain(plain(vars(module)[key])):
+        raise MapError(f"{where} ({type(module).__name__}) has no plain attribute {key!r} to set to {value!r}")
+    old = plain(vars(module)[key])
+    if not is_plain(value) or not same_kind(old, value):
+        raise MapError(f"{where}.{key}: expected a value like {old!r}, got {value!r}")
+
+
+def _public(key: str) -> bool:
+    return not key.startswith("_") and key != "training"
