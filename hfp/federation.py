@@ -83,7 +83,7 @@ def set_up(experiment: Experiment) -> Federation:
         dataset=dataset,
         shards=tuple(Shard(dataset.train.images[share], dataset.train.labels[share]) for share in shares),
         model=model,
-        setting=Setting(groups, clients, experiment.seed),
+        setting=Setting(groups, tuple(dict(model.named_parameters())), clients, experiment.seed),
         training=LocalTraining(
             experiment.epochs,
             experiment.batch_size,

@@ -69,7 +69,8 @@ def _key(root: Path, paths: Sequence[str], size: int) -> str:
 
 def _read(stored: Path, samples: int, size: int) -> np.ndarray | None:
     try:
-        array = np.load(stored, allow_pickle=False)
+        with stored.open("rb") as file:
+            array = np.lib.format.read_array(file, allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
     fits = array.dtype == np.uint8 and array.shape in {(samples, channels, size, size) for channels in (1, 3)}

@@ -34,9 +34,10 @@ class ServerState:
 
 @dataclass(frozen=True)
 class Setting:
-    """What stays the same over a run: the full model's coupled groups, the clients and the run's seed."""
+    """What stays the same over a run: the full model's coupled groups and parameters by name, clients, the seed."""
 
     groups: ChannelGroups
+    parameters: tuple[str, ...]
     clients: tuple[Client, ...]
     seed: int
 

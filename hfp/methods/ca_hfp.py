@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,13 +12,21 @@ from hfp.errors import InputError, unknown
 from hfp.importance import Variation, VariationImportance
 from hfp.methods.base import Client, Method, ServerState, Setting, State, Update
 from hfp.methods.registry import register
-from hfp.methods.selection import keep_best, keep_random
+from hfp.methods.selection import Scores, keep_best, keep_random, scores_of
 from hfp.reconstruct import Aggregator, IndexMap
 from hfp.seeds import generator
 
 RULES = ("fill", "holders")
 FORMS = ("curvature", "paper", "taylor")
 ESTIMATORS = ("fisher", "centered", "secant")
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What the server remembers between rounds: its estimates, and the channels' scores once warm-up is over."""
+
+    variation: Variation
+    scores: Scores | None = None
 
 
 @register
@@ -62,36 +69,37 @@ class CAHFP(Method):
     def start(self, setting: Setting, weights: State) -> ServerState:
         """No estimate yet."""
         variation = Variation(estimator=self.estimator, smoothing=self.smoothing)
-        return ServerState(round=0, weights=weights, memory=variation)
+        return ServerState(round=0, weights=weights, memory=Memory(variation))
 
     def plan(self, setting: Setting, state: ServerState, client: Client) -> IndexMap:
         """Random channels during warm-up, the best by score after it; as many as the client's ratio leaves."""
-        groups = setting.groups
-        if state.round < self.warmup:
+        groups, scores = setting.groups, state.memory.scores
+        if scores is None:
             plan = keep_random(groups, client.ratio, generator(setting.seed, "mask", state.round, client.index))
         else:
-            criterion = VariationImportance(state.memory, form=self.form)
-            plan = keep_best(groups, client.ratio, criterion)
+            plan = keep_best(groups, client.ratio, scores)
         return groups.index_map(plan)
 
     def collect(self, setting: Setting, state: ServerState) -> VariationCollector:
         """Averages the submodels and estimates ``g`` and ``h`` on the way."""
-        names = [name for name, _ in setting.groups.model.named_parameters()]
-        return VariationCollector(state, self.rule, names)
+        return VariationCollector(self, setting, state)
+
+    def score(self, setting: Setting, variation: Variation, weights: State) -> Scores:
+        """How much loss each channel's removal costs, by coupled group."""
+        return scores_of(setting.groups, VariationImportance(variation, form=self.form), weights)
 
     def phase(self, state: ServerState) -> str:
         """``random`` masks or masks by ``score``."""
-        return "random" if state.round < self.warmup else "score"
+        return "random" if state.memory.scores is None else "score"
 
 
 class VariationCollector:
     """Aggregates submodels, and sums the pseudo-gradients ``-(w_k - w)/(η E)`` and their squares, all streaming."""
 
-    def __init__(self, state: ServerState, rule: str, parameters: list[str]) -> None:
-        self._state = state
-        self._aggregator = Aggregator(state.weights, rule=rule)
-        self._parameters = parameters
-        self._sums = {which: self._zeros() for which in ("gradient", "square", "coverage")}
+    def __init__(self, method: CAHFP, setting: Setting, state: ServerState) -> None:
+        self._method, self._setting, self._state = method, setting, state
+        self._aggregator = Aggregator(state.weights, rule=method.rule)
+        self._gradient, self._square, self._coverage = (self._zeros() for _ in range(3))
         self._samples = 0
 
     def add(self, update: Update) -> None:
@@ -102,24 +110,29 @@ class VariationCollector:
         if update.steps == 0:
             return
         scale = -1.0 / (update.step_size * update.steps)
-        for name in self._parameters:
+        for name in self._setting.parameters:
             gradient = (update.state[name] - update.received[name]) * scale
-            terms = {"gradient": gradient, "square": gradient.square(), "coverage": torch.ones_like(gradient)}
-            for which, value in terms.items():
-                update.index_map.add({name: value}, into=self._sums[which], weight=weight)
+            place = update.index_map.tensors[name]
+            place.add(gradient, self._gradient[name], weight)
+            place.add(gradient.square(), self._square[name], weight)
+            place.add(torch.ones_like(gradient), self._coverage[name], weight)
 
     def finish(self) -> ServerState:
-        """The state of the next round: new weights, new estimates."""
-        mean = {which: {n: t / self._samples for n, t in sums.items()} for which, sums in self._sums.items()}
-        variation = self._state.memory.update(
-            gradient_sum=mean["gradient"],
-            square_sum=mean["square"],
-            coverage=mean["coverage"],
-            weights={name: self._state.weights[name] for name in self._parameters},
+        """The state of the next round: new weights, new estimates and, once warm-up is over, new scores."""
+        state, method = self._state, self._method
+        variation = state.memory.variation.update(
+            gradient_sum=self._mean(self._gradient),
+            square_sum=self._mean(self._square),
+            coverage=self._mean(self._coverage),
+            weights={name: state.weights[name] for name in self._setting.parameters},
         )
-        return dataclasses.replace(
-            self._state, round=self._state.round + 1, weights=self._aggregator.result(), memory=variation
-        )
+        weights = self._aggregator.result()
+        warm = state.round + 1 >= method.warmup
+        scores = method.score(self._setting, variation, weights) if warm else None
+        return ServerState(state.round + 1, weights, Memory(variation, scores))
 
     def _zeros(self) -> dict[str, Tensor]:
-        return {name: torch.zeros_like(self._state.weights[name]) for name in self._parameters}
+        return {name: torch.zeros_like(self._state.weights[name]) for name in self._setting.parameters}
+
+    def _mean(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: total / self._samples for name, total in sums.items()}

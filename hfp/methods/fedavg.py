@@ -38,7 +38,7 @@ class FedAvg(Method):
 
     def plan(self, setting: Setting, state: ServerState, client: Client) -> IndexMap:
         """The full model, whatever the client's ratio."""
-        return setting.groups.index_map(setting.groups.full_plan())
+        return setting.groups.index_map(setting.groups.plan({}))
 
     def collect(self, setting: Setting, state: ServerState) -> MeanCollector:
         """A plain weighted mean."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from hfp.errors import InputError
 from hfp.reconstruct import ChannelGroups, Plan
+
+Scores = Mapping[str, Tensor]
 
 
 def keep_count(channels: int, ratio: float, group: str) -> int:
@@ -34,10 +37,16 @@ def keep_random(groups: ChannelGroups, ratio: float, generator: torch.Generator)
     })
 
 
-def keep_best(groups: ChannelGroups, ratio: float, criterion: Callable[..., Tensor]) -> Plan:
+def keep_best(groups: ChannelGroups, ratio: float, scores: Scores) -> Plan:
     """The highest scores of every coupled group; equal scores keep the lower channel."""
     kept = {}
     for name, size in groups.sizes.items():
-        order = criterion(groups.group(name)).argsort(descending=True, stable=True)
+        order = scores[name].argsort(descending=True, stable=True)
         kept[name] = order[: keep_count(size, ratio, name)].sort().values.tolist()
     return groups.plan(kept)
+
+
+def scores_of(groups: ChannelGroups, criterion: Callable[[Any], Tensor], weights: Mapping[str, Tensor]) -> Scores:
+    """The criterion's score of every channel, by coupled group, on a model with these weights."""
+    groups.load(weights)
+    return {name: criterion(groups.group(name)) for name in groups.names}

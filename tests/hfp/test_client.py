@@ -1,0 +1,71 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional
+
+from hfp.client import LocalTraining, batches, evaluate, train
+from hfp.errors import InputError
+
+
+def identity(images):
+    return images
+
+
+@given(samples=st.integers(1, 50), size=st.integers(1, 20))
+def test_batches_cover_all_samples_but_a_last_single_one(samples, size):
+    chosen = torch.cat(list(batches(samples, max(size, 2), torch.Generator().manual_seed(0))))
+    dropped = samples > 1 and samples % max(size, 2) == 1
+    assert len(chosen) == samples - dropped
+    assert len(set(chosen.tolist())) == len(chosen)
+
+
+def test_training_is_plain_sgd_with_momentum():
+    torch.manual_seed(0)
+    images, labels = torch.randn(12, 5), torch.randint(3, (12,))
+    model = nn.Linear(5, 3)
+    weight, bias = model.weight.detach().double().clone(), model.bias.detach().double().clone()
+    training = LocalTraining(epochs=2, batch_size=4, learning_rate=0.1, momentum=0.9, weight_decay=0.01)
+    result = train(model, images, labels, identity, training, torch.Generator().manual_seed(7))
+
+    generator = torch.Generator().manual_seed(7)
+    velocity = [torch.zeros_like(weight), torch.zeros_like(bias)]
+    for _ in range(2):
+        for chosen in torch.randperm(12, generator=generator).split(4):
+            x, target = images[chosen].double(), functional.one_hot(labels[chosen], 3).double()
+            error = (functional.softmax(x @ weight.T + bias, 1) - target) / 4
+            gradients = [error.T @ x + 0.01 * weight, error.sum(0) + 0.01 * bias]
+            velocity = [0.9 * v + g for v, g in zip(velocity, gradients, strict=True)]
+            weight, bias = weight - 0.1 * velocity[0], bias - 0.1 * velocity[1]
+    torch.testing.assert_close(model.weight.double(), weight, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(model.bias.double(), bias, rtol=1e-5, atol=1e-6)
+    assert (result.steps, result.samples) == (6, 24)
+
+
+def test_step_size_counts_momentum():
+    training = LocalTraining(epochs=1, batch_size=4, learning_rate=0.1, momentum=0.9, weight_decay=0.0)
+    assert training.step_size == pytest.approx(1.0)
+
+
+def test_divergence_is_an_error_that_says_what_to_do():
+    model = nn.Linear(4, 2)
+    training = LocalTraining(epochs=3, batch_size=4, learning_rate=1e30, momentum=0.0, weight_decay=0.0)
+    with pytest.raises(InputError, match="diverged .* use a smaller one"):
+        train(model, torch.randn(8, 4), torch.randint(2, (8,)), identity, training, torch.Generator())
+
+
+def test_evaluate_covers_every_sample_once():
+    class FirstColumn(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(1))
+
+        def forward(self, x):
+            return torch.stack([x[:, 0], -x[:, 0]], 1) * self.scale
+
+    images = torch.tensor([[1.0], [2.0], [-1.0], [3.0], [-2.0]])
+    labels = torch.tensor([0, 0, 1, 1, 1])
+    accuracy, loss = evaluate(FirstColumn(), images, labels, identity, batch_size=2)
+    assert accuracy == pytest.approx(80.0)
+    assert loss == pytest.approx(float(functional.cross_entropy(torch.cat([images, -images], 1), labels)))
