@@ -1,0 +1,7 @@
+"""The error that a criterion raises when it can't give a score that means what its name says."""
+
+from __future__ import annotations
+
+
+class CriterionError(ValueError):
+    """A criterion can't be built, accumulated or scored; the message says where, why and what to do."""

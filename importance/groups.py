@@ -1,0 +1,105 @@
+"""What a criterion reads from a torch-pruning group: its members by name, and where each channel of theirs lies in the
+root.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hfp.importance.errors import CriterionError
+from hfp.importance.layers import Slot, channel_sums, tensors_of
+
+
+@dataclass(frozen=True)
+class Member:
+    """One layer (or bare parameter) of a group.
+
+    name: the module's or parameter's name in the model. direction: "in" or "out".
+    indices: the layer's own channels, `[n]`. positions: the root's channel that each belongs to, `[n]`, counted in the
+    score.
+    """
+
+    name: str
+    layer: nn.Module | nn.Parameter
+    direction: str
+    indices: Tensor
+    positions: Tensor
+    pruning_dim: int
+
+    def tensors(self) -> Iterator[tuple[str, Tensor, Slot]]:
+        """(name in the model, tensor, slot) for every tensor of this member that holds its channels."""
+        if isinstance(self.layer, nn.Parameter):
+            yield self.name, self.layer, Slot("", self.pruning_dim)
+        else:
+            yield from tensors_of(self.layer, self.direction, self.name)
+
+    def add_to(self, scores: Tensor, per_channel: Tensor) -> None:
+        """Add values of the layer's own channels, `[..., channels]`, to scores over the root's, `[..., width]`, in
+        place.
+        """
+        scores.index_add_(-1, self.positions, per_channel.index_select(-1, self.indices).to(scores))
+
+    def sums(self, entries: Tensor, slot: Slot) -> Tensor:
+        """Per-entry values of one of this member's tensors, summed into the layer's own channels."""
+        return channel_sums(entries, slot, getattr(self.layer, "groups", 1))
+
+
+def width(group: Any) -> int:
+    """How many channels of the root a group speaks of: the length of its scores."""
+    return len(group[0].idxs)
+
+
+def root_name(group: Any) -> str:
+    """The name of the group's root, for messages."""
+    return _name(group, group[0].dep.target)
+
+
+def members(group: Any) -> Iterator[Member]:
+    """The layers and bare parameters of a group, in its order; operations without tensors are left out.
+
+    Raises:
+        CriterionError: when torch-pruning doesn't know which channel of the root an index belongs to.
+    """
+    position = _positions(group)
+    for item in group:
+        node = item.dep.target
+        if _is_operation(node.module):
+            continue
+        name = _name(group, node)
+        roots = item.root_idxs
+        if roots is None or len(roots) != len(item.idxs) or any(root is None for root in roots):
+            raise CriterionError(f"torch-pruning lost track of which channels of {root_name(group)!r} feed {name!r}")
+        direction = "out" if group._DG.is_out_channel_pruning_fn(item.dep.handler) else "in"
+        indices = torch.tensor(list(item.idxs), dtype=torch.long)
+        positions = position[torch.tensor(list(roots), dtype=torch.long)]
+        yield Member(name, node.module, direction, indices, positions, node.pruning_dim)
+
+
+def operations(group: Any) -> Iterator[str]:
+    """The autograd names of the operations in a group that hold no tensors, such as "SoftmaxBackward0"."""
+    for item in group:
+        module = item.dep.target.module
+        if _is_operation(module):
+            yield str(getattr(module, "_grad_fn", type(module).__name__))
+
+
+def _positions(group: Any) -> Tensor:
+    roots = torch.tensor(list(group[0].root_idxs), dtype=torch.long)
+    position = torch.full((int(roots.max()) + 1,), -1, dtype=torch.long)
+    position[roots] = torch.arange(len(roots))
+    return position
+
+
+def _is_operation(module: object) -> bool:
+    return type(module).__module__ == "torch_pruning.ops"
+
+
+def _name(group: Any, node: Any) -> str:
+    if isinstance(node.module, nn.Parameter):
+        return group._DG._param_to_name[node.module]
+    return group._DG._module2name[node.module]

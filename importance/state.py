@@ -1,0 +1,43 @@
+"""Work on somebody's model and leave it as it was, also when the work fails."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import nn
+
+
+@contextmanager
+def untouched(model: nn.Module, *, parameters_require_grad: bool) -> Iterator[None]:
+    """Evaluation mode with gradients enabled; on leaving, everything of the caller's is back as it was.
+
+    Evaluation mode fixes batch-norm's statistics, so that a batch's samples don't interact and per-sample gradients
+    exist. Restored: every module's mode, every parameter's `requires_grad` and `.grad`, buffers, and the random state
+    of Python, NumPy and torch (all devices).
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    parameters = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
+    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())), torch.enable_grad():
+        try:
+            model.eval()
+            for parameter, _, _ in parameters:
+                parameter.requires_grad_(parameters_require_grad)
+                parameter.grad = None
+            yield
+        finally:
+            for module, training in modes:
+                module.training = training
+            for parameter, required, grad in parameters:
+                parameter.requires_grad_(required)
+                parameter.grad = grad
+            with torch.no_grad():
+                for buffer, value in buffers:
+                    buffer.copy_(value)
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)
