@@ -19,7 +19,7 @@ def generator(seed: int) -> np.random.Generator:
 
 
 def stratified_subset(labels: np.ndarray, size: int, seed: int) -> np.ndarray:
-    """`size` ascending indices into `labels`, each class within one sample of its share.
+    """`size` ascending indices into `labels`: one share of every class, rounded up or down to whole samples.
 
     Every class that occurs is in the subset as soon as `size` is at least the number of classes.
     """

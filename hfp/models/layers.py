@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import nn
+
+from hfp.errors import InputError
 
 
 def conv_bn(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequential:
@@ -25,5 +29,11 @@ def initialise(model: nn.Module) -> None:
 
 
 def scaled(channels: int, width: float) -> int:
-    """Channels times the width factor, at least one."""
+    """Channels times the width factor, at least one.
+
+    Raises:
+        InputError: the factor is not a positive finite number.
+    """
+    if not (math.isfinite(width) and width > 0):
+        raise InputError(f"width must be a positive finite number, found {width}")
     return max(1, round(channels * width))
