@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from torch import Tensor, nn
 
 from hfp.reconstruct._factor import factor, flat_indices
+from hfp.reconstruct.errors import MapError
+from hfp.reconstruct.index_map import TensorMap
 
 _HOOKS = tuple(name for name in vars(nn.Module()) if name.endswith("_hooks"))
 
@@ -31,7 +33,9 @@ class Twin:
         self._before = dict(tensors_of(module))
         memo = {id(tensor): like(tensor, flat_indices(tensor)) for tensor in self._before.values()}
         self._given = {name: memo[id(tensor)] for name, tensor in self._before.items()}
-        no_hooks = {id(vars(part)[name]): OrderedDict() for part in module.modules() for name in _HOOKS}
+        no_hooks: dict[int, object] = {
+            id(vars(part)[name]): OrderedDict() for part in module.modules() for name in _HOOKS
+        }
         self.module = copy.deepcopy(module, {**memo, **no_hooks})
 
     def kept(self, where: str) -> dict[str, tuple[Tensor | None, ...]]:
@@ -45,3 +49,22 @@ class Twin:
             for name, tensor in tensors_of(self.module)
             if name in self._given and tensor is not self._given[name]
         }
+
+
+def tied(model: nn.Module) -> list[list[str]]:
+    """The names of every tensor that has several."""
+    names: dict[int, list[str]] = {}
+    for name, tensor in tensors_of(model):
+        names.setdefault(id(tensor), []).append(name)
+    return [shared for shared in names.values() if len(shared) > 1]
+
+
+def check_tied(shared: Iterable[list[str]], tensors: Mapping[str, TensorMap]) -> None:
+    """Raise a `MapError` where names that share one tensor keep different indices of it."""
+    for names in shared:
+        for name in names[1:]:
+            if tensors[name] != tensors[names[0]]:
+                raise MapError(
+                    f"{names[0]} and {name} share one tensor but keep different indices "
+                    f"({tensors[names[0]]}; {tensors[name]}); untie them before, or leave their layers out"
+                )

@@ -56,7 +56,7 @@ class MeanOverHolders:
         return torch.where(held > 0, held, torch.ones_like(held))
 
 
-RULES = {"fill": FillWithGlobal, "holders": MeanOverHolders}
+RULES: dict[str, type[FillWithGlobal] | type[MeanOverHolders]] = {"fill": FillWithGlobal, "holders": MeanOverHolders}
 
 
 class Aggregator:

@@ -37,7 +37,7 @@ def plain(value: object) -> Any:
 
 
 def same_kind(old: object, new: object) -> bool:
-    """Whether an attribute that holds `old` may be given `new`: numbers for numbers, lists for lists, tuples for tuples.
+    """Whether an attribute that holds `old` may be given `new`: numbers for numbers, list for list, tuple for tuple.
 
     None and a number or sequence may replace each other; a string only replaces a string.
     """

@@ -12,7 +12,8 @@ from torch import nn
 from torch_pruning.dependency.dependency import Dependency
 
 from hfp.reconstruct._factor import factor, flat_indices
-from hfp.reconstruct._twin import Twin, tensors_of
+from hfp.reconstruct._running import run_error
+from hfp.reconstruct._twin import Twin, check_tied, tensors_of, tied
 from hfp.reconstruct.attributes import changes, snapshot
 from hfp.reconstruct.errors import MapError
 from hfp.reconstruct.index_map import IndexMap, TensorMap
@@ -31,7 +32,7 @@ class Recording:
         self._attributes = snapshot(model)
         self._keys = list(model.state_dict(keep_vars=True))
         self._maps = {name: TensorMap.identity(tuple(tensor.shape)) for name, tensor in tensors_of(model)}
-        self._tied = _tied(model)
+        self._tied = tied(model)
         self._index_map: IndexMap | None = None
 
     @property
@@ -55,17 +56,17 @@ class Recording:
         if modules != self._modules:
             raise MapError("modules were added, removed or replaced during the recording; prune channels only")
         self._check_shapes()
-        for names in self._tied:
-            if any(self._maps[name] != self._maps[names[0]] for name in names):
-                raise MapError(
-                    f"{' and '.join(names)} share one tensor but were pruned differently; untie or ignore them"
-                )
+        check_tied(self._tied, self._maps)
         transient = {
             name: found for name, found in self._maps.items() if name not in self._keys and not found.is_identity
         }
         attributes = changes(self._attributes, self._model)
-        if example_inputs is not None:
-            _check_runs(self._model, example_inputs)
+        error = None if example_inputs is None else run_error(self._model, example_inputs)
+        if error is not None:
+            raise MapError(
+                f"the pruned model does not run on the example inputs ({error}); correct what torch-pruning leaves to "
+                "you, such as an attention's num_heads, inside the block"
+            )
         self._index_map = IndexMap({key: self._maps[key] for key in self._keys}, attributes, transient)
 
     def watch(self, dependency: Dependency, idxs: Sequence[int]) -> Callable[[], None] | None:
@@ -155,31 +156,3 @@ def _recorded_call(dependency: Dependency, idxs: Sequence[Any]) -> Any:
         if repeat is not None:
             repeat()
     return result
-
-
-def _tied(model: nn.Module) -> list[list[str]]:
-    names: dict[int, list[str]] = {}
-    for name, tensor in tensors_of(model):
-        names.setdefault(id(tensor), []).append(name)
-    return [tied for tied in names.values() if len(tied) > 1]
-
-
-def _check_runs(model: nn.Module, example_inputs: Any) -> None:
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.no_grad():
-            if isinstance(example_inputs, dict):
-                model(**example_inputs)
-            elif isinstance(example_inputs, tuple | list):
-                model(*example_inputs)
-            else:
-                model(example_inputs)
-    except Exception as error:
-        raise MapError(
-            f"the pruned model does not run on the example inputs ({type(error).__name__}: {error}); correct what "
-            "torch-pruning leaves to you, such as an attention's num_heads, inside the block"
-        ) from error
-    finally:
-        for module, mode in modes.items():
-            module.training = mode

@@ -1,0 +1,43 @@
+"""Run a model on example inputs to see whether it runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def run_error(model: nn.Module, example_inputs: Any) -> str | None:
+    """Why `model` does not run on the inputs (evaluation mode, no gradients), or None if it does.
+
+    A tuple or list is unpacked, a dict passed as keywords. Every module's mode is put back.
+    """
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad():
+            if isinstance(example_inputs, dict):
+                model(**example_inputs)
+            elif isinstance(example_inputs, tuple | list):
+                model(*example_inputs)
+            else:
+                model(example_inputs)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    return None
+
+
+def widened(example_inputs: Any) -> Any:
+    """The inputs with every tensor of batch one doubled."""
+    if isinstance(example_inputs, Tensor):
+        lone = example_inputs.dim() > 1 and example_inputs.shape[0] == 1
+        return torch.cat([example_inputs, example_inputs]) if lone else example_inputs
+    if isinstance(example_inputs, dict):
+        return {name: widened(value) for name, value in example_inputs.items()}
+    if isinstance(example_inputs, tuple | list):
+        return type(example_inputs)(widened(value) for value in example_inputs)
+    return example_inputs
