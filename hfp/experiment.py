@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -37,7 +37,7 @@ class Experiment:
     model: str = "resnet8"
     clients: int = 10
     rank: int = 1
-    ratio: float | tuple[float, ...] | None = None
+    ratio: float | Sequence[float] | None = None
     partition: str = "dirichlet"
     alpha: float = 1.0
     rounds: int = 30
@@ -57,6 +57,8 @@ class Experiment:
 
     def __post_init__(self) -> None:
         """Check every field that can be checked without reading data."""
+        if isinstance(self.ratio, Sequence):
+            object.__setattr__(self, "ratio", tuple(self.ratio))
         if self.dataset not in datasets():
             raise unknown("data set", self.dataset, datasets())
         if self.partition not in schemes():
@@ -74,7 +76,7 @@ class Experiment:
         _check(images is None or images >= self.clients, "train_images", f"at least {self.clients} (clients)", images)
         if self.ratio is None and self.rank not in RANKS:
             raise InputError(f"rank must be one of {', '.join(map(str, RANKS))}; found {self.rank}")
-        if isinstance(self.ratio, tuple) and len(self.ratio) != self.clients:
+        if isinstance(self.ratio, Sequence) and len(self.ratio) != self.clients:
             raise InputError(f"ratio must be one number or one per client ({self.clients}); found {len(self.ratio)}")
         for ratio in self.ratios:
             _check(0 <= ratio < 1, "ratio", "in [0, 1): the share of channels removed", ratio)
@@ -88,8 +90,8 @@ class Experiment:
             first, second = RANKS[self.rank]
             half = (self.clients + 1) // 2
             return (first,) * half + (second,) * (self.clients - half)
-        if isinstance(self.ratio, tuple):
-            return self.ratio
+        if isinstance(self.ratio, Sequence):
+            return tuple(self.ratio)
         return (self.ratio,) * self.clients
 
     def as_dict(self) -> dict[str, Any]:

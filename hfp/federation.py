@@ -54,7 +54,8 @@ def set_up(experiment: Experiment) -> Federation:
     """Read the data, deal it out, make the model, trace its coupled groups; all from the experiment's seed.
 
     Raises:
-        InputError: data, model or device can't be had, or there are more clients than samples.
+        InputError: data, model or device can't be had, there are more clients than samples, or a ratio leaves a layer
+            without channels.
     """
     device = _device(experiment.device)
     method = create_method(experiment.method, **experiment.options)
@@ -77,13 +78,15 @@ def set_up(experiment: Experiment) -> Federation:
     )
     model = _model(experiment, dataset)
     groups = ChannelGroups.trace(model, torch.zeros(2, *dataset.shape), ignored_layers=[classifier_of(model)])
+    setting = Setting(groups, tuple(dict(model.named_parameters())), clients, experiment.seed)
+    method.check(setting)
     return Federation(
         experiment=experiment,
         method=method,
         dataset=dataset,
         shards=tuple(Shard(dataset.train.images[share], dataset.train.labels[share]) for share in shares),
         model=model,
-        setting=Setting(groups, tuple(dict(model.named_parameters())), clients, experiment.seed),
+        setting=setting,
         training=LocalTraining(
             experiment.epochs,
             experiment.batch_size,

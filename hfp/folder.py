@@ -19,24 +19,28 @@ CONFIGURATION, METRICS, MODEL, PICTURE = "config.json", "metrics.jsonl", "global
 
 
 class RunFolder:
-    """Writes one run's files; the metrics grow by one line a round, so that a stopped run keeps what it had.
-
-    Raises:
-        InputError: the folder exists and isn't empty, or can't be made.
-    """
+    """Writes one run's files; the metrics grow by one line a round, so that a stopped run keeps what it had."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            occupied = any(path.iterdir())
-        except OSError as error:
-            raise InputError(f"output folder {path} can't be used: {error.strerror}; give another with --out") from error
-        if occupied:
+        """Check that `path` is free; nothing is made yet.
+
+        Raises:
+            InputError: something is there already.
+        """
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise InputError(f"output folder {path} is not empty; nothing in it is overwritten: give another with --out")
+        self.path = path
 
     def configure(self, experiment: Experiment) -> None:
-        """Write the configuration."""
+        """Make the folder and write the configuration.
+
+        Raises:
+            InputError: the folder can't be made or written to.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"output folder {self.path} can't be made: {error.strerror}") from error
         text = json.dumps(experiment.as_dict(), indent=2) + "\n"
         write_atomically(self.path / CONFIGURATION, text.encode())
 

@@ -79,6 +79,14 @@ class Method(ABC):
     source: ClassVar[str]
     summary: ClassVar[str]
 
+    def check(self, setting: Setting) -> None:
+        """Refuse a setting that the method can't work in.
+
+        Raises:
+            InputError: a client's ratio leaves a layer without channels, say.
+        """
+        return
+
     def start(self, setting: Setting, weights: State) -> ServerState:
         """The state before the first round."""
         return ServerState(round=0, weights=weights)

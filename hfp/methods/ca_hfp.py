@@ -12,7 +12,7 @@ from hfp.errors import InputError, unknown
 from hfp.importance import Variation, VariationImportance
 from hfp.methods.base import Client, Method, ServerState, Setting, State, Update
 from hfp.methods.registry import register
-from hfp.methods.selection import Scores, keep_best, keep_random, scores_of
+from hfp.methods.selection import Scores, check_counts, keep_best, keep_random, scores_of
 from hfp.reconstruct import Aggregator, IndexMap
 from hfp.seeds import generator
 
@@ -65,6 +65,10 @@ class CAHFP(Method):
         ):
             if value not in known:
                 raise unknown(kind, value, known)
+
+    def check(self, setting: Setting) -> None:
+        """Every client must keep a channel in every coupled group."""
+        check_counts(setting)
 
     def start(self, setting: Setting, weights: State) -> ServerState:
         """No estimate yet."""

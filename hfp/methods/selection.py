@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from hfp.errors import InputError
+from hfp.methods.base import Setting
 from hfp.reconstruct import ChannelGroups, Plan
 
 Scores = Mapping[str, Tensor]
@@ -27,6 +28,17 @@ def keep_count(channels: int, ratio: float, group: str) -> int:
             f"removing {ratio:g} of the {channels} channels of {group} leaves none; use a smaller ratio or a wider model"
         )
     return kept
+
+
+def check_counts(setting: Setting) -> None:
+    """Refuse ratios that leave a coupled group without channels.
+
+    Raises:
+        InputError: naming the ratio and the group.
+    """
+    for ratio in sorted({client.ratio for client in setting.clients}):
+        for name, size in setting.groups.sizes.items():
+            keep_count(size, ratio, name)
 
 
 def keep_random(groups: ChannelGroups, ratio: float, generator: torch.Generator) -> Plan:

@@ -52,7 +52,7 @@ def test_divergence_is_an_error_that_says_what_to_do():
     model = nn.Linear(4, 2)
     training = LocalTraining(epochs=3, batch_size=4, learning_rate=1e30, momentum=0.0, weight_decay=0.0)
     with pytest.raises(InputError, match="diverged .* use a smaller one"):
-        train(model, torch.randn(8, 4), torch.randint(2, (8,)), identity, training, torch.Generator())
+        train(model, 1e20 * torch.randn(8, 4), torch.randint(2, (8,)), identity, training, torch.Generator())
 
 
 def test_evaluate_covers_every_sample_once():
