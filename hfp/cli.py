@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib import import_module, metadata
 from typing import NoReturn
 
@@ -23,25 +23,27 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
-    parser = _Parser(prog="hfp", description="Structured pruning that can be undone, shared and federated.")
-    parser.add_argument("--version", action="version", version=f"hfp {metadata.version('hfp')}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
-    chosen: Callable[[argparse.Namespace], int] | None = None
-    for name, (module, function, text) in COMMANDS.items():
-        subparser = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
-        if name == next((word for word in words if not word.startswith("-")), None):
-            # torch takes seconds to import: only the command that was typed is loaded
-            command = import_module(module)
-            command.configure(subparser)
-            chosen = getattr(command, function)
-    arguments = parser.parse_args(words)
-    assert chosen is not None  # parse_args has refused every other word
+    arguments = build_parser(words).parse_args(words)
+    module, function, _ = COMMANDS[arguments.command]
     try:
-        return chosen(arguments)
+        return getattr(import_module(module), function)(arguments)
     except _expected_errors() as error:
         message = " ".join(str(error).split())
         print(f"hfp {arguments.command}: {message}", file=sys.stderr)
         return 2
+
+
+def build_parser(words: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser for a command line of these `words`: torch takes seconds, so only the typed command is loaded."""
+    typed = next((word for word in words if not word.startswith("-")), None)
+    parser = _Parser(prog="hfp", description="Structured pruning that can be undone, shared and federated.")
+    parser.add_argument("--version", action="version", version=f"hfp {metadata.version('hfp')}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
+    for name, (module, _, text) in COMMANDS.items():
+        subparser = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        if name == typed:
+            import_module(module).configure(subparser)
+    return parser
 
 
 def _expected_errors() -> tuple[type[Exception], ...]:

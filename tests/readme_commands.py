@@ -11,9 +11,13 @@ README = Path(__file__).parents[1] / "README.md"
 
 def commands(readme: Path = README) -> list[str]:
     """Every command line in the README's shell blocks; a line that ends in a backslash goes on."""
-    blocks = re.findall(r"^```bash\n(.*?)^```", readme.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    lines = "".join(_blocks("bash", readme)).replace("\\\n", " ").splitlines()
     return [" ".join(line.split(" #")[0].split()) for line in lines if line.strip() and not line.startswith("#")]
+
+
+def python_blocks(readme: Path = README) -> list[str]:
+    """The README's Python."""
+    return _blocks("python", readme)
 
 
 def setup_command(which: str, readme: Path = README) -> str:
@@ -23,6 +27,11 @@ def setup_command(which: str, readme: Path = README) -> str:
     if len(found) != 1:
         raise SystemExit(f"README must print exactly one command that ends in {ends!r}; found {found}")
     return found[0]
+
+
+def _blocks(language: str, readme: Path) -> list[str]:
+    pattern = rf"^```{language}\n(.*?)^```"
+    return re.findall(pattern, readme.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
 
 
 if __name__ == "__main__":

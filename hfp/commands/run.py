@@ -101,8 +101,8 @@ def _close(run: Run, folder: RunFolder, console: Console, as_json: bool) -> None
     try:
         save_curves(run, folder.picture)
     except InputError as missing:
-        console.print(str(missing))
-    console.print(f"written to {folder.path}")
+        console.print(str(missing), soft_wrap=True, markup=False)
+    console.print(f"written to {folder.path}", soft_wrap=True, markup=False)
     if as_json:
         json.dump(run_document(run, str(folder.path)), sys.stdout)
         sys.stdout.write("\n")
