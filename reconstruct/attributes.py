@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from numbers import Integral, Real
 from typing import Any
@@ -52,7 +53,7 @@ def snapshot(model: nn.Module) -> Attributes:
     """Module name -> {attribute: value} for every plain public attribute, without `training`."""
     return {
         name: {
-            key: list(value) if type(value) is list else value
+            key: copy.deepcopy(value)
             for key, value in ((key, plain(value)) for key, value in vars(module).items() if _public(key))
             if is_plain(value)
         }
@@ -82,11 +83,11 @@ def changes(before: Attributes, model: nn.Module) -> Attributes:
     return found
 
 
-def apply(model: nn.Module, attributes: Mapping[str, Mapping[str, Any]]) -> None:
-    """Set the attributes, after checking all of them.
+def check(model: nn.Module, attributes: Mapping[str, Mapping[str, Any]]) -> None:
+    """Make sure that the attributes can be set.
 
     Raises:
-        MapError: a module or attribute does not exist, or holds another type of value; nothing was set.
+        MapError: a module or attribute does not exist, or holds another type of value.
     """
     modules = dict(model.named_modules(remove_duplicate=False))
     for name, changed in attributes.items():
@@ -94,9 +95,19 @@ def apply(model: nn.Module, attributes: Mapping[str, Mapping[str, Any]]) -> None
             raise MapError(f"the model has no module {name!r}, whose attributes {sorted(changed)} must change")
         for key, value in changed.items():
             _check(modules[name], name or "model", key, value)
+
+
+def apply(model: nn.Module, attributes: Mapping[str, Mapping[str, Any]]) -> None:
+    """Set the attributes, after checking all of them.
+
+    Raises:
+        MapError: see `check`; nothing was set.
+    """
+    check(model, attributes)
+    modules = dict(model.named_modules(remove_duplicate=False))
     for name, changed in attributes.items():
         for key, value in changed.items():
-            setattr(modules[name], key, list(value) if type(value) is list else value)
+            setattr(modules[name], key, copy.deepcopy(value))
 
 
 def _check(module: nn.Module, where: str, key: str, value: object) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 
-from hfp.reconstruct._twin import like, tensors_of
-from hfp.reconstruct.attributes import apply
+from hfp.reconstruct._twin import check_tied, like, tensors_of, tied
+from hfp.reconstruct.attributes import apply, check
 from hfp.reconstruct.errors import MapError
-from hfp.reconstruct.index_map import IndexMap, TensorMap
+from hfp.reconstruct.index_map import IndexMap
 
 
 def compact_model(parent: nn.Module, index_map: IndexMap, state: Mapping[str, Tensor] | None = None) -> nn.Module:
@@ -19,35 +20,46 @@ def compact_model(parent: nn.Module, index_map: IndexMap, state: Mapping[str, Te
     Args:
         parent: the full model.
         index_map: made for this model.
-        state: the compact state to fill it with (cast to the parent's dtypes and devices; kept on its own device
-            when the parent is on the meta device); by default the kept entries of `parent`.
+        state: the compact state to fill it with (copied; cast to the parent's dtypes and devices, but kept on its own
+            device when the parent is on the meta device); by default the kept entries of `parent`.
 
     Raises:
         MapError: the map is of another model, or `state` is not its compact state.
     """
     full = parent.state_dict()
-    values = index_map.restrict(full) if state is None else _adopted(index_map, state, full)
+    if state is None:
+        return build(parent, index_map, index_map.restrict(full))
+    index_map.check_full(full)
+    index_map.check_compact(state)
+    return build(parent, index_map, {name: _adopted(value, full[name]) for name, value in state.items()})
+
+
+def build(parent: nn.Module, index_map: IndexMap, values: Mapping[str, Tensor]) -> nn.Module:
+    """The compact model of `parent` that holds `values` themselves, as they are.
+
+    Raises:
+        MapError: the map is of another model, or names that share a tensor are given different values.
+    """
+    index_map.check_transient(parent)
+    check(parent, index_map.attributes)
+    check_tied(tied(parent), {**index_map.tensors, **index_map.transient})
     tensors: dict[int, Tensor] = {}
-    chosen: dict[int, TensorMap] = {}
+    first: dict[int, str] = {}
     for name, tensor in tensors_of(parent):
-        tensor_map = index_map.tensors.get(name) or index_map.transient.get(name)
-        if tensor_map is None:
+        value = values.get(name)
+        if value is None and name in index_map.transient:
+            value = index_map.transient[name].restrict(tensor.detach())
+        if value is None:
             continue
-        if chosen.setdefault(id(tensor), tensor_map) != tensor_map:
-            raise MapError(f"{name} shares its tensor with another name, but their kept indices differ")
-        value = values[name] if name in values else tensor_map.restrict(tensor.detach())
-        compact = like(tensor, value)
-        compact.requires_grad_(tensor.requires_grad)
-        tensors.setdefault(id(tensor), compact)
+        if id(tensor) in tensors:
+            if not torch.equal(value, tensors[id(tensor)]):
+                raise MapError(f"{first[id(tensor)]} and {name} share one tensor but are given different values")
+            continue
+        tensors[id(tensor)], first[id(tensor)] = like(tensor, value).requires_grad_(tensor.requires_grad), name
     model = copy.deepcopy(parent, tensors)
     apply(model, index_map.attributes)
     return model
 
 
-def _adopted(index_map: IndexMap, state: Mapping[str, Tensor], full: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    index_map.check_full(full)
-    index_map.check_compact(state)
-    return {
-        name: value.detach().to(full[name].dtype if full[name].is_meta else full[name], copy=True)
-        for name, value in state.items()
-    }
+def _adopted(value: Tensor, full: Tensor) -> Tensor:
+    return value.detach().to(device=value.device if full.is_meta else full.device, dtype=full.dtype, copy=True)

@@ -284,6 +284,16 @@ class IndexMap:
         """Raise a `MapError` unless `state` has the keys and shapes of the compact model."""
         self._check(state, "compact", {name: tensor.compact_shape for name, tensor in self.tensors.items()})
 
+    def check_transient(self, model: nn.Module) -> None:
+        """Raise a `MapError` unless `model` has the buffers outside its state_dict that this map cuts."""
+        shapes = {name: tuple(buffer.shape) for name, buffer in model.named_buffers(remove_duplicate=False)}
+        for name, tensor in self.transient.items():
+            if name in self.tensors or shapes.get(name) != tensor.shape:
+                raise MapError(
+                    f"{name}: expected a non-persistent buffer of shape {list(tensor.shape)}, "
+                    f"got {shapes.get(name, 'none')}"
+                )
+
     def _check(self, state: State, kind: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
         if state.keys() != shapes.keys():
             raise MapError(f"this is not the {kind} state of this map: {_difference(state, shapes)}")

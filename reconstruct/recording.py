@@ -28,7 +28,10 @@ class Recording:
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
-        self._modules = {name: type(module) for name, module in model.named_modules(remove_duplicate=False)}
+        self._modules = dict(model.named_modules(remove_duplicate=False))
+        self._names: dict[nn.Module, list[str]] = {}
+        for name, module in self._modules.items():
+            self._names.setdefault(module, []).append(name)
         self._attributes = snapshot(model)
         self._keys = list(model.state_dict(keep_vars=True))
         self._maps = {name: TensorMap.identity(tuple(tensor.shape)) for name, tensor in tensors_of(model)}
@@ -52,8 +55,7 @@ class Recording:
         Raises:
             MapError: the model is not what the recorded surgery makes of it.
         """
-        modules = {name: type(module) for name, module in self._model.named_modules(remove_duplicate=False)}
-        if modules != self._modules:
+        if dict(self._model.named_modules(remove_duplicate=False)) != self._modules:
             raise MapError("modules were added, removed or replaced during the recording; prune channels only")
         self._check_shapes()
         check_tied(self._tied, self._maps)
@@ -75,9 +77,9 @@ class Recording:
         if isinstance(target, nn.Parameter):
             names = [name for name, tensor in self._model.named_parameters(remove_duplicate=False) if tensor is target]
             return (lambda: self._repeat_on_parameter(dependency, idxs, names)) if names else None
-        names = [name for name, module in self._model.named_modules(remove_duplicate=False) if module is target]
-        if not names:
+        if target not in self._names:
             return None
+        names = self._names[target]
         twin = Twin(target)
         return lambda: self._repeat_on_module(dependency, idxs, names, twin)
 
