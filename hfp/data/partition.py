@@ -114,7 +114,6 @@ def _draw_owners(classes: np.ndarray, clients: int, alpha: float, rng: np.random
         members = rng.permutation(np.flatnonzero(classes == label))
         shares = rng.dirichlet(concentration)
         ends = np.round(np.cumsum(shares) * len(members)).astype(np.int64)
-        ends[-1] = len(members)
         owners[members] = np.repeat(np.arange(clients), np.diff(ends, prepend=0))
     return owners
 

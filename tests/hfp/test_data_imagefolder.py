@@ -89,7 +89,7 @@ def test_other_sizes_are_resized_to_32_by_default(tmp_path: Path) -> None:
 def test_grey_trees_have_one_channel_and_mixed_ones_three(tmp_path: Path) -> None:
     write_splits(tmp_path, channels=1)
     assert load_dataset("imagefolder", tmp_path, image_size=8).shape == (1, 8, 8)
-    write_image(tmp_path / "test/bee/1.png", pixels(5))
+    write_image(tmp_path / "test/ant/0.png", pixels(5))
     mixed = load_dataset("imagefolder", tmp_path, image_size=8)
     assert mixed.shape == (3, 8, 8)
     assert mixed.test.images.shape == (4, 3, 8, 8)
@@ -117,6 +117,13 @@ def test_decoded_images_are_kept_and_taken_again(tmp_path: Path, cache: Path, mo
     assert torch.equal(images_of(load_dataset("imagefolder", tmp_path)), images_of(first))
     with pytest.raises(AssertionError, match="decoded again"):
         load_dataset("imagefolder", tmp_path, image_size=16)
+
+
+def test_arrays_of_several_sizes_are_kept_side_by_side(tmp_path: Path, cache: Path) -> None:
+    write_splits(tmp_path)
+    for size in (8, 16):
+        load_dataset("imagefolder", tmp_path, image_size=size)
+    assert len(list(cache.iterdir())) == 4
 
 
 @pytest.mark.parametrize("change", ["content", "time"])

@@ -81,6 +81,13 @@ def test_stratified_halves_split_without_overlap() -> None:
     assert np.bincount(labels[rest]).min() >= 1
 
 
+def test_stratified_halves_have_every_class_in_both() -> None:
+    labels = np.repeat(np.arange(30), 2)
+    rest, chosen = stratified_halves(labels, 0.2, seed=0)
+    assert np.array_equal(labels[rest], np.arange(30))
+    assert np.array_equal(labels[chosen], np.arange(30))
+
+
 @pytest.mark.parametrize("flip", [False, True])
 def test_augmented_images_are_crops_of_their_padded_originals(flip: bool) -> None:
     images = random_images(40, 2, 3, 5)

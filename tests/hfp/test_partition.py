@@ -71,7 +71,9 @@ def test_seeds_draw_different_partitions() -> None:
         assert any(not np.array_equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-@pytest.mark.parametrize(("alpha", "low", "high"), [(1e-6, 0.99, 1.0), (0.1, 0.5, 0.95), (1e6, 0.1, 0.11)])
+@pytest.mark.parametrize(
+    ("alpha", "low", "high"), [(1e-6, 0.99, 1.0), (0.1, 0.5, 0.95), (1e6, 0.1, 0.11), (1.7e308, 0.1, 0.11)]
+)
 def test_alpha_sets_the_concentration(alpha: float, low: float, high: float) -> None:
     labels = np.repeat(np.arange(10), 1000)
     parts = [partition(labels, 10, alpha=alpha, seed=seed) for seed in range(5)]
@@ -83,6 +85,12 @@ def test_dirichlet_shares_have_the_variance_of_the_distribution() -> None:
     shares = np.array([[len(part) / 10_000 for part in partition(labels, 4, alpha=1.0, seed=s)] for s in range(400)])
     assert shares.mean(axis=0) == pytest.approx([0.25] * 4, abs=0.03)
     assert shares.var(axis=0) == pytest.approx([0.25 * 0.75 / 5] * 4, rel=0.25)
+
+
+@pytest.mark.parametrize("scheme", schemes())
+def test_samples_of_one_class_are_dealt_in_random_order(scheme: str) -> None:
+    parts = partition(np.zeros(1000, dtype=int), 4, scheme, alpha=1e6)
+    assert all(np.abs(np.median(part) - 500) < 100 for part in parts)
 
 
 def test_iid_parts_are_equal_and_mixed() -> None:
