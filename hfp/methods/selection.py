@@ -37,25 +37,40 @@ def check_counts(setting: Setting) -> None:
         InputError: naming the ratio and the group.
     """
     for ratio in sorted({client.ratio for client in setting.clients}):
-        for name, size in setting.groups.sizes.items():
-            keep_count(size, ratio, name)
+        for name in setting.groups.names:
+            keep_count(_unit_count(setting.groups, name), ratio, name)
 
 
 def keep_random(groups: ChannelGroups, ratio: float, generator: torch.Generator) -> Plan:
     """A uniformly random choice in every coupled group."""
-    return groups.plan({
-        name: torch.randperm(size, generator=generator)[: keep_count(size, ratio, name)].sort().values.tolist()
-        for name, size in groups.sizes.items()
-    })
+    kept = {}
+    for name in groups.names:
+        count = _unit_count(groups, name)
+        order = torch.randperm(count, generator=generator)
+        kept[name] = _channels(groups, name, order[: keep_count(count, ratio, name)])
+    return groups.plan(kept)
 
 
 def keep_best(groups: ChannelGroups, ratio: float, scores: Scores) -> Plan:
-    """The highest scores of every coupled group; equal scores keep the lower channel."""
+    """The highest scores of every coupled group; equal scores keep the lower channel.
+
+    Channels that can only go together (`ChannelGroups.units`: a grouped convolution's, say) count by their sum.
+    """
     kept = {}
-    for name, size in groups.sizes.items():
-        order = scores[name].argsort(descending=True, stable=True)
-        kept[name] = order[: keep_count(size, ratio, name)].sort().values.tolist()
+    for name in groups.names:
+        count = _unit_count(groups, name)
+        together = torch.zeros(count, dtype=scores[name].dtype).index_add_(0, groups.units[name], scores[name].cpu())
+        order = together.argsort(descending=True, stable=True)
+        kept[name] = _channels(groups, name, order[: keep_count(count, ratio, name)])
     return groups.plan(kept)
+
+
+def _unit_count(groups: ChannelGroups, name: str) -> int:
+    return int(groups.units[name].max()) + 1
+
+
+def _channels(groups: ChannelGroups, name: str, units: Tensor) -> Tensor:
+    return torch.isin(groups.units[name], units).nonzero().view(-1)
 
 
 def scores_of(groups: ChannelGroups, criterion: Callable[[Any], Tensor], weights: Mapping[str, Tensor]) -> Scores:

@@ -197,3 +197,15 @@ def test_random_choice_is_uniform_over_channels(setting):
         counts[list(keep_random(setting.groups, 0.5, torch.Generator().manual_seed(seed)).kept[name])] += 1
     assert counts.min() > 60
     assert counts.max() < 140
+
+
+def test_channels_that_go_together_are_chosen_together():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=2), nn.ReLU(), nn.Conv2d(8, 4, 1)
+    )
+    groups = ChannelGroups.trace(model, torch.zeros(2, 3, 5, 5), [model[4]])
+    scores = {name: torch.arange(size, dtype=torch.float) for name, size in groups.sizes.items()}
+    for plan in (keep_best(groups, 0.5, scores), keep_random(groups, 0.5, torch.Generator().manual_seed(1))):
+        assert plan.ratio == 0.5
+        groups.index_map(plan)
