@@ -21,6 +21,11 @@ def tensors_of(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from module.named_buffers(remove_duplicate=False)
 
 
+def joined(prefix: str, local: str) -> str:
+    """The name of something called `local` inside the module or parameter called `prefix`."""
+    return ".".join(part for part in (prefix, local) if part)
+
+
 def like(tensor: Tensor, values: Tensor) -> Tensor:
     """`values` as a parameter if `tensor` is one."""
     return nn.Parameter(values, values.is_floating_point()) if isinstance(tensor, nn.Parameter) else values

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from hfp.reconstruct._closure import Closure, Site, closure, in_model, units
 from hfp.reconstruct._effects import Formula, Outcome, learn, merge, try_out
 from hfp.reconstruct._running import run_error, widened
-from hfp.reconstruct._twin import check_tied, tensors_of, tied
+from hfp.reconstruct._twin import check_tied, joined, tensors_of, tied
 from hfp.reconstruct.compact import compact_model
 from hfp.reconstruct.errors import MapError
 from hfp.reconstruct.index_map import IndexMap, TensorMap
@@ -168,9 +168,9 @@ class ChannelGroups:
             outcome = layer.cut(gone)
             for prefix in layer.names:
                 for (local, dim), indices in outcome.kept.items():
-                    kept.setdefault(_joined(prefix, local), {})[dim] = indices
+                    kept.setdefault(joined(prefix, local), {})[dim] = indices
             for (local, key), value in outcome.attributes.items():
-                attributes.setdefault(_joined(layer.names[0], local), {})[key] = value
+                attributes.setdefault(joined(layer.names[0], local), {})[key] = value
         cut = {name: _tensor_map(self._whole(name), dims) for name, dims in kept.items()}
         check_tied(self._tied, {**self._identity.tensors, **self._transient, **cut})
         tensors = {name: cut.get(name, whole) for name, whole in self._identity.tensors.items()}
@@ -250,10 +250,6 @@ def _marked(indices: Tensor, size: int) -> Tensor:
 
 def _tensor_map(whole: TensorMap, kept: Mapping[int, Tensor]) -> TensorMap:
     return TensorMap(whole.shape, tuple(kept.get(dim) for dim in range(len(whole.shape))))
-
-
-def _joined(prefix: str, local: str) -> str:
-    return ".".join(part for part in (prefix, local) if part)
 
 
 def _resolve(model: nn.Module, own: nn.Module, layers: Iterable[nn.Module | str]) -> list[nn.Module]:

@@ -181,8 +181,15 @@ class IndexMap:
 
     @classmethod
     def identity(cls, model: nn.Module | State) -> IndexMap:
-        """The map that keeps everything of a model, or of a state_dict."""
+        """The map that keeps everything of a model, or of a state_dict.
+
+        Raises:
+            MapError: the state_dict holds something else than tensors.
+        """
         state = model.state_dict() if isinstance(model, nn.Module) else model
+        others = [name for name, value in state.items() if not isinstance(value, Tensor)]
+        if others:
+            raise MapError(f"the state holds something else than tensors: {others[:4]}")
         return cls({name: TensorMap.identity(tuple(tensor.shape)) for name, tensor in state.items()})
 
     @property

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch_pruning.dependency.dependency import Dependency
 
+from hfp.reconstruct._closure import Site
 from hfp.reconstruct._factor import factor, flat_indices
 from hfp.reconstruct._running import run_error
-from hfp.reconstruct._twin import Twin, check_tied, tensors_of, tied
+from hfp.reconstruct._twin import Twin, check_tied, joined, tensors_of, tied
 from hfp.reconstruct.attributes import changes, snapshot
 from hfp.reconstruct.errors import MapError
 from hfp.reconstruct.index_map import IndexMap, TensorMap
@@ -33,8 +35,11 @@ class Recording:
         for name, module in self._modules.items():
             self._names.setdefault(module, []).append(name)
         self._attributes = snapshot(model)
-        self._keys = list(model.state_dict(keep_vars=True))
         self._maps = {name: TensorMap.identity(tuple(tensor.shape)) for name, tensor in tensors_of(model)}
+        self._keys = list(IndexMap.identity(model).tensors)
+        unknown = [key for key in self._keys if key not in self._maps]
+        if unknown:
+            raise MapError(f"the model's state_dict has entries that are no parameters or buffers: {unknown[:4]}")
         self._tied = tied(model)
         self._index_map: IndexMap | None = None
 
@@ -57,11 +62,12 @@ class Recording:
         """
         if dict(self._model.named_modules(remove_duplicate=False)) != self._modules:
             raise MapError("modules were added, removed or replaced during the recording; prune channels only")
-        self._check_shapes()
+        tensors = dict(tensors_of(self._model))
+        missing = [name for name in self._maps if name not in tensors]
+        if missing:
+            raise MapError(f"{missing[0]} disappeared during the recording; prune channels only")
+        self._check_shapes({name: tensors[name] for name in self._maps})
         check_tied(self._tied, self._maps)
-        transient = {
-            name: found for name, found in self._maps.items() if name not in self._keys and not found.is_identity
-        }
         attributes = changes(self._attributes, self._model)
         error = None if example_inputs is None else run_error(self._model, example_inputs)
         if error is not None:
@@ -69,44 +75,56 @@ class Recording:
                 f"the pruned model does not run on the example inputs ({error}); correct what torch-pruning leaves to "
                 "you, such as an attention's num_heads, inside the block"
             )
+        transient = {
+            name: found for name, found in self._maps.items() if name not in self._keys and not found.is_identity
+        }
         self._index_map = IndexMap({key: self._maps[key] for key in self._keys}, attributes, transient)
 
     def watch(self, dependency: Dependency, idxs: Sequence[int]) -> Callable[[], None] | None:
-        """Prepare to repeat one surgery on index tensors; None when it is not on this model."""
+        """Prepare to repeat one surgery on index tensors; None when it is not on this model.
+
+        Raises:
+            MapError: torch-pruning would misunderstand the indices, or unrecorded surgery came before. The layer is
+                untouched.
+        """
         target = dependency.target.module
         if isinstance(target, nn.Parameter):
             names = [name for name, tensor in self._model.named_parameters(remove_duplicate=False) if tensor is target]
-            return (lambda: self._repeat_on_parameter(dependency, idxs, names)) if names else None
-        if target not in self._names:
+            tensors: Iterable[tuple[str, Tensor]] = [("", target)]
+        else:
+            names = self._names.get(target, [])
+            tensors = tensors_of(target)
+        if not names:
             return None
-        names = self._names[target]
+        _check_indices(Site(dependency.target, dependency.handler), idxs, names[0])
+        self._check_shapes({joined(names[0], local): tensor for local, tensor in tensors})
+        if isinstance(target, nn.Parameter):
+            return lambda: self._repeat_on_parameter(dependency, idxs, names)
         twin = Twin(target)
         return lambda: self._repeat_on_module(dependency, idxs, names, twin)
 
     def _repeat_on_parameter(self, dependency: Dependency, idxs: Sequence[int], names: list[str]) -> None:
         shape = self._maps[names[0]].compact_shape
         shadow = nn.Parameter(flat_indices(torch.empty(shape, device="meta")))
-        kept = factor(dependency.handler(shadow, list(idxs)), shape, names[0])
-        for name in names:
-            self._maps[name] = self._maps[name].then(TensorMap(shape, kept))
+        self._cut(names, factor(dependency.handler(shadow, list(idxs)), shape, names[0]))
 
     def _repeat_on_module(self, dependency: Dependency, idxs: Sequence[int], names: list[str], twin: Twin) -> None:
         dependency.handler(twin.module, list(idxs))
         for local, kept in twin.kept(names[0]).items():
-            for prefix in names:
-                name = f"{prefix}.{local}" if prefix else local
-                before = self._maps[name]
-                self._maps[name] = before.then(TensorMap(before.compact_shape, kept))
+            self._cut([joined(prefix, local) for prefix in names], kept)
 
-    def _check_shapes(self) -> None:
-        found = {name: tuple(tensor.shape) for name, tensor in tensors_of(self._model)}
-        for name, tensor in self._maps.items():
-            if name not in found:
-                raise MapError(f"{name} disappeared during the recording; prune channels only")
-            if found[name] != tensor.compact_shape:
+    def _cut(self, names: list[str], kept: tuple[Tensor | None, ...]) -> None:
+        for name in names:
+            before = self._maps[name]
+            self._maps[name] = before.then(TensorMap(before.compact_shape, kept))
+
+    def _check_shapes(self, tensors: Mapping[str, Tensor]) -> None:
+        for name, tensor in tensors.items():
+            expected = list(self._maps[name].compact_shape) if name in self._maps else None
+            if expected is not None and list(tensor.shape) != expected:
                 raise MapError(
-                    f"{name}: the recorded surgery gives shape {list(tensor.compact_shape)}, the model has "
-                    f"{list(found[name])}; prune through torch-pruning's groups (group.prune(), pruner.step()) only"
+                    f"{name}: the recorded surgery leaves shape {expected}, the model has {list(tensor.shape)}; prune "
+                    "through torch-pruning's groups (pruner.step(), group.prune()) only"
                 )
 
 
@@ -126,7 +144,8 @@ def record(model: nn.Module, example_inputs: Any = None) -> Iterator[Recording]:
             unpacked, a dict passed as keywords.
 
     Raises:
-        MapError: at the end of the block, when what happened can't be mapped (the message says where).
+        MapError: what happens can't be mapped (the message says where): before a layer is cut with indices that
+            torch-pruning would misunderstand, else at the end of the block.
     """
     recording = Recording(model)
     _start(recording)
@@ -158,3 +177,18 @@ def _recorded_call(dependency: Dependency, idxs: Sequence[Any]) -> Any:
         if repeat is not None:
             repeat()
     return result
+
+
+def _check_indices(site: Site, idxs: Sequence[Any], where: str) -> None:
+    """Raise a `MapError` for indices that torch-pruning accepts and then counts wrongly."""
+    try:
+        size = site.channels
+    except (AttributeError, IndexError):  # a custom function without sizes, a layer norm over fewer dimensions
+        size = None
+    strange = [i for i in idxs if not isinstance(i, int | np.integer) or i < 0 or (size is not None and i >= size)]
+    if strange or len(set(idxs)) != len(idxs):
+        raise MapError(
+            f"{where}: expected distinct integers in [0, {size if size is not None else 'channels'}) to remove, got "
+            f"{f'{strange[0]!r}' if strange else 'repeated ones'}; torch-pruning would cut the weights and count the "
+            "channels differently (turn tensors into lists)"
+        )
