@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch_pruning as tp
 
 from hfp.importance.diagonal import DiagonalImportance
+from hfp.importance.empirical_fisher import EmpiricalFisherImportance
 from hfp.importance.errors import CriterionError
 from hfp.importance.group_fisher import GroupFisherImportance
+from hfp.importance.hutchinson import HutchinsonImportance
 from hfp.importance.layers import Slot, register_layer
 from hfp.importance.registry import Criterion, create, describe, names, register
-from hfp.importance.shipped import RandomImportance, ShippedImportance, TaylorImportance
+from hfp.importance.sampled_fisher import SampledFisherImportance
+from hfp.importance.shipped import HessianImportance, RandomImportance, ShippedImportance, TaylorImportance
 from hfp.importance.variation import Variation, VariationImportance
 
 __all__ = [
     "Criterion",
     "CriterionError",
     "DiagonalImportance",
+    "EmpiricalFisherImportance",
     "GroupFisherImportance",
+    "HessianImportance",
+    "HutchinsonImportance",
     "RandomImportance",
+    "SampledFisherImportance",
     "ShippedImportance",
     "Slot",
     "TaylorImportance",
@@ -35,19 +44,25 @@ def _magnitude(p: int, **options: object) -> ShippedImportance:
     return ShippedImportance(tp.importance.GroupMagnitudeImportance(p=p, **options))
 
 
-register("variation", VariationImportance, source="CA-HFP, arXiv 2603.12591, eq. 14 and 15", needs="variation")
+def _bn_scale(**options: object) -> ShippedImportance:
+    return ShippedImportance(tp.importance.BNScaleImportance(**options))
+
+
+def _lamp(**options: object) -> ShippedImportance:
+    return ShippedImportance(tp.importance.LAMPImportance(**options))
+
+
+register("variation", VariationImportance, source="CA-HFP, arXiv 2603.12591", needs="variation")
 register("group-fisher", GroupFisherImportance, source="Liu et al., Group Fisher Pruning, ICML 2021", needs="data")
-register("l1", lambda **options: _magnitude(1, **options), source="Li et al., Pruning Filters, ICLR 2017")
-register("l2", lambda **options: _magnitude(2, **options), source="Fang et al., DepGraph, CVPR 2023")
+register("empirical-fisher", EmpiricalFisherImportance, source="Theis et al., arXiv 1801.05787", needs="data")
+register("sampled-fisher", SampledFisherImportance, source="Martens, arXiv 1412.1193", needs="data")
+register("hutchinson", HutchinsonImportance, source="Yao et al., AdaHessian, arXiv 2006.00719", needs="data")
+register("l1", partial(_magnitude, 1), source="Li et al., Pruning Filters, ICLR 2017")
+register("l2", partial(_magnitude, 2), source="Fang et al., DepGraph, CVPR 2023")
 register("random", RandomImportance, source="uniform, seeded")
-register(
-    "bn-scale",
-    lambda **options: ShippedImportance(tp.importance.BNScaleImportance(**options)),
-    source="Liu et al., Network Slimming, ICCV 2017",
-)
-register(
-    "lamp",
-    lambda **options: ShippedImportance(tp.importance.LAMPImportance(**options)),
-    source="Lee et al., LAMP, ICLR 2021",
-)
+register("bn-scale", _bn_scale, source="Liu et al., Network Slimming, ICCV 2017")
+register("lamp", _lamp, source="Lee et al., LAMP, ICLR 2021")
 register("taylor", TaylorImportance, source="Molchanov et al., CVPR 2019", needs="data")
+register(
+    "hessian", HessianImportance, source="LeCun et al., Optimal Brain Damage, 1989, in torch-pruning", needs="data"
+)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from hfp.importance.errors import CriterionError
 
 Loss = Callable[..., Tensor]
-Forward = Callable[[nn.Module, Any], Any]
+Forward = Callable[[Any, Any], Any]
 HALF_SCALE = 1024.0  # float16 loses gradients below 6e-8
 
 
@@ -25,10 +25,13 @@ class Pass:
 
     loss_fn: `loss_fn(output, target)`; returns one value per sample, or one value for the batch.
     reduction: what a loss that is one value for the batch is over its samples, "mean" or "sum".
-    forward: `forward(model, batch) -> output` for batches that aren't (inputs, target); the loss then gets (output,
-    batch).
+    forward: `forward(model, batch) -> output`, for batches that aren't (inputs, target); the loss gets (output, batch).
     autocast: compute type of mixed precision (`torch.bfloat16`, `torch.float16`); None leaves precision alone.
     progress: show a progress bar on standard error.
+    relabel: `relabel(output) -> target`, in place of the targets that the batches hold.
+
+    Raises:
+        CriterionError: an unknown reduction, or a loss that can't be called.
     """
 
     loss_fn: Loss
@@ -36,11 +39,12 @@ class Pass:
     forward: Forward | None = None
     autocast: torch.dtype | None = None
     progress: bool = False
+    relabel: Callable[[Any], Any] | None = None
 
     def __post_init__(self) -> None:
         if self.reduction not in ("mean", "sum"):
             raise CriterionError(
-                f'reduction is "mean" or "sum" (what loss_fn does over a batch), not {self.reduction!r}'
+                f'reduction is "mean" or "sum", what loss_fn does over a batch, not {self.reduction!r}'
             )
         if not callable(self.loss_fn):
             raise CriterionError(
@@ -62,63 +66,66 @@ class Pass:
         count = 0
         shown = track(batches, "accumulating", console=Console(stderr=True), disable=not self.progress)
         for count, batch in enumerate(shown, start=1):
-            moved = _to(batch, device)
-            first = _first_tensor(moved)
-            if first is None or first.dim() == 0:
-                raise CriterionError(f"batch {count} holds no tensor with a batch dimension: {type(batch).__name__}")
+            moved = mapped(batch, lambda tensor: tensor.to(device))
+            first = first_tensor(moved)
+            if first is None or first.dim() == 0 or len(first) == 0:
+                raise CriterionError(f"batch {count} ({type(batch).__name__}) holds no tensor with samples in it")
             yield moved, len(first)
         if count == 0:
-            raise CriterionError(
-                "there is no batch to accumulate: the loader is empty (or was an iterator already used up)"
-            )
+            raise CriterionError("there is no batch to accumulate: the loader is empty, or an iterator that is used up")
 
-    def output(self, model: nn.Module, batch: Any) -> Any:
+    def output(self, model: Callable[..., Any], batch: Any) -> Any:
         """The model's output for one batch."""
-        with self._precision(device_of(model)):
+        with self._precision(batch):
             if self.forward is not None:
                 return self.forward(model, batch)
-            inputs = batch[0] if isinstance(batch, (tuple, list)) else batch
+            inputs = batch[0] if isinstance(batch, tuple) else batch
             if isinstance(inputs, Mapping):
                 return model(**inputs)
-            return model(*inputs) if isinstance(inputs, (tuple, list)) else model(inputs)
+            return model(*inputs) if isinstance(inputs, tuple) else model(inputs)
 
-    def loss_sum(self, model: nn.Module, output: Any, batch: Any, size: int) -> Tensor:
+    def target(self, output: Any, batch: Any) -> Any:
+        """What the loss compares the output with: what the batch holds beside its inputs, or drawn labels."""
+        if self.relabel is not None:
+            return self.relabel(output)
+        if self.forward is None and isinstance(batch, tuple) and len(batch) > 1:
+            return batch[1] if len(batch) == 2 else batch[1:]
+        return batch
+
+    def loss_sum(self, output: Any, target: Any, size: int) -> Tensor:
         """The loss summed over a batch's samples, whatever `loss_fn` does over them.
 
         Raises:
-            CriterionError: when the loss isn't one value or one per sample, isn't finite, or doesn't depend on the
-                model.
+            CriterionError: a loss that isn't one value or one per sample, isn't finite, or doesn't depend on the model.
         """
-        target = batch
-        if self.forward is None and isinstance(batch, (tuple, list)) and len(batch) > 1:
-            target = batch[1] if len(batch) == 2 else tuple(batch[1:])
-        with self._precision(device_of(model)):
+        total = self.unchecked_loss_sum(output, target, size)
+        if not torch.isfinite(total):
+            raise CriterionError(f"the loss of a batch of {size} samples is {total.item()}: check the data and weights")
+        if not total.requires_grad:
+            raise CriterionError(
+                "the loss has no gradient with respect to the model: is it detached, or under no_grad?"
+            )
+        return total
+
+    def unchecked_loss_sum(self, output: Any, target: Any, size: int) -> Tensor:
+        """The same without looking at its value, as `torch.func` asks for."""
+        with self._precision(output):
             loss = self.loss_fn(output, target)
         if not isinstance(loss, Tensor):
             raise CriterionError(f"loss_fn must return a tensor, not {type(loss).__name__}")
-        return summed_over_samples(loss, size, self.reduction)
+        if loss.numel() == 1:
+            return loss.reshape(()) * (size if self.reduction == "mean" else 1)
+        if loss.shape != (size,):
+            raise CriterionError(
+                f"loss_fn must return one value, or one per sample [{size}], not shape {list(loss.shape)}"
+            )
+        return loss.sum()
 
-    def _precision(self, device: torch.device) -> AbstractContextManager[Any]:
-        return nullcontext() if self.autocast is None else torch.autocast(device.type, dtype=self.autocast)
-
-
-def summed_over_samples(loss: Tensor, size: int, reduction: str) -> Tensor:
-    """A loss of shape `[]` (a mean or sum over `size` samples) or `[size]` as the sum over samples."""
-    if loss.numel() == 1:
-        total = loss.reshape(()) * (size if reduction == "mean" else 1)
-    elif loss.shape == (size,):
-        total = loss.sum()
-    else:
-        raise CriterionError(f"loss_fn must return one value, or one per sample [{size}], not shape {list(loss.shape)}")
-    if not torch.isfinite(total):
-        raise CriterionError(
-            f"the loss of a batch of {size} samples is {total.item()}; check the data and the model's weights"
-        )
-    if not total.requires_grad:
-        raise CriterionError(
-            "the loss has no gradient with respect to the model: is it detached, or under torch.no_grad?"
-        )
-    return total
+    def _precision(self, batch: Any) -> AbstractContextManager[Any]:
+        first = first_tensor(batch)
+        if self.autocast is None or first is None:
+            return nullcontext()
+        return torch.autocast(first.device.type, dtype=self.autocast)
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -133,9 +140,7 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The model inside torch.compile or a data-parallel wrapper, whose names are the ones that a dependency graph
-    knows.
-    """
+    """The model inside torch.compile or a data-parallel wrapper: its names are those that a dependency graph knows."""
     for attribute in ("_orig_mod", "module"):
         inner = getattr(model, attribute, None)
         wraps = attribute == "_orig_mod" or type(model).__name__ in ("DataParallel", "DistributedDataParallel")
@@ -144,18 +149,20 @@ def unwrapped(model: nn.Module) -> nn.Module:
     return model
 
 
-def _to(value: Any, device: torch.device) -> Any:
+def mapped(value: Any, function: Callable[[Tensor], Any], other: Callable[[Any], Any] = lambda value: value) -> Any:
+    """`function` of every tensor in nested tuples, lists (which become tuples) and mappings, `other` of the rest."""
     if isinstance(value, Tensor):
-        return value.to(device)
+        return function(value)
     if isinstance(value, Mapping):
-        return {key: _to(item, device) for key, item in value.items()}
+        return {key: mapped(item, function, other) for key, item in value.items()}
     if isinstance(value, (tuple, list)):
-        return tuple(_to(item, device) for item in value)
-    return value
+        return tuple(mapped(item, function, other) for item in value)
+    return other(value)
 
 
-def _first_tensor(value: Any) -> Tensor | None:
+def first_tensor(value: Any) -> Tensor | None:
+    """The first tensor in nested tuples, lists and mappings."""
     if isinstance(value, Tensor):
         return value
     items = value.values() if isinstance(value, Mapping) else value if isinstance(value, (tuple, list)) else ()
-    return next((found for found in map(_first_tensor, items) if found is not None), None)
+    return next((found for found in map(first_tensor, items) if found is not None), None)

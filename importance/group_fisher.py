@@ -77,7 +77,8 @@ class GroupFisherImportance(tp.importance.Importance):
         with untouched(model, parameters_require_grad=False), recording_gates(model) as recorder:
             for batch, size in run.batches(batches, model):
                 recorder.start(size)
-                (run.loss_sum(model, run.output(model, batch), batch, size) * run.scale).backward()
+                output = run.output(model, batch)
+                (run.loss_sum(output, run.target(output, batch), size) * run.scale).backward()
                 recorder.check()
                 collected.append({key: value / run.scale for key, value in recorder.rows.items()})
         _check_same_shapes([*self._batches[-1:], *collected])

@@ -1,22 +1,26 @@
-"""torch-pruning's own usable criteria, with what they get wrong about groups put right."""
+"""torch-pruning's own usable criteria, with what they get wrong put right."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Iterable
 from copy import copy
 from typing import Any
 
 import torch
 import torch_pruning as tp
-from torch import Tensor
+from torch import Tensor, nn
 
+from hfp.importance.accumulated import AccumulatedImportance, Moments
+from hfp.importance.batches import Pass
 from hfp.importance.errors import CriterionError
-from hfp.importance.groups import root_name, width
+from hfp.importance.gradient import mean_gradient_of
+from hfp.importance.groups import members, root_name, width
+from hfp.importance.per_sample import gradient_moments_of
 
 
 class ShippedImportance(tp.importance.Importance):
-    """One of torch-pruning's criteria on a copy of the group (some sort its index lists in place), never a silent
-    skip.
-    """
+    """One of torch-pruning's criteria, on a copy of the group (some sort its index lists), never a silent skip."""
 
     def __init__(self, inner: tp.importance.Importance) -> None:
         self.inner = inner
@@ -26,8 +30,7 @@ class ShippedImportance(tp.importance.Importance):
         """Scores of the group's channels, `[width]`.
 
         Raises:
-            CriterionError: when the criterion has nothing to say about the group, which torch-pruning would leave out
-                silently.
+            CriterionError: when the criterion has nothing to say about the group, which torch-pruning would leave out.
         """
         scores = self.inner(_private(group))
         if scores is None:
@@ -38,26 +41,70 @@ class ShippedImportance(tp.importance.Importance):
         return scores
 
 
-class TaylorImportance(ShippedImportance):
-    """torch-pruning's first-order criterion, from the `.grad` that the caller left on the model."""
+class _ReadsGradients(AccumulatedImportance):
+    """A criterion of torch-pruning's that reads `.grad`, which is filled only while it scores."""
+
+    def __init__(self, inner: tp.importance.Importance) -> None:
+        super().__init__()
+        self.inner = ShippedImportance(inner)
+
+    @abstractmethod
+    def _read(self, name: str) -> Tensor:
+        """What the criterion shall find in `.grad` of this parameter."""
+
+    def __call__(self, group: Any) -> Tensor:
+        """Scores of the group's channels, `[width]`; `.grad` is afterwards as it was.
+
+        Raises:
+            CriterionError: nothing accumulated, or accumulated on another model.
+        """
+        found = {
+            f"{member.name}.{name}": parameter
+            for member in members(group)
+            if isinstance(member.layer, nn.Module)
+            for name, parameter in member.layer.named_parameters(recurse=False)
+        }
+        kept = [(parameter, parameter.grad) for parameter in found.values()]
+        try:
+            for name, parameter in found.items():
+                parameter.grad = _fitting(self._read(name), parameter, name)
+            return self.inner(group)
+        finally:
+            for parameter, grad in kept:
+                parameter.grad = grad
+
+
+class TaylorImportance(_ReadsGradients):
+    """torch-pruning's first-order criterion on the mean gradient. Cost: one forward and backward.
+
+    Options are those of `torch_pruning.importance.GroupTaylorImportance`. Source: Molchanov et al., CVPR 2019.
+    """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(tp.importance.GroupTaylorImportance(**options))
 
-    def __call__(self, group: Any) -> Tensor:
-        """Scores of the group's channels, `[width]`.
+    def _measure(self, model: nn.Module, batches: Iterable[Any], run: Pass) -> Moments:
+        return mean_gradient_of(model, batches, run)
 
-        Raises:
-            CriterionError: when a layer of the group has no gradient.
-        """
-        for item in group:
-            layer = item.dep.target.module
-            weight = getattr(layer, "weight", None)
-            if isinstance(layer, tuple(self.inner.target_types)) and weight is not None and weight.grad is None:
-                raise CriterionError(
-                    f"{item.dep.target.name!r} has no gradient, and taylor reads .grad: call loss.backward() first"
-                )
-        return super().__call__(group)
+    def _read(self, name: str) -> Tensor:
+        return self.statistics(name)[0]
+
+
+class HessianImportance(_ReadsGradients):
+    """torch-pruning's second-order criterion on the mean of squared per-sample gradients, over all samples.
+
+    torch-pruning's own accumulation keeps the last sample alone. Cost: as the empirical Fisher. Options are those of
+    `torch_pruning.importance.GroupHessianImportance`. Source: LeCun et al., Optimal Brain Damage, 1989.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(tp.importance.GroupHessianImportance(**options))
+
+    def _measure(self, model: nn.Module, batches: Iterable[Any], run: Pass) -> Moments:
+        return gradient_moments_of(model, batches, run)
+
+    def _read(self, name: str) -> Tensor:
+        return self.statistics(name)[1]
 
 
 class RandomImportance(tp.importance.Importance):
@@ -69,6 +116,15 @@ class RandomImportance(tp.importance.Importance):
     def __call__(self, group: Any) -> Tensor:
         """Scores of the group's channels, `[width]`, new ones at every call."""
         return torch.rand(width(group), generator=self._generator)
+
+
+def _fitting(value: Tensor, parameter: Tensor, name: str) -> Tensor:
+    if value.shape != parameter.shape:
+        raise CriterionError(
+            f"{name!r} has shape {list(parameter.shape)} and its estimates {list(value.shape)}: "
+            "they are of another model; call reset() and accumulate() after pruning"
+        )
+    return value.to(parameter)
 
 
 def _private(group: Any) -> Any:

@@ -1,0 +1,121 @@
+"""Diagonal criteria whose gradient and curvature come from batches: what they share whatever the estimator."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hfp.importance.batches import Forward, Loss, Pass, unwrapped
+from hfp.importance.diagonal import DiagonalImportance
+from hfp.importance.errors import CriterionError
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Sums over `samples` of gradient and curvature, by the parameter's name, each of full shape."""
+
+    samples: int
+    gradient: Mapping[str, Tensor]
+    curvature: Mapping[str, Tensor]
+
+    def plus(self, other: Moments) -> Moments:
+        """The moments over both sets of samples.
+
+        Raises:
+            CriterionError: when they are of models with other parameters or shapes.
+        """
+        for name in self.gradient.keys() | other.gradient.keys():
+            mine, theirs = self.gradient.get(name), other.gradient.get(name)
+            if mine is None or theirs is None or mine.shape != theirs.shape:
+                shapes = [None if value is None else list(value.shape) for value in (mine, theirs)]
+                raise CriterionError(
+                    f"parameter {name!r} has shape {shapes[0]} in what is accumulated and {shapes[1]} in what is new; "
+                    "call reset() after pruning a model"
+                )
+        return Moments(
+            self.samples + other.samples,
+            {name: value + other.gradient[name].to(value) for name, value in self.gradient.items()},
+            {name: value + other.curvature[name].to(value) for name, value in self.curvature.items()},
+        )
+
+
+def check_finite(named: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The tensors, none of which holds NaN or infinity.
+
+    Raises:
+        CriterionError: naming the first parameter whose gradient does.
+    """
+    for name, value in named.items():
+        if not torch.isfinite(value).all():
+            raise CriterionError(f"the gradient of parameter {name!r} is not finite: check the data, loss and weights")
+    return named
+
+
+class AccumulatedImportance(DiagonalImportance):
+    """A diagonal criterion that is given data: means over all samples accumulated so far."""
+
+    def __init__(self, form: str = "curvature") -> None:
+        super().__init__(form)
+        self._moments: Moments | None = None
+
+    @abstractmethod
+    def _measure(self, model: nn.Module, batches: Iterable[Any], run: Pass) -> Moments:
+        """One pass over the batches."""
+
+    @property
+    def samples(self) -> int:
+        """How many samples have been accumulated."""
+        return 0 if self._moments is None else self._moments.samples
+
+    def reset(self) -> None:
+        """Forget everything accumulated, for instance after pruning a step."""
+        self._moments = None
+
+    def accumulate(
+        self,
+        model: nn.Module,
+        batches: Iterable[Any],
+        loss_fn: Loss,
+        progress: bool = False,
+        *,
+        reduction: str = "mean",
+        forward: Forward | None = None,
+        autocast: torch.dtype | None = None,
+    ) -> None:
+        """Add the batches' samples; the model is run in evaluation mode and left as it was.
+
+        batches: (inputs, target) pairs; inputs may be a tensor, a tuple or a dictionary. Other options: `Pass`.
+
+        Raises:
+            CriterionError: an empty loader, a loss that isn't finite or has no gradient, a model of other shapes than
+                before, a layer with weights whose output isn't a tensor.
+        """
+        self._add(self._measure(unwrapped(model), batches, Pass(loss_fn, reduction, forward, autocast, progress)))
+
+    def merge(self, other: AccumulatedImportance) -> None:
+        """Add what another criterion of the same model has accumulated on other samples.
+
+        Raises:
+            CriterionError: another kind of criterion, one of a model with other shapes, or one without samples.
+        """
+        if type(other) is not type(self):
+            raise CriterionError(f"can't merge a {type(other).__name__} into a {type(self).__name__}")
+        if other._moments is None:
+            raise CriterionError("the other criterion has accumulated nothing")
+        self._add(other._moments)
+
+    def statistics(self, name: str) -> tuple[Tensor, Tensor]:
+        """Mean gradient and mean curvature of one parameter, each of its full shape."""
+        if self._moments is None:
+            raise CriterionError("nothing has been accumulated; call accumulate(model, batches, loss_fn) first")
+        if name not in self._moments.gradient:
+            raise CriterionError(f"nothing was accumulated for parameter {name!r}; is this the same model?")
+        return self._moments.gradient[name] / self.samples, self._moments.curvature[name] / self.samples
+
+    def _add(self, moments: Moments) -> None:
+        self._moments = moments if self._moments is None else self._moments.plus(moments)

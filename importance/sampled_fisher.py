@@ -1,0 +1,72 @@
+"""The diagonal of the Fisher, with labels drawn from the model, as a criterion."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hfp.importance.accumulated import AccumulatedImportance, Moments
+from hfp.importance.batches import Pass
+from hfp.importance.errors import CriterionError
+from hfp.importance.per_sample import gradient_moments_of
+
+
+class SampledFisherImportance(AccumulatedImportance):
+    r"""Diagonal criterion with \(h = E_n E_{y \sim p(y|x_n)} (\nabla\ell(x_n, y))^2\), one draw of `y` per sample.
+
+    Labels come from the model's own softmax, which makes `h` the diagonal of the Fisher; for cross-entropy that is the
+    Gauss-Newton matrix. `g` is the mean gradient at the drawn labels, 0 in expectation. `E_n` is the mean over samples.
+    `loss_fn(output, labels)` must be the negative log-likelihood of integer labels; the batches' targets are not used.
+    Cost: as the empirical Fisher. Source: Kunstner et al., arXiv 1905.12558; Martens, arXiv 1412.1193.
+
+    seed: of the draws, which come from a generator of the criterion's own; how the samples are batched doesn't matter.
+    """
+
+    def __init__(self, form: str = "curvature", seed: int = 0) -> None:
+        super().__init__(form)
+        self._draws = np.random.default_rng(seed)
+
+    def _measure(self, model: nn.Module, batches: Iterable[Any], run: Pass) -> Moments:
+        return gradient_moments_of(
+            model, batches, replace(run, relabel=lambda output: draw_labels(output, self._draws))
+        )
+
+
+def draw_labels(output: Any, draws: np.random.Generator) -> Tensor:
+    """One label per distribution, from logits `[batch, classes, ...]`: int64 `[batch, ...]`.
+
+    output: the logits, or a tuple that starts with them, or a mapping or object that calls them `logits`.
+
+    Raises:
+        CriterionError: when there are no logits of such a shape in it.
+    """
+    logits = logits_of(output).detach().movedim(1, -1).double().cpu()
+    levels = torch.from_numpy(draws.random(tuple(logits.shape[:-1])))
+    labels = (logits.softmax(-1).cumsum(-1) < levels[..., None]).sum(-1)
+    return labels.clamp_max(logits.shape[-1] - 1).to(logits_of(output).device)
+
+
+def logits_of(output: Any) -> Tensor:
+    """The logits in a model's output.
+
+    Raises:
+        CriterionError: when there are none of shape `[batch, classes, ...]`.
+    """
+    found = output
+    if isinstance(output, Mapping):
+        found = output.get("logits")
+    elif isinstance(output, (tuple, list)):
+        found = output[0]
+    elif not isinstance(output, Tensor):
+        found = getattr(output, "logits", None)
+    if not isinstance(found, Tensor) or found.dim() < 2:
+        raise CriterionError(
+            f"drawing labels needs logits [batch, classes, ...] as the output, its first item or its 'logits', not a "
+            f"{type(output).__name__}"
+        )
+    return found
