@@ -51,7 +51,7 @@ def train(
 ) -> LocalResult:
     """Train `model` in place on `images` [samples, channels, height, width] and `labels` [samples].
 
-    A last batch of one sample is left out: batch-norm has no statistics of a single value.
+    A last batch of one image is left out: batch-norm has no statistics of a single value.
 
     Raises:
         InputError: the loss became NaN or infinite.
@@ -81,10 +81,10 @@ def train(
 
 
 def batches(samples: int, batch_size: int, generator: torch.Generator | None = None) -> Iterator[Tensor]:
-    """Index batches over all samples, shuffled when a generator is given; a batch of one is dropped unless alone."""
+    """Index batches over all samples, shuffled when a generator is given; a last batch of one is dropped."""
     order = torch.arange(samples) if generator is None else torch.randperm(samples, generator=generator)
     for chosen in order.split(batch_size):
-        if len(chosen) > 1 or samples == 1:
+        if len(chosen) > 1:
             yield chosen
 
 

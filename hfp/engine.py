@@ -61,11 +61,11 @@ def rounds(federation: Federation, on_client: Callable[[ClientRecord], None] | N
         collector = federation.method.collect(federation.setting, state)
         records = []
         for client, shard in zip(federation.setting.clients, federation.shards, strict=True):
-            update, record = trainer.run(state, client, shard)
+            update, client_record = trainer.run(state, client, shard)
             collector.add(update)
-            records.append(record)
+            records.append(client_record)
             if on_client is not None:
-                on_client(record)
+                on_client(client_record)
         state = evaluator.refresh(collector.finish())
         accuracy, loss = evaluator.score(state)
         record = RoundRecord(
@@ -153,9 +153,9 @@ class _Evaluator:
 
     def __init__(self, federation: Federation) -> None:
         self._federation = federation
-        self._model = compact_model(
-            federation.model, IndexMap.identity(federation.model), federation.initial
-        ).to(federation.device)
+        self._model = compact_model(federation.model, IndexMap.identity(federation.model), federation.initial).to(
+            federation.device
+        )
         self._reestimates = needs_reestimation(federation)
         self.traffic = self._statistics_traffic()
 

@@ -26,7 +26,8 @@ class Experiment:
 
     Clients differ by `ratio`, the share of channels each one removes: one number for all of them, or one for each;
     without it `rank` gives the paper's pairs (`RANKS`). `options` are the method's own settings, by name.
-    `train_images` keeps that many training images (a stratified subset); the test set stays whole.
+    `train_images` keeps that many training images (a stratified subset); the test set stays whole. `image_size` is the
+    side in pixels of an image folder's images.
 
     Raises:
         InputError: a name isn't known (with the nearest known ones) or a number is out of its range.
@@ -53,6 +54,7 @@ class Experiment:
     data_root: str | None = None
     download: bool = False
     train_images: int | None = None
+    image_size: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -65,8 +67,9 @@ class Experiment:
             raise unknown("partition scheme", self.partition, schemes())
         if self.batch_norm not in POLICIES:
             raise unknown("batch-norm policy", self.batch_norm, POLICIES)
-        for name in ("clients", "rounds", "epochs", "batch_size"):
+        for name in ("clients", "rounds", "epochs"):
             _check(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
+        _check(self.batch_size >= 2, "batch_size", "at least 2 (batch-norm needs two images)", self.batch_size)
         _check(self.seed >= 0, "seed", "at least 0", self.seed)
         _check(_finite(self.alpha) and self.alpha > 0, "alpha", "a finite number above 0", self.alpha)
         _check(_finite(self.learning_rate) and self.learning_rate > 0, "learning_rate", "above 0", self.learning_rate)

@@ -17,6 +17,8 @@ from hfp.models import classifier_of, create_model
 from hfp.reconstruct import ChannelGroups
 from hfp.seeds import derive
 
+FEWEST_IMAGES = 2  # a client with one image has no batch that batch-norm can train on
+
 
 @dataclass(frozen=True)
 class Shard:
@@ -65,6 +67,7 @@ def set_up(experiment: Experiment) -> Federation:
         limit=experiment.train_images,
         download=experiment.download,
         seed=experiment.seed,
+        image_size=experiment.image_size,
     )
     shares = partition(
         dataset.train.labels,
@@ -72,9 +75,11 @@ def set_up(experiment: Experiment) -> Federation:
         experiment.partition,
         alpha=experiment.alpha,
         seed=derive(experiment.seed, "partition"),
+        minimum=FEWEST_IMAGES,
     )
     clients = tuple(
-        Client(index, len(share), ratio) for index, (share, ratio) in enumerate(zip(shares, experiment.ratios, strict=True))
+        Client(index, len(share), ratio)
+        for index, (share, ratio) in enumerate(zip(shares, experiment.ratios, strict=True))
     )
     model = _model(experiment, dataset)
     groups = ChannelGroups.trace(model, torch.zeros(2, *dataset.shape), ignored_layers=[classifier_of(model)])

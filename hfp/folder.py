@@ -28,7 +28,9 @@ class RunFolder:
             InputError: something is there already.
         """
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise InputError(f"output folder {path} is not empty; nothing in it is overwritten: give another with --out")
+            raise InputError(
+                f"output folder {path} is not empty; nothing in it is overwritten: give another with --out"
+            )
         self.path = path
 
     def configure(self, experiment: Experiment) -> None:

@@ -32,7 +32,9 @@ def save_curves(run: Run, path: Path) -> None:
         axes.set_xlabel(label)
         _style(axes)
     by_round.set_ylabel("test accuracy, %")
-    by_round.annotate(f"{accuracy[-1]:.1f}", (rounds[-1], accuracy[-1]), (0, 6), textcoords="offset points", ha="center")
+    by_round.annotate(
+        f"{accuracy[-1]:.1f}", (rounds[-1], accuracy[-1]), (0, 6), textcoords="offset points", ha="center"
+    )
     _shade_first_phase(by_round, run.history)
     full = (run.full_cost.bytes_up + run.full_cost.bytes_down) * len(rounds) / MEGABYTE
     by_traffic.set_title(f"FedAvg would move {full:,.1f} MB in as many rounds", fontsize=9, color=INK)

@@ -19,7 +19,7 @@ from hfp.errors import InputError
 from hfp.experiment import Experiment
 from hfp.federation import Federation, set_up
 from hfp.folder import RunFolder, default_folder
-from hfp.methods import State, methods
+from hfp.methods import methods
 from hfp.plots import save_curves
 from hfp.records import ClientRecord, Run
 from hfp.report import round_line, run_document, run_table
@@ -36,10 +36,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--data-root", metavar="PATH", help="folder with the data set's files, or any tree of images (imagefolder)")
     add("--download", action="store_true", default=None, help="download the data set into --data-root")
     add("--train-images", type=int, metavar="N", help="keep N training images; the test set stays whole")
+    add("--image-size", type=int, metavar="PIXELS", help="side of an image folder's images")
     add("--model", help="one of hfp's own models, or any classifier of timm or torchvision")
     add("--clients", type=int, metavar="K")
     add("--rank", type=int, help="0 to 3: the pair of ratios that the clients have, half of them each")
-    add("--ratio", type=_ratios, metavar="R[,R…]", help="share of channels removed: one, or one per client; over --rank")
+    add(
+        "--ratio", type=_ratios, metavar="R[,R…]", help="share of channels removed: one, or one per client; over --rank"
+    )
     add("--partition", help=f"how data is dealt out: {', '.join(schemes())}")
     add("--alpha", type=float, help="Dirichlet concentration; small is uneven")
     add("--rounds", type=int, metavar="T")
@@ -128,12 +131,15 @@ class _Display:
     def __enter__(self) -> _Display:
         experiment = self._experiment
         shares = ", ".join(f"{ratio:.0%}" for ratio in sorted(set(experiment.ratios)))
-        self._console.print(
-            f"{experiment.method} · {experiment.dataset} · {experiment.model} ({self._parameters / 1e3:,.1f} K parameters)"
-            f" · {experiment.clients} clients remove {shares} of their channels · {_dealt(experiment)}"
-            f" · seed {experiment.seed}",
-            soft_wrap=True,
+        about = (
+            experiment.method,
+            experiment.dataset,
+            f"{experiment.model} ({self._parameters / 1e3:,.1f} K parameters)",
+            f"{experiment.clients} clients remove {shares} of their channels",
+            _dealt(experiment),
+            f"seed {experiment.seed}",
         )
+        self._console.print(" · ".join(about), soft_wrap=True)
         self._rounds = self._progress.add_task("rounds", total=experiment.rounds, note="")
         self._clients = self._progress.add_task("clients", total=experiment.clients, note="")
         self._progress.start()

@@ -25,7 +25,8 @@ def keep_count(channels: int, ratio: float, group: str) -> int:
     kept = channels - math.floor(ratio * channels + 0.5)
     if kept < 1:
         raise InputError(
-            f"removing {ratio:g} of the {channels} channels of {group} leaves none; use a smaller ratio or a wider model"
+            f"removing {ratio:g} of the {channels} channels of {group} leaves none; "
+            "use a smaller ratio or a wider model"
         )
     return kept
 

@@ -31,7 +31,9 @@ def test_estimate_leaves_mode_and_weights():
 
 def test_pool_equals_the_moments_of_all_samples_together():
     torch.manual_seed(1)
-    parts = [torch.randn(size, 3, dtype=torch.float64) * scale + scale for size, scale in ((10, 1.0), (40, 3.0), (5, 0.2))]
+    parts = [
+        torch.randn(size, 3, dtype=torch.float64) * scale + scale for size, scale in ((10, 1.0), (40, 3.0), (5, 0.2))
+    ]
     pool = batchnorm.Pool()
     for part in parts:
         moments = {"bn.running_mean": part.mean(0), "bn.running_var": part.var(0, correction=0)}

@@ -99,7 +99,7 @@ def test_a_ratio_that_empties_a_layer_is_refused_before_any_work():
 
 
 def test_more_clients_than_samples_are_refused():
-    with pytest.raises(InputError, match="need 1500 samples, found 1438"):
+    with pytest.raises(InputError, match="need 3000 samples, found 1438"):
         set_up(Experiment(clients=1500))
 
 

@@ -13,7 +13,8 @@ SHAPES = st.lists(st.lists(st.integers(0, 4), max_size=4).map(tuple), min_size=1
 @given(shapes=SHAPES, dtypes=st.lists(st.sampled_from([torch.float32, torch.float64, torch.int64]), min_size=6))
 def test_unpack_gives_back_what_was_packed(shapes, dtypes):
     state = {
-        f"t{i}": torch.randint(-99, 99, shape).to(dtype) for i, (shape, dtype) in enumerate(zip(shapes, dtypes, strict=False))
+        f"t{i}": torch.randint(-99, 99, shape).to(dtype)
+        for i, (shape, dtype) in enumerate(zip(shapes, dtypes, strict=False))
     }
     again = unpack(pack(state), layout(state))
     assert list(again) == list(state)
@@ -32,7 +33,7 @@ def test_damaged_and_mismatched_payloads_are_refused():
     message = pack(state)
     with pytest.raises(InputError, match="can't be read"):
         unpack(message[:-1], layout(state))
-    with pytest.raises(InputError, match=r"must hold \{'float32': 5, 'int64': 1\} values; found \{'float32': 4"):
+    with pytest.raises(InputError, match="a payload must hold .*'float32': 5.* values; found .*'float32': 4"):
         unpack(message, layout({**state, "w": torch.ones(5)}))
     with pytest.raises(InputError, match="must hold"):
         unpack(message, layout({"w": state["w"]}))
