@@ -14,6 +14,7 @@ from hfp.reconstruct._factor import factor, flat_indices
 from hfp.reconstruct._twin import Twin
 from hfp.reconstruct.attributes import changes, snapshot
 from hfp.reconstruct.errors import MapError
+from hfp.reconstruct.index_map import TensorMap
 
 Place = tuple[str, int]  # tensor inside the layer ("" when the layer is a parameter), dimension
 Attribute = tuple[str, str]  # module inside the layer, attribute
@@ -102,9 +103,12 @@ def merge(outcomes: Mapping[str, Outcome], where: str) -> Outcome:
     return Outcome(kept, attributes)
 
 
-def _places(kept: Mapping[str, tuple[Tensor | None, ...]]) -> dict[Place, Tensor]:
+def _places(cuts: Mapping[str, TensorMap]) -> dict[Place, Tensor]:
     return {
-        (name, dim): indices for name, dims in kept.items() for dim, indices in enumerate(dims) if indices is not None
+        (name, dim): indices
+        for name, cut in cuts.items()
+        for dim, indices in enumerate(cut.kept)
+        if indices is not None
     }
 
 

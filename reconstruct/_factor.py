@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from hfp.reconstruct.errors import MapError
+from hfp.reconstruct.index_map import TensorMap, positions
 
 _EXACT_FLOAT32 = 2**24  # every integer up to here has its own float32
 
@@ -25,10 +26,8 @@ def flat_indices(tensor: Tensor) -> Tensor:
     return torch.arange(tensor.numel(), dtype=dtype).view(tensor.shape)
 
 
-def factor(left: Tensor, shape: tuple[int, ...], where: str) -> tuple[Tensor | None, ...]:
-    """Kept indices per dimension, given what is `left` of `flat_indices` of a tensor of `shape`.
-
-    None stands for a dimension that is kept whole. The factoring is verified entry by entry.
+def factor(left: Tensor, shape: tuple[int, ...], where: str) -> TensorMap:
+    """The map of a cut, given what is `left` of `flat_indices` of a tensor of `shape`; verified entry by entry.
 
     Raises:
         MapError: what is left is empty, reordered, repeated, or no product of one index set per dimension.
@@ -38,23 +37,23 @@ def factor(left: Tensor, shape: tuple[int, ...], where: str) -> tuple[Tensor | N
             f"{where}: surgery turned shape {list(shape)} into {list(left.shape)}; expected {len(shape)} non-empty "
             "dimensions. Keep at least one channel in every layer"
         )
-    kept: list[Tensor | None] = []
-    expected = torch.zeros((1,) * left.dim(), dtype=left.dtype)
-    for dim, full in enumerate(shape):
-        stride = math.prod(shape[dim + 1 :])
-        line = left[tuple(slice(None) if other == dim else 0 for other in range(left.dim()))]
-        indices = (line.detach().to(torch.int64) // stride) % full
-        if indices.numel() > 1 and not bool((indices[1:] > indices[:-1]).all()):
-            raise MapError(
-                f"{where}: surgery reordered or repeated indices of dimension {dim}; only removal can be mapped"
-            )
-        expected = expected + (indices * stride).to(left.dtype).view(
-            [-1 if other == dim else 1 for other in range(left.dim())]
-        )
-        kept.append(None if indices.numel() == full else indices)
-    if not torch.equal(expected, left):
+    try:
+        found = TensorMap(shape, tuple(_line(left, shape, dim) for dim in range(len(shape))))
+    except MapError as error:
+        raise MapError(
+            f"{where}: surgery reordered or repeated channels, only removal can be mapped ({error})"
+        ) from None
+    rows = positions(shape[:1], found.kept[:1]) * math.prod(shape[1:])
+    columns = positions(shape[1:], found.kept[1:])
+    if not torch.equal(rows.to(left.dtype)[:, None] + columns.to(left.dtype), left.reshape(rows.numel(), -1)):
         raise MapError(
             f"{where}: what surgery left of shape {list(shape)}, shape {list(left.shape)}, is not one set of kept "
             "indices per dimension; this pruning cannot be mapped. Leave the layer out of it (ignored_layers)"
         )
-    return tuple(kept)
+    return found
+
+
+def _line(left: Tensor, shape: tuple[int, ...], dim: int) -> Tensor:
+    """The indices of dimension `dim` along the line through the first entry."""
+    line = left[tuple(slice(None) if other == dim else 0 for other in range(left.dim()))]
+    return (line.detach().to(torch.int64) // math.prod(shape[dim + 1 :])) % shape[dim]

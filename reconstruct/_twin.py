@@ -43,14 +43,14 @@ class Twin:
         }
         self.module = copy.deepcopy(module, {**memo, **no_hooks})
 
-    def kept(self, where: str) -> dict[str, tuple[Tensor | None, ...]]:
-        """Kept indices per dimension of every tensor that surgery on the twin replaced.
+    def kept(self, where: str) -> dict[str, TensorMap]:
+        """The cut of every tensor that surgery on the twin replaced.
 
         Raises:
             MapError: what is left cannot be described so (see `factor`).
         """
         return {
-            name: factor(tensor, tuple(self._before[name].shape), f"{where}.{name}" if where else name)
+            name: factor(tensor, tuple(self._before[name].shape), joined(where, name))
             for name, tensor in tensors_of(self.module)
             if name in self._given and tensor is not self._given[name]
         }

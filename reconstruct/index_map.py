@@ -138,11 +138,16 @@ class TensorMap:
     def _rows(self, device: torch.device) -> tuple[Tensor, int]:
         """The kept rows when the full tensor is seen as [rows, width]; `width` is the part behind the last cut."""
         last = max(dim for dim, _ in self._cuts())
-        rows = torch.zeros(1, dtype=torch.int64, device=device)
-        for size, kept in zip(self.shape[: last + 1], self.kept[: last + 1], strict=True):
-            line = torch.arange(size, device=device) if kept is None else kept.to(device)
-            rows = (rows[:, None] * size + line).view(-1)
-        return rows, math.prod(self.shape[last + 1 :])
+        rows = positions(self.shape[: last + 1], self.kept[: last + 1])
+        return rows.to(device), math.prod(self.shape[last + 1 :])
+
+
+def positions(shape: tuple[int, ...], kept: tuple[Tensor | None, ...]) -> Tensor:
+    """The flat, row-major positions of the kept entries of a tensor of `shape`, int64 [entries], ascending."""
+    found = torch.zeros(1, dtype=torch.int64)
+    for size, indices in zip(shape, kept, strict=True):
+        found = (found[:, None] * size + (torch.arange(size) if indices is None else indices)).view(-1)
+    return found
 
 
 def _check_indices(kept: Tensor, size: int, where: str) -> None:

@@ -110,13 +110,12 @@ class Recording:
 
     def _repeat_on_module(self, dependency: Dependency, idxs: Sequence[int], names: list[str], twin: Twin) -> None:
         dependency.handler(twin.module, list(idxs))
-        for local, kept in twin.kept(names[0]).items():
-            self._cut([joined(prefix, local) for prefix in names], kept)
+        for local, cut in twin.kept(names[0]).items():
+            self._cut([joined(prefix, local) for prefix in names], cut)
 
-    def _cut(self, names: list[str], kept: tuple[Tensor | None, ...]) -> None:
+    def _cut(self, names: list[str], cut: TensorMap) -> None:
         for name in names:
-            before = self._maps[name]
-            self._maps[name] = before.then(TensorMap(before.compact_shape, kept))
+            self._maps[name] = self._maps[name].then(cut)
 
     def _check_shapes(self, tensors: Mapping[str, Tensor]) -> None:
         for name, tensor in tensors.items():
