@@ -28,7 +28,7 @@ class Pass:
     forward: `forward(model, batch) -> output`, for batches that aren't (inputs, target); the loss gets (output, batch).
     autocast: compute type of mixed precision (`torch.bfloat16`, `torch.float16`); None leaves precision alone.
     progress: show a progress bar on standard error.
-    relabel: `relabel(output) -> target`, in place of the targets that the batches hold.
+    relabel: `relabel(output, size) -> target`, in place of the targets that the batches hold.
 
     Raises:
         CriterionError: an unknown reduction, or a loss that can't be called.
@@ -39,7 +39,7 @@ class Pass:
     forward: Forward | None = None
     autocast: torch.dtype | None = None
     progress: bool = False
-    relabel: Callable[[Any], Any] | None = None
+    relabel: Callable[[Any, int], Any] | None = None
 
     def __post_init__(self) -> None:
         if self.reduction not in ("mean", "sum"):
@@ -84,10 +84,10 @@ class Pass:
                 return model(**inputs)
             return model(*inputs) if isinstance(inputs, tuple) else model(inputs)
 
-    def target(self, output: Any, batch: Any) -> Any:
+    def target(self, output: Any, batch: Any, size: int) -> Any:
         """What the loss compares the output with: what the batch holds beside its inputs, or drawn labels."""
         if self.relabel is not None:
-            return self.relabel(output)
+            return self.relabel(output, size)
         if self.forward is None and isinstance(batch, tuple) and len(batch) > 1:
             return batch[1] if len(batch) == 2 else batch[1:]
         return batch

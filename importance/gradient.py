@@ -24,7 +24,7 @@ def mean_gradient_of(model: nn.Module, batches: Iterable[Any], run: Pass) -> Mom
     with untouched(model, parameters_require_grad=True):
         for batch, size in run.batches(batches, model):
             output = run.output(model, batch)
-            loss = run.loss_sum(output, run.target(output, batch), size) * run.scale
+            loss = run.loss_sum(output, run.target(output, batch, size), size) * run.scale
             values = torch.autograd.grad(loss, list(model.parameters()), materialize_grads=True)
             gradient = check_finite({name: value / run.scale for name, value in zip(names, values, strict=True)})
             moments = Moments(size, gradient, {name: torch.zeros_like(value) for name, value in gradient.items()})

@@ -38,7 +38,7 @@ class HutchinsonImportance(AccumulatedImportance):
         with untouched(model, parameters_require_grad=True), sdpa_kernel(SDPBackend.MATH):
             for batch, size in run.batches(batches, model):
                 output = run.output(model, batch)
-                loss = run.loss_sum(output, run.target(output, batch), size)
+                loss = run.loss_sum(output, run.target(output, batch, size), size)
                 gradient, curvature = self._probe(loss, list(model.parameters()))
                 named = dict(zip(names, gradient, strict=True)), dict(zip(names, curvature, strict=True))
                 moments = Moments(size, check_finite(named[0]), check_finite(named[1]))

@@ -46,7 +46,7 @@ def _of_layers(
     square: Sums = {}
     with recording_calls(layers) as recorder:
         output = run.output(model, batch)
-        target = run.target(output, batch)
+        target = run.target(output, batch, size)
         (run.loss_sum(output, target, size) * run.scale).backward()
     with torch.no_grad():
         for name, layer in layers.items():

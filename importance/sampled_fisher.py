@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hfp.importance.accumulated import AccumulatedImportance, Moments
 from hfp.importance.batches import Pass
-from hfp.importance.errors import CriterionError
+from hfp.importance.logits import logits_of
 from hfp.importance.per_sample import gradient_moments_of
 
 
@@ -32,41 +32,14 @@ class SampledFisherImportance(AccumulatedImportance):
         self._draws = np.random.default_rng(seed)
 
     def _measure(self, model: nn.Module, batches: Iterable[Any], run: Pass) -> Moments:
-        return gradient_moments_of(
-            model, batches, replace(run, relabel=lambda output: draw_labels(output, self._draws))
-        )
+        def relabel(output: Any, size: int) -> Tensor:
+            return draw_labels(logits_of(output, size), self._draws)
+
+        return gradient_moments_of(model, batches, replace(run, relabel=relabel))
 
 
-def draw_labels(output: Any, draws: np.random.Generator) -> Tensor:
-    """One label per distribution, from logits `[batch, classes, ...]`: int64 `[batch, ...]`.
-
-    output: the logits, or a tuple that starts with them, or a mapping or object that calls them `logits`.
-
-    Raises:
-        CriterionError: when there are no logits of such a shape in it.
-    """
-    logits = logits_of(output).detach().movedim(1, -1).double().cpu()
-    levels = torch.from_numpy(draws.random(tuple(logits.shape[:-1])))
-    labels = (logits.softmax(-1).cumsum(-1) < levels[..., None]).sum(-1)
-    return labels.clamp_max(logits.shape[-1] - 1).to(logits_of(output).device)
-
-
-def logits_of(output: Any) -> Tensor:
-    """The logits in a model's output.
-
-    Raises:
-        CriterionError: when there are none of shape `[batch, classes, ...]`.
-    """
-    found = output
-    if isinstance(output, Mapping):
-        found = output.get("logits")
-    elif isinstance(output, (tuple, list)):
-        found = output[0]
-    elif not isinstance(output, Tensor):
-        found = getattr(output, "logits", None)
-    if not isinstance(found, Tensor) or found.dim() < 2:
-        raise CriterionError(
-            f"drawing labels needs logits [batch, classes, ...] as the output, its first item or its 'logits', not a "
-            f"{type(output).__name__}"
-        )
-    return found
+def draw_labels(logits: Tensor, draws: np.random.Generator) -> Tensor:
+    """One label per row of logits `[samples, classes]`: int64 `[samples]`."""
+    levels = torch.from_numpy(draws.random((len(logits), 1)))
+    labels = (logits.detach().cpu().double().softmax(1).cumsum(1) < levels).sum(1)
+    return labels.clamp_max(logits.shape[1] - 1).to(logits.device)

@@ -6,6 +6,8 @@ import torch
 import torch_pruning as tp
 from torch import nn
 
+from hfp.importance.groups import members
+
 
 class Residual(nn.Module):
     """A stream with two writers and three readers, batch-norm, and a convolution that is both."""
@@ -161,3 +163,33 @@ def group_of(model, name, size=8):
             if out and group._DG._module2name.get(item.dep.target.module) == name:
                 return group
     raise AssertionError(f"no group holds {name}")
+
+
+def gated(group, gate):
+    """Hooks that scale the group's channels by the gate wherever a convolution or linear layer reads them."""
+    handles = []
+    for member in members(group):
+        if member.direction == "in":
+            dim = -1 if isinstance(member.layer, nn.Linear) else 1
+
+            def scale(module, args, member=member, dim=dim):
+                ones = torch.ones(args[0].shape[dim], dtype=gate.dtype)
+                full = ones.index_put((member.indices,), gate[member.positions])
+                shape = [1] * args[0].dim()
+                shape[dim] = -1
+                return (args[0] * full.view(shape),)
+
+            handles.append(member.layer.register_forward_pre_hook(scale))
+    return handles
+
+
+def gate_derivatives(model, group, quantity, images, labels):
+    """d quantity(output, label) / d gate by autograd, one sample at a time: `[samples, width]`."""
+    rows = []
+    for image, label in zip(images, labels, strict=True):
+        gate = torch.ones(len(group[0].idxs), dtype=images.dtype, requires_grad=True)
+        handles = gated(group, gate)
+        rows.append(torch.autograd.grad(quantity(model(image[None]), label[None]), gate)[0])
+        for handle in handles:
+            handle.remove()
+    return torch.stack(rows)

@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-from criteria_networks import NETWORKS, data, groups, make
-from torch import nn
+from criteria_networks import NETWORKS, data, make
 from torch.nn import functional
 
 from hfp.importance import EmpiricalFisherImportance

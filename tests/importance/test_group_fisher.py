@@ -1,58 +1,87 @@
 """Group Fisher against its definition: one sample at a time, a gate per channel, float64."""
 
+from itertools import product
+
 import pytest
 import torch
-from criteria_networks import data, groups, make
-from torch import nn
+from criteria_networks import data, gate_derivatives, groups, make
 from torch.nn import functional
 
-from hfp.importance import GroupFisherImportance
-from hfp.importance.groups import members
+from hfp.importance import CriterionError, GroupFisherImportance
+from hfp.importance.group_fisher import gauss_newton_root
+
+PLAIN = ["residual", "depthwise", "flat"]
 
 
-def loss_fn(output, target):
-    return functional.cross_entropy(output, target)
+def split(images, labels):
+    return [(images[:4], labels[:4]), (images[4:], labels[4:])]
 
 
-def gated(model, group, gate):
-    """Hooks that scale the group's channels by the gate wherever a convolution or linear layer reads them."""
-    handles = []
-    for member in members(group):
-        if member.direction == "in":
-            dim = -1 if isinstance(member.layer, nn.Linear) else 1
-
-            def scale(module, args, member=member, dim=dim):
-                full = torch.ones(args[0].shape[dim], dtype=gate.dtype).index_put(
-                    (member.indices,), gate[member.positions]
-                )
-                return (
-                    args[0]
-                    * full.view([-1 if d % args[0].dim() == dim % args[0].dim() else 1 for d in range(args[0].dim())]),
-                )
-
-            handles.append(member.layer.register_forward_pre_hook(scale))
-    return handles
-
-
-def reference(model, group, images, labels):
-    """v by autograd with respect to explicit gates, sample by sample."""
-    rows = []
-    for image, label in zip(images, labels, strict=True):
-        gate = torch.ones(len(group[0].idxs), dtype=torch.float64, requires_grad=True)
-        handles = gated(model, group, gate)
-        loss = loss_fn(model(image[None]), label[None])
-        rows.append(torch.autograd.grad(loss, gate)[0])
-        for handle in handles:
-            handle.remove()
-    return torch.stack(rows)
-
-
-@pytest.mark.parametrize("name", ["residual", "depthwise", "flat"])
+@pytest.mark.parametrize("name", PLAIN)
 def test_gate_gradients_equal_the_definition(name):
     model, (images, labels) = make(name), data()
     criterion = GroupFisherImportance()
-    criterion.accumulate(model, [(images[:4], labels[:4]), (images[4:], labels[4:])], loss_fn)
+    criterion.accumulate(model, split(images, labels), functional.cross_entropy)
     for group in groups(model).values():
-        expected = reference(model, group, images, labels)
-        torch.testing.assert_close(criterion.gate_gradients(group), expected, rtol=1e-10, atol=1e-14)
+        expected = gate_derivatives(model, group, functional.cross_entropy, images, labels)
+        torch.testing.assert_close(criterion.gate_gradients(group)[:, 0], expected, rtol=1e-10, atol=1e-14)
         torch.testing.assert_close(criterion(group), expected.square().mean(0) / 2, rtol=1e-10, atol=1e-14)
+
+
+def test_first_order_terms_are_added():
+    model, (images, labels) = make("residual"), data()
+    for group in groups(model).values():
+        v = gate_derivatives(model, group, functional.cross_entropy, images, labels)
+        for fisher, first_order, expected in [
+            ("empirical", "signed", v.square().mean(0) / 2 - v.mean(0)),
+            ("empirical", "absolute", v.square().mean(0) / 2 + v.abs().mean(0)),
+            ("off", "signed", -v.mean(0)),
+        ]:
+            criterion = GroupFisherImportance(fisher, first_order)
+            criterion.accumulate(model, split(images, labels), functional.cross_entropy)
+            torch.testing.assert_close(criterion(group), expected, rtol=1e-10, atol=1e-14)
+
+
+def test_gauss_newton_root_has_the_hessian_of_cross_entropy_as_its_mean_square():
+    logits = torch.randn(1, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    total = torch.zeros(3, 3, dtype=torch.float64)
+    for signs in product([-1.0, 1.0], repeat=3):
+        leaf = logits.clone().requires_grad_()
+        root = torch.autograd.grad(gauss_newton_root(leaf, torch.tensor([signs], dtype=torch.float64)), leaf)[0]
+        total += root.T @ root / 8
+    label = torch.tensor([0])
+    hessian = torch.autograd.functional.hessian(lambda z: functional.cross_entropy(z[None], label), logits[0])
+    torch.testing.assert_close(total, hessian)
+
+
+def test_gauss_newton_tends_to_the_exact_term():
+    model, (images, labels) = make("residual"), data()
+    group = groups(model)["side"]
+    jacobian = torch.stack(
+        [gate_derivatives(model, group, lambda z, _, k=k: z[0, k], images, labels) for k in range(5)], 1
+    )
+    p = model(images).detach().softmax(1)[..., None]
+    exact = ((p * jacobian.square()).sum(1) - (p * jacobian).sum(1).square()).mean(0) / 2
+    criterion = GroupFisherImportance("gauss-newton", draws=600)
+    criterion.accumulate(model, split(images, labels), functional.cross_entropy)
+    torch.testing.assert_close(criterion(group), exact, rtol=0.15, atol=0)
+
+
+def test_batching_does_not_change_the_draws():
+    model, (images, labels) = make("residual"), data()
+    whole, parts = GroupFisherImportance("gauss-newton", draws=2), GroupFisherImportance("gauss-newton", draws=2)
+    whole.accumulate(model, [(images, labels)], functional.cross_entropy)
+    parts.accumulate(model, split(images, labels), functional.cross_entropy)
+    for group in groups(model).values():
+        torch.testing.assert_close(whole(group), parts(group), rtol=1e-10, atol=1e-14)
+
+
+def test_options_are_checked():
+    with pytest.raises(CriterionError, match="fisher is one of"):
+        GroupFisherImportance("true")
+    with pytest.raises(CriterionError, match="first_order is one of"):
+        GroupFisherImportance(first_order="both")
+    with pytest.raises(CriterionError, match="no score left"):
+        GroupFisherImportance("off")
+    with pytest.raises(CriterionError, match="draws is 1 or more"):
+        GroupFisherImportance(draws=0)

@@ -1,0 +1,179 @@
+"""Criteria from gate gradients: accumulating them, and adding up the layers that read a coupled group's channels."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch_pruning as tp
+from torch import Tensor, nn
+
+from hfp.importance.batches import Forward, Loss, Pass, unwrapped
+from hfp.importance.errors import CriterionError
+from hfp.importance.gates import GateRecorder, Key, recording_gates
+from hfp.importance.groups import Member, members, operations, root_name, width
+from hfp.importance.norms import NORMS
+from hfp.importance.state import untouched
+
+
+@dataclass(frozen=True)
+class GateBatch:
+    """One batch's gate gradients.
+
+    rows: (layer's name, "in" or "out") to `[samples, passes, channels]`, one backward pass per quantity differentiated.
+    output: what the criterion keeps of the model's output, `[samples, ...]`.
+    """
+
+    rows: dict[Key, Tensor]
+    output: Tensor
+
+
+class GatedImportance(tp.importance.Importance):
+    """A criterion that scores a coupled channel by the gradients of its gate, sample by sample.
+
+    Memory: one float per sample, pass and channel read.
+    """
+
+    def __init__(self) -> None:
+        self._batches: list[GateBatch] = []
+
+    @abstractmethod
+    def _passes(self, output: Any, target: Any, size: int, run: Pass) -> tuple[list[Tensor], Tensor]:
+        """(scalars to differentiate one after the other, what to keep of the output, `[size, ...]`)."""
+
+    @property
+    def samples(self) -> int:
+        """How many samples have been accumulated."""
+        return sum(len(batch.output) for batch in self._batches)
+
+    def reset(self) -> None:
+        """Forget everything accumulated, for instance after pruning a step."""
+        self._batches = []
+
+    def accumulate(
+        self,
+        model: nn.Module,
+        batches: Iterable[Any],
+        loss_fn: Loss,
+        progress: bool = False,
+        *,
+        reduction: str = "mean",
+        forward: Forward | None = None,
+        autocast: torch.dtype | None = None,
+    ) -> None:
+        """Add the gate gradients of the batches' samples; the model is run in evaluation mode and left as it was.
+
+        batches: (inputs, target) pairs; inputs may be a tensor, a tuple or a dictionary. Other options: `Pass`.
+
+        Raises:
+            CriterionError: an empty loader, a loss that isn't finite or has no gradient, a model of other shapes than
+                before, inputs to a layer whose first dimension isn't the samples'.
+        """
+        model = unwrapped(model)
+        run = Pass(loss_fn, reduction, forward, autocast, progress)
+        collected = []
+        with untouched(model, parameters_require_grad=False), recording_gates(model) as recorder:
+            for batch, size in run.batches(batches, model):
+                recorder.start(size)
+                output = run.output(model, batch)
+                scalars, kept = self._passes(output, run.target(output, batch, size), size, run)
+                collected.append(GateBatch(_differentiate(scalars, recorder, run.scale), kept.detach()))
+        self._add(collected)
+
+    def merge(self, other: GatedImportance) -> None:
+        """Add what another criterion of the same model and options has accumulated on other samples.
+
+        Raises:
+            CriterionError: when the other is of another kind or another model's, or has accumulated nothing.
+        """
+        if type(other) is not type(self):
+            raise CriterionError(f"can't merge a {type(other).__name__} into a {type(self).__name__}")
+        if not other._batches:
+            raise CriterionError("the other criterion has accumulated nothing")
+        self._add(other._batches)
+
+    def gate_gradients(self, group: Any) -> Tensor:
+        """`v` of a coupled group, `[samples, passes, width]`, summed over all layers that read its channels.
+
+        Raises:
+            CriterionError: nothing accumulated, a model pruned since, or a group that no accumulated layer reads.
+        """
+        if not self._batches:
+            raise CriterionError("nothing has been accumulated; call accumulate(model, batches, loss_fn) first")
+        readers, writers, mixers = [], [], []
+        for member in members(group):
+            if isinstance(member.layer, NORMS):
+                mixers.append(member)
+            elif member.direction == "in":
+                readers.append(member)
+            elif isinstance(member.layer, nn.Linear):
+                writers.append(member)
+        if not readers and not writers:
+            raise CriterionError(f"no layer reads the channels of {root_name(group)!r}: put it into ignored_layers")
+        gate = self._sum(group, readers or writers, "in" if readers else "out")
+        if readers and _is_attention(group):
+            # q·k is one product, but its gate shows up at q and again at k; that of v at v and again at its reader.
+            gate = (gate + self._sum(group, writers, "out")) / 2
+        return gate + self._sum(group, mixers, "out") if mixers else gate
+
+    def outputs(self) -> Tensor:
+        """What was kept of the model's outputs, `[samples, ...]`, in the order of `gate_gradients`."""
+        return torch.cat([batch.output for batch in self._batches])
+
+    def _sum(self, group: Any, parts: list[Member], side: str) -> Tensor:
+        total = []
+        for batch in self._batches:
+            rows = [_rows_of(batch, member, side) for member in parts]
+            gate = rows[0].new_zeros(*rows[0].shape[:2], width(group))
+            for member, values in zip(parts, rows, strict=True):
+                member.add_to(gate, values)
+            total.append(gate)
+        return torch.cat(total)
+
+    def _add(self, batches: list[GateBatch]) -> None:
+        for earlier, later in zip([*self._batches[-1:], *batches], batches, strict=False):
+            for key in earlier.rows.keys() & later.rows.keys():
+                before, now = earlier.rows[key].shape[1:], later.rows[key].shape[1:]
+                if before != now:
+                    raise CriterionError(
+                        f"layer {key[0]!r} has {now[1]} channels and {now[0]} passes, and had {before[1]} and "
+                        f"{before[0]} in what is accumulated already; call reset() after pruning"
+                    )
+        self._batches = [*self._batches, *batches]
+
+
+def _differentiate(scalars: list[Tensor], recorder: GateRecorder, scale: float) -> dict[Key, Tensor]:
+    passes = []
+    for place, scalar in enumerate(scalars):
+        (scalar * scale).backward(retain_graph=place + 1 < len(scalars))
+        passes.append(recorder.take())
+    return {key: torch.stack([rows[key] for rows in passes], 1) / scale for key in passes[0]}
+
+
+def _rows_of(batch: GateBatch, member: Member, side: str) -> Tensor:
+    found = batch.rows.get((member.name, side))
+    if found is None:
+        raise CriterionError(f"layer {member.name!r} never ran while accumulating; is this the same model?")
+    channels = _channels(member, side)
+    if channels != found.shape[2]:
+        raise CriterionError(
+            f"layer {member.name!r} has {channels} channels and had {found.shape[2]} while accumulating: "
+            "call reset() and accumulate() after pruning"
+        )
+    return found
+
+
+def _channels(member: Member, side: str) -> int:
+    layer: Any = member.layer
+    if isinstance(layer, nn.Linear):
+        return layer.in_features if side == "in" else layer.out_features
+    if isinstance(layer, nn.LayerNorm):
+        return layer.normalized_shape[-1]
+    return layer.num_channels if isinstance(layer, nn.GroupNorm) else layer.in_channels
+
+
+def _is_attention(group: Any) -> bool:
+    return any("softmax" in name.lower() or "scaleddotproduct" in name.lower() for name in operations(group))

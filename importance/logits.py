@@ -1,0 +1,32 @@
+"""Finding a classifier's logits in what it returns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from hfp.importance.errors import CriterionError
+
+
+def logits_of(output: Any, size: int) -> Tensor:
+    """The logits `[size, classes]`: the output itself, its first item, or what it calls `logits`.
+
+    Raises:
+        CriterionError: when there are none of that shape.
+    """
+    found = output
+    if isinstance(output, Mapping):
+        found = output.get("logits")
+    elif isinstance(output, (tuple, list)):
+        found = output[0] if output else None
+    elif not isinstance(output, Tensor):
+        found = getattr(output, "logits", None)
+    if not isinstance(found, Tensor) or found.dim() != 2 or len(found) != size or found.shape[1] < 2:
+        shape = f" of shape {list(found.shape)}" if isinstance(found, Tensor) else ""
+        raise CriterionError(
+            f"a criterion over classes needs logits [{size}, 2 or more] as the model's output, its first item or its "
+            f"'logits'; found a {type(output).__name__}{shape}: take group-fisher with fisher='empirical'"
+        )
+    return found

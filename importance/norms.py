@@ -1,0 +1,52 @@
+r"""What a channel's share in the statistics of a layer or group normalisation does to the loss.
+
+Such a norm divides by statistics over `C` channels. Removing one changes them for all others, beside taking the channel
+away: give channel `c` the weight \(\gamma\) in them. With \(\hat x = (x - \mu)/\sigma\) over the `P` positions that
+the statistics span beside channels, \(d\mu/d\gamma_c = \sigma \sum_p \hat x_{c,p} / (CP)\) and \(d\sigma^2/d\gamma_c =
+\sigma^2 \sum_p (\hat x_{c,p}^2 - 1) / (CP)\), so that for output gradients `g` and weights `w`
+\(v_c = -\tfrac{1}{CP} \sum_p (\hat x_{c,p} \sum g w + \tfrac12 (\hat x_{c,p}^2 - 1) \sum g w \hat x)\), the inner sums
+running over everything that shares the statistics. (The 1 is \(\sigma^2/(\sigma^2 + \epsilon)\), exactly.)
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+NORMS = (nn.LayerNorm, nn.GroupNorm)
+
+
+def norm_gate(module: nn.LayerNorm | nn.GroupNorm, x: Tensor, grad: Tensor, channel_dim: int) -> Tensor:
+    """`v` before summing over positions, of the shape of `x`; `grad` is that of the norm's output."""
+    if isinstance(module, nn.GroupNorm):
+        weight = None if module.weight is None else module.weight.detach()[:, None]
+        split = (x.flatten(2), grad.flatten(2) if weight is None else grad.flatten(2) * weight)
+        values, weighted = (value.unflatten(1, (module.num_groups, -1)) for value in split)
+        return _gate(values, weighted, (2, 3), module.eps).reshape(x.shape)
+    values, weighted = x.movedim(channel_dim, -1), grad.movedim(channel_dim, -1)
+    if module.weight is not None:
+        weighted = weighted * module.weight.detach()
+    dims = tuple(range(-len(module.normalized_shape), 0))
+    return _gate(values, weighted, dims, module.eps).movedim(-1, channel_dim)
+
+
+def channel_dim_of(module: nn.LayerNorm | nn.GroupNorm, x: Tensor, output: Tensor) -> int:
+    """Where a norm's channels are: 1 for a group norm and channels-first kinds of layer norm, else last."""
+    if isinstance(module, nn.GroupNorm):
+        return 1
+    channels = module.normalized_shape[-1]
+    if x.shape[-1] != channels:
+        return 1
+    if x.dim() < 4 or x.shape[1] != channels or type(module).forward is nn.LayerNorm.forward:
+        return -1
+    last = functional.layer_norm(x, module.normalized_shape, module.weight, module.bias, module.eps)
+    return -1 if torch.allclose(last.detach(), output, atol=1e-3) else 1
+
+
+def _gate(x: Tensor, weighted: Tensor, dims: tuple[int, ...], eps: float) -> Tensor:
+    variance, mean = torch.var_mean(x, dims, correction=0, keepdim=True)
+    normal = (x - mean) * (variance + eps).rsqrt()
+    shift, stretch = weighted.sum(dims, keepdim=True), (weighted * normal).sum(dims, keepdim=True)
+    members = normal.numel() // max(1, mean.numel())
+    return (normal * shift + (normal.square() - variance / (variance + eps)) * stretch / 2) / -members
