@@ -52,7 +52,7 @@ def build(parent: nn.Module, index_map: IndexMap, values: Mapping[str, Tensor]) 
         if value is None:
             continue
         if id(tensor) in tensors:
-            if not torch.equal(value, tensors[id(tensor)]):
+            if not value.is_meta and not torch.equal(value, tensors[id(tensor)]):
                 raise MapError(f"{first[id(tensor)]} and {name} share one tensor but are given different values")
             continue
         tensors[id(tensor)], first[id(tensor)] = like(tensor, value).requires_grad_(tensor.requires_grad), name
