@@ -54,7 +54,7 @@ class DiagonalImportance(tp.importance.Importance):
         if curvature.shape != weight.shape:
             raise CriterionError(
                 f"{name!r} has shape {list(weight.shape)} and its estimates {list(curvature.shape)}: "
-                "they are of another model"
+                "they are of another model; after pruning, call reset() and accumulate() again"
             )
         weight = weight.detach()
         gradient, curvature = gradient.to(weight), curvature.to(weight)

@@ -93,8 +93,9 @@ def per_sample(values: Tensor, channel_dim: int, size: int, name: str) -> Tensor
             f"layer {name!r} sees {list(values.shape)} for a batch of {size} samples: "
             "its first dimension must be that of the samples"
         )
-    channels_last = values if channel_dim == -1 else values.movedim(channel_dim, -1)
-    return channels_last.reshape(size, -1, channels_last.shape[-1]).sum(1)
+    if channel_dim == -1:
+        return values.reshape(size, -1, values.shape[-1]).sum(1)
+    return values.reshape(size, len(values) // size, values.shape[1], -1).sum((1, 3))
 
 
 def _make_differentiable(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -36,6 +36,14 @@ class Call:
 
         return Call(tuple(map(cut, self.args)), cut(self.grad))
 
+    def to(self, dtype: torch.dtype) -> Call:
+        """The same with every floating-point tensor of one type, whatever mixed precision made of them."""
+
+        def cast_floating(value: Any) -> Any:
+            return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
+
+        return Call(tuple(map(cast_floating, self.args)), self.grad.to(dtype))
+
 
 def gradient_moments(module: nn.Module, calls: list[Call], samples: int) -> dict[str, tuple[Tensor, Tensor]]:
     """Sum over samples of the gradient and of its square, `(sum, square)` for each of the layer's own parameters.
@@ -46,6 +54,7 @@ def gradient_moments(module: nn.Module, calls: list[Call], samples: int) -> dict
     size = max(parameter.numel() * parameter.element_size() for parameter in parameters.values())
     chunk = max(1, min(samples, CHUNK_BYTES // size))
     sums = {name: (torch.zeros_like(p), torch.zeros_like(p)) for name, p in parameters.items()}
+    calls = [call.to(next(iter(parameters.values())).dtype) for call in calls]
     for start in range(0, samples, chunk):
         stop = min(start + chunk, samples)
         for name, gradients in _summed_over_calls(module, calls, start, stop, samples).items():

@@ -1,0 +1,86 @@
+"""Gates where channels meet without a layer that reads them one by one: norms' statistics, and attention."""
+
+import pytest
+import torch
+from criteria_networks import data, gated, group_of, groups, make
+from torch import nn
+from torch.nn import functional
+
+from hfp.importance import GroupFisherImportance
+from hfp.importance.groups import members
+
+
+def weighted_layer_norm(module, x, gate):
+    """Layer norm whose mean and variance weigh channel c by gate[c]."""
+    mean = (x * gate).sum(-1, keepdim=True) / gate.sum()
+    variance = ((x - mean).square() * gate).sum(-1, keepdim=True) / gate.sum()
+    return (x - mean) / (variance + module.eps).sqrt() * module.weight + module.bias
+
+
+def weighted_group_norm(module, x, gate):
+    """Group norm whose mean and variance weigh channel c by gate[c]."""
+    parts = []
+    for values, weights in zip(x.chunk(module.num_groups, 1), gate.chunk(module.num_groups), strict=True):
+        weights = weights.view(1, -1, 1, 1).expand_as(values)
+        mean = (values * weights).sum((1, 2, 3), keepdim=True) / weights.sum((1, 2, 3), keepdim=True)
+        variance = ((values - mean).square() * weights).sum((1, 2, 3), keepdim=True)
+        parts.append((values - mean) / (variance / weights.sum((1, 2, 3), keepdim=True) + module.eps).sqrt())
+    return torch.cat(parts, 1) * module.weight.view(-1, 1, 1) + module.bias.view(-1, 1, 1)
+
+
+def derivatives(model, gates, images, labels, width):
+    """d loss / d gate for each sample; `gates(gate)` puts the gate into the model and returns a function to undo it."""
+    rows = []
+    for image, label in zip(images, labels, strict=True):
+        gate = torch.ones(width, dtype=torch.float64, requires_grad=True)
+        undo = gates(gate)
+        rows.append(torch.autograd.grad(functional.cross_entropy(model(image[None]), label[None]), gate)[0])
+        undo()
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "weighted"),
+    [("attention", "patch", weighted_layer_norm), ("normed", "first", weighted_group_norm)],
+)
+def test_a_channel_counts_in_the_statistics_of_norms(name, layer, weighted):
+    model, (images, labels) = make(name), data()
+    group = group_of(model, layer)
+    norms = [member for member in members(group) if isinstance(member.layer, (nn.LayerNorm, nn.GroupNorm))]
+    assert norms
+
+    def gates(gate):
+        handles = gated(group, gate)
+        for member in norms:
+            member.layer.forward = lambda x, member=member: weighted(member.layer, x, gate)
+
+        def undo():
+            for handle in handles:
+                handle.remove()
+            for member in norms:
+                del member.layer.forward
+
+        return undo
+
+    criterion = GroupFisherImportance()
+    criterion.accumulate(model, [(images, labels)], functional.cross_entropy)
+    expected = derivatives(model, gates, images, labels, len(group[0].idxs))
+    torch.testing.assert_close(criterion.gate_gradients(group)[:, 0], expected, rtol=1e-9, atol=1e-13)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_query_key_and_value_channels_are_gated_once_each(fused):
+    model, (images, labels) = make("attention"), data()
+    model.fused = fused
+    group = groups(model)["proj"]
+
+    def gates(gate):
+        def scale(module, args, output):
+            return output * torch.cat([gate, torch.ones_like(gate), gate])
+
+        return model.qkv.register_forward_hook(scale).remove
+
+    criterion = GroupFisherImportance()
+    criterion.accumulate(model, [(images, labels)], functional.cross_entropy)
+    expected = derivatives(model, gates, images, labels, 8)
+    torch.testing.assert_close(criterion.gate_gradients(group)[:, 0], expected, rtol=1e-9, atol=1e-13)
