@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from hfp import Experiment, simulate
+from hfp.commands.run import option
 
 Variant = Mapping[str, Any]
 
@@ -36,14 +37,14 @@ STUDIES: dict[str, dict[str, Variant]] = {
         "random masks always": {"options": {"warmup": 10_000}},
     },
     "estimator": {
-        "fisher, smoothing 0.5": {},
+        "fisher, smoothing 0.5": {"options": {"smoothing": 0.5}},
         "fisher, smoothing 0": {"options": {"smoothing": 0.0}},
         "fisher, smoothing 0.9": {"options": {"smoothing": 0.9}},
         "centered": {"options": {"estimator": "centered"}},
         "secant": {"options": {"estimator": "secant"}},
     },
     "warmup": {
-        "3 rounds": {},
+        "3 rounds": {"options": {"warmup": 3}},
         "1 round": {"options": {"warmup": 1}},
         "2 rounds": {"options": {"warmup": 2}},
         "5 rounds": {"options": {"warmup": 5}},
@@ -66,6 +67,7 @@ def main() -> None:
     parser.add_argument("--rank", type=int, default=1)
     parser.add_argument("--alpha", type=float, default=1.0)
     parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--option", type=option, action="append", default=[], help="NAME=VALUE for every variant")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--results", type=Path, default=Path("runs/federated.jsonl"))
     arguments = parser.parse_args()
@@ -76,13 +78,23 @@ def main() -> None:
         rank=arguments.rank,
         alpha=arguments.alpha,
         rounds=arguments.rounds,
+        options=dict(arguments.option),
     )
     table = {
-        name: [final_accuracy(dataclasses.replace(base, seed=seed, **variant), arguments.results)
-               for seed in range(arguments.seeds)]
+        name: [
+            final_accuracy(changed(base, variant, seed), arguments.results)
+            for seed in range(arguments.seeds)
+        ]
         for name, variant in STUDIES[arguments.study].items()
     }
     print(markdown(table))
+
+
+def changed(base: Experiment, variant: Variant, seed: int) -> Experiment:
+    """The variant at a seed; options that belong to another method fall away."""
+    same_method = variant.get("method", base.method) == base.method
+    options = {**(base.options if same_method else {}), **variant.get("options", {})}
+    return dataclasses.replace(base, **{**variant, "seed": seed, "options": options})
 
 
 def final_accuracy(experiment: Experiment, results: Path) -> float:

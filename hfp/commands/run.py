@@ -55,7 +55,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--batch-norm", help="; ".join(f"{name}: {text}" for name, text in POLICIES.items()))
     add("--seed", type=int)
     add("--device", help="cpu, cuda, cuda:1, mps …")
-    add("--option", dest="options", action="append", type=_option, metavar="NAME=VALUE", help="an option of the method")
+    add("--option", dest="options", action="append", type=option, metavar="NAME=VALUE", help="an option of the method")
     add("--out", type=Path, metavar="FOLDER", help="an empty or new folder (default: a fresh one under runs/)")
     add("--json", action="store_true", help="print one JSON document; progress goes to standard error")
 
@@ -167,7 +167,8 @@ def _ratios(text: str) -> float | tuple[float, ...]:
     return values[0] if len(values) == 1 else values
 
 
-def _option(text: str) -> tuple[str, Any]:
+def option(text: str) -> tuple[str, Any]:
+    """``NAME=VALUE`` as a pair; the value is JSON where it can be, else text."""
     name, separator, value = text.partition("=")
     if not separator:
         raise argparse.ArgumentTypeError(f"expected NAME=VALUE; found {text!r}")

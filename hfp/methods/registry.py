@@ -31,10 +31,17 @@ def create_method(name: str, **options: Any) -> Method:
     if name not in _METHODS:
         raise unknown("method", name, _METHODS)
     kind = _METHODS[name]
-    known = [entry.name for entry in dataclasses.fields(kind)]  # type: ignore[arg-type]
-    for option in options:
-        if option not in known:
-            if not known:
-                raise InputError(f"{name} has no options; found {option!r}")
-            raise unknown(f"option of {name}", option, known)
+    defaults = {entry.name: entry.default for entry in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    for option, value in options.items():
+        if not defaults:
+            raise InputError(f"{name} has no options; found {option!r}")
+        if option not in defaults:
+            raise unknown(f"option of {name}", option, defaults)
+        _check_type(name, option, value, type(defaults[option]))
     return kind(**options)
+
+
+def _check_type(method: str, option: str, value: Any, expected: type) -> None:
+    accepted = (int, float) if expected is float else (expected,)
+    if not isinstance(value, accepted) or (isinstance(value, bool) and expected is not bool):
+        raise InputError(f"option {option} of {method} must be of type {expected.__name__}; found {value!r}")

@@ -55,6 +55,8 @@ def test_a_ratio_per_client_survives_json():
         ({"train_images": 5}, r"train_images must be at least 10 \(clients\); found 5"),
         ({"options": {"warmpu": 3}}, r"unknown option of ca-hfp 'warmpu'; did you mean warmup\?"),
         ({"options": {"warmup": 0}}, "warmup must be at least 1"),
+        ({"options": {"warmup": "two"}}, "option warmup of ca-hfp must be of type int; found 'two'"),
+        ({"options": {"smoothing": True}}, "option smoothing of ca-hfp must be of type float; found True"),
         ({"options": {"form": "curvture"}}, "did you mean curvature"),
         ({"method": "fedavg", "options": {"warmup": 1}}, "fedavg has no options; found 'warmup'"),
     ],
