@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hfp.reconstruct._rows import add_rows, put_rows
 from hfp.reconstruct.errors import MapError
 
 State = Mapping[str, Tensor]
@@ -79,17 +80,23 @@ class TensorMap:
             full.copy_(self.embed(sub, full))
         else:
             rows, width = self._rows(full.device)
-            if width == 1:  # a scatter is several times faster than copying rows of one entry
-                full.view(-1).scatter_(0, rows, sub.reshape(-1))
-            else:
-                full.view(-1, width).index_copy_(0, rows, sub.reshape(-1, width))
+            put_rows(full.view(-1, width), rows, sub.reshape(-1, width))
 
     def add(self, sub: Tensor, into: Tensor, weight: float = 1.0) -> None:
         """Add `weight * sub` to the kept entries of `into`, in place."""
-        if self.is_identity:
-            into.add_(sub.detach().to(into), alpha=weight)
+        sub = sub.detach().to(into)
+        dim, kept = max(self._cuts(), key=lambda cut: cut[0], default=(0, None))
+        if kept is None:
+            into.add_(sub, alpha=weight)
+        elif dim == 0:
+            into.index_add_(0, kept.to(into.device), sub, alpha=weight)
+        elif not into.is_contiguous():
+            whole = into.contiguous()
+            self.add(sub, whole, weight)
+            into.copy_(whole)
         else:
-            self.write(self.restrict(into).add_(sub.detach().to(into), alpha=weight), into)
+            rows, width = self._rows(into.device)
+            add_rows(into.view(-1, width), rows, sub.reshape(-1, width), weight)
 
     def mask(self) -> Tensor:
         """A boolean tensor of the full shape: True where an entry is kept."""
@@ -144,6 +151,8 @@ class TensorMap:
 
 def positions(shape: tuple[int, ...], kept: tuple[Tensor | None, ...]) -> Tensor:
     """The flat, row-major positions of the kept entries of a tensor of `shape`, int64 [entries], ascending."""
+    if len(shape) == 1 and kept[0] is not None:
+        return kept[0]
     found = torch.zeros(1, dtype=torch.int64)
     for size, indices in zip(shape, kept, strict=True):
         found = (found[:, None] * size + (torch.arange(size) if indices is None else indices)).view(-1)

@@ -1,0 +1,141 @@
+"""How fast are recording, restricting, embedding and aggregating? Ratios to what one does without them.
+
+Prints one line per figure: median ratio, spread (lowest to highest), and the target. Both sides of a ratio are timed
+one after the other in every repeat, as processor time of one thread, so that other work on the machine disturbs little.
+
+    python examples/benchmarks/reconstruct.py --repeats 7
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import gc
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+
+import timm
+import torch
+import torch_pruning as tp
+from torch import Tensor, nn
+
+from hfp.reconstruct import Aggregator, ChannelGroups, IndexMap, record
+
+State = dict[str, Tensor]
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Processor time of `work`."""
+    gc.collect()
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
+def pruned_by_torch_pruning(model: nn.Module, x: Tensor) -> Callable[[], None]:
+    """torch-pruning's own build and step."""
+
+    def work() -> None:
+        pruner = tp.pruner.BasePruner(
+            model, x, tp.importance.MagnitudeImportance(), pruning_ratio=0.5, ignored_layers=[model.fc]
+        )
+        pruner.step()
+
+    return work
+
+
+def recorded(model: nn.Module, x: Tensor, full: State) -> Callable[[], None]:
+    """The same recorded, then restricted and embedded."""
+
+    def work() -> None:
+        with record(model, x) as recording:
+            pruned_by_torch_pruning(model, x)()
+        recording.index_map.embed(recording.index_map.restrict(full), into=full)
+
+    return work
+
+
+def record_ratio(parent: nn.Module, x: Tensor) -> float:
+    """Build, record, step, restrict and embed over build and step."""
+    full = parent.state_dict()
+    ours, theirs = copy.deepcopy(parent), copy.deepcopy(parent)
+    return seconds(recorded(ours, x, full)) / seconds(pruned_by_torch_pruning(theirs, x))
+
+
+def embed_ratio(index_map: IndexMap, sub: State, full: State) -> float:
+    """Embed over a clone of the state."""
+    embed = seconds(lambda: index_map.embed(sub, into=full))
+    return embed / seconds(lambda: {name: tensor.clone() for name, tensor in full.items()})
+
+
+def plain_mean(states: list[State]) -> State:
+    """FedAvg's mean of full models, equal weights, one at a time."""
+    total = {name: tensor.clone() for name, tensor in states[0].items()}
+    for state in states[1:]:
+        for name, tensor in state.items():
+            total[name] += tensor
+    return {name: tensor / len(states) for name, tensor in total.items()}
+
+
+def aggregate(full: State, clients: list[tuple[State, IndexMap]], rule: str) -> State:
+    """The streaming aggregation of compact models."""
+    aggregator = Aggregator(full, rule)
+    for sub, index_map in clients:
+        aggregator.add(sub, index_map, weight=1.0)
+    return aggregator.result()
+
+
+def random_map(groups: ChannelGroups, seed: int) -> IndexMap:
+    """Half of every group's channels, at random."""
+    generator = torch.Generator().manual_seed(seed)
+    halves = {
+        name: torch.randperm(size, generator=generator)[: size // 2].sort().values
+        for name, size in groups.sizes.items()
+    }
+    return groups.index_map(groups.plan(halves))
+
+
+def report(what: str, target: float, ratio: Callable[[], float], repeats: int) -> None:
+    """Print the median and the spread of a ratio, after one unmeasured run."""
+    ratio()
+    found = [ratio() for _ in range(repeats)]
+    print(f"{what:<58} {statistics.median(found):5.2f}  ({min(found):.2f} to {max(found):.2f})  target <= {target:g}")
+
+
+def main() -> None:
+    """Run all of them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=7)
+    repeats = parser.parse_args().repeats
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    warnings.filterwarnings("ignore", message="Unwrapped parameters")
+
+    parent, x = timm.create_model("resnet50"), torch.randn(2, 3, 224, 224)
+    full = parent.state_dict()
+    report("record + restrict + embed / build + step (resnet50)", 2, lambda: record_ratio(parent, x), repeats)
+    index_map = random_map(ChannelGroups.trace(parent, x, ignored_layers=["fc"]), seed=0)
+    sub = index_map.restrict(full)
+    report("embed / clone (resnet50 at 50 %)", 3, lambda: embed_ratio(index_map, sub, full), repeats)
+
+    parent, x = timm.create_model("resnet18"), torch.randn(2, 3, 64, 64)
+    full = parent.state_dict()
+    groups = ChannelGroups.trace(parent, x, ignored_layers=["fc"])
+    maps = [random_map(groups, seed) for seed in range(10)]
+    clients = [(index_map.restrict(full), index_map) for index_map in maps]
+    states = [copy.deepcopy(full) for _ in range(10)]
+    for rule in ("fill", "holders"):
+        report(
+            f"aggregate 10 x resnet18 at 50 % ({rule}) / mean of 10 full",
+            2,
+            lambda rule=rule: seconds(lambda: aggregate(full, clients, rule)) / seconds(lambda: plain_mean(states)),
+            repeats,
+        )
+    plans = seconds(lambda: random_map(groups, seed=1))
+    print(f"one plan to its index map (resnet18): {plans * 1e3:.1f} ms of processor time")
+
+
+if __name__ == "__main__":
+    main()
