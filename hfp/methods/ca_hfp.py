@@ -46,7 +46,7 @@ class CAHFP(Method):
     source: ClassVar[str] = "arXiv 2603.12591"
     summary: ClassVar[str] = "each client trains the channels whose removal costs the least; fill with global values"
 
-    warmup: int = 3
+    warmup: int = 2
     form: str = "curvature"
     estimator: str = "fisher"
     smoothing: float = 0.5
