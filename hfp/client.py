@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -41,47 +42,75 @@ class LocalResult:
     loss: float
 
 
+@dataclass(frozen=True, eq=False)
+class LocalData:
+    """A client's `images` [samples, channels, height, width] and `labels` [samples], and how images are normalised."""
+
+    images: Tensor
+    labels: Tensor
+    normalise: Normalise
+
+
+class Objective:
+    """What a client minimises: cross-entropy. A method that wants something else overrides a step of it."""
+
+    def loss(self, model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+        """The mean loss over a batch."""
+        return functional.cross_entropy(model(inputs), labels)
+
+    def gradients(self, model: nn.Module) -> None:
+        """Look at `model`'s gradients, or change them, between the backward pass and the step."""
+        return
+
+
 def train(
     model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    normalise: Normalise,
+    data: LocalData,
     training: LocalTraining,
     generator: torch.Generator,
+    objective: Objective | None = None,
+    schedule: Sequence[Tensor] | None = None,
 ) -> LocalResult:
-    """Train `model` in place on `images` [samples, channels, height, width] and `labels` [samples].
-
-    A last batch of one image is left out: batch-norm has no statistics of a single value.
+    """Train `model` in place on the batches of `schedule`, by default all of `schedule_of` the client's data.
 
     Raises:
         InputError: the loss became NaN or infinite.
     """
+    objective = Objective() if objective is None else objective
+    schedule = schedule_of(len(data.labels), training, generator) if schedule is None else schedule
     device = next(model.parameters()).device
     optimizer = torch.optim.SGD(
         model.parameters(), training.learning_rate, momentum=training.momentum, weight_decay=training.weight_decay
     )
     model.train()
-    steps, seen, total = 0, 0, torch.zeros((), device=device)
-    for _ in range(training.epochs):
-        for chosen in batches(len(labels), training.batch_size, generator):
-            inputs = augment(images[chosen], generator) if training.augment else images[chosen]
-            scores = model(normalise(inputs.to(device)))
-            loss = functional.cross_entropy(scores, labels[chosen].to(device))
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            steps, seen = steps + 1, seen + len(chosen)
-            total += loss.detach() * len(chosen)
+    seen, total = 0, torch.zeros((), device=device)
+    for chosen in schedule:
+        inputs = augment(data.images[chosen], generator) if training.augment else data.images[chosen]
+        loss = objective.loss(model, data.normalise(inputs.to(device)), data.labels[chosen].to(device))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        objective.gradients(model)
+        optimizer.step()
+        seen += len(chosen)
+        total += loss.detach() * len(chosen)
     mean = float(total) / max(seen, 1)
-    if mean != mean or mean in (float("inf"), float("-inf")):
+    if not math.isfinite(mean):
         raise InputError(
             f"training diverged (loss {mean}) at learning rate {training.learning_rate:g}; use a smaller one"
         )
-    return LocalResult(steps=steps, samples=seen, loss=mean)
+    return LocalResult(steps=len(schedule), samples=seen, loss=mean)
+
+
+def schedule_of(samples: int, training: LocalTraining, generator: torch.Generator) -> list[Tensor]:
+    """The batches of all local epochs: the samples that each one holds."""
+    return [chosen for _ in range(training.epochs) for chosen in batches(samples, training.batch_size, generator)]
 
 
 def batches(samples: int, batch_size: int, generator: torch.Generator | None = None) -> Iterator[Tensor]:
-    """Index batches over all samples, shuffled when a generator is given; a last batch of one is dropped."""
+    """Index batches over all samples, shuffled when a generator is given.
+
+    A last batch of one is dropped: batch-norm has no statistics of a single value.
+    """
     order = torch.arange(samples) if generator is None else torch.randperm(samples, generator=generator)
     for chosen in order.split(batch_size):
         if len(chosen) > 1:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 from torch.utils.flop_counter import FlopCounterMode
+
+TRAINING_FACTOR = 3  # a training step costs a forward pass and, by the usual count, two more for the backward one
 
 
 def macs(model: nn.Module, example_inputs: Any) -> int:
@@ -25,6 +29,52 @@ def macs(model: nn.Module, example_inputs: Any) -> int:
         for module, mode in modes.items():
             module.training = mode
     return counter.get_total_flops() // 2
+
+
+def macs_per_weight(model: nn.Module, example: Tensor) -> dict[str, int]:
+    """How many multiply-accumulates each weight of a convolution or linear layer takes part in, by parameter name.
+
+    For one forward pass of `example`; every weight of a layer takes part in as many, and in at least one. The order is
+    that of the modules; the model is left as it was.
+    """
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, (_ConvNd, nn.Linear))}
+    uses = {f"{name}.weight".lstrip("."): 0 for name in layers}
+    hooks = [
+        layer.register_forward_hook(partial(_count_uses, uses, name))
+        for name, layer in zip(uses, layers.values(), strict=True)
+    ]
+    try:
+        macs(model, example)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {name: max(count, 1) for name, count in uses.items()}
+
+
+def _count_uses(uses: dict[str, int], name: str, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    if isinstance(layer, nn.Linear):
+        uses[name] += output.numel() // layer.out_features
+    elif isinstance(layer, _ConvNd):
+        uses[name] += (
+            inputs[0].numel() // layer.in_channels if layer.transposed else output.numel() // layer.out_channels
+        )
+
+
+class MacCounter:
+    """Counts models' `macs` for one example, once for every set of parameter shapes."""
+
+    def __init__(self, example: Tensor) -> None:
+        self.example = example
+        self._counted: dict[tuple[torch.Size, ...], int] = {}
+
+    def __call__(self, model: nn.Module) -> int:
+        """Multiply-accumulates of the example's forward pass through `model`."""
+        tensors = list(model.parameters())
+        shapes = tuple(tensor.shape for tensor in tensors)
+        if shapes not in self._counted:
+            device = tensors[0].device if tensors else self.example.device
+            self._counted[shapes] = macs(model, self.example.to(device))
+        return self._counted[shapes]
 
 
 def parameters(model: nn.Module) -> int:

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
 from hfp import batchnorm
-from hfp.client import batches, evaluate, train
-from hfp.costs import macs, parameters
+from hfp.client import LocalData, batches, evaluate
+from hfp.costs import TRAINING_FACTOR, MacCounter, macs, parameters
 from hfp.experiment import Experiment
-from hfp.federation import Federation, Shard, needs_reestimation, set_up
-from hfp.methods import Client, ServerState, State, Update
+from hfp.federation import Federation, needs_reestimation, set_up
+from hfp.methods import Client, Local, ServerState, State, Update
 from hfp.payload import layout, pack, unpack
 from hfp.reconstruct import IndexMap, compact_model
 from hfp.records import ClientRecord, Cost, RoundRecord, Run
-from hfp.seeds import generator
-
-BACKWARD_FACTOR = 3  # a training step costs a forward pass and, by the usual count, two more for the backward one
 
 
 @dataclass(frozen=True)
@@ -60,8 +57,8 @@ def rounds(federation: Federation, on_client: Callable[[ClientRecord], None] | N
         phase = federation.method.phase(state)
         collector = federation.method.collect(federation.setting, state)
         records = []
-        for client, shard in zip(federation.setting.clients, federation.shards, strict=True):
-            update, client_record = trainer.run(state, client, shard)
+        for client in federation.method.select(federation.setting, state, federation.setting.clients):
+            update, client_record = trainer.run(state, client, federation.shards[client.index])
             collector.add(update)
             records.append(client_record)
             if on_client is not None:
@@ -85,67 +82,59 @@ def full_cost(federation: Federation) -> Cost:
     message = len(pack(federation.initial))
     samples = sum(client.samples for client in federation.setting.clients) * federation.experiment.epochs
     clients = len(federation.setting.clients)
-    forward = macs(federation.model, federation.example)
+    forward = macs(federation.model, federation.setting.example)
     return Cost(
         bytes_down=message * clients,
         bytes_up=message * clients,
-        training_macs=BACKWARD_FACTOR * forward * samples,
+        training_macs=TRAINING_FACTOR * forward * samples,
         forward_macs=forward,
         parameters=parameters(federation.model),
     )
 
 
 class _Trainer:
-    """Sends a submodel, trains it, takes it back; everything passes through the bytes that would cross the wire."""
+    """Sends a task, has it done, takes the reply; everything passes through the bytes that would cross the wire."""
 
     def __init__(self, federation: Federation) -> None:
         self._federation = federation
-        self._forward: dict[tuple[torch.Size, ...], int] = {}
+        self._count = MacCounter(federation.setting.example)
 
-    def run(self, state: ServerState, client: Client, shard: Shard) -> tuple[Update, ClientRecord]:
-        federation, experiment = self._federation, self._federation.experiment
-        index_map = federation.method.plan(federation.setting, state, client)
-        received = index_map.restrict(state.weights)
-        down = pack(received)
-        model = compact_model(federation.model, index_map, unpack(down, layout(received)))
-        forward = self._forward_macs(model)
-        result = train(
-            model.to(federation.device),
-            shard.images,
-            shard.labels,
-            federation.dataset.normalise,
-            federation.training,
-            generator(experiment.seed, "batches", state.round, client.index),
-        )
-        up = pack(model.state_dict())
-        update = Update(
-            client=client,
-            index_map=index_map,
-            received=received,
-            state=unpack(up, layout(received)),
-            steps=result.steps,
-            step_size=federation.training.step_size,
-            loss=result.loss,
-        )
+    def run(self, state: ServerState, client: Client, data: LocalData) -> tuple[Update, ClientRecord]:
+        federation = self._federation
+        method, setting = federation.method, federation.setting
+        task = method.send(setting, state, client, method.plan(setting, state, client))
+        down = pack(task.tensors)
+        received = dataclasses.replace(task, tensors=unpack(down, layout(task.tensors)))
+        reply = method.train(self._local(state, client, data), received)
+        up = pack(reply.tensors)
+        reply = dataclasses.replace(reply, tensors=unpack(up, layout(reply.tensors)))
         record = ClientRecord(
             client=client.index,
             ratio=client.ratio,
             samples=client.samples,
-            steps=result.steps,
-            loss=result.loss,
+            steps=reply.steps,
+            loss=reply.loss,
             bytes_down=len(down),
             bytes_up=len(up),
-            parameters=parameters(model),
-            forward_macs=forward,
-            training_macs=BACKWARD_FACTOR * forward * result.samples,
+            parameters=reply.parameters,
+            forward_macs=reply.forward_macs,
+            training_macs=reply.training_macs,
         )
-        return update, record
+        return Update(client, task, reply, federation.training.step_size), record
 
-    def _forward_macs(self, model: nn.Module) -> int:
-        shapes = tuple(parameter.shape for parameter in model.parameters())
-        if shapes not in self._forward:
-            self._forward[shapes] = macs(model, self._federation.example)
-        return self._forward[shapes]
+    def _local(self, state: ServerState, client: Client, data: LocalData) -> Local:
+        federation = self._federation
+        return Local(
+            client=client,
+            round=state.round,
+            model=federation.model,
+            groups=federation.setting.groups,
+            data=data,
+            training=federation.training,
+            count=self._count,
+            seed=federation.experiment.seed,
+            device=federation.device,
+        )
 
 
 class _Evaluator:
@@ -175,7 +164,7 @@ class _Evaluator:
         test = self._federation.dataset.test
         return evaluate(self._model, test.images, test.labels, self._federation.dataset.normalise)
 
-    def _inputs(self, shard: Shard) -> Iterator[torch.Tensor]:
+    def _inputs(self, shard: LocalData) -> Iterator[torch.Tensor]:
         for chosen in batches(len(shard.labels), batch_size=500):
             yield self._federation.dataset.normalise(shard.images[chosen].to(self._federation.device))
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from hfp import batchnorm
-from hfp.client import LocalTraining
+from hfp.client import LocalData, LocalTraining
 from hfp.data import Dataset, load_dataset, partition
 from hfp.errors import InputError
 from hfp.experiment import Experiment
@@ -21,21 +21,13 @@ FEWEST_IMAGES = 2  # a client with one image has no batch that batch-norm can tr
 
 
 @dataclass(frozen=True)
-class Shard:
-    """One client's training data."""
-
-    images: Tensor
-    labels: Tensor
-
-
-@dataclass(frozen=True)
 class Federation:
     """Everything that stays the same over the rounds of one experiment."""
 
     experiment: Experiment
     method: Method
     dataset: Dataset
-    shards: tuple[Shard, ...]
+    shards: tuple[LocalData, ...]
     model: nn.Module
     setting: Setting
     training: LocalTraining
@@ -45,11 +37,6 @@ class Federation:
     def initial(self) -> State:
         """The full model's state before the first round."""
         return {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
-
-    @property
-    def example(self) -> Tensor:
-        """One image, to count a model's operations with."""
-        return torch.zeros(1, *self.dataset.shape)
 
 
 def set_up(experiment: Experiment) -> Federation:
@@ -83,13 +70,22 @@ def set_up(experiment: Experiment) -> Federation:
     )
     model = _model(experiment, dataset)
     groups = ChannelGroups.trace(model, torch.zeros(2, *dataset.shape), ignored_layers=[classifier_of(model)])
-    setting = Setting(groups, tuple(dict(model.named_parameters())), clients, experiment.seed)
+    setting = Setting(
+        groups=groups,
+        parameters=tuple(dict(model.named_parameters())),
+        clients=clients,
+        seed=experiment.seed,
+        example=torch.zeros(1, *dataset.shape),
+        classifier=_rows_of_classes(model, len(dataset.classes)),
+    )
     method.check(setting)
     return Federation(
         experiment=experiment,
         method=method,
         dataset=dataset,
-        shards=tuple(Shard(dataset.train.images[share], dataset.train.labels[share]) for share in shares),
+        shards=tuple(
+            LocalData(dataset.train.images[share], dataset.train.labels[share], dataset.normalise) for share in shares
+        ),
         model=model,
         setting=setting,
         training=LocalTraining(
@@ -107,6 +103,11 @@ def set_up(experiment: Experiment) -> Federation:
 def needs_reestimation(federation: Federation) -> bool:
     """Whether evaluation asks every client for batch-norm statistics first."""
     return federation.experiment.batch_norm == "reestimate" and batchnorm.has_statistics(federation.model)
+
+
+def _rows_of_classes(model: nn.Module, classes: int) -> tuple[str, ...]:
+    own = {id(parameter) for parameter in classifier_of(model).parameters() if parameter.shape[:1] == (classes,)}
+    return tuple(name for name, parameter in model.named_parameters() if id(parameter) in own)
 
 
 def _model(experiment: Experiment, dataset: Dataset) -> nn.Module:

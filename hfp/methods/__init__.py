@@ -1,16 +1,30 @@
 """Federated methods, one a file."""
 
-from hfp.methods import ca_hfp, fedavg  # noqa: F401  (each registers itself)
-from hfp.methods.base import Client, Collector, Method, ServerState, Setting, State, Update
+from hfp.methods import (  # noqa: F401  (each registers itself)
+    ca_hfp,
+    dapperfl,
+    fedavg,
+    fedmp,
+    fedprox,
+    fedrolex,
+    fjord,
+    heterofl,
+    prunefl,
+)
+from hfp.methods.base import Client, Collector, Method, Reply, ServerState, Setting, State, Task, Update
+from hfp.methods.local import Local
 from hfp.methods.registry import create_method, methods, register
 
 __all__ = [
     "Client",
     "Collector",
+    "Local",
     "Method",
+    "Reply",
     "ServerState",
     "Setting",
     "State",
+    "Task",
     "Update",
     "create_method",
     "methods",

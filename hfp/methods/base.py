@@ -1,15 +1,24 @@
-"""What a federated method is: it plans a submodel for each client, and folds the clients' updates into a new state."""
+"""What a federated method is: a plan for each client, what the client does with it, how replies become a new state.
+
+One round: ``select`` some of the clients; ``plan`` for each of them which channels it trains and ``send`` it a `Task`;
+it trains under an ``objective`` and answers with a `Reply`; a collector folds the replies into the next `ServerState`.
+Only `plan` and `collect` have no default: `hfp/methods/fedavg.py` is a whole method.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from hfp.reconstruct import ChannelGroups, IndexMap
+from hfp.client import Objective
+from hfp.reconstruct import ChannelGroups, IndexMap, Plan
+
+if TYPE_CHECKING:
+    from hfp.methods.local import Local
 
 State = Mapping[str, Tensor]
 
@@ -34,29 +43,61 @@ class ServerState:
 
 @dataclass(frozen=True)
 class Setting:
-    """What stays the same over a run: the full model's coupled groups and parameters by name, clients, the seed."""
+    """What stays the same over a run.
+
+    `groups` are the full model's coupled groups, `parameters` its parameters by name, `classifier` those of them whose
+    first dimension is the classes, `example` one input `[1, channels, height, width]`.
+    """
 
     groups: ChannelGroups
     parameters: tuple[str, ...]
     clients: tuple[Client, ...]
     seed: int
+    example: Tensor
+    classifier: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Task:
+    """What one client is asked to do in one round.
+
+    `tensors` and the plain numbers in `values` cross the wire. `plan` and its `index_map` say which part of the full
+    model the tensors are; a client can derive what it needs of them (the compact shapes). `known` is what it keeps from
+    an earlier round and is not sent again.
+    """
+
+    plan: Plan
+    index_map: IndexMap
+    tensors: State
+    values: Mapping[str, float] = field(default_factory=dict)
+    known: State = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a client answers: `tensors` cross the wire, and the figures of its training.
+
+    `loss` is the mean of the objective over the `samples` seen in `steps` steps. `parameters` and `forward_macs` (one
+    image) are those of the model it ended with, `training_macs` those of all its steps.
+    """
+
+    tensors: State
+    steps: int
+    samples: int
+    loss: float
+    parameters: int
+    forward_macs: int
+    training_macs: int
 
 
 @dataclass(frozen=True)
 class Update:
-    """One client's work in one round, in the coordinates of its compact submodel.
-
-    `received` and `state` are the compact states before and after training; `step_size` is the effective length of
-    one step (learning rate over one minus momentum) and `steps` how many were taken.
-    """
+    """One client's work in one round. `step_size` is the effective length of a step (rate over one minus momentum)."""
 
     client: Client
-    index_map: IndexMap
-    received: State
-    state: State
-    steps: int
+    task: Task
+    reply: Reply
     step_size: float
-    loss: float
 
 
 class Collector(Protocol):
@@ -72,7 +113,8 @@ class Collector(Protocol):
 class Method(ABC):
     """A federated algorithm. Subclasses are frozen dataclasses whose fields are the method's options.
 
-    `name` is what a person types, `source` where the method is published.
+    `name` is what a person types, `source` where the method is published. The server's and the client's half run in
+    different processes when need be: all that passes between them is in `Task` and `Reply`.
     """
 
     name: ClassVar[str]
@@ -91,9 +133,27 @@ class Method(ABC):
         """The state before the first round."""
         return ServerState(round=0, weights=weights)
 
+    def select(self, setting: Setting, state: ServerState, clients: Sequence[Client]) -> Sequence[Client]:
+        """Those of the reachable `clients` that take part in the coming round: all of them."""
+        return clients
+
     @abstractmethod
-    def plan(self, setting: Setting, state: ServerState, client: Client) -> IndexMap:
-        """The submodel that `client` trains in the coming round."""
+    def plan(self, setting: Setting, state: ServerState, client: Client) -> Plan:
+        """The channels that `client` trains in the coming round."""
+
+    def send(self, setting: Setting, state: ServerState, client: Client, plan: Plan) -> Task:
+        """What `client` is sent: the compact state of its plan."""
+        index_map = setting.groups.index_map(plan)
+        return Task(plan, index_map, index_map.restrict(state.weights))
+
+    def train(self, local: Local, task: Task) -> Reply:
+        """At the client: train the compact model under the method's objective and answer with its state."""
+        model = local.build(task)
+        return local.reply(model, local.fit(model, self.objective(local, task, model)))
+
+    def objective(self, local: Local, task: Task, model: nn.Module) -> Objective:
+        """At the client: what `train` minimises on the compact `model`, which may be given hooks: cross-entropy."""
+        return Objective()
 
     @abstractmethod
     def collect(self, setting: Setting, state: ServerState) -> Collector:

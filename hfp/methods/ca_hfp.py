@@ -13,7 +13,7 @@ from hfp.importance import Variation, VariationImportance
 from hfp.methods.base import Client, Method, ServerState, Setting, State, Update
 from hfp.methods.registry import register
 from hfp.methods.selection import Scores, check_counts, keep_best, keep_random, scores_of
-from hfp.reconstruct import Aggregator, IndexMap
+from hfp.reconstruct import Aggregator, Plan
 from hfp.seeds import generator
 
 RULES = ("fill", "holders")
@@ -75,14 +75,12 @@ class CAHFP(Method):
         variation = Variation(estimator=self.estimator, smoothing=self.smoothing)
         return ServerState(round=0, weights=weights, memory=Memory(variation))
 
-    def plan(self, setting: Setting, state: ServerState, client: Client) -> IndexMap:
+    def plan(self, setting: Setting, state: ServerState, client: Client) -> Plan:
         """Random channels during warm-up, the best by score after it; as many as the client's ratio leaves."""
         groups, scores = setting.groups, state.memory.scores
         if scores is None:
-            plan = keep_random(groups, client.ratio, generator(setting.seed, "mask", state.round, client.index))
-        else:
-            plan = keep_best(groups, client.ratio, scores)
-        return groups.index_map(plan)
+            return keep_random(groups, client.ratio, generator(setting.seed, "mask", state.round, client.index))
+        return keep_best(groups, client.ratio, scores)
 
     def collect(self, setting: Setting, state: ServerState) -> VariationCollector:
         """Averages the submodels and estimates ``g`` and ``h`` on the way."""
@@ -108,15 +106,15 @@ class VariationCollector:
 
     def add(self, update: Update) -> None:
         """Fold one client's update in."""
-        weight = update.client.samples
-        self._aggregator.add(update.state, update.index_map, weight=weight)
+        weight, task, reply = update.client.samples, update.task, update.reply
+        self._aggregator.add(reply.tensors, task.index_map, weight=weight)
         self._samples += weight
-        if update.steps == 0:
+        if reply.steps == 0:
             return
-        scale = -1.0 / (update.step_size * update.steps)
+        scale = -1.0 / (update.step_size * reply.steps)
         for name in self._setting.parameters:
-            gradient = (update.state[name] - update.received[name]) * scale
-            place = update.index_map.tensors[name]
+            gradient = (reply.tensors[name] - task.tensors[name]) * scale
+            place = task.index_map.tensors[name]
             place.add(gradient, self._gradient[name], weight)
             place.add(gradient.square(), self._square[name], weight)
             place.add(torch.ones_like(gradient), self._coverage[name], weight)

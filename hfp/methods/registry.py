@@ -37,11 +37,15 @@ def create_method(name: str, **options: Any) -> Method:
             raise InputError(f"{name} has no options; found {option!r}")
         if option not in defaults:
             raise unknown(f"option of {name}", option, defaults)
-        _check_type(name, option, value, type(defaults[option]))
+        _check_type(name, option, value, defaults[option])
     return kind(**options)
 
 
-def _check_type(method: str, option: str, value: Any, expected: type) -> None:
-    accepted = (int, float) if expected is float else (expected,)
+def _check_type(method: str, option: str, value: Any, default: Any) -> None:
+    """Hold a value to its default's type; without a default (None) it is a number, and None is as good."""
+    expected = float if default is None else type(default)
+    accepted = {float: (int, float), tuple: (tuple, list)}.get(expected, (expected,))
+    if value is None and default is None:
+        return
     if not isinstance(value, accepted) or (isinstance(value, bool) and expected is not bool):
         raise InputError(f"option {option} of {method} must be of type {expected.__name__}; found {value!r}")

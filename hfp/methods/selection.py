@@ -66,6 +66,19 @@ def keep_best(groups: ChannelGroups, ratio: float, scores: Scores) -> Plan:
     return groups.plan(kept)
 
 
+def keep_window(groups: ChannelGroups, ratio: float, start: int = 0) -> Plan:
+    """``ceil((1 - ratio) C)`` consecutive channels of every coupled group, from `start` on and wrapping around.
+
+    Channels that can only go together count as one. At least one stays, whatever the ratio.
+    """
+    kept = {}
+    for name in groups.names:
+        count = _unit_count(groups, name)
+        width = math.ceil((1 - ratio) * count - 1e-9)  # 0.3 * 10 is a little more than 3
+        kept[name] = _channels(groups, name, (start + torch.arange(max(width, 1))) % count)
+    return groups.plan(kept)
+
+
 def _unit_count(groups: ChannelGroups, name: str) -> int:
     return int(groups.units[name].max()) + 1
 

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
-from hfp.client import LocalTraining, batches, evaluate, train
+from hfp.client import LocalData, LocalTraining, Objective, batches, evaluate, train
 from hfp.errors import InputError
 
 
@@ -27,7 +27,8 @@ def test_training_is_plain_sgd_with_momentum():
     model = nn.Linear(5, 3)
     weight, bias = model.weight.detach().double().clone(), model.bias.detach().double().clone()
     training = LocalTraining(epochs=2, batch_size=4, learning_rate=0.1, momentum=0.9, weight_decay=0.01)
-    result = train(model, images, labels, identity, training, torch.Generator().manual_seed(7))
+    data = LocalData(images, labels, identity)
+    result = train(model, data, training, torch.Generator().manual_seed(7))
 
     generator = torch.Generator().manual_seed(7)
     velocity = [torch.zeros_like(weight), torch.zeros_like(bias)]
@@ -47,6 +48,31 @@ def test_training_is_plain_sgd_with_momentum():
     assert result.loss == pytest.approx(total / 22)
 
 
+def test_an_objective_sees_every_gradient_and_a_schedule_says_which_batches():
+    class Frozen(Objective):
+        def __init__(self):
+            self.seen = []
+
+        def loss(self, model, inputs, labels):
+            self.seen.append(inputs[:, 0].tolist())
+            return super().loss(model, inputs, labels)
+
+        def gradients(self, model):
+            assert model.weight.grad.abs().sum() > 0
+            model.weight.grad.zero_()
+
+    torch.manual_seed(0)
+    data = LocalData(torch.arange(12.0).reshape(6, 2), torch.tensor([0, 1, 0, 1, 0, 1]), identity)
+    model, objective = nn.Linear(2, 2), Frozen()
+    before = model.weight.detach().clone()
+    training = LocalTraining(epochs=9, batch_size=4, learning_rate=0.1, momentum=0.0, weight_decay=0.0)
+    schedule = [torch.tensor([5, 0]), torch.tensor([2, 3])]
+    result = train(model, data, training, torch.Generator(), objective, schedule)
+    assert objective.seen == [[10.0, 0.0], [4.0, 6.0]]
+    assert (result.steps, result.samples) == (2, 4)
+    assert torch.equal(model.weight, before)
+
+
 def test_step_size_counts_momentum():
     training = LocalTraining(epochs=1, batch_size=4, learning_rate=0.1, momentum=0.9, weight_decay=0.0)
     assert training.step_size == pytest.approx(1.0)
@@ -56,7 +82,7 @@ def test_divergence_is_an_error_that_says_what_to_do():
     model = nn.Linear(4, 2)
     training = LocalTraining(epochs=3, batch_size=4, learning_rate=1e30, momentum=0.0, weight_decay=0.0)
     with pytest.raises(InputError, match="diverged .* use a smaller one"):
-        train(model, 1e20 * torch.randn(8, 4), torch.randint(2, (8,)), identity, training, torch.Generator())
+        train(model, LocalData(1e20 * torch.randn(8, 4), torch.randint(2, (8,)), identity), training, torch.Generator())
 
 
 def test_evaluate_covers_every_sample_once():

@@ -1,7 +1,7 @@
 import torch
 from torch import nn
 
-from hfp.costs import macs, parameters
+from hfp.costs import MacCounter, macs, macs_per_weight, parameters
 from hfp.models import create_model
 
 
@@ -24,3 +24,28 @@ def test_counting_leaves_the_model_as_it_was():
     macs(model, torch.ones(2, 1, 8, 8))
     assert [module.training for module in model.modules()] == modes
     assert torch.equal(model.stem[1].running_mean, statistics)
+
+
+def test_macs_per_weight_times_weights_are_all_macs():
+    model = nn.Sequential(
+        nn.Conv2d(2, 6, 3, stride=2), nn.Conv2d(6, 6, 3, groups=3), nn.ConvTranspose2d(6, 4, 2, groups=2),
+        nn.Flatten(2), nn.Linear(9, 5),
+    )  # fmt: skip
+    example = torch.zeros(1, 2, 9, 9)
+    uses = macs_per_weight(model, example)
+    assert uses == {"0.weight": 16, "1.weight": 4, "2.weight": 4, "4.weight": 4}
+    weights = dict(model.named_parameters())
+    assert sum(count * weights[name].numel() for name, count in uses.items()) == macs(model, example)
+
+
+def test_a_layer_that_is_not_called_counts_one_use():
+    model = nn.Sequential(nn.Linear(3, 2))
+    model[0].spare = nn.Linear(3, 2)
+    assert macs_per_weight(model, torch.zeros(1, 3)) == {"0.weight": 1, "0.spare.weight": 1}
+
+
+def test_a_counter_counts_a_shape_once():
+    count = MacCounter(torch.zeros(1, 4))
+    assert count(nn.Linear(4, 3)) == 12
+    assert count(nn.Linear(4, 2)) == 8
+    assert count(nn.Linear(4, 3)) == 12

@@ -1,70 +1,48 @@
-"""Each method against the naive definition, in float64 and with dense masks."""
+"""CA-HFP and FedAvg against their naive definitions, in float64 and with dense masks; what holds for every method."""
+
+import json
 
 import pytest
 import torch
+from federated import (
+    SAMPLES,
+    STEP_SIZE,
+    STEPS,
+    assigned,
+    begin,
+    collected,
+    dense,
+    held,
+    local_of,
+    one_round,
+    setting_of,
+    small_network,
+)
 from torch import nn
+from torch.nn import functional
 
 from hfp.errors import InputError
-from hfp.methods import Client, Setting, Update, create_method, methods
-from hfp.methods.selection import keep_best, keep_count, keep_random
-from hfp.models import classifier_of, create_model
+from hfp.methods import Client, Update, create_method, methods
+from hfp.methods.selection import keep_best, keep_count, keep_random, keep_window
 from hfp.reconstruct import ChannelGroups, IndexMap
 
-CLIENTS = (Client(0, 30, 0.25), Client(1, 50, 0.5), Client(2, 20, 0.75))
+QUICK = {"prunefl": {"passes": 2, "limit": 2, "every": 2}}
+"""Options under which a method's first rounds take no time."""
 
 
 @pytest.fixture(scope="module")
 def setting():
-    torch.manual_seed(0)
-    model = create_model("resnet8", in_channels=1, width=0.5).double()
-    groups = ChannelGroups.trace(model, torch.zeros(2, 1, 8, 8, dtype=torch.float64), [classifier_of(model)])
-    return model, Setting(groups, tuple(dict(model.named_parameters())), CLIENTS, seed=0)
-
-
-def trained(setting: Setting, method, state, seed=0, steps=4, step_size=0.5):
-    """Updates as clients would send them, with random changes."""
-    generator = torch.Generator().manual_seed(seed)
-    for client in setting.clients:
-        index_map = method.plan(setting, state, client)
-        received = index_map.restrict(state.weights)
-        after = {
-            name: tensor + torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype)
-            if tensor.is_floating_point()
-            else tensor + 1
-            for name, tensor in received.items()
-        }
-        yield Update(client, index_map, received, after, steps, step_size, loss=0.0)
-
-
-def one_round(setting, method, state, seed=0):
-    updates = list(trained(setting, method, state, seed))
-    collector = method.collect(setting, state)
-    for update in updates:
-        collector.add(update)
-    return updates, collector.finish()
-
-
-def held(update: Update, name: str) -> torch.Tensor:
-    return update.index_map.masks()[name]
-
-
-def dense(update: Update, name: str, elsewhere: torch.Tensor) -> torch.Tensor:
-    full = elsewhere.clone()
-    full[held(update, name)] = update.state[name].reshape(-1)
-    return full
-
-
-def start(model: nn.Module, method, setting):
-    return method.start(setting, {name: tensor.clone() for name, tensor in model.state_dict().items()})
+    model = small_network()
+    return model, setting_of(model)
 
 
 def test_ca_hfp_fills_with_the_global_values(setting):
     model, setting = setting
     method = create_method("ca-hfp")
-    state = start(model, method, setting)
+    state = begin(model, method, setting)
     updates, after = one_round(setting, method, state)
     for name, before in state.weights.items():
-        expected = sum(u.client.samples / 100 * dense(u, name, before).double() for u in updates)
+        expected = sum(u.client.samples / SAMPLES * dense(u, name, before).double() for u in updates)
         torch.testing.assert_close(after.weights[name].double(), expected, rtol=1e-12, atol=1e-12)
         nobody = ~torch.stack([held(u, name) for u in updates]).any(0)
         assert torch.equal(after.weights[name][nobody], before[nobody])
@@ -73,7 +51,7 @@ def test_ca_hfp_fills_with_the_global_values(setting):
 def test_ca_hfp_averages_over_holders_when_asked(setting):
     model, setting = setting
     method = create_method("ca-hfp", rule="holders")
-    state = start(model, method, setting)
+    state = begin(model, method, setting)
     updates, after = one_round(setting, method, state)
     for name in setting.parameters:
         weights = sum(u.client.samples * held(u, name).double() for u in updates)
@@ -92,14 +70,16 @@ def entries_of(groups: ChannelGroups, group: str, channel: int) -> dict[str, tor
 def test_ca_hfp_scores_channels_by_their_entries(setting, form):
     model, setting = setting
     method = create_method("ca-hfp", warmup=1, form=form)
-    state = start(model, method, setting)
+    state = begin(model, method, setting)
     updates, after = one_round(setting, method, state)
 
     gradient, curvature = {}, {}
     for name in setting.parameters:
         weights = sum(u.client.samples * held(u, name).double() for u in updates)
         zero = torch.zeros_like(state.weights[name])
-        steps = [(u, (state.weights[name] - dense(u, name, state.weights[name])) / (0.5 * 4)) for u in updates]
+        steps = [
+            (u, (state.weights[name] - dense(u, name, state.weights[name])) / (STEP_SIZE * STEPS)) for u in updates
+        ]
         g = sum((u.client.samples * step for u, step in steps), zero)
         h = sum((u.client.samples * step.square() for u, step in steps), zero)
         seen = weights > 0
@@ -122,7 +102,7 @@ def test_ca_hfp_scores_channels_by_their_entries(setting, form):
 def test_ca_hfp_draws_other_random_masks_each_round_and_client_until_warmup_ends(setting):
     model, setting = setting
     method = create_method("ca-hfp", warmup=2)
-    first = start(model, method, setting)
+    first = begin(model, method, setting)
     _, second = one_round(setting, method, first)
     _, third = one_round(setting, method, second)
     same_ratio = (Client(5, 10, 0.5), Client(6, 10, 0.5))
@@ -136,7 +116,7 @@ def test_ca_hfp_draws_other_random_masks_each_round_and_client_until_warmup_ends
 def test_ca_hfp_keeps_the_highest_scores(setting):
     model, setting = setting
     method = create_method("ca-hfp", warmup=1)
-    _, after = one_round(setting, method, start(model, method, setting))
+    _, after = one_round(setting, method, begin(model, method, setting))
     plan = keep_best(setting.groups, 0.5, after.memory.scores)
     for name, scores in after.memory.scores.items():
         kept = torch.zeros(len(scores), dtype=torch.bool)
@@ -147,7 +127,7 @@ def test_ca_hfp_keeps_the_highest_scores(setting):
 def test_submodels_of_higher_ratios_are_nested(setting):
     model, setting = setting
     method = create_method("ca-hfp", warmup=1)
-    _, after = one_round(setting, method, start(model, method, setting))
+    _, after = one_round(setting, method, begin(model, method, setting))
     wide, narrow = (keep_best(setting.groups, ratio, after.memory.scores) for ratio in (0.25, 0.75))
     for name in setting.groups.names:
         assert set(narrow.kept[name]) <= set(wide.kept[name])
@@ -156,25 +136,14 @@ def test_submodels_of_higher_ratios_are_nested(setting):
 def test_fedavg_is_the_weighted_mean_of_full_models(setting):
     model, setting = setting
     method = create_method("fedavg")
-    state = start(model, method, setting)
+    state = begin(model, method, setting)
     updates, after = one_round(setting, method, state)
     for update in updates:
-        assert update.index_map == IndexMap.identity(model)
+        assert update.task.index_map == IndexMap.identity(model)
     for name in state.weights:
-        expected = sum(u.client.samples / 100 * u.state[name].double() for u in updates)
+        expected = sum(u.client.samples / SAMPLES * u.reply.tensors[name].double() for u in updates)
         torch.testing.assert_close(after.weights[name].double(), expected, rtol=1e-12, atol=1e-12)
     assert after.round == 1
-
-
-def test_state_before_a_round_is_not_changed(setting):
-    model, setting = setting
-    for kind in methods():
-        method = create_method(kind.name)
-        state = start(model, method, setting)
-        before = {name: tensor.clone() for name, tensor in state.weights.items()}
-        one_round(setting, method, state)
-        for name, tensor in state.weights.items():
-            assert torch.equal(tensor, before[name])
 
 
 @pytest.mark.parametrize(
@@ -201,11 +170,120 @@ def test_random_choice_is_uniform_over_channels(setting):
 
 def test_channels_that_go_together_are_chosen_together():
     torch.manual_seed(0)
-    model = nn.Sequential(
-        nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=2), nn.ReLU(), nn.Conv2d(8, 4, 1)
-    )
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=2), nn.ReLU(), nn.Conv2d(8, 4, 1))
     groups = ChannelGroups.trace(model, torch.zeros(2, 3, 5, 5), [model[4]])
     scores = {name: torch.arange(size, dtype=torch.float) for name, size in groups.sizes.items()}
     for plan in (keep_best(groups, 0.5, scores), keep_random(groups, 0.5, torch.Generator().manual_seed(1))):
         assert plan.ratio == 0.5
         groups.index_map(plan)
+
+
+def test_a_window_starts_anywhere_and_wraps(setting):
+    _, setting = setting
+    name = setting.groups.names[0]
+    size = setting.groups.sizes[name]
+    assert keep_window(setting.groups, 0.5).kept[name] == tuple(range(size // 2))
+    assert keep_window(setting.groups, 0.5, start=size - 1).kept[name] == (*range(size // 2 - 1), size - 1)
+    assert keep_window(setting.groups, 0.0, start=3).kept[name] == tuple(range(size))
+    assert len(keep_window(setting.groups, 0.999).kept[name]) == 1
+
+
+@pytest.mark.parametrize(("ratio", "kept"), [(0.7, 3), (0.71, 3), (0.69, 4), (0.1, 9)])
+def test_a_window_rounds_up_but_not_for_the_error_of_a_float(ratio, kept):
+    model = nn.Sequential(nn.Conv2d(1, 10, 1), nn.Conv2d(10, 2, 1))
+    groups = ChannelGroups.trace(model, torch.zeros(2, 1, 3, 3), [model[1]])
+    assert len(keep_window(groups, ratio).kept["0"]) == kept
+
+
+class Mixed(nn.Module):
+    """Residual, depthwise, grouped and concatenated channels: what methods that slice layers by hand can't do."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8))
+        self.depthwise = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.grouped = nn.Conv2d(8, 8, 1, groups=2)
+        self.joined = nn.Sequential(nn.Conv2d(16, 12, 1, bias=False), nn.BatchNorm2d(12))
+        self.classifier = nn.Linear(12, 10)
+
+    def forward(self, x):
+        x = functional.relu(self.stem(x))
+        y = functional.relu(self.depthwise(x)) + x
+        x = functional.relu(self.joined(torch.cat([y, functional.relu(self.grouped(x))], 1)))
+        return self.classifier(x.mean((2, 3)))
+
+    def get_classifier(self):
+        return self.classifier
+
+
+@pytest.fixture(scope="module")
+def mixed():
+    torch.manual_seed(0)
+    model = Mixed().double()
+    clients = (Client(0, 16, 0.5), Client(1, 14, 0.5), Client(2, 12, 0.0))
+    return model, setting_of(model, clients, shape=(1, 6, 6))
+
+
+def trained_round(model, setting, method, state):
+    """One round with real training."""
+    updates = []
+    for client in method.select(setting, state, setting.clients):
+        task = assigned(method, setting, state, client)
+        local = local_of(model, setting, client, round=state.round, samples=client.samples)
+        updates.append(Update(client, task, method.train(local, task), local.training.step_size))
+    return updates, collected(setting, method, state, updates)
+
+
+@pytest.mark.parametrize("kind", methods(), ids=lambda kind: kind.name)
+def test_every_method_runs_on_any_architecture_and_changes_nothing_it_was_given(kind, mixed):
+    model, setting = mixed
+    method = create_method(kind.name, **QUICK.get(kind.name, {}))
+    state = begin(model, method, setting)
+    skeleton = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    for _ in range(3):
+        before = {name: tensor.clone() for name, tensor in state.weights.items()}
+        updates, after = trained_round(model, setting, method, state)
+        assert after.round == state.round + 1
+        for name, tensor in before.items():
+            assert torch.equal(state.weights[name], tensor)
+            assert torch.equal(model.state_dict()[name], skeleton[name])
+            assert after.weights[name].dtype == tensor.dtype
+            assert after.weights[name].shape == tensor.shape
+            assert torch.isfinite(after.weights[name]).all()
+        assert all(update.reply.steps > 0 and update.reply.training_macs > 0 for update in updates)
+        assert not torch.equal(after.weights["stem.1.running_mean"], before["stem.1.running_mean"])
+        assert after.weights["stem.1.num_batches_tracked"] > before["stem.1.num_batches_tracked"]
+        state = after
+
+
+@pytest.mark.parametrize("kind", methods(), ids=lambda kind: kind.name)
+def test_a_client_elsewhere_gives_the_same_reply(kind, mixed):
+    model, setting = mixed
+    options = QUICK.get(kind.name, {})
+    method, state = create_method(kind.name, **options), None
+    state = begin(model, method, setting)
+    if kind.name == "prunefl":
+        _, state = trained_round(model, setting, method, state)
+    client = setting.clients[1]
+    task = assigned(method, setting, state, client)
+    assert json.loads(json.dumps(task.values)) == dict(task.values)
+    here = method.train(local_of(model, setting, client), task)
+    torch.manual_seed(99)
+    other = Mixed().double()
+    elsewhere = create_method(kind.name, **options).train(
+        local_of(other, setting_of(other, (), (1, 6, 6)), client), task
+    )
+    assert here.tensors.keys() == elsewhere.tensors.keys()
+    for name, tensor in here.tensors.items():
+        assert torch.equal(tensor, elsewhere.tensors[name])
+    assert here.training_macs == elsewhere.training_macs
+
+
+def test_options_come_as_json_gives_them():
+    assert create_method("fjord", widths=[0.5, 1]).widths == (0.5, 1)
+    assert create_method("prunefl", density=None).density is None
+    assert create_method("prunefl", density=1).density == 1
+    with pytest.raises(InputError, match="option density of prunefl must be of type float; found 'half'"):
+        create_method("prunefl", density="half")
+    with pytest.raises(InputError, match="option widths of fjord must be of type tuple; found 0.5"):
+        create_method("fjord", widths=0.5)

@@ -1,0 +1,165 @@
+"""DapperFL: clients get the full model, train it for a while, prune it themselves and train on (arXiv 2412.05823)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from hfp.client import LocalResult, Objective
+from hfp.costs import TRAINING_FACTOR
+from hfp.errors import InputError
+from hfp.methods.base import Client, Method, Reply, ServerState, Setting, State, Task, Update
+from hfp.methods.bits import from_bits, to_bits
+from hfp.methods.filters import filter_scores
+from hfp.methods.local import Local
+from hfp.methods.registry import register
+from hfp.methods.selection import check_counts, keep_best
+from hfp.models import classifier_of
+from hfp.reconstruct import Aggregator, ChannelGroups, Plan, compact_model
+
+KEPT = "channels/kept"
+
+
+@register
+@dataclass(frozen=True)
+class DapperFL(Method):
+    """Train densely, fuse ``w_k ← α_t w_t + (1 - α_t) w_k``, prune by l1 at the client's ratio, train the rest.
+
+    ``α_t = max((1 - decay)^t · first, least)``. The first local epoch is dense; when there is only one, its first half.
+    The local loss adds ``regularisation`` times the mean length of the features that enter the classifier. The full
+    model goes down; the compact one and a bit a channel come up, and what a client pruned counts as unchanged in the
+    mean weighted by samples.
+    """
+
+    name: ClassVar[str] = "dapperfl"
+    source: ClassVar[str] = "Jia et al., NeurIPS 2024, arXiv 2412.05823"
+    summary: ClassVar[str] = (
+        "clients get the full model, train and fuse it, prune it by l1 themselves, train what is left"
+    )
+
+    first: float = 0.9
+    decay: float = 0.2
+    least: float = 0.1
+    regularisation: float = 0.01
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        for name in ("first", "decay", "least"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name} must be in [0, 1]; found {getattr(self, name)}")
+        if not self.regularisation >= 0:
+            raise InputError(f"regularisation must be at least 0; found {self.regularisation}")
+
+    def check(self, setting: Setting) -> None:
+        """Every client must keep a channel in every coupled group."""
+        check_counts(setting)
+
+    def plan(self, setting: Setting, state: ServerState, client: Client) -> Plan:
+        """The full model: the client prunes it itself."""
+        return setting.groups.plan({})
+
+    def send(self, setting: Setting, state: ServerState, client: Client, plan: Plan) -> Task:
+        """The full state and the global model's share in the fusion."""
+        index_map = setting.groups.index_map(plan)
+        share = max((1 - self.decay) ** state.round * self.first, self.least)
+        return Task(plan, index_map, index_map.restrict(state.weights), {"share": share})
+
+    def train(self, local: Local, task: Task) -> Reply:
+        """Dense steps, fusion, pruning, pruned steps."""
+        schedule = local.schedule()
+        dense_steps = len(schedule) // max(local.training.epochs, 2)
+        full = local.build(task)
+        dense = local.fit(full, self.objective(local, task, full), schedule[:dense_steps])
+        fused = fuse(task.tensors, full.cpu().state_dict(), task.values["share"])
+        plan = keep_best(local.groups, local.client.ratio, filter_scores(local.groups, fused))
+        index_map = local.groups.index_map(plan)
+        model = compact_model(local.model, index_map, index_map.restrict(fused)).to(local.device)
+        pruned = local.fit(model, self.objective(local, task, model), schedule[dense_steps:])
+        work = local.count(full) * dense.samples + local.count(model) * pruned.samples
+        return local.reply(
+            model, _together(dense, pruned), also={KEPT: kept_bits(plan)}, training_macs=TRAINING_FACTOR * work
+        )
+
+    def objective(self, local: Local, task: Task, model: nn.Module) -> Objective:
+        """Cross-entropy and the length of the features."""
+        return ShortFeatures(model, self.regularisation)
+
+    def collect(self, setting: Setting, state: ServerState) -> PrunedByClient:
+        """Fills what a client pruned with the global values."""
+        return PrunedByClient(setting, state)
+
+
+class PrunedByClient:
+    """The mean weighted by samples of compact models whose channels the clients chose; the rest counts as unchanged."""
+
+    def __init__(self, setting: Setting, state: ServerState) -> None:
+        self._groups, self._state = setting.groups, state
+        self._aggregator = Aggregator(state.weights, rule="fill")
+
+    def add(self, update: Update) -> None:
+        """Fold one client's update in."""
+        tensors = dict(update.reply.tensors)
+        plan = kept_plan(self._groups, tensors.pop(KEPT))
+        self._aggregator.add(tensors, self._groups.index_map(plan), weight=update.client.samples)
+
+    def finish(self) -> ServerState:
+        """The state of the next round."""
+        return ServerState(self._state.round + 1, self._aggregator.result(), self._state.memory)
+
+
+class ShortFeatures(Objective):
+    """Cross-entropy plus ``weight`` times the mean Euclidean length of the features that enter the classifier."""
+
+    def __init__(self, model: nn.Module, weight: float) -> None:
+        self._weight = weight
+        self._features: Tensor | None = None
+        head = classifier_of(model)
+        layer = head[0] if isinstance(head, nn.ModuleList) else head
+        layer.register_forward_pre_hook(self._remember)
+
+    def loss(self, model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+        """The mean loss over a batch."""
+        loss = functional.cross_entropy(model(inputs), labels)
+        assert self._features is not None  # the classifier has just been called
+        return loss + self._weight * self._features.flatten(1).norm(dim=1).mean()
+
+    def _remember(self, _module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self._features = inputs[0]
+
+
+def fuse(received: State, trained: State, share: float) -> dict[str, Tensor]:
+    """``share`` of the received values and the rest of the trained ones; integers as trained."""
+    return {
+        name: torch.lerp(value, received[name], share) if value.is_floating_point() else value
+        for name, value in trained.items()
+    }
+
+
+def kept_bits(plan: Plan) -> Tensor:
+    """A bit for every channel of every coupled group, in their order: whether the plan keeps it."""
+    masks = [torch.zeros(size, dtype=torch.bool) for size in plan.sizes.values()]
+    for mask, kept in zip(masks, (plan.kept[name] for name in plan.sizes), strict=True):
+        mask[list(kept)] = True
+    return to_bits(torch.cat(masks))
+
+
+def kept_plan(groups: ChannelGroups, bits: Tensor) -> Plan:
+    """The plan that `kept_bits` was given.
+
+    Raises:
+        MapError: a group without channels, or with channels that must go together and don't.
+    """
+    sizes: Mapping[str, int] = groups.sizes
+    parts = from_bits(bits, (sum(sizes.values()),)).split(list(sizes.values()))
+    return groups.plan({name: part.nonzero().view(-1) for name, part in zip(sizes, parts, strict=True)})
+
+
+def _together(first: LocalResult, second: LocalResult) -> LocalResult:
+    samples = first.samples + second.samples
+    mean = (first.loss * first.samples + second.loss * second.samples) / samples
+    return LocalResult(first.steps + second.steps, samples, mean)

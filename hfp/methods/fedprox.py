@@ -1,0 +1,73 @@
+"""FedProx: full models, a pull towards the global model, and partial work from weak clients (arXiv 1812.06127)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from hfp.client import Objective
+from hfp.errors import InputError
+from hfp.methods.base import Client, Method, Reply, ServerState, Setting, Task
+from hfp.methods.local import Local
+from hfp.methods.mean import MeanCollector
+from hfp.methods.registry import register
+from hfp.reconstruct import Plan
+
+
+@register
+@dataclass(frozen=True)
+class FedProx(Method):
+    """Local loss ``F_k(w) + (μ/2) ‖w - w_t‖²``; ``w_{t+1} = Σ p_k w_k`` over full models.
+
+    Options: `mu`; `partial`, whether a client whose ratio is ``ρ`` runs the share ``1 - ρ`` of its local steps (at
+    least one), which is how FedProx meets clients that other methods give a smaller model. Their work is kept.
+    """
+
+    name: ClassVar[str] = "fedprox"
+    source: ClassVar[str] = "Li et al., MLSys 2020, arXiv 1812.06127"
+    summary: ClassVar[str] = "full models, held near the global one by a proximal term; weak clients run fewer steps"
+
+    mu: float = 0.01
+    partial: bool = True
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        if not self.mu >= 0:
+            raise InputError(f"mu must be at least 0; found {self.mu}")
+
+    def plan(self, setting: Setting, state: ServerState, client: Client) -> Plan:
+        """The full model."""
+        return setting.groups.plan({})
+
+    def send(self, setting: Setting, state: ServerState, client: Client, plan: Plan) -> Task:
+        """The full state, and the share of the local steps to run."""
+        index_map = setting.groups.index_map(plan)
+        share = 1 - client.ratio if self.partial else 1.0
+        return Task(plan, index_map, index_map.restrict(state.weights), {"share": share})
+
+    def train(self, local: Local, task: Task) -> Reply:
+        """Run the task's share of the steps under the proximal objective."""
+        model, schedule = local.build(task), local.schedule()
+        steps = max(1, round(task.values["share"] * len(schedule)))
+        return local.reply(model, local.fit(model, Proximal(model, self.mu), schedule[:steps]))
+
+    def collect(self, setting: Setting, state: ServerState) -> MeanCollector:
+        """The mean weighted by samples."""
+        return MeanCollector(state, rule="fill")
+
+
+class Proximal(Objective):
+    """Cross-entropy plus ``(μ/2) ‖w - w_t‖²`` over all parameters; ``w_t`` is what `model` holds now."""
+
+    def __init__(self, model: nn.Module, mu: float) -> None:
+        self._mu = mu
+        self._anchor = [parameter.detach().clone() for parameter in model.parameters()]
+
+    def loss(self, model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+        """The mean loss over a batch."""
+        pairs = zip(model.parameters(), self._anchor, strict=True)
+        distance = torch.stack([(parameter - anchor).square().sum() for parameter, anchor in pairs]).sum()
+        return super().loss(model, inputs, labels) + self._mu / 2 * distance

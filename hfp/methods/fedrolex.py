@@ -1,0 +1,29 @@
+"""FedRolex: HeteroFL with a window of channels that moves on every round (arXiv 2212.01548)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from hfp.methods.base import Client, ServerState, Setting
+from hfp.methods.heterofl import HeteroFL
+from hfp.methods.registry import register
+from hfp.methods.selection import keep_window
+from hfp.reconstruct import Plan
+
+
+@register
+@dataclass(frozen=True)
+class FedRolex(HeteroFL):
+    """In round ``t``, ``ceil(r C)`` channels from ``t mod C`` on, wrapping around; else as `HeteroFL`.
+
+    All layers of a coupled group roll together, so that every channel is trained after at most ``C`` rounds.
+    """
+
+    name: ClassVar[str] = "fedrolex"
+    source: ClassVar[str] = "Alam et al., NeurIPS 2022, arXiv 2212.01548"
+    summary: ClassVar[str] = "HeteroFL whose window of channels rolls on by one every round"
+
+    def plan(self, setting: Setting, state: ServerState, client: Client) -> Plan:
+        """The window of the coming round."""
+        return keep_window(setting.groups, client.ratio, start=state.round)

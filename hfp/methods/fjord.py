@@ -1,0 +1,140 @@
+"""FjORD: nested widths, one drawn for every local step (arXiv 2102.13451)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional
+
+from hfp.client import Objective
+from hfp.costs import TRAINING_FACTOR
+from hfp.errors import InputError
+from hfp.methods.base import Client, Method, Reply, ServerState, Setting, Task
+from hfp.methods.local import Local
+from hfp.methods.mean import MeanCollector
+from hfp.methods.registry import register
+from hfp.methods.selection import keep_window
+from hfp.reconstruct import IndexMap, Plan, TensorMap, compact_model
+
+
+@register
+@dataclass(frozen=True)
+class FjORD(Method):
+    """A client of width ``p_max = 1 - ratio`` trains the prefix of ``p_max``; each step draws a width ``p ≤ p_max``.
+
+    The draw is uniform over those of `widths` below ``p_max``, and ``p_max`` itself. Entries are averaged over the
+    clients that hold them, weighted by samples. Batch-norm's running statistics are kept apart for every width; those
+    of ``p_max`` are sent back.
+
+    With `distillation` ``α`` above 0 a step of a narrower width also trains ``p_max`` by cross-entropy and adds to the
+    narrow one, whose cross-entropy counts ``1 - α``, ``α T²`` times the divergence from the wide one's logits at
+    temperature ``T``; it costs both passes.
+    """
+
+    name: ClassVar[str] = "fjord"
+    source: ClassVar[str] = "Horvath et al., NeurIPS 2021, arXiv 2102.13451"
+    summary: ClassVar[str] = "nested submodels: every local step draws a width up to the client's own"
+
+    widths: Sequence[float] = (0.2, 0.4, 0.6, 0.8, 1.0)
+    distillation: float = 0.0
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        object.__setattr__(self, "widths", tuple(self.widths))
+        if not all(0 < width <= 1 for width in self.widths):
+            raise InputError(f"widths must be in (0, 1]; found {', '.join(map(str, self.widths))}")
+        if not 0 <= self.distillation <= 1:
+            raise InputError(f"distillation must be in [0, 1]; found {self.distillation}")
+        if not self.temperature > 0:
+            raise InputError(f"temperature must be above 0; found {self.temperature}")
+
+    def plan(self, setting: Setting, state: ServerState, client: Client) -> Plan:
+        """The prefix of the client's own width."""
+        return keep_window(setting.groups, client.ratio)
+
+    def train(self, local: Local, task: Task) -> Reply:
+        """Train the nested widths inside the client's model."""
+        model = local.build(task)
+        narrower = [width for width in sorted(set(self.widths)) if width < 1 - local.client.ratio - 1e-9]
+        inner = [_Width.inside(local, task, model, width) for width in narrower]
+        objective = Nested(self, inner, local.count(model), local.draws("widths"))
+        result = local.fit(model, objective)
+        return local.reply(model, result, training_macs=TRAINING_FACTOR * objective.macs)
+
+    def collect(self, setting: Setting, state: ServerState) -> MeanCollector:
+        """The mean over holders, weighted by samples."""
+        return MeanCollector(state, rule="holders")
+
+
+@dataclass(frozen=True, eq=False)
+class _Width:
+    """A narrower model inside a client's: its architecture and statistics, where its parameters lie, its cost."""
+
+    skeleton: nn.Module
+    places: Mapping[str, TensorMap]
+    macs: int
+
+    @classmethod
+    def inside(cls, local: Local, task: Task, model: nn.Module, width: float) -> _Width:
+        inner = local.groups.index_map(keep_window(local.groups, 1 - width))
+        within = relative(task.index_map, inner)
+        state = {
+            name: place.restrict(tensor)
+            for (name, tensor), place in zip(model.state_dict().items(), within.values(), strict=True)
+        }
+        skeleton = compact_model(local.model, inner, state).to(local.device)
+        return cls(skeleton, within, local.count(skeleton))
+
+    def __call__(self, model: nn.Module, inputs: Tensor) -> Tensor:
+        parameters = {name: self.places[name].restrict(value) for name, value in model.named_parameters()}
+        return functional_call(self.skeleton, parameters, (inputs,))
+
+
+class Nested(Objective):
+    """Cross-entropy at a width drawn for every batch; `macs` counts the forward passes so far."""
+
+    def __init__(self, method: FjORD, inner: Sequence[_Width], macs: int, random: torch.Generator) -> None:
+        self._method, self._inner, self._widest, self._random = method, inner, macs, random
+        self.macs = 0
+
+    def loss(self, model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+        """The mean loss over a batch."""
+        drawn = int(torch.randint(len(self._inner) + 1, (), generator=self._random))
+        if drawn == len(self._inner):
+            self.macs += self._widest * len(labels)
+            return super().loss(model, inputs, labels)
+        width, share = self._inner[drawn], self._method.distillation
+        self.macs += width.macs * len(labels)
+        narrow = width(model.train(), inputs)
+        loss = functional.cross_entropy(narrow, labels)
+        if not share:
+            return loss
+        self.macs += self._widest * len(labels)
+        wide = model(inputs)
+        return functional.cross_entropy(wide, labels) + (1 - share) * loss + share * self._divergence(narrow, wide)
+
+    def _divergence(self, narrow: Tensor, wide: Tensor) -> Tensor:
+        temperature = self._method.temperature
+        student = functional.log_softmax(narrow / temperature, dim=1)
+        teacher = functional.log_softmax(wide.detach() / temperature, dim=1)
+        return temperature**2 * functional.kl_div(student, teacher, reduction="batchmean", log_target=True)
+
+
+def relative(outer: IndexMap, inner: IndexMap) -> dict[str, TensorMap]:
+    """Where the entries that `inner` keeps lie in the compact tensors of `outer`, which keeps them too."""
+    return {
+        name: TensorMap(place.compact_shape, tuple(map(_positions, place.kept, inner.tensors[name].kept)))
+        for name, place in outer.tensors.items()
+    }
+
+
+def _positions(outer: Tensor | None, inner: Tensor | None) -> Tensor | None:
+    if outer is None or inner is None:
+        return inner
+    return torch.searchsorted(outer, inner)

@@ -1,0 +1,124 @@
+"""HeteroFL: clients train prefixes of every layer's channels (arXiv 2010.01264)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules.conv import _ConvNd
+
+from hfp.client import Objective
+from hfp.methods.base import Client, Method, Reply, ServerState, Setting, Task, Update
+from hfp.methods.local import Local
+from hfp.methods.registry import register
+from hfp.methods.selection import keep_window
+from hfp.reconstruct import Aggregator, IndexMap, Plan, TensorMap
+
+CLASSES = "classes/present"
+
+
+@register
+@dataclass(frozen=True)
+class HeteroFL(Method):
+    """The first ``ceil(r C)`` channels of every coupled group, ``r = 1 - ratio``; the plain mean over holders.
+
+    While training, hidden layers' outputs are scaled by ``1/r`` (`scale`). A client that lacks a class trains with that
+    class's logit set to 0, and its row of the classifier does not count in the mean (`mask_classes`). Batch-norm uses
+    each batch's own statistics in training; evaluate with the `reestimate` policy, which is the paper's.
+    """
+
+    name: ClassVar[str] = "heterofl"
+    source: ClassVar[str] = "Diao et al., ICLR 2021, arXiv 2010.01264"
+    summary: ClassVar[str] = (
+        "each client trains the first channels of every layer; mean over the clients that hold an entry"
+    )
+
+    scale: bool = True
+    mask_classes: bool = True
+
+    def plan(self, setting: Setting, state: ServerState, client: Client) -> Plan:
+        """The first channels of every coupled group."""
+        return keep_window(setting.groups, client.ratio)
+
+    def objective(self, local: Local, task: Task, model: nn.Module) -> Objective:
+        """Cross-entropy over the classes that the client has, on scaled activations."""
+        if self.scale:
+            scale_outputs(model, task.index_map, 1 / (1 - local.client.ratio))
+        return MaskedCrossEntropy(local.data.labels.unique()) if self.mask_classes else Objective()
+
+    def train(self, local: Local, task: Task) -> Reply:
+        """Train; the reply names the client's classes where they are to count alone."""
+        reply = super().train(local, task)
+        if not self.mask_classes:
+            return reply
+        classes = local.data.labels.unique().to(torch.int32)
+        return dataclasses.replace(reply, tensors={**reply.tensors, CLASSES: classes})
+
+    def collect(self, setting: Setting, state: ServerState) -> HolderCollector:
+        """The mean over holders."""
+        return HolderCollector(setting, state)
+
+
+class HolderCollector:
+    """Plain mean over the clients that hold an entry; of the classifier, over those that have the entry's class."""
+
+    def __init__(self, setting: Setting, state: ServerState) -> None:
+        self._setting, self._state = setting, state
+        self._aggregator = Aggregator(state.weights, rule="holders")
+
+    def add(self, update: Update) -> None:
+        """Fold one client's update in."""
+        tensors, index_map = dict(update.reply.tensors), update.task.index_map
+        if CLASSES in tensors:
+            classes = tensors.pop(CLASSES).long()
+            index_map = only_rows(index_map, self._setting.classifier, classes)
+            tensors.update({name: tensors[name].index_select(0, classes) for name in self._setting.classifier})
+        self._aggregator.add(tensors, index_map, weight=1)
+
+    def finish(self) -> ServerState:
+        """The state of the next round."""
+        return ServerState(self._state.round + 1, self._aggregator.result(), self._state.memory)
+
+
+class MaskedCrossEntropy(Objective):
+    """Cross-entropy with the logits of all but the classes `present` set to 0, so that those take no gradient."""
+
+    def __init__(self, present: Tensor) -> None:
+        self._present = present
+
+    def loss(self, model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+        """The mean loss over a batch."""
+        scores = model(inputs)
+        absent = torch.ones(scores.shape[1], dtype=torch.bool, device=scores.device)
+        absent[self._present.to(scores.device)] = False
+        return functional.cross_entropy(scores.masked_fill(absent, 0), labels)
+
+
+def scale_outputs(model: nn.Module, index_map: IndexMap, factor: float) -> None:
+    """Multiply the outputs of every layer that lost output channels by `factor`, from now on.
+
+    Depthwise convolutions are left alone: they sum over no channels, so nothing is missing from their outputs.
+    """
+    for name, module in model.named_modules():
+        place = index_map.tensors.get(f"{name}.weight")
+        if place is None or not isinstance(module, (_ConvNd, nn.Linear)):
+            continue
+        if isinstance(module, _ConvNd) and module.groups == module.in_channels > 1:
+            continue
+        outputs = 1 if isinstance(module, _ConvNd) and module.transposed else 0
+        if place.kept[outputs] is not None:
+            module.register_forward_hook(lambda _module, _inputs, output: output * factor)
+
+
+def only_rows(index_map: IndexMap, names: Sequence[str], rows: Tensor) -> IndexMap:
+    """`index_map` without the entries of the tensors `names` whose first index is not in `rows`."""
+    cut = {
+        name: TensorMap(tensor.shape, (rows, *tensor.kept[1:])) if name in names else tensor
+        for name, tensor in index_map.tensors.items()
+    }
+    return IndexMap(cut, index_map.attributes, index_map.transient)

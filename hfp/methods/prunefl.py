@@ -1,0 +1,262 @@
+"""PruneFL: one mask of single weights for all clients, found at one of them and adapted since (arXiv 1909.12326)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice, repeat
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from hfp.client import LocalResult, Objective
+from hfp.costs import TRAINING_FACTOR, macs_per_weight, parameters
+from hfp.errors import InputError
+from hfp.methods import sparse
+from hfp.methods.base import Client, Method, Reply, ServerState, Setting, State, Task, Update
+from hfp.methods.local import Local
+from hfp.methods.reconfigure import reconfigure
+from hfp.methods.registry import register
+from hfp.methods.sparse import Masks
+from hfp.reconstruct import Aggregator, Plan
+
+ACTIVE = "weights/active"
+SQUARES = "squares/"
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The mask (None before it is found), how often each weight is used in a pass, and which clients have the mask."""
+
+    uses: Mapping[str, int]
+    masks: Masks | None = None
+    holders: frozenset[int] = frozenset()
+
+
+@register
+@dataclass(frozen=True)
+class PruneFL(Method):
+    """First the client with the most samples prunes alone; then masked rounds, a new mask every `every` of them.
+
+    Alone, the client trains `passes` batches, reconfigures (`hfp.methods.reconfigure`), and so on until the density
+    changed by no more than `tolerance` (relative) `patience` times running, or `limit` times in all. In a round that
+    ends with a new mask, clients also measure squared gradients of all weights. Of a layer's active weights the part
+    ``share · 0.5^(round / halving)`` is up for removal.
+
+    `density` bounds the share of weights that are active; by default it is the mean of the clients' ``(1 - ratio)²``,
+    what their submodels would hold. `overhead` is the time of a round that doesn't depend on the weights, in units of
+    the dense model's; a weight's time is the number of multiply-accumulates that it takes part in. Biases and
+    batch-norm are never pruned.
+
+    Payload: values of active weights; a bit a weight for a client that hasn't the mask yet, and with the reply that
+    found one; squared gradients up, where measured. Multiply-accumulates are counted as if the zeros cost nothing.
+    """
+
+    name: ClassVar[str] = "prunefl"
+    source: ClassVar[str] = "Jiang et al., TNNLS 2022, arXiv 1909.12326"
+    summary: ClassVar[str] = "one unstructured mask for all, adapted by squared gradients per unit of time"
+
+    every: int = 50
+    share: float = 0.3
+    halving: float = 10_000.0
+    density: float | None = None
+    overhead: float = 1.0
+    passes: int = 50
+    patience: int = 5
+    tolerance: float = 0.1
+    limit: int = 20
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        for name in ("every", "passes", "patience", "limit"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1; found {getattr(self, name)}")
+        for name in ("halving", "overhead"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"{name} must be above 0; found {getattr(self, name)}")
+        if not 0 <= self.share <= 1:
+            raise InputError(f"share must be in [0, 1]; found {self.share}")
+        if self.density is not None and not 0 < self.density <= 1:
+            raise InputError(f"density must be in (0, 1]; found {self.density}")
+
+    def start(self, setting: Setting, weights: State) -> ServerState:
+        """No mask yet."""
+        return ServerState(0, weights, Memory(macs_per_weight(setting.groups.model, setting.example)))
+
+    def select(self, setting: Setting, state: ServerState, clients: Sequence[Client]) -> Sequence[Client]:
+        """One client until there is a mask, then all."""
+        return clients if state.memory.masks is not None else [max(clients, key=lambda client: client.samples)]
+
+    def phase(self, state: ServerState) -> str:
+        """``initial`` pruning, rounds that ``adapt`` the mask, or plain ``train``."""
+        if state.memory.masks is None:
+            return "initial"
+        return "train" if state.round % self.every else "adapt"
+
+    def plan(self, setting: Setting, state: ServerState, client: Client) -> Plan:
+        """All channels: weights go one by one."""
+        return setting.groups.plan({})
+
+    def send(self, setting: Setting, state: ServerState, client: Client, plan: Plan) -> Task:
+        """The active weights' values, and the mask unless the client has it."""
+        index_map, memory = setting.groups.index_map(plan), state.memory
+        if memory.masks is None:
+            return Task(plan, index_map, index_map.restrict(state.weights), {"most": self.most(setting)})
+        values, bits = sparse.gather(state.weights, memory.masks), {ACTIVE: sparse.masks_to_bits(memory.masks)}
+        measure = {"measure": float(state.round % self.every == 0)}
+        if client.index in memory.holders:
+            return Task(plan, index_map, values, measure, known=bits)
+        return Task(plan, index_map, {**values, **bits}, measure)
+
+    def train(self, local: Local, task: Task) -> Reply:
+        """Find a mask, or train under the one there is."""
+        if "most" in task.values:
+            return self._find(local, task)
+        masks = sparse.masks_from_bits({**task.known, **task.tensors}[ACTIVE], local.model)
+        model = local.build(dataclasses.replace(task, tensors=sparse.scatter(task.tensors, masks, local.model)))
+        objective = Masked(masks, measure=bool(task.values["measure"]))
+        trained = _Trained.of(local, model, masks, local.fit(model, objective))
+        return trained.reply(also=objective.squares())
+
+    def collect(self, setting: Setting, state: ServerState) -> MaskedCollector:
+        """The mean weighted by samples; then a new mask, where one is due."""
+        return MaskedCollector(self, setting, state)
+
+    def most(self, setting: Setting) -> int:
+        """How many weights may be active."""
+        shares = [(1 - client.ratio) ** 2 for client in setting.clients]
+        density = sum(shares) / len(shares) if self.density is None else self.density
+        return round(density * sparse.count(sparse.full_masks(setting.groups.model)))
+
+    def adapt(
+        self, state: State, squares: Masks, masks: Masks, uses: Mapping[str, int], most: int, round: int
+    ) -> dict[str, Tensor]:
+        """New masks from the weights, the measured squares and the present masks."""
+        return reconfigure(
+            {name: state[name] for name in masks},
+            squares,
+            masks,
+            uses,
+            overhead=self.overhead * sum(uses[name] * mask.numel() for name, mask in masks.items()),
+            share=self.share * 0.5 ** (round / self.halving),
+            most=most,
+        )
+
+    def _find(self, local: Local, task: Task) -> Reply:
+        """Train and reconfigure until the density settles."""
+        model, masks = local.build(task), sparse.full_masks(local.model)
+        endless = chain.from_iterable(local.schedule() for _ in repeat(None))
+        rounds: list[_Trained] = []
+        settled = 0
+        while len(rounds) < self.limit and settled < self.patience:
+            objective = Masked(masks, measure=True)
+            result = local.fit(model, objective, list(islice(endless, self.passes)))
+            rounds.append(_Trained.of(local, model, masks, result))
+            before, squares = sparse.count(masks), _unprefixed(objective.squares())
+            state = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
+            masks = self.adapt(state, squares, masks, rounds[-1].uses, int(task.values["most"]), local.round)
+            model.load_state_dict(sparse.cleared(state, masks))
+            settled = settled + 1 if abs(sparse.count(masks) - before) <= self.tolerance * before else 0
+        return _Trained.over(rounds, masks).reply(also={ACTIVE: sparse.masks_to_bits(masks)})
+
+
+class Masked(Objective):
+    """Cross-entropy whose gradients reach active weights alone; `measure` also sums the squares of all of them."""
+
+    def __init__(self, masks: Masks, *, measure: bool) -> None:
+        self._masks = masks
+        self._sums = {name: torch.zeros(mask.shape) for name, mask in masks.items()} if measure else {}
+        self._steps = 0
+
+    def gradients(self, model: nn.Module) -> None:
+        """Measure, then mask."""
+        self._steps += 1
+        for name, parameter in model.named_parameters():
+            if name not in self._masks or parameter.grad is None:
+                continue
+            if name in self._sums:
+                self._sums[name] += parameter.grad.square().cpu()
+            parameter.grad *= self._masks[name].to(parameter.device)
+
+    def squares(self) -> dict[str, Tensor]:
+        """The mean square of a step's gradients, under the names that they are sent by; none if not measured."""
+        return {SQUARES + name: total / max(self._steps, 1) for name, total in self._sums.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class _Trained:
+    """A masked model after some training, and what that took."""
+
+    local: Local
+    model: nn.Module
+    masks: Masks
+    result: LocalResult
+    uses: Mapping[str, int]
+    work: int
+
+    @classmethod
+    def of(cls, local: Local, model: nn.Module, masks: Masks, result: LocalResult) -> _Trained:
+        uses = macs_per_weight(local.model, local.count.example)
+        forward = local.count(model) - sparse.saved_macs(masks, uses)
+        return cls(local, model, masks, result, uses, forward * result.samples)
+
+    @classmethod
+    def over(cls, rounds: Sequence[_Trained], masks: Masks) -> _Trained:
+        """All of them together, with the masks they ended with."""
+        samples = sum(one.result.samples for one in rounds)
+        loss = sum(one.result.loss * one.result.samples for one in rounds) / samples
+        result = LocalResult(sum(one.result.steps for one in rounds), samples, loss)
+        return dataclasses.replace(rounds[-1], masks=masks, result=result, work=sum(one.work for one in rounds))
+
+    def reply(self, also: State) -> Reply:
+        pruned = sum(mask.numel() for mask in self.masks.values()) - sparse.count(self.masks)
+        state = {name: tensor.cpu() for name, tensor in self.model.state_dict().items()}
+        return Reply(
+            tensors={**sparse.gather(state, self.masks), **also},
+            steps=self.result.steps,
+            samples=self.result.samples,
+            loss=self.result.loss,
+            parameters=parameters(self.model) - pruned,
+            forward_macs=self.local.count(self.model) - sparse.saved_macs(self.masks, self.uses),
+            training_macs=TRAINING_FACTOR * self.work,
+        )
+
+
+class MaskedCollector:
+    """Averages active weights and measured squares by samples, streaming, and turns the mask when it is time."""
+
+    def __init__(self, method: PruneFL, setting: Setting, state: ServerState) -> None:
+        self._method, self._setting, self._state = method, setting, state
+        self._masks = state.memory.masks
+        self._aggregator = Aggregator(state.weights, rule="fill")
+        self._squares: dict[str, Tensor] = {}
+        self._samples = 0
+        self._clients: frozenset[int] = frozenset()
+
+    def add(self, update: Update) -> None:
+        """Fold one client's update in."""
+        tensors, model, weight = update.reply.tensors, self._setting.groups.model, update.client.samples
+        if self._masks is None:
+            self._masks = sparse.masks_from_bits(tensors[ACTIVE], model)
+        for name, square in _unprefixed(tensors).items():
+            self._squares[name] = self._squares.get(name, torch.zeros_like(square)).add(square, alpha=weight)
+        self._aggregator.add(sparse.scatter(tensors, self._masks, model), update.task.index_map, weight=weight)
+        self._samples += weight
+        self._clients |= {update.client.index}
+
+    def finish(self) -> ServerState:
+        """The state of the next round; new masks found here have no holders yet."""
+        state, memory, weights = self._state, self._state.memory, self._aggregator.result()
+        masks, holders = self._masks, memory.holders | self._clients
+        if self._squares:
+            squares = {name: total / self._samples for name, total in self._squares.items()}
+            most = self._method.most(self._setting)
+            masks = self._method.adapt(weights, squares, masks, memory.uses, most, state.round)
+            weights, holders = sparse.cleared(weights, masks), frozenset()
+        return ServerState(state.round + 1, weights, Memory(memory.uses, masks, holders))
+
+
+def _unprefixed(tensors: State) -> dict[str, Tensor]:
+    return {name.removeprefix(SQUARES): value for name, value in tensors.items() if name.startswith(SQUARES)}

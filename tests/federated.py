@@ -1,0 +1,118 @@
+"""What tests of federated methods share: a small network in float64, its clients, and rounds with made-up training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from hfp.client import LocalData, LocalTraining
+from hfp.costs import MacCounter
+from hfp.methods import Client, Local, Method, Reply, ServerState, Setting, Task, Update
+from hfp.models import classifier_of, create_model
+from hfp.reconstruct import ChannelGroups
+
+CLIENTS = (Client(0, 30, 0.25), Client(1, 50, 0.5), Client(2, 20, 0.75))
+SAMPLES = sum(client.samples for client in CLIENTS)
+STEP_SIZE = 0.5
+STEPS = 4
+
+
+def small_network() -> nn.Module:
+    """A residual network of 8, 16 and 32 channels for images of one channel."""
+    torch.manual_seed(0)
+    return create_model("resnet8", in_channels=1, width=0.5).double()
+
+
+def setting_of(model: nn.Module, clients: tuple[Client, ...] = CLIENTS, shape: tuple[int, ...] = (1, 8, 8)) -> Setting:
+    example = torch.zeros(1, *shape, dtype=next(model.parameters()).dtype)
+    head = classifier_of(model)
+    groups = ChannelGroups.trace(model, example.repeat(2, 1, 1, 1), [head])
+    own = {id(parameter) for parameter in head.parameters()}
+    classifier = tuple(name for name, parameter in model.named_parameters() if id(parameter) in own)
+    return Setting(groups, tuple(dict(model.named_parameters())), clients, 0, example, classifier)
+
+
+def begin(model: nn.Module, method: Method, setting: Setting) -> ServerState:
+    return method.start(setting, {name: tensor.clone() for name, tensor in model.state_dict().items()})
+
+
+def assigned(method: Method, setting: Setting, state: ServerState, client: Client) -> Task:
+    return method.send(setting, state, client, method.plan(setting, state, client))
+
+
+def update_of(client: Client, task: Task, tensors: dict[str, Tensor], steps: int = STEPS) -> Update:
+    reply = Reply(tensors, steps, samples=8, loss=0.0, parameters=0, forward_macs=0, training_macs=0)
+    return Update(client, task, reply, STEP_SIZE)
+
+
+def shaken(tensors: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+    """The tensors after made-up training: noise on values, one more on counts."""
+    return {
+        name: tensor + torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype)
+        if tensor.is_floating_point()
+        else tensor + 1
+        for name, tensor in tensors.items()
+    }
+
+
+def made_up(setting: Setting, method: Method, state: ServerState, seed: int = 0) -> Iterator[Update]:
+    """Replies as clients would send them, with random changes."""
+    generator = torch.Generator().manual_seed(seed)
+    for client in setting.clients:
+        task = assigned(method, setting, state, client)
+        yield update_of(client, task, shaken(dict(task.tensors), generator))
+
+
+def one_round(setting: Setting, method: Method, state: ServerState, seed: int = 0) -> tuple[list[Update], ServerState]:
+    updates = list(made_up(setting, method, state, seed))
+    return updates, collected(setting, method, state, updates)
+
+
+def collected(setting: Setting, method: Method, state: ServerState, updates: list[Update]) -> ServerState:
+    collector = method.collect(setting, state)
+    for update in updates:
+        collector.add(update)
+    return collector.finish()
+
+
+def held(update: Update, name: str) -> Tensor:
+    """A mask of the full shape: what the client held."""
+    return update.task.index_map.masks()[name]
+
+
+def dense(update: Update, name: str, elsewhere: Tensor) -> Tensor:
+    """The client's tensor in the full shape, with the values of `elsewhere` where it held nothing."""
+    full = elsewhere.clone()
+    full[held(update, name)] = update.reply.tensors[name].reshape(-1)
+    return full
+
+
+def local_of(
+    model: nn.Module,
+    setting: Setting,
+    client: Client,
+    *,
+    round: int = 0,
+    classes: tuple[int, ...] = tuple(range(10)),
+    samples: int = 16,
+    epochs: int = 1,
+    momentum: float = 0.0,
+) -> Local:
+    """A client with random images of some classes, four to a batch."""
+    generator = torch.Generator().manual_seed(100 + client.index)
+    images = torch.randn(samples, *setting.example.shape[1:], generator=generator, dtype=setting.example.dtype)
+    labels = torch.tensor(classes)[torch.arange(samples) % len(classes)]
+    training = LocalTraining(epochs, batch_size=4, learning_rate=0.1, momentum=momentum, weight_decay=0.0)
+    return Local(
+        client=client,
+        round=round,
+        model=model,
+        groups=setting.groups,
+        data=LocalData(images, labels, lambda batch: batch),
+        training=training,
+        count=MacCounter(setting.example),
+        seed=setting.seed,
+        device=torch.device("cpu"),
+    )
