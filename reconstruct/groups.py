@@ -66,7 +66,9 @@ class ChannelGroups:
         self._closures = {name: in_model(found, model) for name, found in whole.items()}
         self._layers = _layers(model, self._closures)
         self.sizes: Mapping[str, int] = MappingProxyType(sizes)
-        self.units = MappingProxyType({name: units(found, sizes[name]) for name, found in whole.items()})
+        self.units: Mapping[str, Tensor] = MappingProxyType(
+            {name: units(found, sizes[name]) for name, found in whole.items()}
+        )
         self.skipped: Mapping[str, str] = MappingProxyType({})
 
     @classmethod
@@ -201,6 +203,7 @@ class ChannelGroups:
         skipped = {name: error for name in self.names if (error := self._trial_error([name], inputs)) is not None}
         self.skipped = MappingProxyType(skipped)
         self.sizes = MappingProxyType({name: size for name, size in self.sizes.items() if name not in skipped})
+        self.units = MappingProxyType({name: self.units[name] for name in self.sizes})
         error = self._trial_error(self.names, inputs)
         if error is not None:
             raise MapError(f"each coupled group can be pruned alone, but not all together ({error})")

@@ -72,20 +72,92 @@ class Dense(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
-NETS = {"vgg": Vgg, "resnet": ResNet, "depthwise": Depthwise, "dense": Dense}
+class Grouped(nn.Module):
+    """A grouped convolution and a group norm: channels in the same place of every block go together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = conv_bn(3, 8)
+        self.grouped = conv_bn(8, 12, groups=4)
+        self.normed = nn.Sequential(nn.Conv2d(12, 8, 1), nn.GroupNorm(2, 8), nn.ReLU())
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.normed(self.grouped(self.stem(x))).mean((2, 3)))
+
+
+class Scaled(nn.Module):
+    """Layer scale: parameters that belong to no standard layer; and a buffer outside the state_dict."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = conv_bn(3, 8)
+        self.branch = nn.Sequential(nn.Conv2d(8, 16, 1), nn.GELU(), nn.Conv2d(16, 8, 1))
+        self.gamma = nn.Parameter(torch.ones(8, 1, 1))
+        self.head = nn.Linear(8, 5)
+        self.register_buffer("scale", torch.tensor(2.0), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.head((x + self.gamma * self.branch(x) * self.scale).mean((2, 3)))
+
+
+class Attention(nn.Module):
+    """Multi-head attention as timm writes it; the heads are attributes that torch-pruning leaves to the user."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.num_heads, self.head_dim = heads, width // heads
+        self.scale = self.head_dim**-0.5
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, tokens, _ = x.shape
+        qkv = self.qkv(x).reshape(batch, tokens, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
+        q, k, v = qkv.unbind(0)
+        weights = (q @ k.transpose(-2, -1) * self.scale).softmax(-1)
+        return self.proj((weights @ v).transpose(1, 2).reshape(batch, tokens, self.num_heads * self.head_dim))
+
+
+class Vit(nn.Module):
+    """One transformer block over patches, with a class token and position embeddings as bare parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 12, 4, 4)
+        self.token = nn.Parameter(torch.randn(1, 1, 12))
+        self.position = nn.Parameter(torch.randn(1, 5, 12))
+        self.norm1, self.norm2, self.norm = nn.LayerNorm(12), nn.LayerNorm(12), nn.LayerNorm(12)
+        self.attention = Attention(12, 3)
+        self.mlp = nn.Sequential(nn.Linear(12, 16), nn.GELU(), nn.Linear(16, 12))
+        self.head = nn.Linear(12, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1) + self.position
+        x = x + self.attention(self.norm1(x))
+        x = x + self.mlp(self.norm2(x))
+        return self.head(self.norm(x)[:, 0])
+
+
+CONVOLUTIONAL = {"vgg": Vgg, "resnet": ResNet, "depthwise": Depthwise, "dense": Dense, "scaled": Scaled}
+NETS = {**CONVOLUTIONAL, "grouped": Grouped, "vit": Vit}
 
 
 def net(name: str, seed: int = 0) -> nn.Module:
-    """A network in evaluation mode whose batch-norm statistics are those of no default."""
+    """A network in evaluation mode whose norms hold no default values."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = NETS[name]()
         for module in model.modules():
-            if isinstance(module, nn.BatchNorm2d):
+            if isinstance(module, nn.BatchNorm2d | nn.LayerNorm | nn.GroupNorm):
                 nn.init.uniform_(module.weight, 0.5, 1.5)
                 nn.init.normal_(module.bias)
+            if isinstance(module, nn.BatchNorm2d):
                 nn.init.normal_(module.running_mean)
                 nn.init.uniform_(module.running_var, 0.5, 2.0)
+                module.num_batches_tracked.fill_(7)
     return model.eval()
 
 
