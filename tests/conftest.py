@@ -1,12 +1,8 @@
 """What all tests share."""
 
-import sys
-from pathlib import Path
-
 import torch
 from hypothesis import settings
 
-sys.path.insert(0, str(Path(__file__).parent))
 torch.set_num_threads(1)  # tensors here are small: a second thread costs more than it gives
 
 settings.register_profile("shared", deadline=None, max_examples=50)  # machines are shared: times say nothing
