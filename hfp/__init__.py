@@ -10,19 +10,41 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hfp import importance, reconstruct
+    from hfp.budget import Budget
     from hfp.engine import simulate
     from hfp.errors import InputError
     from hfp.experiment import Experiment
     from hfp.models import create_model
+    from hfp.pruning import PruneResult, prune
+    from hfp.reconstruct import load_pruned
     from hfp.records import Run
+    from hfp.storing import save_pruned
 
-__all__ = ["Experiment", "InputError", "Run", "create_model", "importance", "reconstruct", "simulate"]
+__all__ = [
+    "Budget",
+    "Experiment",
+    "InputError",
+    "PruneResult",
+    "Run",
+    "create_model",
+    "importance",
+    "load_pruned",
+    "prune",
+    "reconstruct",
+    "save_pruned",
+    "simulate",
+]
 
 _HOMES = {
+    "Budget": "hfp.budget",
     "Experiment": "hfp.experiment",
     "InputError": "hfp.errors",
+    "PruneResult": "hfp.pruning",
     "Run": "hfp.records",
     "create_model": "hfp.models",
+    "load_pruned": "hfp.reconstruct",
+    "prune": "hfp.pruning",
+    "save_pruned": "hfp.storing",
     "simulate": "hfp.engine",
 }
 

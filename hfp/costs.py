@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+import time
 from functools import partial
 from typing import Any
 
@@ -80,3 +82,30 @@ class MacCounter:
 def parameters(model: nn.Module) -> int:
     """How many parameters the model has; shared ones count once."""
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def state_bytes(model: nn.Module) -> int:
+    """The bytes of the state: parameters and buffers, shared ones once."""
+    tensors = {id(tensor): tensor for tensor in model.state_dict(keep_vars=True).values()}
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+
+
+def latency(model: nn.Module, example_inputs: Any, repeats: int = 9) -> float:
+    """Seconds of one forward pass on this machine, in evaluation mode: the median of `repeats` after two to warm up."""
+    modes = {module: module.training for module in model.modules()}
+    inputs = example_inputs if isinstance(example_inputs, (tuple, list)) else (example_inputs,)
+    on_gpu = any(parameter.is_cuda for parameter in model.parameters())
+    seconds: list[float] = []
+    try:
+        model.eval()
+        with torch.no_grad():
+            for _ in range(repeats + 2):
+                start = time.perf_counter()
+                model(*inputs)
+                if on_gpu:
+                    torch.cuda.synchronize()
+                seconds.append(time.perf_counter() - start)
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    return statistics.median(seconds[2:])

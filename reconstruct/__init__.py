@@ -2,6 +2,7 @@
 
 from hfp.reconstruct.aggregate import RULES, Aggregator
 from hfp.reconstruct.compact import compact_model
+from hfp.reconstruct.coupling import Coupling
 from hfp.reconstruct.errors import MapError
 from hfp.reconstruct.files import Pruned, PrunedFile, load_pruned, read_pruned, save_pruned
 from hfp.reconstruct.groups import ChannelGroups
@@ -15,6 +16,7 @@ __all__ = [
     "RULES",
     "Aggregator",
     "ChannelGroups",
+    "Coupling",
     "IndexMap",
     "MapError",
     "Plan",

@@ -1,0 +1,137 @@
+"""What a pruning did to every layer, as plain values and as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.table import Table
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
+
+from hfp.reconstruct import IndexMap
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """One layer.
+
+    kind: its class. before, after: its output channels (of a norm or another layer: its channels). inputs: read
+        channels before
+    and after. parameters: before and after. reason: why it keeps all its outputs; None if it lost some.
+    """
+
+    name: str
+    kind: str
+    before: int
+    after: int
+    inputs: tuple[int, int] | None
+    parameters: tuple[int, int]
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class PruneReport:
+    """What was asked for and what came out.
+
+    costs: "macs" (of one forward pass of the example inputs), "params", "bytes" and, where it was measured, "latency"
+        (seconds),
+    each before and after. ratio: the share of all channels of the coupled groups that is gone. unknown: operations that
+    are not followed.
+    """
+
+    budget: str
+    criterion: str
+    ratio: float
+    costs: Mapping[str, tuple[float, float]]
+    layers: tuple[LayerReport, ...]
+    unknown: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+    def table(self) -> Table:
+        """One row a layer, and the total."""
+        return layer_table(self.layers, self.costs)
+
+
+def layer_table(layers: tuple[LayerReport, ...], costs: Mapping[str, tuple[float, float]]) -> Table:
+    """One row a layer, and one for each cost of the whole model."""
+    table = Table()
+    for column, justify in (
+        ("layer", "left"),
+        ("inputs", "right"),
+        ("channels", "right"),
+        ("parameters", "right"),
+        ("left alone because", "left"),
+    ):
+        table.add_column(column, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    for layer in layers:
+        table.add_row(
+            layer.name,
+            _pair(*layer.inputs) if layer.inputs else "",
+            _pair(layer.before, layer.after),
+            _pair(*layer.parameters),
+            layer.reason or "",
+        )
+    table.add_section()
+    for name, (before, after) in costs.items():
+        share = f"{after / before:.1%} of the full model's" if before else ""
+        table.add_row(f"total {name}", "", "", _pair(before, after), share)
+    return table
+
+
+def _pair(before: float, after: float) -> str:
+    text = "{:,}" if isinstance(before, int) else "{:.4g}"
+    return text.format(before) if before == after else f"{text.format(before)} → {text.format(after)}"
+
+
+def layer_reports(
+    model: nn.Module, index_map: IndexMap, reason: Callable[[str, int], str | None] | None = None
+) -> tuple[LayerReport, ...]:
+    """Every layer of a full model that has parameters, with what a map keeps of it.
+
+    Args:
+        model: the full model.
+        index_map: what is kept.
+        reason: (tensor, dimension) -> why nothing of it can be removed.
+    """
+    return tuple(_layer_reports(model, index_map, reason))
+
+
+def _layer_reports(
+    model: nn.Module, index_map: IndexMap, reason: Callable[[str, int], str | None] | None
+) -> Iterator[LayerReport]:
+    for name, module in model.named_modules():
+        own = {key: parameter for key, parameter in module.named_parameters(recurse=False) if parameter is not None}
+        if not own:
+            continue
+        maps = {key: index_map.tensors[f"{name}.{key}" if name else key] for key in own}
+        sizes = (sum(p.numel() for p in own.values()), sum(_entries(m.compact_shape) for m in maps.values()))
+        key = "weight" if "weight" in own else max(own, key=lambda each: own[each].numel())
+        out, entering = _dims(module, own[key].dim())
+        before, after = maps[key].shape[out], maps[key].compact_shape[out]
+        inputs = None if entering is None else (maps[key].shape[entering], maps[key].compact_shape[entering])
+        why = None
+        if before == after:
+            why = reason(f"{name}.{key}" if name else key, out) if reason else None
+            why = why or ("the budget is met without it" if reason else None)
+        yield LayerReport(name or "(model)", type(module).__name__, before, after, inputs, sizes, why)
+
+
+def _dims(module: nn.Module, rank: int) -> tuple[int, int | None]:
+    """The dimensions of a layer's weight that count its outputs and its inputs."""
+    if isinstance(module, _ConvNd):
+        return (1, 0) if module.transposed else (0, 1)
+    if isinstance(module, nn.Linear):
+        return 0, 1
+    return max(rank - 1, 0), None
+
+
+def _entries(shape: tuple[int, ...]) -> int:
+    entries = 1
+    for size in shape:
+        entries *= size
+    return entries

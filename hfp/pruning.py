@@ -1,0 +1,225 @@
+"""Prune a model to a budget in one call: plan, check, apply."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hfp import importance as criteria
+from hfp.budget import Budget
+from hfp.costs import latency, macs, parameters, state_bytes
+from hfp.errors import InputError
+from hfp.layers_report import PruneReport, layer_reports
+from hfp.reconstruct import IndexMap, MapError, Plan, compact_model
+from hfp.reconstruct.coupling import Coupling
+from hfp.schedule import Bundle, Order, Rules, meet
+
+Importance = str | Callable[[Any], Tensor]
+_CHECKS = 12  # rounds of leaving alone what the check finds
+
+
+@dataclass(frozen=True)
+class PruneResult:
+    """A pruned model. model: compact. index_map: its place in the full model. report: what happened to every layer."""
+
+    model: nn.Module
+    index_map: IndexMap
+    report: PruneReport
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `prune` was asked for."""
+
+    importance: Importance
+    data: Any
+    loss_fn: Callable[..., Tensor] | None
+    rules: Rules
+    ignored_layers: tuple[str, ...]
+    prune_heads: bool
+
+    @property
+    def criterion(self) -> str:
+        """The criterion's name."""
+        return self.importance if isinstance(self.importance, str) else type(self.importance).__name__
+
+
+def prune(
+    model: nn.Module,
+    example_inputs: Any,
+    budget: Budget,
+    *,
+    importance: Importance = "l2",
+    data: Any = None,
+    loss_fn: Callable[..., Tensor] | None = None,
+    ranking: str = "layer",
+    round_to: int | None = None,
+    min_channels: int = 1,
+    ignored_layers: Iterable[nn.Module | str] = (),
+    prune_heads: bool = True,
+    steps: int = 1,
+) -> PruneResult:
+    """Remove the least important channels of a model until it meets a budget.
+
+    Nothing of the caller's is changed: the model, its mode, gradients and buffers, and the random number generators
+    stay as they are. Weights may be frozen. What can't be removed exactly is left alone, and the report says why.
+
+    Args:
+        model: the full model, on any device but meta.
+        example_inputs: what the model is called with; a tuple or list is unpacked, a dict are keywords.
+        budget: what shall remain, met from below within 2 % (a latency: from below).
+        importance: a criterion's name (`hfp.importance.names()`), or any callable from a torch-pruning group to one
+            score a channel, lowest removed first.
+        data: batches for criteria that need data.
+        loss_fn: `(outputs, targets) -> loss` for those criteria.
+        ranking: "layer" (every group loses the same share) or "global" (the lowest scores of the whole model go first).
+        round_to: leave a multiple of this many channels in every layer that is pruned.
+        min_channels: what every layer keeps.
+        ignored_layers: modules or their names; their output channels stay. The model's outputs always stay.
+        prune_heads: attention loses whole heads; otherwise a part of every head, where that is exact.
+        steps: in how many steps to go, scoring again before each.
+
+    Raises:
+        InputError: something given can't be used, or the budget can't be met; the message says what can be reached.
+        MapError: the model does not run on the inputs, or nothing of it can be removed exactly.
+    """
+    _check(model, budget, importance, data, loss_fn, steps)
+    rules = Rules(ranking, round_to, min_channels)
+    names = {module: name for name, module in model.named_modules()}
+    ignored = tuple(layer if isinstance(layer, str) else names.get(layer, repr(layer)) for layer in ignored_layers)
+    request = Request(importance, data, loss_fn, rules, ignored, prune_heads)
+    with torch.random.fork_rng():
+        return _pruned(model, example_inputs, budget, request, steps)
+
+
+def _check(model: nn.Module, budget: Budget, importance: Importance, data: Any, loss_fn: Any, steps: int) -> None:
+    if not isinstance(model, nn.Module) or not isinstance(budget, Budget):
+        raise InputError(f"expected a module and a Budget, got {type(model).__name__} and {type(budget).__name__}")
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise InputError(
+            "the model is on the meta device, so there are no weights to prune; Coupling.trace plans without weights"
+        )
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+        raise InputError(f"steps is a whole number, at least 1, not {steps!r}")
+    if not isinstance(importance, str):
+        if not callable(importance):
+            raise InputError(f"importance is a criterion's name or a callable, not {type(importance).__name__}")
+        return
+    needs = criteria.describe(importance).needs
+    if needs == "variation":
+        raise InputError(
+            f"criterion {importance!r} scores what a server knows from rounds of training; choose another one here"
+        )
+    if needs == "data" and (data is None or loss_fn is None):
+        raise InputError(f"criterion {importance!r} needs data (batches of inputs and targets) and loss_fn")
+
+
+def _pruned(model: nn.Module, example_inputs: Any, budget: Budget, request: Request, steps: int) -> PruneResult:
+    full = _costs(model, example_inputs, budget)
+    stage, total, left = model, IndexMap.identity(model), 1.0
+    couplings: list[Coupling] = []
+    for step in range(1, steps + 1):
+        coupling, plan = _plan(stage, example_inputs, budget.part(step, steps), request, full)
+        index_map = coupling.index_map(plan)
+        stage, total, left = compact_model(stage, index_map), total.then(index_map), left * (1 - plan.ratio)
+        couplings.append(coupling)
+    for compact, parent in zip(stage.modules(), model.modules(), strict=True):
+        compact.training = parent.training
+    after = _costs(stage, example_inputs, budget)
+    report = PruneReport(
+        budget=str(budget),
+        criterion=request.criterion,
+        ratio=1 - left,
+        costs={name: (before, after[name]) for name, before in full.items()},
+        layers=layer_reports(model, total, couplings[0].reason),
+        unknown=tuple(sorted(couplings[0].unknown)),
+    )
+    return PruneResult(stage, total, report)
+
+
+def _costs(model: nn.Module, example_inputs: Any, budget: Budget) -> dict[str, float]:
+    found: dict[str, float] = {
+        "macs": macs(model, example_inputs),
+        "params": parameters(model),
+        "bytes": state_bytes(model),
+    }
+    if budget.kind == "latency":
+        found["latency"] = latency(model, example_inputs)
+    return found
+
+
+def _plan(
+    model: nn.Module, example_inputs: Any, budget: Budget, request: Request, full: Mapping[str, float]
+) -> tuple[Coupling, Plan]:
+    """A plan that meets the budget and that the check finds nothing wrong with."""
+    coupling = Coupling.trace(model, example_inputs, request.ignored_layers, request.prune_heads)
+    criterion = _criterion(model, request)
+    for _ in range(_CHECKS):
+        if not coupling.names:
+            raise MapError(f"nothing can be removed from this model: {_why_nothing(coupling)}")
+        order = Order.of(_bundles(coupling, model, criterion), request.rules)
+        plan = coupling.plan(_kept(order, coupling, model, example_inputs, budget, full))
+        checked = coupling.checked(model, example_inputs, plan)
+        if checked is coupling:
+            return coupling, plan
+        coupling = checked
+    raise MapError(
+        f"after {_CHECKS} attempts the compact model still does not compute what it should: {_why_nothing(coupling)}"
+    )
+
+
+def _why_nothing(coupling: Coupling) -> str:
+    return "; ".join(dict.fromkeys(list(coupling.left_alone.values())[-3:])) or "it has no channels"
+
+
+def _criterion(model: nn.Module, request: Request) -> Callable[[Any], Tensor]:
+    found = criteria.create(request.importance) if isinstance(request.importance, str) else request.importance
+    if request.data is not None and hasattr(found, "accumulate"):
+        found.accumulate(model, request.data, request.loss_fn)
+    return found
+
+
+def _bundles(coupling: Coupling, model: nn.Module, criterion: Callable[[Any], Tensor]) -> list[Bundle]:
+    groups = coupling.groups_of(model)
+    scores = {name: _scores(name, criterion(groups(name)), coupling.sizes[name]) for name in coupling.names}
+    linked = [
+        *coupling.linked,
+        *((name,) for name in coupling.names if not any(name in names for names in coupling.linked)),
+    ]
+    return [
+        Bundle({name: scores[name] for name in names}, {name: coupling.layer_channels(name) for name in names})
+        for names in linked
+    ]
+
+
+def _scores(name: str, scores: Any, size: int) -> Tensor:
+    if not isinstance(scores, Tensor) or scores.shape != (size,):
+        found = f"shape {list(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
+        raise InputError(
+            f"the criterion should give one score for each of the {size} channels of {name}; it gave {found}"
+        )
+    if not torch.isfinite(scores).all():
+        raise InputError(f"the criterion's scores for {name} are not all finite")
+    return scores.detach()
+
+
+def _kept(
+    order: Order, coupling: Coupling, model: nn.Module, example_inputs: Any, budget: Budget, full: Mapping[str, float]
+) -> dict[str, list[int]]:
+    if budget.kind == "ratio":
+        return order.until(budget.share)
+
+    def cost(kept: Mapping[str, Sequence[int]]) -> float:
+        plan = coupling.plan(kept)
+        if budget.kind == "latency":
+            return latency(compact_model(model, coupling.index_map(plan)), example_inputs) / full["latency"]
+        compact, inputs = coupling.compact_skeleton(plan)
+        if budget.kind == "macs":
+            return macs(compact, inputs) / full["macs"]
+        return (parameters(compact) if budget.kind == "params" else state_bytes(compact)) / full[budget.kind]
+
+    return meet(order, budget.share, cost, budget.kind, exact=budget.kind != "latency")

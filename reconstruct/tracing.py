@@ -1,0 +1,209 @@
+"""Run a model once and follow every channel through every operation."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from hfp.reconstruct import rules_layers, rules_shapes  # noqa: F401  (they register their rules)
+from hfp.reconstruct._twin import tensors_of
+from hfp.reconstruct.labels import Labels, Line, Lines
+from hfp.reconstruct.rules import RULES, Notes, Operation, Stated, opaque, pointwise, tensors_in
+
+Key = tuple[str, str, int]
+"""A call's name: (module, operation, how often this module has called this operation)."""
+
+_SYNONYMS = {"_unsafe_view": "view", "reshape": "view", "_reshape_alias": "view"}
+
+
+@dataclass(frozen=True)
+class Call:
+    """One operation of a trace.
+
+    inputs: lines of its tensor arguments. outputs, shapes: lines and shapes of its results. stated: sizes given as
+    numbers. reduces: it computes a statistic over a dimension that can lose indices.
+    """
+
+    key: Key
+    inputs: tuple[Lines, ...]
+    outputs: tuple[Lines, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    stated: tuple[Stated, ...]
+    reduces: bool
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What one forward pass says about a model's indices.
+
+    tensors: state or parameter name -> its lines. calls: every operation, in order. channels: module -> lines (in, out)
+    of a grouped convolution. groups: module -> the line of its groups. unknown: operations that no rule knows.
+    """
+
+    labels: Labels
+    tensors: Mapping[str, Lines]
+    calls: Mapping[Key, Call]
+    channels: Mapping[str, tuple[Line, Line]]
+    groups: Mapping[str, Line]
+    unknown: frozenset[str]
+
+
+def trace(model: nn.Module, example_inputs: Any) -> Trace:
+    """Follow the channels of `model` through one forward pass, in evaluation mode and without gradients.
+
+    Args:
+        model: in evaluation mode; not changed. On the meta device nothing is computed.
+        example_inputs: what the model is called with; a tuple or list is unpacked, a dict are keywords.
+    """
+    model = copy.deepcopy(model)  # a forward pass may leave caches behind
+    follower = _Follower(model)
+    with running(model) as path, torch.no_grad(), _ScaledAttention(follower), follower:
+        follower.path = path
+        output = call(model, example_inputs)
+    for tensor in tensors_in(output):
+        for line in follower.lines(tensor):
+            follower.labels.fix(line, "it is an output of the model")
+    return Trace(
+        follower.labels,
+        follower.tensors,
+        follower.calls,
+        follower.channels,
+        follower.groups,
+        frozenset(follower.unknown),
+    )
+
+
+def call(model: nn.Module, example_inputs: Any) -> Any:
+    """The model's output for example inputs given as one value, a tuple or list of arguments, or a dict of keywords."""
+    if isinstance(example_inputs, Mapping):
+        return model(**example_inputs)
+    return model(*example_inputs) if isinstance(example_inputs, list | tuple) else model(example_inputs)
+
+
+@contextmanager
+def running(model: nn.Module) -> Iterator[list[str]]:
+    """The names of the modules that are running, innermost last; attention runs as plain products on every device."""
+    path: list[str] = []
+
+    def leave(*_: object) -> None:
+        path.pop()
+
+    handles = []
+    for name, module in model.named_modules():
+        handles.append(module.register_forward_pre_hook(lambda *_, name=name: path.append(name)))
+        handles.append(module.register_forward_hook(leave, always_call=True))
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield path
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class CallCounter(TorchDispatchMode):
+    """Names the calls of a forward pass as `Key`s."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.path: list[str] = []
+        self._counts: Counter[tuple[str, str]] = Counter()
+
+    def key(self, function: Any) -> Key:
+        """The name of the call that is under way."""
+        name = function._schema.name.split("::")[1]
+        name = name[:-1] if name.endswith("_") else name
+        place = (self.path[-1] if self.path else "", _SYNONYMS.get(name, name))
+        self._counts[place] += 1
+        return (*place, self._counts[place])
+
+
+class _Follower(CallCounter):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.labels = Labels()
+        self.calls: dict[Key, Call] = {}
+        self.channels: dict[str, tuple[Line, Line]] = {}
+        self.groups: dict[str, Line] = {}
+        self.unknown: set[str] = set()
+        self.tensors: dict[str, Lines] = {}
+        for name, tensor in tensors_of(model):
+            if not hasattr(tensor, "_hfp_lines"):
+                numbers = tensor.is_floating_point()  # tables of integers index other tensors: they are never cut
+                _label(tensor, tuple(self.labels.fresh(size) if numbers else None for size in tensor.shape))
+            self.tensors[name] = self.lines(tensor)
+
+    def lines(self, tensor: Tensor) -> Lines:
+        """A tensor's lines; one that no operation of the trace made is a constant of fixed size."""
+        return getattr(tensor, "_hfp_lines", (None,) * tensor.dim())
+
+    def where(self) -> str:
+        return (self.path[-1] if self.path else "") or "the model"
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        outputs = tuple(tensors_in(result))
+        key = self.key(function)
+        if not outputs:
+            return result
+        notes = Notes([])
+        op = Operation(key[1], args, kwargs or {}, outputs, self.where(), self.labels, self.lines, notes)
+        fallback = pointwise if torch.Tag.pointwise in function.tags else opaque
+        inputs = tuple(self.lines(tensor) for tensor in op.tensors)
+        found = RULES.get(key[1], fallback)(op)
+        each = found if isinstance(found, list) else [found]
+        for output, lines in zip(outputs, each, strict=True):
+            _label(output, lines)
+        self._note(key, inputs, tuple(each), outputs, notes)
+        return result
+
+    def _note(
+        self, key: Key, inputs: tuple[Lines, ...], lines: tuple[Lines, ...], outputs: tuple[Tensor, ...], notes: Notes
+    ) -> None:
+        shapes = tuple(tuple(output.shape) for output in outputs)
+        sizes = [
+            (size, line)
+            for shape, each in zip(shapes, lines, strict=True)
+            for size, line in zip(shape, each, strict=True)
+        ]
+        stated = tuple((size, line) for size, line in [*notes.stated, *sizes] if line is not None and size > 1)
+        self.calls[key] = Call(key, inputs, lines, shapes, stated, notes.reduces)
+        if notes.channels is not None:
+            self.channels[key[0]] = notes.channels
+        if notes.groups is not None:
+            self.groups[key[0]] = notes.groups
+        if not notes.followed:
+            self.unknown.add(key[1])
+
+
+class _ScaledAttention(TorchFunctionMode):
+    """Attention divides by the root of the head's size unless it is given a scale: such a size can't change."""
+
+    def __init__(self, follower: _Follower) -> None:
+        super().__init__()
+        self._follower = follower
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if function is F.scaled_dot_product_attention and kwargs.get("scale") is None:
+            query = args[0] if args else kwargs["query"]
+            reason = f"{self._follower.where()}: attention is scaled by the size of this dimension"
+            self._follower.labels.fix(self._follower.lines(query)[-1], reason)
+        return function(*args, **kwargs)
+
+
+def _label(tensor: Tensor, lines: Lines) -> None:
+    expected = tuple(tensor.shape)
+    found = tuple(size if line is None else len(line) for size, line in zip(expected, lines, strict=True))
+    assert found == expected, f"a rule gave lines of sizes {found} to a tensor of shape {expected}"
+    tensor._hfp_lines = lines  # type: ignore[attr-defined]
