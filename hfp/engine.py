@@ -11,13 +11,15 @@ import torch
 
 from hfp import batchnorm
 from hfp.client import LocalData, batches, evaluate
-from hfp.costs import TRAINING_FACTOR, MacCounter, macs, parameters
+from hfp.cohort import Cohort, asked_clients
+from hfp.costs import TRAINING_FACTOR, macs, parameters
+from hfp.exchange import Exchange
 from hfp.experiment import Experiment
 from hfp.federation import Federation, needs_reestimation, set_up
-from hfp.methods import Client, Local, ServerState, State, Update
-from hfp.payload import layout, pack, unpack
+from hfp.methods import Collector, ServerState, State
+from hfp.payload import pack
 from hfp.reconstruct import IndexMap, compact_model
-from hfp.records import ClientRecord, Cost, RoundRecord, Run
+from hfp.records import LATE, ClientRecord, Cost, RoundRecord, Run
 
 
 @dataclass(frozen=True)
@@ -49,21 +51,17 @@ def simulate(experiment: Experiment, on_round: Callable[[Outcome], None] | None 
 
 def rounds(federation: Federation, on_client: Callable[[ClientRecord], None] | None = None) -> Iterator[Outcome]:
     """Yield each round's outcome as it ends; `on_client` is called after every client of a round."""
-    state = federation.method.start(federation.setting, federation.initial)
-    evaluator = _Evaluator(federation)
-    trainer = _Trainer(federation)
-    for _ in range(federation.experiment.rounds):
+    experiment, method, setting = federation.experiment, federation.method, federation.setting
+    state = method.start(setting, federation.initial)
+    evaluator, exchange = _Evaluator(federation), Exchange(federation)
+    cohort = Cohort(experiment, setting.clients)
+    for _ in range(experiment.rounds):
         begun = time.perf_counter()
-        phase = federation.method.phase(state)
-        collector = federation.method.collect(federation.setting, state)
-        records = []
-        for client in federation.method.select(federation.setting, state, federation.setting.clients):
-            update, client_record = trainer.run(state, client, federation.shards[client.index])
-            collector.add(update)
-            records.append(client_record)
-            if on_client is not None:
-                on_client(client_record)
-        state = evaluator.refresh(collector.finish())
+        phase = method.phase(state)
+        collector = method.collect(setting, state)
+        records, heard = _ask_clients(federation, state, cohort, exchange, collector, on_client)
+        after = collector.finish() if heard else dataclasses.replace(state, round=state.round + 1)
+        state = evaluator.refresh(after)
         accuracy, loss = evaluator.score(state)
         record = RoundRecord(
             round=state.round,
@@ -73,68 +71,63 @@ def rounds(federation: Federation, on_client: Callable[[ClientRecord], None] | N
             clients=tuple(records),
             statistics=evaluator.traffic,
             seconds=time.perf_counter() - begun,
+            deadline=experiment.deadline,
         )
         yield Outcome(record, state)
 
 
+def _ask_clients(
+    federation: Federation,
+    state: ServerState,
+    cohort: Cohort,
+    exchange: Exchange,
+    collector: Collector,
+    on_client: Callable[[ClientRecord], None] | None,
+) -> tuple[list[ClientRecord], int]:
+    """Train this round's clients and collect what comes back: their records, and how many replies were collected."""
+    method, setting = federation.method, federation.setting
+    asked, records, heard = cohort.asked(state.round), [], 0
+    for client in method.select(setting, state, asked) if asked else ():
+        if cohort.drops_out(state.round, client):
+            record = exchange.lose(state, client)
+        else:
+            update, record = exchange.run(state, client)
+            if cohort.admit(state.round, update):
+                collector.add(update)
+                heard += 1
+            else:
+                record = dataclasses.replace(record, status=LATE)
+        records.append(record)
+        if on_client is not None:
+            on_client(record)
+    for update in cohort.arrivals(state.round):
+        rebased = method.rebase(setting, state, update)
+        if rebased is not None:
+            collector.add(rebased)
+            heard += 1
+    return records, heard
+
+
 def full_cost(federation: Federation) -> Cost:
-    """What one round costs when every client trains the full model, as FedAvg does."""
+    """What one round costs when the clients that are asked train the full model, as FedAvg has them do."""
     message = len(pack(federation.initial))
-    samples = sum(client.samples for client in federation.setting.clients) * federation.experiment.epochs
-    clients = len(federation.setting.clients)
+    experiment, clients = federation.experiment, federation.setting.clients
+    samples = sum(client.samples for client in clients) * experiment.epochs
     forward = macs(federation.model, federation.setting.example)
+    asked = asked_clients(experiment.participation, len(clients))
     return Cost(
-        bytes_down=message * clients,
-        bytes_up=message * clients,
-        training_macs=TRAINING_FACTOR * forward * samples,
+        bytes_down=message * asked,
+        bytes_up=message * asked,
+        training_macs=TRAINING_FACTOR * forward * samples * asked // len(clients),
         forward_macs=forward,
         parameters=parameters(federation.model),
+        seconds=max(
+            client.device.seconds(
+                message, TRAINING_FACTOR * forward * client.samples * experiment.epochs, message
+            ).total
+            for client in clients
+        ),
     )
-
-
-class _Trainer:
-    """Sends a task, has it done, takes the reply; everything passes through the bytes that would cross the wire."""
-
-    def __init__(self, federation: Federation) -> None:
-        self._federation = federation
-        self._count = MacCounter(federation.setting.example)
-
-    def run(self, state: ServerState, client: Client, data: LocalData) -> tuple[Update, ClientRecord]:
-        federation = self._federation
-        method, setting = federation.method, federation.setting
-        task = method.send(setting, state, client, method.plan(setting, state, client))
-        down = pack(task.tensors)
-        received = dataclasses.replace(task, tensors=unpack(down, layout(task.tensors)))
-        reply = method.train(self._local(state, client, data), received)
-        up = pack(reply.tensors)
-        reply = dataclasses.replace(reply, tensors=unpack(up, layout(reply.tensors)))
-        record = ClientRecord(
-            client=client.index,
-            ratio=client.ratio,
-            samples=client.samples,
-            steps=reply.steps,
-            loss=reply.loss,
-            bytes_down=len(down),
-            bytes_up=len(up),
-            parameters=reply.parameters,
-            forward_macs=reply.forward_macs,
-            training_macs=reply.training_macs,
-        )
-        return Update(client, task, reply, federation.training.step_size), record
-
-    def _local(self, state: ServerState, client: Client, data: LocalData) -> Local:
-        federation = self._federation
-        return Local(
-            client=client,
-            round=state.round,
-            model=federation.model,
-            groups=federation.setting.groups,
-            data=data,
-            training=federation.training,
-            count=self._count,
-            seed=federation.experiment.seed,
-            device=federation.device,
-        )
 
 
 class _Evaluator:

@@ -11,6 +11,7 @@ from typing import Any
 
 from hfp.batchnorm import POLICIES
 from hfp.data import datasets, schemes
+from hfp.devices import Device, parse_device
 from hfp.errors import InputError, unknown
 from hfp.methods import create_method
 
@@ -18,6 +19,24 @@ RANKS: Mapping[int, tuple[float, float]] = MappingProxyType(
     {0: (0.25, 0.0), 1: (0.25, 0.5), 2: (0.5, 0.75), 3: (0.75, 0.9)}
 )
 """Device ranks of arXiv 2603.12591: half of the clients prune the first share of their channels, half the second."""
+
+LIMITS: Mapping[str, str] = MappingProxyType(
+    {
+        "macs": "share of the full model's multiply-accumulates",
+        "params": "share of the full model's parameters",
+        "bytes": "bytes a round, down and up together",
+        "seconds": "seconds a round on the client's device: download, training, upload",
+    }
+)
+"""What a client's budget may limit."""
+
+LATE: Mapping[str, str] = MappingProxyType(
+    {
+        "discard": "the client is told to stop and its reply is lost",
+        "join": "the client goes on, and its change joins the round in which it arrives",
+    }
+)
+"""What becomes of replies after the deadline."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +47,12 @@ class Experiment:
     without it `rank` gives the paper's pairs (`RANKS`). `options` are the method's own settings, by name.
     `train_images` keeps that many training images (a stratified subset); the test set stays whole. `image_size` is the
     side in pixels of an image folder's images.
+
+    A client's device is a `profile` (`hfp.devices`: a name or MACS:DOWN:UP); several are dealt out in turn. They say
+    what a round takes in simulated time. With a `budget` (`LIMITS`: the most that a client can afford) each client's
+    ratio is the smallest that keeps within it. Every round asks the share `participation` of the clients; each of them
+    drops out with probability `dropout`; replies after `deadline` simulated seconds are `late` (`LATE`). A client keeps
+    its plan for `replan` rounds, 0 for as long as the method's phase lasts.
 
     Raises:
         InputError: a name isn't known (with the nearest known ones) or a number is out of its range.
@@ -55,6 +80,13 @@ class Experiment:
     download: bool = False
     train_images: int | None = None
     image_size: int | None = None
+    profile: str | Sequence[str] = "phone"
+    budget: Mapping[str, float] | None = None
+    participation: float = 1.0
+    dropout: float = 0.0
+    deadline: float | None = None
+    late: str = "discard"
+    replan: int = 1
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -83,12 +115,49 @@ class Experiment:
             raise InputError(f"ratio must be one number or one per client ({self.clients}); found {len(self.ratio)}")
         for ratio in self.ratios:
             _check(0 <= ratio < 1, "ratio", "in [0, 1): the share of channels removed", ratio)
+        self._check_fleet()
         object.__setattr__(self, "options", MappingProxyType(dict(self.options)))
         create_method(self.method, **self.options)
 
+    def _check_fleet(self) -> None:
+        """Check what says how clients differ."""
+        if not isinstance(self.profile, str):
+            object.__setattr__(self, "profile", tuple(self.profile))
+        _check(len(self.profile) > 0, "profile", "the name of a device profile", repr(self.profile))
+        for text in self._profiles:
+            parse_device(text)
+        if self.budget is not None:
+            object.__setattr__(self, "budget", MappingProxyType(dict(self.budget)))
+            _check(
+                self.ratio is None, "budget", "given alone, because ratios follow from it", f"ratio {self.ratio} too"
+            )
+        for name, limit in (self.budget or {}).items():
+            if name not in LIMITS:
+                raise unknown("limit", name, LIMITS)
+            _check(_finite(limit) and limit > 0, f"limit {name}", "a finite number above 0", limit)
+        _check(0 < self.participation <= 1, "participation", "in (0, 1]", self.participation)
+        _check(0 <= self.dropout < 1, "dropout", "in [0, 1)", self.dropout)
+        deadline = self.deadline
+        _check(
+            deadline is None or (_finite(deadline) and deadline > 0), "deadline", "a finite number above 0", deadline
+        )
+        if self.late not in LATE:
+            raise unknown("way with late replies", self.late, LATE)
+        _check(self.replan >= 0, "replan", "at least 0", self.replan)
+
+    @property
+    def devices(self) -> tuple[Device, ...]:
+        """Each client's device."""
+        dealt = tuple(parse_device(text) for text in self._profiles)
+        return tuple(dealt[client % len(dealt)] for client in range(self.clients))
+
+    @property
+    def _profiles(self) -> tuple[str, ...]:
+        return (self.profile,) if isinstance(self.profile, str) else tuple(self.profile)
+
     @property
     def ratios(self) -> tuple[float, ...]:
-        """The share of channels that each client removes."""
+        """The share of channels that each client removes, unless a budget decides."""
         if self.ratio is None:
             first, second = RANKS[self.rank]
             half = (self.clients + 1) // 2
@@ -100,7 +169,8 @@ class Experiment:
     def as_dict(self) -> dict[str, Any]:
         """Plain values, as written to a run's ``config.json``; ``Experiment(**values)`` gives the experiment back."""
         values = {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self)}
-        return {**values, "options": dict(self.options)}
+        budget = None if self.budget is None else dict(self.budget)
+        return {**values, "options": dict(self.options), "budget": budget}
 
 
 def _finite(value: float) -> bool:

@@ -12,6 +12,7 @@ from hfp.client import LocalData, LocalTraining
 from hfp.data import Dataset, load_dataset, partition
 from hfp.errors import InputError
 from hfp.experiment import Experiment
+from hfp.limits import RatioFinder
 from hfp.methods import Client, Method, Setting, State, create_method
 from hfp.models import classifier_of, create_model
 from hfp.reconstruct import ChannelGroups
@@ -64,12 +65,15 @@ def set_up(experiment: Experiment) -> Federation:
         seed=derive(experiment.seed, "partition"),
         minimum=FEWEST_IMAGES,
     )
-    clients = tuple(
-        Client(index, len(share), ratio)
-        for index, (share, ratio) in enumerate(zip(shares, experiment.ratios, strict=True))
-    )
     model = _model(experiment, dataset)
     groups = ChannelGroups.trace(model, torch.zeros(2, *dataset.shape), ignored_layers=[classifier_of(model)])
+    samples = [len(share) for share in shares]
+    clients = tuple(
+        Client(index, *traits)
+        for index, traits in enumerate(
+            zip(samples, _ratios(experiment, model, groups, samples, dataset.shape), experiment.devices, strict=True)
+        )
+    )
     setting = Setting(
         groups=groups,
         parameters=tuple(dict(model.named_parameters())),
@@ -103,6 +107,18 @@ def set_up(experiment: Experiment) -> Federation:
 def needs_reestimation(federation: Federation) -> bool:
     """Whether evaluation asks every client for batch-norm statistics first."""
     return federation.experiment.batch_norm == "reestimate" and batchnorm.has_statistics(federation.model)
+
+
+def _ratios(
+    experiment: Experiment, model: nn.Module, groups: ChannelGroups, samples: list[int], shape: tuple[int, ...]
+) -> tuple[float, ...]:
+    if experiment.budget is None:
+        return experiment.ratios
+    finder = RatioFinder(model, groups, torch.zeros(1, *shape))
+    return tuple(
+        finder.find(experiment.budget, device, experiment.epochs * images, client)
+        for client, (device, images) in enumerate(zip(experiment.devices, samples, strict=True))
+    )
 
 
 def _rows_of_classes(model: nn.Module, classes: int) -> tuple[str, ...]:

@@ -41,7 +41,7 @@ def save_curves(run: Run, path: Path) -> None:
     experiment = run.experiment
     figure.suptitle(
         f"{experiment.method} · {experiment.dataset} · {experiment.model} · {experiment.clients} clients · "
-        f"removed {_shares(experiment.ratios)}",
+        f"removed {_shares(run.ratios)}",
         fontsize=11,
         color=INK,
     )
@@ -66,7 +66,7 @@ def _shade_first_phase(axes: Axes, history: Sequence[RoundRecord]) -> None:
     first = history[0].phase
     last = next((record.round for record in history if record.phase != first), None)
     if last is not None:
-        axes.axvspan(history[0].round - 0.5, last - 0.5, color=SHADE, zorder=0, label=f"{first} masks")
+        axes.axvspan(history[0].round - 0.5, last - 0.5, color=SHADE, zorder=0, label=f"phase: {first}")
         axes.legend(loc="lower right", frameon=False, fontsize=9)
 
 

@@ -10,33 +10,52 @@ from hfp.experiment import Experiment
 from hfp.methods import State
 
 MEGABYTE = 1e6
+IN_TIME, LATE, DROPPED = "in time", "late", "dropped"
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What one round costs over all clients; `forward_macs` and `parameters` are one model's, for one image."""
+    """What one round costs over all clients; `forward_macs` and `parameters` are one model's, for one image.
+
+    `seconds` is the simulated time until the slowest client is done.
+    """
 
     bytes_down: int
     bytes_up: int
     training_macs: int
     forward_macs: int
     parameters: int
+    seconds: float
 
 
 @dataclass(frozen=True)
 class ClientRecord:
-    """One client in one round. MACs: `forward_macs` of one image, `training_macs` of all its steps (3 forwards)."""
+    """One client in one round. MACs: `forward_macs` of one image, `training_macs` of all its steps (3 forwards).
+
+    Seconds are simulated, on the profile of the client's `device`. `status` is one of `IN_TIME`, `LATE` (past the
+    deadline) and `DROPPED` (it got its task and was never heard of; its figures are those of the download).
+    """
 
     client: int
     ratio: float
     samples: int
-    steps: int
-    loss: float
     bytes_down: int
-    bytes_up: int
-    parameters: int
-    forward_macs: int
-    training_macs: int
+    device: str
+    seconds_down: float
+    steps: int = 0
+    loss: float = 0.0
+    bytes_up: int = 0
+    parameters: int = 0
+    forward_macs: int = 0
+    training_macs: int = 0
+    seconds_training: float = 0.0
+    seconds_up: float = 0.0
+    status: str = IN_TIME
+
+    @property
+    def device_seconds(self) -> float:
+        """Download, training and upload."""
+        return self.seconds_down + self.seconds_training + self.seconds_up
 
 
 @dataclass(frozen=True)
@@ -44,7 +63,7 @@ class RoundRecord:
     """One round. `accuracy` (percent) and `loss` are the global model's on the whole test set.
 
     `statistics` is what one re-estimation of batch-norm statistics moves, (bytes down, bytes up): the curve needs it at
-    every round, a deployment only once, for its final model.
+    every round, a deployment only once, for its final model. `seconds` is wall time, `deadline` simulated.
     """
 
     round: int
@@ -54,6 +73,23 @@ class RoundRecord:
     clients: tuple[ClientRecord, ...]
     statistics: tuple[int, int]
     seconds: float
+    deadline: float | None = None
+
+    @property
+    def trained(self) -> tuple[ClientRecord, ...]:
+        """The clients that did not drop out."""
+        return tuple(client for client in self.clients if client.status != DROPPED)
+
+    @property
+    def device_seconds(self) -> float:
+        """Simulated time of the round: until the last reply in time, or the deadline where one is missing."""
+        if self.deadline is not None and any(client.status != IN_TIME for client in self.clients):
+            return self.deadline
+        return max((client.device_seconds for client in self.trained), default=0.0)
+
+    def count(self, status: str) -> int:
+        """How many of the clients ended with this status."""
+        return sum(client.status == status for client in self.clients)
 
     @property
     def bytes_down(self) -> int:
@@ -72,8 +108,8 @@ class RoundRecord:
 
     @property
     def train_loss(self) -> float:
-        """Mean training loss, clients weighted by their samples."""
-        return sum(c.loss * c.samples for c in self.clients) / sum(c.samples for c in self.clients)
+        """Mean training loss, clients weighted by their samples; 0 where nobody trained."""
+        return sum(c.loss * c.samples for c in self.trained) / max(sum(c.samples for c in self.trained), 1)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values: the fields and the sums over clients."""
@@ -90,6 +126,7 @@ class RoundRecord:
             "statistics_bytes_down": down,
             "training_macs": self.training_macs,
             "seconds": round(self.seconds, 4),
+            "device_seconds": round(self.device_seconds, 6),
             "clients": [dataclasses.asdict(client) for client in self.clients],
         }
 
@@ -109,6 +146,11 @@ class Run:
         return self.history[-1].accuracy
 
     @property
+    def ratios(self) -> tuple[float, ...]:
+        """The different shares of channels that clients removed, ascending."""
+        return tuple(sorted({client.ratio for record in self.history for client in record.clients}))
+
+    @property
     def bytes_up(self) -> int:
         """Bytes from all clients over the run, with one re-estimation of statistics where the policy has it."""
         return sum(record.bytes_up for record in self.history) + self.history[-1].statistics[1]
@@ -125,15 +167,22 @@ class Run:
 
     @property
     def forward_macs(self) -> float:
-        """Multiply-accumulates of one image through a client's submodel: the mean over clients, last round."""
-        clients = self.history[-1].clients
-        return sum(client.forward_macs for client in clients) / len(clients)
+        """Multiply-accumulates of one image through a client's submodel: the mean over clients, last round with any."""
+        return self._mean("forward_macs")
 
     @property
     def parameters(self) -> float:
-        """Parameters of a client's submodel: the mean over clients, last round."""
-        clients = self.history[-1].clients
-        return sum(client.parameters for client in clients) / len(clients)
+        """Parameters of a client's submodel: the mean over clients, last round with any."""
+        return self._mean("parameters")
+
+    def _mean(self, figure: str) -> float:
+        clients = next((record.trained for record in reversed(self.history) if record.trained), ())
+        return sum(getattr(client, figure) for client in clients) / max(len(clients), 1)
+
+    @property
+    def device_seconds(self) -> float:
+        """Simulated time of all rounds on the clients' devices."""
+        return sum(record.device_seconds for record in self.history)
 
     @property
     def seconds(self) -> float:

@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
-from hfp.records import MEGABYTE, RoundRecord, Run
+from hfp.records import DROPPED, LATE, MEGABYTE, RoundRecord, Run
 
 
 def run_document(run: Run, folder: str | None) -> dict[str, Any]:
@@ -26,6 +26,7 @@ def run_document(run: Run, folder: str | None) -> dict[str, Any]:
         "fedavg_bytes_up": run.full_cost.bytes_up * rounds,
         "fedavg_bytes_down": run.full_cost.bytes_down * rounds,
         "seconds": run.seconds,
+        "device_seconds": {"run": run.device_seconds, "fedavg": run.full_cost.seconds * rounds},
         "folder": folder,
         "experiment": run.experiment.as_dict(),
         "history": [record.as_dict() for record in run.history],
@@ -37,8 +38,13 @@ def round_line(record: RoundRecord, rounds: int) -> str:
     return (
         f"round {record.round:>{len(str(rounds))}}  {record.phase:<6}  accuracy {record.accuracy:5.1f} %  "
         f"loss {record.loss:6.3f}  up {record.bytes_up / MEGABYTE:.2f} MB  down {record.bytes_down / MEGABYTE:.2f} MB  "
-        f"{record.training_macs / 1e9:.2f} GMACs"
+        f"{record.training_macs / 1e9:.2f} GMACs{_missing(record)}"
     )
+
+
+def _missing(record: RoundRecord) -> str:
+    counts = {status: record.count(status) for status in (LATE, DROPPED)}
+    return "".join(f"  {count} {status}" for status, count in counts.items() if count)
 
 
 def run_table(run: Run) -> Table:
@@ -57,6 +63,7 @@ def run_table(run: Run) -> Table:
         ("MB down", run.bytes_down, full.bytes_down * rounds, MEGABYTE, ",.2f"),
         ("MB up", run.bytes_up, full.bytes_up * rounds, MEGABYTE, ",.2f"),
         ("training, GMACs", run.training_macs, full.training_macs * rounds, 1e9, ",.1f"),
+        ("time on the devices, s", run.device_seconds, full.seconds * rounds, 1.0, ",.1f"),
         ("one image, MMACs", run.forward_macs, full.forward_macs, 1e6, ",.2f"),
         ("parameters, thousands", run.parameters, full.parameters, 1e3, ",.1f"),
     )

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,17 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from hfp.batchnorm import POLICIES
+from hfp.cohort import asked_clients
 from hfp.data import datasets, schemes
+from hfp.devices import PROFILES
 from hfp.engine import Outcome, full_cost, rounds
 from hfp.errors import InputError
-from hfp.experiment import Experiment
+from hfp.experiment import LATE, LIMITS, Experiment
 from hfp.federation import Federation, set_up
 from hfp.folder import RunFolder, default_folder
 from hfp.methods import methods
 from hfp.plots import save_curves
-from hfp.records import ClientRecord, Run
+from hfp.records import IN_TIME, ClientRecord, Run
 from hfp.report import round_line, run_document, run_table
 
 INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
@@ -43,6 +46,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add(
         "--ratio", type=_ratios, metavar="R[,R…]", help="share of channels removed: one, or one per client; over --rank"
     )
+    add("--budget", action="append", type=limit, metavar="KIND=MOST", help=_kinds("instead of ratios", LIMITS))
+    add(
+        "--profile",
+        type=_names,
+        metavar="NAME[,NAME…]",
+        help=f"devices, dealt out in turn: {', '.join(PROFILES)}, or MACS:DOWN:UP a second",
+    )
+    add("--participation", type=float, metavar="SHARE", help="of the clients that a round asks")
+    add("--dropout", type=float, metavar="CHANCE", help="that a client never answers")
+    add("--deadline", type=float, metavar="SECONDS", help="simulated; replies after it are late")
+    add("--late", help=_kinds("late replies", LATE))
+    add(
+        "--replan", type=int, metavar="N", help="rounds that a client keeps its plan, 0: while the method's phase lasts"
+    )
     add("--partition", help=f"how data is dealt out: {', '.join(schemes())}")
     add("--alpha", type=float, help="Dirichlet concentration; small is uneven")
     add("--rounds", type=int, metavar="T")
@@ -52,7 +69,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--momentum", type=float)
     add("--weight-decay", type=float)
     add("--augment", action="store_true", default=None, help="shift and mirror training images")
-    add("--batch-norm", help="; ".join(f"{name}: {text}" for name, text in POLICIES.items()))
+    add("--batch-norm", help=_kinds("evaluation's statistics", POLICIES))
     add("--seed", type=int)
     add("--device", help="cpu, cuda, cuda:1, mps …")
     add("--option", dest="options", action="append", type=option, metavar="NAME=VALUE", help="an option of the method")
@@ -93,9 +110,8 @@ def experiment_from(arguments: argparse.Namespace) -> Experiment:
     """The experiment that the arguments describe; what isn't given keeps `Experiment`'s default."""
     names = {entry.name for entry in dataclasses.fields(Experiment)}
     given: dict[str, Any] = {n: v for n, v in vars(arguments).items() if n in names and v is not None}
-    if "options" in given:
-        given["options"] = dict(given["options"])
-    return Experiment(**given)
+    pairs: dict[str, Any] = {name: dict(given[name]) for name in ("options", "budget") if name in given}
+    return Experiment(**{**given, **pairs})
 
 
 def _close(run: Run, folder: RunFolder, console: Console, as_json: bool) -> None:
@@ -117,6 +133,7 @@ class _Display:
     def __init__(self, console: Console, federation: Federation) -> None:
         self._console = console
         self._experiment = federation.experiment
+        self._fleet = federation.setting.clients
         self._parameters = sum(parameter.numel() for parameter in federation.model.parameters())
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -130,7 +147,7 @@ class _Display:
 
     def __enter__(self) -> _Display:
         experiment = self._experiment
-        shares = ", ".join(f"{ratio:.0%}" for ratio in sorted(set(experiment.ratios)))
+        shares = ", ".join(f"{ratio:.0%}" for ratio in sorted({client.ratio for client in self._fleet}))
         about = (
             experiment.method,
             experiment.dataset,
@@ -141,7 +158,9 @@ class _Display:
         )
         self._console.print(" · ".join(about), soft_wrap=True)
         self._rounds = self._progress.add_task("rounds", total=experiment.rounds, note="")
-        self._clients = self._progress.add_task("clients", total=experiment.clients, note="")
+        self._clients = self._progress.add_task(
+            "clients", total=asked_clients(experiment.participation, experiment.clients), note=""
+        )
         self._progress.start()
         return self
 
@@ -149,7 +168,8 @@ class _Display:
         self._progress.stop()
 
     def client_done(self, record: ClientRecord) -> None:
-        note = f"client {record.client}: {record.ratio:.0%} removed, {record.samples} images, loss {record.loss:.3f}"
+        ended = f"loss {record.loss:.3f}" if record.status == IN_TIME else record.status
+        note = f"client {record.client}: {record.ratio:.0%} removed, {record.samples} images, {ended}"
         self._progress.update(self._clients, advance=1, note=note)
 
     def round_done(self, outcome: Outcome) -> None:
@@ -176,6 +196,22 @@ def option(text: str) -> tuple[str, Any]:
         return name.replace("-", "_"), json.loads(value)
     except json.JSONDecodeError:
         return name.replace("-", "_"), value
+
+
+def limit(text: str) -> tuple[str, float]:
+    """``KIND=MOST`` as a pair of a name and a number."""
+    name, value = option(text)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise argparse.ArgumentTypeError(f"expected KIND=NUMBER; found {text!r}")
+    return name, value
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(text.split(","))
+
+
+def _kinds(what: str, kinds: Mapping[str, str]) -> str:
+    return f"{what}: " + "; ".join(f"{name}, {text}" for name, text in kinds.items())
 
 
 _ratios.__name__ = "share or shares"  # argparse names the type in its message

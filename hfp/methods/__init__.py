@@ -11,13 +11,14 @@ from hfp.methods import (  # noqa: F401  (each registers itself)
     heterofl,
     prunefl,
 )
-from hfp.methods.base import Client, Collector, Method, Reply, ServerState, Setting, State, Task, Update
+from hfp.methods.base import Client, Collector, Held, Method, Reply, ServerState, Setting, State, Task, Update
 from hfp.methods.local import Local
 from hfp.methods.registry import create_method, methods, register
 
 __all__ = [
     "Client",
     "Collector",
+    "Held",
     "Local",
     "Method",
     "Reply",

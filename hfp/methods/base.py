@@ -7,6 +7,7 @@ Only `plan` and `collect` have no default: `hfp/methods/fedavg.py` is a whole me
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from torch import Tensor, nn
 
 from hfp.client import Objective
+from hfp.devices import PROFILES, Device, Seconds
 from hfp.reconstruct import ChannelGroups, IndexMap, Plan
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ class Client:
     index: int
     samples: int
     ratio: float
+    device: Device = PROFILES["phone"]
 
 
 @dataclass(frozen=True)
@@ -92,12 +95,29 @@ class Reply:
 
 @dataclass(frozen=True)
 class Update:
-    """One client's work in one round. `step_size` is the effective length of a step (rate over one minus momentum)."""
+    """One client's work in one round, and the simulated time that it took on the client's device.
+
+    `step_size` is the effective length of a step: the learning rate over one minus momentum.
+    """
 
     client: Client
     task: Task
     reply: Reply
     step_size: float
+    seconds: Seconds = Seconds(0.0, 0.0, 0.0)
+
+
+@dataclass(frozen=True)
+class Held:
+    """The part of the full model that a client trained: compact states before and after, and where their entries lie.
+
+    `active` has a boolean mask for tensors of which only single entries were trained, in the compact shape.
+    """
+
+    index_map: IndexMap
+    before: State
+    after: State
+    active: State = field(default_factory=dict)
 
 
 class Collector(Protocol):
@@ -158,6 +178,23 @@ class Method(ABC):
     @abstractmethod
     def collect(self, setting: Setting, state: ServerState) -> Collector:
         """A collector for the coming round's updates."""
+
+    def held(self, setting: Setting, state: ServerState, update: Update) -> Held:
+        """What an update says about the full model: the entries of its task, before and after."""
+        names = update.task.index_map.tensors
+        return Held(update.task.index_map, update.task.tensors, {name: update.reply.tensors[name] for name in names})
+
+    def rebase(self, setting: Setting, state: ServerState, update: Update) -> Update | None:
+        """An update that comes in a later round: its change, made to the weights of today; None if it is of no use."""
+        held = self.held(setting, state, update)
+        now = held.index_map.restrict(state.weights)
+        moved = {
+            name: now[name] + (after - held.before[name]) if after.is_floating_point() else after
+            for name, after in held.after.items()
+        }
+        task = dataclasses.replace(update.task, tensors=now)
+        reply = dataclasses.replace(update.reply, tensors={**update.reply.tensors, **moved})
+        return dataclasses.replace(update, task=task, reply=reply)
 
     def phase(self, state: ServerState) -> str:
         """A word for what the coming round does, shown with its figures."""

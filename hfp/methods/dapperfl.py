@@ -13,7 +13,7 @@ from torch.nn import functional
 from hfp.client import LocalResult, Objective
 from hfp.costs import TRAINING_FACTOR
 from hfp.errors import InputError
-from hfp.methods.base import Client, Method, Reply, ServerState, Setting, State, Task, Update
+from hfp.methods.base import Client, Held, Method, Reply, ServerState, Setting, State, Task, Update
 from hfp.methods.bits import from_bits, to_bits
 from hfp.methods.filters import filter_scores
 from hfp.methods.local import Local
@@ -84,6 +84,12 @@ class DapperFL(Method):
         return local.reply(
             model, _together(dense, pruned), also={KEPT: kept_bits(plan)}, training_macs=TRAINING_FACTOR * work
         )
+
+    def held(self, setting: Setting, state: ServerState, update: Update) -> Held:
+        """The channels that the client kept; before, they were the global model's."""
+        after = {name: tensor for name, tensor in update.reply.tensors.items() if name != KEPT}
+        index_map = setting.groups.index_map(kept_plan(setting.groups, update.reply.tensors[KEPT]))
+        return Held(index_map, index_map.restrict(update.task.tensors), after)
 
     def objective(self, local: Local, task: Task, model: nn.Module) -> Objective:
         """Cross-entropy and the length of the features."""

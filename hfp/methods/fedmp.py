@@ -3,15 +3,37 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import ClassVar
 
+from hfp.errors import InputError
 from hfp.methods.base import Client, Method, ServerState, Setting, State, Update
+from hfp.methods.eucb import Bandit
 from hfp.methods.filters import filter_scores
 from hfp.methods.mean import MeanCollector
 from hfp.methods.registry import register
-from hfp.methods.selection import check_counts, keep_best
+from hfp.methods.selection import Scores, check_counts, check_ratio, keep_best
 from hfp.reconstruct import Plan
+from hfp.seeds import generator
+
+NEAREST = 0.01  # a worker closer than this to the mean time counts as this far away: rewards stay finite
+
+
+@dataclass(frozen=True)
+class Worker:
+    """What the server knows of a worker: its bandit, and the loss that it reported last."""
+
+    bandit: Bandit
+    loss: float
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The channels' norms, and the workers met so far."""
+
+    scores: Scores
+    workers: Mapping[int, Worker] = field(default_factory=dict)
 
 
 @register
@@ -21,40 +43,86 @@ class FedMP(Method):
 
     Recovering (R2SP) adds to a worker's trained submodel the residual ``w_t - w_t[S_k]`` that the server kept: entries
     that it did not hold enter the mean with their global value.
+
+    With `bandit` a worker's ratio is not its own but drawn by E-UCB (`hfp.methods.eucb`) from ``[0, most)``, with the
+    options `discount` and `finest`. A pull's reward is the decrease of the worker's loss since its last report, over
+    the distance of its time from the round's mean time (relative to that mean, at least a hundredth).
     """
 
     name: ClassVar[str] = "fedmp"
     source: ClassVar[str] = "Jiang et al., ICDE 2022"
     summary: ClassVar[str] = "each client trains the channels of largest l1 norm; recovered models count all the same"
 
+    bandit: bool = False
+    most: float = 0.8
+    discount: float = 0.95
+    finest: float = 0.05
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        for name in ("most", "discount", "finest"):
+            if not 0 < getattr(self, name) < 1:
+                raise InputError(f"{name} must be in (0, 1); found {getattr(self, name)}")
+
     def check(self, setting: Setting) -> None:
         """Every client must keep a channel in every coupled group."""
-        check_counts(setting)
+        if self.bandit:
+            check_ratio(setting.groups, self.most)
+        else:
+            check_counts(setting)
 
     def start(self, setting: Setting, weights: State) -> ServerState:
-        """The state before the first round; its memory is the channels' norms."""
-        return ServerState(0, weights, filter_scores(setting.groups, weights))
+        """The state before the first round: the channels' norms, and no worker known."""
+        return ServerState(0, weights, Memory(filter_scores(setting.groups, weights)))
 
     def plan(self, setting: Setting, state: ServerState, client: Client) -> Plan:
         """The largest channels."""
-        return keep_best(setting.groups, client.ratio, state.memory)
+        ratio = client.ratio
+        if self.bandit:
+            ratio = self._bandit(state, client).draw(generator(setting.seed, "bandit", state.round, client.index))
+        return keep_best(setting.groups, ratio, state.memory.scores)
 
-    def collect(self, setting: Setting, state: ServerState) -> NormCollector:
+    def collect(self, setting: Setting, state: ServerState) -> WorkerCollector:
         """Every worker counts the same."""
-        return NormCollector(setting, state)
+        return WorkerCollector(self, setting, state)
+
+    def learned(
+        self, state: ServerState, updates: Mapping[int, tuple[Client, float, float, float]]
+    ) -> dict[int, Worker]:
+        """The workers after a round of (client, ratio, loss, seconds) by client."""
+        if not self.bandit:
+            return {}
+        workers = dict(state.memory.workers)
+        mean = sum(seconds for *_, seconds in updates.values()) / len(updates)
+        for index, (client, ratio, loss, seconds) in updates.items():
+            bandit = self._bandit(state, client)
+            if index in workers:
+                distance = max(abs(seconds - mean) / mean, NEAREST) if mean > 0 else NEAREST
+                bandit = bandit.learn(ratio, (workers[index].loss - loss) / distance)
+            workers[index] = Worker(bandit, loss)
+        return workers
+
+    def _bandit(self, state: ServerState, client: Client) -> Bandit:
+        worker = state.memory.workers.get(client.index)
+        return worker.bandit if worker else Bandit(((0.0, self.most),), self.discount, self.finest)
 
 
-class NormCollector:
-    """The plain mean of recovered models, and the channels' norms in it."""
+class WorkerCollector:
+    """The plain mean of recovered models, the channels' norms in it, and what the round says of each worker."""
 
-    def __init__(self, setting: Setting, state: ServerState) -> None:
-        self._setting, self._mean = setting, MeanCollector(state, rule="fill", uniform=True)
+    def __init__(self, method: FedMP, setting: Setting, state: ServerState) -> None:
+        self._method, self._setting, self._state = method, setting, state
+        self._mean = MeanCollector(state, rule="fill", uniform=True)
+        self._seen: dict[int, tuple[Client, float, float, float]] = {}
 
     def add(self, update: Update) -> None:
         """Fold one client's update in."""
         self._mean.add(update)
+        seen = (update.client, update.task.plan.ratio, update.reply.loss, update.seconds.total)
+        self._seen[update.client.index] = seen
 
     def finish(self) -> ServerState:
         """The state of the next round."""
         state = self._mean.finish()
-        return dataclasses.replace(state, memory=filter_scores(self._setting.groups, state.weights))
+        scores = filter_scores(self._setting.groups, state.weights)
+        return dataclasses.replace(state, memory=Memory(scores, self._method.learned(self._state, self._seen)))

@@ -15,7 +15,7 @@ from hfp.client import LocalResult, Objective
 from hfp.costs import TRAINING_FACTOR, macs_per_weight, parameters
 from hfp.errors import InputError
 from hfp.methods import sparse
-from hfp.methods.base import Client, Method, Reply, ServerState, Setting, State, Task, Update
+from hfp.methods.base import Client, Held, Method, Reply, ServerState, Setting, State, Task, Update
 from hfp.methods.local import Local
 from hfp.methods.reconfigure import reconfigure
 from hfp.methods.registry import register
@@ -123,6 +123,20 @@ class PruneFL(Method):
     def collect(self, setting: Setting, state: ServerState) -> MaskedCollector:
         """The mean weighted by samples; then a new mask, where one is due."""
         return MaskedCollector(self, setting, state)
+
+    def held(self, setting: Setting, state: ServerState, update: Update) -> Held:
+        """The active weights."""
+        model, masks = setting.groups.model, state.memory.masks
+        if masks is None:
+            masks = sparse.masks_from_bits(update.reply.tensors[ACTIVE], model)
+            before = update.task.tensors
+        else:
+            before = sparse.scatter(update.task.tensors, masks, model)
+        return Held(update.task.index_map, before, sparse.scatter(update.reply.tensors, masks, model), masks)
+
+    def rebase(self, setting: Setting, state: ServerState, update: Update) -> None:
+        """Of no use: the mask may have turned since."""
+        return
 
     def most(self, setting: Setting) -> int:
         """How many weights may be active."""

@@ -32,14 +32,23 @@ def keep_count(channels: int, ratio: float, group: str) -> int:
 
 
 def check_counts(setting: Setting) -> None:
-    """Refuse ratios that leave a coupled group without channels.
+    """Refuse clients' ratios that leave a coupled group without channels.
 
     Raises:
         InputError: naming the ratio and the group.
     """
     for ratio in sorted({client.ratio for client in setting.clients}):
-        for name in setting.groups.names:
-            keep_count(_unit_count(setting.groups, name), ratio, name)
+        check_ratio(setting.groups, ratio)
+
+
+def check_ratio(groups: ChannelGroups, ratio: float) -> None:
+    """Refuse a ratio that leaves a coupled group without channels.
+
+    Raises:
+        InputError: naming the ratio and the group.
+    """
+    for name in groups.names:
+        keep_count(_unit_count(groups, name), ratio, name)
 
 
 def keep_random(groups: ChannelGroups, ratio: float, generator: torch.Generator) -> Plan:
