@@ -15,6 +15,7 @@ from hfp.importance.batches import Forward, Loss, Pass, unwrapped
 from hfp.importance.errors import CriterionError
 from hfp.importance.gates import GateRecorder, Key, recording_gates
 from hfp.importance.groups import Member, members, operations, root_name, width
+from hfp.importance.joint import joint_scores
 from hfp.importance.norms import NORMS
 from hfp.importance.state import untouched
 
@@ -24,21 +25,35 @@ class GateBatch:
     """One batch's gate gradients.
 
     rows: (layer's name, "in" or "out") to `[samples, passes, channels]`, one backward pass per quantity differentiated.
+    totals: layer's name to (sum of its input over samples and positions `[channels]`, how many those are).
     output: what the criterion keeps of the model's output, `[samples, ...]`.
     """
 
     rows: dict[Key, Tensor]
+    totals: dict[str, tuple[Tensor, int]]
     output: Tensor
 
 
 class GatedImportance(tp.importance.Importance):
     """A criterion that scores a coupled channel by the gradients of its gate, sample by sample.
 
-    Memory: one float per sample, pass and channel read.
+    Memory: one float per sample, pass and channel read, two where means are repaired.
+
+    joint: score a channel by what its removal adds to that of all channels of its group that score lower, in a greedy
+        order (`joint_scores`), in place of its removal alone. For removing many at once.
+    repaired: score the removal of what a channel adds to its mean, for use where a repair keeps the mean: biases that
+        absorb it, or batch-norm statistics taken anew. The mean is that of each reader's input over the accumulated
+        samples and positions.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, joint: bool = False, repaired: bool = False) -> None:
+        self.joint = joint
+        self.repaired = repaired
         self._batches: list[GateBatch] = []
+
+    @abstractmethod
+    def _cost(self, change: Tensor) -> Tensor:
+        """What a change `[samples, passes, n]` of the quantities differentiated costs, `[n]`."""
 
     @abstractmethod
     def _passes(self, output: Any, target: Any, size: int, run: Pass) -> tuple[list[Tensor], Tensor]:
@@ -75,12 +90,13 @@ class GatedImportance(tp.importance.Importance):
         model = unwrapped(model)
         run = Pass(loss_fn, reduction, forward, autocast, progress)
         collected = []
-        with untouched(model, parameters_require_grad=False), recording_gates(model) as recorder:
+        with untouched(model, parameters_require_grad=False), recording_gates(model, self.repaired) as recorder:
             for batch, size in run.batches(batches, model):
                 recorder.start(size)
                 output = run.output(model, batch)
                 scalars, kept = self._passes(output, run.target(output, batch, size), size, run)
-                collected.append(GateBatch(_differentiate(scalars, recorder, run.scale), kept.detach()))
+                rows = _differentiate(scalars, recorder, run.scale)
+                collected.append(GateBatch(rows, recorder.totals, kept.detach()))
         self._add(collected)
 
     def merge(self, other: GatedImportance) -> None:
@@ -94,6 +110,16 @@ class GatedImportance(tp.importance.Importance):
         if not other._batches:
             raise CriterionError("the other criterion has accumulated nothing")
         self._add(other._batches)
+
+    @torch.no_grad()
+    def __call__(self, group: Any) -> Tensor:
+        """Scores of the group's channels, `[width]`.
+
+        Raises:
+            CriterionError: nothing accumulated, a model pruned since, or a group that no accumulated layer reads.
+        """
+        gate = self.gate_gradients(group)
+        return joint_scores(gate, self._cost) if self.joint else self._cost(gate)
 
     def gate_gradients(self, group: Any) -> Tensor:
         """`v` of a coupled group, `[samples, passes, width]`, summed over all layers that read its channels.
@@ -117,11 +143,22 @@ class GatedImportance(tp.importance.Importance):
         if readers and _is_attention(group):
             # q·k is one product, but its gate shows up at q and again at k; that of v at v and again at its reader.
             gate = (gate + self._sum(group, writers, "out")) / 2
-        return gate + self._sum(group, mixers, "out") if mixers else gate
+        gate = gate + self._sum(group, mixers, "out") if mixers else gate
+        return gate - self._mean_part(group, readers, gate) if self.repaired else gate
 
     def outputs(self) -> Tensor:
         """What was kept of the model's outputs, `[samples, ...]`, in the order of `gate_gradients`."""
         return torch.cat([batch.output for batch in self._batches])
+
+    def _mean_part(self, group: Any, readers: list[Member], gate: Tensor) -> Tensor:
+        """What the means of the channels contribute to `v`: a reader's mean input times the sum of its gradient."""
+        part = torch.zeros_like(gate)
+        for member in readers:
+            totals = [batch.totals[member.name] for batch in self._batches if member.name in batch.totals]
+            mean = sum(total for total, _ in totals) / sum(count for _, count in totals)
+            sums = torch.cat([_rows_of(batch, member, "in-sum") for batch in self._batches])
+            member.add_to(part, sums * mean)
+        return part
 
     def _sum(self, group: Any, parts: list[Member], side: str) -> Tensor:
         total = []
@@ -169,7 +206,7 @@ def _rows_of(batch: GateBatch, member: Member, side: str) -> Tensor:
 def _channels(member: Member, side: str) -> int:
     layer: Any = member.layer
     if isinstance(layer, nn.Linear):
-        return layer.in_features if side == "in" else layer.out_features
+        return layer.out_features if side == "out" else layer.in_features
     if isinstance(layer, nn.LayerNorm):
         return layer.normalized_shape[-1]
     return layer.num_channels if isinstance(layer, nn.GroupNorm) else layer.in_channels

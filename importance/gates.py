@@ -32,15 +32,20 @@ Key = tuple[str, str]
 
 @dataclass
 class GateRecorder:
-    """Collects `v` of one batch: (module name, "in" or "out") to `[samples, channels]`, one backward pass at a time."""
+    """Collects `v` of one batch: (module name, "in" or "out") to `[samples, channels]`, one backward pass at a time.
 
+    With `means`, also the sums of the gradients at inputs, under "in-sum", and the totals of the inputs themselves.
+    """
+
+    means: bool = False
     size: int = 0
     channels: dict[Key, int] = field(default_factory=dict)
     rows: dict[Key, Tensor] = field(default_factory=dict)
+    totals: dict[str, tuple[Tensor, int]] = field(default_factory=dict)
 
     def start(self, size: int) -> None:
         """Forget the last batch; the next one holds `size` samples."""
-        self.size, self.channels, self.rows = size, {}, {}
+        self.size, self.channels, self.rows, self.totals = size, {}, {}, {}
 
     def add(self, key: Key, value: Tensor) -> None:
         """Add one call's `v`: a layer that runs twice in a forward is one place to remove a channel from."""
@@ -63,9 +68,9 @@ class GateRecorder:
 
 
 @contextmanager
-def recording_gates(model: nn.Module) -> Iterator[GateRecorder]:
+def recording_gates(model: nn.Module, means: bool = False) -> Iterator[GateRecorder]:
     """While open, every forward and backward of the model fills the recorder. Parameters need not require gradients."""
-    recorder = GateRecorder()
+    recorder = GateRecorder(means)
     handles = []
     try:
         for name, module in model.named_modules():
@@ -110,7 +115,10 @@ def _alias(x: Tensor) -> Tensor:
 def _record_input(recorder: GateRecorder, name: str) -> Any:
     def hook(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         x = _alias(args[0])
-        _record_product(recorder, (name, "in"), x, -1 if isinstance(module, nn.Linear) else 1)
+        channel_dim = -1 if isinstance(module, nn.Linear) else 1
+        _record_product(recorder, (name, "in"), x, channel_dim)
+        if recorder.means:
+            _record_mean(recorder, name, x, channel_dim)
         return (x, *args[1:])
 
     return hook
@@ -131,6 +139,15 @@ def _record_product(recorder: GateRecorder, key: Key, x: Tensor, channel_dim: in
     x.register_hook(
         lambda grad: recorder.add(key, per_sample(_wide(kept) * _wide(grad), channel_dim, recorder.size, key[0]))
     )
+
+
+def _record_mean(recorder: GateRecorder, name: str, x: Tensor, channel_dim: int) -> None:
+    key = name, "in-sum"
+    recorder.channels[key] = x.shape[channel_dim]
+    flat = _wide(x.detach().movedim(channel_dim, -1)).reshape(-1, x.shape[channel_dim])
+    total, count = recorder.totals.get(name, (0, 0))
+    recorder.totals[name] = total + flat.sum(0), count + len(flat)
+    x.register_hook(lambda grad: recorder.add(key, per_sample(_wide(grad), channel_dim, recorder.size, name)))
 
 
 def _record_statistics(recorder: GateRecorder, name: str) -> Any:

@@ -31,12 +31,21 @@ class GroupFisherImportance(GatedImportance):
         backward per draw, and the targets aren't used. "off" leaves the term out.
     first_order: adds, at the true labels, "signed" \(-E v\) or "absolute" \(E|v|\); "off" adds nothing.
     draws: of the signs, per sample. seed: theirs; how the samples are batched doesn't matter.
+    joint, repaired: `GatedImportance`.
 
     Cost: one forward, and one backward to activations only per pass: no weight gradients.
     """
 
-    def __init__(self, fisher: str = "empirical", first_order: str = "off", draws: int = 1, seed: int = 0) -> None:
-        super().__init__()
+    def __init__(
+        self,
+        fisher: str = "empirical",
+        first_order: str = "off",
+        draws: int = 1,
+        seed: int = 0,
+        joint: bool = False,
+        repaired: bool = False,
+    ) -> None:
+        super().__init__(joint, repaired)
         if fisher not in FISHERS:
             raise CriterionError(f"fisher is one of {', '.join(FISHERS)}, not {fisher!r}")
         if first_order not in FIRST_ORDERS:
@@ -62,22 +71,17 @@ class GroupFisherImportance(GatedImportance):
             scalars += [gauss_newton_root(logits, signs[:, draw].to(logits)) for draw in range(self.draws)]
         return scalars, torch.zeros(size, 0)
 
-    @torch.no_grad()
-    def __call__(self, group: Any) -> Tensor:
-        """Scores of the group's channels, `[width]`, in units of the loss of one sample.
-
-        Raises:
-            CriterionError: nothing accumulated, a model pruned since, or a group that no accumulated layer reads.
-        """
-        gate = self.gate_gradients(group)
-        score = gate.new_zeros(gate.shape[2])
+    def _cost(self, change: Tensor) -> Tensor:
+        cost = change.new_zeros(change.shape[2])
         if self.first_order == "absolute":
-            score += gate[:, 0].abs().mean(0)
+            cost += change[:, 0].abs().mean(0)
         elif self.first_order == "signed":
-            score -= gate[:, 0].mean(0)
+            cost -= change[:, 0].mean(0)
         if self.fisher != "off":
-            score += gate[:, 1 if self._needs_loss and self.fisher == "gauss-newton" else 0 :].square().mean((0, 1)) / 2
-        return score
+            cost += (
+                change[:, 1 if self._needs_loss and self.fisher == "gauss-newton" else 0 :].square().mean((0, 1)) / 2
+            )
+        return cost
 
 
 def gauss_newton_root(logits: Tensor, signs: Tensor) -> Tensor:

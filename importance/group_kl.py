@@ -26,11 +26,11 @@ class GroupKLImportance(GatedImportance):
     samples. This project's own; the quadratic limit is in Martens, arXiv 1412.1193, section 6.
 
     classes: the logits differentiated are the largest so many of each sample, and the others are held fixed; None takes
-        all. Cost: one forward, and one backward to activations only per class.
+        all. joint, repaired: `GatedImportance`. Cost: one forward, and one backward to activations only per class.
     """
 
-    def __init__(self, classes: int | None = 3) -> None:
-        super().__init__()
+    def __init__(self, classes: int | None = 3, joint: bool = False, repaired: bool = False) -> None:
+        super().__init__(joint, repaired)
         if classes is not None and classes < 2:
             raise CriterionError(f"classes is 2 or more, or None for all, not {classes}")
         self.classes = classes
@@ -44,15 +44,9 @@ class GroupKLImportance(GatedImportance):
         rest = torch.ones_like(wide).scatter(1, chosen, 0).log().add(wide).logsumexp(1, keepdim=True)
         return list(leading.sum(0)), torch.cat([wide.gather(1, chosen), rest], 1)
 
-    @torch.no_grad()
-    def __call__(self, group: Any) -> Tensor:
-        """Scores of the group's channels, `[width]`, in nats per sample.
-
-        Raises:
-            CriterionError: nothing accumulated, a model pruned since, or a group that no accumulated layer reads.
-        """
-        moved = self.gate_gradients(group)
+    def _cost(self, change: Tensor) -> Tensor:
         logits = self.outputs()[..., None]
         before = logits.log_softmax(1)
-        after = torch.cat([logits[:, :-1] - moved, logits[:, -1:].expand(-1, -1, moved.shape[2])], 1).log_softmax(1)
+        rest = logits[:, -1:].expand(-1, -1, change.shape[2])
+        after = torch.cat([logits[:, :-1] - change, rest], 1).log_softmax(1)
         return torch.where(after.isinf(), 0, after.exp() * (after - before)).sum(1).mean(0)

@@ -1,0 +1,37 @@
+"""Scores of channels that go together with all that score lower: what the removal of one adds to that of the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+ROUNDS = 64  # groups of more channels choose several in a round
+
+
+def joint_scores(gate: Tensor, cost: Callable[[Tensor], Tensor]) -> Tensor:
+    """Scores `[channels]` whose ascending order is a greedy order of removal, each the cost that its removal adds.
+
+    The channel that adds least to the cost of those already chosen goes next. Its score is what it adds, or the score
+    before it where that is higher, so that the order of scores is the order of removal.
+
+    gate: `[samples, passes, channels]`, what the removal of each channel changes. cost: of one change per column,
+    `[samples, passes, n]` to `[n]`.
+    """
+    channels = gate.shape[2]
+    left = torch.arange(channels, device=gate.device)
+    gone = torch.zeros_like(gate[:, :, :1])
+    order, totals = [], [cost(gone)]
+    while len(left):
+        ranked = cost(gone + gate[:, :, left]).argsort(stable=True)
+        chosen = left[ranked[: -(-channels // ROUNDS)]]
+        path = gone + gate[:, :, chosen].cumsum(2)
+        totals.append(cost(path))
+        order.append(chosen)
+        gone, left = path[:, :, -1:], left[torch.isin(left, chosen, invert=True)]
+    added = torch.cat(totals).diff().cummax(0).values
+    place = torch.arange(channels, device=gate.device, dtype=added.dtype) / channels
+    scores = torch.empty_like(added)
+    scores[torch.cat(order)] = added + place * 1e-6 * added.abs().max()
+    return scores
