@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.conv import _ConvNd
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -21,13 +22,19 @@ def macs(model: nn.Module, example_inputs: Any) -> int:
     Counted by PyTorch's own flop counter (two a multiply-accumulate), in evaluation mode; the model is left as it was.
     """
     modes = {module: module.training for module in model.modules()}
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     inputs = example_inputs if isinstance(example_inputs, (tuple, list)) else (example_inputs,)
     counter = FlopCounterMode(display=False)
     try:
         model.eval()
-        with torch.no_grad(), counter:
+        for parameter in trained:  # the counter's hooks fail on views of trained parameters
+            parameter.requires_grad_(False)
+        # fused attention hides its products from the counter
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
             model(*inputs)
     finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
         for module, mode in modes.items():
             module.training = mode
     return counter.get_total_flops() // 2

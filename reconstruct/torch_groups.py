@@ -31,8 +31,8 @@ _OUT = {
 class TorchGroups:
     """Makes torch-pruning groups that point to the layers of one model.
 
-    The root of a group comes first, with one of its own channels for each channel of the group; further channels of
-    the root that belong to the same ones follow as another item.
+    A layer that writes the group's channels comes first, with one of its own for each channel of the group; further
+    ones of it that belong to the same follow as another item.
     """
 
     def __init__(self, wiring: Wiring, model: nn.Module) -> None:
@@ -50,10 +50,11 @@ class TorchGroups:
         position[list(group.classes)] = np.arange(len(group.classes))
         found = Group()
         found._DG = self._graph
-        sides = sorted(self._sides, key=lambda side: side[3] is not group.line)  # the root first
+        # criteria of torch-pruning take the width of a group from the first layer that they score
+        sides = sorted(self._sides, key=lambda side: (_rank(side[1]), side[3] is not group.line))
         for target, handler, dim, line in sides:
             positions = position[self._wiring.classes.of[line]]
-            for indices in _rounds(positions, split=line is group.line and not len(found)):
+            for indices in _rounds(positions, split=not len(found)):
                 item = _helpers.GroupItem(self._dependency(target, handler, dim), indices.tolist())
                 item.root_idxs = positions[indices].tolist()
                 found._group.append(item)
@@ -66,6 +67,12 @@ class TorchGroups:
         node.pruning_dim = dim
         self._graph.module2node.setdefault(target, node)
         return Dependency(handler, handler, node, node)
+
+
+def _rank(handler: Any) -> int:
+    if handler in (function.prune_conv_out_channels, function.prune_linear_out_channels):
+        return 0
+    return 1 if handler in (function.prune_conv_in_channels, function.prune_linear_in_channels) else 2
 
 
 def _rounds(positions: Array, split: bool) -> Iterator[Array]:

@@ -222,19 +222,22 @@ def _signatures(wiring: Wiring) -> NDArray[np.uint64]:
 
 
 def _roots(wiring: Wiring) -> Iterator[tuple[str, Array]]:
-    """(tensor, line) of dimensions in which channels may originate: outputs of layers first, then everything else."""
-    tensors = wiring.trace.tensors
-    for name, module in wiring.model.named_modules():
-        if isinstance(module, nn.Linear | _ConvNd):
-            weight = f"{name}.weight" if name else "weight"
-            lines = tensors.get(weight, (None, None))
-            line = lines[1 if getattr(module, "transposed", False) else 0]
-            if line is not None:
-                yield weight, line
-    for name, lines in tensors.items():
+    """(parameter, line) of dimensions in which channels may originate: what layers write, then other parameters."""
+    passing: list[tuple[str, Array]] = []
+    for name, parameter in wiring.model.named_parameters():
+        module = wiring.model.get_submodule(name.rpartition(".")[0])
+        lines: tuple[Line, ...] = wiring.trace.tensors[name]
+        mixing = isinstance(module, nn.Linear | _ConvNd) and parameter is module.weight
+        if mixing:
+            out = 1 if getattr(module, "transposed", False) else 0
+            lines = lines[out : out + 1]
+        depthwise = mixing and getattr(module, "groups", 1) > 1 and module.groups == module.in_channels
         for line in lines:
-            if line is not None:
+            if line is not None and mixing and not depthwise:
                 yield name, line
+            elif line is not None:
+                passing.append((name, line))
+    yield from passing
 
 
 def _linked(wiring: Wiring) -> tuple[tuple[str, ...], ...]:

@@ -1,0 +1,284 @@
+"""Can any model be pruned? Protocol E over every architecture family of timm, and torchvision's classifiers.
+
+For one smallest variant of each family, with random weights: remove half of the channels of every coupled group, then
+check that
+
+- putting the kept entries back into the full state gives the full state (`embed(restrict(full)) == full`),
+- the compact model computes what the full model computes without the removed channels (evaluation mode, atol 1e-4),
+- a file written and loaded into a fresh skeleton gives exactly the same outputs,
+- something was removed: at least a quarter of the multiply-accumulates.
+
+    python examples/benchmarks/timm_sweep.py --results sweep                       # timm's families, resumable
+    python examples/benchmarks/timm_sweep.py --results sweep --source torchvision
+    python examples/benchmarks/timm_sweep.py --results sweep --page timm_sweep.md  # the table
+
+Each model runs in its own process, one thread, one after the other; results are JSON lines, and a second start goes on
+where the first one stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+MOST_MACS_LEFT = 0.75
+ATOL = 1e-4
+SIZES = (64, 96, 128, 160, 192, 224, 240, 256)  # tried from small to large, where a model takes several
+
+
+@dataclass(frozen=True)
+class Row:
+    """What happened to one model. Shares are of the full model; seconds are of the whole process."""
+
+    source: str
+    family: str
+    model: str
+    passed: bool
+    reason: str = ""
+    size: int = 0
+    removed: float = 0.0
+    macs: float = 0.0
+    params: float = 0.0
+    error: float = 0.0
+    seconds: float = 0.0
+    left_alone: dict[str, int] = field(default_factory=dict)
+    unknown: list[str] = field(default_factory=list)
+
+
+def main() -> int:
+    """Run the sweep, or write its page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, required=True, help="folder for the JSON lines")
+    parser.add_argument("--source", choices=("timm", "torchvision"), default="timm")
+    parser.add_argument("--all", action="store_true", help="all of torchvision's variants, not one a family")
+    parser.add_argument("--only", nargs="*", default=[], help="families to run, even if they have run before")
+    parser.add_argument("--retry", action="store_true", help="run those again that did not pass")
+    parser.add_argument("--timeout", type=float, default=600, help="seconds for one model")
+    parser.add_argument("--page", type=Path, help="write the table of what has run, and stop")
+    parser.add_argument("--one", nargs=2, metavar=("FAMILY", "MODEL"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.one:
+        print(json.dumps(asdict(examine(arguments.source, *arguments.one))))
+        return 0
+    arguments.results.mkdir(parents=True, exist_ok=True)
+    lines = arguments.results / "sweep.jsonl"
+    if arguments.page:
+        arguments.page.write_text(page(read(lines)))
+        return 0
+    done = {(row.source, row.model) for row in read(lines) if row.passed or not arguments.retry}
+    for family, model in candidates(arguments.source, arguments.results, arguments.all):
+        if arguments.only and family not in arguments.only or not arguments.only and (arguments.source, model) in done:
+            continue
+        row = in_process(arguments.source, family, model, arguments.timeout)
+        with lines.open("a") as file:
+            file.write(json.dumps(asdict(row)) + "\n")
+        state = "pass" if row.passed else f"FAIL {row.reason}"
+        print(f"{row.family:28} {row.model:40} {row.seconds:5.0f} s  MACs {row.macs:.2f}  {state}", flush=True)
+    return 0
+
+
+def read(lines: Path) -> list[Row]:
+    """The latest row of every model."""
+    found = [Row(**json.loads(line)) for line in lines.read_text().splitlines()] if lines.exists() else []
+    return list({(row.source, row.model): row for row in found}.values())
+
+
+def candidates(source: str, results: Path, everything: bool) -> Iterator[tuple[str, str]]:
+    """(family, model): the variant with the fewest parameters of every family. Kept in a file, as it takes minutes."""
+    kept = results / f"{source}{'-all' if everything else ''}.json"
+    if not kept.exists():
+        found: dict[str, tuple[int, str]] = {}
+        for family, model in _variants(source):
+            parameters = _parameters(source, model)
+            name = model if everything else family
+            if parameters and (name not in found or parameters < found[name][0]):
+                found[name] = (parameters, model)
+        kept.write_text(json.dumps({name: model for name, (_, model) in found.items()}, indent=1))
+    yield from json.loads(kept.read_text()).items()
+
+
+def _variants(source: str) -> Iterator[tuple[str, str]]:
+    if source == "timm":
+        import timm
+
+        yield from ((family, model) for family in timm.list_modules() for model in timm.list_models(module=family))
+    else:
+        import torchvision
+
+        for model in torchvision.models.list_models(module=torchvision.models):
+            yield torchvision.models.get_model_builder(model).__module__.rpartition(".")[2], model
+
+
+def create(source: str, model: str) -> Any:
+    """A model with random weights."""
+    if source == "timm":
+        import timm
+
+        return timm.create_model(model)
+    import torchvision
+
+    builder = torchvision.models.get_model_builder(model)
+    noisy = {"init_weights": True} if model in ("googlenet", "inception_v3") else {}
+    return builder(weights=None, **noisy)
+
+
+def _parameters(source: str, model: str) -> int:
+    import torch
+
+    try:
+        with torch.device("meta"):
+            return sum(parameter.numel() for parameter in create(source, model).parameters())
+    except Exception as error:  # a model that can't be built without weights is not the smallest one
+        print(f"{model}: {error}", file=sys.stderr)
+        return 0
+
+
+def in_process(source: str, family: str, model: str, timeout: float) -> Row:
+    """Examine one model in a process of its own."""
+    command = [sys.executable, __file__, "--results", ".", "--source", source, "--one", family, model]
+    start = time.monotonic()
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
+    except subprocess.TimeoutExpired:
+        return Row(source, family, model, False, f"no result within {timeout:.0f} s", seconds=timeout)
+    seconds = round(time.monotonic() - start, 1)
+    if done.returncode or not done.stdout.strip():
+        last = done.stderr.strip().splitlines()[-1:] or ["no output"]
+        return Row(
+            source, family, model, False, f"process ended with {done.returncode}: {last[0][:300]}", seconds=seconds
+        )
+    return Row(**{**json.loads(done.stdout.splitlines()[-1]), "seconds": seconds})
+
+
+def examine(source: str, family: str, model: str) -> Row:
+    """Protocol E for one model."""
+    import torch
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    full = create(source, model).eval()
+    size = _size(full, source)
+    inputs = torch.randn(2, 3, size, size)
+    try:
+        return Row(source, family, model, size=size, **_examined(source, model, full, inputs))
+    except Exception as error:
+        return Row(source, family, model, False, f"{type(error).__name__}: {error}"[:400], size)
+
+
+def _size(full: Any, source: str) -> int:
+    """The smallest input that the model takes."""
+    import torch
+
+    config = getattr(full, "pretrained_cfg", {})
+    usual = config.get("input_size", (3, 224, 224))[-1]
+    if config.get("fixed_input_size"):
+        return usual
+    least = (config.get("min_input_size") or (3, 0, 0))[-1]
+    for size in (*(size for size in SIZES if least <= size < usual), usual):
+        try:
+            with torch.no_grad():
+                full(torch.zeros(2, 3, size, size))
+            return size
+        except Exception:
+            continue
+    return usual
+
+
+def _examined(source: str, model: str, full: Any, inputs: Any) -> dict[str, Any]:
+    import torch
+
+    import hfp
+    from hfp.reconstruct import Coupling
+
+    result = hfp.prune(full, inputs, hfp.Budget(ratio=0.5))
+    state = full.state_dict()
+    kept = result.index_map.restrict(state)
+    back = result.index_map.embed(kept, into=state)
+    problems = (
+        [] if all(torch.equal(back[name], state[name]) for name in state) else ["embed(restrict(full)) is not full"]
+    )
+    with torch.no_grad():
+        compact = _tensors(result.model(inputs))
+        masked = _tensors(Coupling.trace(full, inputs).masked_output(full, inputs, result.index_map))
+    error = max(float((a - b).abs().max()) for a, b in zip(compact, masked, strict=True))
+    if not error <= ATOL:
+        problems.append(f"the compact model differs from the masked full model by {error:.2g}")
+    problems += _loaded(source, model, result, inputs, compact)
+    costs = {name: after / before for name, (before, after) in result.report.costs.items()}
+    if costs["macs"] > MOST_MACS_LEFT:
+        problems.append(f"{costs['macs']:.0%} of the multiply-accumulates are left")
+    reasons: dict[str, int] = {}
+    for layer in result.report.layers:
+        if layer.reason and "output of the model" not in layer.reason and layer.kind != "BatchNorm2d":
+            reasons[layer.reason[:200]] = reasons.get(layer.reason[:200], 0) + layer.before
+    return {
+        "passed": not problems, "reason": "; ".join(problems), "removed": result.report.ratio, "macs": costs["macs"],
+        "params": costs["params"], "error": error, "left_alone": reasons, "unknown": list(result.report.unknown),
+    }  # fmt: skip
+
+
+def _loaded(source: str, model: str, result: Any, inputs: Any, compact: list[Any]) -> list[str]:
+    import torch
+
+    import hfp
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.safetensors"
+        hfp.save_pruned(result, path)
+        again = hfp.load_pruned(path, create(source, model)).model.eval()
+    with torch.no_grad():
+        same = all(torch.equal(a, b) for a, b in zip(compact, _tensors(again(inputs)), strict=True))
+    return [] if same else ["the loaded model gives other outputs"]
+
+
+def _tensors(output: Any) -> list[Any]:
+    from hfp.reconstruct.rules import tensors_in
+
+    return list(tensors_in(output))
+
+
+def page(rows: list[Row]) -> str:
+    """The results as Markdown."""
+    parts = ["# Pruning half of the channels of any model", "", _INTRODUCTION, ""]
+    for source in ("timm", "torchvision"):
+        mine = sorted((row for row in rows if row.source == source), key=lambda row: row.family)
+        if not mine:
+            continue
+        passed = sum(row.passed for row in mine)
+        parts += [f"## {source}: {passed} of {len(mine)} pass ({passed / len(mine):.1%})", ""]
+        parts += [
+            "| family | model | input | MACs left | parameters left | largest difference | result |",
+            "|---|---|---|---|---|---|---|",
+        ]
+        parts += [_line(row) for row in mine]
+        parts.append("")
+    return "\n".join(parts)
+
+
+def _line(row: Row) -> str:
+    shares = f"{row.macs:.1%} | {row.params:.1%} | {row.error:.1g}"
+    return f"| {row.family} | {row.model} | {row.size} | {shares} | {row.reason or 'pass'} |"
+
+
+_INTRODUCTION = """One smallest variant of every family, random weights, half of the channels of every coupled group
+removed (attention loses whole heads) by `hfp.prune(model, x, hfp.Budget(ratio=0.5))`. A model
+passes when putting the kept entries back into the full state gives the full state, the compact
+model computes what the full model computes without the removed channels (atol 1e-4), a file loaded
+into a fresh skeleton gives exactly the same outputs, and at least a quarter of the
+multiply-accumulates are gone. Made by
+
+    python examples/benchmarks/timm_sweep.py --results sweep
+    python examples/benchmarks/timm_sweep.py --results sweep --source torchvision
+    python examples/benchmarks/timm_sweep.py --results sweep --page examples/benchmarks/timm_sweep.md"""
+
+
+if __name__ == "__main__":
+    sys.exit(main())
