@@ -27,7 +27,7 @@ def add_rows(rows: Tensor, at: Tensor, values: Tensor, weight: float) -> None:
     elif rows.device.type == "cpu":
         step = max(1, _BLOCK // rows.shape[1])
         for block, some in zip(at.split(step), values.split(step), strict=True):
-            part = torch.empty_like(some)
+            part = torch.empty_like(some, memory_format=torch.contiguous_format)
             _items(rows).take(block.numpy(), out=_items(part), mode="clip")
             put_rows(rows, block, part.add_(some, alpha=weight))
     else:
