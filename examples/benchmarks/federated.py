@@ -81,10 +81,7 @@ def main() -> None:
         options=dict(arguments.option),
     )
     table = {
-        name: [
-            final_accuracy(changed(base, variant, seed), arguments.results)
-            for seed in range(arguments.seeds)
-        ]
+        name: [final_accuracy(changed(base, variant, seed), arguments.results) for seed in range(arguments.seeds)]
         for name, variant in STUDIES[arguments.study].items()
     }
     print(markdown(table))
