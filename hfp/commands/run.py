@@ -33,7 +33,14 @@ INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``hfp run``; their defaults are those of `Experiment`."""
     known = {method.name for method in methods()}
-    add = parser.add_argument
+    defaults = {entry.name: entry.default for entry in dataclasses.fields(Experiment)}
+
+    def add(flag: str, **settings: Any) -> None:
+        argument = parser.add_argument(flag, **settings)
+        default = defaults.get(argument.dest)
+        if isinstance(default, (str, int, float)) and not isinstance(default, bool):
+            argument.help = f"{argument.help or ''} (default: {default})".strip()
+
     add("--method", help=f"one of {', '.join(sorted(known))}; `hfp methods` tells more")
     add("--dataset", help=f"one of {', '.join(datasets())}")
     add("--data-root", metavar="PATH", help="folder with the data set's files, or any tree of images (imagefolder)")
@@ -41,7 +48,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--train-images", type=int, metavar="N", help="keep N training images; the test set stays whole")
     add("--image-size", type=int, metavar="PIXELS", help="side of an image folder's images")
     add("--model", help="one of hfp's own models, or any classifier of timm or torchvision")
-    add("--clients", type=int, metavar="K")
+    add("--clients", type=int, metavar="K", help="how many")
     add("--rank", type=int, help="0 to 3: the pair of ratios that the clients have, half of them each")
     add(
         "--ratio", type=_ratios, metavar="R[,R…]", help="share of channels removed: one, or one per client; over --rank"
@@ -62,15 +69,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add("--partition", help=f"how data is dealt out: {', '.join(schemes())}")
     add("--alpha", type=float, help="Dirichlet concentration; small is uneven")
-    add("--rounds", type=int, metavar="T")
+    add("--rounds", type=int, metavar="T", help="how many")
     add("--epochs", type=int, metavar="E", help="local epochs a round")
-    add("--batch-size", type=int, metavar="B")
-    add("--learning-rate", type=float, metavar="LR")
-    add("--momentum", type=float)
-    add("--weight-decay", type=float)
+    add("--batch-size", type=int, metavar="B", help="images a local step")
+    add("--learning-rate", type=float, metavar="LR", help="of local SGD")
+    add("--momentum", type=float, help="of local SGD")
+    add("--weight-decay", type=float, help="of local SGD")
     add("--augment", action="store_true", default=None, help="shift and mirror training images")
     add("--batch-norm", help=_kinds("evaluation's statistics", POLICIES))
-    add("--seed", type=int)
+    add("--seed", type=int, help="decides data, weights, batches and masks")
     add("--device", help="cpu, cuda, cuda:1, mps …")
     add("--option", dest="options", action="append", type=option, metavar="NAME=VALUE", help="an option of the method")
     add("--out", type=Path, metavar="FOLDER", help="an empty or new folder (default: a fresh one under runs/)")
