@@ -10,6 +10,8 @@ from typing import NoReturn
 
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "run": ("hfp.commands.run", "run", "run one federated experiment (without arguments: the embedded default)"),
+    "prune": ("hfp.commands.prune", "run", "prune one model to a budget, and save it"),
+    "inspect": ("hfp.commands.inspect", "run", "show what a file of a pruned model holds"),
     "methods": ("hfp.commands.listing", "run_methods", "list the federated methods and their papers"),
     "criteria": ("hfp.commands.listing", "run_criteria", "list the criteria that score channels, and their papers"),
 }

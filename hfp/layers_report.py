@@ -121,6 +121,23 @@ def _layer_reports(
         yield LayerReport(name or "(model)", type(module).__name__, before, after, inputs, sizes, why)
 
 
+def tensor_reports(index_map: IndexMap) -> tuple[LayerReport, ...]:
+    """Every tensor of a map with two dimensions or more, where nothing but the map is known."""
+    return tuple(
+        LayerReport(
+            name,
+            "tensor",
+            tensor.shape[0],
+            tensor.compact_shape[0],
+            (tensor.shape[1], tensor.compact_shape[1]),
+            (_entries(tensor.shape), _entries(tensor.compact_shape)),
+            None,
+        )
+        for name, tensor in index_map.tensors.items()
+        if len(tensor.shape) > 1
+    )
+
+
 def _dims(module: nn.Module, rank: int) -> tuple[int, int | None]:
     """The dimensions of a layer's weight that count its outputs and its inputs."""
     if isinstance(module, _ConvNd):

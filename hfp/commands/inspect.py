@@ -1,0 +1,101 @@
+"""``hfp inspect``: what a file of a pruned model holds, and what was removed from every layer."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import nn
+
+from hfp.costs import macs, parameters, state_bytes
+from hfp.errors import InputError
+from hfp.layer_picture import save_layer_picture
+from hfp.layers_report import LayerReport, layer_reports, layer_table, tensor_reports
+from hfp.model_source import full_model
+from hfp.reconstruct import IndexMap, PrunedFile, compact_model, read_pruned
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of ``hfp inspect``."""
+    parser.add_argument("file", type=Path, metavar="FILE", help="written by hfp prune or hfp.save_pruned")
+    parser.add_argument(
+        "--model", metavar="MODEL", help="the full model, where the file does not name it: a name or module:factory"
+    )
+    parser.add_argument("--image-size", type=int, metavar="PIXELS", help="to count with (default: the usual size)")
+    parser.add_argument("--picture", type=Path, metavar="PNG", help="draw what is left of every layer")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Read and show; returns 0."""
+    stored = read_pruned(arguments.file)
+    layers, costs = _described(stored, arguments)
+    costs["file bytes"] = (costs.get("bytes", (0, 0))[0], arguments.file.stat().st_size)
+    if arguments.picture is not None:
+        if not arguments.picture.absolute().parent.is_dir():
+            raise InputError(f"there is no folder {arguments.picture.absolute().parent} to draw into")
+        save_layer_picture(layers, arguments.picture, arguments.file.name)
+    if arguments.json:
+        json.dump(document(stored, layers, costs), sys.stdout)
+        sys.stdout.write("\n")
+        return 0
+    console = Console(highlight=False)
+    console.print(layer_table(layers, costs))
+    for name, value in {
+        **stored.metadata,
+        "written by": ", ".join(f"{k} {v}" for k, v in stored.libraries.items()),
+    }.items():
+        if not isinstance(value, dict):
+            console.print(f"{name}: {value}", soft_wrap=True, markup=False)
+    return 0
+
+
+def document(
+    stored: PrunedFile, layers: tuple[LayerReport, ...], costs: dict[str, tuple[float, float]]
+) -> dict[str, Any]:
+    """The JSON document of ``hfp inspect --json``."""
+    return {
+        "file": str(stored.path),
+        "model": None if stored.timm is None else stored.timm.name,
+        "metadata": dict(stored.metadata),
+        "libraries": dict(stored.libraries),
+        "costs": costs,
+        "layers": [asdict(layer) for layer in layers],
+        "attributes": {name: dict(changed) for name, changed in stored.index_map.attributes.items()},
+    }
+
+
+def _described(
+    stored: PrunedFile, arguments: argparse.Namespace
+) -> tuple[tuple[LayerReport, ...], dict[str, tuple[float, float]]]:
+    """Layers and costs: with the full model by its layers, else by the tensors of the file alone."""
+    shape = None
+    if stored.timm is not None:
+        skeleton: nn.Module = stored.timm.create("meta")
+        channels, *sides = getattr(skeleton, "pretrained_cfg", {}).get("input_size", (3, 224, 224))
+        channels = stored.timm.arguments.get("in_chans", channels)
+        shape = (channels, *([arguments.image_size] * 2 if arguments.image_size else sides))
+    elif arguments.model is not None:
+        found = full_model(arguments.model, image_size=arguments.image_size)
+        skeleton, shape = found.model.to("meta"), found.shape
+    else:
+        index_map = stored.index_map
+        return tensor_reports(index_map), {"params and buffers": (index_map.full_entries, index_map.kept_entries)}
+    stored.index_map.check_full(skeleton.state_dict())
+    return layer_reports(skeleton, stored.index_map), _costs(skeleton, stored.index_map, shape)
+
+
+def _costs(skeleton: nn.Module, index_map: IndexMap, shape: tuple[int, ...]) -> dict[str, tuple[float, float]]:
+    compact = compact_model(skeleton, index_map)
+    inputs = torch.empty(1, *shape, device="meta")
+    return {
+        "macs": (macs(skeleton, inputs), macs(compact, inputs)),
+        "params": (parameters(skeleton), parameters(compact)),
+        "bytes": (state_bytes(skeleton), state_bytes(compact)),
+    }

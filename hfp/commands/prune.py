@@ -1,0 +1,207 @@
+"""``hfp prune``: one model, one budget, one file."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from hfp import importance
+from hfp.budget import Budget
+from hfp.data import Dataset, datasets, load_dataset
+from hfp.errors import InputError
+from hfp.export import export_onnx
+from hfp.finetuning import accuracy, finetune, training_batches
+from hfp.layer_picture import save_layer_picture
+from hfp.model_source import FullModel, full_model
+from hfp.pruning import PruneResult, prune
+from hfp.storing import save_pruned
+
+_BUDGETS = {
+    "macs": "share of the multiply-accumulates that remains",
+    "params": "share of the parameters that remains",
+    "bytes": "share of the file's bytes that remains",
+    "latency": "share of the time of a forward pass that remains, measured on this machine",
+    "ratio": "share of the channels of every coupled group that is removed",
+}
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of ``hfp prune``."""
+    parser.add_argument("model", metavar="MODEL", help="a model's name (ours, timm's, torchvision's) or module:factory")
+    budget = parser.add_mutually_exclusive_group(required=True)
+    for name, text in _BUDGETS.items():
+        budget.add_argument(f"--{name}", type=float, metavar="SHARE", help=text)
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the pruned model, as safetensors")
+    _configure_model(parser.add_argument_group("model"))
+    _configure_ranking(parser.add_argument_group("what goes"))
+    data = parser.add_argument_group("data")
+    data.add_argument("--data", metavar="NAME", help=f"score and repair with one of {', '.join(datasets())}")
+    data.add_argument("--data-root", type=Path, metavar="PATH", help="where its files are")
+    data.add_argument("--finetune", type=int, default=0, metavar="EPOCHS", help="repair the pruned model")
+    data.add_argument("--learning-rate", type=float, default=0.01, metavar="LR", help="of the repair (default: 0.01)")
+    data.add_argument("--batch-size", type=int, default=64, metavar="N", help="default: 64")
+    data.add_argument("--batches", type=int, default=16, metavar="N", help="to score with (default: 16)")
+    parser.add_argument("--export", choices=("onnx",), help="also write FILE.onnx, and check it with ONNX Runtime")
+    parser.add_argument("--picture", type=Path, metavar="PNG", help="draw what is left of every layer")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON; progress goes to standard error")
+
+
+def _configure_model(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--num-classes", type=int, metavar="N", help="default: the data's, else the model's usual ones")
+    group.add_argument("--in-channels", type=int, default=3, metavar="N", help="default: 3")
+    group.add_argument("--image-size", type=int, metavar="PIXELS", help="default: the model's usual size")
+    group.add_argument("--pretrained", action="store_true", help="load timm's weights (a download)")
+    group.add_argument("--weights", type=Path, metavar="FILE", help="the full model's state, as safetensors")
+    group.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps ... (default: cpu)")
+
+
+def _configure_ranking(group: argparse._ArgumentGroup) -> None:
+    names = ", ".join(name for name in importance.names() if importance.describe(name).needs != "variation")
+    group.add_argument("--importance", default="l2", metavar="NAME", help=f"one of {names} (default: l2)")
+    group.add_argument("--ranking", choices=("layer", "global"), default="layer", help="default: layer")
+    group.add_argument("--round-to", type=int, metavar="N", help="leave a multiple of N channels in every pruned layer")
+    group.add_argument("--min-channels", type=int, default=1, metavar="N", help="what every layer keeps (default: 1)")
+    group.add_argument(
+        "--ignore", action="append", default=[], metavar="LAYER", help="leave this layer's outputs alone"
+    )
+    group.add_argument("--keep-heads", action="store_true", help="prune inside attention heads, not whole heads")
+    group.add_argument("--steps", type=int, default=1, metavar="N", help="go in N steps, scoring again before each")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Prune, repair, save, export; returns 0."""
+    console = Console(stderr=arguments.json, highlight=False)
+    budget = Budget(**{name: getattr(arguments, name) for name in _BUDGETS})
+    _check_files(arguments)
+    dataset = _dataset(arguments)
+    full = _full_model(arguments, dataset)
+    device = _device(arguments.device)
+    full.model.to(device)
+    inputs = torch.randn(2, *full.shape, generator=torch.Generator().manual_seed(0)).to(device)
+    with console.status(f"pruning {arguments.model} to {budget}"):
+        result = _prune(arguments, budget, full, dataset, inputs)
+    document: dict[str, Any] = {"model": arguments.model, "out": str(arguments.out), **result.report.as_dict()}
+    if dataset is not None:
+        document |= _repair(arguments, full.model, result.model, dataset, console)
+    result.model.to("cpu")
+    save_pruned(result, arguments.out, full.timm)
+    document["file_bytes"] = arguments.out.stat().st_size
+    if arguments.export:
+        path = arguments.out.with_suffix(".onnx")
+        document["onnx"] = {"path": str(path), "largest_difference": export_onnx(result.model, inputs.cpu(), path)}
+    if arguments.picture is not None:
+        save_layer_picture(result.report.layers, arguments.picture, f"{arguments.model}, {budget}")
+    _show(document, result, arguments, console)
+    return 0
+
+
+def _check_files(arguments: argparse.Namespace) -> None:
+    for path in (arguments.out, arguments.picture):
+        if path is not None and not path.absolute().parent.is_dir():
+            raise InputError(f"there is no folder {path.absolute().parent} to write {path.name} to")
+    if arguments.data is None and arguments.finetune:
+        raise InputError("--finetune needs images: --data NAME")
+    if arguments.finetune < 0 or arguments.batch_size < 2 or arguments.batches < 1:
+        raise InputError("--finetune is 0 or more epochs, --batch-size 2 or more, --batches 1 or more")
+
+
+def _dataset(arguments: argparse.Namespace) -> Dataset | None:
+    if arguments.data is None:
+        return None
+    size = arguments.image_size if arguments.data == "imagefolder" else None
+    return load_dataset(arguments.data, arguments.data_root, image_size=size)
+
+
+def _full_model(arguments: argparse.Namespace, dataset: Dataset | None) -> FullModel:
+    classes, channels, size = arguments.num_classes, arguments.in_channels, arguments.image_size
+    if dataset is not None:
+        classes, channels, size = classes or len(dataset.classes), dataset.shape[0], dataset.shape[1]
+    return full_model(
+        arguments.model,
+        num_classes=classes,
+        in_channels=channels,
+        image_size=size,
+        pretrained=arguments.pretrained,
+        weights=arguments.weights,
+    )
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"no device {name!r} here: {str(error).splitlines()[0]}") from error
+    return device
+
+
+def _prune(
+    arguments: argparse.Namespace, budget: Budget, full: FullModel, dataset: Dataset | None, inputs: Tensor
+) -> PruneResult:
+    batches = None
+    if dataset is not None and importance.describe(arguments.importance).needs == "data":
+        batches = training_batches(dataset, arguments.batch_size, arguments.batches, inputs.device)
+    elif importance.describe(arguments.importance).needs == "data":
+        raise InputError(f"criterion {arguments.importance!r} scores with images: --data NAME")
+    return prune(
+        full.model,
+        inputs,
+        budget,
+        importance=arguments.importance,
+        data=batches,
+        loss_fn=cross_entropy,
+        ranking=arguments.ranking,
+        round_to=arguments.round_to,
+        min_channels=arguments.min_channels,
+        ignored_layers=arguments.ignore,
+        prune_heads=not arguments.keep_heads,
+        steps=arguments.steps,
+    )
+
+
+def _repair(
+    arguments: argparse.Namespace, full: nn.Module, compact: nn.Module, dataset: Dataset, console: Console
+) -> dict[str, Any]:
+    found = {"accuracy": {"full": accuracy(full, dataset), "pruned": accuracy(compact, dataset)}}
+    if arguments.finetune:
+        with Progress(console=console, transient=True) as progress:
+            task = progress.add_task("repairing", total=None)
+
+            def show(step: int, steps: int, loss: float) -> None:
+                progress.update(task, completed=step, total=steps, description=f"repairing, loss {loss:.3f}")
+
+            finetune(
+                compact,
+                dataset,
+                arguments.finetune,
+                learning_rate=arguments.learning_rate,
+                batch_size=arguments.batch_size,
+                progress=show,
+            )
+        found["accuracy"]["repaired"] = accuracy(compact, dataset)
+    return found
+
+
+def _show(document: dict[str, Any], result: PruneResult, arguments: argparse.Namespace, console: Console) -> None:
+    if arguments.json:
+        json.dump(document, sys.stdout)
+        sys.stdout.write("\n")
+        return
+    console.print(result.report.table())
+    for name, value in document.get("accuracy", {}).items():
+        console.print(f"accuracy, {name}: {value:.1%}")
+    if "onnx" in document:
+        console.print(
+            f"{document['onnx']['path']} differs by {document['onnx']['largest_difference']:.2g} at most",
+            soft_wrap=True,
+        )
+    console.print(f"written to {arguments.out} ({document['file_bytes']:,} bytes)", soft_wrap=True)
