@@ -6,7 +6,8 @@ model. Training never reads them (it uses each batch's own), so a policy acts on
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from types import MappingProxyType
 
 import torch
@@ -40,6 +41,23 @@ def estimate(model: nn.Module, batches: Iterable[Tensor]) -> dict[str, Tensor]:
         if _tracks(module)
         for which in ("running_mean", "running_var")
     }
+
+
+@contextmanager
+def batch_statistics(model: nn.Module) -> Iterator[None]:
+    """Inside, the model is in evaluation mode but for batch-norm, which uses each batch's own statistics.
+
+    Running statistics do change inside: give the model copies of them. Its modes are restored.
+    """
+    modes = {module: module.training for module in model.modules()}
+    try:
+        model.eval()
+        for module in modes:
+            module.training = isinstance(module, _BatchNorm)
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
 
 
 class Pool:

@@ -18,7 +18,10 @@ Normalise = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class LocalTraining:
-    """How a client trains: plain SGD over its shuffled data, images shifted and mirrored when `augment` is set."""
+    """How a client trains: plain SGD over its shuffled data, images shifted and mirrored when `augment` is set.
+
+    `measure_variance` also measures how much the gradients of its steps vary, for one more model's memory.
+    """
 
     epochs: int
     batch_size: int
@@ -26,6 +29,7 @@ class LocalTraining:
     momentum: float
     weight_decay: float
     augment: bool = False
+    measure_variance: bool = False
 
     @property
     def step_size(self) -> float:
@@ -35,11 +39,15 @@ class LocalTraining:
 
 @dataclass(frozen=True)
 class LocalResult:
-    """What training took and reached: `loss` is the mean over the samples seen."""
+    """What training took and reached: `loss` is the mean over the samples seen.
+
+    `variance` is that of a step's gradient around the mean of all steps, summed over parameters; None if not measured.
+    """
 
     steps: int
     samples: int
     loss: float
+    variance: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,12 +91,15 @@ def train(
         model.parameters(), training.learning_rate, momentum=training.momentum, weight_decay=training.weight_decay
     )
     model.train()
+    spread = _Spread() if training.measure_variance else None
     seen, total = 0, torch.zeros((), device=device)
     for chosen in schedule:
         inputs = augment(data.images[chosen], generator) if training.augment else data.images[chosen]
         loss = objective.loss(model, data.normalise(inputs.to(device)), data.labels[chosen].to(device))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        if spread is not None:
+            spread.add(model)
         objective.gradients(model)
         optimizer.step()
         seen += len(chosen)
@@ -98,7 +109,41 @@ def train(
         raise InputError(
             f"training diverged (loss {mean}) at learning rate {training.learning_rate:g}; use a smaller one"
         )
-    return LocalResult(steps=len(schedule), samples=seen, loss=mean)
+    return LocalResult(len(schedule), seen, mean, None if spread is None else spread.variance())
+
+
+class _Spread:
+    """The unbiased variance of gradients, ``(Σ ‖g‖² - ‖Σ g‖²/n) / (n - 1)``."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._squares, self._steps = 0.0, 0
+
+    def add(self, model: nn.Module) -> None:
+        self._steps += 1
+        for name, parameter in model.named_parameters():
+            if parameter.grad is not None:
+                self._squares += float(parameter.grad.square().sum())
+                known = self._sums.get(name)
+                self._sums[name] = parameter.grad.clone() if known is None else known.add_(parameter.grad)
+
+    def variance(self) -> float:
+        if self._steps < 2:
+            return 0.0
+        mean = sum(float(total.square().sum()) for total in self._sums.values()) / self._steps
+        return max(self._squares - mean, 0.0) / (self._steps - 1)
+
+
+def joined(results: Sequence[LocalResult]) -> LocalResult:
+    """Several trainings one after the other, as one: means weighted by samples."""
+    samples = sum(result.samples for result in results)
+    measured = [result.variance for result in results if result.variance is not None]
+    return LocalResult(
+        steps=sum(result.steps for result in results),
+        samples=samples,
+        loss=sum(result.loss * result.samples for result in results) / samples,
+        variance=sum((r.variance or 0.0) * r.samples for r in results) / samples if measured else None,
+    )
 
 
 def schedule_of(samples: int, training: LocalTraining, generator: torch.Generator) -> list[Tensor]:

@@ -13,6 +13,7 @@ from hfp import batchnorm
 from hfp.client import LocalData, batches, evaluate
 from hfp.cohort import Cohort, asked_clients
 from hfp.costs import TRAINING_FACTOR, macs, parameters
+from hfp.diagnostics import Observer
 from hfp.exchange import Exchange
 from hfp.experiment import Experiment
 from hfp.federation import Federation, needs_reestimation, set_up
@@ -54,12 +55,14 @@ def rounds(federation: Federation, on_client: Callable[[ClientRecord], None] | N
     experiment, method, setting = federation.experiment, federation.method, federation.setting
     state = method.start(setting, federation.initial)
     evaluator, exchange = _Evaluator(federation), Exchange(federation)
+    observer = Observer(federation) if experiment.diagnostics else None
     cohort = Cohort(experiment, setting.clients)
     for _ in range(experiment.rounds):
         begun = time.perf_counter()
         phase = method.phase(state)
         collector = method.collect(setting, state)
-        records, heard = _ask_clients(federation, state, cohort, exchange, collector, on_client)
+        watch = observer.watch(state, collector) if observer else None
+        records, heard = _ask_clients(federation, state, cohort, exchange, watch or collector, on_client)
         after = collector.finish() if heard else dataclasses.replace(state, round=state.round + 1)
         state = evaluator.refresh(after)
         accuracy, loss = evaluator.score(state)
@@ -72,6 +75,7 @@ def rounds(federation: Federation, on_client: Callable[[ClientRecord], None] | N
             statistics=evaluator.traffic,
             seconds=time.perf_counter() - begun,
             deadline=experiment.deadline,
+            diagnostics=observer.report(watch) if observer and watch and heard else None,
         )
         yield Outcome(record, state)
 

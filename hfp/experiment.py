@@ -52,7 +52,8 @@ class Experiment:
     what a round takes in simulated time. With a `budget` (`LIMITS`: the most that a client can afford) each client's
     ratio is the smallest that keeps within it. Every round asks the share `participation` of the clients; each of them
     drops out with probability `dropout`; replies after `deadline` simulated seconds are `late` (`LATE`). A client keeps
-    its plan for `replan` rounds, 0 for as long as the method's phase lasts.
+    its plan for `replan` rounds, 0 for as long as the method's phase lasts. `diagnostics` measures more every round
+    (`hfp.diagnostics`).
 
     Raises:
         InputError: a name isn't known (with the nearest known ones) or a number is out of its range.
@@ -87,6 +88,7 @@ class Experiment:
     deadline: float | None = None
     late: str = "discard"
     replan: int = 1
+    diagnostics: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -99,6 +99,7 @@ def set_up(experiment: Experiment) -> Federation:
             experiment.momentum,
             experiment.weight_decay,
             experiment.augment,
+            measure_variance=experiment.diagnostics,
         ),
         device=device,
     )

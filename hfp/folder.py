@@ -16,6 +16,7 @@ from hfp.methods import State
 from hfp.records import RoundRecord
 
 CONFIGURATION, METRICS, MODEL, PICTURE = "config.json", "metrics.jsonl", "global.safetensors", "accuracy.png"
+DIAGNOSTICS = "diagnostics.png"
 
 
 class RunFolder:
@@ -56,6 +57,11 @@ class RunFolder:
         metadata = {"model": experiment.model, "dataset": experiment.dataset, "method": experiment.method}
         content = save({name: tensor.contiguous().cpu() for name, tensor in state.items()}, metadata)
         write_atomically(self.path / MODEL, content)
+
+    @property
+    def diagnostics(self) -> Path:
+        """Where the picture of the diagnostics goes."""
+        return self.path / DIAGNOSTICS
 
     @property
     def picture(self) -> Path:

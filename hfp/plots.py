@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hfp.diagnostics import Diagnostics
 from hfp.errors import InputError
 from hfp.records import MEGABYTE, RoundRecord, Run
 
@@ -46,6 +47,59 @@ def save_curves(run: Run, path: Path) -> None:
         color=INK,
     )
     figure.savefig(path, dpi=150)
+
+
+def save_diagnostics(run: Run, path: Path) -> None:
+    """Draw a run's diagnostics against round, as a PNG at `path`; rounds without replies have none.
+
+    Raises:
+        InputError: matplotlib isn't installed.
+    """
+    measured = [(record.round, record.diagnostics) for record in run.history if record.diagnostics is not None]
+    figure = _figure(12, 6)
+    panels = figure.subplots(2, 3).flatten()
+    lines: tuple[tuple[str, dict[str, Sequence[float | None]]], ...] = (
+        ("gradient variance σ² of a client's steps", {"σ²": [d.gradient_variance for _, d in measured]}),
+        ("dissimilarity ζ² of clients", {"ζ²": [d.dissimilarity for _, d in measured]}),
+        ("pruning perturbation ‖e‖²", {"‖e‖²": [d.perturbation for _, d in measured]}),
+        (
+            "change of the loss by pruning",
+            {"predicted": [d.predicted for _, d in measured], "actual": [d.actual for _, d in measured]},
+        ),
+        ("overlap of two clients' submodels", {"overlap": [d.overlap for _, d in measured]}),
+    )
+    for axes, (title, curves) in zip(panels, lines, strict=False):
+        _draw(axes, title, [round for round, _ in measured], curves)
+    _draw_coverage(panels[-1], measured)
+    figure.savefig(path, dpi=150)
+
+
+def _draw(axes: Axes, title: str, rounds: Sequence[int], curves: Mapping[str, Sequence[float | None]]) -> None:
+    for (label, values), color in zip(curves.items(), (ACCENT, INK), strict=False):
+        points = [(round, value) for round, value in zip(rounds, values, strict=True) if value is not None]
+        axes.plot([x for x, _ in points], [y for _, y in points], color=color, linewidth=1.6, label=label)
+    axes.set_title(title, fontsize=10, color=INK)
+    axes.set_xlabel("round")
+    axes.margins(x=0.02)
+    _style(axes)
+    if len(curves) > 1:
+        axes.legend(frameon=False, fontsize=9)
+
+
+def _draw_coverage(axes: Axes, measured: Sequence[tuple[int, Diagnostics]]) -> None:
+    """A row for every coupled group, a column for every round: the share of channels that somebody trained."""
+    names = list(measured[0][1].coverage) if measured else []
+    shares = [[diagnostics.coverage[name] for _, diagnostics in measured] for name in names]
+    if shares:
+        first, last = measured[0][0], measured[-1][0]
+        extent = (first - 0.5, last + 0.5, len(names) - 0.5, -0.5)
+        image = axes.imshow(
+            shares, aspect="auto", vmin=0, vmax=1, cmap="viridis", extent=extent, interpolation="nearest"
+        )
+        axes.figure.colorbar(image, ax=axes)
+    axes.set_yticks(range(len(names)), names, fontsize=6)
+    axes.set_title("channels that somebody trained, by layer", fontsize=10, color=INK)
+    axes.set_xlabel("round")
 
 
 def _figure(width: float, height: float) -> Any:

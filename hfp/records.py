@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from hfp.diagnostics import Diagnostics
 from hfp.experiment import Experiment
 from hfp.methods import State
 
@@ -74,6 +75,7 @@ class RoundRecord:
     statistics: tuple[int, int]
     seconds: float
     deadline: float | None = None
+    diagnostics: Diagnostics | None = None
 
     @property
     def trained(self) -> tuple[ClientRecord, ...]:
@@ -114,6 +116,7 @@ class RoundRecord:
     def as_dict(self) -> dict[str, Any]:
         """Plain values: the fields and the sums over clients."""
         down, up = self.statistics
+        measured = {} if self.diagnostics is None else {"diagnostics": self.diagnostics.as_dict()}
         return {
             "round": self.round,
             "phase": self.phase,
@@ -127,6 +130,7 @@ class RoundRecord:
             "training_macs": self.training_macs,
             "seconds": round(self.seconds, 4),
             "device_seconds": round(self.device_seconds, 6),
+            **measured,
             "clients": [dataclasses.asdict(client) for client in self.clients],
         }
 

@@ -23,7 +23,7 @@ from hfp.experiment import LATE, LIMITS, Experiment
 from hfp.federation import Federation, set_up
 from hfp.folder import RunFolder, default_folder
 from hfp.methods import methods
-from hfp.plots import save_curves
+from hfp.plots import save_curves, save_diagnostics
 from hfp.records import IN_TIME, ClientRecord, Run
 from hfp.report import round_line, run_document, run_table
 
@@ -76,6 +76,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--momentum", type=float, help="of local SGD")
     add("--weight-decay", type=float, help="of local SGD")
     add("--augment", action="store_true", default=None, help="shift and mirror training images")
+    add(
+        "--diagnostics",
+        action="store_true",
+        default=None,
+        help="measure variance, overlap, coverage … each round",
+    )
     add("--batch-norm", help=_kinds("evaluation's statistics", POLICIES))
     add("--seed", type=int, help="decides data, weights, batches and masks")
     add("--device", help="cpu, cuda, cuda:1, mps …")
@@ -126,6 +132,8 @@ def _close(run: Run, folder: RunFolder, console: Console, as_json: bool) -> None
     console.print(run_table(run))
     try:
         save_curves(run, folder.picture)
+        if run.experiment.diagnostics:
+            save_diagnostics(run, folder.diagnostics)
     except InputError as missing:
         console.print(str(missing), soft_wrap=True, markup=False)
     console.print(f"written to {folder.path}", soft_wrap=True, markup=False)

@@ -81,7 +81,8 @@ class Reply:
     """What a client answers: `tensors` cross the wire, and the figures of its training.
 
     `loss` is the mean of the objective over the `samples` seen in `steps` steps. `parameters` and `forward_macs` (one
-    image) are those of the model it ended with, `training_macs` those of all its steps.
+    image) are those of the model it ended with, `training_macs` those of all its steps. `variance` is that of its
+    steps' gradients, where it was to be measured.
     """
 
     tensors: State
@@ -91,6 +92,7 @@ class Reply:
     parameters: int
     forward_macs: int
     training_macs: int
+    variance: float | None = None
 
 
 @dataclass(frozen=True)

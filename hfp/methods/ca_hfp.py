@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-from torch import Tensor
-
 from hfp.errors import InputError, unknown
 from hfp.importance import Variation, VariationImportance
 from hfp.methods.base import Client, Method, ServerState, Setting, State, Update
+from hfp.methods.pseudo_gradients import PseudoGradients
 from hfp.methods.registry import register
 from hfp.methods.selection import Scores, check_counts, keep_best, keep_random, scores_of
 from hfp.reconstruct import Aggregator, Plan
@@ -96,45 +94,31 @@ class CAHFP(Method):
 
 
 class VariationCollector:
-    """Aggregates submodels, and sums the pseudo-gradients ``-(w_k - w)/(η E)`` and their squares, all streaming."""
+    """Aggregates submodels and estimates from their pseudo-gradients on the way, all streaming."""
 
     def __init__(self, method: CAHFP, setting: Setting, state: ServerState) -> None:
         self._method, self._setting, self._state = method, setting, state
+        self._parameters = {name: state.weights[name] for name in setting.parameters}
         self._aggregator = Aggregator(state.weights, rule=method.rule)
-        self._gradient, self._square, self._coverage = (self._zeros() for _ in range(3))
-        self._samples = 0
+        self._gradients = PseudoGradients(self._parameters)
 
     def add(self, update: Update) -> None:
         """Fold one client's update in."""
-        weight, task, reply = update.client.samples, update.task, update.reply
-        self._aggregator.add(reply.tensors, task.index_map, weight=weight)
-        self._samples += weight
-        if reply.steps == 0:
-            return
-        scale = -1.0 / (update.step_size * reply.steps)
-        for name in self._setting.parameters:
-            gradient = (reply.tensors[name] - task.tensors[name]) * scale
-            place = task.index_map.tensors[name]
-            place.add(gradient, self._gradient[name], weight)
-            place.add(gradient.square(), self._square[name], weight)
-            place.add(torch.ones_like(gradient), self._coverage[name], weight)
+        weight = update.client.samples
+        self._aggregator.add(update.reply.tensors, update.task.index_map, weight=weight)
+        held = self._method.held(self._setting, self._state, update)
+        self._gradients.add(held, weight, update.step_size * update.reply.steps)
 
     def finish(self) -> ServerState:
         """The state of the next round: new weights, new estimates and, once warm-up is over, new scores."""
         state, method = self._state, self._method
         variation = state.memory.variation.update(
-            gradient_sum=self._mean(self._gradient),
-            square_sum=self._mean(self._square),
-            coverage=self._mean(self._coverage),
-            weights={name: state.weights[name] for name in self._setting.parameters},
+            gradient_sum=self._gradients.gradient(),
+            square_sum=self._gradients.square(),
+            coverage=self._gradients.coverage(),
+            weights=self._parameters,
         )
         weights = self._aggregator.result()
         warm = state.round + 1 >= method.warmup
         scores = method.score(self._setting, variation, weights) if warm else None
         return ServerState(state.round + 1, weights, Memory(variation, scores))
-
-    def _zeros(self) -> dict[str, Tensor]:
-        return {name: torch.zeros_like(self._state.weights[name]) for name in self._setting.parameters}
-
-    def _mean(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {name: total / self._samples for name, total in sums.items()}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hfp.client import LocalResult, Objective
+from hfp.client import Objective, joined
 from hfp.costs import TRAINING_FACTOR
 from hfp.errors import InputError
 from hfp.methods.base import Client, Held, Method, Reply, ServerState, Setting, State, Task, Update
@@ -82,7 +82,7 @@ class DapperFL(Method):
         pruned = local.fit(model, self.objective(local, task, model), schedule[dense_steps:])
         work = local.count(full) * dense.samples + local.count(model) * pruned.samples
         return local.reply(
-            model, _together(dense, pruned), also={KEPT: kept_bits(plan)}, training_macs=TRAINING_FACTOR * work
+            model, joined([dense, pruned]), also={KEPT: kept_bits(plan)}, training_macs=TRAINING_FACTOR * work
         )
 
     def held(self, setting: Setting, state: ServerState, update: Update) -> Held:
@@ -163,9 +163,3 @@ def kept_plan(groups: ChannelGroups, bits: Tensor) -> Plan:
     sizes: Mapping[str, int] = groups.sizes
     parts = from_bits(bits, (sum(sizes.values()),)).split(list(sizes.values()))
     return groups.plan({name: part.nonzero().view(-1) for name, part in zip(sizes, parts, strict=True)})
-
-
-def _together(first: LocalResult, second: LocalResult) -> LocalResult:
-    samples = first.samples + second.samples
-    mean = (first.loss * first.samples + second.loss * second.samples) / samples
-    return LocalResult(first.steps + second.steps, samples, mean)

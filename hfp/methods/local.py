@@ -75,4 +75,5 @@ class Local:
             parameters=parameters(model),
             forward_macs=forward,
             training_macs=TRAINING_FACTOR * forward * result.samples if training_macs is None else training_macs,
+            variance=result.variance,
         )

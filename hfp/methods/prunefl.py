@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from hfp.client import LocalResult, Objective
+from hfp.client import LocalResult, Objective, joined
 from hfp.costs import TRAINING_FACTOR, macs_per_weight, parameters
 from hfp.errors import InputError
 from hfp.methods import sparse
@@ -219,9 +219,7 @@ class _Trained:
     @classmethod
     def over(cls, rounds: Sequence[_Trained], masks: Masks) -> _Trained:
         """All of them together, with the masks they ended with."""
-        samples = sum(one.result.samples for one in rounds)
-        loss = sum(one.result.loss * one.result.samples for one in rounds) / samples
-        result = LocalResult(sum(one.result.steps for one in rounds), samples, loss)
+        result = joined([one.result for one in rounds])
         return dataclasses.replace(rounds[-1], masks=masks, result=result, work=sum(one.work for one in rounds))
 
     def reply(self, also: State) -> Reply:
@@ -235,6 +233,7 @@ class _Trained:
             parameters=parameters(self.model) - pruned,
             forward_macs=self.local.count(self.model) - sparse.saved_macs(self.masks, self.uses),
             training_macs=TRAINING_FACTOR * self.work,
+            variance=self.result.variance,
         )
 
 

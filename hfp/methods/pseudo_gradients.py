@@ -1,0 +1,52 @@
+"""What clients' models did in a round, as gradients: sums over clients in full coordinates, one client at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from hfp.methods.base import Held
+
+
+class PseudoGradients:
+    """Weighted sums of ``g_k = -(w_k - w)/(η E)``, of their squares and of who held an entry; three models' memory.
+
+    `parameters` gives names and shapes. The results are divided by the weight of all clients, so that `coverage` is the
+    share of the weight whose clients hold an entry.
+    """
+
+    def __init__(self, parameters: Mapping[str, Tensor]) -> None:
+        self._gradient, self._square, self._coverage = (
+            {name: torch.zeros_like(tensor) for name, tensor in parameters.items()} for _ in range(3)
+        )
+        self._weight = 0.0
+
+    def add(self, held: Held, weight: float, distance: float) -> None:
+        """Add one client; `distance` is ``η E``, the length of its steps together, 0 when it took none."""
+        self._weight += weight
+        if not distance:
+            return
+        for name, total in self._gradient.items():
+            place = held.index_map.tensors[name]
+            active = held.active.get(name, torch.ones((), dtype=torch.bool)).to(total).expand(place.compact_shape)
+            gradient = (held.before[name] - held.after[name]) * active / distance
+            place.add(gradient, total, weight)
+            place.add(gradient.square(), self._square[name], weight)
+            place.add(active, self._coverage[name], weight)
+
+    def gradient(self) -> dict[str, Tensor]:
+        """``Σ p_k g_k``, over those that hold an entry."""
+        return self._mean(self._gradient)
+
+    def square(self) -> dict[str, Tensor]:
+        """``Σ p_k g_k²``, over those that hold an entry."""
+        return self._mean(self._square)
+
+    def coverage(self) -> dict[str, Tensor]:
+        """``Σ p_k`` over those that hold an entry."""
+        return self._mean(self._coverage)
+
+    def _mean(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: total / max(self._weight, 1e-12) for name, total in sums.items()}
