@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from hfp.reconstruct._closure import Site
 from hfp.reconstruct._factor import factor, flat_indices
+from hfp.reconstruct._layer_norm import in_order
 from hfp.reconstruct._twin import Twin
 from hfp.reconstruct.attributes import changes, snapshot
 from hfp.reconstruct.errors import MapError
@@ -34,15 +35,15 @@ def try_out(site: Site, gone: Tensor, where: str) -> Outcome:
     Raises:
         MapError: what is left can't be described by kept indices per dimension.
     """
-    layer, pruner = site.node.module, site.handler.__self__  # type: ignore[attr-defined]
+    layer, handler = site.node.module, in_order(site.handler)
     indices = gone.nonzero().view(-1).tolist()
-    pruner.pruning_dim = site.node.pruning_dim
+    handler.__self__.pruning_dim = site.node.pruning_dim  # type: ignore[attr-defined]
     if isinstance(layer, nn.Parameter):
-        left = site.handler(nn.Parameter(flat_indices(layer)), indices)
+        left = handler(nn.Parameter(flat_indices(layer)), indices)
         return Outcome(_places({"": factor(left, tuple(layer.shape), where)}), {})
     twin = Twin(layer)
     before = snapshot(twin.module)
-    site.handler(twin.module, indices)
+    handler(twin.module, indices)
     changed = changes(before, twin.module)
     attributes = {(name, key): value for name, part in changed.items() for key, value in part.items()}
     return Outcome(_places(twin.kept(where)), attributes)

@@ -10,10 +10,9 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-import torch_pruning as tp
 from torch import Tensor, nn
 
-from hfp.reconstruct._closure import Closure, Site, closure, in_model, units
+from hfp.reconstruct._closure import Closure, Graph, Site, closure, in_model, units
 from hfp.reconstruct._effects import Formula, Outcome, learn, merge, try_out
 from hfp.reconstruct._running import run_error, widened
 from hfp.reconstruct._twin import check_tied, joined, tensors_of, tied
@@ -49,10 +48,10 @@ class ChannelGroups:
         units: group name -> int64 [channels], the unit of each channel. Channels of one unit must be kept or removed
             together: usually every channel is its own unit; in a group with a grouped convolution, a group norm or a
             reshape, several channels form one.
-        skipped: root layers that are left whole, with the reason.
+        skipped: root layers of groups that are left whole because they can't be pruned, with the reason.
     """
 
-    def __init__(self, model: nn.Module, graph: tp.DependencyGraph, groups: Mapping[str, Any]) -> None:
+    def __init__(self, model: nn.Module, graph: Graph, groups: Mapping[str, Any]) -> None:
         self._model, self._groups = model, dict(groups)
         self._identity = IndexMap.identity(model)
         self._transient = {
@@ -87,8 +86,8 @@ class ChannelGroups:
             ignored_layers: modules of `model`, or their names, whose output channels stay.
 
         Raises:
-            MapError: an ignored layer is not in the model, the model does not run on the inputs, or nothing can be
-                pruned.
+            MapError: an ignored layer is not in the model, the model does not run on the inputs or can't be traced,
+                or nothing can be pruned.
         """
         own = copy.deepcopy(model).eval()
         for parameter in own.parameters():
@@ -97,10 +96,11 @@ class ChannelGroups:
         error = run_error(own, inputs)
         if error is not None:
             raise MapError(f"the model does not run on the example inputs ({error})")
-        graph, found = _traced(own, inputs, _resolve(model, own, ignored_layers))
-        names = {id(module): name for name, module in own.named_modules()}
-        groups = cls(own, graph, {names[id(group[0].dep.target.module)]: group for group in found})
-        groups._leave_out_what_fails(inputs)
+        ignored = _resolve(model, own, ignored_layers)
+        graph = _graph(own, inputs)
+        found, failed = graph.coupled_groups(ignored)
+        groups = cls(own, graph, found)
+        groups._leave_out_what_fails(inputs, failed)
         if not groups.sizes:
             raise MapError(f"no layer of this model can be pruned; {dict(groups.skipped) or 'all layers are ignored'}")
         return groups
@@ -197,11 +197,12 @@ class ChannelGroups:
                 gone[site] = gone[site] | part if site in gone else part
         return gone
 
-    def _leave_out_what_fails(self, inputs: Any) -> None:
+    def _leave_out_what_fails(self, inputs: Any, failed: Mapping[str, str]) -> None:
+        self.skipped = MappingProxyType(dict(failed))
         if self._trial_error(self.names, inputs) is None:
             return
         skipped = {name: error for name in self.names if (error := self._trial_error([name], inputs)) is not None}
-        self.skipped = MappingProxyType(skipped)
+        self.skipped = MappingProxyType({**failed, **skipped})
         self.sizes = MappingProxyType({name: size for name, size in self.sizes.items() if name not in skipped})
         self.units = MappingProxyType({name: self.units[name] for name in self.sizes})
         error = self._trial_error(self.names, inputs)
@@ -223,11 +224,13 @@ class ChannelGroups:
         return run_error(model, inputs)
 
 
-def _traced(model: nn.Module, inputs: Any, ignored: list[nn.Module]) -> tuple[tp.DependencyGraph, list[Any]]:
+def _graph(model: nn.Module, inputs: Any) -> Graph:
     with warnings.catch_warnings(), torch.enable_grad():
-        warnings.simplefilter("ignore")
-        graph = tp.DependencyGraph().build_dependency(model, inputs)
-        return graph, list(graph.get_all_groups(ignored_layers=ignored))
+        warnings.simplefilter("ignore")  # about unwrapped parameters and unknown operations: groups are tried instead
+        try:
+            return Graph().build_dependency(model, inputs)
+        except Exception as error:
+            raise MapError(f"torch-pruning can't trace this model ({type(error).__name__}: {error})") from error
 
 
 def _layers(model: nn.Module, closures: Mapping[str, Closure]) -> list[_Layer]:
