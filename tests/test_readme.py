@@ -24,5 +24,6 @@ def test_every_command_is_one_that_exists(command):
 
 
 @pytest.mark.parametrize("code", python_blocks())
-def test_python_of_the_readme_runs(code):
+def test_python_of_the_readme_runs(code, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     exec(compile(code, "README.md", "exec"), {})
