@@ -16,6 +16,7 @@ from hfp.importance.hutchinson import HutchinsonImportance
 from hfp.importance.layers import Slot, register_layer
 from hfp.importance.registry import Criterion, create, describe, names, register
 from hfp.importance.sampled_fisher import SampledFisherImportance
+from hfp.importance.scaled import ScaledImportance
 from hfp.importance.shipped import HessianImportance, RandomImportance, ShippedImportance, TaylorImportance
 from hfp.importance.variation import Variation, VariationImportance
 
@@ -31,6 +32,7 @@ __all__ = [
     "HutchinsonImportance",
     "RandomImportance",
     "SampledFisherImportance",
+    "ScaledImportance",
     "ShippedImportance",
     "Slot",
     "TaylorImportance",
@@ -56,6 +58,10 @@ def _lamp(**options: object) -> ShippedImportance:
     return ShippedImportance(tp.importance.LAMPImportance(**options))
 
 
+def _fpgm(**options: object) -> ShippedImportance:
+    return ShippedImportance(tp.importance.FPGMImportance(**options))
+
+
 register("variation", VariationImportance, source="CA-HFP, arXiv 2603.12591", needs="variation")
 register("group-fisher", GroupFisherImportance, source="Liu et al., Group Fisher Pruning, ICML 2021", needs="data")
 register("group-kl", GroupKLImportance, source="linearised gates, exact divergence; this project", needs="data")
@@ -68,6 +74,7 @@ register("l2", partial(_magnitude, 2), source="Fang et al., DepGraph, CVPR 2023"
 register("random", RandomImportance, source="uniform, seeded")
 register("bn-scale", _bn_scale, source="Liu et al., Network Slimming, ICCV 2017")
 register("lamp", _lamp, source="Lee et al., LAMP, ICLR 2021")
+register("fpgm", _fpgm, source="He et al., Geometric Median, CVPR 2019")
 register("taylor", TaylorImportance, source="Molchanov et al., CVPR 2019", needs="data")
 register(
     "hessian", HessianImportance, source="LeCun et al., Optimal Brain Damage, 1989, in torch-pruning", needs="data"
