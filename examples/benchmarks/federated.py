@@ -53,6 +53,9 @@ STUDIES: dict[str, dict[str, Variant]] = {
     "rule": {
         "fill with global": {},
         "mean over holders": {"options": {"rule": "holders"}},
+        "fill, a quarter explored": {"options": {"explore": 0.25}},
+        "holders, a quarter explored": {"options": {"rule": "holders", "explore": 0.25}},
+        "holders, half explored": {"options": {"rule": "holders", "explore": 0.5}},
     },
 }
 

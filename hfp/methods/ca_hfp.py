@@ -35,7 +35,8 @@ class CAHFP(Method):
     Options: `warmup`, rounds of random masks; `form`, the score of a channel (``curvature`` is ``h w²``, ``paper`` its
     eq. 15 ``g w + h w²``, ``taylor`` its eq. 14 ``-g w + h w² / 2``); `estimator` of ``g`` and ``h`` from the clients'
     model variations, and `smoothing`, the share of the last estimate that stays; `rule`, how entries that a client did
-    not hold enter the mean: ``fill`` with the global value (the paper's) or the mean over ``holders``.
+    not hold enter the mean: ``fill`` with the global value (the paper's) or the mean over ``holders``; `explore`, the
+    share of a client's channels that are drawn at random from those that don't score best, so that all get trained.
 
     Estimating costs the server three models' memory beside the global one, and the clients nothing.
     """
@@ -49,13 +50,15 @@ class CAHFP(Method):
     estimator: str = "fisher"
     smoothing: float = 0.5
     rule: str = "fill"
+    explore: float = 0.0
 
     def __post_init__(self) -> None:
         """Check the options."""
         if self.warmup < 1:
             raise InputError(f"warmup must be at least 1: a score needs a round to come from; found {self.warmup}")
-        if not 0 <= self.smoothing < 1:
-            raise InputError(f"smoothing must be in [0, 1); found {self.smoothing}")
+        for name, share in (("smoothing", self.smoothing), ("explore", self.explore)):
+            if not 0 <= share < 1:
+                raise InputError(f"{name} must be in [0, 1); found {share}")
         for kind, value, known in (
             ("rule", self.rule, RULES),
             ("form", self.form, FORMS),
@@ -76,9 +79,10 @@ class CAHFP(Method):
     def plan(self, setting: Setting, state: ServerState, client: Client) -> Plan:
         """Random channels during warm-up, the best by score after it; as many as the client's ratio leaves."""
         groups, scores = setting.groups, state.memory.scores
+        drawn = generator(setting.seed, "mask", state.round, client.index)
         if scores is None:
-            return keep_random(groups, client.ratio, generator(setting.seed, "mask", state.round, client.index))
-        return keep_best(groups, client.ratio, scores)
+            return keep_random(groups, client.ratio, drawn)
+        return keep_best(groups, client.ratio, scores, self.explore, drawn)
 
     def collect(self, setting: Setting, state: ServerState) -> VariationCollector:
         """Averages the submodels and estimates ``g`` and ``h`` on the way."""

@@ -61,17 +61,27 @@ def keep_random(groups: ChannelGroups, ratio: float, generator: torch.Generator)
     return groups.plan(kept)
 
 
-def keep_best(groups: ChannelGroups, ratio: float, scores: Scores) -> Plan:
+def keep_best(
+    groups: ChannelGroups,
+    ratio: float,
+    scores: Scores,
+    explore: float = 0.0,
+    generator: torch.Generator | None = None,
+) -> Plan:
     """The highest scores of every coupled group; equal scores keep the lower channel.
 
-    Channels that can only go together (`ChannelGroups.units`: a grouped convolution's, say) count by their sum.
+    The share `explore` of the kept channels is drawn uniformly from the others instead. Channels that can only go
+    together (`ChannelGroups.units`: a grouped convolution's, say) count by their sum.
     """
     kept = {}
     for name in groups.names:
         count = _unit_count(groups, name)
         together = torch.zeros(count, dtype=scores[name].dtype).index_add_(0, groups.units[name], scores[name].cpu())
         order = together.argsort(descending=True, stable=True)
-        kept[name] = _channels(groups, name, order[: keep_count(count, ratio, name)])
+        keep = keep_count(count, ratio, name)
+        best, rest = order.split([keep - math.floor(explore * keep), count - keep + math.floor(explore * keep)])
+        drawn = rest[torch.randperm(len(rest), generator=generator)] if explore else rest
+        kept[name] = _channels(groups, name, torch.cat([best, drawn])[:keep])
     return groups.plan(kept)
 
 

@@ -124,6 +124,17 @@ def test_ca_hfp_keeps_the_highest_scores(setting):
         assert scores[kept].min() >= scores[~kept].max()
 
 
+def test_exploring_keeps_the_very_best_and_draws_the_others(setting):
+    _, setting = setting
+    scores = {name: torch.arange(size, dtype=torch.float) for name, size in setting.groups.sizes.items()}
+    drawn = [keep_best(setting.groups, 0.5, scores, 0.5, torch.Generator().manual_seed(seed)) for seed in range(60)]
+    for name, size in setting.groups.sizes.items():
+        for plan in drawn:
+            assert len(plan.kept[name]) == size // 2
+            assert set(range(size - size // 4, size)) <= set(plan.kept[name])
+        assert set.union(*(set(plan.kept[name]) for plan in drawn)) == set(range(size))
+
+
 def test_submodels_of_higher_ratios_are_nested(setting):
     model, setting = setting
     method = create_method("ca-hfp", warmup=1)
