@@ -61,5 +61,10 @@ def build(parent: nn.Module, index_map: IndexMap, values: Mapping[str, Tensor]) 
     return model
 
 
+def device_for(value: Tensor, full: Tensor) -> torch.device:
+    """Where a compact tensor belongs: with its full one, unless that is on the meta device."""
+    return value.device if full.is_meta else full.device
+
+
 def _adopted(value: Tensor, full: Tensor) -> Tensor:
-    return value.detach().to(device=value.device if full.is_meta else full.device, dtype=full.dtype, copy=True)
+    return value.detach().to(device=device_for(value, full), dtype=full.dtype, copy=True)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from hfp.reconstruct._document import Document, TensorEntry
 from hfp.reconstruct.attributes import check
-from hfp.reconstruct.compact import build
+from hfp.reconstruct.compact import build, device_for
 from hfp.reconstruct.errors import MapError
 from hfp.reconstruct.index_map import IndexMap, TensorMap
 from hfp.reconstruct.skeletons import TimmModel
@@ -175,7 +175,7 @@ def load_pruned(path: str | os.PathLike[str], skeleton: nn.Module | None = None)
     for name, tensor in state.items():
         if tensor.is_floating_point() != full[name].is_floating_point():
             raise MapError(f"{path}: {name} is {tensor.dtype}, the skeleton has {full[name].dtype}")
-    values = {name: tensor if full[name].is_meta else tensor.to(full[name].device) for name, tensor in state.items()}
+    values = {name: tensor.to(device_for(tensor, full[name]), copy=name in file.tied) for name, tensor in state.items()}
     return Pruned(build(skeleton, file.index_map, values).eval(), file.index_map, file.metadata)
 
 
