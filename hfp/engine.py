@@ -17,6 +17,7 @@ from hfp.diagnostics import Observer
 from hfp.exchange import Exchange
 from hfp.experiment import Experiment
 from hfp.federation import Federation, needs_reestimation, set_up
+from hfp.memory import MemoryCounter
 from hfp.methods import Collector, ServerState, State
 from hfp.payload import pack
 from hfp.reconstruct import IndexMap, compact_model
@@ -125,6 +126,7 @@ def full_cost(federation: Federation) -> Cost:
         training_macs=TRAINING_FACTOR * forward * samples * asked // len(clients),
         forward_macs=forward,
         parameters=parameters(federation.model),
+        memory=MemoryCounter(federation.setting.example)(federation.model, experiment.batch_size),
         seconds=max(
             client.device.seconds(
                 message, TRAINING_FACTOR * forward * client.samples * experiment.epochs, message

@@ -6,6 +6,7 @@ import dataclasses
 
 from hfp.costs import MacCounter
 from hfp.federation import Federation
+from hfp.memory import MemoryCounter
 from hfp.methods import Client, Local, ServerState, Task, Update
 from hfp.payload import layout, pack, unpack
 from hfp.reconstruct import Plan
@@ -18,6 +19,7 @@ class Exchange:
     def __init__(self, federation: Federation) -> None:
         self._federation = federation
         self._count = MacCounter(federation.setting.example)
+        self._memory = MemoryCounter(federation.setting.example)
         self._plans: dict[int, tuple[int, str, Plan]] = {}
 
     def run(self, state: ServerState, client: Client) -> tuple[Update, ClientRecord]:
@@ -45,6 +47,7 @@ class Exchange:
             parameters=reply.parameters,
             forward_macs=reply.forward_macs,
             training_macs=reply.training_macs,
+            memory=reply.memory,
             device=client.device.name,
             seconds_down=seconds.download,
             seconds_training=seconds.compute,
@@ -91,6 +94,7 @@ class Exchange:
             data=federation.shards[client.index],
             training=federation.training,
             count=self._count,
+            memory=self._memory,
             seed=federation.experiment.seed,
             device=federation.device,
         )

@@ -18,7 +18,7 @@ IN_TIME, LATE, DROPPED = "in time", "late", "dropped"
 class Cost:
     """What one round costs over all clients; `forward_macs` and `parameters` are one model's, for one image.
 
-    `seconds` is the simulated time until the slowest client is done.
+    `seconds` is the simulated time until the slowest client is done, `memory` what training keeps on one client.
     """
 
     bytes_down: int
@@ -26,6 +26,7 @@ class Cost:
     training_macs: int
     forward_macs: int
     parameters: int
+    memory: int
     seconds: float
 
 
@@ -33,8 +34,9 @@ class Cost:
 class ClientRecord:
     """One client in one round. MACs: `forward_macs` of one image, `training_macs` of all its steps (3 forwards).
 
-    Seconds are simulated, on the profile of the client's `device`. `status` is one of `IN_TIME`, `LATE` (past the
-    deadline) and `DROPPED` (it got its task and was never heard of; its figures are those of the download).
+    `memory` is what training keeps at its peak (`hfp.memory`), in bytes. Seconds are simulated, on the profile of the
+    client's `device`. `status` is one of `IN_TIME`, `LATE` (past the deadline) and `DROPPED` (it got its task and was
+    never heard of; its figures are those of the download).
     """
 
     client: int
@@ -49,6 +51,7 @@ class ClientRecord:
     parameters: int = 0
     forward_macs: int = 0
     training_macs: int = 0
+    memory: int = 0
     seconds_training: float = 0.0
     seconds_up: float = 0.0
     status: str = IN_TIME
@@ -178,6 +181,11 @@ class Run:
     def parameters(self) -> float:
         """Parameters of a client's submodel: the mean over clients, last round with any."""
         return self._mean("parameters")
+
+    @property
+    def memory(self) -> float:
+        """Bytes that a client's training keeps at its peak: the largest client's, over the run."""
+        return max((client.memory for record in self.history for client in record.clients), default=0)
 
     def _mean(self, figure: str) -> float:
         clients = next((record.trained for record in reversed(self.history) if record.trained), ())

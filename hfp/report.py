@@ -23,6 +23,7 @@ def run_document(run: Run, folder: str | None) -> dict[str, Any]:
             "fedavg_training": run.full_cost.training_macs * rounds,
         },
         "parameters": {"client": run.parameters, "full": run.full_cost.parameters},
+        "memory": {"client": run.memory, "full": run.full_cost.memory},
         "fedavg_bytes_up": run.full_cost.bytes_up * rounds,
         "fedavg_bytes_down": run.full_cost.bytes_down * rounds,
         "seconds": run.seconds,
@@ -65,6 +66,7 @@ def run_table(run: Run) -> Table:
         ("training, GMACs", run.training_macs, full.training_macs * rounds, 1e9, ",.1f"),
         ("time on the devices, s", run.device_seconds, full.seconds * rounds, 1.0, ",.1f"),
         ("one image, MMACs", run.forward_macs, full.forward_macs, 1e6, ",.2f"),
+        ("memory of the largest client, MB", run.memory, full.memory, MEGABYTE, ",.1f"),
         ("parameters, thousands", run.parameters, full.parameters, 1e3, ",.1f"),
     )
     for name, here, reference, unit, form in rows:

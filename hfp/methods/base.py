@@ -81,8 +81,8 @@ class Reply:
     """What a client answers: `tensors` cross the wire, and the figures of its training.
 
     `loss` is the mean of the objective over the `samples` seen in `steps` steps. `parameters` and `forward_macs` (one
-    image) are those of the model it ended with, `training_macs` those of all its steps. `variance` is that of its
-    steps' gradients, where it was to be measured.
+    image) are those of the model it ended with, `training_macs` those of all its steps, `memory` the bytes that
+    training kept at its peak. `variance` is that of its steps' gradients, where it was to be measured.
     """
 
     tensors: State
@@ -92,6 +92,7 @@ class Reply:
     parameters: int
     forward_macs: int
     training_macs: int
+    memory: int = 0
     variance: float | None = None
 
 

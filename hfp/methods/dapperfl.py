@@ -82,7 +82,11 @@ class DapperFL(Method):
         pruned = local.fit(model, self.objective(local, task, model), schedule[dense_steps:])
         work = local.count(full) * dense.samples + local.count(model) * pruned.samples
         return local.reply(
-            model, joined([dense, pruned]), also={KEPT: kept_bits(plan)}, training_macs=TRAINING_FACTOR * work
+            model,
+            joined([dense, pruned]),
+            also={KEPT: kept_bits(plan)},
+            training_macs=TRAINING_FACTOR * work,
+            memory=local.peak(full),
         )
 
     def held(self, setting: Setting, state: ServerState, update: Update) -> Held:

@@ -52,7 +52,9 @@ class FedProx(Method):
         """Run the task's share of the steps under the proximal objective."""
         model, schedule = local.build(task), local.schedule()
         steps = max(1, round(task.values["share"] * len(schedule)))
-        return local.reply(model, local.fit(model, Proximal(model, self.mu), schedule[:steps]))
+        anchor = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+        result = local.fit(model, Proximal(model, self.mu), schedule[:steps])
+        return local.reply(model, result, memory=local.peak(model) + anchor)
 
     def collect(self, setting: Setting, state: ServerState) -> MeanCollector:
         """The mean weighted by samples."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from hfp.client import LocalData, LocalResult, LocalTraining, Objective, schedule_of, train
 from hfp.costs import TRAINING_FACTOR, MacCounter, parameters
+from hfp.memory import MemoryCounter
 from hfp.methods.base import Client, Reply, State, Task
 from hfp.reconstruct import ChannelGroups, compact_model
 from hfp.seeds import generator
@@ -20,7 +21,7 @@ class Local:
     """What a client has when a task arrives in round `round`.
 
     `model` is the full model, for its architecture alone; `groups` its coupled groups, `count` what a forward pass
-    costs. `random` shuffles and augments; it is the same for every method under one seed.
+    costs, `memory` what training keeps. `random` shuffles and augments; it is the same for every method under one seed.
     """
 
     client: Client
@@ -30,6 +31,7 @@ class Local:
     data: LocalData
     training: LocalTraining
     count: MacCounter
+    memory: MemoryCounter
     seed: int
     device: torch.device
     random: torch.Generator = field(init=False)
@@ -59,12 +61,22 @@ class Local:
         """A generator for one more purpose, so that batches stay the same for every method."""
         return generator(self.seed, purpose, self.round, self.client.index)
 
+    def peak(self, model: nn.Module) -> int:
+        """The bytes that training `model` keeps."""
+        return self.memory(model, min(self.training.batch_size, len(self.data.labels)))
+
     def reply(
-        self, model: nn.Module, result: LocalResult, *, also: State | None = None, training_macs: int | None = None
+        self,
+        model: nn.Module,
+        result: LocalResult,
+        *,
+        also: State | None = None,
+        training_macs: int | None = None,
+        memory: int | None = None,
     ) -> Reply:
         """Answer with the state of `model` and the tensors in `also`.
 
-        `training_macs` are needed where not every step passed through the whole of `model`.
+        `training_macs` and `memory` are needed where not every step was one of the whole of `model` alone.
         """
         forward = self.count(model)
         return Reply(
@@ -75,5 +87,6 @@ class Local:
             parameters=parameters(model),
             forward_macs=forward,
             training_macs=TRAINING_FACTOR * forward * result.samples if training_macs is None else training_macs,
+            memory=self.peak(model) if memory is None else memory,
             variance=result.variance,
         )

@@ -233,6 +233,7 @@ class _Trained:
             parameters=parameters(self.model) - pruned,
             forward_macs=self.local.count(self.model) - sparse.saved_macs(self.masks, self.uses),
             training_macs=TRAINING_FACTOR * self.work,
+            memory=self.local.peak(self.model) + sum(mask.numel() for mask in self.masks.values()),
             variance=self.result.variance,
         )
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from hfp.client import LocalData, LocalTraining
 from hfp.costs import MacCounter
+from hfp.memory import MemoryCounter
 from hfp.methods import Client, Local, Method, Reply, ServerState, Setting, Task, Update
 from hfp.models import classifier_of, create_model
 from hfp.reconstruct import ChannelGroups
@@ -113,6 +114,7 @@ def local_of(
         data=LocalData(images, labels, lambda batch: batch),
         training=training,
         count=MacCounter(setting.example),
+        memory=MemoryCounter(setting.example),
         seed=setting.seed,
         device=torch.device("cpu"),
     )

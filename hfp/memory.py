@@ -1,0 +1,51 @@
+"""What training a model keeps in memory at its peak, counted from the tensors that autograd saves."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+
+class MemoryCounter:
+    """Counts the bytes that a training step keeps, once for every set of parameter shapes.
+
+    Parameters, their gradients and momentum (three copies), buffers, and what the forward pass saves for the backward
+    one, inputs included. What kernels use for themselves isn't counted.
+    """
+
+    def __init__(self, example: Tensor) -> None:
+        self._example = example
+        self._counted: dict[tuple[torch.Size, ...], tuple[int, int, int]] = {}
+
+    def __call__(self, model: nn.Module, batch_size: int) -> int:
+        """Bytes at a batch of this size; the model is left as it was."""
+        shapes = tuple(tensor.shape for tensor in model.parameters())
+        if shapes not in self._counted:
+            two, four = self._saved(model, 2), self._saved(model, 4)
+            image = (four - two) // 2
+            self._counted[shapes] = _state_bytes(model), two - 2 * image, image
+        state, fixed, image = self._counted[shapes]
+        return state + fixed + image * batch_size
+
+    def _saved(self, model: nn.Module, batch_size: int) -> int:
+        """Bytes of the distinct storages that a forward pass saves, other than the model's own."""
+        model = copy.deepcopy(model).train()
+        own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+        saved: dict[int, Tensor] = {}
+
+        def remember(tensor: Tensor) -> Tensor:
+            saved[tensor.untyped_storage().data_ptr()] = tensor
+            return tensor
+
+        images = self._example.to(next(model.parameters()).device).repeat(batch_size, *[1] * (self._example.dim() - 1))
+        with torch.random.fork_rng(devices=[]), torch.autograd.graph.saved_tensors_hooks(remember, lambda kept: kept):
+            scores = model(images)
+        del scores
+        return sum(tensor.untyped_storage().nbytes() for place, tensor in saved.items() if place not in own)
+
+
+def _state_bytes(model: nn.Module) -> int:
+    parameters = sum(tensor.numel() * tensor.element_size() for tensor in model.parameters())
+    return 3 * parameters + sum(tensor.numel() * tensor.element_size() for tensor in model.buffers())
