@@ -23,13 +23,14 @@ def finetune(
     *,
     learning_rate: float = 0.01,
     batch_size: int = 64,
+    augmented: bool = True,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> None:
     """Train a model in place by the usual recipe of pruning papers.
 
     Stochastic gradient descent with Nesterov momentum 0.9, weight decay 5e-4, a learning rate that falls to zero along
-    a cosine, random shifts and flips. The model is left in the mode it had.
+    a cosine, and, if `augmented`, random shifts and flips. The model is left in the mode it had.
     """
     steps = epochs * (-(-len(dataset.train) // batch_size))
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -42,7 +43,7 @@ def finetune(
     step = 0
     for _ in range(epochs):
         for images, labels in _shuffled(dataset.train, batch_size, draw):
-            inputs = dataset.normalise(augment(images, draw)).to(device)
+            inputs = dataset.normalise(augment(images, draw) if augmented else images).to(device)
             loss = cross_entropy(model(inputs), labels.to(device))
             optimizer.zero_grad()
             loss.backward()
