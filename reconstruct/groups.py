@@ -144,25 +144,19 @@ class ChannelGroups:
                 that is kept in part.
         """
         plan = Plan(self.sizes, {name: tuple(map(int, channels)) for name, channels in kept.items()})
-        for name in kept:
-            labels, number = self.units[name], int(self.units[name].max()) + 1
-            if number == self.sizes[name]:
-                continue
-            inside = torch.bincount(labels[list(plan.kept[name])], minlength=number)
-            partial = (inside > 0) & (inside < torch.bincount(labels))
-            if partial.any():
-                together = (labels == int(partial.nonzero()[0])).nonzero().view(-1).tolist()
-                raise MapError(f"{name}: channels {together} must be kept or removed together (see `units`)")
+        self._check_units(plan)
         return plan
 
     def index_map(self, plan: Plan) -> IndexMap:
         """The map that pruning by `plan` has, without pruning or tracing.
 
         Raises:
-            MapError: the plan is of other groups, leaves a layer without channels, or can't be mapped.
+            MapError: the plan is of other groups, keeps a unit in part, leaves a layer without channels, or can't be
+                mapped.
         """
         if plan.sizes != self.sizes:
             raise MapError("this plan was made for other coupled groups")
+        self._check_units(plan)
         gone = self._gone(plan)
         kept: dict[str, dict[int, Tensor]] = {}
         attributes: dict[str, dict[str, Any]] = {}
@@ -177,6 +171,17 @@ class ChannelGroups:
         check_tied(self._tied, {**self._identity.tensors, **self._transient, **cut})
         tensors = {name: cut.get(name, whole) for name, whole in self._identity.tensors.items()}
         return IndexMap(tensors, attributes, {name: cut[name] for name in self._transient if name in cut})
+
+    def _check_units(self, plan: Plan) -> None:
+        for name, labels in self.units.items():
+            number = int(labels.max()) + 1
+            if number == self.sizes[name]:
+                continue
+            inside = torch.bincount(labels[list(plan.kept[name])], minlength=number)
+            partial = (inside > 0) & (inside < torch.bincount(labels))
+            if partial.any():
+                together = (labels == int(partial.nonzero()[0])).nonzero().view(-1).tolist()
+                raise MapError(f"{name}: channels {together} must be kept or removed together (see `units`)")
 
     def _whole(self, name: str) -> TensorMap:
         return self._identity.tensors.get(name) or self._transient[name]

@@ -89,6 +89,8 @@ def test_units_kept_in_part_are_refused():
     _, groups = traced("grouped")
     with pytest.raises(MapError, match=r"stem.0: channels \[1, 3, 5, 7\] must be kept or removed together"):
         groups.plan({"stem.0": [0, 2, 4, 6, 7]})
+    with pytest.raises(MapError, match=r"stem.0: channels \[1, 3, 5, 7\] must be kept or removed together"):
+        groups.index_map(Plan(groups.sizes, {"stem.0": (0, 2, 4, 6, 7)}))
 
 
 def test_groups_that_can_not_be_pruned_are_left_whole_with_the_reason():
