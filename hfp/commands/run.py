@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -27,6 +28,7 @@ from hfp.plots import save_curves, save_diagnostics
 from hfp.records import IN_TIME, ClientRecord, Run
 from hfp.report import round_line, run_document, run_table
 
+SMALL_STEP = 50_000_000  # multiply-accumulates of a forward batch below which threads wait more than they work
 INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
 
 
@@ -85,6 +87,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--batch-norm", help=_kinds("evaluation's statistics", POLICIES))
     add("--seed", type=int, help="decides data, weights, batches and masks")
     add("--device", help="cpu, cuda, cuda:1, mps …")
+    add("--threads", type=int, metavar="N", help="of the processor (default: one for small models, else PyTorch's)")
     add("--option", dest="options", action="append", type=option, metavar="NAME=VALUE", help="an option of the method")
     add("--out", type=Path, metavar="FOLDER", help="an empty or new folder (default: a fresh one under runs/)")
     add("--json", action="store_true", help="print one JSON document; progress goes to standard error")
@@ -96,6 +99,7 @@ def run(arguments: argparse.Namespace) -> int:
     folder = RunFolder(arguments.out if arguments.out is not None else default_folder(experiment))
     console = Console(stderr=arguments.json, highlight=False)
     federation = set_up(experiment)
+    _use_threads(arguments.threads, federation)
     folder.configure(experiment)
     history, state, interrupted = [], None, False
     with _Display(console, federation) as display:
@@ -117,6 +121,14 @@ def run(arguments: argparse.Namespace) -> int:
     if interrupted:
         console.print(f"stopped after {len(history)} of {experiment.rounds} rounds")
     return INTERRUPTED if interrupted else 0
+
+
+def _use_threads(threads: int | None, federation: Federation) -> None:
+    if threads is not None and threads < 1:
+        raise InputError(f"threads must be at least 1; found {threads}")
+    work = full_cost(federation).forward_macs * federation.experiment.batch_size
+    if threads is not None or work < SMALL_STEP:
+        torch.set_num_threads(threads or 1)
 
 
 def experiment_from(arguments: argparse.Namespace) -> Experiment:

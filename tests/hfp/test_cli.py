@@ -97,6 +97,7 @@ def test_without_matplotlib_a_run_ends_and_says_so(tmp_path, monkeypatch, capsys
         (["run", "--rank", "7"], "rank must be one of 0, 1, 2, 3; found 7"),
         (["run", "--alpha", "0"], "alpha must be a finite number above 0"),
         (["run", "--clients", "9999"], "9999"),
+        (["run", "--threads", "0"], "threads must be at least 1; found 0"),
         (["run", "--rounds", "x"], "invalid int value"),
         (["run", "--option", "warmup"], "expected NAME=VALUE; found 'warmup'"),
         (["run", "--budget", "macs=half"], "expected KIND=NUMBER; found 'macs=half'"),
