@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from hfp.reconstruct._twin import tensors_of
 from hfp.reconstruct.compact import compact_model
+from hfp.reconstruct.errors import MapError
 from hfp.reconstruct.index_map import IndexMap
 from hfp.reconstruct.labels import Lines
 from hfp.reconstruct.rules import tensors_in
@@ -39,6 +40,9 @@ def first_difference(
         example_inputs: what both are called with.
         gone: the classes that are removed.
         index_map: the map that should describe it.
+
+    Raises:
+        MapError: the compact model does not run.
     """
     parent = made_up(model)
     compact = compact_model(parent, index_map)
@@ -49,6 +53,8 @@ def first_difference(
         found.run(compact, example_inputs)
     except _Different as difference:
         return difference.args[0], difference.args[1]
+    except Exception as error:
+        raise MapError(f"the compact model does not run: {type(error).__name__}: {error}") from error
     return None
 
 

@@ -186,7 +186,9 @@ class Coupling:
         ]
         if not lines:
             raise MapError(f"{reason}, although none of its dimensions is pruned")
-        return Coupling(self._wiring.extended(fixed=[(line, reason) for line in lines]), self._inputs)
+        return Coupling(
+            fit(self._wiring.extended(fixed=[(line, reason) for line in lines]), self._inputs), self._inputs
+        )
 
 
 def _skeleton(model: nn.Module, device: str | None) -> nn.Module:

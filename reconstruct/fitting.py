@@ -157,7 +157,7 @@ def _repair(wiring: Wiring, failure: Failure, seed: int, example_inputs: Any) ->
 def _changes(wiring: Wiring, failure: Failure, seed: int) -> Iterator[Change]:
     """What might help, most likely first."""
     gone = trial(wiring, seed)
-    direct = _changed(wiring, gone, list(failure.call.stated))
+    direct = _changed(wiring, gone, _written(failure.call))
     nearby = _changed(wiring, gone, _sizes_in(wiring, failure.module))
     stated = _bindings(wiring, failure.module, direct)
     if stated:
@@ -166,10 +166,14 @@ def _changes(wiring: Wiring, failure: Failure, seed: int) -> Iterator[Change]:
         yield from (Change(failure.module, bindings=(binding,)) for binding in stated)
     for size, line in nearby:
         yield from (Change(failure.module, bindings=(b,)) for b in _bindings(wiring, failure.module, [(size, line)]))
-    for link in _links(wiring, failure.call, nearby):
+    links = list(_links(wiring, failure.call, nearby))
+    for link in links:
         if stated:
             yield Change(failure.module, bindings=tuple(stated), links=(link,))
         yield Change(failure.module, links=(link,))
+    around = tuple(_bindings(wiring, failure.module, nearby))
+    if around:
+        yield from (Change(failure.module, bindings=around, links=(link,)) for link in links)
 
 
 def _changed(wiring: Wiring, gone: Gone, stated: list[Stated]) -> list[tuple[int, Array]]:
@@ -179,6 +183,14 @@ def _changed(wiring: Wiring, gone: Gone, stated: list[Stated]) -> list[tuple[int
         if line is not None and wiring.left(line, gone) != size:
             found.setdefault((size, wiring.classes.of[line].tobytes()), (size, line))
     return list(found.values())
+
+
+def _written(call: Call) -> list[Stated]:
+    """The sizes that a call was given, and those of its results, which may have been given too."""
+    results = [
+        pair for shape, lines in zip(call.shapes, call.outputs, strict=True) for pair in zip(shape, lines, strict=True)
+    ]
+    return [(size, line) for size, line in (*call.stated, *results) if line is not None]
 
 
 def _sizes_in(wiring: Wiring, module: str) -> list[Stated]:
@@ -241,7 +253,7 @@ def _left_alone(wiring: Wiring, failure: Failure, seed: int) -> Change:
     read: list[Stated] = [
         (len(line), line) for lines in (*call.inputs, *call.outputs) for line in lines if line is not None
     ]
-    for sizes in (list(call.stated), read, _sizes_in(wiring, failure.module), _sizes_in(wiring, "")):
+    for sizes in (_written(call), read, _sizes_in(wiring, failure.module), _sizes_in(wiring, "")):
         changed = _changed(wiring, gone, sizes)
         if changed:
             break

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +25,7 @@ from hfp.reconstruct.rules import RULES, Notes, Operation, Stated, opaque, point
 Key = tuple[str, str, int]
 """A call's name: (module, operation, how often this module has called this operation)."""
 
+_ATTENTION = F.scaled_dot_product_attention
 _SYNONYMS = {"_unsafe_view": "view", "reshape": "view", "_reshape_alias": "view"}
 
 
@@ -93,7 +95,7 @@ def call(model: nn.Module, example_inputs: Any) -> Any:
 
 @contextmanager
 def running(model: nn.Module) -> Iterator[list[str]]:
-    """The names of the modules that are running, innermost last; attention runs as plain products on every device."""
+    """The names of the modules that are running, innermost last; attention runs as plain products everywhere."""
     path: list[str] = []
 
     def leave(*_: object) -> None:
@@ -103,10 +105,13 @@ def running(model: nn.Module) -> Iterator[list[str]]:
     for name, module in model.named_modules():
         handles.append(module.register_forward_pre_hook(lambda *_, name=name: path.append(name)))
         handles.append(module.register_forward_hook(leave, always_call=True))
+    fast = torch.backends.mha.get_fastpath_enabled()
     try:
+        torch.backends.mha.set_fastpath_enabled(False)
         with sdpa_kernel(SDPBackend.MATH):
             yield path
     finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
         for handle in handles:
             handle.remove()
 
@@ -171,12 +176,7 @@ class _Follower(CallCounter):
         self, key: Key, inputs: tuple[Lines, ...], lines: tuple[Lines, ...], outputs: tuple[Tensor, ...], notes: Notes
     ) -> None:
         shapes = tuple(tuple(output.shape) for output in outputs)
-        sizes = [
-            (size, line)
-            for shape, each in zip(shapes, lines, strict=True)
-            for size, line in zip(shape, each, strict=True)
-        ]
-        stated = tuple((size, line) for size, line in [*notes.stated, *sizes] if line is not None and size > 1)
+        stated = tuple((size, line) for size, line in notes.stated if line is not None and size > 1)
         self.calls[key] = Call(key, inputs, lines, shapes, stated, notes.reduces)
         if notes.channels is not None:
             self.channels[key[0]] = notes.channels
@@ -194,12 +194,19 @@ class _ScaledAttention(TorchFunctionMode):
         self._follower = follower
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if function is F.scaled_dot_product_attention and kwargs.get("scale") is None:
-            query = args[0] if args else kwargs["query"]
+        if function is _ATTENTION:
+            return self._attention(*args, **(kwargs or {}))
+        if function is F.multi_head_attention_forward:
+            # inside of a function that was intercepted nothing else is, so its call of the other is replaced
+            with mock.patch.object(F, "scaled_dot_product_attention", self._attention):
+                return function(*args, **(kwargs or {}))
+        return function(*args, **(kwargs or {}))
+
+    def _attention(self, query: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if kwargs.get("scale") is None:
             reason = f"{self._follower.where()}: attention is scaled by the size of this dimension"
             self._follower.labels.fix(self._follower.lines(query)[-1], reason)
-        return function(*args, **kwargs)
+        return _ATTENTION(query, *args, **kwargs)
 
 
 def _label(tensor: Tensor, lines: Lines) -> None:

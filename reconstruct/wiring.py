@@ -211,13 +211,14 @@ def _used(wiring: Wiring) -> NDArray[np.bool_]:
 
 
 def _signatures(wiring: Wiring) -> NDArray[np.uint64]:
-    """For every class a number that tells apart which tensors and dimensions its removal cuts, and how often."""
+    """For every class a number that tells apart what its removal cuts: dimensions of tensors, parts that code names."""
     chance = np.random.default_rng(0)
     found = np.zeros(wiring.trace.labels.count, dtype=np.uint64)
-    for lines in wiring.trace.tensors.values():
-        for line in lines:
-            if line is not None:
-                np.add.at(found, wiring.classes.of[line], chance.integers(1 << 63, dtype=np.uint64))
+    tensors = [line for lines in wiring.trace.tensors.values() for line in lines]
+    parts = {id(line): line for call in wiring.trace.calls.values() for _, line in call.stated}
+    for line in (*tensors, *parts.values()):
+        if line is not None:
+            np.add.at(found, wiring.classes.of[line], chance.integers(1 << 63, dtype=np.uint64))
     return found
 
 
