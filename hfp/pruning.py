@@ -15,6 +15,7 @@ from hfp.costs import latency, macs, parameters, state_bytes
 from hfp.errors import InputError
 from hfp.layers_report import PruneReport, layer_reports
 from hfp.reconstruct import IndexMap, MapError, Plan, compact_model
+from hfp.reconstruct._running import run_error
 from hfp.reconstruct.coupling import Coupling
 from hfp.schedule import Bundle, Order, Rules, meet
 
@@ -85,7 +86,7 @@ def prune(
 
     Raises:
         InputError: something given can't be used, or the budget can't be met; the message says what can be reached.
-        MapError: the model does not run on the inputs, or nothing of it can be removed exactly.
+        MapError: nothing of the model can be removed exactly.
     """
     _check(model, budget, importance, data, loss_fn, steps)
     rules = Rules(ranking, round_to, min_channels)
@@ -119,6 +120,9 @@ def _check(model: nn.Module, budget: Budget, importance: Importance, data: Any, 
 
 
 def _pruned(model: nn.Module, example_inputs: Any, budget: Budget, request: Request, steps: int) -> PruneResult:
+    error = run_error(model, example_inputs)
+    if error is not None:
+        raise InputError(f"the model does not run on the example inputs ({error})")
     full = _costs(model, example_inputs, budget)
     stage, total, left = model, IndexMap.identity(model), 1.0
     couplings: list[Coupling] = []

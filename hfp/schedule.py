@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -30,7 +31,8 @@ class Rules:
     def __post_init__(self) -> None:
         if self.ranking not in ("layer", "global"):
             raise InputError(f'ranking is "layer" or "global", not {self.ranking!r}')
-        for name, value in (("round_to", self.round_to or 1), ("min_channels", self.min_channels)):
+        round_to = 1 if self.round_to is None else self.round_to
+        for name, value in (("round_to", round_to), ("min_channels", self.min_channels)):
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise InputError(f"{name} is a whole number of channels, at least 1, not {value!r}")
 
@@ -108,15 +110,32 @@ class Order:
             rules,
         )
 
-    def kept(self, events: Sequence[int]) -> dict[str, list[int]]:
-        """What is left after some of the removals, given by their places in the order."""
-        levels = dict.fromkeys(range(len(self.bundles)), 0)
+    @property
+    def steps(self) -> dict[int, list[int]]:
+        """The levels that each bundle passes through."""
+        found: dict[int, list[int]] = {}
+        for bundle, level in self.events:
+            found.setdefault(bundle, []).append(level)
+        return found
+
+    def levels(self, events: Iterable[int]) -> dict[int, int]:
+        """The level of each bundle after some of the removals, given by their places in the order."""
+        found = dict.fromkeys(range(len(self.bundles)), 0)
         for event in events:
             bundle, level = self.events[event]
-            levels[bundle] = max(levels[bundle], level)
-        return {
-            name: kept for bundle, level in levels.items() for name, kept in self.bundles[bundle].kept(level).items()
-        }
+            found[bundle] = max(found[bundle], level)
+        return found
+
+    def at(self, levels: Mapping[int, int]) -> dict[str, list[int]]:
+        """What is left at these levels."""
+        found: dict[str, list[int]] = {}
+        for bundle, level in levels.items():
+            found |= self.bundles[bundle].kept(level)
+        return found
+
+    def kept(self, events: Iterable[int]) -> dict[str, list[int]]:
+        """What is left after some of the removals."""
+        return self.at(self.levels(events))
 
     def until(self, share: float) -> dict[str, list[int]]:
         """What is left when all groups have lost at most `share` of their channels: each of them, or all together."""
@@ -175,35 +194,28 @@ def meet(
         )
     if not exact or count == 0 or least >= target * (1 - _SLACK):
         return order.kept(range(count))
-    return _refined(order, count, target, cost, what, (at(count - 1), least))
-
-
-def _refined(
-    order: Order,
-    count: int,
-    target: float,
-    cost: Callable[[Mapping[str, Sequence[int]]], float],
-    what: str,
-    around: tuple[float, float],
-) -> dict[str, list[int]]:
-    """Stop before the removal that is too large, and take later, smaller ones instead."""
-    events = list(range(count - 1))
-    blocked = {order.events[count - 1][0]}
-    for event in range(count, min(count + _TRIES, len(order.events))):
-        bundle = order.events[event][0]
-        if bundle in blocked:
-            continue
-        reached = cost(order.kept([*events, event]))
-        if reached < target * (1 - _SLACK):
-            blocked.add(bundle)
-            continue
-        events.append(event)
-        if reached <= target:
-            return order.kept(events)
-    above, below = around
+    for levels in islice(_near(order, count), _TRIES):
+        kept = order.at(levels)
+        if target * (1 - _SLACK) <= cost(kept) <= target:
+            return kept
     layers = ", ".join(order.bundles[order.events[count - 1][0]].scores)
     raise InputError(
         f"{what} of {target:.4g} can't be met within 2 %: the next channels to go, of {layers}, "
-        f"lead from {above:.4g} to {below:.4g} of the full model's; "
+        f"lead from {at(count - 1):.4g} to {least:.4g} of the full model's; "
         "ask for one of these, or allow finer steps (a smaller round_to, other layers)"
     )
+
+
+def _near(order: Order, count: int) -> Iterator[dict[int, int]]:
+    """Levels next to those before the last of `count` removals: one bundle further, and perhaps another one back."""
+    base = order.levels(range(count - 1))
+    further = {bundle: level for bundle, level in reversed(order.events) if level > base[bundle]}
+    back: dict[int, int] = {}
+    for bundle, level in order.events[: count - 1]:
+        back[bundle] = max((each for each in (0, *order.steps[bundle]) if each < level), default=0)
+    for bundle, level in further.items():
+        yield {**base, bundle: level}
+    for bundle, level in further.items():
+        for other, before in back.items():
+            if other != bundle:
+                yield {**base, bundle: level, other: before}

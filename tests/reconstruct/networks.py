@@ -14,7 +14,9 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {}
 class Net(nn.Module):
     """A network from its layers and a function of (layers, input)."""
 
-    def __init__(self, forward: Callable[..., Tensor], sizes: dict[str, object] | None = None, **layers: object) -> None:
+    def __init__(
+        self, forward: Callable[..., Tensor], sizes: dict[str, object] | None = None, **layers: object
+    ) -> None:
         super().__init__()
         self.function = forward
         for name, value in {**layers, **(sizes or {})}.items():
@@ -51,7 +53,9 @@ def depthwise() -> nn.Module:
 
 @network("grouped", 2, 3, 8, 8)
 def grouped() -> nn.Module:
-    return nn.Sequential(conv(3, 16), conv(16, 32, groups=8), nn.GroupNorm(8, 32), conv(32, 6), conv(6, 6, groups=2), conv(6, 4))
+    return nn.Sequential(
+        conv(3, 16), conv(16, 32, groups=8), nn.GroupNorm(8, 32), conv(32, 6), conv(6, 6, groups=2), conv(6, 4)
+    )
 
 
 @network("transposed", 2, 3, 6, 6)
@@ -183,8 +187,9 @@ def transformer(style: str) -> nn.Module:
         return s.head((x + s.mlp(s.norm2(x)))[:, 0])
 
     return Net(
-        forward, embed=nn.Linear(6, 24), place=nn.Parameter(torch.randn(1, 4, 24)), cls=nn.Parameter(torch.randn(1, 1, 24)),
-        gamma=nn.Parameter(torch.rand(24)), norm1=nn.LayerNorm(24), attention=Attention(24, 6, style), norm2=nn.LayerNorm(24),
+        forward, embed=nn.Linear(6, 24), place=nn.Parameter(torch.randn(1, 4, 24)),
+        cls=nn.Parameter(torch.randn(1, 1, 24)), gamma=nn.Parameter(torch.rand(24)), norm1=nn.LayerNorm(24),
+        attention=Attention(24, 6, style), norm2=nn.LayerNorm(24),
         mlp=nn.Sequential(nn.Linear(24, 32), nn.GELU(), nn.Linear(32, 24)), head=nn.Linear(24, 5),
     )  # fmt: skip
 
@@ -201,7 +206,9 @@ def patches() -> nn.Module:
         x = x.reshape(b, h // 2, 2, w // 2, 2, c).permute(0, 1, 3, 4, 2, 5).flatten(3)
         return s.head(torch.roll(s.reduce(s.norm(x)), (1, 1), (1, 2)))
 
-    return Net(forward, a=nn.Linear(3, 8), norm=nn.LayerNorm(32), reduce=nn.Linear(32, 16, bias=False), head=nn.Linear(16, 3))
+    return Net(
+        forward, a=nn.Linear(3, 8), norm=nn.LayerNorm(32), reduce=nn.Linear(32, 16, bias=False), head=nn.Linear(16, 3)
+    )
 
 
 @network("mixer", 2, 6, 5)
@@ -211,7 +218,10 @@ def mixer() -> nn.Module:
         return s.head(x + s.tokens(x.transpose(1, 2)).transpose(1, 2))
 
     return Net(
-        forward, embed=nn.Linear(5, 8), tokens=nn.Sequential(nn.Linear(6, 12), nn.GELU(), nn.Linear(12, 6)), head=nn.Linear(8, 3)
+        forward,
+        embed=nn.Linear(5, 8),
+        tokens=nn.Sequential(nn.Linear(6, 12), nn.GELU(), nn.Linear(12, 6)),
+        head=nn.Linear(8, 3),
     )
 
 
@@ -228,12 +238,16 @@ def einsum() -> nn.Module:
 
 @network("shared layer", 2, 5)
 def shared() -> nn.Module:
-    return Net(lambda s, x: s.head(s.b(F.relu(s.b(s.a(x))))), a=nn.Linear(5, 8), b=nn.Linear(8, 8), head=nn.Linear(8, 3))
+    return Net(
+        lambda s, x: s.head(s.b(F.relu(s.b(s.a(x))))), a=nn.Linear(5, 8), b=nn.Linear(8, 8), head=nn.Linear(8, 3)
+    )
 
 
 @network("recurrent", 2, 4, 5)
 def recurrent() -> nn.Module:
-    return Net(lambda s, x: s.head(s.b(s.a(x))[0]), a=nn.Linear(5, 8), b=nn.LSTM(8, 6, batch_first=True), head=nn.Linear(6, 3))
+    return Net(
+        lambda s, x: s.head(s.b(s.a(x))[0]), a=nn.Linear(5, 8), b=nn.LSTM(8, 6, batch_first=True), head=nn.Linear(6, 3)
+    )
 
 
 @network("torch's own attention", 2, 4, 12)
@@ -253,5 +267,8 @@ def written() -> nn.Module:
 @network("the largest channels", 2, 5)
 def largest() -> nn.Module:
     return Net(
-        lambda s, x: s.head(s.b(F.relu(s.a(x))).topk(4).values), a=nn.Linear(5, 10), b=nn.Linear(10, 8), head=nn.Linear(4, 3)
+        lambda s, x: s.head(s.b(F.relu(s.a(x))).topk(4).values),
+        a=nn.Linear(5, 10),
+        b=nn.Linear(10, 8),
+        head=nn.Linear(4, 3),
     )
