@@ -55,8 +55,8 @@ class Coverage:
 def _product(shape: tuple[int, ...], maps: Sequence[Held], masks: dict[tuple[int, int], Tensor]) -> Tensor:
     """Σ weight · mask over the maps of one tensor."""
     weights = torch.tensor([weight for _, weight in maps], dtype=torch.float64)
-    last = max((dim for tensor, _ in maps for dim, kept in enumerate(tensor.kept) if kept is not None), default=None)
-    if last is None:
+    last = max(tensor.last_cut for tensor, _ in maps)
+    if last < 0:
         return weights.sum().view([1] * len(shape))
     rows = torch.stack([_mask(tensor.kept[0], shape[0], masks) for tensor, _ in maps])
     columns = torch.stack([_flat_mask(tensor.kept[1 : last + 1], shape[1 : last + 1], masks) for tensor, _ in maps])

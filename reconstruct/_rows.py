@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-_BLOCK = 2**17  # entries that are read, added to and written back while they are in the processor's cache
+_BLOCK = 2**18  # entries that are read, added to and written back while they are in the processor's cache
 
 
 def put_rows(rows: Tensor, at: Tensor, values: Tensor) -> None:
@@ -25,13 +25,21 @@ def add_rows(rows: Tensor, at: Tensor, values: Tensor, weight: float) -> None:
     if rows.shape[1] == 1:
         rows.view(-1).scatter_add_(0, at, (values * weight).view(-1))
     elif rows.device.type == "cpu":
-        step = max(1, _BLOCK // rows.shape[1])
-        for block, some in zip(at.split(step), values.split(step), strict=True):
-            part = torch.empty_like(some, memory_format=torch.contiguous_format)
-            _items(rows).take(block.numpy(), out=_items(part), mode="clip")
-            put_rows(rows, block, part.add_(some, alpha=weight))
+        _add_in_blocks(rows, at.numpy(), values, weight)
     else:
         rows.index_add_(0, at, values, alpha=weight)
+
+
+def _add_in_blocks(rows: Tensor, at: NDArray[np.int64], values: Tensor, weight: float) -> None:
+    step = min(max(1, _BLOCK // rows.shape[1]), len(at))
+    part = torch.empty((step, rows.shape[1]), dtype=rows.dtype)
+    items, parts = _items(rows), _items(part)
+    for start in range(0, len(at), step):
+        block = at[start : start + step]
+        some = slice(len(block))
+        items.take(block, out=parts[some], mode="clip")
+        part[some].add_(values[start : start + step], alpha=weight)
+        np.put(items, block, parts[some], mode="clip")
 
 
 def _items(rows: Tensor) -> NDArray[np.void]:

@@ -31,6 +31,8 @@ class TensorMap:
 
     shape: tuple[int, ...]
     kept: tuple[Tensor | None, ...]
+    last_cut: int = field(init=False, repr=False)
+    """The last dimension that loses indices, -1 for none."""
 
     def __post_init__(self) -> None:
         if len(self.kept) != len(self.shape):
@@ -42,6 +44,7 @@ class TensorMap:
                 _check_indices(kept, size, f"dimension {dim} of {list(self.shape)}")
         whole = [None if k is not None and k.numel() == n else k for n, k in zip(self.shape, self.kept, strict=True)]
         object.__setattr__(self, "kept", tuple(whole))
+        object.__setattr__(self, "last_cut", max((dim for dim, k in enumerate(whole) if k is not None), default=-1))
 
     @classmethod
     def identity(cls, shape: tuple[int, ...]) -> TensorMap:
@@ -56,7 +59,7 @@ class TensorMap:
     @property
     def is_identity(self) -> bool:
         """Whether everything is kept."""
-        return all(kept is None for kept in self.kept)
+        return self.last_cut < 0
 
     def restrict(self, full: Tensor) -> Tensor:
         """A copy of the kept entries of `full`."""
@@ -85,11 +88,10 @@ class TensorMap:
     def add(self, sub: Tensor, into: Tensor, weight: float = 1.0) -> None:
         """Add `weight * sub` to the kept entries of `into`, in place."""
         sub = sub.detach().to(into)
-        dim, kept = max(self._cuts(), key=lambda cut: cut[0], default=(0, None))
-        if kept is None:
+        if self.last_cut < 0:
             into.add_(sub, alpha=weight)
-        elif dim == 0:
-            into.index_add_(0, kept.to(into.device), sub, alpha=weight)
+        elif self.last_cut == 0:
+            into.index_add_(0, self._rows(into.device)[0], sub, alpha=weight)
         elif not into.is_contiguous():
             whole = into.contiguous()
             self.add(sub, whole, weight)
@@ -144,18 +146,17 @@ class TensorMap:
 
     def _rows(self, device: torch.device) -> tuple[Tensor, int]:
         """The kept rows when the full tensor is seen as [rows, width]; `width` is the part behind the last cut."""
-        last = max(dim for dim, _ in self._cuts())
-        rows = positions(self.shape[: last + 1], self.kept[: last + 1])
-        return rows.to(device), math.prod(self.shape[last + 1 :])
+        outer = slice(self.last_cut + 1)
+        rows = positions(self.shape[outer], self.kept[outer])
+        return rows.to(device), math.prod(self.shape[self.last_cut + 1 :])
 
 
 def positions(shape: tuple[int, ...], kept: tuple[Tensor | None, ...]) -> Tensor:
     """The flat, row-major positions of the kept entries of a tensor of `shape`, int64 [entries], ascending."""
-    if len(shape) == 1 and kept[0] is not None:
-        return kept[0]
-    found = torch.zeros(1, dtype=torch.int64)
-    for size, indices in zip(shape, kept, strict=True):
-        found = (found[:, None] * size + (torch.arange(size) if indices is None else indices)).view(-1)
+    lines = [torch.arange(size) if indices is None else indices for size, indices in zip(shape, kept, strict=True)]
+    found = lines[0] if lines else torch.zeros(1, dtype=torch.int64)
+    for size, line in zip(shape[1:], lines[1:], strict=True):
+        found = (found[:, None] * size + line).view(-1)
     return found
 
 

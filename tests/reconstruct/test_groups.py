@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from hfp.reconstruct import ChannelGroups, MapError, Plan, compact_model, record
-from hfp.reconstruct._closure import units
+from hfp.reconstruct._closure import Site, units
+from hfp.reconstruct._effects import Outcome, learn, merge, try_out
+from hfp.reconstruct._running import widened
 
 from .nets import CONVOLUTIONAL, NETS, conv_bn, images, net
 from .surgery import assert_describes, cut, graph, masked
@@ -146,14 +148,97 @@ def test_groups_whose_indices_torch_pruning_gets_wrong_are_left_whole():
     assert "do not fit its channels" in groups.skipped["stem.0"]
 
 
+class TiedPair(nn.Module):
+    """Two layers with one weight, whose outputs are pruned in different groups."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.between, self.second = nn.Linear(192, 6), nn.Linear(6, 192), nn.Linear(192, 6)
+        self.second.weight = self.first.weight
+        self.head = nn.Linear(6, 5)
+
+    def forward(self, x):
+        return self.head(self.second(self.between(self.first(x.flatten(1)).relu())).relu())
+
+
+def test_plans_that_part_tied_weights_are_refused():
+    groups = ChannelGroups.trace(TiedPair().eval(), images(), ["head", "between"])
+    assert set(groups.names) == {"first", "second"}
+    index_map = groups.index_map(groups.plan({"first": [0, 2], "second": [0, 2]}))
+    assert index_map.tensors["first.weight"] == index_map.tensors["second.weight"]
+    with pytest.raises(MapError, match="first.weight and second.weight share one tensor but keep different indices"):
+        groups.index_map(groups.plan({"first": [0, 2], "second": [0, 3]}))
+
+
+class InPairs(nn.Module):
+    """A layer that loses an even channel only together with the odd one behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.channels = 8
+        self.gain = nn.Parameter(torch.rand(8))
+
+
+class InPairsPruner(tp.pruner.BasePruningFunc):
+    def prune_out_channels(self, layer, idxs):
+        gone = {*idxs, *(i + 1 for i in idxs if i % 2 == 0)}
+        keep = [i for i in range(layer.channels) if i not in gone]
+        layer.gain, layer.channels = nn.Parameter(layer.gain.data[keep]), len(keep)
+        return layer
+
+    prune_in_channels = prune_out_channels
+
+    def get_out_channels(self, layer):
+        return layer.channels
+
+    get_in_channels = get_out_channels
+
+
+def test_functions_are_learned_only_where_every_trial_agrees():
+    def site(layer, handler):
+        return Site(tp.dependency.Node(layer, None, "layer"), handler)
+
+    odd = site(InPairs(), InPairsPruner().prune_out_channels)
+    assert learn(odd, 8, "layer") is None
+    gone = torch.arange(8) == 2
+    assert try_out(odd, gone, "layer").kept["gain", 0].tolist() == [0, 1, 4, 5, 6, 7]
+    usual = site(nn.Conv2d(8, 4, 3), tp.prune_conv_in_channels)
+    formula = learn(usual, 8, "layer")
+    assert formula.places == (("weight", 1),)
+    assert formula.outcome(gone).attributes == {("", "in_channels"): 7} == try_out(usual, gone, "layer").attributes
+
+
+def test_the_effects_of_several_functions_must_not_collide():
+    place = ("weight", 0)
+    one = Outcome({place: torch.tensor([0, 1])}, {("", "groups"): 2})
+    assert merge({"a": one, "b": one}, "layer").attributes == one.attributes
+    with pytest.raises(MapError, match="layer: a and b both cut dimension 0 of 'weight'"):
+        merge({"a": one, "b": Outcome({place: torch.tensor([0, 2])}, {})}, "layer")
+    with pytest.raises(MapError, match="layer: a and b both change 'groups'"):
+        merge({"a": one, "b": Outcome({}, {("", "groups"): 1})}, "layer")
+
+
+def test_batches_of_one_are_doubled():
+    class Watching(Unfolded):
+        def forward(self, x):
+            batches.add(x.shape[0])
+            return super().forward(x)
+
+    batches: set[int] = set()
+    ChannelGroups.trace(Watching().eval(), (images(1),), ["head"])
+    assert batches == {2}
+    assert widened({"x": images(1)})["x"].shape == (2, 3, 8, 8)
+    assert widened([torch.zeros(1), "a", images(3)])[2].shape == (3, 3, 8, 8)
+
+
 def test_units_by_shared_index_and_by_block():
-    class Site:
+    class Place:
         def __init__(self, channels, blocks):
             self.channels, self.blocks = channels, blocks
 
-    shared = {Site(2, 1): torch.tensor([[0, 0], [0, 3], [1, 1]])}
+    shared = {Place(2, 1): torch.tensor([[0, 0], [0, 3], [1, 1]])}
     assert units(shared, 4).tolist() == [0, 1, 2, 0]
-    blocks = {Site(4, 2): torch.tensor([[0, 0], [1, 1], [2, 2], [3, 3]])}
+    blocks = {Place(4, 2): torch.tensor([[0, 0], [1, 1], [2, 2], [3, 3]])}
     assert units(blocks, 4).tolist() == [0, 1, 0, 1]
     assert units({**shared, **blocks}, 4).tolist() == [0, 0, 0, 0]
 

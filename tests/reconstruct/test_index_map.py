@@ -61,6 +61,15 @@ def test_add_equals_its_definition(data, weight):
     torch.testing.assert_close(into.double(), expected, rtol=1e-5, atol=1e-6)
 
 
+@given(st.data())
+def test_write_is_embed_in_place(data):
+    tensor_map = data.draw(tensor_maps())
+    sub, full = data.draw(tensors(tensor_map.compact_shape)), data.draw(tensors(tensor_map.shape))
+    expected = tensor_map.embed(sub, full)
+    tensor_map.write(sub, full)
+    assert_same_bits(full, expected)
+
+
 def test_add_and_embed_of_rows_longer_than_a_block():
     tensor_map = TensorMap((9, 5, 70, 700), (kept(0, 2, 3, 8), kept(1, 4), None, None))
     sub, into = torch.randn(tensor_map.compact_shape), torch.randn(tensor_map.shape)
