@@ -55,7 +55,10 @@ class KeptNorm(nn.Module):
         else:
             groups = part.unflatten(-1, (self.groups, -1))
             dims = (*range(1, groups.dim() - 2), -1)
-            mean, var = (f.expand_as(groups).flatten(-2) for f in (groups.mean(dims, keepdim=True), groups.var(dims, correction=0, keepdim=True)))
+            mean, var = (
+                f.expand_as(groups).flatten(-2)
+                for f in (groups.mean(dims, keepdim=True), groups.var(dims, correction=0, keepdim=True))
+            )
         y = (part - mean) / (var + self.eps).sqrt() * self.weight[self.kept] + self.bias[self.kept]
         return torch.zeros_like(x).index_copy(self.dim, self.kept, y.movedim(-1, self.dim))
 
