@@ -59,8 +59,8 @@ def check_finite(named: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
 class AccumulatedImportance(DiagonalImportance):
     """A diagonal criterion that is given data: means over all samples accumulated so far."""
 
-    def __init__(self, form: str = "curvature") -> None:
-        super().__init__(form)
+    def __init__(self, form: str = "curvature", reduction: str = "sum") -> None:
+        super().__init__(form, reduction)
         self._moments: Moments | None = None
 
     @abstractmethod
@@ -108,6 +108,32 @@ class AccumulatedImportance(DiagonalImportance):
         if other._moments is None:
             raise CriterionError("the other criterion has accumulated nothing")
         self._add(other._moments)
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything accumulated as tensors by name, to send or to save; `load` takes it."""
+        if self._moments is None:
+            return {}
+        parts = {"gradient": self._moments.gradient, "curvature": self._moments.curvature}
+        named = {f"{part}.{name}": value for part, values in parts.items() for name, value in values.items()}
+        return {"samples": torch.tensor(self.samples), **named}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Add a `state`, as `merge` adds another criterion.
+
+        Raises:
+            CriterionError: when it is no such state, or another model's.
+        """
+        if "samples" not in state:
+            raise CriterionError(f"this is no state of a {type(self).__name__}: it has no 'samples'")
+        parts = {
+            part: {key.removeprefix(f"{part}."): value for key, value in state.items() if key.startswith(f"{part}.")}
+            for part in ("gradient", "curvature")
+        }
+        if not parts["gradient"] or parts["gradient"].keys() != parts["curvature"].keys():
+            raise CriterionError(
+                f"this is no state of a {type(self).__name__}: gradients and curvatures differ in names"
+            )
+        self._add(Moments(int(state["samples"]), parts["gradient"], parts["curvature"]))
 
     def statistics(self, name: str) -> tuple[Tensor, Tensor]:
         """Mean gradient and mean curvature of one parameter, each of its full shape."""

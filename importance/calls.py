@@ -18,11 +18,6 @@ class CallRecorder:
     """The calls of one batch, by the layer's name; a call whose output had no influence on the loss is left out."""
 
     calls: dict[str, list[Call]] = field(default_factory=dict)
-    ran: set[str] = field(default_factory=set)
-
-    def start(self) -> None:
-        """Forget the last batch."""
-        self.calls, self.ran = {}, set()
 
 
 def layers_and_bare(model: nn.Module) -> tuple[dict[str, nn.Module], list[str]]:
@@ -64,10 +59,9 @@ def _record(recorder: CallRecorder, name: str) -> Any:
                 f"layer {name!r} ({type(module).__name__}) returns a {type(output).__name__}, not a tensor: its "
                 "weights have no per-sample gradients"
             )
-        recorder.ran.add(name)
-        output = output.view_as(output) if output.requires_grad else output.detach().requires_grad_()
         kept = tuple(value.detach() if isinstance(value, Tensor) else value for value in args)
-        output.register_hook(lambda grad: recorder.calls.setdefault(name, []).append(Call(kept, grad.detach())))
-        return output
+        written = output if output.requires_grad else output.detach().requires_grad_()
+        written.register_hook(lambda grad: recorder.calls.setdefault(name, []).append(Call(kept, grad.detach())))
+        return written.clone() if written.is_leaf else written  # the next layer may work in place
 
     return hook

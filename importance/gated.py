@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,11 +26,13 @@ class GateBatch:
 
     rows: (layer's name, "in" or "out") to `[samples, passes, channels]`, one backward pass per quantity differentiated.
     totals: layer's name to (sum of its input over samples and positions `[channels]`, how many those are).
+    refused: layer's name to why it has no gradient per sample.
     output: what the criterion keeps of the model's output, `[samples, ...]`.
     """
 
     rows: dict[Key, Tensor]
     totals: dict[str, tuple[Tensor, int]]
+    refused: dict[str, str]
     output: Tensor
 
 
@@ -85,7 +87,7 @@ class GatedImportance(tp.importance.Importance):
 
         Raises:
             CriterionError: an empty loader, a loss that isn't finite or has no gradient, a model of other shapes than
-                before, inputs to a layer whose first dimension isn't the samples'.
+                before.
         """
         model = unwrapped(model)
         run = Pass(loss_fn, reduction, forward, autocast, progress)
@@ -96,7 +98,7 @@ class GatedImportance(tp.importance.Importance):
                 output = run.output(model, batch)
                 scalars, kept = self._passes(output, run.target(output, batch, size), size, run)
                 rows = _differentiate(scalars, recorder, run.scale)
-                collected.append(GateBatch(rows, recorder.totals, kept.detach()))
+                collected.append(GateBatch(rows, recorder.totals, recorder.refused, kept.detach()))
         self._add(collected)
 
     def merge(self, other: GatedImportance) -> None:
@@ -110,6 +112,37 @@ class GatedImportance(tp.importance.Importance):
         if not other._batches:
             raise CriterionError("the other criterion has accumulated nothing")
         self._add(other._batches)
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything accumulated as tensors by name, to send or to save; `load` takes it."""
+        found = {}
+        for place, batch in enumerate(self._batches):
+            found[f"{place}/output"] = batch.output
+            found |= {f"{place}/rows/{side}/{name}": rows for (name, side), rows in batch.rows.items()}
+            for name, (total, count) in batch.totals.items():
+                found |= {f"{place}/total/{name}": total, f"{place}/count/{name}": torch.tensor(count)}
+        return found
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Add a `state`, as `merge` adds another criterion.
+
+        Raises:
+            CriterionError: when it is no such state, or another model's.
+        """
+        if not state or any(not key.split("/")[0].isdigit() for key in state):
+            raise CriterionError(f"this is no state of a {type(self).__name__}")
+        batches = []
+        for place in sorted({int(key.split("/")[0]) for key in state}):
+            parts: dict[str, dict[str, Tensor]] = {"rows": {}, "total": {}, "count": {}}
+            for key, value in state.items():
+                number, kind, *rest = key.split("/", 2)
+                if int(number) == place and rest:
+                    parts[kind][rest[0]] = value
+            sides = [(key.split("/", 1), rows) for key, rows in parts["rows"].items()]
+            totals = {name: (total, int(parts["count"][name])) for name, total in parts["total"].items()}
+            rows = {(name, side): values for (side, name), values in sides}
+            batches.append(GateBatch(rows, totals, {}, state[f"{place}/output"]))
+        self._add(batches)
 
     @torch.no_grad()
     def __call__(self, group: Any) -> Tensor:
@@ -192,6 +225,8 @@ def _differentiate(scalars: list[Tensor], recorder: GateRecorder, scale: float) 
 
 def _rows_of(batch: GateBatch, member: Member, side: str) -> Tensor:
     found = batch.rows.get((member.name, side))
+    if found is None and member.name in batch.refused:
+        raise CriterionError(batch.refused[member.name])
     if found is None:
         raise CriterionError(f"layer {member.name!r} never ran while accumulating; is this the same model?")
     channels = _channels(member, side)

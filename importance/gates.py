@@ -41,11 +41,22 @@ class GateRecorder:
     size: int = 0
     channels: dict[Key, int] = field(default_factory=dict)
     rows: dict[Key, Tensor] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
     totals: dict[str, tuple[Tensor, int]] = field(default_factory=dict)
 
     def start(self, size: int) -> None:
         """Forget the last batch; the next one holds `size` samples."""
         self.size, self.channels, self.rows, self.totals = size, {}, {}, {}
+
+    def splits(self, name: str, x: Tensor) -> bool:
+        """Whether a tensor's first dimension is that of the samples; where not, the reason is kept."""
+        if x.dim() > 1 and len(x) % self.size == 0:
+            return True
+        self.refused[name] = (
+            f"layer {name!r} sees {list(x.shape)} for a batch of {self.size} samples: its first dimension is not "
+            "that of the samples, so that it has no gradient per sample"
+        )
+        return False
 
     def add(self, key: Key, value: Tensor) -> None:
         """Add one call's `v`: a layer that runs twice in a forward is one place to remove a channel from."""
@@ -87,17 +98,8 @@ def recording_gates(model: nn.Module, means: bool = False) -> Iterator[GateRecor
             handle.remove()
 
 
-def per_sample(values: Tensor, channel_dim: int, size: int, name: str) -> Tensor:
-    """Sum values of shape `[size * k, channel, ...]` or `[size * k, ..., channel]` into `[size, channel]`.
-
-    Raises:
-        CriterionError: when the leading dimension isn't a multiple of the batch size.
-    """
-    if values.dim() < 2 or len(values) % size:
-        raise CriterionError(
-            f"layer {name!r} sees {list(values.shape)} for a batch of {size} samples: "
-            "its first dimension must be that of the samples"
-        )
+def per_sample(values: Tensor, channel_dim: int, size: int) -> Tensor:
+    """Sum values of shape `[size * k, channel, ...]` or `[size * k, ..., channel]` into `[size, channel]`."""
     if channel_dim == -1:
         return values.reshape(size, -1, values.shape[-1]).sum(1)
     return values.reshape(size, len(values) // size, values.shape[1], -1).sum((1, 3))
@@ -116,6 +118,8 @@ def _record_input(recorder: GateRecorder, name: str) -> Any:
     def hook(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         x = _alias(args[0])
         channel_dim = -1 if isinstance(module, nn.Linear) else 1
+        if not recorder.splits(name, x):
+            return (x, *args[1:])
         _record_product(recorder, (name, "in"), x, channel_dim)
         if recorder.means:
             _record_mean(recorder, name, x, channel_dim)
@@ -126,9 +130,9 @@ def _record_input(recorder: GateRecorder, name: str) -> Any:
 
 def _record_output(recorder: GateRecorder, name: str) -> Any:
     def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        output = output.view_as(output)
-        _record_product(recorder, (name, "out"), output, -1)
-        return output
+        if recorder.splits(name, output):
+            _record_product(recorder, (name, "out"), output, -1)
+        return output.clone()  # the next layer may work in place
 
     return hook
 
@@ -136,9 +140,7 @@ def _record_output(recorder: GateRecorder, name: str) -> Any:
 def _record_product(recorder: GateRecorder, key: Key, x: Tensor, channel_dim: int) -> None:
     recorder.channels[key] = x.shape[channel_dim]
     kept = x.detach()
-    x.register_hook(
-        lambda grad: recorder.add(key, per_sample(_wide(kept) * _wide(grad), channel_dim, recorder.size, key[0]))
-    )
+    x.register_hook(lambda grad: recorder.add(key, per_sample(_wide(kept) * _wide(grad), channel_dim, recorder.size)))
 
 
 def _record_mean(recorder: GateRecorder, name: str, x: Tensor, channel_dim: int) -> None:
@@ -147,19 +149,20 @@ def _record_mean(recorder: GateRecorder, name: str, x: Tensor, channel_dim: int)
     flat = _wide(x.detach().movedim(channel_dim, -1)).reshape(-1, x.shape[channel_dim])
     total, count = recorder.totals.get(name, (0, 0))
     recorder.totals[name] = total + flat.sum(0), count + len(flat)
-    x.register_hook(lambda grad: recorder.add(key, per_sample(_wide(grad), channel_dim, recorder.size, name)))
+    x.register_hook(lambda grad: recorder.add(key, per_sample(_wide(grad), channel_dim, recorder.size)))
 
 
 def _record_statistics(recorder: GateRecorder, name: str) -> Any:
     def hook(module: nn.LayerNorm | nn.GroupNorm, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        output = output.view_as(output)
         x = args[0].detach()
+        if not recorder.splits(name, x):
+            return output
         channel_dim = channel_dim_of(module, x, output.detach())
         recorder.channels[name, "out"] = x.shape[channel_dim]
 
         def add(grad: Tensor) -> None:
             gate = norm_gate(module, _wide(x), _wide(grad), channel_dim)
-            recorder.add((name, "out"), per_sample(gate, channel_dim, recorder.size, name))
+            recorder.add((name, "out"), per_sample(gate, channel_dim, recorder.size))
 
         output.register_hook(add)
         return output

@@ -39,9 +39,16 @@ class Member:
             yield from tensors_of(self.layer, self.direction, self.name)
 
     def add_to(self, scores: Tensor, per_channel: Tensor) -> None:
-        """Add values of the layer's own channels, `[..., channels]`, to scores over the root's, `[..., width]`, in
-        place.
+        """Add values of the layer's own channels `[..., channels]` to scores over the root's `[..., width]`, in place.
+
+        Raises:
+            CriterionError: when torch-pruning put channels into the group that the layer doesn't have.
         """
+        if int(self.indices.max()) >= per_channel.shape[-1]:
+            raise CriterionError(
+                f"the group holds channel {int(self.indices.max())} of {self.name!r} ({self.direction}), which has "
+                f"{per_channel.shape[-1]}: torch-pruning traced it wrong, put the group's root into ignored_layers"
+            )
         scores.index_add_(-1, self.positions, per_channel.index_select(-1, self.indices).to(scores))
 
     def sums(self, entries: Tensor, slot: Slot) -> Tensor:

@@ -25,8 +25,8 @@ class HutchinsonImportance(AccumulatedImportance):
     probes: draws of `z` per batch. seed: of the draws, which come from a generator of the criterion's own.
     """
 
-    def __init__(self, form: str = "curvature", probes: int = 1, seed: int = 0) -> None:
-        super().__init__(form)
+    def __init__(self, form: str = "curvature", reduction: str = "sum", probes: int = 1, seed: int = 0) -> None:
+        super().__init__(form, reduction)
         if probes < 1:
             raise CriterionError(f"probes is 1 or more, not {probes}")
         self.probes = probes

@@ -30,9 +30,9 @@ def gradient_moments_of(model: nn.Module, batches: Iterable[Any], run: Pass) -> 
     layers, bare = layers_and_bare(model)
     with untouched(model, parameters_require_grad=False):
         for batch, size in run.batches(batches, model):
-            gradient, square, target = _of_layers(model, layers, batch, size, run)
-            if bare:
-                _add_bare(model, bare, (batch, target), size, run, gradient, square)
+            gradient, square, target, unsplit = _of_layers(model, layers, batch, size, run)
+            if bare or unsplit:
+                _add_bare(model, bare + unsplit, (batch, target), size, run, gradient, square)
             moments = Moments(size, check_finite(gradient), square)
             total = moments if total is None else total.plus(moments)
     assert total is not None
@@ -41,19 +41,25 @@ def gradient_moments_of(model: nn.Module, batches: Iterable[Any], run: Pass) -> 
 
 def _of_layers(
     model: nn.Module, layers: Mapping[str, nn.Module], batch: Any, size: int, run: Pass
-) -> tuple[Sums, Sums, Any]:
+) -> tuple[Sums, Sums, Any, list[str]]:
+    """(sums of gradients, of their squares, target, parameters of layers that ran on what all samples share)."""
     gradient: Sums = {}
     square: Sums = {}
+    unsplit: list[str] = []
     with recording_calls(layers) as recorder:
         output = run.output(model, batch)
         target = run.target(output, batch, size)
         (run.loss_sum(output, target, size) * run.scale).backward()
     with torch.no_grad():
         for name, layer in layers.items():
-            for parameter, (first, second) in gradient_moments(layer, recorder.calls.pop(name, []), size).items():
-                key = f"{name}.{parameter}" if name else parameter
-                gradient[key], square[key] = first / run.scale, second / run.scale**2
-    return gradient, square, target
+            calls, prefix = recorder.calls.pop(name, []), f"{name}." if name else ""
+            if any(len(call.grad) % size for call in calls):
+                unsplit += [prefix + parameter for parameter, _ in layer.named_parameters(recurse=False)]
+                continue
+            for parameter, (first, second) in gradient_moments(layer, calls, size).items():
+                gradient[prefix + parameter] = first / run.scale
+                square[prefix + parameter] = second / run.scale**2
+    return gradient, square, target, unsplit
 
 
 def _add_bare(

@@ -27,8 +27,8 @@ class SampledFisherImportance(AccumulatedImportance):
     seed: of the draws, which come from a generator of the criterion's own; how the samples are batched doesn't matter.
     """
 
-    def __init__(self, form: str = "curvature", seed: int = 0) -> None:
-        super().__init__(form)
+    def __init__(self, form: str = "curvature", reduction: str = "sum", seed: int = 0) -> None:
+        super().__init__(form, reduction)
         self._draws = np.random.default_rng(seed)
 
     def _measure(self, model: nn.Module, batches: Iterable[Any], run: Pass) -> Moments:

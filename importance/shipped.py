@@ -38,7 +38,12 @@ class ShippedImportance(tp.importance.Importance):
                 f"{type(self.inner).__name__} has nothing to score in the group of {root_name(group)!r}: "
                 "choose another criterion"
             )
-        return scores
+        if scores.shape != (width(group),):
+            raise CriterionError(
+                f"{type(self.inner).__name__} gives {list(scores.shape)} scores for the {width(group)} channels of "
+                f"{root_name(group)!r}: choose another criterion"
+            )
+        return scores.nan_to_num(nan=0.0)  # all scores of a group 0, divided by their mean
 
 
 class _ReadsGradients(AccumulatedImportance):

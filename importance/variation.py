@@ -131,8 +131,8 @@ class VariationImportance(DiagonalImportance):
     `DiagonalImportance`.
     """
 
-    def __init__(self, variation: Variation, form: str = "curvature") -> None:
-        super().__init__(form)
+    def __init__(self, variation: Variation, form: str = "curvature", reduction: str = "sum") -> None:
+        super().__init__(form, reduction)
         self.variation = variation
 
     def statistics(self, name: str) -> tuple[Tensor, Tensor]:

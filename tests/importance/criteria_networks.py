@@ -112,7 +112,33 @@ class Normed(nn.Module):
         return self.head(torch.relu(self.instance(self.second(x))).square().mean((2, 3)))
 
 
-NETWORKS = {"residual": Residual, "depthwise": Depthwise, "flat": Flat, "attention": Attention, "normed": Normed}
+class InPlace(nn.Module):
+    """Activations that overwrite what a convolution or linear layer has written."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 4, 3, padding=1)
+        self.act = nn.SiLU(inplace=True)
+        self.second = nn.Conv2d(4, 6, 3)
+        self.norm = nn.BatchNorm2d(6)
+        self.relu = nn.ReLU(inplace=True)
+        self.hidden = nn.Linear(6, 4)
+        self.head = nn.Linear(4, 5)
+
+    def forward(self, x):
+        x = self.act(self.first(x))
+        x = self.relu(self.norm(self.second(x)))
+        return self.head(self.act(self.hidden(x.mean((2, 3)))))
+
+
+NETWORKS = {
+    "residual": Residual,
+    "depthwise": Depthwise,
+    "flat": Flat,
+    "attention": Attention,
+    "normed": Normed,
+    "in-place": InPlace,
+}
 
 
 def make(name, seed=0, dtype=torch.float64):

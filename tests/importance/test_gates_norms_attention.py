@@ -84,3 +84,15 @@ def test_query_key_and_value_channels_are_gated_once_each(fused):
     criterion.accumulate(model, [(images, labels)], functional.cross_entropy)
     expected = derivatives(model, gates, images, labels, 8)
     torch.testing.assert_close(criterion.gate_gradients(group)[:, 0], expected, rtol=1e-9, atol=1e-13)
+
+
+def test_what_linear_layers_write_is_read_before_it_is_overwritten():
+    model, (images, labels) = make("in-place"), data()
+    criterion = GroupFisherImportance()
+    criterion.accumulate(model, [(images, labels)], functional.cross_entropy)
+    out = criterion._batches[0].rows["hidden", "out"][:, 0]
+
+    def gates(gate):
+        return model.hidden.register_forward_hook(lambda module, args, output: output * gate).remove
+
+    torch.testing.assert_close(out, derivatives(model, gates, images, labels, 4), rtol=1e-10, atol=1e-14)

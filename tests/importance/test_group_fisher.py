@@ -10,7 +10,7 @@ from torch.nn import functional
 from hfp.importance import CriterionError, GroupFisherImportance
 from hfp.importance.group_fisher import gauss_newton_root
 
-PLAIN = ["residual", "depthwise", "flat"]
+PLAIN = ["residual", "depthwise", "flat", "in-place"]
 
 
 def split(images, labels):

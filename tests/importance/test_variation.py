@@ -121,6 +121,29 @@ def test_score_of_the_residual_stream_sums_every_weight_of_a_channel(form):
     torch.testing.assert_close(VariationImportance(state, form)(group_of(model, "stem")), expected)
 
 
+def test_layers_of_a_group_are_reduced_as_asked():
+    model = make("residual")
+    state, group = estimates(model), group_of(model, "a.0")
+    weights = {name: p.detach() for name, p in model.named_parameters()}
+    values = {name: state.curvature[name] * weights[name].square() for name in weights}
+    layers = torch.stack(
+        [
+            values["a.0.weight"].sum((1, 2, 3)),
+            values["a.1.weight"] + values["a.1.bias"],
+            values["b.weight"].sum((0, 2, 3)),
+        ]
+    )
+    for reduction, expected in [
+        ("sum", layers.sum(0)),
+        ("mean", layers.mean(0)),
+        ("max", layers.amax(0)),
+        ("first", layers[0]),
+    ]:
+        torch.testing.assert_close(VariationImportance(state, reduction=reduction)(group), expected)
+    with pytest.raises(CriterionError, match="reduction is one of"):
+        VariationImportance(state, reduction="median")
+
+
 def test_refusals():
     model = make("residual")
     group = group_of(model, "stem")
