@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
 
+from hfp.reconstruct.calling import modes_kept
+
 POLICIES: Mapping[str, str] = MappingProxyType(
     {
         "aggregate": "average the running statistics of the submodels by the method's own rule, like any parameter",
@@ -49,15 +51,10 @@ def batch_statistics(model: nn.Module) -> Iterator[None]:
 
     Running statistics do change inside: give the model copies of them. Its modes are restored.
     """
-    modes = {module: module.training for module in model.modules()}
-    try:
-        model.eval()
-        for module in modes:
+    with modes_kept(model):
+        for module in model.modules():
             module.training = isinstance(module, _BatchNorm)
         yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 class Pool:

@@ -13,6 +13,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.conv import _ConvNd
 from torch.utils.flop_counter import FlopCounterMode
 
+from hfp.reconstruct.calling import call, modes_kept
+
 TRAINING_FACTOR = 3  # a training step costs a forward pass and, by the usual count, two more for the backward one
 
 
@@ -21,22 +23,18 @@ def macs(model: nn.Module, example_inputs: Any) -> int:
 
     Counted by PyTorch's own flop counter (two a multiply-accumulate), in evaluation mode; the model is left as it was.
     """
-    modes = {module: module.training for module in model.modules()}
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    inputs = example_inputs if isinstance(example_inputs, (tuple, list)) else (example_inputs,)
     counter = FlopCounterMode(display=False)
     try:
-        model.eval()
         for parameter in trained:  # the counter's hooks fail on views of trained parameters
             parameter.requires_grad_(False)
         # fused attention hides its products from the counter
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
-            model(*inputs)
+        with modes_kept(model), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+            model.eval()
+            call(model, example_inputs)
     finally:
         for parameter in trained:
             parameter.requires_grad_(True)
-        for module, mode in modes.items():
-            module.training = mode
     return counter.get_total_flops() // 2
 
 
@@ -99,20 +97,14 @@ def state_bytes(model: nn.Module) -> int:
 
 def latency(model: nn.Module, example_inputs: Any, repeats: int = 9) -> float:
     """Seconds of one forward pass on this machine, in evaluation mode: the median of `repeats` after two to warm up."""
-    modes = {module: module.training for module in model.modules()}
-    inputs = example_inputs if isinstance(example_inputs, (tuple, list)) else (example_inputs,)
     on_gpu = any(parameter.is_cuda for parameter in model.parameters())
     seconds: list[float] = []
-    try:
+    with modes_kept(model), torch.no_grad():
         model.eval()
-        with torch.no_grad():
-            for _ in range(repeats + 2):
-                start = time.perf_counter()
-                model(*inputs)
-                if on_gpu:
-                    torch.cuda.synchronize()
-                seconds.append(time.perf_counter() - start)
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+        for _ in range(repeats + 2):
+            start = time.perf_counter()
+            call(model, example_inputs)
+            if on_gpu:
+                torch.cuda.synchronize()
+            seconds.append(time.perf_counter() - start)
     return statistics.median(seconds[2:])

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hfp.errors import InputError
+from hfp.reconstruct.calling import modes_kept
 
 _TOLERANCE = 1e-3  # of the largest output: other kernels, another order of sums
 
@@ -35,15 +36,11 @@ def export_onnx(model: nn.Module, inputs: Tensor, path: Path) -> float:
         import onnxscript  # noqa: F401  (the exporter's own need)
     except ImportError as error:
         raise InputError(f'no export: {error.name} is missing; pip install "hfp[onnx]"') from error
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
+    with modes_kept(model):
+        model.eval()
         with torch.no_grad():
             expected = model(inputs)
         _export(model, inputs, path)
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     (found,) = session.run(None, {session.get_inputs()[0].name: inputs.numpy()})
     difference = float((torch.from_numpy(found) - expected).abs().max())

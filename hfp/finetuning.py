@@ -10,6 +10,7 @@ from torch.nn.functional import cross_entropy
 
 from hfp.data.augment import augment
 from hfp.data.dataset import Dataset, Split
+from hfp.reconstruct.calling import modes_kept
 from hfp.seeds import generator
 
 Progress = Callable[[int, int, float], None]
@@ -38,22 +39,20 @@ def finetune(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps, 1))
     device = next(model.parameters()).device
     draw = generator(seed, "finetune")
-    modes = {module: module.training for module in model.modules()}
-    model.train()
     step = 0
-    for _ in range(epochs):
-        for images, labels in _shuffled(dataset.train, batch_size, draw):
-            inputs = dataset.normalise(augment(images, draw) if augmented else images).to(device)
-            loss = cross_entropy(model(inputs), labels.to(device))
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            step += 1
-            if progress is not None:
-                progress(step, steps, loss.item())
-    for module, mode in modes.items():
-        module.training = mode
+    with modes_kept(model):
+        model.train()
+        for _ in range(epochs):
+            for images, labels in _shuffled(dataset.train, batch_size, draw):
+                inputs = dataset.normalise(augment(images, draw) if augmented else images).to(device)
+                loss = cross_entropy(model(inputs), labels.to(device))
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+                step += 1
+                if progress is not None:
+                    progress(step, steps, loss.item())
     for parameter in parameters:
         parameter.grad = None
 
@@ -61,14 +60,11 @@ def finetune(
 def accuracy(model: nn.Module, dataset: Dataset, batch_size: int = 256) -> float:
     """Share of the test images that the model gets right, in evaluation mode; the model is left as it was."""
     device = next(model.parameters()).device
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
     right = 0
-    with torch.no_grad():
+    with modes_kept(model), torch.no_grad():
+        model.eval()
         for images, labels in _batches(dataset.test, batch_size):
             right += int((model(dataset.normalise(images).to(device)).argmax(1).cpu() == labels).sum())
-    for module, mode in modes.items():
-        module.training = mode
     return right / len(dataset.test)
 
 

@@ -7,27 +7,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hfp.reconstruct.calling import call, modes_kept
+
 
 def run_error(model: nn.Module, example_inputs: Any) -> str | None:
     """Why `model` does not run on the inputs (evaluation mode, no gradients), or None if it does.
 
     A tuple or list is unpacked, a dict passed as keywords. Every module's mode is put back.
     """
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
     try:
-        with torch.no_grad():
-            if isinstance(example_inputs, dict):
-                model(**example_inputs)
-            elif isinstance(example_inputs, tuple | list):
-                model(*example_inputs)
-            else:
-                model(example_inputs)
+        with modes_kept(model), torch.no_grad():
+            model.eval()
+            call(model, example_inputs)
     except Exception as error:
         return f"{type(error).__name__}: {error}"
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
     return None
 
 

@@ -17,12 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from hfp.reconstruct._twin import tensors_of
+from hfp.reconstruct.calling import call
 from hfp.reconstruct.compact import compact_model
 from hfp.reconstruct.errors import MapError
 from hfp.reconstruct.index_map import IndexMap
 from hfp.reconstruct.labels import Lines
 from hfp.reconstruct.rules import tensors_in
-from hfp.reconstruct.tracing import Call, CallCounter, Key, call, running
+from hfp.reconstruct.tracing import Call, CallCounter, Key, running
 from hfp.reconstruct.wiring import Gone, Wiring
 
 _TOLERANCE = 1e-4

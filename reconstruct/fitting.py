@@ -22,10 +22,11 @@ import torch
 from torch import nn
 
 from hfp.reconstruct.attributes import is_plain, plain
+from hfp.reconstruct.calling import call
 from hfp.reconstruct.compact import compact_model
 from hfp.reconstruct.labels import Array, Line
 from hfp.reconstruct.rules import Stated, tensors_in
-from hfp.reconstruct.tracing import Call, CallCounter, Key, call, running
+from hfp.reconstruct.tracing import Call, CallCounter, Key, running
 from hfp.reconstruct.wiring import Binding, Gone, Wiring
 
 _TRIALS = 2

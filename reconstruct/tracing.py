@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from hfp.reconstruct import rules_layers, rules_shapes  # noqa: F401  (they register their rules)
 from hfp.reconstruct._twin import tensors_of
+from hfp.reconstruct.calling import call
 from hfp.reconstruct.labels import Labels, Line, Lines
 from hfp.reconstruct.rules import RULES, Notes, Operation, Stated, opaque, pointwise, tensors_in
 
@@ -84,13 +85,6 @@ def trace(model: nn.Module, example_inputs: Any) -> Trace:
         follower.groups,
         frozenset(follower.unknown),
     )
-
-
-def call(model: nn.Module, example_inputs: Any) -> Any:
-    """The model's output for example inputs given as one value, a tuple or list of arguments, or a dict of keywords."""
-    if isinstance(example_inputs, Mapping):
-        return model(**example_inputs)
-    return model(*example_inputs) if isinstance(example_inputs, list | tuple) else model(example_inputs)
 
 
 @contextmanager

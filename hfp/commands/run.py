@@ -99,7 +99,8 @@ def run(arguments: argparse.Namespace) -> int:
     folder = RunFolder(arguments.out if arguments.out is not None else default_folder(experiment))
     console = Console(stderr=arguments.json, highlight=False)
     federation = set_up(experiment)
-    _use_threads(arguments.threads, federation)
+    cost = full_cost(federation)
+    _use_threads(arguments.threads, cost.forward_macs * experiment.batch_size)
     folder.configure(experiment)
     history, state, interrupted = [], None, False
     with _Display(console, federation) as display:
@@ -117,16 +118,15 @@ def run(arguments: argparse.Namespace) -> int:
     if state is None:
         console.print("stopped before the first round ended; nothing to keep")
         return INTERRUPTED
-    _close(Run(experiment, tuple(history), state, full_cost(federation)), folder, console, arguments.json)
+    _close(Run(experiment, tuple(history), state, cost), folder, console, arguments.json)
     if interrupted:
         console.print(f"stopped after {len(history)} of {experiment.rounds} rounds")
     return INTERRUPTED if interrupted else 0
 
 
-def _use_threads(threads: int | None, federation: Federation) -> None:
+def _use_threads(threads: int | None, work: int) -> None:
     if threads is not None and threads < 1:
         raise InputError(f"threads must be at least 1; found {threads}")
-    work = full_cost(federation).forward_macs * federation.experiment.batch_size
     if threads is not None or work < SMALL_STEP:
         torch.set_num_threads(threads or 1)
 

@@ -1,7 +1,8 @@
+import pytest
 import torch
 from torch import nn
 
-from hfp.costs import MacCounter, macs, macs_per_weight, parameters
+from hfp.costs import MacCounter, latency, macs, macs_per_weight, parameters
 from hfp.models import create_model
 
 
@@ -49,3 +50,19 @@ def test_a_counter_counts_a_shape_once():
     assert count(nn.Linear(4, 3)) == 12
     assert count(nn.Linear(4, 2)) == 8
     assert count(nn.Linear(4, 3)) == 12
+
+
+class Sum(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(2, 4), nn.Linear(3, 4)
+
+    def forward(self, x, y):
+        return self.first(x) + self.second(y)
+
+
+@pytest.mark.parametrize("wrap", [tuple, list, lambda pair: dict(zip("xy", pair, strict=True))])
+def test_example_inputs_may_be_arguments_or_keywords(wrap):
+    inputs = wrap((torch.zeros(5, 2), torch.zeros(5, 3)))
+    assert macs(Sum(), inputs) == 5 * (2 * 4 + 3 * 4)
+    assert latency(Sum(), inputs, repeats=1) > 0
