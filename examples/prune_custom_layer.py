@@ -71,7 +71,7 @@ def main() -> None:
     torch.manual_seed(0)
     model, tokens = network().eval(), torch.randn(2, 16, 32)
     result = hfp.prune(model, tokens, hfp.Budget(ratio=0.5))
-    Console().print(result.report.table())
+    Console().print(result.report.shown())
     print(result.index_map)
     before, after = result.report.costs["macs"]
     print(f"{after / before:.0%} of the multiply-accumulates are left; output {tuple(result.model(tokens).shape)}")

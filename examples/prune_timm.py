@@ -30,7 +30,7 @@ def main() -> None:
     model = timm.create_model(arguments.model, pretrained=arguments.pretrained).eval()
     images = torch.randn(2, 3, arguments.size, arguments.size)
     result = hfp.prune(model, images, hfp.Budget(macs=arguments.macs))
-    Console().print(result.report.table())
+    Console().print(result.report.shown())
 
     hfp.save_pruned(result, arguments.out, timm=TimmModel(arguments.model))
     again = hfp.load_pruned(arguments.out).model  # the file names a timm model: no skeleton is needed

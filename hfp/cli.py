@@ -10,6 +10,7 @@ from typing import NoReturn
 
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "run": ("hfp.commands.run", "run", "run one federated experiment (without arguments: the embedded default)"),
+    "compare": ("hfp.commands.compare", "run", "run several federated methods on equal terms, and report"),
     "prune": ("hfp.commands.prune", "run", "prune one model to a budget, and save it"),
     "inspect": ("hfp.commands.inspect", "run", "show what a file of a pruned model holds"),
     "methods": ("hfp.commands.listing", "run_methods", "list the federated methods and their papers"),

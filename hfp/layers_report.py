@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
@@ -52,35 +54,41 @@ class PruneReport:
         """Plain values, for JSON."""
         return asdict(self)
 
-    def table(self) -> Table:
-        """One row a layer, and the total."""
-        return layer_table(self.layers, self.costs)
+    def shown(self) -> Group:
+        """A table of all layers and the total, and why layers were left alone."""
+        return shown(self.layers, self.costs)
 
 
-def layer_table(layers: tuple[LayerReport, ...], costs: Mapping[str, tuple[float, float]]) -> Table:
+def shown(layers: Sequence[LayerReport], costs: Mapping[str, tuple[float, float]]) -> Group:
+    """A table of layers and total costs, and one line for each reason to leave layers alone."""
+    return Group(layer_table(layers, costs), *(Text(line) for line in reason_lines(layers)))
+
+
+def layer_table(layers: Sequence[LayerReport], costs: Mapping[str, tuple[float, float]]) -> Table:
     """One row a layer, and one for each cost of the whole model."""
     table = Table()
-    for column, justify in (
-        ("layer", "left"),
-        ("inputs", "right"),
-        ("channels", "right"),
-        ("parameters", "right"),
-        ("left alone because", "left"),
-    ):
-        table.add_column(column, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    table.add_column("layer", overflow="fold")
+    for column in ("inputs", "channels", "parameters"):
+        table.add_column(column, justify="right", no_wrap=True)
     for layer in layers:
-        table.add_row(
-            layer.name,
-            _pair(*layer.inputs) if layer.inputs else "",
-            _pair(layer.before, layer.after),
-            _pair(*layer.parameters),
-            layer.reason or "",
-        )
+        inputs = _pair(*layer.inputs) if layer.inputs else ""
+        table.add_row(layer.name, inputs, _pair(layer.before, layer.after), _pair(*layer.parameters))
     table.add_section()
     for name, (before, after) in costs.items():
-        share = f"{after / before:.1%} of the full model's" if before else ""
-        table.add_row(f"total {name}", "", "", _pair(before, after), share)
+        table.add_row(f"total {name}", "", f"{after / before:.1%}" if before else "", _pair(before, after))
     return table
+
+
+def reason_lines(layers: Sequence[LayerReport]) -> list[str]:
+    """For every reason, the layers that were left alone because of it."""
+    found: dict[str, list[str]] = {}
+    for layer in layers:
+        if layer.reason is not None:
+            found.setdefault(layer.reason, []).append(layer.name)
+    return [
+        f"left alone: {', '.join(names[:4])}{f' and {len(names) - 4} more' if len(names) > 4 else ''}: {reason}"
+        for reason, names in found.items()
+    ]
 
 
 def _pair(before: float, after: float) -> str:

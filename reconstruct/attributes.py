@@ -23,7 +23,7 @@ def is_plain(value: object) -> bool:
 
 
 def plain(value: object) -> Any:
-    """`value` with subclasses (torch.Size, NumPy numbers) turned into the plain types; others as they are."""
+    """A copy of `value` with subclasses (torch.Size, NumPy numbers) turned into the plain types; others as they are."""
     if isinstance(value, np.bool_):
         return bool(value)
     if isinstance(value, bool | str) or value is None:
@@ -33,7 +33,7 @@ def plain(value: object) -> Any:
     if isinstance(value, Real):
         return float(value)
     if isinstance(value, list | tuple):
-        return type(value)(map(plain, value)) if type(value) in (list, tuple) else tuple(map(plain, value))
+        return (list if isinstance(value, list) else tuple)(map(plain, value))
     return value
 
 
@@ -53,7 +53,7 @@ def snapshot(model: nn.Module) -> Attributes:
     """Module name -> {attribute: value} for every plain public attribute, without `training`."""
     return {
         name: {
-            key: copy.deepcopy(value)
+            key: value
             for key, value in ((key, plain(value)) for key, value in vars(module).items() if _public(key))
             if is_plain(value)
         }

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hfp.reconstruct._twin import check_tied, like, tensors_of, tied
-from hfp.reconstruct.attributes import apply, check
+from hfp.reconstruct.attributes import apply
 from hfp.reconstruct.errors import MapError
 from hfp.reconstruct.index_map import IndexMap
 
@@ -41,7 +41,6 @@ def build(parent: nn.Module, index_map: IndexMap, values: Mapping[str, Tensor]) 
         MapError: the map is of another model, or names that share a tensor are given different values.
     """
     index_map.check_transient(parent)
-    check(parent, index_map.attributes)
     check_tied(tied(parent), {**index_map.tensors, **index_map.transient})
     tensors: dict[int, Tensor] = {}
     first: dict[int, str] = {}

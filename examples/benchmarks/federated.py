@@ -3,27 +3,24 @@
     python examples/benchmarks/federated.py --study batch-norm --seeds 3
 
 Every variant sees the same partition, initial weights and batches at a seed, so the last column is a mean of paired
-differences from the first variant. Results are kept as JSON lines (--results) and a finished run is not repeated.
+differences from the first variant. Finished runs are kept (--out) and not repeated.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import json
-import statistics
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from hfp import Experiment, simulate
 from hfp.commands.run import option
+from hfp.compare import Comparison, Variant
+from hfp.compare_runs import ComparisonFolder, run_missing
+from hfp.compare_table import Row, gather, rows
 
-Variant = Mapping[str, Any]
-
-STUDIES: dict[str, dict[str, Variant]] = {
+STUDIES: dict[str, dict[str, dict[str, Any]]] = {
     "batch-norm": {
         "ca-hfp, reestimate": {},
         "ca-hfp, aggregate": {"batch_norm": "aggregate"},
@@ -72,60 +69,44 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--option", type=option, action="append", default=[], help="NAME=VALUE for every variant")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--results", type=Path, default=Path("runs/federated.jsonl"))
+    parser.add_argument("--out", type=Path, default=Path("runs/federated"))
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    base = Experiment(
-        dataset=arguments.dataset,
-        train_images=arguments.train_images,
-        rank=arguments.rank,
-        alpha=arguments.alpha,
-        rounds=arguments.rounds,
-        options=dict(arguments.option),
+    comparison = Comparison(
+        variants=variants(STUDIES[arguments.study], dict(arguments.option)),
+        base={name: getattr(arguments, name) for name in ("dataset", "train_images", "rounds")},
+        seeds=tuple(range(arguments.seeds)),
+        alphas=(arguments.alpha,),
+        ranks=(arguments.rank,),
     )
-    table = {
-        name: [final_accuracy(changed(base, variant, seed), arguments.results) for seed in range(arguments.seeds)]
-        for name, variant in STUDIES[arguments.study].items()
-    }
-    print(markdown(table))
+    folder = ComparisonFolder(arguments.out)
+    folder.describe(comparison)
+    failures = run_missing(comparison, folder, 1, on_round=lambda: None, on_run=lambda cell: None)
+    print(markdown(rows(comparison, gather(comparison, lambda cell: folder.load(cell.experiment)))))
+    for failure in failures:
+        print(f"\n{failure.cell.variant}, seed {failure.cell.seed}: {failure.reason}")
 
 
-def changed(base: Experiment, variant: Variant, seed: int) -> Experiment:
-    """The variant at a seed; options that belong to another method fall away."""
-    same_method = variant.get("method", base.method) == base.method
-    options = {**(base.options if same_method else {}), **variant.get("options", {})}
-    return dataclasses.replace(base, **{**variant, "seed": seed, "options": options})
+def variants(study: Mapping[str, Mapping[str, Any]], options: Mapping[str, Any]) -> tuple[Variant, ...]:
+    """The study's variants; options for all of them don't reach other methods than CA-HFP."""
+    return tuple(
+        Variant(
+            name,
+            {**changes, "options": {**options, **changes.get("options", {})}}
+            if changes.get("method", "ca-hfp") == "ca-hfp"
+            else changes,
+        )
+        for name, changes in study.items()
+    )
 
 
-def final_accuracy(experiment: Experiment, results: Path) -> float:
-    """The mean test accuracy of the last five rounds; a round's own accuracy wobbles."""
-    key = experiment.as_dict()
-    for line in results.read_text().splitlines() if results.exists() else ():
-        kept = json.loads(line)
-        if kept["experiment"] == key:
-            return kept["accuracy"]
-    run = simulate(experiment)
-    accuracy = statistics.mean(record.accuracy for record in run.history[-5:])
-    results.parent.mkdir(parents=True, exist_ok=True)
-    with results.open("a") as file:
-        curve = [round(record.accuracy, 2) for record in run.history]
-        file.write(json.dumps({"experiment": key, "accuracy": accuracy, "curve": curve}) + "\n")
-    return accuracy
-
-
-def markdown(table: Mapping[str, list[float]]) -> str:
+def markdown(made: list[Row]) -> str:
     """Mean, spread (standard deviation) and paired difference from the first row."""
-    first = next(iter(table.values()))
     lines = ["| variant | accuracy, % | difference, points |", "|---|---|---|"]
-    for name, values in table.items():
-        differences = [value - reference for value, reference in zip(values, first, strict=True)]
-        paired = "" if values is first else f"{statistics.mean(differences):+.2f} ± {_spread(differences):.2f}"
-        lines.append(f"| {name} | {statistics.mean(values):.2f} ± {_spread(values):.2f} | {paired} |")
+    for row in made:
+        paired = "" if row.difference is None else f"{row.difference:+.2f}"
+        lines.append(f"| {row.variant} | {row.accuracy:.2f} | {paired} |")
     return "\n".join(lines)
-
-
-def _spread(values: list[float]) -> float:
-    return statistics.stdev(values) if len(values) > 1 else 0.0
 
 
 if __name__ == "__main__":

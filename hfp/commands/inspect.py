@@ -16,7 +16,7 @@ from torch import nn
 from hfp.costs import macs, parameters, state_bytes
 from hfp.errors import InputError
 from hfp.layer_picture import save_layer_picture
-from hfp.layers_report import LayerReport, layer_reports, layer_table, tensor_reports
+from hfp.layers_report import LayerReport, layer_reports, shown, tensor_reports
 from hfp.model_source import full_model
 from hfp.reconstruct import IndexMap, PrunedFile, compact_model, read_pruned
 
@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
         sys.stdout.write("\n")
         return 0
     console = Console(highlight=False)
-    console.print(layer_table(layers, costs))
+    console.print(shown(layers, costs))
     for name, value in {
         **stored.metadata,
         "written by": ", ".join(f"{k} {v}" for k, v in stored.libraries.items()),
@@ -86,7 +86,7 @@ def _described(
         skeleton, shape = found.model.to("meta"), found.shape
     else:
         index_map = stored.index_map
-        return tensor_reports(index_map), {"params and buffers": (index_map.full_entries, index_map.kept_entries)}
+        return tensor_reports(index_map), {"entries": (index_map.full_entries, index_map.kept_entries)}
     stored.index_map.check_full(skeleton.state_dict())
     return layer_reports(skeleton, stored.index_map), _costs(skeleton, stored.index_map, shape)
 

@@ -196,7 +196,7 @@ def _show(document: dict[str, Any], result: PruneResult, arguments: argparse.Nam
         json.dump(document, sys.stdout)
         sys.stdout.write("\n")
         return
-    console.print(result.report.table())
+    console.print(result.report.shown())
     for name, value in document.get("accuracy", {}).items():
         console.print(f"accuracy, {name}: {value:.1%}")
     if "onnx" in document:

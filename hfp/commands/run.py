@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +34,22 @@ INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``hfp run``; their defaults are those of `Experiment`."""
+    add_settings(parser)
+    add = parser.add_argument
+    add("--threads", type=int, metavar="N", help="of the processor (default: one for small models, else PyTorch's)")
+    add("--option", dest="options", action="append", type=option, metavar="NAME=VALUE", help="an option of the method")
+    add("--out", type=Path, metavar="FOLDER", help="an empty or new folder (default: a fresh one under runs/)")
+    add("--json", action="store_true", help="print one JSON document; progress goes to standard error")
+
+
+def add_settings(parser: argparse._ActionsContainer, without: Collection[str] = ()) -> None:
+    """Declare an argument for every field of `Experiment` that is a plain setting, but for those flags in `without`."""
     known = {method.name for method in methods()}
     defaults = {entry.name: entry.default for entry in dataclasses.fields(Experiment)}
 
     def add(flag: str, **settings: Any) -> None:
+        if flag in without:
+            return
         argument = parser.add_argument(flag, **settings)
         default = defaults.get(argument.dest)
         if isinstance(default, (str, int, float)) and not isinstance(default, bool):
@@ -87,10 +99,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--batch-norm", help=_kinds("evaluation's statistics", POLICIES))
     add("--seed", type=int, help="decides data, weights, batches and masks")
     add("--device", help="cpu, cuda, cuda:1, mps …")
-    add("--threads", type=int, metavar="N", help="of the processor (default: one for small models, else PyTorch's)")
-    add("--option", dest="options", action="append", type=option, metavar="NAME=VALUE", help="an option of the method")
-    add("--out", type=Path, metavar="FOLDER", help="an empty or new folder (default: a fresh one under runs/)")
-    add("--json", action="store_true", help="print one JSON document; progress goes to standard error")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -100,7 +108,7 @@ def run(arguments: argparse.Namespace) -> int:
     console = Console(stderr=arguments.json, highlight=False)
     federation = set_up(experiment)
     cost = full_cost(federation)
-    _use_threads(arguments.threads, cost.forward_macs * experiment.batch_size)
+    use_threads(arguments.threads, cost.forward_macs * experiment.batch_size)
     folder.configure(experiment)
     history, state, interrupted = [], None, False
     with _Display(console, federation) as display:
@@ -124,7 +132,12 @@ def run(arguments: argparse.Namespace) -> int:
     return INTERRUPTED if interrupted else 0
 
 
-def _use_threads(threads: int | None, work: int) -> None:
+def use_threads(threads: int | None, work: int) -> None:
+    """Compute with as many threads; without a number with one where a step's `work` (MACs) is too small to share.
+
+    Raises:
+        InputError: the number is below 1.
+    """
     if threads is not None and threads < 1:
         raise InputError(f"threads must be at least 1; found {threads}")
     if threads is not None or work < SMALL_STEP:
@@ -133,10 +146,15 @@ def _use_threads(threads: int | None, work: int) -> None:
 
 def experiment_from(arguments: argparse.Namespace) -> Experiment:
     """The experiment that the arguments describe; what isn't given keeps `Experiment`'s default."""
+    return Experiment(**given_settings(arguments))
+
+
+def given_settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The fields of `Experiment` that the arguments give."""
     names = {entry.name for entry in dataclasses.fields(Experiment)}
     given: dict[str, Any] = {n: v for n, v in vars(arguments).items() if n in names and v is not None}
     pairs: dict[str, Any] = {name: dict(given[name]) for name in ("options", "budget") if name in given}
-    return Experiment(**{**given, **pairs})
+    return {**given, **pairs}
 
 
 def _close(run: Run, folder: RunFolder, console: Console, as_json: bool) -> None:

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 import hfp
 from hfp.costs import macs, parameters, state_bytes
 from hfp.errors import InputError
-from hfp.layers_report import layer_table
+from hfp.layers_report import layer_table, reason_lines
 from hfp.reconstruct import ChannelGroups, MapError, TimmModel, compact_model, record
 
 
@@ -180,8 +180,8 @@ def test_the_report_names_every_layer():
     }  # fmt: skip
     assert all(layer.reason is None for layer in report.layers if layer.after < layer.before)
     assert report.as_dict()["layers"][0]["name"] == with_parameters[0]
-    assert len(report.table().rows) == len(report.layers) + 3
-    assert layer_table((), {}).row_count == 0
+    assert layer_table(report.layers, report.costs).row_count == len(report.layers) + 3
+    assert "left alone: classifier: it is an output of the model" in reason_lines(report.layers)
 
 
 class Tangled(nn.Module):

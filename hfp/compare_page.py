@@ -1,0 +1,176 @@
+"""A comparison as one HTML page that opens from disk: no scripts, nothing fetched, light and dark."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from html import escape
+
+from hfp.compare import Comparison
+from hfp.compare_table import HEADINGS, LAST, Row, Runs, cells_of, curves, grouped
+from hfp.experiment import Experiment
+from hfp.methods import methods
+from hfp.svg import Line, line_chart
+
+_LIGHT = ("#0b7285", "#d9480f", "#5f3dc4", "#2b8a3e", "#c2255c", "#1864ab", "#e67700", "#495057", "#862e9c", "#087f5b")
+_DARK = ("#3bc9db", "#ff922b", "#b197fc", "#69db7c", "#faa2c1", "#74c0fc", "#ffd43b", "#ced4da", "#e599f7", "#63e6be")
+
+_STYLE = """
+:root { color-scheme: light dark; --ink: #1b2733; --soft: #5c6b7a; --paper: #ffffff; --card: #f6f8fa;
+  --rule: #dde3e9; LIGHT }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e6ebf0; --soft: #9aa8b6; --paper: #12181f; --card: #1a222b; --rule: #2c3743; DARK } }
+* { box-sizing: border-box }
+body { margin: 0 auto; max-width: 1200px; padding: 2.5rem 1.25rem 4rem; background: var(--paper); color: var(--ink);
+  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif }
+h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .4rem }
+h2 { font-size: 1.25rem; margin: 2.6rem 0 .8rem }
+p { max-width: 75ch }
+.soft, footer { color: var(--soft); font-size: .92rem }
+.legend { display: flex; flex-wrap: wrap; gap: .35rem 1.4rem; position: sticky; top: 0; background: var(--paper);
+  padding: .6rem 0; border-bottom: 1px solid var(--rule); margin: 1rem 0; font-size: .95rem }
+.legend span::before { content: ""; display: inline-block; width: 1.6em; height: .28em; border-radius: 2px;
+  background: currentColor; vertical-align: middle; margin-right: .5em }
+.legend b { color: var(--ink); font-weight: 500 }
+.scroll { overflow-x: auto }
+table { border-collapse: collapse; width: 100%; font-size: .92rem }
+th, td { padding: .42rem .7rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--rule);
+  font-variant-numeric: tabular-nums }
+th { color: var(--soft); font-weight: 500 }
+th:first-child, td:first-child, th:last-child, td:last-child { text-align: left }
+tr.best td:nth-child(2) { font-weight: 700 }
+.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(440px, 100%), 1fr)); gap: 1.1rem;
+  margin: 1.1rem 0 }
+figure { margin: 0; background: var(--card); border: 1px solid var(--rule); border-radius: 10px; padding: .8rem }
+svg { display: block; width: 100%; height: auto }
+svg text { font-family: inherit; fill: var(--ink) }
+.title { font-size: 14px; font-weight: 600 }
+.tick, .label { font-size: 11.5px }
+svg .tick, svg .label { fill: var(--soft) }
+.grid { stroke: var(--rule) }
+.axis { stroke: var(--soft) }
+polyline { fill: none; stroke: currentColor; stroke-width: 1.8; stroke-linejoin: round }
+polyline.s0 { stroke-width: 3 }
+polyline:hover { stroke-width: 4 }
+circle { fill: currentColor }
+.band { fill: currentColor; opacity: .1 }
+COLOURS
+@media print { .legend { position: static } figure { break-inside: avoid } }
+"""
+
+
+def page(comparison: Comparison, runs: Runs, rows: Sequence[Row]) -> str:
+    """The whole page."""
+    title = f"{len(comparison.variants)} federated methods on {comparison.base.get('dataset', Experiment.dataset)}"
+    parts = [f"<h1>{escape(title)}</h1>", f'<p class="soft">{escape(_about(comparison))}</p>', _legend(comparison)]
+    for alpha in comparison.alphas:
+        parts += _over_sizes(comparison, rows, alpha)
+        for size, _ in comparison.sizes:
+            group = grouped(rows).get((alpha, size))
+            if group:
+                parts += _section(comparison, runs, group, alpha, size)
+    parts.append(_sources(comparison))
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{_style()}</style></head>\n<body>"
+        + "\n".join(parts)
+        + "\n</body></html>\n"
+    )
+
+
+def _style() -> str:
+    def variables(colours: Sequence[str]) -> str:
+        return " ".join(f"--c{index}: {colour};" for index, colour in enumerate(colours))
+
+    classes = "\n".join(f".s{index} {{ color: var(--c{index}) }}" for index in range(len(_LIGHT)))
+    style = _STYLE.replace("LIGHT", variables(_LIGHT)).replace("DARK", variables(_DARK))
+    return style.replace("COLOURS", classes)
+
+
+def _about(comparison: Comparison) -> str:
+    first = next(comparison.cells()).experiment
+    data = "the whole training set" if first.train_images is None else f"{first.train_images:,} training images"
+    return (
+        f"{first.model}, {data} over {first.clients} clients, {first.rounds} rounds of {first.epochs} local "
+        f"epoch{'s' * (first.epochs > 1)}, batches of {first.batch_size}, learning rate {first.learning_rate:g}; seeds "
+        f"{', '.join(map(str, comparison.seeds))}. At one seed every method sees the same partition, initial weights "
+        f"and batches. Accuracy is the global model's on the whole test set: the mean of the last {LAST} rounds, ± one "
+        "standard deviation over seeds; bands span the seeds."
+    )
+
+
+def _legend(comparison: Comparison) -> str:
+    entries = (
+        f'<span class="s{_colour(index)}"><b>{escape(variant.name)}</b></span>'
+        for index, variant in enumerate(comparison.variants)
+    )
+    return f'<div class="legend">{"".join(entries)}</div>'
+
+
+def _section(comparison: Comparison, runs: Runs, group: Sequence[Row], alpha: float, size: str) -> list[str]:
+    best = max(row.accuracy.mean for row in group)
+    body = "".join(
+        f"<tr{' class=best' if row.accuracy.mean == best else ''}>"
+        + "".join(f"<td>{escape(text)}</td>" for text in cells_of(row))
+        + "</tr>"
+        for row in group
+    )
+    head = "".join(f"<th>{escape(text)}</th>" for text in HEADINGS)
+    charts = [
+        line_chart(f"Accuracy against {what}", label, "test accuracy, %", _lines(comparison, runs, alpha, size, what))
+        for what, label in (("round", "round"), ("megabytes", "megabytes moved, up and down"))
+    ]
+    return [
+        f"<h2>{escape(size.capitalize())}, alpha {alpha:g}</h2>",
+        f'<p class="soft">Differences are paired with {escape(comparison.variants[0].name)}. “To target” is the mean '
+        f"of what it took to reach {group[0].target:.1f} %.</p>",
+        f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>',
+        _figures(charts),
+    ]
+
+
+def _lines(comparison: Comparison, runs: Runs, alpha: float, size: str, against: str) -> list[Line]:
+    places = {variant.name: index for index, variant in enumerate(comparison.variants)}
+    return [
+        Line(curve.variant, _colour(places[curve.variant]), curve.points)
+        for curve in curves(comparison, runs, alpha, size, against)
+    ]
+
+
+def _over_sizes(comparison: Comparison, rows: Sequence[Row], alpha: float) -> list[str]:
+    """What changes with what clients remove, when there is more than one size."""
+    names = [name for name, _ in comparison.sizes]
+    if len(names) < 2:
+        return []
+    figures: tuple[tuple[str, str, Callable[[Row], float]], ...] = (
+        ("Accuracy", "test accuracy, %", lambda row: row.accuracy.mean),
+        ("Megabytes moved", "megabytes, up and down", lambda row: row.megabytes_up + row.megabytes_down),
+        ("Training", "1e9 multiply-accumulates", lambda row: row.gmacs),
+        ("Time on the clients' devices", "seconds", lambda row: row.seconds),
+    )
+    charts = []
+    for title, label, figure in figures:
+        lines = []
+        for index, variant in enumerate(comparison.variants):
+            mine = [row for row in rows if (row.alpha, row.variant) == (alpha, variant.name)]
+            points = [(float(names.index(row.size)), figure(row)) for row in mine]
+            if points:
+                lines.append(Line(variant.name, _colour(index), points))
+        if lines:
+            zero = title != "Accuracy"
+            charts.append(line_chart(title, "what clients remove", label, lines, names=names, zero=zero))
+    return [f"<h2>From size to size, alpha {alpha:g}</h2>", _figures(charts)]
+
+
+def _figures(charts: Sequence[str]) -> str:
+    return '<div class="charts">' + "".join(f"<figure>{chart}</figure>" for chart in charts) + "</div>"
+
+
+def _sources(comparison: Comparison) -> str:
+    used = {variant.changes.get("method", Experiment.method) for variant in comparison.variants}
+    papers = "; ".join(f"{m.name}: {m.source}" for m in methods() if m.name in used)
+    return f"<footer><p>{escape(papers)}.</p></footer>"
+
+
+def _colour(index: int) -> int:
+    return index % len(_LIGHT)

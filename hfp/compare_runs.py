@@ -1,0 +1,214 @@
+"""Runs a comparison: what is missing, over processes, every finished run kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hfp.compare import Cell, Comparison
+from hfp.engine import Outcome, simulate
+from hfp.errors import InputError
+from hfp.experiment import Experiment
+from hfp.folder import write_atomically
+from hfp.records import Run
+
+COMPARISON, RUNS = "comparison.json", "runs"
+
+Result = dict[str, Any]
+Progress = Callable[[], None]
+
+
+class ComparisonFolder:
+    """Keeps a comparison's description and one file for every finished run, by what the run was."""
+
+    def __init__(self, path: Path) -> None:
+        """Open a comparison's folder, or a new one; nothing is made yet.
+
+        Raises:
+            InputError: there is something else at `path`.
+        """
+        taken = path.exists() and (not path.is_dir() or any(path.iterdir()))
+        if taken and not (path / COMPARISON).is_file():
+            raise InputError(f"{path} holds something that is no comparison; give another folder with --out")
+        self.path = path
+
+    def describe(self, comparison: Comparison) -> None:
+        """Make the folder and write what is compared.
+
+        Raises:
+            InputError: the folder can't be made or written to.
+        """
+        try:
+            (self.path / RUNS).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"output folder {self.path} can't be made: {error.strerror}") from error
+        text = json.dumps(comparison.as_dict(), indent=2) + "\n"
+        write_atomically(self.path / COMPARISON, text.encode())
+
+    def load(self, experiment: Experiment) -> Result | None:
+        """The result of an experiment that has been run; None for one that hasn't, or whose file is damaged."""
+        try:
+            result = json.loads(self._file(experiment).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        known = result.get("experiment") if isinstance(result, dict) else None
+        return result if known == _plain(experiment) else None
+
+    def save(self, experiment: Experiment, result: Result) -> None:
+        """Keep a result."""
+        write_atomically(self._file(experiment), (json.dumps(result) + "\n").encode())
+
+    def write(self, name: str, text: str) -> Path:
+        """Write a report; returns where it is."""
+        write_atomically(self.path / name, text.encode())
+        return self.path / name
+
+    def _file(self, experiment: Experiment) -> Path:
+        key = json.dumps(_plain(experiment), sort_keys=True).encode()
+        return self.path / RUNS / f"{experiment.method}-{hashlib.sha256(key).hexdigest()[:16]}.json"
+
+
+def _plain(experiment: Experiment) -> dict[str, Any]:
+    """What identifies a run: its experiment without where the data lies."""
+    values = {name: v for name, v in experiment.as_dict().items() if name not in ("data_root", "download")}
+    return json.loads(json.dumps(values))
+
+
+def result_of(run: Run) -> Result:
+    """A finished run as a comparison keeps it."""
+    return {
+        "experiment": _plain(run.experiment),
+        "bytes_up": run.bytes_up,
+        "bytes_down": run.bytes_down,
+        "training_macs": run.training_macs,
+        "device_seconds": run.device_seconds,
+        "memory": run.memory,
+        "parameters": run.parameters,
+        "history": [{k: v for k, v in record.as_dict().items() if k != "clients"} for record in run.history],
+    }
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A run that could not be finished, and why."""
+
+    cell: Cell
+    reason: str
+
+
+def default_jobs(cells: Sequence[Cell]) -> int:
+    """One process a core where everything runs on the CPU, else one."""
+    if any(cell.experiment.device != "cpu" for cell in cells):
+        return 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores, len(cells)))
+
+
+def run_missing(
+    comparison: Comparison, folder: ComparisonFolder, jobs: int, on_round: Progress, on_run: Callable[[Cell], None]
+) -> list[Failure]:
+    """Run what the folder doesn't have yet; `on_round` is called after every round, `on_run` after every run.
+
+    Finished runs are kept when this is interrupted.
+    """
+    cells = missing(comparison, folder)
+    failures = []
+    for cell, result in _in_turn(cells, on_round) if jobs == 1 else _side_by_side(cells, jobs, on_round):
+        if isinstance(result, str):
+            failures.append(Failure(cell, result))
+        else:
+            folder.save(cell.experiment, result)
+        on_run(cell)
+    return failures
+
+
+def missing(comparison: Comparison, folder: ComparisonFolder) -> list[Cell]:
+    """The runs that have no result yet."""
+    return [cell for cell in comparison.cells() if folder.load(cell.experiment) is None]
+
+
+def _in_turn(cells: Sequence[Cell], on_round: Progress) -> Iterable[tuple[Cell, Result | str]]:
+    for cell in cells:
+        yield cell, _run(cell.experiment, lambda _: on_round())
+
+
+def _run(experiment: Experiment, on_round: Callable[[Outcome], None]) -> Result | str:
+    try:
+        return result_of(simulate(experiment, on_round))
+    except InputError as error:
+        return str(error)
+
+
+def _side_by_side(cells: Sequence[Cell], jobs: int, on_round: Progress) -> Iterable[tuple[Cell, Result | str]]:
+    """Results as they come from processes of one thread each; an interruption stops them at their next round."""
+    context = get_context("spawn")
+    events, stop = context.SimpleQueue(), context.Event()
+    listener = threading.Thread(target=_listen, args=(events, on_round), daemon=True)
+    listener.start()
+    with ProcessPoolExecutor(jobs, context, initializer=_begin, initargs=(events, stop)) as pool:
+        with _ignored_by_children():
+            futures = {pool.submit(_work, cell.experiment.as_dict()): cell for cell in cells}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        except BaseException:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+            raise
+        finally:
+            events.put(None)
+    listener.join()
+
+
+@contextmanager
+def _ignored_by_children() -> Iterator[None]:
+    """Processes started inside leave interruptions to this one, from their first moment on."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
+def _listen(events: Any, on_round: Progress) -> None:
+    while events.get() is not None:
+        on_round()
+
+
+_events: Any = None
+_stop: Any = None
+
+
+def _begin(events: Any, stop: Any) -> None:
+    """In a new process: compute with one thread."""
+    global _events, _stop
+    _events, _stop = events, stop
+    torch.set_num_threads(1)
+
+
+class _Stopped(Exception):
+    """The parent wants no more."""
+
+
+def _work(settings: dict[str, Any]) -> Result | str:
+    def tell(_: Outcome) -> None:
+        _events.put(1)
+        if _stop.is_set():
+            raise _Stopped
+
+    return _run(Experiment(**settings), tell)

@@ -1,0 +1,294 @@
+"""A comparison's figures: pure functions from results to rows, tables and curves."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from hfp.compare import Cell, Comparison
+from hfp.records import MEGABYTE
+
+LAST = 5
+"""A run's accuracy is the mean of its last five rounds: a single round's wobbles."""
+
+SHARE_OF_BEST = 0.9
+
+Result = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and standard deviation over seeds; no deviation of a single value."""
+
+    mean: float
+    deviation: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """Of at least one value."""
+        return cls(statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0)
+
+    def __format__(self, form: str) -> str:
+        """Mean ± deviation, each in this form."""
+        return f"{self.mean:{form}} ± {self.deviation.__format__(form.lstrip('+'))}"
+
+
+@dataclass(frozen=True)
+class Reached:
+    """How many of the runs reached the target, and the means over those of what it took."""
+
+    runs: int
+    rounds: float = math.nan
+    megabytes: float = math.nan
+    seconds: float = math.nan
+
+
+@dataclass(frozen=True)
+class Row:
+    """A variant at an alpha and a size, over `seeds` runs.
+
+    `accuracy` in percent; `difference` from the first variant in points, paired by seed. Costs are one run's, the mean
+    over seeds: megabytes moved, 1e9 multiply-accumulates of training, simulated seconds on the clients' devices,
+    megabytes of the largest client's memory.
+    """
+
+    alpha: float
+    size: str
+    variant: str
+    seeds: int
+    accuracy: Spread
+    difference: Spread | None
+    megabytes_up: float
+    megabytes_down: float
+    gmacs: float
+    seconds: float
+    memory: float
+    target: float
+    reached: Reached
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A variant's accuracy along a run: x (mean over seeds), mean accuracy, and least and greatest over seeds."""
+
+    variant: str
+    points: tuple[tuple[float, float, float, float], ...]
+
+
+Runs = Mapping[tuple[str, float, str], Mapping[int, Result]]
+
+
+def gather(
+    comparison: Comparison, load: Callable[[Cell], Result | None]
+) -> dict[tuple[str, float, str], dict[int, Result]]:
+    """The results there are: (variant, alpha, size) -> seed -> result."""
+    runs: dict[tuple[str, float, str], dict[int, Result]] = {}
+    for cell in comparison.cells():
+        result = load(cell)
+        if result is not None:
+            runs.setdefault((cell.variant, cell.alpha, cell.size), {})[cell.seed] = result
+    return runs
+
+
+def rows(comparison: Comparison, runs: Runs) -> list[Row]:
+    """A row for every variant, alpha and size that has a result, in the order of the comparison."""
+    made = []
+    for alpha in comparison.alphas:
+        for size, _ in comparison.sizes:
+            group = {v.name: runs[v.name, alpha, size] for v in comparison.variants if (v.name, alpha, size) in runs}
+            if not group:
+                continue
+            best = max(statistics.mean(map(final_accuracy, results.values())) for results in group.values())
+            target = comparison.target if comparison.target is not None else SHARE_OF_BEST * best
+            reference = group.get(comparison.variants[0].name, {})
+            for variant, results in group.items():
+                compared = None if variant == comparison.variants[0].name else _difference(results, reference)
+                made.append(_row(alpha, size, variant, results, compared, target))
+    return made
+
+
+def final_accuracy(result: Result) -> float:
+    """The mean accuracy of a run's last rounds, in percent."""
+    return statistics.mean(record["accuracy"] for record in result["history"][-LAST:])
+
+
+def curves(comparison: Comparison, runs: Runs, alpha: float, size: str, against: str) -> list[Curve]:
+    """Accuracy `against` "round" or "megabytes" moved so far, for every variant at one alpha and size."""
+    made = []
+    for variant in comparison.variants:
+        results = list(runs.get((variant.name, alpha, size), {}).values())
+        if not results:
+            continue
+        across = [_megabytes(result) if against == "megabytes" else _rounds(result) for result in results]
+        heights = [[record["accuracy"] for record in result["history"]] for result in results]
+        points = [
+            (statistics.mean(x), statistics.mean(y), min(y), max(y))
+            for x, y in zip(zip(*across, strict=True), zip(*heights, strict=True), strict=True)
+        ]
+        made.append(Curve(variant.name, tuple(points)))
+    return made
+
+
+def _rounds(result: Result) -> list[float]:
+    return [record["round"] for record in result["history"]]
+
+
+def _megabytes(result: Result) -> list[float]:
+    moved = accumulate(record["bytes_up"] + record["bytes_down"] for record in result["history"])
+    return [total / MEGABYTE for total in moved]
+
+
+def _difference(results: Mapping[int, Result], reference: Mapping[int, Result]) -> Spread | None:
+    shared = [seed for seed in results if seed in reference]
+    paired = [final_accuracy(results[seed]) - final_accuracy(reference[seed]) for seed in shared]
+    return Spread.of(paired) if paired else None
+
+
+def _row(
+    alpha: float, size: str, variant: str, results: Mapping[int, Result], difference: Spread | None, target: float
+) -> Row:
+    def mean(figure: str, unit: float) -> float:
+        return statistics.mean(result[figure] for result in results.values()) / unit
+
+    return Row(
+        alpha=alpha,
+        size=size,
+        variant=variant,
+        seeds=len(results),
+        accuracy=Spread.of([final_accuracy(result) for result in results.values()]),
+        difference=difference,
+        megabytes_up=mean("bytes_up", MEGABYTE),
+        megabytes_down=mean("bytes_down", MEGABYTE),
+        gmacs=mean("training_macs", 1e9),
+        seconds=mean("device_seconds", 1.0),
+        memory=mean("memory", MEGABYTE),
+        target=target,
+        reached=_reached(list(results.values()), target),
+    )
+
+
+def _reached(results: Sequence[Result], target: float) -> Reached:
+    first = [
+        (result, next((i for i, record in enumerate(result["history"]) if record["accuracy"] >= target), None))
+        for result in results
+    ]
+    there = [(result, index) for result, index in first if index is not None]
+    if not there:
+        return Reached(0)
+    return Reached(
+        runs=len(there),
+        rounds=statistics.mean(result["history"][index]["round"] for result, index in there),
+        megabytes=statistics.mean(_megabytes(result)[index] for result, index in there),
+        seconds=statistics.mean(
+            sum(record["device_seconds"] for record in result["history"][: index + 1]) for result, index in there
+        ),
+    )
+
+
+HEADINGS = (
+    "variant", "accuracy, %", "difference", "MB up", "MB down", "GMACs", "device s", "memory, MB", "to target",
+)  # fmt: skip
+
+
+def cells_of(row: Row) -> tuple[str, ...]:
+    """A row's texts under `HEADINGS`."""
+    reached = row.reached
+    to_target = "never"
+    if reached.runs:
+        to_target = f"{reached.rounds:.0f} rounds, {reached.megabytes:,.1f} MB, {reached.seconds:,.1f} s"
+    if 0 < reached.runs < row.seeds:
+        to_target += f" ({reached.runs} of {row.seeds} seeds)"
+    return (
+        row.variant,
+        f"{row.accuracy:.2f}",
+        "" if row.difference is None else f"{row.difference:+.2f}",
+        f"{row.megabytes_up:,.1f}",
+        f"{row.megabytes_down:,.1f}",
+        f"{row.gmacs:,.1f}",
+        f"{row.seconds:,.1f}",
+        f"{row.memory:,.1f}",
+        to_target,
+    )
+
+
+def tables(made: Sequence[Row]) -> list[Table]:
+    """A table for the terminal, 80 columns wide, at every alpha and size."""
+    shown = []
+    for (alpha, size), group in grouped(made).items():
+        table = Table(
+            title=f"{size}, alpha {alpha:g}",
+            caption=f"accuracy of the last {LAST} rounds; rounds to {group[0].target:.1f} %, of seeds that got there",
+            title_justify="left",
+            caption_justify="left",
+            box=box.SIMPLE_HEAD,
+            padding=(0, 1, 0, 0),
+        )
+        for heading in (
+            "variant",
+            "accuracy, %",
+            "difference",
+            "MB",
+            "GMACs",
+            "device s",
+            f"to {group[0].target:.0f} %",
+        ):
+            table.add_column(heading, justify="left" if heading == "variant" else "right", no_wrap=True)
+        for row in group:
+            moved, reached = row.megabytes_up + row.megabytes_down, row.reached
+            name, accuracy, difference, *_ = cells_of(row)
+            costs = (f"{figure:,.1f}" for figure in (moved, row.gmacs, row.seconds))
+            table.add_row(name, accuracy, difference, *costs, f"{reached.rounds:.0f}" if reached.runs else "never")
+        shown.append(table)
+    return shown
+
+
+def grouped(made: Sequence[Row]) -> dict[tuple[float, str], list[Row]]:
+    """The rows at every alpha and size."""
+    groups: dict[tuple[float, str], list[Row]] = {}
+    for row in made:
+        groups.setdefault((row.alpha, row.size), []).append(row)
+    return groups
+
+
+def markdown(made: Sequence[Row]) -> str:
+    """All rows as Markdown tables under headings."""
+    lines: list[str] = []
+    for (alpha, size), group in grouped(made).items():
+        lines += [f"## {size}, alpha {alpha:g}", "", f"Target {group[0].target:.1f} %.", ""]
+        lines += ["| " + " | ".join(HEADINGS) + " |", "|---" * len(HEADINGS) + "|"]
+        lines += ["| " + " | ".join(cells_of(row)) + " |" for row in group] + [""]
+    return "\n".join(lines)
+
+
+def plain(made: Sequence[Row]) -> list[dict[str, Any]]:
+    """The rows as plain values, for JSON; what was never reached is null."""
+    return [
+        {
+            "alpha": row.alpha,
+            "size": row.size,
+            "variant": row.variant,
+            "seeds": row.seeds,
+            "accuracy": row.accuracy.mean,
+            "accuracy_spread": row.accuracy.deviation,
+            "difference": None if row.difference is None else row.difference.mean,
+            "difference_spread": None if row.difference is None else row.difference.deviation,
+            "megabytes_up": row.megabytes_up,
+            "megabytes_down": row.megabytes_down,
+            "training_gmacs": row.gmacs,
+            "device_seconds": row.seconds,
+            "memory_megabytes": row.memory,
+            "target": row.target,
+            "reached": row.reached.runs,
+            "rounds_to_target": row.reached.rounds if row.reached.runs else None,
+            "megabytes_to_target": row.reached.megabytes if row.reached.runs else None,
+            "device_seconds_to_target": row.reached.seconds if row.reached.runs else None,
+        }
+        for row in made
+    ]

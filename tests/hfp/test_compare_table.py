@@ -1,0 +1,178 @@
+"""Figures of a comparison from results written by hand."""
+
+import io
+import statistics
+import xml.etree.ElementTree as ElementTree
+from html.parser import HTMLParser
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from hfp.compare import Comparison, variants_of
+from hfp.compare_page import page
+from hfp.compare_table import cells_of, curves, gather, markdown, plain, rows, tables
+from hfp.svg import Line, line_chart, ticks
+
+COMPARISON = Comparison(variants_of(["ca-hfp", "fedavg"]), {"rounds": 6}, seeds=(0, 1), ranks=(1, 2))
+
+
+def result(accuracies, megabytes, seconds=2.0):
+    history = [
+        {"round": number, "accuracy": accuracy, "bytes_up": megabytes * 4e5, "bytes_down": megabytes * 6e5,
+         "device_seconds": seconds}
+        for number, accuracy in enumerate(accuracies, 1)
+    ]  # fmt: skip
+    total = len(accuracies)
+    return {
+        "history": history,
+        "bytes_up": total * megabytes * 4e5,
+        "bytes_down": total * megabytes * 6e5,
+        "training_macs": 3e9,
+        "device_seconds": total * seconds,
+        "memory": 5e6,
+    }
+
+
+RESULTS = {
+    ("ca-hfp", "rank 1", 0): result([10, 60, 70, 80, 80, 90], 1.0),
+    ("ca-hfp", "rank 1", 1): result([10, 20, 70, 90, 90, 90], 1.0),
+    ("fedavg", "rank 1", 0): result([50, 80, 90, 90, 95, 95], 4.0),
+    ("fedavg", "rank 1", 1): result([10, 40, 60, 70, 70, 70], 4.0),
+    ("ca-hfp", "rank 2", 0): result([10, 10, 10, 10, 10, 10], 0.5),
+}
+
+
+@pytest.fixture(scope="module")
+def runs():
+    return gather(COMPARISON, lambda cell: RESULTS.get((cell.variant, cell.size, cell.seed)))
+
+
+@pytest.fixture(scope="module")
+def made(runs):
+    return rows(COMPARISON, runs)
+
+
+def test_accuracies_are_means_of_the_last_five_rounds_and_differences_are_paired(made):
+    ours, fedavg, weak = made
+    last = {
+        name: [statistics.mean(r["accuracy"] for r in RESULTS[name, "rank 1", seed]["history"][1:]) for seed in (0, 1)]
+        for name in ("ca-hfp", "fedavg")
+    }
+    assert ours.accuracy.mean == pytest.approx(statistics.mean(last["ca-hfp"]))
+    assert ours.accuracy.deviation == pytest.approx(statistics.stdev(last["ca-hfp"]))
+    assert ours.difference is None
+    pairs = [b - a for a, b in zip(last["ca-hfp"], last["fedavg"], strict=True)]
+    assert fedavg.difference.mean == pytest.approx(statistics.mean(pairs))
+    assert fedavg.difference.deviation == pytest.approx(statistics.stdev(pairs))
+    assert (weak.size, weak.seeds, weak.accuracy.deviation) == ("rank 2", 1, 0.0)
+
+
+def test_costs_to_target_are_those_of_the_seeds_that_got_there(made):
+    ours, fedavg, weak = made
+    assert ours.target == pytest.approx(0.9 * max(ours.accuracy.mean, fedavg.accuracy.mean))
+    first = [
+        next(r["round"] for r in RESULTS["ca-hfp", "rank 1", seed]["history"] if r["accuracy"] >= ours.target)
+        for seed in (0, 1)
+    ]
+    assert (ours.reached.runs, ours.reached.rounds) == (2, statistics.mean(first))
+    assert ours.reached.megabytes == pytest.approx(ours.reached.rounds)
+    assert ours.reached.seconds == pytest.approx(2 * ours.reached.rounds)
+    fixed = rows(
+        Comparison(COMPARISON.variants, COMPARISON.base, seeds=(0, 1), ranks=(1, 2), target=92.0),
+        gather(COMPARISON, lambda cell: RESULTS.get((cell.variant, cell.size, cell.seed))),
+    )
+    assert fixed[0].reached.runs == 0
+    assert (fixed[1].reached.runs, fixed[1].reached.rounds, fixed[1].reached.megabytes) == (1, 5, 20)
+    assert cells_of(fixed[0])[-1] == "never"
+    assert cells_of(fixed[1])[-1] == "5 rounds, 20.0 MB, 10.0 s (1 of 2 seeds)"
+    assert plain(fixed)[0]["rounds_to_target"] is None
+
+
+def test_costs_are_a_runs_means(made):
+    assert [row.megabytes_up for row in made] == pytest.approx([2.4, 9.6, 1.2])
+    assert [row.megabytes_down for row in made] == pytest.approx([3.6, 14.4, 1.8])
+    assert (made[0].gmacs, made[0].memory, made[0].seconds) == (3.0, 5.0, 12.0)
+
+
+def test_curves_are_means_with_the_seeds_range(runs):
+    ours, fedavg = curves(COMPARISON, runs, 1.0, "rank 1", "round")
+    assert ours.points[1] == (2, 40, 20, 60)
+    by_traffic = curves(COMPARISON, runs, 1.0, "rank 1", "megabytes")[1]
+    assert by_traffic.points[2] == pytest.approx((12.0, 75.0, 60, 90))
+    assert fedavg.variant == "fedavg"
+
+
+def test_tables_fit_a_terminal_of_80_columns(made):
+    console = Console(width=80, record=True, file=io.StringIO())
+    for table in tables(made):
+        console.print(table)
+    text = console.export_text()
+    assert "…" not in text
+    assert "74.00 ± 2.83" in text
+    assert "rank 2, alpha 1" in text
+
+
+def test_markdown_has_every_row(made):
+    text = markdown(made)
+    assert text.count("| ca-hfp |") == 2
+    assert text.count("## ") == 2
+    assert "| fedavg | 76.00 ± 19.80 | +2.00 ± 16.97 | 9.6 | 14.4 |" in text
+
+
+class Balanced(HTMLParser):
+    """Fails on tags that are not closed in order, and collects what a page would fetch or run."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.fetched = [], []
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in ("meta", "br"):
+            self.open.append(tag)
+        self.fetched += [value for name, value in attrs if name in ("src", "href")] + [tag] * (
+            tag in ("script", "link")
+        )
+
+    def handle_startendtag(self, tag, attrs):
+        pass
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_whole_and_fetches_nothing(runs, made):
+    text = page(COMPARISON, runs, made)
+    parser = Balanced()
+    parser.feed(text)
+    assert parser.open == []
+    assert parser.fetched == []
+    assert "http" not in text
+    assert "prefers-color-scheme: dark" in text
+    for svg in text.split("<svg")[1:]:
+        ElementTree.fromstring("<svg" + svg.split("</svg>")[0] + "</svg>")
+    assert text.count("<svg") == 2 * 2 + 4
+    assert "arXiv 2603.12591" in text
+
+
+def test_names_are_escaped():
+    chart = line_chart("a < b", "x & y", "z", [Line('"<q>"', 0, [(0, 1), (1, 2)])])
+    tree = ElementTree.fromstring(chart)
+    assert {"a < b", "x & y", '"<q>": 2'} <= {node.text for node in tree.iter()}
+
+
+@given(low=st.floats(-1e6, 1e6), width=st.floats(1e-3, 1e6))
+def test_ticks_are_few_round_and_inside(low, width):
+    found = ticks(low, low + width)
+    assert len(found) <= 6
+    assert all(low - 1e-6 * width <= tick <= low + width * (1 + 1e-6) for tick in found)
+    if len(found) > 1:
+        step = found[1] - found[0]
+        mantissa = float(f"{step:.6e}".split("e")[0])
+        assert any(mantissa == pytest.approx(factor, rel=1e-3) for factor in (1, 2, 5, 10))
+
+
+def test_a_flat_curve_and_a_single_point_are_drawn():
+    ElementTree.fromstring(line_chart("flat", "x", "y", [Line("one", 0, [(0, 5, 5, 5), (1, 5, 5, 5)])]))
+    ElementTree.fromstring(line_chart("point", "x", "y", [Line("one", 0, [(3, 5)])], names=["only"], zero=True))
