@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 
@@ -17,16 +18,30 @@ def asked_clients(participation: float, clients: int) -> int:
     return max(1, math.floor(participation * clients + 0.5))
 
 
+@dataclass(frozen=True)
+class Waiting:
+    """The last round in which each client is `busy`, and the late updates by the round in which they arrive."""
+
+    busy: Mapping[int, int] = field(default_factory=dict)
+    arriving: Mapping[int, Sequence[Update]] = field(default_factory=dict)
+
+
 class Cohort:
     """Draws who takes part, from the experiment's seed; remembers who is busy and what has yet to arrive.
 
     The draws depend on seed, round and client alone, so that they are the same for every method.
     """
 
-    def __init__(self, experiment: Experiment, clients: Sequence[Client]) -> None:
+    def __init__(self, experiment: Experiment, clients: Sequence[Client], waiting: Waiting | None = None) -> None:
         self._experiment, self._clients = experiment, tuple(clients)
-        self._busy: dict[int, int] = {}
-        self._arriving: dict[int, list[Update]] = {}
+        waiting = waiting or Waiting()
+        self._busy = dict(waiting.busy)
+        self._arriving = {round: list(updates) for round, updates in waiting.arriving.items()}
+
+    @property
+    def waiting(self) -> Waiting:
+        """Who is busy now, and what has yet to arrive."""
+        return Waiting(dict(self._busy), {round: tuple(updates) for round, updates in self._arriving.items()})
 
     def asked(self, round: int) -> list[Client]:
         """The round's share of the clients, without those that are still busy with an earlier round."""

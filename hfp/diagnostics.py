@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -53,14 +53,27 @@ class Diagnostics:
         return {**dataclasses.asdict(self), "coverage": dict(self.coverage), "recent": dict(self.recent)}
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What an observer has of earlier rounds: its estimates, and which channels the last ones `trained`."""
+
+    variation: Variation
+    trained: Sequence[Mapping[str, Tensor]] = ()
+
+
 class Observer:
     """Watches the updates of one round after the other; three models' memory, and the clients' index maps."""
 
-    def __init__(self, federation: Federation) -> None:
+    def __init__(self, federation: Federation, seen: Seen | None = None) -> None:
         self._federation = federation
-        self._variation = Variation(estimator="fisher", smoothing=0.5)
-        self._trained: list[dict[str, Tensor]] = []
+        seen = seen or Seen(Variation(estimator="fisher", smoothing=0.5))
+        self._variation, self._trained = seen.variation, list(seen.trained)
         self._images, self._labels = _sample(federation)
+
+    @property
+    def seen(self) -> Seen:
+        """What earlier rounds gave."""
+        return Seen(self._variation, tuple(self._trained))
 
     def watch(self, state: ServerState, collector: Collector) -> Watch:
         """Watch what the coming round's collector gets."""

@@ -1,4 +1,4 @@
-"""The embedded engine: runs every client of a federation in this process, one after the other."""
+"""The course of a federated run, round by round: whoever runs the clients, what the server does is this."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import torch
-
 from hfp import batchnorm
-from hfp.client import LocalData, batches, evaluate
-from hfp.cohort import Cohort, asked_clients
+from hfp.client import evaluate
+from hfp.cohort import Cohort, Waiting, asked_clients
 from hfp.costs import TRAINING_FACTOR, macs, parameters
-from hfp.diagnostics import Observer
-from hfp.exchange import Exchange
+from hfp.diagnostics import Observer, Seen
+from hfp.exchange import Exchange, Plans
 from hfp.experiment import Experiment
 from hfp.federation import Federation, needs_reestimation, set_up
+from hfp.fleet import Answer, Fleet, InProcess
 from hfp.memory import MemoryCounter
 from hfp.methods import Collector, ServerState, State
 from hfp.payload import pack
 from hfp.reconstruct import IndexMap, compact_model
-from hfp.records import LATE, ClientRecord, Cost, RoundRecord, Run
+from hfp.records import LATE, REFUSED, ClientRecord, Cost, RoundRecord, Run
+from hfp.replies import problem_of
 
 
 @dataclass(frozen=True)
@@ -53,64 +53,108 @@ def simulate(experiment: Experiment, on_round: Callable[[Outcome], None] | None 
 
 def rounds(federation: Federation, on_client: Callable[[ClientRecord], None] | None = None) -> Iterator[Outcome]:
     """Yield each round's outcome as it ends; `on_client` is called after every client of a round."""
-    experiment, method, setting = federation.experiment, federation.method, federation.setting
-    state = method.start(setting, federation.initial)
-    evaluator, exchange = _Evaluator(federation), Exchange(federation)
-    observer = Observer(federation) if experiment.diagnostics else None
-    cohort = Cohort(experiment, setting.clients)
-    for _ in range(experiment.rounds):
+    course = Course(federation, on_client=on_client)
+    for _ in range(federation.experiment.rounds):
+        yield course.advance()
+
+
+@dataclass(frozen=True)
+class Standing:
+    """All that the coming rounds of a run depend on, beside its experiment."""
+
+    state: ServerState
+    plans: Plans
+    waiting: Waiting
+    seen: Seen | None
+
+
+class Course:
+    """A run under way, one round at a time, on any fleet; it goes on from a `standing`, if there is one."""
+
+    def __init__(
+        self,
+        federation: Federation,
+        fleet: Fleet | None = None,
+        standing: Standing | None = None,
+        on_client: Callable[[ClientRecord], None] | None = None,
+    ) -> None:
+        experiment, clients = federation.experiment, federation.setting.clients
+        start = federation.method.start
+        self.state = standing.state if standing else start(federation.setting, federation.initial)
+        self._federation, self._fleet = federation, fleet or InProcess(federation)
+        self._exchange = Exchange(federation, standing.plans if standing else None)
+        self._cohort = Cohort(experiment, clients, standing.waiting if standing else None)
+        seen = standing.seen if standing else None
+        self._observer = Observer(federation, seen) if experiment.diagnostics else None
+        self._evaluator = _Evaluator(federation, self._fleet)
+        self._on_client = on_client
+
+    @property
+    def standing(self) -> Standing:
+        """Where the run stands between two rounds."""
+        seen = self._observer.seen if self._observer else None
+        return Standing(self.state, self._exchange.plans, self._cohort.waiting, seen)
+
+    def advance(self) -> Outcome:
+        """Run the next round."""
         begun = time.perf_counter()
+        method, observer, state = self._federation.method, self._observer, self.state
         phase = method.phase(state)
-        collector = method.collect(setting, state)
+        collector = method.collect(self._federation.setting, state)
         watch = observer.watch(state, collector) if observer else None
-        records, heard = _ask_clients(federation, state, cohort, exchange, watch or collector, on_client)
+        records, heard = self._ask(watch or collector)
         after = collector.finish() if heard else dataclasses.replace(state, round=state.round + 1)
-        state = evaluator.refresh(after)
-        accuracy, loss = evaluator.score(state)
+        self.state = self._evaluator.refresh(after)
+        accuracy, loss = self._evaluator.score(self.state)
         record = RoundRecord(
-            round=state.round,
+            round=self.state.round,
             phase=phase,
             accuracy=accuracy,
             loss=loss,
             clients=tuple(records),
-            statistics=evaluator.traffic,
+            statistics=self._evaluator.traffic,
             seconds=time.perf_counter() - begun,
-            deadline=experiment.deadline,
+            deadline=self._federation.experiment.deadline,
             diagnostics=observer.report(watch) if observer and watch and heard else None,
         )
-        yield Outcome(record, state)
+        return Outcome(record, self.state)
 
-
-def _ask_clients(
-    federation: Federation,
-    state: ServerState,
-    cohort: Cohort,
-    exchange: Exchange,
-    collector: Collector,
-    on_client: Callable[[ClientRecord], None] | None,
-) -> tuple[list[ClientRecord], int]:
-    """Train this round's clients and collect what comes back: their records, and how many replies were collected."""
-    method, setting = federation.method, federation.setting
-    asked, records, heard = cohort.asked(state.round), [], 0
-    for client in method.select(setting, state, asked) if asked else ():
-        if cohort.drops_out(state.round, client):
-            record = exchange.lose(state, client)
-        else:
-            update, record = exchange.run(state, client)
-            if cohort.admit(state.round, update):
+    def _ask(self, collector: Collector) -> tuple[list[ClientRecord], int]:
+        """Have this round's clients train and collect their replies: the records, and how many were collected."""
+        method, setting, state = self._federation.method, self._federation.setting, self.state
+        records, heard = [], 0
+        for answer in self._answers():
+            update, record = self._exchange.update(answer), self._exchange.record(answer)
+            problem = problem_of(method, setting, state, update) if update else ""
+            if update is None:
+                pass
+            elif problem:
+                record = dataclasses.replace(record, status=REFUSED, problem=problem)
+            elif self._cohort.admit(state.round, update):
                 collector.add(update)
                 heard += 1
             else:
                 record = dataclasses.replace(record, status=LATE)
-        records.append(record)
-        if on_client is not None:
-            on_client(record)
-    for update in cohort.arrivals(state.round):
-        rebased = method.rebase(setting, state, update)
-        if rebased is not None:
-            collector.add(rebased)
-            heard += 1
-    return records, heard
+            records.append(record)
+            if self._on_client is not None:
+                self._on_client(record)
+        for update in self._cohort.arrivals(state.round):
+            rebased = method.rebase(setting, state, update)
+            if rebased is not None:
+                collector.add(rebased)
+                heard += 1
+        return records, heard
+
+    def _answers(self) -> Iterator[Answer]:
+        """What comes of every client that takes part, in their order; those that drop out are not even started."""
+        method, setting, state = self._federation.method, self._federation.setting, self.state
+        present = self._fleet.reachable(state.round, self._cohort.asked(state.round))
+        chosen = method.select(setting, state, present) if present else ()
+        lost = {client.index for client in chosen if self._cohort.drops_out(state.round, client)}
+        sent = [client for client in chosen if client.index not in lost]
+        answers = self._fleet.train(state.round, sent, lambda client: self._exchange.task(state, client))
+        for client in chosen:
+            yield self._exchange.lose(state, client) if client.index in lost else next(answers)
 
 
 def full_cost(federation: Federation) -> Cost:
@@ -139,8 +183,8 @@ def full_cost(federation: Federation) -> Cost:
 class _Evaluator:
     """Evaluates the global model under the run's batch-norm policy."""
 
-    def __init__(self, federation: Federation) -> None:
-        self._federation = federation
+    def __init__(self, federation: Federation, fleet: Fleet) -> None:
+        self._federation, self._fleet = federation, fleet
         self._model = compact_model(federation.model, IndexMap.identity(federation.model), federation.initial).to(
             federation.device
         )
@@ -152,9 +196,9 @@ class _Evaluator:
         if not self._reestimates:
             return state
         pool = batchnorm.Pool()
-        for client, shard in zip(self._federation.setting.clients, self._federation.shards, strict=True):
-            self._model.load_state_dict(dict(state.weights))
-            pool.add(batchnorm.estimate(self._model, self._inputs(shard)), weight=client.samples)
+        everyone = self._fleet.reachable(state.round, self._federation.setting.clients)
+        for client, statistics in self._fleet.statistics(state.round, everyone, state.weights):
+            pool.add(statistics, weight=client.samples)
         pooled = {name: value.to(state.weights[name]) for name, value in pool.result().items()}
         return ServerState(state.round, {**state.weights, **pooled}, state.memory)
 
@@ -162,10 +206,6 @@ class _Evaluator:
         self._model.load_state_dict(dict(state.weights))
         test = self._federation.dataset.test
         return evaluate(self._model, test.images, test.labels, self._federation.dataset.normalise)
-
-    def _inputs(self, shard: LocalData) -> Iterator[torch.Tensor]:
-        for chosen in batches(len(shard.labels), batch_size=500):
-            yield self._federation.dataset.normalise(shard.images[chosen].to(self._federation.device))
 
     def _statistics_traffic(self) -> tuple[int, int]:
         if not self._reestimates:

@@ -1,76 +1,78 @@
-"""One client's part in a round: its task goes out, it trains, its reply comes back; every byte is counted."""
+"""The server's side of a round: tasks are written for clients, their answers become updates and records."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
-from hfp.costs import MacCounter
 from hfp.federation import Federation
-from hfp.memory import MemoryCounter
-from hfp.methods import Client, Local, ServerState, Task, Update
-from hfp.payload import layout, pack, unpack
+from hfp.fleet import Answer
+from hfp.methods import Client, ServerState, Task, Update
+from hfp.payload import pack
 from hfp.reconstruct import Plan
 from hfp.records import DROPPED, ClientRecord
 
+Plans = Mapping[int, tuple[int, str, Plan]]
+
 
 class Exchange:
-    """Runs clients in this process; what passes between them and the server does so as the bytes of the wire."""
+    """Writes tasks and reads answers; remembers the plan of every client, and in which round and phase it was made."""
 
-    def __init__(self, federation: Federation) -> None:
+    def __init__(self, federation: Federation, plans: Plans | None = None) -> None:
         self._federation = federation
-        self._count = MacCounter(federation.setting.example)
-        self._memory = MemoryCounter(federation.setting.example)
-        self._plans: dict[int, tuple[int, str, Plan]] = {}
+        self._plans = dict(plans or {})
 
-    def run(self, state: ServerState, client: Client) -> tuple[Update, ClientRecord]:
-        """Have a client do its task.
+    @property
+    def plans(self) -> Plans:
+        """The plans made so far."""
+        return dict(self._plans)
 
-        Raises:
-            InputError: training diverged.
-        """
-        federation = self._federation
-        task = self._task(state, client)
-        down = pack(task.tensors)
-        received = dataclasses.replace(task, tensors=unpack(down, layout(task.tensors)))
-        reply = federation.method.train(self._local(state, client), received)
-        up = pack(reply.tensors)
-        reply = dataclasses.replace(reply, tensors=unpack(up, layout(reply.tensors)))
-        seconds = client.device.seconds(len(down), reply.training_macs, len(up))
+    def task(self, state: ServerState, client: Client) -> Task:
+        """The client's task in the coming round; the same each time it is asked for."""
+        method, setting = self._federation.method, self._federation.setting
+        return method.send(setting, state, client, self._plan(state, client))
+
+    def update(self, answer: Answer) -> Update | None:
+        """What an answer gives to the round, None when there is no reply in it."""
+        reply = answer.reply
+        if reply is None:
+            return None
+        seconds = answer.client.device.seconds(answer.bytes_down, reply.training_macs, answer.bytes_up)
+        return Update(answer.client, answer.task, reply, self._federation.training.step_size, seconds)
+
+    def record(self, answer: Answer) -> ClientRecord:
+        """An answer's figures; without a reply those of the download alone."""
+        client, reply = answer.client, answer.reply
+        seconds = client.device.seconds(answer.bytes_down, reply.training_macs if reply else 0, answer.bytes_up)
         record = ClientRecord(
             client=client.index,
             ratio=client.ratio,
             samples=client.samples,
+            bytes_down=answer.bytes_down,
+            bytes_up=answer.bytes_up,
+            device=client.device.name,
+            seconds_down=seconds.download,
+            status=answer.status,
+            problem=answer.problem,
+        )
+        if reply is None:
+            return record
+        return dataclasses.replace(
+            record,
             steps=reply.steps,
             loss=reply.loss,
-            bytes_down=len(down),
-            bytes_up=len(up),
             parameters=reply.parameters,
             forward_macs=reply.forward_macs,
             training_macs=reply.training_macs,
             memory=reply.memory,
-            device=client.device.name,
-            seconds_down=seconds.download,
             seconds_training=seconds.compute,
             seconds_up=seconds.upload,
         )
-        return Update(client, task, reply, federation.training.step_size, seconds), record
 
-    def lose(self, state: ServerState, client: Client) -> ClientRecord:
-        """Send a client its task and never hear of it."""
-        down = len(pack(self._task(state, client).tensors))
-        return ClientRecord(
-            client=client.index,
-            ratio=client.ratio,
-            samples=client.samples,
-            bytes_down=down,
-            device=client.device.name,
-            seconds_down=client.device.seconds(down, 0, 0).download,
-            status=DROPPED,
-        )
-
-    def _task(self, state: ServerState, client: Client) -> Task:
-        method, setting = self._federation.method, self._federation.setting
-        return method.send(setting, state, client, self._plan(state, client))
+    def lose(self, state: ServerState, client: Client) -> Answer:
+        """A client gets its task and is never heard of."""
+        task = self.task(state, client)
+        return Answer(client, task, len(pack(task.tensors)), status=DROPPED)
 
     def _plan(self, state: ServerState, client: Client) -> Plan:
         """The client's plan of an earlier round while it is to stay, else a new one."""
@@ -83,18 +85,3 @@ class Exchange:
         plan = method.plan(self._federation.setting, state, client)
         self._plans[client.index] = state.round, phase, plan
         return plan
-
-    def _local(self, state: ServerState, client: Client) -> Local:
-        federation = self._federation
-        return Local(
-            client=client,
-            round=state.round,
-            model=federation.model,
-            groups=federation.setting.groups,
-            data=federation.shards[client.index],
-            training=federation.training,
-            count=self._count,
-            memory=self._memory,
-            seed=federation.experiment.seed,
-            device=federation.device,
-        )

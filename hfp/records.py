@@ -11,7 +11,9 @@ from hfp.experiment import Experiment
 from hfp.methods import State
 
 MEGABYTE = 1e6
-IN_TIME, LATE, DROPPED = "in time", "late", "dropped"
+IN_TIME, LATE, DROPPED, FAILED, REFUSED = "in time", "late", "dropped", "failed", "refused"
+LOST = (DROPPED, FAILED, REFUSED)
+"""Ways to end without a reply that can be used."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,9 @@ class ClientRecord:
     """One client in one round. MACs: `forward_macs` of one image, `training_macs` of all its steps (3 forwards).
 
     `memory` is what training keeps at its peak (`hfp.memory`), in bytes. Seconds are simulated, on the profile of the
-    client's `device`. `status` is one of `IN_TIME`, `LATE` (past the deadline) and `DROPPED` (it got its task and was
-    never heard of; its figures are those of the download).
+    client's `device`. `status` is one of `IN_TIME`, `LATE` (past the deadline), `DROPPED` (it got its task and was
+    never heard of; its figures are those of the download), `FAILED` (it said that it could not do the task) and
+    `REFUSED` (its reply is no answer to the task); `problem` says more.
     """
 
     client: int
@@ -55,6 +58,7 @@ class ClientRecord:
     seconds_training: float = 0.0
     seconds_up: float = 0.0
     status: str = IN_TIME
+    problem: str = ""
 
     @property
     def device_seconds(self) -> float:
@@ -82,8 +86,8 @@ class RoundRecord:
 
     @property
     def trained(self) -> tuple[ClientRecord, ...]:
-        """The clients that did not drop out."""
-        return tuple(client for client in self.clients if client.status != DROPPED)
+        """The clients that trained and were heard of."""
+        return tuple(client for client in self.clients if client.status not in LOST)
 
     @property
     def device_seconds(self) -> float:

@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
-from hfp.records import DROPPED, LATE, MEGABYTE, RoundRecord, Run
+from hfp.records import LATE, LOST, MEGABYTE, RoundRecord, Run
 
 
 def run_document(run: Run, folder: str | None) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def round_line(record: RoundRecord, rounds: int) -> str:
 
 
 def _missing(record: RoundRecord) -> str:
-    counts = {status: record.count(status) for status in (LATE, DROPPED)}
+    counts = {status: record.count(status) for status in (LATE, *LOST)}
     return "".join(f"  {count} {status}" for status, count in counts.items() if count)
 
 

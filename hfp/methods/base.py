@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from hfp.client import Objective
 from hfp.devices import PROFILES, Device, Seconds
+from hfp.errors import InputError
 from hfp.reconstruct import ChannelGroups, IndexMap, Plan
 
 if TYPE_CHECKING:
@@ -143,6 +144,8 @@ class Method(ABC):
     name: ClassVar[str]
     source: ClassVar[str]
     summary: ClassVar[str]
+    asides: ClassVar[tuple[str, ...]] = ()
+    """How the names of tensors begin that a reply may have beside the model's."""
 
     def check(self, setting: Setting) -> None:
         """Refuse a setting that the method can't work in.
@@ -174,6 +177,10 @@ class Method(ABC):
         model = local.build(task)
         return local.reply(model, local.fit(model, self.objective(local, task, model)))
 
+    def keep(self, task: Task, reply: Reply) -> State:
+        """At the client: what it keeps of a task and its reply, for later tasks to have among their `known`."""
+        return {}
+
     def objective(self, local: Local, task: Task, model: nn.Module) -> Objective:
         """At the client: what `train` minimises on the compact `model`, which may be given hooks: cross-entropy."""
         return Objective()
@@ -186,6 +193,24 @@ class Method(ABC):
         """What an update says about the full model: the entries of its task, before and after."""
         names = update.task.index_map.tensors
         return Held(update.task.index_map, update.task.tensors, {name: update.reply.tensors[name] for name in names})
+
+    def check_reply(self, setting: Setting, state: ServerState, update: Update) -> None:
+        """Refuse a reply that is no answer to its task, before anything is done with it.
+
+        Raises:
+            InputError, MapError: other names, shapes or dtypes than the task asks for.
+        """
+        missing = update.task.index_map.tensors.keys() - update.reply.tensors.keys()
+        if missing:
+            raise InputError(f"the reply lacks {', '.join(sorted(missing)[:4])}")
+        held = self.held(setting, state, update)
+        surplus = {name for name in update.reply.tensors.keys() - held.after.keys() if not name.startswith(self.asides)}
+        if surplus:
+            raise InputError(f"the reply has unexpected tensors: {', '.join(sorted(surplus)[:4])}")
+        held.index_map.check_compact(held.after)
+        for name, tensor in held.after.items():
+            if tensor.dtype != state.weights[name].dtype:
+                raise InputError(f"{name} must be {state.weights[name].dtype}; found {tensor.dtype}")
 
     def rebase(self, setting: Setting, state: ServerState, update: Update) -> Update | None:
         """An update that comes in a later round: its change, made to the weights of today; None if it is of no use."""

@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hfp.errors import InputError
+
 
 def to_bits(mask: Tensor) -> Tensor:
     """A boolean tensor as bytes: uint8 ``[ceil(entries / 8)]``."""
@@ -13,6 +15,12 @@ def to_bits(mask: Tensor) -> Tensor:
 
 
 def from_bits(bits: Tensor, shape: torch.Size | tuple[int, ...]) -> Tensor:
-    """The boolean tensor of `shape` that `to_bits` was given."""
+    """The boolean tensor of `shape` that `to_bits` was given.
+
+    Raises:
+        InputError: these aren't as many bits.
+    """
     count = int(np.prod(shape))
+    if bits.dtype != torch.uint8 or tuple(bits.shape) != ((count + 7) // 8,):
+        raise InputError(f"expected {count} bits in {(count + 7) // 8} bytes; found {bits.dtype} {list(bits.shape)}")
     return torch.from_numpy(np.unpackbits(bits.numpy(), count=count).astype(bool)).reshape(shape)

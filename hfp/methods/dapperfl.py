@@ -42,6 +42,8 @@ class DapperFL(Method):
         "clients get the full model, train and fuse it, prune it by l1 themselves, train what is left"
     )
 
+    asides: ClassVar[tuple[str, ...]] = (KEPT,)
+
     first: float = 0.9
     decay: float = 0.2
     least: float = 0.1
@@ -91,6 +93,8 @@ class DapperFL(Method):
 
     def held(self, setting: Setting, state: ServerState, update: Update) -> Held:
         """The channels that the client kept; before, they were the global model's."""
+        if KEPT not in update.reply.tensors:
+            raise InputError(f"the reply lacks {KEPT}")
         after = {name: tensor for name, tensor in update.reply.tensors.items() if name != KEPT}
         index_map = setting.groups.index_map(kept_plan(setting.groups, update.reply.tensors[KEPT]))
         return Held(index_map, index_map.restrict(update.task.tensors), after)

@@ -13,6 +13,7 @@ from torch.nn import functional
 from torch.nn.modules.conv import _ConvNd
 
 from hfp.client import Objective
+from hfp.errors import InputError
 from hfp.methods.base import Client, Method, Reply, ServerState, Setting, Task, Update
 from hfp.methods.local import Local
 from hfp.methods.registry import register
@@ -38,6 +39,8 @@ class HeteroFL(Method):
         "each client trains the first channels of every layer; mean over the clients that hold an entry"
     )
 
+    asides: ClassVar[tuple[str, ...]] = (CLASSES,)
+
     scale: bool = True
     mask_classes: bool = True
 
@@ -58,6 +61,19 @@ class HeteroFL(Method):
             return reply
         classes = local.data.labels.unique().to(torch.int32)
         return dataclasses.replace(reply, tensors={**reply.tensors, CLASSES: classes})
+
+    def check_reply(self, setting: Setting, state: ServerState, update: Update) -> None:
+        """Also refuse classes that there aren't."""
+        super().check_reply(setting, state, update)
+        classes = update.reply.tensors.get(CLASSES)
+        if classes is None:
+            return
+        count = max((len(state.weights[name]) for name in setting.classifier), default=0)
+        ascending = classes.dim() == 1 and classes.dtype == torch.int32 and bool((classes[1:] > classes[:-1]).all())
+        if not ascending or len(classes) == 0 or classes[0] < 0 or classes[-1] >= count:
+            raise InputError(
+                f"{CLASSES} must be ascending int32 numbers below {count}; found {classes.reshape(-1)[:8]}"
+            )
 
     def collect(self, setting: Setting, state: ServerState) -> HolderCollector:
         """The mean over holders."""

@@ -58,6 +58,8 @@ class PruneFL(Method):
     source: ClassVar[str] = "Jiang et al., TNNLS 2022, arXiv 1909.12326"
     summary: ClassVar[str] = "one unstructured mask for all, adapted by squared gradients per unit of time"
 
+    asides: ClassVar[tuple[str, ...]] = (ACTIVE, SQUARES)
+
     every: int = 50
     share: float = 0.3
     halving: float = 10_000.0
@@ -119,6 +121,24 @@ class PruneFL(Method):
         objective = Masked(masks, measure=bool(task.values["measure"]))
         trained = _Trained.of(local, model, masks, local.fit(model, objective))
         return trained.reply(also=objective.squares())
+
+    def keep(self, task: Task, reply: Reply) -> State:
+        """The mask, to be sent once."""
+        return {ACTIVE: {**task.known, **task.tensors, **reply.tensors}[ACTIVE]}
+
+    def check_reply(self, setting: Setting, state: ServerState, update: Update) -> None:
+        """Also refuse a reply without the mask or the squares that it is to have."""
+        tensors = update.reply.tensors
+        if state.memory.masks is None and ACTIVE not in tensors:
+            raise InputError(f"the reply lacks {ACTIVE}")
+        super().check_reply(setting, state, update)
+        squares = _unprefixed(tensors)
+        measured = sparse.full_masks(setting.groups.model) if update.task.values.get("measure") else {}
+        if squares.keys() != measured.keys():
+            raise InputError(f"the reply must have squares of {len(measured)} layers; found {len(squares)}")
+        for name, square in squares.items():
+            if square.shape != measured[name].shape or not bool((square >= 0).all()):
+                raise InputError(f"{SQUARES}{name} must be squares of shape {list(measured[name].shape)}")
 
     def collect(self, setting: Setting, state: ServerState) -> MaskedCollector:
         """The mean weighted by samples; then a new mask, where one is due."""

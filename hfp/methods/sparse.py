@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from hfp.errors import InputError
 from hfp.methods.base import State
 from hfp.methods.bits import from_bits, to_bits
 
@@ -41,7 +42,14 @@ def gather(state: State, masks: Masks) -> dict[str, Tensor]:
 
 
 def scatter(values: State, masks: Masks, model: nn.Module) -> dict[str, Tensor]:
-    """The full state of `model` that `gather` was given, zero where a weight isn't active."""
+    """The full state of `model` that `gather` was given, zero where a weight isn't active.
+
+    Raises:
+        InputError: a row has not as many values as its mask has active weights.
+    """
+    for name, mask in masks.items():
+        if tuple(values[name].shape) != (int(mask.sum()),):
+            raise InputError(f"{name} must have {int(mask.sum())} active values; found {list(values[name].shape)}")
     return {
         name: torch.zeros(full.shape, dtype=full.dtype).masked_scatter(masks[name], values[name])
         if name in masks

@@ -1,0 +1,72 @@
+"""The clients' side of a round: a task is trained on a client's own data, or statistics are measured on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from hfp import batchnorm
+from hfp.client import batches
+from hfp.costs import MacCounter
+from hfp.federation import Federation
+from hfp.memory import MemoryCounter
+from hfp.methods import Client, Local, Reply, State, Task
+from hfp.reconstruct import IndexMap, compact_model
+
+BATCH = 500
+
+
+class Clients:
+    """Does the work of a federation's clients, any number of them; remembers for each what later tasks build on."""
+
+    def __init__(self, federation: Federation) -> None:
+        self._federation = federation
+        self._count = MacCounter(federation.setting.example)
+        self._memory = MemoryCounter(federation.setting.example)
+        self._model: nn.Module | None = None
+        self._kept: dict[int, State] = {}
+
+    def train(self, round: int, client: Client, task: Task) -> Reply:
+        """Do a task.
+
+        Raises:
+            InputError: training diverged.
+        """
+        method = self._federation.method
+        reply = method.train(self._local(round, client), task)
+        self._kept[client.index] = {**self.kept(client), **method.keep(task, reply)}
+        return reply
+
+    def kept(self, client: Client) -> State:
+        """What the client still has of earlier rounds."""
+        return self._kept.get(client.index, {})
+
+    def statistics(self, client: Client, weights: State) -> dict[str, Tensor]:
+        """The global model's batch-norm statistics on the client's data."""
+        if self._model is None:
+            full = self._federation.model
+            self._model = compact_model(full, IndexMap.identity(full), weights).to(self._federation.device)
+        self._model.load_state_dict(dict(weights))
+        return batchnorm.estimate(self._model, self._inputs(client))
+
+    def _inputs(self, client: Client) -> Iterator[Tensor]:
+        shard = self._federation.shards[client.index]
+        for chosen in batches(len(shard.labels), BATCH):
+            yield shard.normalise(shard.images[chosen].to(self._federation.device))
+
+    def _local(self, round: int, client: Client) -> Local:
+        federation = self._federation
+        return Local(
+            client=client,
+            round=round,
+            model=federation.model,
+            groups=federation.setting.groups,
+            data=federation.shards[client.index],
+            training=federation.training,
+            count=self._count,
+            memory=self._memory,
+            seed=federation.experiment.seed,
+            device=torch.device(federation.device),
+        )

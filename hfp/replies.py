@@ -1,0 +1,37 @@
+"""Whether a reply can be used: checked before anything of it reaches the global model, whoever ran the client."""
+
+from __future__ import annotations
+
+import math
+
+from hfp.errors import InputError
+from hfp.methods import Method, Reply, ServerState, Setting, Update
+from hfp.reconstruct import MapError
+
+
+def problem_of(method: Method, setting: Setting, state: ServerState, update: Update) -> str:
+    """Why an update can't be used, in a sentence; empty when it can."""
+    try:
+        check_values(update.reply)
+        method.check_reply(setting, state, update)
+    except (InputError, MapError) as error:
+        return " ".join(str(error).split())
+    return ""
+
+
+def check_values(reply: Reply) -> None:
+    """Refuse figures below 0 and values that are not finite.
+
+    Raises:
+        InputError: naming the figure or tensor.
+    """
+    for name in ("steps", "samples", "parameters", "forward_macs", "training_macs", "memory"):
+        if getattr(reply, name) < 0:
+            raise InputError(f"{name} must be at least 0; found {getattr(reply, name)}")
+    for name in ("loss", "variance"):
+        value = getattr(reply, name)
+        if value is not None and not math.isfinite(value):
+            raise InputError(f"{name} must be finite; found {value}")
+    for name, tensor in reply.tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise InputError(f"{name} holds values that are not finite")
