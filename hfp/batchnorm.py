@@ -1,7 +1,8 @@
 """Which batch-norm statistics the global model is evaluated with.
 
 A submodel's running statistics are those of a network with fewer inputs, so their average mis-describes the full
-model. Training never reads them (it uses each batch's own), so a policy acts on evaluation alone.
+model. Training never reads them (it uses each batch's own), so a policy acts on evaluation alone. Under `local`
+(SiloBN, Andreux et al. 2020, arXiv 2008.07424) and `batch` the state that a run ends with has those of `aggregate`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ POLICIES: Mapping[str, str] = MappingProxyType(
         "aggregate": "average the running statistics of the submodels by the method's own rule, like any parameter",
         "reestimate": "after aggregation every client runs the global model over its own data, and the server pools "
         "the statistics it sends back",
+        "local": "every client keeps the statistics of its own data; accuracy is the mean over the clients' models, "
+        "weighted by samples, each over the whole test set",
+        "batch": "every batch of 500 test images, in random order, is normalised by its own statistics",
     }
 )
 

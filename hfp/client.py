@@ -10,8 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from hfp.batchnorm import estimate
 from hfp.data import augment
 from hfp.errors import InputError
+
+LARGE_BATCH = 500  # where nothing is trained
 
 Normalise = Callable[[Tensor], Tensor]
 
@@ -20,7 +23,9 @@ Normalise = Callable[[Tensor], Tensor]
 class LocalTraining:
     """How a client trains: plain SGD over its shuffled data, images shifted and mirrored when `augment` is set.
 
-    `measure_variance` also measures how much the gradients of its steps vary, for one more model's memory.
+    `measure_variance` also measures how much the gradients of its steps vary, for one more model's memory. With `amp`
+    forward and backward passes compute in bfloat16 where PyTorch's autocast deems it safe; weights stay in float32.
+    `channels_last` lays images and filters out that way, which is what GPUs' half-precision convolutions want.
     """
 
     epochs: int
@@ -30,6 +35,8 @@ class LocalTraining:
     weight_decay: float
     augment: bool = False
     measure_variance: bool = False
+    amp: bool = False
+    channels_last: bool = False
 
     @property
     def step_size(self) -> float:
@@ -91,11 +98,17 @@ def train(
         model.parameters(), training.learning_rate, momentum=training.momentum, weight_decay=training.weight_decay
     )
     model.train()
+    if training.channels_last:
+        model.to(memory_format=torch.channels_last)
     spread = _Spread() if training.measure_variance else None
     seen, total = 0, torch.zeros((), device=device)
     for chosen in schedule:
-        inputs = augment(data.images[chosen], generator) if training.augment else data.images[chosen]
-        loss = objective.loss(model, data.normalise(inputs.to(device)), data.labels[chosen].to(device))
+        images = augment(data.images[chosen], generator) if training.augment else data.images[chosen]
+        inputs = data.normalise(images.to(device))
+        if training.channels_last:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        with as_computed(device, training):
+            loss = objective.loss(model, inputs, data.labels[chosen].to(device))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if spread is not None:
@@ -162,17 +175,45 @@ def batches(samples: int, batch_size: int, generator: torch.Generator | None = N
             yield chosen
 
 
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What a model made of samples, in float64 `[samples]`: 1 where it was right, and its cross-entropy."""
+
+    correct: Tensor
+    losses: Tensor
+
+    @classmethod
+    def none(cls, samples: int) -> Answers:
+        """Zeros, to add to."""
+        return cls(torch.zeros(samples, dtype=torch.float64), torch.zeros(samples, dtype=torch.float64))
+
+    def plus(self, other: Answers, weight: float) -> Answers:
+        """These and a share of others."""
+        return Answers(self.correct + weight * other.correct, self.losses + weight * other.losses)
+
+
 @torch.no_grad()
-def evaluate(
-    model: nn.Module, images: Tensor, labels: Tensor, normalise: Normalise, batch_size: int = 500
-) -> tuple[float, float]:
-    """Accuracy in percent and mean cross-entropy of `model`, in evaluation mode, over all the samples given."""
+def answers(model: nn.Module, data: LocalData, schedule: Sequence[Tensor], training: LocalTraining) -> Answers:
+    """Ask `model`, in the mode that it is in, about all samples of `data`, in batches that hold each sample once."""
     device = next(model.parameters()).device
-    model.eval()
-    correct, loss = 0, 0.0
-    for chosen in torch.arange(len(labels)).split(batch_size):
-        scores = model(normalise(images[chosen].to(device)))
-        target = labels[chosen].to(device)
-        correct += int((scores.argmax(1) == target).sum())
-        loss += float(functional.cross_entropy(scores, target, reduction="sum"))
-    return 100 * correct / len(labels), loss / len(labels)
+    found = Answers.none(len(data.labels))
+    for chosen in schedule:
+        with as_computed(device, training):
+            scores = model(data.normalise(data.images[chosen].to(device)))
+        labels = data.labels[chosen].to(device)
+        found.correct[chosen] = (scores.argmax(1) == labels).double().cpu()
+        found.losses[chosen] = functional.cross_entropy(scores.double(), labels, reduction="none").cpu()
+    return found
+
+
+def as_computed(device: torch.device, training: LocalTraining) -> torch.autocast:
+    """Inside, convolutions and products compute in the precision that `training` asks for."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=training.amp)
+
+
+def statistics_of(model: nn.Module, data: LocalData, training: LocalTraining) -> dict[str, Tensor]:
+    """Give `model` the batch-norm statistics of all the images; returns them (`hfp.batchnorm.estimate`)."""
+    device = next(model.parameters()).device
+    inputs = (data.normalise(data.images[chosen].to(device)) for chosen in batches(len(data.labels), LARGE_BATCH))
+    with as_computed(device, training):
+        return estimate(model, inputs)

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor, nn
 
-from hfp import batchnorm
-from hfp.client import batches
+from hfp.client import statistics_of
 from hfp.costs import MacCounter
 from hfp.federation import Federation
 from hfp.memory import MemoryCounter
 from hfp.methods import Client, Local, Reply, State, Task
 from hfp.reconstruct import IndexMap, compact_model
-
-BATCH = 500
 
 
 class Clients:
@@ -49,12 +44,7 @@ class Clients:
             full = self._federation.model
             self._model = compact_model(full, IndexMap.identity(full), weights).to(self._federation.device)
         self._model.load_state_dict(dict(weights))
-        return batchnorm.estimate(self._model, self._inputs(client))
-
-    def _inputs(self, client: Client) -> Iterator[Tensor]:
-        shard = self._federation.shards[client.index]
-        for chosen in batches(len(shard.labels), BATCH):
-            yield shard.normalise(shard.images[chosen].to(self._federation.device))
+        return statistics_of(self._model, self._federation.shards[client.index], self._federation.training)
 
     def _local(self, round: int, client: Client) -> Local:
         federation = self._federation

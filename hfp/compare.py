@@ -13,7 +13,7 @@ from typing import Any
 
 from hfp.errors import InputError, unknown
 from hfp.experiment import Experiment
-from hfp.methods import methods
+from hfp.methods import create_method, methods
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -81,13 +81,16 @@ class Comparison:
             pass
 
     def cells(self) -> Iterator[Cell]:
-        """Every run, seed by seed, so that a comparison stopped half way has all variants at some seeds."""
+        """Every run, seed by seed, so that a comparison stopped half way has all variants at some seeds.
+
+        A method that ratios make no difference to has the same experiment at all sizes.
+        """
         for seed in self.seeds:
             for alpha in self.alphas:
                 for size, changes in self.sizes:
                     for variant in self.variants:
                         fields = {**self.base, "seed": seed, "alpha": alpha, **changes, **variant.changes}
-                        yield Cell(variant.name, seed, alpha, size, Experiment(**fields))
+                        yield Cell(variant.name, seed, alpha, size, _experiment(fields))
 
     @property
     def sizes(self) -> tuple[tuple[str, dict[str, Any]], ...]:
@@ -110,6 +113,13 @@ class Comparison:
             "experiment": dict(self.base),
             "variant": [{"name": variant.name, **variant.changes} for variant in self.variants],
         }
+
+
+def _experiment(fields: dict[str, Any]) -> Experiment:
+    experiment = Experiment(**fields)
+    if experiment.budget is not None or create_method(experiment.method, **experiment.options).uses_ratios:
+        return experiment
+    return dataclasses.replace(experiment, rank=Experiment.rank, ratio=0.0)
 
 
 def variants_of(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from html import escape
 
 from hfp.compare import Comparison
-from hfp.compare_table import HEADINGS, LAST, Row, Runs, cells_of, curves, grouped
+from hfp.compare_table import LAST, Row, Runs, cells_of, curves, grouped, headings
 from hfp.experiment import Experiment
 from hfp.methods import methods
 from hfp.svg import Line, line_chart
@@ -109,13 +109,14 @@ def _legend(comparison: Comparison) -> str:
 
 def _section(comparison: Comparison, runs: Runs, group: Sequence[Row], alpha: float, size: str) -> list[str]:
     best = max(row.accuracy.mean for row in group)
+    personal = any(row.own is not None for row in group)
     body = "".join(
         f"<tr{' class=best' if row.accuracy.mean == best else ''}>"
-        + "".join(f"<td>{escape(text)}</td>" for text in cells_of(row))
+        + "".join(f"<td>{escape(text)}</td>" for text in cells_of(row, personal))
         + "</tr>"
         for row in group
     )
-    head = "".join(f"<th>{escape(text)}</th>" for text in HEADINGS)
+    head = "".join(f"<th>{escape(text)}</th>" for text in headings(group))
     charts = [
         line_chart(f"Accuracy against {what}", label, "test accuracy, %", _lines(comparison, runs, alpha, size, what))
         for what, label in (("round", "round"), ("megabytes", "megabytes moved, up and down"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -22,6 +23,7 @@ from hfp.engine import Outcome, simulate
 from hfp.errors import InputError
 from hfp.experiment import Experiment
 from hfp.folder import write_atomically
+from hfp.methods import create_method
 from hfp.records import Run
 
 COMPARISON, RUNS = "comparison.json", "runs"
@@ -76,14 +78,19 @@ class ComparisonFolder:
         return self.path / name
 
     def _file(self, experiment: Experiment) -> Path:
-        key = json.dumps(_plain(experiment), sort_keys=True).encode()
-        return self.path / RUNS / f"{experiment.method}-{hashlib.sha256(key).hexdigest()[:16]}.json"
+        return self.path / RUNS / f"{_key(experiment)}.json"
 
 
 def _plain(experiment: Experiment) -> dict[str, Any]:
-    """What identifies a run: its experiment without where the data lies."""
+    """What identifies a run: its experiment with all of the method's options, without where the data lies."""
     values = {name: v for name, v in experiment.as_dict().items() if name not in ("data_root", "download")}
-    return json.loads(json.dumps(values))
+    method = create_method(experiment.method, **experiment.options)
+    return json.loads(json.dumps({**values, "options": dataclasses.asdict(method)}))
+
+
+def _key(experiment: Experiment) -> str:
+    plain = json.dumps(_plain(experiment), sort_keys=True).encode()
+    return f"{experiment.method}-{hashlib.sha256(plain).hexdigest()[:16]}"
 
 
 def result_of(run: Run) -> Result:
@@ -136,7 +143,15 @@ def run_missing(
 
 def missing(comparison: Comparison, folder: ComparisonFolder) -> list[Cell]:
     """The runs that have no result yet."""
-    return [cell for cell in comparison.cells() if folder.load(cell.experiment) is None]
+    return [cell for cell in distinct(comparison) if folder.load(cell.experiment) is None]
+
+
+def distinct(comparison: Comparison) -> list[Cell]:
+    """The runs that a comparison takes: one of those cells that are the same experiment."""
+    first: dict[str, Cell] = {}
+    for cell in comparison.cells():
+        first.setdefault(_key(cell.experiment), cell)
+    return list(first.values())
 
 
 def _in_turn(cells: Sequence[Cell], on_round: Progress) -> Iterable[tuple[Cell, Result | str]]:

@@ -54,9 +54,10 @@ class Reached:
 class Row:
     """A variant at an alpha and a size, over `seeds` runs.
 
-    `accuracy` in percent; `difference` from the first variant in points, paired by seed. Costs are one run's, the mean
-    over seeds: megabytes moved, 1e9 multiply-accumulates of training, simulated seconds on the clients' devices,
-    megabytes of the largest client's memory.
+    `accuracy` in percent; `difference` from the first variant in points, paired by seed. `own` and `shared` are the
+    accuracies of clients' own models and of the global one on data like theirs (`hfp.evaluation`), if measured. Costs
+    are one run's, the mean over seeds: megabytes moved, 1e9 multiply-accumulates of training, simulated seconds on the
+    clients' devices, megabytes of the largest client's memory.
     """
 
     alpha: float
@@ -65,6 +66,8 @@ class Row:
     seeds: int
     accuracy: Spread
     difference: Spread | None
+    own: Spread | None
+    shared: Spread | None
     megabytes_up: float
     megabytes_down: float
     gmacs: float
@@ -164,6 +167,8 @@ def _row(
         seeds=len(results),
         accuracy=Spread.of([final_accuracy(result) for result in results.values()]),
         difference=difference,
+        own=_personal(list(results.values()), "own"),
+        shared=_personal(list(results.values()), "shared"),
         megabytes_up=mean("bytes_up", MEGABYTE),
         megabytes_down=mean("bytes_down", MEGABYTE),
         gmacs=mean("training_macs", 1e9),
@@ -172,6 +177,12 @@ def _row(
         target=target,
         reached=_reached(list(results.values()), target),
     )
+
+
+def _personal(results: Sequence[Result], which: str) -> Spread | None:
+    """A figure of the last round that measured clients' own models; None unless all runs did."""
+    last = [[r["personal"][which] for r in result["history"] if r.get("personal")][-1:] for result in results]
+    return Spread.of([value for values in last for value in values]) if all(last) else None
 
 
 def _reached(results: Sequence[Result], target: float) -> Reached:
@@ -192,13 +203,19 @@ def _reached(results: Sequence[Result], target: float) -> Reached:
     )
 
 
-HEADINGS = (
-    "variant", "accuracy, %", "difference", "MB up", "MB down", "GMACs", "device s", "memory, MB", "to target",
-)  # fmt: skip
+def headings(made: Sequence[Row]) -> tuple[str, ...]:
+    """What stands over the texts of `cells_of`."""
+    personal = ("own models, %", "global, same data, %") if _with_personal(made) else ()
+    costs = ("MB up", "MB down", "GMACs", "device s", "memory, MB", "to target")
+    return ("variant", "accuracy, %", "difference", *personal, *costs)
 
 
-def cells_of(row: Row) -> tuple[str, ...]:
-    """A row's texts under `HEADINGS`."""
+def _with_personal(made: Sequence[Row]) -> bool:
+    return any(row.own is not None for row in made)
+
+
+def cells_of(row: Row, personal: bool = False) -> tuple[str, ...]:
+    """A row's texts under `headings`, `personal` when any of the rows has clients' own models."""
     reached = row.reached
     to_target = "never"
     if reached.runs:
@@ -209,6 +226,7 @@ def cells_of(row: Row) -> tuple[str, ...]:
         row.variant,
         f"{row.accuracy:.2f}",
         "" if row.difference is None else f"{row.difference:+.2f}",
+        *(("" if part is None else f"{part:.2f}" for part in (row.own, row.shared)) if personal else ()),
         f"{row.megabytes_up:,.1f}",
         f"{row.megabytes_down:,.1f}",
         f"{row.gmacs:,.1f}",
@@ -220,33 +238,37 @@ def cells_of(row: Row) -> tuple[str, ...]:
 
 def tables(made: Sequence[Row]) -> list[Table]:
     """A table for the terminal, 80 columns wide, at every alpha and size."""
+    personal = _with_personal(made)
     shown = []
     for (alpha, size), group in grouped(made).items():
+        target = group[0].target
+        caption = f"accuracy: mean of the last {LAST} rounds; MB: up and down; device s: simulated, on the clients"
+        if personal:
+            caption += "; own, %: clients' own models on data like theirs"
         table = Table(
             title=f"{size}, alpha {alpha:g}",
-            caption=f"accuracy of the last {LAST} rounds; rounds to {group[0].target:.1f} %, of seeds that got there",
+            caption=f"{caption}; to {target:.0f} %: rounds until {target:.1f} % is reached",
             title_justify="left",
             caption_justify="left",
             box=box.SIMPLE_HEAD,
             padding=(0, 1, 0, 0),
         )
-        for heading in (
-            "variant",
-            "accuracy, %",
-            "difference",
-            "MB",
-            "GMACs",
-            "device s",
-            f"to {group[0].target:.0f} %",
-        ):
-            table.add_column(heading, justify="left" if heading == "variant" else "right", no_wrap=True)
+        own = ("own, %",) if personal else ()
+        table.add_column("variant", no_wrap=True)
+        for heading in ("accuracy, %", "difference", *own, "MB", "GMACs", "device s", f"to {target:.0f} %"):
+            table.add_column(heading, justify="right", no_wrap=True)
         for row in group:
-            moved, reached = row.megabytes_up + row.megabytes_down, row.reached
-            name, accuracy, difference, *_ = cells_of(row)
-            costs = (f"{figure:,.1f}" for figure in (moved, row.gmacs, row.seconds))
-            table.add_row(name, accuracy, difference, *costs, f"{reached.rounds:.0f}" if reached.runs else "never")
+            table.add_row(*_short(row, personal))
         shown.append(table)
     return shown
+
+
+def _short(row: Row, personal: bool) -> tuple[str, ...]:
+    """The texts of a row in the terminal."""
+    name, accuracy, difference, *_ = cells_of(row)
+    own = ("" if row.own is None else f"{row.own.mean:.1f}",) if personal else ()
+    costs = (f"{cost:,.1f}" for cost in (row.megabytes_up + row.megabytes_down, row.gmacs, row.seconds))
+    return (name, accuracy, difference, *own, *costs, f"{row.reached.rounds:.0f}" if row.reached.runs else "never")
 
 
 def grouped(made: Sequence[Row]) -> dict[tuple[float, str], list[Row]]:
@@ -262,8 +284,9 @@ def markdown(made: Sequence[Row]) -> str:
     lines: list[str] = []
     for (alpha, size), group in grouped(made).items():
         lines += [f"## {size}, alpha {alpha:g}", "", f"Target {group[0].target:.1f} %.", ""]
-        lines += ["| " + " | ".join(HEADINGS) + " |", "|---" * len(HEADINGS) + "|"]
-        lines += ["| " + " | ".join(cells_of(row)) + " |" for row in group] + [""]
+        head, personal = headings(made), _with_personal(made)
+        lines += ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+        lines += ["| " + " | ".join(cells_of(row, personal)) + " |" for row in group] + [""]
     return "\n".join(lines)
 
 
@@ -279,6 +302,10 @@ def plain(made: Sequence[Row]) -> list[dict[str, Any]]:
             "accuracy_spread": row.accuracy.deviation,
             "difference": None if row.difference is None else row.difference.mean,
             "difference_spread": None if row.difference is None else row.difference.deviation,
+            "own": None if row.own is None else row.own.mean,
+            "own_spread": None if row.own is None else row.own.deviation,
+            "shared": None if row.shared is None else row.shared.mean,
+            "shared_spread": None if row.shared is None else row.shared.deviation,
             "megabytes_up": row.megabytes_up,
             "megabytes_down": row.megabytes_down,
             "training_gmacs": row.gmacs,

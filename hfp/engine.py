@@ -7,19 +7,17 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from hfp import batchnorm
-from hfp.client import evaluate
 from hfp.cohort import Cohort, Waiting, asked_clients
 from hfp.costs import TRAINING_FACTOR, macs, parameters
 from hfp.diagnostics import Observer, Seen
+from hfp.evaluation import Evaluator, Own
 from hfp.exchange import Exchange, Plans
 from hfp.experiment import Experiment
-from hfp.federation import Federation, needs_reestimation, set_up
+from hfp.federation import Federation, set_up
 from hfp.fleet import Answer, Fleet, InProcess
 from hfp.memory import MemoryCounter
-from hfp.methods import Collector, ServerState, State
+from hfp.methods import Collector, ServerState
 from hfp.payload import pack
-from hfp.reconstruct import IndexMap, compact_model
 from hfp.records import LATE, REFUSED, ClientRecord, Cost, RoundRecord, Run
 from hfp.replies import problem_of
 
@@ -86,7 +84,7 @@ class Course:
         self._cohort = Cohort(experiment, clients, standing.waiting if standing else None)
         seen = standing.seen if standing else None
         self._observer = Observer(federation, seen) if experiment.diagnostics else None
-        self._evaluator = _Evaluator(federation, self._fleet)
+        self._evaluator = Evaluator(federation, self._fleet)
         self._on_client = on_client
 
     @property
@@ -102,7 +100,9 @@ class Course:
         phase = method.phase(state)
         collector = method.collect(self._federation.setting, state)
         watch = observer.watch(state, collector) if observer else None
-        records, heard = self._ask(watch or collector)
+        asks = self._federation.experiment.measures_own(state.round)
+        own = Own(self._federation, self._evaluator, state, watch or collector) if asks else None
+        records, heard = self._ask(own or watch or collector)
         after = collector.finish() if heard else dataclasses.replace(state, round=state.round + 1)
         self.state = self._evaluator.refresh(after)
         accuracy, loss = self._evaluator.score(self.state)
@@ -115,6 +115,7 @@ class Course:
             statistics=self._evaluator.traffic,
             seconds=time.perf_counter() - begun,
             deadline=self._federation.experiment.deadline,
+            personal=own.report() if own else None,
             diagnostics=observer.report(watch) if observer and watch and heard else None,
         )
         return Outcome(record, self.state)
@@ -178,39 +179,3 @@ def full_cost(federation: Federation) -> Cost:
             for client in clients
         ),
     )
-
-
-class _Evaluator:
-    """Evaluates the global model under the run's batch-norm policy."""
-
-    def __init__(self, federation: Federation, fleet: Fleet) -> None:
-        self._federation, self._fleet = federation, fleet
-        self._model = compact_model(federation.model, IndexMap.identity(federation.model), federation.initial).to(
-            federation.device
-        )
-        self._reestimates = needs_reestimation(federation)
-        self.traffic = self._statistics_traffic()
-
-    def refresh(self, state: ServerState) -> ServerState:
-        """The state with the statistics that the policy asks for."""
-        if not self._reestimates:
-            return state
-        pool = batchnorm.Pool()
-        everyone = self._fleet.reachable(state.round, self._federation.setting.clients)
-        for client, statistics in self._fleet.statistics(state.round, everyone, state.weights):
-            pool.add(statistics, weight=client.samples)
-        pooled = {name: value.to(state.weights[name]) for name, value in pool.result().items()}
-        return ServerState(state.round, {**state.weights, **pooled}, state.memory)
-
-    def score(self, state: ServerState) -> tuple[float, float]:
-        self._model.load_state_dict(dict(state.weights))
-        test = self._federation.dataset.test
-        return evaluate(self._model, test.images, test.labels, self._federation.dataset.normalise)
-
-    def _statistics_traffic(self) -> tuple[int, int]:
-        if not self._reestimates:
-            return 0, 0
-        clients = len(self._federation.setting.clients)
-        full: State = self._federation.initial
-        statistics = {name: tensor for name, tensor in full.items() if name.endswith(("running_mean", "running_var"))}
-        return clients * len(pack(full)), clients * len(pack(statistics))

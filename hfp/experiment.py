@@ -53,7 +53,9 @@ class Experiment:
     ratio is the smallest that keeps within it. Every round asks the share `participation` of the clients; each of them
     drops out with probability `dropout`; replies after `deadline` simulated seconds are `late` (`LATE`). A client keeps
     its plan for `replan` rounds, 0 for as long as the method's phase lasts. `diagnostics` measures more every round
-    (`hfp.diagnostics`).
+    (`hfp.diagnostics`); every `personal` rounds and after the last one clients' own models are tested as well
+    (`hfp.evaluation`), never with 0. `amp` computes in bfloat16 where that is safe, `channels_last` lays images out for
+    it; both are for GPUs.
 
     Raises:
         InputError: a name isn't known (with the nearest known ones) or a number is out of its range.
@@ -89,6 +91,9 @@ class Experiment:
     late: str = "discard"
     replan: int = 1
     diagnostics: bool = False
+    personal: int = 0
+    amp: bool = False
+    channels_last: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -146,6 +151,11 @@ class Experiment:
         if self.late not in LATE:
             raise unknown("way with late replies", self.late, LATE)
         _check(self.replan >= 0, "replan", "at least 0", self.replan)
+        _check(self.personal >= 0, "personal", "at least 0", self.personal)
+
+    def measures_own(self, round: int) -> bool:
+        """Whether clients' own models are tested in a round, counted from 0."""
+        return self.personal > 0 and ((round + 1) % self.personal == 0 or round + 1 == self.rounds)
 
     @property
     def devices(self) -> tuple[Device, ...]:

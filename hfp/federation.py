@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from hfp import batchnorm
 from hfp.client import LocalData, LocalTraining
 from hfp.data import Dataset, load_dataset, partition
 from hfp.errors import InputError
@@ -100,14 +99,11 @@ def set_up(experiment: Experiment) -> Federation:
             experiment.weight_decay,
             experiment.augment,
             measure_variance=experiment.diagnostics,
+            amp=experiment.amp,
+            channels_last=experiment.channels_last,
         ),
         device=device,
     )
-
-
-def needs_reestimation(federation: Federation) -> bool:
-    """Whether evaluation asks every client for batch-norm statistics first."""
-    return federation.experiment.batch_norm == "reestimate" and batchnorm.has_statistics(federation.model)
 
 
 def _ratios(

@@ -67,6 +67,17 @@ class ClientRecord:
 
 
 @dataclass(frozen=True)
+class Personal:
+    """Accuracy in percent on test images in the proportions of a client's classes: the mean over clients.
+
+    `own` is that of the submodel that each client ended its training with, `shared` that of the new global model.
+    """
+
+    own: float
+    shared: float
+
+
+@dataclass(frozen=True)
 class RoundRecord:
     """One round. `accuracy` (percent) and `loss` are the global model's on the whole test set.
 
@@ -82,6 +93,7 @@ class RoundRecord:
     statistics: tuple[int, int]
     seconds: float
     deadline: float | None = None
+    personal: Personal | None = None
     diagnostics: Diagnostics | None = None
 
     @property
@@ -123,7 +135,9 @@ class RoundRecord:
     def as_dict(self) -> dict[str, Any]:
         """Plain values: the fields and the sums over clients."""
         down, up = self.statistics
-        measured = {} if self.diagnostics is None else {"diagnostics": self.diagnostics.as_dict()}
+        measured: dict[str, Any] = {} if self.personal is None else {"personal": dataclasses.asdict(self.personal)}
+        if self.diagnostics is not None:
+            measured["diagnostics"] = self.diagnostics.as_dict()
         return {
             "round": self.round,
             "phase": self.phase,
@@ -155,6 +169,11 @@ class Run:
     def accuracy(self) -> float:
         """The final global model's accuracy on the whole test set, in percent."""
         return self.history[-1].accuracy
+
+    @property
+    def personal(self) -> Personal | None:
+        """How well clients' own models do on data like theirs, in the last round that measured it."""
+        return next((record.personal for record in reversed(self.history) if record.personal is not None), None)
 
     @property
     def ratios(self) -> tuple[float, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from rich.table import Table
@@ -14,6 +15,7 @@ def run_document(run: Run, folder: str | None) -> dict[str, Any]:
     rounds = len(run.history)
     return {
         "accuracy": run.accuracy,
+        "personal": None if run.personal is None else dataclasses.asdict(run.personal),
         "bytes_up": run.bytes_up,
         "bytes_down": run.bytes_down,
         "macs": {
@@ -77,6 +79,12 @@ def run_table(run: Run) -> Table:
 def _caption(run: Run) -> str:
     down, up = run.history[-1].statistics
     parts = ["one image and parameters: the mean client's submodel"]
+    if run.personal is not None:
+        parts.insert(
+            0,
+            f"on data like a client's own: {run.personal.own:.2f} % by its own submodel, "
+            f"{run.personal.shared:.2f} % by the global model",
+        )
     if down:
         parts.append(
             f"MB include re-estimating batch-norm statistics once, for the final model "

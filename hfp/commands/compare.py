@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressC
 from hfp.commands.run import INTERRUPTED, add_settings, given_settings, option, use_threads
 from hfp.compare import Cell, Comparison, comparison_from, read_comparison
 from hfp.compare_page import page
-from hfp.compare_runs import COMPARISON, ComparisonFolder, Failure, default_jobs, missing, run_missing
+from hfp.compare_runs import COMPARISON, ComparisonFolder, Failure, default_jobs, distinct, missing, run_missing
 from hfp.compare_table import gather, markdown, plain, rows, tables
 from hfp.engine import full_cost
 from hfp.errors import InputError
@@ -114,7 +114,7 @@ def _jobs(asked: int | None, todo: list[Cell]) -> int:
 def _run(
     comparison: Comparison, folder: ComparisonFolder, todo: list[Cell], jobs: int, console: Console
 ) -> list[Failure]:
-    total = sum(1 for _ in comparison.cells())
+    total = len(distinct(comparison))
     console.print(
         f"{total} runs of {len(comparison.variants)} variants, {total - len(todo)} done; {jobs} at a time",
         soft_wrap=True,

@@ -96,6 +96,9 @@ def add_settings(parser: argparse._ActionsContainer, without: Collection[str] = 
         default=None,
         help="measure variance, overlap, coverage … each round",
     )
+    add("--personal", type=int, metavar="N", help="test clients' own models every N rounds and in the end; 0: never")
+    add("--amp", action="store_true", default=None, help="compute in bfloat16 where it is safe, on GPUs that have it")
+    add("--channels-last", action="store_true", default=None, help="lay images out for half precision on GPUs")
     add("--batch-norm", help=_kinds("evaluation's statistics", POLICIES))
     add("--seed", type=int, help="decides data, weights, batches and masks")
     add("--device", help="cpu, cuda, cuda:1, mps …")

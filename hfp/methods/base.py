@@ -146,6 +146,8 @@ class Method(ABC):
     summary: ClassVar[str]
     asides: ClassVar[tuple[str, ...]] = ()
     """How the names of tensors begin that a reply may have beside the model's."""
+    uses_ratios: ClassVar[bool] = True
+    """Whether a client's ratio makes any difference; a comparison runs what it doesn't matter to only once."""
 
     def check(self, setting: Setting) -> None:
         """Refuse a setting that the method can't work in.

@@ -19,6 +19,7 @@ class FedAvg(Method):
     name: ClassVar[str] = "fedavg"
     source: ClassVar[str] = "McMahan et al. 2017, arXiv 1602.05629"
     summary: ClassVar[str] = "every client trains the full model; mean weighted by samples"
+    uses_ratios: ClassVar[bool] = False
 
     def plan(self, setting: Setting, state: ServerState, client: Client) -> Plan:
         """The full model, whatever the client's ratio."""

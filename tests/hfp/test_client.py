@@ -1,3 +1,6 @@
+import copy
+import dataclasses
+
 import pytest
 import torch
 from hypothesis import given
@@ -5,7 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
-from hfp.client import LocalData, LocalTraining, Objective, batches, evaluate, train
+from hfp.client import LocalData, LocalTraining, Objective, answers, batches, train
 from hfp.errors import InputError
 
 
@@ -85,7 +88,7 @@ def test_divergence_is_an_error_that_says_what_to_do():
         train(model, LocalData(1e20 * torch.randn(8, 4), torch.randint(2, (8,)), identity), training, torch.Generator())
 
 
-def test_evaluate_covers_every_sample_once():
+def test_answers_cover_every_sample_once():
     class FirstColumn(nn.Module):
         def __init__(self):
             super().__init__()
@@ -96,6 +99,26 @@ def test_evaluate_covers_every_sample_once():
 
     images = torch.tensor([[1.0], [2.0], [-1.0], [3.0], [-2.0]])
     labels = torch.tensor([0, 0, 1, 1, 1])
-    accuracy, loss = evaluate(FirstColumn(), images, labels, identity, batch_size=2)
-    assert accuracy == pytest.approx(80.0)
-    assert loss == pytest.approx(float(functional.cross_entropy(torch.cat([images, -images], 1), labels)))
+    data, schedule = (
+        LocalData(images, labels, identity),
+        [torch.tensor([4, 0]), torch.tensor([3]), torch.tensor([1, 2])],
+    )
+    found = answers(FirstColumn(), data, schedule, LocalTraining(1, 2, 0.1, 0.0, 0.0))
+    assert found.correct.tolist() == [1, 1, 1, 0, 1]
+    expected = functional.cross_entropy(torch.cat([images, -images], 1).double(), labels, reduction="none")
+    torch.testing.assert_close(found.losses, expected)
+
+
+@pytest.mark.parametrize(("how", "tolerance"), [({"channels_last": True}, 1e-5), ({"amp": True}, 0.02)])
+def test_other_layouts_and_precisions_train_the_same_weights_in_float32(how, tolerance):
+    torch.manual_seed(0)
+    data = LocalData(torch.randn(16, 3, 6, 6), torch.randint(2, (16,)), identity)
+    first = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(128, 2))
+    second = copy.deepcopy(first)
+    plain = LocalTraining(epochs=1, batch_size=4, learning_rate=0.05, momentum=0.9, weight_decay=0.0)
+    train(first, data, plain, torch.Generator().manual_seed(7))
+    train(second, data, dataclasses.replace(plain, **how), torch.Generator().manual_seed(7))
+    for one, other in zip(first.parameters(), second.parameters(), strict=True):
+        assert other.dtype == torch.float32
+        torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
+    assert second[0].weight.is_contiguous(memory_format=torch.channels_last) is how.get("channels_last", False)

@@ -13,6 +13,7 @@ from hfp.cli import build_parser, main
 from hfp.commands import compare as command
 from hfp.compare import Comparison, Variant, variants_of
 from hfp.compare_runs import ComparisonFolder, default_jobs, missing, run_missing
+from hfp.methods.ca_hfp import CAHFP
 
 TINY = {"rounds": 1, "train_images": 60, "clients": 3, "batch_size": 8}
 WORDS = ["compare", "--batch-size", "8", "--train-images", "60", "--clients", "3", "--rounds", "1", "--jobs", "1"]
@@ -58,6 +59,24 @@ def test_where_the_data_lies_is_no_part_of_a_run(tmp_path):
     run_all(tiny(*variants_of(["fedavg"])), folder)
     moved = Comparison(variants_of(["fedavg"]), {**TINY, "data_root": str(tmp_path)}, seeds=(0,))
     assert missing(moved, folder) == []
+
+
+def test_what_ratios_do_not_matter_to_is_run_once(tmp_path):
+    folder = ComparisonFolder(tmp_path / "out")
+    comparison = Comparison(variants_of(["fedavg", "fedprox"]), TINY, seeds=(0,), ranks=(0, 1))
+    assert run_all(comparison, folder)[1] == ["fedavg", "fedprox", "fedprox"]
+    assert missing(comparison, folder) == []
+    by_size = {cell.size: folder.load(cell.experiment) for cell in comparison.cells() if cell.variant == "fedavg"}
+    assert by_size["rank 0"] == by_size["rank 1"] is not None
+
+
+def test_a_runs_identity_has_the_methods_defaults(tmp_path, monkeypatch):
+    folder, comparison = ComparisonFolder(tmp_path / "out"), tiny(*variants_of(["ca-hfp"]))
+    run_all(comparison, folder)
+    given = tiny(Variant("same", {"method": "ca-hfp", "options": {"warmup": CAHFP.warmup}}))
+    assert missing(given, folder) == []
+    monkeypatch.setattr(CAHFP.__init__, "__defaults__", (CAHFP.warmup + 1, *CAHFP.__init__.__defaults__[1:]))
+    assert len(missing(comparison, folder)) == 1
 
 
 def test_a_failed_run_does_not_stop_the_others(tmp_path):
@@ -115,11 +134,11 @@ def test_the_command_writes_a_table_and_a_page(tmp_path, capsys):
 
 def test_a_file_is_read_first_and_arguments_go_over_it(tmp_path):
     path = tmp_path / "study.toml"
-    path.write_text('[compare]\nmethods = ["fedavg"]\nseeds = 5\n[experiment]\nrounds = 9\nclients = 3\n')
+    path.write_text('[compare]\nmethods = ["fedmp"]\nseeds = 5\n[experiment]\nrounds = 9\nclients = 3\n')
     words = ["--file", str(path), "--seeds", "1", "--rounds", "2", "--ratio", "0.25,0.5", "--target", "70"]
     comparison = command.comparison_of(build_parser(["compare", *words]).parse_args(["compare", *words]))
     first = next(comparison.cells()).experiment
-    assert (first.rounds, first.clients, first.ratio, first.method) == (2, 3, 0.25, "fedavg")
+    assert (first.rounds, first.clients, first.ratio, first.method) == (2, 3, 0.25, "fedmp")
     assert (comparison.seeds, comparison.target, comparison.ratios) == ((0,), 70, (0.25, 0.5))
 
 

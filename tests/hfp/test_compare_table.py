@@ -96,6 +96,29 @@ def test_costs_are_a_runs_means(made):
     assert (made[0].gmacs, made[0].memory, made[0].seconds) == (3.0, 5.0, 12.0)
 
 
+def test_own_models_are_shown_where_all_runs_measured_them(runs):
+    assert all(row.own is None for row in rows(COMPARISON, runs))
+    measured = {key: {seed: dict(one) for seed, one in results.items()} for key, results in runs.items()}
+    for seed, (own, shared) in enumerate([(90.0, 50.0), (80.0, 60.0)]):
+        history = list(measured["ca-hfp", 1.0, "rank 1"][seed]["history"])
+        history[2] = {**history[2], "personal": {"own": 1.0, "shared": 1.0}}
+        history[4] = {**history[4], "personal": {"own": own, "shared": shared}}
+        measured["ca-hfp", 1.0, "rank 1"][seed]["history"] = history
+    ours, fedavg, _ = found = rows(COMPARISON, measured)
+    assert (ours.own.mean, ours.shared.mean, fedavg.own) == (85.0, 55.0, None)
+    assert ours.own.deviation == pytest.approx(statistics.stdev([90, 80]))
+    assert "| own models, % | global, same data, % |" in markdown(found)
+    assert "| 85.00 ± 7.07 | 55.00 ± 7.07 |" in markdown(found)
+    assert plain(found)[0]["own"] == 85.0
+    assert plain(found)[1]["own"] is None
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(tables(found)[0])
+    text = console.export_text()
+    assert "own, %" in text
+    assert "85.0" in text
+    assert "…" not in text
+
+
 def test_curves_are_means_with_the_seeds_range(runs):
     ours, fedavg = curves(COMPARISON, runs, 1.0, "rank 1", "round")
     assert ours.points[1] == (2, 40, 20, 60)
