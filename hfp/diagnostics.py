@@ -160,7 +160,7 @@ def trained_channels(federation: Federation, coverage: Mapping[str, Tensor]) -> 
         held = coverage.get(f"{name}.weight")
         if held is None:
             continue
-        rows = held.transpose(0, 1) if getattr(groups.model.get_submodule(name), "transposed", False) else held
+        rows = held.transpose(0, 1) if getattr(federation.model.get_submodule(name), "transposed", False) else held
         if len(rows) == size:
             trained[name] = (rows.reshape(size, -1) > 0).any(1)
     return trained

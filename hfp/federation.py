@@ -14,7 +14,7 @@ from hfp.experiment import Experiment
 from hfp.limits import RatioFinder
 from hfp.methods import Client, Method, Setting, State, create_method
 from hfp.models import classifier_of, create_model
-from hfp.reconstruct import ChannelGroups
+from hfp.reconstruct import Coupling, MapError
 from hfp.seeds import derive
 
 FEWEST_IMAGES = 2  # a client with one image has no batch that batch-norm can train on
@@ -65,7 +65,7 @@ def set_up(experiment: Experiment) -> Federation:
         minimum=FEWEST_IMAGES,
     )
     model = _model(experiment, dataset)
-    groups = ChannelGroups.trace(model, torch.zeros(2, *dataset.shape), ignored_layers=[classifier_of(model)])
+    groups = coupled_groups(model, dataset.shape)
     samples = [len(share) for share in shares]
     clients = tuple(
         Client(index, *traits)
@@ -74,6 +74,7 @@ def set_up(experiment: Experiment) -> Federation:
         )
     )
     setting = Setting(
+        model=model,
         groups=groups,
         parameters=tuple(dict(model.named_parameters())),
         clients=clients,
@@ -106,8 +107,22 @@ def set_up(experiment: Experiment) -> Federation:
     )
 
 
+def coupled_groups(model: nn.Module, shape: tuple[int, ...]) -> Coupling:
+    """The coupled groups of a classifier for images of `shape` (channels, height, width), its outputs left alone.
+
+    Raises:
+        InputError: nothing of the model can be pruned, or it does not run on such images.
+    """
+    images = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0))
+    try:
+        groups = Coupling.trace(model, images, ignored_layers=[classifier_of(model)])
+        return groups.verified(model, images)
+    except MapError as error:
+        raise InputError(f"the model can't be used in a federation: {error}") from error
+
+
 def _ratios(
-    experiment: Experiment, model: nn.Module, groups: ChannelGroups, samples: list[int], shape: tuple[int, ...]
+    experiment: Experiment, model: nn.Module, groups: Coupling, samples: list[int], shape: tuple[int, ...]
 ) -> tuple[float, ...]:
     if experiment.budget is None:
         return experiment.ratios

@@ -13,7 +13,7 @@ from hfp.devices import Device
 from hfp.errors import InputError
 from hfp.methods.selection import check_ratio, keep_best
 from hfp.payload import pack
-from hfp.reconstruct import ChannelGroups, compact_model
+from hfp.reconstruct import Coupling, compact_model
 
 
 class RatioFinder:
@@ -23,7 +23,7 @@ class RatioFinder:
     channels goes down and comes up once a round.
     """
 
-    def __init__(self, model: nn.Module, groups: ChannelGroups, example: torch.Tensor) -> None:
+    def __init__(self, model: nn.Module, groups: Coupling, example: torch.Tensor) -> None:
         self._model, self._groups, self._count = model, groups, MacCounter(example)
         self._costs: dict[float, tuple[int, int, int]] = {}
         self._ratios = [percent / 100 for percent in range(100) if self._leaves_channels(percent / 100)]

@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 import torch
 from torch import nn
+from torch_pruning.dependency.group import Group
 
 from hfp.costs import macs, parameters
 from hfp.errors import unknown
@@ -15,7 +16,7 @@ from hfp.importance.groups import members
 from hfp.importance.layers import is_depthwise
 from hfp.methods.selection import keep_count
 from hfp.models import classifier_of, create_model
-from hfp.reconstruct import ChannelGroups, compact_model
+from hfp.reconstruct import Coupling, compact_model
 
 BATCH = 128
 
@@ -73,11 +74,11 @@ def paper_costs(network: str, ratios: Sequence[float] = (0.25, 0.5, 0.75), batch
     if network not in networks:
         raise unknown("network of the paper", network, networks)
     model = create_model(network)
-    groups = ChannelGroups.trace(model, torch.zeros(2, 3, 32, 32), ignored_layers=[classifier_of(model)])
+    groups = Coupling.trace(model, torch.zeros(2, 3, 32, 32), ignored_layers=[classifier_of(model)])
     return [row for rule in RULES for ratio in ratios for row in _rows(network, model, groups, ratio, rule, batch)]
 
 
-def submodel(model: nn.Module, groups: ChannelGroups, ratio: float, rule: str) -> nn.Module:
+def submodel(model: nn.Module, groups: Coupling, ratio: float, rule: str) -> nn.Module:
     """The model without the share `ratio` of the channels that a rule (`RULES`) takes from.
 
     Raises:
@@ -85,20 +86,19 @@ def submodel(model: nn.Module, groups: ChannelGroups, ratio: float, rule: str) -
     """
     if rule not in RULES:
         raise unknown("rule", rule, RULES)
-    taken = [name for name in groups.names if rule == "all" or _writers(groups, name) == 1]
+    group = groups.groups_of(model)
+    taken = [name for name in groups.names if rule == "all" or _writers(group(name)) == 1]
     kept = {name: range(keep_count(groups.sizes[name], ratio, name)) for name in taken}
     return compact_model(model, groups.index_map(groups.plan(kept)))
 
 
-def _writers(groups: ChannelGroups, name: str) -> int:
+def _writers(group: Group) -> int:
     """How many convolutions and linear layers write to a coupled group's channels; depthwise ones pass them on."""
-    layers = (member.layer for member in members(groups.group(name)) if member.direction == "out")
+    layers = (member.layer for member in members(group) if member.direction == "out")
     return sum(isinstance(layer, (nn.Linear, nn.Conv2d)) and not is_depthwise(layer) for layer in layers)
 
 
-def _rows(
-    network: str, model: nn.Module, groups: ChannelGroups, ratio: float, rule: str, batch: int
-) -> Iterator[CostRow]:
+def _rows(network: str, model: nn.Module, groups: Coupling, ratio: float, rule: str, batch: int) -> Iterator[CostRow]:
     example = torch.zeros(1, 3, 32, 32)
     compact = submodel(model, groups, ratio, rule)
     full, small = parameters(model), parameters(compact)

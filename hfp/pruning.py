@@ -16,11 +16,10 @@ from hfp.errors import InputError
 from hfp.layers_report import PruneReport, layer_reports
 from hfp.reconstruct import IndexMap, MapError, Plan, compact_model
 from hfp.reconstruct._running import run_error
-from hfp.reconstruct.coupling import Coupling
+from hfp.reconstruct.coupling import MOST_CHECKS, Coupling
 from hfp.schedule import Bundle, Order, Rules, meet
 
 Importance = str | Callable[[Any], Tensor]
-_CHECKS = 12  # rounds of leaving alone what the check finds
 
 
 @dataclass(frozen=True)
@@ -162,9 +161,9 @@ def _plan(
     """A plan that meets the budget and that the check finds nothing wrong with."""
     coupling = Coupling.trace(model, example_inputs, request.ignored_layers, request.prune_heads)
     criterion = _criterion(model, request)
-    for _ in range(_CHECKS):
+    for _ in range(MOST_CHECKS):
         if not coupling.names:
-            raise MapError(f"nothing can be removed from this model: {_why_nothing(coupling)}")
+            raise MapError(f"nothing can be removed from this model: {coupling.why_nothing}")
         order = Order.of(_bundles(coupling, model, criterion), request.rules)
         plan = coupling.plan(_kept(order, coupling, model, example_inputs, budget, full))
         checked = coupling.checked(model, example_inputs, plan)
@@ -172,12 +171,8 @@ def _plan(
             return coupling, plan
         coupling = checked
     raise MapError(
-        f"after {_CHECKS} attempts the compact model still does not compute what it should: {_why_nothing(coupling)}"
+        f"after {MOST_CHECKS} attempts the compact model still does not compute what it should: {coupling.why_nothing}"
     )
-
-
-def _why_nothing(coupling: Coupling) -> str:
-    return "; ".join(dict.fromkeys(list(coupling.left_alone.values())[-3:])) or "it has no channels"
 
 
 def _criterion(model: nn.Module, request: Request) -> Callable[[Any], Tensor]:
@@ -190,13 +185,9 @@ def _criterion(model: nn.Module, request: Request) -> Callable[[Any], Tensor]:
 def _bundles(coupling: Coupling, model: nn.Module, criterion: Callable[[Any], Tensor]) -> list[Bundle]:
     groups = coupling.groups_of(model)
     scores = {name: _scores(name, criterion(groups(name)), coupling.sizes[name]) for name in coupling.names}
-    linked = [
-        *coupling.linked,
-        *((name,) for name in coupling.names if not any(name in names for names in coupling.linked)),
-    ]
     return [
         Bundle({name: scores[name] for name in names}, {name: coupling.layer_channels(name) for name in names})
-        for names in linked
+        for names in coupling.linked
     ]
 
 

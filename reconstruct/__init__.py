@@ -5,7 +5,6 @@ from hfp.reconstruct.compact import compact_model
 from hfp.reconstruct.coupling import Coupling
 from hfp.reconstruct.errors import MapError
 from hfp.reconstruct.files import Pruned, PrunedFile, load_pruned, read_pruned, save_pruned
-from hfp.reconstruct.groups import ChannelGroups
 from hfp.reconstruct.index_map import IndexMap, TensorMap
 from hfp.reconstruct.optimizers import embed_optimizer, restrict_optimizer
 from hfp.reconstruct.plan import Plan
@@ -15,7 +14,6 @@ from hfp.reconstruct.skeletons import TimmModel
 __all__ = [
     "RULES",
     "Aggregator",
-    "ChannelGroups",
     "Coupling",
     "IndexMap",
     "MapError",

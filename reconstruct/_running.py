@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from hfp.reconstruct.calling import call, modes_kept
 
@@ -22,15 +22,3 @@ def run_error(model: nn.Module, example_inputs: Any) -> str | None:
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     return None
-
-
-def widened(example_inputs: Any) -> Any:
-    """The inputs with every tensor of batch one doubled."""
-    if isinstance(example_inputs, Tensor):
-        lone = example_inputs.dim() > 1 and example_inputs.shape[0] == 1
-        return torch.cat([example_inputs, example_inputs]) if lone else example_inputs
-    if isinstance(example_inputs, dict):
-        return {name: widened(value) for name, value in example_inputs.items()}
-    if isinstance(example_inputs, tuple | list):
-        return type(example_inputs)(widened(value) for value in example_inputs)
-    return example_inputs

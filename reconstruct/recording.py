@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch_pruning.dependency.dependency import Dependency
 
-from hfp.reconstruct._closure import Site
 from hfp.reconstruct._factor import factor, flat_indices
 from hfp.reconstruct._layer_norm import in_order
 from hfp.reconstruct._running import run_error
+from hfp.reconstruct._site import Site
 from hfp.reconstruct._twin import Twin, check_tied, joined, tensors_of, tied
 from hfp.reconstruct.attributes import changes, snapshot
 from hfp.reconstruct.errors import MapError

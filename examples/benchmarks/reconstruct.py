@@ -21,7 +21,7 @@ import torch
 import torch_pruning as tp
 from torch import Tensor, nn
 
-from hfp.reconstruct import Aggregator, ChannelGroups, IndexMap, record
+from hfp.reconstruct import Aggregator, Coupling, IndexMap, record
 
 State = dict[str, Tensor]
 
@@ -87,7 +87,7 @@ def aggregate(full: State, clients: list[tuple[State, IndexMap]], rule: str) -> 
     return aggregator.result()
 
 
-def random_map(groups: ChannelGroups, seed: int) -> IndexMap:
+def random_map(groups: Coupling, seed: int) -> IndexMap:
     """Half of every group's channels, at random."""
     generator = torch.Generator().manual_seed(seed)
     halves = {
@@ -116,13 +116,13 @@ def main() -> None:
     parent, x = timm.create_model("resnet50"), torch.randn(2, 3, 224, 224)
     full = parent.state_dict()
     report("record + restrict + embed / build + step (resnet50)", 2, lambda: record_ratio(parent, x), repeats)
-    index_map = random_map(ChannelGroups.trace(parent, x, ignored_layers=["fc"]), seed=0)
+    index_map = random_map(Coupling.trace(parent, x, ignored_layers=["fc"]), seed=0)
     sub = index_map.restrict(full)
     report("embed / clone (resnet50 at 50 %)", 3, lambda: embed_ratio(index_map, sub, full), repeats)
 
     parent, x = timm.create_model("resnet18"), torch.randn(2, 3, 64, 64)
     full = parent.state_dict()
-    groups = ChannelGroups.trace(parent, x, ignored_layers=["fc"])
+    groups = Coupling.trace(parent, x, ignored_layers=["fc"])
     maps = [random_map(groups, seed) for seed in range(10)]
     clients = [(index_map.restrict(full), index_map) for index_map in maps]
     states = [copy.deepcopy(full) for _ in range(10)]

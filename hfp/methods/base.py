@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from hfp.client import Objective
 from hfp.devices import PROFILES, Device, Seconds
 from hfp.errors import InputError
-from hfp.reconstruct import ChannelGroups, IndexMap, Plan
+from hfp.reconstruct import Coupling, IndexMap, Plan
 
 if TYPE_CHECKING:
     from hfp.methods.local import Local
@@ -49,11 +49,13 @@ class ServerState:
 class Setting:
     """What stays the same over a run.
 
-    `groups` are the full model's coupled groups, `parameters` its parameters by name, `classifier` those of them whose
-    first dimension is the classes, `example` one input `[1, channels, height, width]`.
+    `model` is the full model, for its architecture alone, `groups` its coupled groups, `parameters` its parameters by
+    name, `classifier` those of them whose first dimension is the classes, `example` one input
+    `[1, channels, height, width]`.
     """
 
-    groups: ChannelGroups
+    model: nn.Module
+    groups: Coupling
     parameters: tuple[str, ...]
     clients: tuple[Client, ...]
     seed: int

@@ -90,7 +90,7 @@ class CAHFP(Method):
 
     def score(self, setting: Setting, variation: Variation, weights: State) -> Scores:
         """How much loss each channel's removal costs, by coupled group."""
-        return scores_of(setting.groups, VariationImportance(variation, form=self.form), weights)
+        return scores_of(setting.groups, setting.model, VariationImportance(variation, form=self.form), weights)
 
     def phase(self, state: ServerState) -> str:
         """``random`` masks or masks by ``score``."""

@@ -20,7 +20,7 @@ from hfp.methods.local import Local
 from hfp.methods.registry import register
 from hfp.methods.selection import check_counts, keep_best
 from hfp.models import classifier_of
-from hfp.reconstruct import Aggregator, ChannelGroups, Plan, compact_model
+from hfp.reconstruct import Aggregator, Coupling, Plan, compact_model
 
 KEPT = "channels/kept"
 
@@ -78,7 +78,7 @@ class DapperFL(Method):
         full = local.build(task)
         dense = local.fit(full, self.objective(local, task, full), schedule[:dense_steps])
         fused = fuse(task.tensors, full.cpu().state_dict(), task.values["share"])
-        plan = keep_best(local.groups, local.client.ratio, filter_scores(local.groups, fused))
+        plan = keep_best(local.groups, local.client.ratio, filter_scores(local.groups, local.model, fused))
         index_map = local.groups.index_map(plan)
         model = compact_model(local.model, index_map, index_map.restrict(fused)).to(local.device)
         pruned = local.fit(model, self.objective(local, task, model), schedule[dense_steps:])
@@ -162,7 +162,7 @@ def kept_bits(plan: Plan) -> Tensor:
     return to_bits(torch.cat(masks))
 
 
-def kept_plan(groups: ChannelGroups, bits: Tensor) -> Plan:
+def kept_plan(groups: Coupling, bits: Tensor) -> Plan:
     """The plan that `kept_bits` was given.
 
     Raises:

@@ -73,7 +73,7 @@ class FedMP(Method):
 
     def start(self, setting: Setting, weights: State) -> ServerState:
         """The state before the first round: the channels' norms, and no worker known."""
-        return ServerState(0, weights, Memory(filter_scores(setting.groups, weights)))
+        return ServerState(0, weights, Memory(filter_scores(setting.groups, setting.model, weights)))
 
     def plan(self, setting: Setting, state: ServerState, client: Client) -> Plan:
         """The largest channels."""
@@ -124,5 +124,5 @@ class WorkerCollector:
     def finish(self) -> ServerState:
         """The state of the next round."""
         state = self._mean.finish()
-        scores = filter_scores(self._setting.groups, state.weights)
+        scores = filter_scores(self._setting.groups, self._setting.model, state.weights)
         return dataclasses.replace(state, memory=Memory(scores, self._method.learned(self._state, self._seen)))

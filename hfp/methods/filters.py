@@ -11,12 +11,12 @@ from torch.nn.modules.conv import _ConvNd
 from hfp.importance.groups import members, width
 from hfp.methods.base import State
 from hfp.methods.selection import Scores, scores_of
-from hfp.reconstruct import ChannelGroups
+from hfp.reconstruct import Coupling
 
 
-def filter_scores(groups: ChannelGroups, weights: State) -> Scores:
-    """By coupled group, the l1 norm of every channel's filters in a model with these weights."""
-    return scores_of(groups, filter_norms, weights)
+def filter_scores(groups: Coupling, model: nn.Module, weights: State) -> Scores:
+    """By coupled group, the l1 norm of every channel's filters in `model` with these weights."""
+    return scores_of(groups, model, filter_norms, weights)
 
 
 @torch.no_grad()

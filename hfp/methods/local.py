@@ -12,7 +12,7 @@ from hfp.client import LocalData, LocalResult, LocalTraining, Objective, schedul
 from hfp.costs import TRAINING_FACTOR, MacCounter, parameters
 from hfp.memory import MemoryCounter
 from hfp.methods.base import Client, Reply, State, Task
-from hfp.reconstruct import ChannelGroups, compact_model
+from hfp.reconstruct import Coupling, compact_model
 from hfp.seeds import generator
 
 
@@ -27,7 +27,7 @@ class Local:
     client: Client
     round: int
     model: nn.Module
-    groups: ChannelGroups
+    groups: Coupling
     data: LocalData
     training: LocalTraining
     count: MacCounter

@@ -85,7 +85,7 @@ class PruneFL(Method):
 
     def start(self, setting: Setting, weights: State) -> ServerState:
         """No mask yet."""
-        return ServerState(0, weights, Memory(macs_per_weight(setting.groups.model, setting.example)))
+        return ServerState(0, weights, Memory(macs_per_weight(setting.model, setting.example)))
 
     def select(self, setting: Setting, state: ServerState, clients: Sequence[Client]) -> Sequence[Client]:
         """One client until there is a mask, then all."""
@@ -133,7 +133,7 @@ class PruneFL(Method):
             raise InputError(f"the reply lacks {ACTIVE}")
         super().check_reply(setting, state, update)
         squares = _unprefixed(tensors)
-        measured = sparse.full_masks(setting.groups.model) if update.task.values.get("measure") else {}
+        measured = sparse.full_masks(setting.model) if update.task.values.get("measure") else {}
         if squares.keys() != measured.keys():
             raise InputError(f"the reply must have squares of {len(measured)} layers; found {len(squares)}")
         for name, square in squares.items():
@@ -146,7 +146,7 @@ class PruneFL(Method):
 
     def held(self, setting: Setting, state: ServerState, update: Update) -> Held:
         """The active weights."""
-        model, masks = setting.groups.model, state.memory.masks
+        model, masks = setting.model, state.memory.masks
         if masks is None:
             masks = sparse.masks_from_bits(update.reply.tensors[ACTIVE], model)
             before = update.task.tensors
@@ -162,7 +162,7 @@ class PruneFL(Method):
         """How many weights may be active."""
         shares = [(1 - client.ratio) ** 2 for client in setting.clients]
         density = sum(shares) / len(shares) if self.density is None else self.density
-        return round(density * sparse.count(sparse.full_masks(setting.groups.model)))
+        return round(density * sparse.count(sparse.full_masks(setting.model)))
 
     def adapt(
         self, state: State, squares: Masks, masks: Masks, uses: Mapping[str, int], most: int, round: int
@@ -271,7 +271,7 @@ class MaskedCollector:
 
     def add(self, update: Update) -> None:
         """Fold one client's update in."""
-        tensors, model, weight = update.reply.tensors, self._setting.groups.model, update.client.samples
+        tensors, model, weight = update.reply.tensors, self._setting.model, update.client.samples
         if self._masks is None:
             self._masks = sparse.masks_from_bits(tensors[ACTIVE], model)
         for name, square in _unprefixed(tensors).items():

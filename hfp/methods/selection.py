@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hfp.errors import InputError
 from hfp.methods.base import Setting
-from hfp.reconstruct import ChannelGroups, Plan
+from hfp.reconstruct import Coupling, IndexMap, Plan, compact_model
 
 Scores = Mapping[str, Tensor]
 
@@ -41,28 +41,43 @@ def check_counts(setting: Setting) -> None:
         check_ratio(setting.groups, ratio)
 
 
-def check_ratio(groups: ChannelGroups, ratio: float) -> None:
+def check_ratio(groups: Coupling, ratio: float) -> None:
     """Refuse a ratio that leaves a coupled group without channels.
 
     Raises:
         InputError: naming the ratio and the group.
     """
-    for name in groups.names:
-        keep_count(_unit_count(groups, name), ratio, name)
+    kept_counts(groups, ratio)
 
 
-def keep_random(groups: ChannelGroups, ratio: float, generator: torch.Generator) -> Plan:
+def kept_counts(groups: Coupling, ratio: float) -> dict[str, int]:
+    """How many channels of each coupled group stay when the share `ratio` is removed.
+
+    Groups that are linked keep the same share, as near to ``1 - ratio`` as their sizes allow.
+
+    Raises:
+        InputError: a group would be left without channels.
+    """
+    counts = {}
+    for names in groups.linked:
+        parts = math.gcd(*(groups.sizes[name] for name in names))
+        kept = keep_count(parts, ratio, " and ".join(names)) if parts > 1 else 1
+        counts |= {name: kept * groups.sizes[name] // parts for name in names}
+    return counts
+
+
+def keep_random(groups: Coupling, ratio: float, generator: torch.Generator) -> Plan:
     """A uniformly random choice in every coupled group."""
-    kept = {}
-    for name in groups.names:
-        count = _unit_count(groups, name)
-        order = torch.randperm(count, generator=generator)
-        kept[name] = _channels(groups, name, order[: keep_count(count, ratio, name)])
-    return groups.plan(kept)
+    return groups.plan(
+        {
+            name: torch.randperm(groups.sizes[name], generator=generator)[:count].sort().values
+            for name, count in kept_counts(groups, ratio).items()
+        }
+    )
 
 
 def keep_best(
-    groups: ChannelGroups,
+    groups: Coupling,
     ratio: float,
     scores: Scores,
     explore: float = 0.0,
@@ -70,43 +85,36 @@ def keep_best(
 ) -> Plan:
     """The highest scores of every coupled group; equal scores keep the lower channel.
 
-    The share `explore` of the kept channels is drawn uniformly from the others instead. Channels that can only go
-    together (`ChannelGroups.units`: a grouped convolution's, say) count by their sum.
+    The share `explore` of the kept channels is drawn uniformly from the others instead.
     """
     kept = {}
-    for name in groups.names:
-        count = _unit_count(groups, name)
-        together = torch.zeros(count, dtype=scores[name].dtype).index_add_(0, groups.units[name], scores[name].cpu())
-        order = together.argsort(descending=True, stable=True)
-        keep = keep_count(count, ratio, name)
-        best, rest = order.split([keep - math.floor(explore * keep), count - keep + math.floor(explore * keep)])
+    for name, keep in kept_counts(groups, ratio).items():
+        order = scores[name].cpu().argsort(descending=True, stable=True)
+        certain = keep - math.floor(explore * keep)
+        best, rest = order[:certain], order[certain:]
         drawn = rest[torch.randperm(len(rest), generator=generator)] if explore else rest
-        kept[name] = _channels(groups, name, torch.cat([best, drawn])[:keep])
+        kept[name] = torch.cat([best, drawn])[:keep].sort().values
     return groups.plan(kept)
 
 
-def keep_window(groups: ChannelGroups, ratio: float, start: int = 0) -> Plan:
+def keep_window(groups: Coupling, ratio: float, start: int = 0) -> Plan:
     """``ceil((1 - ratio) C)`` consecutive channels of every coupled group, from `start` on and wrapping around.
 
-    Channels that can only go together count as one. At least one stays, whatever the ratio.
+    At least one stays, whatever the ratio. Groups that are linked keep the same share, rounded up as well.
     """
     kept = {}
-    for name in groups.names:
-        count = _unit_count(groups, name)
-        width = math.ceil((1 - ratio) * count - 1e-9)  # 0.3 * 10 is a little more than 3
-        kept[name] = _channels(groups, name, (start + torch.arange(max(width, 1))) % count)
+    for names in groups.linked:
+        parts = math.gcd(*(groups.sizes[name] for name in names))
+        width = max(math.ceil((1 - ratio) * parts - 1e-9), 1)  # 0.3 * 10 is a little more than 3
+        for name in names:
+            size = groups.sizes[name]
+            kept[name] = ((start + torch.arange(width * size // parts)) % size).sort().values
     return groups.plan(kept)
 
 
-def _unit_count(groups: ChannelGroups, name: str) -> int:
-    return int(groups.units[name].max()) + 1
-
-
-def _channels(groups: ChannelGroups, name: str, units: Tensor) -> Tensor:
-    return torch.isin(groups.units[name], units).nonzero().view(-1)
-
-
-def scores_of(groups: ChannelGroups, criterion: Callable[[Any], Tensor], weights: Mapping[str, Tensor]) -> Scores:
-    """The criterion's score of every channel, by coupled group, on a model with these weights."""
-    groups.load(weights)
-    return {name: criterion(groups.group(name)) for name in groups.names}
+def scores_of(
+    groups: Coupling, model: nn.Module, criterion: Callable[[Any], Tensor], weights: Mapping[str, Tensor]
+) -> Scores:
+    """The criterion's score of every channel, by coupled group, on `model` with these weights."""
+    group = groups.groups_of(compact_model(model, IndexMap.identity(model), weights))
+    return {name: criterion(group(name)) for name in groups.names}

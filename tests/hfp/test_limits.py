@@ -9,7 +9,7 @@ from hfp.devices import Device
 from hfp.errors import InputError
 from hfp.limits import RatioFinder
 from hfp.payload import pack
-from hfp.reconstruct import ChannelGroups, compact_model
+from hfp.reconstruct import Coupling, compact_model
 
 DEVICE = Device("mine", macs=1e7, down=1e4, up=5e3)
 
@@ -21,7 +21,7 @@ def network():
         nn.Conv2d(1, 20, 3), nn.BatchNorm2d(20), nn.ReLU(), nn.Conv2d(20, 30, 3), nn.Flatten(), nn.Linear(120, 4)
     )
     example = torch.zeros(1, 1, 6, 6)
-    return model, ChannelGroups.trace(model, example, [model[5]]), example
+    return model, Coupling.trace(model, example, [model[5]]), example
 
 
 def needs(network, ratio, samples):

@@ -24,7 +24,7 @@ from torch.nn import functional
 from hfp.errors import InputError
 from hfp.methods import Client, Update, create_method, methods
 from hfp.methods.selection import keep_best, keep_count, keep_random, keep_window
-from hfp.reconstruct import ChannelGroups, IndexMap
+from hfp.reconstruct import Coupling, IndexMap
 
 QUICK = {"prunefl": {"passes": 2, "limit": 2, "every": 2}}
 """Options under which a method's first rounds take no time."""
@@ -60,7 +60,7 @@ def test_ca_hfp_averages_over_holders_when_asked(setting):
         torch.testing.assert_close(after.weights[name], expected, rtol=1e-10, atol=1e-10)
 
 
-def entries_of(groups: ChannelGroups, group: str, channel: int) -> dict[str, torch.Tensor]:
+def entries_of(groups: Coupling, group: str, channel: int) -> dict[str, torch.Tensor]:
     """The entries that go when one channel goes."""
     kept = [c for c in range(groups.sizes[group]) if c != channel]
     return {name: ~mask for name, mask in groups.index_map(groups.plan({group: kept})).masks().items()}
@@ -182,7 +182,7 @@ def test_random_choice_is_uniform_over_channels(setting):
 def test_channels_that_go_together_are_chosen_together():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=2), nn.ReLU(), nn.Conv2d(8, 4, 1))
-    groups = ChannelGroups.trace(model, torch.zeros(2, 3, 5, 5), [model[4]])
+    groups = Coupling.trace(model, torch.zeros(2, 3, 5, 5), [model[4]])
     scores = {name: torch.arange(size, dtype=torch.float) for name, size in groups.sizes.items()}
     for plan in (keep_best(groups, 0.5, scores), keep_random(groups, 0.5, torch.Generator().manual_seed(1))):
         assert plan.ratio == 0.5
@@ -202,7 +202,7 @@ def test_a_window_starts_anywhere_and_wraps(setting):
 @pytest.mark.parametrize(("ratio", "kept"), [(0.7, 3), (0.71, 3), (0.69, 4), (0.1, 9)])
 def test_a_window_rounds_up_but_not_for_the_error_of_a_float(ratio, kept):
     model = nn.Sequential(nn.Conv2d(1, 10, 1), nn.Conv2d(10, 2, 1))
-    groups = ChannelGroups.trace(model, torch.zeros(2, 1, 3, 3), [model[1]])
+    groups = Coupling.trace(model, torch.zeros(2, 1, 3, 3), [model[1]])
     assert len(keep_window(groups, ratio).kept["0"]) == kept
 
 

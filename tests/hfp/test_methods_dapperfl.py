@@ -1,5 +1,7 @@
 """DapperFL: dense training, real fusion, pruning at the client, recovery at the server."""
 
+import dataclasses
+
 import pytest
 import torch
 from federated import SAMPLES, assigned, begin, collected, local_of, setting_of, shaken, small_network, update_of
@@ -52,7 +54,7 @@ def test_a_client_trains_fuses_prunes_and_trains_on(setting, round, share, epoch
         name: share * state.weights[name] + (1 - share) * tensor if tensor.is_floating_point() else tensor
         for name, tensor in full.state_dict().items()
     }
-    plan = keep_best(setting.groups, client.ratio, filter_scores(setting.groups, fused))
+    plan = keep_best(setting.groups, client.ratio, filter_scores(setting.groups, setting.model, fused))
     index_map = setting.groups.index_map(plan)
     small = compact_model(model, index_map, index_map.restrict(fused))
     expected = steps(small, local, schedule[dense_steps:], 0.05).state_dict()
@@ -110,7 +112,7 @@ def test_ratios_that_empty_a_layer_are_refused(setting):
     _, setting = setting
     clients = (type(setting.clients[0])(0, 10, 0.97),)
     with pytest.raises(InputError, match="leaves none; use a smaller ratio"):
-        create_method("dapperfl").check(type(setting)(setting.groups, (), clients, 0, setting.example))
+        create_method("dapperfl").check(dataclasses.replace(setting, clients=clients))
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from hfp.methods import Client, create_method
 from hfp.methods.fjord import relative
 from hfp.methods.heterofl import CLASSES, MaskedCrossEntropy, scale_outputs
 from hfp.methods.selection import keep_window
-from hfp.reconstruct import ChannelGroups, compact_model
+from hfp.reconstruct import Coupling, compact_model
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def test_heterofl_scales_the_outputs_of_cut_layers_while_training():
         nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Conv2d(6, 6, 3, groups=6), nn.ReLU(), nn.Conv2d(6, 8, 1), nn.Flatten(),
         nn.Linear(8, 5),
     ).double()  # fmt: skip
-    groups = ChannelGroups.trace(model, torch.zeros(2, 1, 5, 5, dtype=torch.float64), [model[6]])
+    groups = Coupling.trace(model, torch.zeros(2, 1, 5, 5, dtype=torch.float64), [model[6]])
     plan = keep_window(groups, 0.5)
     compact = compact_model(model, groups.index_map(plan))
     scale_outputs(compact, groups.index_map(plan), 2.0)

@@ -14,7 +14,7 @@ import hfp
 from hfp.costs import macs, parameters, state_bytes
 from hfp.errors import InputError
 from hfp.layers_report import layer_table, reason_lines
-from hfp.reconstruct import ChannelGroups, MapError, TimmModel, compact_model, record
+from hfp.reconstruct import Coupling, MapError, TimmModel, compact_model, record
 
 
 def network() -> nn.Module:
@@ -149,7 +149,7 @@ def test_the_map_is_what_torch_pruning_s_surgery_removes():
     with record(pruned, IMAGES) as recording:
         graph = tp.DependencyGraph().build_dependency(pruned, IMAGES)
         for name, module in pruned.named_modules():
-            if isinstance(module, nn.Conv2d) and name in ChannelGroups.trace(model, IMAGES).names:
+            if isinstance(module, nn.Conv2d) and name in Coupling.trace(model, IMAGES).names:
                 kept = result.index_map.tensors[f"{name}.weight"].kept[0]
                 gone = sorted(set(range(module.out_channels)) - set(kept.tolist()))
                 graph.get_pruning_group(module, tp.prune_conv_out_channels, gone).prune()

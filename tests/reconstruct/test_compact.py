@@ -8,15 +8,15 @@ import pytest
 import torch
 from torch import nn
 
-from hfp.reconstruct import ChannelGroups, IndexMap, MapError, TensorMap, compact_model
+from hfp.reconstruct import Coupling, IndexMap, MapError, TensorMap, compact_model
 
 from .nets import images, net
 
 
 def prepared():
     parent = net("resnet")
-    groups = ChannelGroups.trace(parent, images(), ["head"])
-    index_map = groups.index_map(groups.plan({"stem.0": [1, 4, 6], "blocks.1.skip.0": range(5)}))
+    groups = Coupling.trace(parent, images(), ["head"])
+    index_map = groups.index_map(groups.plan({"stem.0": [1, 4, 6], "blocks.1.body.1": range(5)}))
     return parent, index_map
 
 

@@ -29,9 +29,8 @@ def made(name: str) -> tuple[nn.Module, Tensor]:
 def half(coupling: Coupling, seed: int = 0) -> Plan:
     """Random channels, about half of every group; linked groups lose the same share."""
     chance = random.Random(seed)
-    together = [*coupling.linked, *((n,) for n in coupling.names if not any(n in names for names in coupling.linked))]
     kept = {}
-    for names in together:
+    for names in coupling.linked:
         parts = math.gcd(*(coupling.sizes[name] for name in names))
         for name in names:
             left = coupling.sizes[name] * (parts - parts // 2) // parts
@@ -159,7 +158,7 @@ def test_heads_of_fused_attention_keep_their_size():
 def test_sizes_that_the_code_takes_to_be_tied_are_linked():
     model, x = made("attention, computed")
     coupling = Coupling.trace(model, x)
-    assert coupling.linked == (("embed", "attention.qkv"),)
+    assert coupling.linked == (("embed", "attention.qkv"), ("mlp.0",))
     with pytest.raises(MapError, match="same share of their channels"):
         coupling.plan({"embed": range(12)})
 

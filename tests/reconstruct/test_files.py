@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from hfp.reconstruct import (
-    ChannelGroups,
+    Coupling,
     IndexMap,
     MapError,
     TensorMap,
@@ -43,9 +43,8 @@ TINY = TimmModel("test_resnet", {"num_classes": 3})
 def pruned(name):
     """A full model, its compact one and the map."""
     full = net(name)
-    groups = ChannelGroups.trace(full, images(), ["head"])
-    kept = {root: (labels % 2 == 0).nonzero().view(-1) for root, labels in groups.units.items()}
-    index_map = groups.index_map(groups.plan(kept))
+    groups = Coupling.trace(full, images(), ["head"])
+    index_map = groups.index_map(groups.plan({name: range(0, size, 2) for name, size in groups.sizes.items()}))
     return full, compact_model(full, index_map), index_map
 
 
@@ -70,7 +69,7 @@ def test_a_saved_model_comes_back_as_it_was(name, tmp_path):
 def test_a_timm_model_needs_no_skeleton(tmp_path):
     full = TINY.create()
     x = torch.randn(2, 3, 32, 32)
-    groups = ChannelGroups.trace(full, x, [full.get_classifier()])
+    groups = Coupling.trace(full, x, [full.get_classifier()])
     index_map = groups.index_map(groups.plan({name: range(0, size, 2) for name, size in groups.sizes.items()}))
     compact = compact_model(full, index_map).eval()
     path = save_pruned(compact, index_map, tmp_path / "m.safetensors", timm=TINY)

@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 
-from hfp.reconstruct import ChannelGroups, IndexMap, MapError, compact_model, embed_optimizer, restrict_optimizer
+from hfp.reconstruct import Coupling, IndexMap, MapError, compact_model, embed_optimizer, restrict_optimizer
 
 from .nets import images, net
 
@@ -30,7 +30,7 @@ def trained(kind, model, steps=2):
 
 def prepared(name="vgg"):
     model = net(name)
-    groups = ChannelGroups.trace(model, images(), ["head"])
+    groups = Coupling.trace(model, images(), ["head"])
     return model, groups.index_map(groups.plan({root: range(0, size, 2) for root, size in groups.sizes.items()}))
 
 

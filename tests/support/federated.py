@@ -12,7 +12,7 @@ from hfp.costs import MacCounter
 from hfp.memory import MemoryCounter
 from hfp.methods import Client, Local, Method, Reply, ServerState, Setting, Task, Update
 from hfp.models import classifier_of, create_model
-from hfp.reconstruct import ChannelGroups
+from hfp.reconstruct import Coupling
 
 CLIENTS = (Client(0, 30, 0.25), Client(1, 50, 0.5), Client(2, 20, 0.75))
 SAMPLES = sum(client.samples for client in CLIENTS)
@@ -29,10 +29,10 @@ def small_network() -> nn.Module:
 def setting_of(model: nn.Module, clients: tuple[Client, ...] = CLIENTS, shape: tuple[int, ...] = (1, 8, 8)) -> Setting:
     example = torch.zeros(1, *shape, dtype=next(model.parameters()).dtype)
     head = classifier_of(model)
-    groups = ChannelGroups.trace(model, example.repeat(2, 1, 1, 1), [head])
+    groups = Coupling.trace(model, example.repeat(2, 1, 1, 1), [head])
     own = {id(parameter) for parameter in head.parameters()}
     classifier = tuple(name for name, parameter in model.named_parameters() if id(parameter) in own)
-    return Setting(groups, tuple(dict(model.named_parameters())), clients, 0, example, classifier)
+    return Setting(model, groups, tuple(dict(model.named_parameters())), clients, 0, example, classifier)
 
 
 def begin(model: nn.Module, method: Method, setting: Setting) -> ServerState:
