@@ -16,7 +16,7 @@ from hfp.compare import Cell, Comparison
 from hfp.records import MEGABYTE
 
 LAST = 5
-"""A run's accuracy is the mean of its last five rounds: a single round's wobbles."""
+"""A run's accuracy is the mean of its last five rounds, those that were tested: a single round's wobbles."""
 
 SHARE_OF_BEST = 0.9
 
@@ -119,7 +119,7 @@ def rows(comparison: Comparison, runs: Runs) -> list[Row]:
 
 def final_accuracy(result: Result) -> float:
     """The mean accuracy of a run's last rounds, in percent."""
-    return statistics.mean(record["accuracy"] for record in result["history"][-LAST:])
+    return statistics.mean(r["accuracy"] for r in result["history"][-LAST:] if r["accuracy"] is not None)
 
 
 def curves(comparison: Comparison, runs: Runs, alpha: float, size: str, against: str) -> list[Curve]:
@@ -134,6 +134,7 @@ def curves(comparison: Comparison, runs: Runs, alpha: float, size: str, against:
         points = [
             (statistics.mean(x), statistics.mean(y), min(y), max(y))
             for x, y in zip(zip(*across, strict=True), zip(*heights, strict=True), strict=True)
+            if None not in y
         ]
         made.append(Curve(variant.name, tuple(points)))
     return made
@@ -187,7 +188,7 @@ def _personal(results: Sequence[Result], which: str) -> Spread | None:
 
 def _reached(results: Sequence[Result], target: float) -> Reached:
     first = [
-        (result, next((i for i, record in enumerate(result["history"]) if record["accuracy"] >= target), None))
+        (result, next((i for i, record in enumerate(result["history"]) if (record["accuracy"] or 0) >= target), None))
         for result in results
     ]
     there = [(result, index) for result, index in first if index is not None]

@@ -95,17 +95,17 @@ class Course:
 
     def advance(self) -> Outcome:
         """Run the next round."""
-        begun = time.perf_counter()
+        begun, experiment = time.perf_counter(), self._federation.experiment
         method, observer, state = self._federation.method, self._observer, self.state
         phase = method.phase(state)
         collector = method.collect(self._federation.setting, state)
         watch = observer.watch(state, collector) if observer else None
-        asks = self._federation.experiment.measures_own(state.round)
-        own = Own(self._federation, self._evaluator, state, watch or collector) if asks else None
+        measured, own_too = experiment.measures(state.round), experiment.measures_own(state.round)
+        own = Own(self._federation, self._evaluator, state, watch or collector) if own_too else None
         records, heard = self._ask(own or watch or collector)
         after = collector.finish() if heard else dataclasses.replace(state, round=state.round + 1)
-        self.state = self._evaluator.refresh(after)
-        accuracy, loss = self._evaluator.score(self.state)
+        self.state = self._evaluator.refresh(after) if measured else after
+        accuracy, loss = self._evaluator.score(self.state) if measured else (None, None)
         record = RoundRecord(
             round=self.state.round,
             phase=phase,
@@ -114,7 +114,7 @@ class Course:
             clients=tuple(records),
             statistics=self._evaluator.traffic,
             seconds=time.perf_counter() - begun,
-            deadline=self._federation.experiment.deadline,
+            deadline=experiment.deadline,
             personal=own.report() if own else None,
             diagnostics=observer.report(watch) if observer and watch and heard else None,
         )

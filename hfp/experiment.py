@@ -52,10 +52,12 @@ class Experiment:
     what a round takes in simulated time. With a `budget` (`LIMITS`: the most that a client can afford) each client's
     ratio is the smallest that keeps within it. Every round asks the share `participation` of the clients; each of them
     drops out with probability `dropout`; replies after `deadline` simulated seconds are `late` (`LATE`). A client keeps
-    its plan for `replan` rounds, 0 for as long as the method's phase lasts. `diagnostics` measures more every round
-    (`hfp.diagnostics`); every `personal` rounds and after the last one clients' own models are tested as well
-    (`hfp.evaluation`), never with 0. `amp` computes in bfloat16 where that is safe, `channels_last` lays images out for
-    it; both are for GPUs.
+    its plan for `replan` rounds, 0 for as long as the method's phase lasts.
+
+    The global model is tested every `evaluate` rounds and after the last one; clients' own models every `personal`
+    rounds and after the last one, never with 0 (`hfp.evaluation`). `diagnostics` measures more every round
+    (`hfp.diagnostics`). `amp` computes in bfloat16 where that is safe, `channels_last` lays images out for it; both are
+    for GPUs.
 
     Raises:
         InputError: a name isn't known (with the nearest known ones) or a number is out of its range.
@@ -91,6 +93,7 @@ class Experiment:
     late: str = "discard"
     replan: int = 1
     diagnostics: bool = False
+    evaluate: int = 1
     personal: int = 0
     amp: bool = False
     channels_last: bool = False
@@ -151,7 +154,12 @@ class Experiment:
         if self.late not in LATE:
             raise unknown("way with late replies", self.late, LATE)
         _check(self.replan >= 0, "replan", "at least 0", self.replan)
+        _check(self.evaluate >= 1, "evaluate", "at least 1", self.evaluate)
         _check(self.personal >= 0, "personal", "at least 0", self.personal)
+
+    def measures(self, round: int) -> bool:
+        """Whether the global model is tested after a round, counted from 0."""
+        return (round + 1) % self.evaluate == 0 or round + 1 == self.rounds or self.measures_own(round)
 
     def measures_own(self, round: int) -> bool:
         """Whether clients' own models are tested in a round, counted from 0."""

@@ -25,19 +25,19 @@ def save_curves(run: Run, path: Path) -> None:
     """
     figure = _figure(10, 4)
     by_round, by_traffic = figure.subplots(1, 2, sharey=True)
-    rounds = [record.round for record in run.history]
-    accuracy = [record.accuracy for record in run.history]
-    megabytes = [total / MEGABYTE for total in accumulate(_moved(run.history))]
+    moved = zip(run.history, accumulate(_moved(run.history)), strict=True)
+    tested = [(record, total / MEGABYTE) for record, total in moved if record.accuracy is not None]
+    rounds, megabytes = [record.round for record, _ in tested], [total for _, total in tested]
+    accuracy = [record.accuracy for record, _ in tested]
     for axes, values, label in ((by_round, rounds, "round"), (by_traffic, megabytes, "megabytes moved, up and down")):
         axes.plot(values, accuracy, color=ACCENT, marker="o", markersize=3, linewidth=1.6)
         axes.set_xlabel(label)
         _style(axes)
     by_round.set_ylabel("test accuracy, %")
-    by_round.annotate(
-        f"{accuracy[-1]:.1f}", (rounds[-1], accuracy[-1]), (0, 6), textcoords="offset points", ha="center"
-    )
+    for place in list(zip(rounds, accuracy, strict=True))[-1:]:
+        by_round.annotate(f"{place[1]:.1f}", place, (0, 6), textcoords="offset points", ha="center")
     _shade_first_phase(by_round, run.history)
-    full = (run.full_cost.bytes_up + run.full_cost.bytes_down) * len(rounds) / MEGABYTE
+    full = (run.full_cost.bytes_up + run.full_cost.bytes_down) * len(run.history) / MEGABYTE
     by_traffic.set_title(f"FedAvg would move {full:,.1f} MB in as many rounds", fontsize=9, color=INK)
     experiment = run.experiment
     figure.suptitle(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,7 +80,7 @@ class Personal:
 
 @dataclass(frozen=True)
 class RoundRecord:
-    """One round. `accuracy` (percent) and `loss` are the global model's on the whole test set.
+    """One round. `accuracy` (percent) and `loss` are the global model's on the whole test set; None if not tested.
 
     `statistics` is what one re-estimation of batch-norm statistics moves, (bytes down, bytes up): the curve needs it at
     every round, a deployment only once, for its final model. `seconds` is wall time, `deadline` simulated.
@@ -87,8 +88,8 @@ class RoundRecord:
 
     round: int
     phase: str
-    accuracy: float
-    loss: float
+    accuracy: float | None
+    loss: float | None
     clients: tuple[ClientRecord, ...]
     statistics: tuple[int, int]
     seconds: float
@@ -141,7 +142,7 @@ class RoundRecord:
         return {
             "round": self.round,
             "phase": self.phase,
-            "accuracy": round(self.accuracy, 4),
+            "accuracy": None if self.accuracy is None else round(self.accuracy, 4),
             "loss": self.loss,
             "train_loss": self.train_loss,
             "bytes_up": self.bytes_up,
@@ -167,8 +168,8 @@ class Run:
 
     @property
     def accuracy(self) -> float:
-        """The final global model's accuracy on the whole test set, in percent."""
-        return self.history[-1].accuracy
+        """The global model's accuracy on the whole test set, in percent, when it was last tested; NaN if never."""
+        return next((record.accuracy for record in reversed(self.history) if record.accuracy is not None), math.nan)
 
     @property
     def personal(self) -> Personal | None:

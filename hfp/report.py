@@ -39,10 +39,16 @@ def run_document(run: Run, folder: str | None) -> dict[str, Any]:
 def round_line(record: RoundRecord, rounds: int) -> str:
     """One round's figures in one line."""
     return (
-        f"round {record.round:>{len(str(rounds))}}  {record.phase:<6}  accuracy {record.accuracy:5.1f} %  "
-        f"loss {record.loss:6.3f}  up {record.bytes_up / MEGABYTE:.2f} MB  down {record.bytes_down / MEGABYTE:.2f} MB  "
+        f"round {record.round:>{len(str(rounds))}}  {record.phase:<6}  {_tested(record)}  "
+        f"up {record.bytes_up / MEGABYTE:.2f} MB  down {record.bytes_down / MEGABYTE:.2f} MB  "
         f"{record.training_macs / 1e9:.2f} GMACs{_missing(record)}"
     )
+
+
+def _tested(record: RoundRecord) -> str:
+    if record.accuracy is None or record.loss is None:
+        return f"{'not tested':<31}"
+    return f"accuracy {record.accuracy:5.1f} %  loss {record.loss:6.3f}"
 
 
 def _missing(record: RoundRecord) -> str:

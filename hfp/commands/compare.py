@@ -17,7 +17,7 @@ from hfp.commands.run import INTERRUPTED, add_settings, given_settings, option, 
 from hfp.compare import Cell, Comparison, comparison_from, read_comparison
 from hfp.compare_page import page
 from hfp.compare_runs import COMPARISON, ComparisonFolder, Failure, default_jobs, distinct, missing, run_missing
-from hfp.compare_table import gather, markdown, plain, rows, tables
+from hfp.compare_table import final_accuracy, gather, markdown, plain, rows, tables
 from hfp.engine import full_cost
 from hfp.errors import InputError
 from hfp.federation import set_up
@@ -128,7 +128,7 @@ def _run(
             progress.advance(finished)
             where = f"{cell.variant}, seed {cell.seed}, {cell.size}, alpha {cell.alpha:g}"
             result = folder.load(cell.experiment)
-            reached = f"{result['history'][-1]['accuracy']:.1f} %" if result else "failed"
+            reached = f"{final_accuracy(result):.1f} %" if result else "failed"
             progress.console.print(f"{where}: {reached}", soft_wrap=True)
 
         return run_missing(comparison, folder, jobs, lambda: progress.advance(rounds), on_run)

@@ -96,6 +96,7 @@ def add_settings(parser: argparse._ActionsContainer, without: Collection[str] = 
         default=None,
         help="measure variance, overlap, coverage … each round",
     )
+    add("--evaluate", type=int, metavar="N", help="test the global model every N rounds and in the end")
     add("--personal", type=int, metavar="N", help="test clients' own models every N rounds and in the end; 0: never")
     add("--amp", action="store_true", default=None, help="compute in bfloat16 where it is safe, on GPUs that have it")
     add("--channels-last", action="store_true", default=None, help="lay images out for half precision on GPUs")
@@ -222,7 +223,9 @@ class _Display:
 
     def round_done(self, outcome: Outcome) -> None:
         self._progress.console.print(round_line(outcome.record, self._experiment.rounds), soft_wrap=True)
-        self._progress.update(self._rounds, advance=1, note=f"accuracy {outcome.record.accuracy:.1f} %")
+        accuracy = outcome.record.accuracy
+        note = {} if accuracy is None else {"note": f"accuracy {accuracy:.1f} %"}
+        self._progress.update(self._rounds, advance=1, **note)
         self._progress.update(self._clients, completed=0)
 
 

@@ -1,6 +1,7 @@
 """Batch-norm policies of the evaluation, and clients' own models, against plain loops."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from hfp.federation import set_up
 from hfp.fleet import InProcess
 from hfp.methods import methods
 from hfp.reconstruct import compact_model
+from hfp.report import round_line
 
 SMALL = Experiment(train_images=200, clients=4, rounds=1, alpha=0.5, options={"warmup": 1})
 
@@ -138,7 +140,21 @@ def test_asking_clients_models_changes_nothing_else():
     assert 0 <= own <= 100
 
 
+def test_testing_less_often_changes_nothing_that_is_tested():
+    often = simulate(dataclasses.replace(SMALL, rounds=4))
+    seldom = simulate(dataclasses.replace(SMALL, rounds=4, evaluate=3))
+    accuracies = [record.accuracy for record in seldom.history]
+    assert accuracies == [None, None, often.history[2].accuracy, often.history[3].accuracy]
+    assert [record.bytes_up for record in seldom.history] == [record.bytes_up for record in often.history]
+    assert (seldom.accuracy, seldom.bytes_down) == (often.accuracy, often.bytes_down)
+    assert seldom.history[0].as_dict()["accuracy"] is None
+    assert "not tested" in round_line(seldom.history[0], 4)
+    assert math.isnan(dataclasses.replace(seldom, history=seldom.history[:2]).accuracy)
+
+
 def test_personal_and_policy_are_checked():
+    with pytest.raises(InputError, match="evaluate must be at least 1; found 0"):
+        Experiment(evaluate=0)
     with pytest.raises(InputError, match="personal must be at least 0; found -1"):
         Experiment(personal=-1)
     with pytest.raises(InputError, match="unknown batch-norm policy 'locall'; did you mean local"):
