@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from hfp.reconstruct import IndexMap
+from hfp.repair.report import RepairReport, repair_lines
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class PruneReport:
     costs: "macs" (of one forward pass of the example inputs), "params", "bytes" and, where it was measured, "latency"
         (seconds),
     each before and after. ratio: the share of all channels of the coupled groups that is gone. unknown: operations that
-    are not followed.
+    are not followed. repairs: what the last step's repairs did.
     """
 
     budget: str
@@ -49,14 +50,15 @@ class PruneReport:
     costs: Mapping[str, tuple[float, float]]
     layers: tuple[LayerReport, ...]
     unknown: tuple[str, ...] = ()
+    repairs: tuple[RepairReport, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return asdict(self)
 
     def shown(self) -> Group:
-        """A table of all layers and the total, and why layers were left alone."""
-        return shown(self.layers, self.costs)
+        """A table of all layers and the total, why layers were left alone, and what repairs did."""
+        return Group(shown(self.layers, self.costs), *(Text(line) for line in repair_lines(self.repairs)))
 
 
 def shown(layers: Sequence[LayerReport], costs: Mapping[str, tuple[float, float]]) -> Group:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,8 @@ from hfp.layers_report import PruneReport, layer_reports
 from hfp.reconstruct import IndexMap, MapError, Plan, compact_model
 from hfp.reconstruct._running import run_error
 from hfp.reconstruct.coupling import MOST_CHECKS, Coupling
+from hfp.repair import RepairReport, checked_kinds
+from hfp.repair import repair as repaired
 from hfp.schedule import Bundle, Order, Rules, meet
 
 Importance = str | Callable[[Any], Tensor]
@@ -41,6 +43,8 @@ class Request:
     rules: Rules
     ignored_layers: tuple[str, ...]
     prune_heads: bool
+    steps: int
+    repair: tuple[str, ...]
 
     @property
     def criterion(self) -> str:
@@ -62,6 +66,7 @@ def prune(
     ignored_layers: Iterable[nn.Module | str] = (),
     prune_heads: bool = True,
     steps: int = 1,
+    repair: str | Iterable[str] | None = None,
 ) -> PruneResult:
     """Remove the least important channels of a model until it meets a budget.
 
@@ -74,14 +79,17 @@ def prune(
         budget: what shall remain, met from below within 2 % (a latency: from below).
         importance: a criterion's name (`hfp.importance.names()`), or any callable from a torch-pruning group to one
             score a channel, lowest removed first.
-        data: batches for criteria that need data.
+        data: batches for criteria that need data, and for repairs.
         loss_fn: `(outputs, targets) -> loss` for those criteria.
         ranking: "layer" (every group loses the same share) or "global" (the lowest scores of the whole model go first).
         round_to: leave a multiple of this many channels in every layer that is pruned.
         min_channels: what every layer keeps.
         ignored_layers: modules or their names; their output channels stay. The model's outputs always stay.
         prune_heads: attention loses whole heads; otherwise a part of every head, where that is exact.
-        steps: in how many steps to go, scoring again before each.
+        steps: in how many steps to go, scoring again before each. A criterion object is reset in between.
+        repair: one or several of `hfp.repair.KINDS`, done in their order after each step, each a pass over the data:
+            "bias" puts the mean of what removed channels gave into the next layers' biases, "least-squares" fits the
+            weights that are left to the full model's outputs, "batch-norm" takes running statistics anew.
 
     Raises:
         InputError: something given can't be used, or the budget can't be met; the message says what can be reached.
@@ -91,9 +99,13 @@ def prune(
     rules = Rules(ranking, round_to, min_channels)
     names = {module: name for name, module in model.named_modules()}
     ignored = tuple(layer if isinstance(layer, str) else names.get(layer, repr(layer)) for layer in ignored_layers)
-    request = Request(importance, data, loss_fn, rules, ignored, prune_heads)
+    kinds = checked_kinds(repair)
+    if kinds and data is None:
+        raise InputError(f"repair={kinds[0]!r} needs data (batches of inputs, or of inputs and targets)")
+    data = list(data) if isinstance(data, Iterator) else data  # it is gone through more than once
+    request = Request(importance, data, loss_fn, rules, ignored, prune_heads, steps, kinds)
     with torch.random.fork_rng():
-        return _pruned(model, example_inputs, budget, request, steps)
+        return _pruned(model, example_inputs, budget, request)
 
 
 def _check(model: nn.Module, budget: Budget, importance: Importance, data: Any, loss_fn: Any, steps: int) -> None:
@@ -108,6 +120,8 @@ def _check(model: nn.Module, budget: Budget, importance: Importance, data: Any, 
     if not isinstance(importance, str):
         if not callable(importance):
             raise InputError(f"importance is a criterion's name or a callable, not {type(importance).__name__}")
+        if steps > 1 and data is None and hasattr(importance, "accumulate"):
+            raise InputError(f"a {type(importance).__name__} can't score again in {steps} steps without data")
         return
     needs = criteria.describe(importance).needs
     if needs == "variation":
@@ -118,18 +132,23 @@ def _check(model: nn.Module, budget: Budget, importance: Importance, data: Any, 
         raise InputError(f"criterion {importance!r} needs data (batches of inputs and targets) and loss_fn")
 
 
-def _pruned(model: nn.Module, example_inputs: Any, budget: Budget, request: Request, steps: int) -> PruneResult:
+def _pruned(model: nn.Module, example_inputs: Any, budget: Budget, request: Request) -> PruneResult:
     error = run_error(model, example_inputs)
     if error is not None:
         raise InputError(f"the model does not run on the example inputs ({error})")
     full = _costs(model, example_inputs, budget)
     stage, total, left = model, IndexMap.identity(model), 1.0
     couplings: list[Coupling] = []
-    for step in range(1, steps + 1):
-        coupling, plan = _plan(stage, example_inputs, budget.part(step, steps), request, full)
+    repairs: tuple[RepairReport, ...] = ()
+    for step in range(1, request.steps + 1):
+        if step > 1 and hasattr(request.importance, "reset"):
+            request.importance.reset()  # what it knows is of a larger model
+        coupling, plan = _plan(stage, example_inputs, budget.part(step, request.steps), request, full)
         index_map = coupling.index_map(plan)
         stage, total, left = compact_model(stage, index_map), total.then(index_map), left * (1 - plan.ratio)
         couplings.append(coupling)
+        if request.repair:
+            repairs = repaired(model, stage, total, request.data, request.repair)
     for compact, parent in zip(stage.modules(), model.modules(), strict=True):
         compact.training = parent.training
     after = _costs(stage, example_inputs, budget)
@@ -140,6 +159,7 @@ def _pruned(model: nn.Module, example_inputs: Any, budget: Budget, request: Requ
         costs={name: (before, after[name]) for name, before in full.items()},
         layers=layer_reports(model, total, couplings[0].reason),
         unknown=tuple(sorted(couplings[0].unknown)),
+        repairs=repairs,
     )
     return PruneResult(stage, total, report)
 

@@ -27,5 +27,6 @@ def save_pruned(result: PruneResult, path: str | os.PathLike[str], timm: TimmMod
         "criterion": report.criterion,
         "budget": report.budget,
         "costs": {k: list(v) for k, v in report.costs.items()},
+        "repairs": [repair.kind for repair in report.repairs],
     }
     return files.save_pruned(result.model, result.index_map, path, timm=timm, metadata=metadata)

@@ -52,7 +52,8 @@ def run(arguments: argparse.Namespace) -> int:
         "written by": ", ".join(f"{k} {v}" for k, v in stored.libraries.items()),
     }.items():
         if not isinstance(value, dict):
-            console.print(f"{name}: {value}", soft_wrap=True, markup=False)
+            shown_value = ", ".join(map(str, value)) or "none" if isinstance(value, list) else value
+            console.print(f"{name}: {shown_value}", soft_wrap=True, markup=False)
     return 0
 
 

@@ -23,6 +23,7 @@ from hfp.finetuning import accuracy, finetune, training_batches
 from hfp.layer_picture import save_layer_picture
 from hfp.model_source import FullModel, full_model
 from hfp.pruning import PruneResult, prune
+from hfp.repair import KINDS
 from hfp.storing import save_pruned
 
 _BUDGETS = {
@@ -46,10 +47,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
     data = parser.add_argument_group("data")
     data.add_argument("--data", metavar="NAME", help=f"score and repair with one of {', '.join(datasets())}")
     data.add_argument("--data-root", type=Path, metavar="PATH", help="where its files are")
-    data.add_argument("--finetune", type=int, default=0, metavar="EPOCHS", help="repair the pruned model")
-    data.add_argument("--learning-rate", type=float, default=0.01, metavar="LR", help="of the repair (default: 0.01)")
+    data.add_argument(
+        "--repair",
+        action="append",
+        default=[],
+        choices=KINDS,
+        help="repair by one pass over the batches; may be given several times, done in that order",
+    )
+    data.add_argument("--finetune", type=int, default=0, metavar="EPOCHS", help="train the pruned model on")
+    data.add_argument("--learning-rate", type=float, default=0.01, metavar="LR", help="of the training (default: 0.01)")
     data.add_argument("--batch-size", type=int, default=64, metavar="N", help="default: 64")
-    data.add_argument("--batches", type=int, default=16, metavar="N", help="to score with (default: 16)")
+    data.add_argument("--batches", type=int, default=16, metavar="N", help="to score and repair with (default: 16)")
     parser.add_argument("--export", choices=("onnx",), help="also write FILE.onnx, and check it with ONNX Runtime")
     parser.add_argument("--picture", type=Path, metavar="PNG", help="draw what is left of every layer")
     parser.add_argument("--json", action="store_true", help="print the report as JSON; progress goes to standard error")
@@ -108,8 +116,9 @@ def _check_files(arguments: argparse.Namespace) -> None:
     for path in (arguments.out, arguments.picture):
         if path is not None and not path.absolute().parent.is_dir():
             raise InputError(f"there is no folder {path.absolute().parent} to write {path.name} to")
-    if arguments.data is None and arguments.finetune:
-        raise InputError("--finetune needs images: --data NAME")
+    for option in ("finetune", "repair"):
+        if arguments.data is None and getattr(arguments, option):
+            raise InputError(f"--{option} needs images: --data NAME")
     if arguments.finetune < 0 or arguments.batch_size < 2 or arguments.batches < 1:
         raise InputError("--finetune is 0 or more epochs, --batch-size 2 or more, --batches 1 or more")
 
@@ -148,10 +157,11 @@ def _prune(
     arguments: argparse.Namespace, budget: Budget, full: FullModel, dataset: Dataset | None, inputs: Tensor
 ) -> PruneResult:
     batches = None
-    if dataset is not None and importance.describe(arguments.importance).needs == "data":
-        batches = training_batches(dataset, arguments.batch_size, arguments.batches, inputs.device)
-    elif importance.describe(arguments.importance).needs == "data":
+    scores = importance.describe(arguments.importance).needs == "data"
+    if dataset is None and scores:
         raise InputError(f"criterion {arguments.importance!r} scores with images: --data NAME")
+    if dataset is not None and (scores or arguments.repair):
+        batches = training_batches(dataset, arguments.batch_size, arguments.batches, inputs.device)
     return prune(
         full.model,
         inputs,
@@ -165,6 +175,7 @@ def _prune(
         ignored_layers=arguments.ignore,
         prune_heads=not arguments.keep_heads,
         steps=arguments.steps,
+        repair=arguments.repair,
     )
 
 

@@ -109,6 +109,15 @@ def test_images_score_repair_and_measure(factory, images, capsys):
     assert all(0 <= share <= 1 for share in document["accuracy"].values())
 
 
+def test_repairs_are_done_in_order_and_shown(factory, images, capsys):
+    words = ["--params", "0.5", "--data", "imagefolder", "--data-root", str(images), "--image-size", "12"]
+    more = ["--repair", "bias", "--repair", "least-squares", "--batch-size", "4", "--out", "m.safetensors"]
+    assert main(["prune", factory, *words, *more]) == 0
+    assert re.search("repaired by bias on \\d+ samples: 2 layers\nrepaired by least-squares", capsys.readouterr().out)
+    assert main(["inspect", "m.safetensors"]) == 0
+    assert "repairs: bias, least-squares" in capsys.readouterr().out
+
+
 def test_weights_of_the_full_model_are_pruned(factory, tmp_path, capsys):
     import own_networks
 
@@ -151,6 +160,8 @@ def test_export_gives_the_same_outputs(factory, tmp_path, capsys):
             "no folder .*nowhere to write m.safetensors to",
         ),
         (["resnet8", "--macs", "0.5", "--finetune", "1", "--out", "m"], "--finetune needs images"),
+        (["resnet8", "--macs", "0.5", "--repair", "bias", "--out", "m"], "--repair needs images"),
+        (["resnet8", "--macs", "0.5", "--repair", "magic", "--out", "m"], "invalid choice: 'magic'"),
         (["resnet8", "--macs", "0.5", "--importance", "taylor", "--out", "m"], "scores with images: --data NAME"),
         (["resnet8", "--macs", "0.5", "--importance", "best", "--out", "m"], "best"),
         (["resnet8", "--macs", "0.5", "--device", "gpu", "--out", "m"], "no device 'gpu' here"),

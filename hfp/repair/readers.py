@@ -1,0 +1,82 @@
+"""Which layers of a compact model read what a pruning has changed, and so can be repaired."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+from hfp.reconstruct import IndexMap
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A layer that lost inputs. kept: the full layer's outputs that are left, `[out]`; None for all."""
+
+    name: str
+    full: nn.Module
+    compact: nn.Module
+    kept: Tensor | None
+
+    def target(self, output: Tensor) -> Tensor:
+        """What the compact layer should give where the full one gives `output`."""
+        return output if self.kept is None else output.index_select(self.dim, self.kept.to(output.device))
+
+    @property
+    def dim(self) -> int:
+        """The outputs' dimension of channels."""
+        return 1 if isinstance(self.compact, _ConvNd) else -1
+
+    def shifted(self, output: Tensor, shift: Tensor) -> Tensor:
+        """Outputs plus a constant per channel, `[out]`."""
+        return output + shift.to(output).view([-1] + [1] * (output.dim() - 2 if self.dim == 1 else 0))
+
+
+def readers(full: nn.Module, compact: nn.Module, index_map: IndexMap) -> list[Reader]:
+    """The convolutions and linear layers whose weights lost inputs, in the model's order."""
+    parents = dict(full.named_modules())
+    found = []
+    for name, module in compact.named_modules():
+        cut = index_map.tensors.get(f"{name}.weight" if name else "weight")
+        if isinstance(module, _ConvNd | nn.Linear) and cut is not None:
+            out, entering = (1, 0) if getattr(module, "transposed", False) else (0, 1)
+            if cut.kept[entering] is not None:
+                found.append(Reader(name, parents[name], module, cut.kept[out]))
+    return found
+
+
+def left_alone(model: nn.Module, layers: list[Reader], run: Callable[[], Any]) -> dict[str, str]:
+    """Layer -> why no repair can work on it.
+
+    run: runs the compact model once.
+    """
+    owners = Counter(id(p) for module in model.modules() for p in module.parameters(recurse=False))
+    with counted({layer.name: layer.compact for layer in layers}) as calls:
+        run()
+    found = {}
+    for layer in layers:
+        if any(owners[id(p)] > 1 for p in layer.compact.parameters(recurse=False)):
+            found[layer.name] = "other layers share its weights"
+        elif calls[layer.name] != 1:
+            times = "is not called as a layer" if not calls[layer.name] else f"is called {calls[layer.name]} times"
+            found[layer.name] = f"it {times} in one pass"
+    return found
+
+
+@contextmanager
+def counted(modules: dict[str, nn.Module]) -> Iterator[Counter[str]]:
+    """Count calls of modules by name."""
+    calls: Counter[str] = Counter()
+    handles = [
+        module.register_forward_hook(lambda *_, name=name: calls.update([name])) for name, module in modules.items()
+    ]
+    try:
+        yield calls
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,47 @@
+"""What a repair did, as plain values and as lines."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class LayerRepair:
+    """One repaired layer.
+
+    where: what was changed, such as "bias" or the name of a batch-norm layer. error: what the outputs miss of the full
+    model's, as a share of their variance, before and after, on the data of the repair; None where it isn't measured.
+    """
+
+    name: str
+    where: str
+    error: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class RepairReport:
+    """One repair. layers: what it changed. left_alone: (layer, why it could not be repaired)."""
+
+    kind: str
+    samples: int
+    layers: tuple[LayerRepair, ...]
+    left_alone: tuple[tuple[str, str], ...] = ()
+
+
+def repair_lines(reports: Sequence[RepairReport]) -> Iterator[str]:
+    """One line for each repair, and one for each reason to leave layers alone."""
+    for report in reports:
+        errors = [layer.error for layer in report.layers if layer.error is not None]
+        line = f"repaired by {report.kind} on {report.samples} samples: {len(report.layers)} layers"
+        if errors:
+            before, after = (statistics.median(pair[place] for pair in errors) for place in (0, 1))
+            line += f", median error of their outputs {before:.1%} → {after:.1%}"
+        yield line
+        reasons: dict[str, list[str]] = {}
+        for name, reason in report.left_alone:
+            reasons.setdefault(reason, []).append(name)
+        for reason, names in reasons.items():
+            more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+            yield f"not repaired by {report.kind}: {', '.join(names[:4])}{more}: {reason}"
