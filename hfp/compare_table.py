@@ -36,8 +36,9 @@ class Spread:
         return cls(statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0)
 
     def __format__(self, form: str) -> str:
-        """Mean ± deviation, each in this form."""
-        return f"{self.mean:{form}} ± {self.deviation.__format__(form.lstrip('+'))}"
+        """Mean ± deviation, each in this form; what rounds to zero has no sign that says it is below."""
+        mean = self.mean if float(format(self.mean, form)) else 0.0
+        return f"{mean:{form}} ± {self.deviation.__format__(form.lstrip('+'))}"
 
 
 @dataclass(frozen=True)
