@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.conv import _ConvNd
 from torch.utils.flop_counter import FlopCounterMode
 
-from hfp.reconstruct.calling import call, modes_kept, unfused
+from hfp.reconstruct.calling import call, modes_kept
 
 TRAINING_FACTOR = 3  # a training step costs a forward pass and, by the usual count, two more for the backward one
 
@@ -27,8 +28,8 @@ def macs(model: nn.Module, example_inputs: Any) -> int:
     try:
         for parameter in trained:  # the counter's hooks fail on views of trained parameters
             parameter.requires_grad_(False)
-        # fused layers hide their products from the counter
-        with modes_kept(model), torch.no_grad(), unfused(model), counter:
+        # fused attention hides its products from the counter
+        with modes_kept(model), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
             model.eval()
             call(model, example_inputs)
     finally:
@@ -37,7 +38,7 @@ def macs(model: nn.Module, example_inputs: Any) -> int:
     return counter.get_total_flops() // 2
 
 
-def macs_per_weight(model: nn.Module, example: Tensor) -> dict[str, int]:
+def macs_per_weight(model: nn.Module, example: Any) -> dict[str, int]:
     """How many multiply-accumulates each weight of a convolution or linear layer takes part in, by parameter name.
 
     For one forward pass of `example`; every weight of a layer takes part in as many, and in at least one. The order is

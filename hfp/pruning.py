@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from hfp import importance as criteria
 from hfp.budget import Budget
-from hfp.costs import latency, macs, parameters, state_bytes
+from hfp.costs import latency, macs, macs_per_weight, parameters, state_bytes
 from hfp.errors import InputError
 from hfp.layers_report import PruneReport, layer_reports
+from hfp.measuring import mean_loss, measured
 from hfp.reconstruct import IndexMap, MapError, Plan, compact_model
 from hfp.reconstruct._running import run_error
 from hfp.reconstruct.coupling import MOST_CHECKS, Coupling
@@ -22,6 +23,7 @@ from hfp.repair import repair as repaired
 from hfp.schedule import Bundle, Order, Rules, meet
 
 Importance = str | Callable[[Any], Tensor]
+Cost = Callable[[Mapping[str, Sequence[int]]], float]
 
 
 @dataclass(frozen=True)
@@ -79,9 +81,11 @@ def prune(
         budget: what shall remain, met from below within 2 % (a latency: from below).
         importance: a criterion's name (`hfp.importance.names()`), or any callable from a torch-pruning group to one
             score a channel, lowest removed first.
-        data: batches for criteria that need data, and for repairs.
-        loss_fn: `(outputs, targets) -> loss` for those criteria.
-        ranking: "layer" (every group loses the same share) or "global" (the lowest scores of the whole model go first).
+        data: batches for criteria that need data, the measured ranking and repairs.
+        loss_fn: `(outputs, targets) -> loss` for those criteria and for the measured ranking.
+        ranking: "layer" (every group loses the same share), "global" (the lowest scores of the whole model go first) or
+            "measured" (how much each group loses is chosen by losses measured on the data with parts of it gone, five
+            times a group, `hfp.measuring`; which of its channels, by score).
         round_to: leave a multiple of this many channels in every layer that is pruned.
         min_channels: what every layer keeps.
         ignored_layers: modules or their names; their output channels stay. The model's outputs always stay.
@@ -93,12 +97,12 @@ def prune(
 
     Raises:
         InputError: something given can't be used, or the budget can't be met; the message says what can be reached.
-        CriterionError: the criterion is unknown or has no score for any group; a group that it has none for is left
-            alone.
         MapError: nothing of the model can be removed exactly.
     """
     _check(model, budget, importance, data, loss_fn, steps)
     rules = Rules(ranking, round_to, min_channels)
+    if ranking == "measured" and (data is None or loss_fn is None):
+        raise InputError("ranking 'measured' needs data (batches of inputs and targets) and loss_fn")
     names = {module: name for name, module in model.named_modules()}
     ignored = tuple(layer if isinstance(layer, str) else names.get(layer, repr(layer)) for layer in ignored_layers)
     kinds = checked_kinds(repair)
@@ -186,12 +190,11 @@ def _plan(
     for _ in range(MOST_CHECKS):
         if not coupling.names:
             raise MapError(f"nothing can be removed from this model: {coupling.why_nothing}")
-        bundles, unscored = _bundles(coupling, model, criterion)
-        if unscored:
-            coupling = coupling.leaving(unscored)
-            continue
-        order = Order.of(bundles, request.rules)
-        plan = coupling.plan(_kept(order, coupling, model, example_inputs, budget, full))
+        cost = _relative_cost(coupling, model, example_inputs, budget, full)
+        bundles = _bundles(coupling, model, criterion)
+        if request.rules.ranking == "measured":
+            bundles = _measured(bundles, coupling, model, example_inputs, budget, request)
+        plan = coupling.plan(_kept(Order.of(bundles, request.rules), budget, cost))
         checked = coupling.checked(model, example_inputs, plan)
         if checked is coupling:
             return coupling, plan
@@ -208,31 +211,13 @@ def _criterion(model: nn.Module, request: Request) -> Callable[[Any], Tensor]:
     return found
 
 
-def _bundles(
-    coupling: Coupling, model: nn.Module, criterion: Callable[[Any], Tensor]
-) -> tuple[list[Bundle], dict[str, str]]:
-    """The scored groups; or no groups, and those that can't be scored with the reason.
-
-    Raises:
-        CriterionError: no group at all can be scored.
-    """
+def _bundles(coupling: Coupling, model: nn.Module, criterion: Callable[[Any], Tensor]) -> list[Bundle]:
     groups = coupling.groups_of(model)
-    scores: dict[str, Tensor] = {}
-    unscored: dict[str, criteria.CriterionError] = {}
-    for name in coupling.names:
-        try:
-            scores[name] = _scores(name, criterion(groups(name)), coupling.sizes[name])
-        except criteria.CriterionError as error:
-            unscored[name] = error
-    if unscored:
-        if not scores:
-            raise next(iter(unscored.values()))
-        return [], {name: f"the criterion has no score for it ({error})" for name, error in unscored.items()}
-    found = [
+    scores = {name: _scores(name, criterion(groups(name)), coupling.sizes[name]) for name in coupling.names}
+    return [
         Bundle({name: scores[name] for name in names}, {name: coupling.layer_channels(name) for name in names})
         for names in coupling.linked
     ]
-    return found, {}
 
 
 def _scores(name: str, scores: Any, size: int) -> Tensor:
@@ -246,14 +231,38 @@ def _scores(name: str, scores: Any, size: int) -> Tensor:
     return scores.detach()
 
 
-def _kept(
-    order: Order, coupling: Coupling, model: nn.Module, example_inputs: Any, budget: Budget, full: Mapping[str, float]
-) -> dict[str, list[int]]:
-    if budget.kind == "ratio":
-        return order.until(budget.share)
+def _measured(
+    bundles: list[Bundle], coupling: Coupling, model: nn.Module, example_inputs: Any, budget: Budget, request: Request
+) -> list[Bundle]:
+    """Prices from losses, in place of scores."""
+    assert request.loss_fn is not None
+    loss_fn, uses = request.loss_fn, macs_per_weight(model, example_inputs)
+
+    def outcome(kept: Mapping[str, Sequence[int]]) -> tuple[float, float]:
+        plan = coupling.plan(kept)
+        compact = compact_model(model, coupling.index_map(plan))
+        costs = {"params": parameters, "bytes": state_bytes, "ratio": lambda _: -plan.ratio}
+        cost = costs.get(budget.kind, lambda compact: _macs_of_weights(compact, uses))
+        return cost(compact), mean_loss(compact, request.data, loss_fn)
+
+    return measured(bundles, request.rules, outcome)
+
+
+def _macs_of_weights(model: nn.Module, uses: Mapping[str, int]) -> float:
+    """Multiply-accumulates of convolution and linear layers, when every weight takes part in as many as before."""
+    tensors = model.state_dict()
+    return sum(uses[name] * tensors[name].numel() for name in uses if name in tensors)
+
+
+def _relative_cost(
+    coupling: Coupling, model: nn.Module, example_inputs: Any, budget: Budget, full: Mapping[str, float]
+) -> Cost:
+    """What a plan costs of what the budget limits, as a share of the full model's; a ratio limits channels."""
 
     def cost(kept: Mapping[str, Sequence[int]]) -> float:
         plan = coupling.plan(kept)
+        if budget.kind == "ratio":
+            return 1 - plan.ratio
         if budget.kind == "latency":
             return latency(compact_model(model, coupling.index_map(plan)), example_inputs) / full["latency"]
         compact, inputs = coupling.compact_skeleton(plan)
@@ -261,4 +270,10 @@ def _kept(
             return macs(compact, inputs) / full["macs"]
         return (parameters(compact) if budget.kind == "params" else state_bytes(compact)) / full[budget.kind]
 
+    return cost
+
+
+def _kept(order: Order, budget: Budget, cost: Cost) -> dict[str, list[int]]:
+    if budget.kind == "ratio":
+        return order.until(budget.share)
     return meet(order, budget.share, cost, budget.kind, exact=budget.kind != "latency")

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hfp.errors import InputError
 
+RANKINGS = ("layer", "global", "measured")
 _SLACK = 0.02  # a budget is met from below within this share of itself
 _TRIES = 200  # of single steps, where the order alone is too coarse
 
@@ -20,7 +21,8 @@ _TRIES = 200  # of single steps, where the order alone is too coarse
 class Rules:
     """What limits a plan.
 
-    ranking: "layer" (every group loses the same share) or "global" (the lowest scores go, wherever they are).
+    ranking: "layer" (every group loses the same share), "global" (the lowest scores go, wherever they are) or
+        "measured" (likewise, by the prices of `hfp.measuring`).
     round_to: channels of a layer are removed so that a multiple of this is left. min_channels: what every layer keeps.
     """
 
@@ -29,8 +31,8 @@ class Rules:
     min_channels: int = 1
 
     def __post_init__(self) -> None:
-        if self.ranking not in ("layer", "global"):
-            raise InputError(f'ranking is "layer" or "global", not {self.ranking!r}')
+        if self.ranking not in RANKINGS:
+            raise InputError(f"ranking is one of {', '.join(RANKINGS)}, not {self.ranking!r}")
         round_to = 1 if self.round_to is None else self.round_to
         for name, value in (("round_to", round_to), ("min_channels", self.min_channels)):
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
@@ -80,6 +82,14 @@ class Bundle:
             for name, scores in self.scores.items()
         }
 
+    def with_order(self, prices: Sequence[float]) -> Bundle:
+        """The same channels in the same order, with the prices of its equal parts for scores."""
+        scores = {}
+        for name, own in self.scores.items():
+            parts = torch.tensor(prices, dtype=torch.float64).repeat_interleave(len(own) // self.steps)
+            scores[name] = torch.empty_like(parts).index_copy_(0, torch.argsort(own, stable=True).cpu(), parts)
+        return Bundle(scores, self.widths)
+
 
 @dataclass(frozen=True)
 class Order:
@@ -99,7 +109,7 @@ class Order:
             highest = -math.inf
             for before, after in zip(levels, levels[1:], strict=False):
                 moment = after / bundle.steps
-                if rules.ranking == "global":
+                if rules.ranking != "layer":
                     moment = highest = max(highest, bundle.cost(before, after))  # a group's removals stay in order
                 found.append((moment, index, after))
         found.sort()

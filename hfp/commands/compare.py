@@ -142,11 +142,8 @@ def _report(comparison: Comparison, folder: ComparisonFolder, console: Console, 
     for table in tables(made):
         console.print()
         console.print(table)
-    console.print(f"written to {folder.write(TABLE, markdown(made))}", soft_wrap=True, markup=False)
-    try:
-        console.print(f"written to {folder.write(PAGE, page(comparison, runs, made))}", soft_wrap=True, markup=False)
-    except InputError as problem:
-        console.print(f"no page: {problem}", soft_wrap=True, markup=False)
+    folder.write(TABLE, markdown(made))
+    console.print(f"written to {folder.write(PAGE, page(comparison, runs, made))}", soft_wrap=True)
     if as_json:
         json.dump({"folder": str(folder.path), "rows": plain(made), "comparison": comparison.as_dict()}, sys.stdout)
         sys.stdout.write("\n")

@@ -24,6 +24,7 @@ from hfp.layer_picture import save_layer_picture
 from hfp.model_source import FullModel, full_model
 from hfp.pruning import PruneResult, prune
 from hfp.repair import KINDS
+from hfp.schedule import RANKINGS
 from hfp.storing import save_pruned
 
 _BUDGETS = {
@@ -75,7 +76,7 @@ def _configure_model(group: argparse._ArgumentGroup) -> None:
 def _configure_ranking(group: argparse._ArgumentGroup) -> None:
     names = ", ".join(name for name in importance.names() if importance.describe(name).needs != "variation")
     group.add_argument("--importance", default="l2", metavar="NAME", help=f"one of {names} (default: l2)")
-    group.add_argument("--ranking", choices=("layer", "global"), default="layer", help="default: layer")
+    group.add_argument("--ranking", choices=RANKINGS, default="layer", help="default: layer; measured needs data")
     group.add_argument("--round-to", type=int, metavar="N", help="leave a multiple of N channels in every pruned layer")
     group.add_argument("--min-channels", type=int, default=1, metavar="N", help="what every layer keeps (default: 1)")
     group.add_argument(
@@ -160,7 +161,10 @@ def _prune(
     scores = importance.describe(arguments.importance).needs == "data"
     if dataset is None and scores:
         raise InputError(f"criterion {arguments.importance!r} scores with images: --data NAME")
-    if dataset is not None and (scores or arguments.repair):
+    measures = arguments.ranking == "measured"
+    if dataset is None and measures:
+        raise InputError("--ranking measured measures losses on images: --data NAME")
+    if dataset is not None and (scores or measures or arguments.repair):
         batches = training_batches(dataset, arguments.batch_size, arguments.batches, inputs.device)
     return prune(
         full.model,

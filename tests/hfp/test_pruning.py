@@ -211,7 +211,7 @@ class Tangled(nn.Module):
         ),
         ({"importance": lambda group: None}, "it gave NoneType"),
         ({"importance": lambda group: torch.full((len(group[0].idxs),), torch.nan)}, "are not all finite"),
-        ({"ranking": "up"}, 'ranking is "layer" or "global"'),
+        ({"ranking": "up"}, "ranking is one of layer, global, measured"),
         ({"budget": hfp.Budget(macs=0.0001)}, "can't go down to 0.0001 of the full model's"),
     ],
 )

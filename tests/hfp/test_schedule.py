@@ -39,7 +39,7 @@ def test_a_budget_in_steps_ends_at_itself():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"ranking": "local"}, 'ranking is "layer" or "global"'),
+        ({"ranking": "local"}, "ranking is one of layer, global, measured, not 'local'"),
         ({"round_to": 0}, "round_to is a whole number of channels"),
         ({"min_channels": 0}, "min_channels is a whole number of channels"),
         ({"min_channels": 2.0}, "min_channels is a whole number of channels"),

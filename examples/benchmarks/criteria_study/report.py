@@ -1,0 +1,161 @@
+"""The tables of a page, from results."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from criteria_study.entries import ALL, ENTRIES, label, wins_for_us
+from criteria_study.log import Row, values
+from criteria_study.pruned import RATIOS
+
+
+@dataclass(frozen=True)
+class Way:
+    """A column of accuracies: which protocol, and which of its numbers."""
+
+    protocol: str
+    key: str
+    title: str
+
+
+WAYS = (
+    Way("once", "none", "at once, no repair"),
+    Way("once", "batch-norm", "at once, batch-norm recalibrated"),
+    Way("once", "closed form", "at once, closed-form repair"),
+    Way("tuned", "epoch", "at once, one epoch of fine-tuning"),
+    Way("steps", "batch-norm", "ten steps, scored anew and batch-norm recalibrated at each"),
+)
+
+
+def report(rows: list[Row]) -> str:
+    """All tables as Markdown: how far ahead, then every network's own."""
+    parts = [margins(rows), correlations(rows), times(rows)]
+    for network in networks(rows):
+        mine = [row for row in rows if row["trained"] == network]
+        full = cell(values(mine, "accuracy", protocol="trained").values(), 100)
+        parts += [f"## {network}\n\nUnpruned: {full} %.\n", *(accuracies(mine, way) for way in WAYS)]
+    return "\n".join(part for part in parts if part)
+
+
+def networks(rows: Iterable[Row]) -> list[str]:
+    """The networks in the results."""
+    return list(dict.fromkeys(row["trained"] for row in rows))
+
+
+def cell(found: Iterable[float], scale: float = 1.0, digits: int = 1) -> str:
+    """Mean ± spread (standard deviation over seeds)."""
+    scaled = [scale * value for value in found]
+    if not scaled:
+        return ""
+    spread = f" ± {statistics.stdev(scaled):.{digits}f}" if len(scaled) > 1 else ""
+    return f"{statistics.mean(scaled):.{digits}f}{spread}"
+
+
+def table(header: list[str], lines: list[list[str]]) -> str:
+    """A Markdown table."""
+    whole = [header, ["---"] * len(header), *lines]
+    return "\n".join("| " + " | ".join(line) + " |" for line in whole) + "\n"
+
+
+def lines_of(rows: list[Row], way: Way) -> Iterator[tuple[str, str, dict[float, dict[int, float]]]]:
+    """(criterion, ranking, ratio -> accuracies by seed) of every line of a table of accuracies."""
+    for name in ENTRIES:
+        for ranking in ALL:
+            found = {
+                ratio: values(rows, way.key, protocol=way.protocol, criterion=name, ranking=ranking, ratio=ratio)
+                for ratio in RATIOS
+            }
+            if any(found.values()):
+                yield name, ranking, found
+
+
+def accuracies(rows: list[Row], way: Way) -> str:
+    """One network's accuracies, the best of each column in bold."""
+    lines = list(lines_of(rows, way))
+    if not lines:
+        return ""
+    best = {ratio: max((_mean(found[ratio]) for _, _, found in lines), default=0) for ratio in RATIOS}
+    shown = []
+    for name, ranking, found in lines:
+        cells = [cell(found[ratio].values(), 100) for ratio in RATIOS]
+        bold = [
+            f"**{text}**" if text and _mean(found[r]) == best[r] else text
+            for r, text in zip(RATIOS, cells, strict=True)
+        ]
+        shown.append([label(name), ranking, *bold])
+    header = ["criterion", "ranking", *(f"{100 * ratio:.0f} % removed" for ratio in RATIOS)]
+    return f"### Accuracy in %, {way.title}\n\n{table(header, shown)}"
+
+
+def margins(rows: list[Row]) -> str:
+    """By how many points our best line is ahead of torch-pruning's best, paired by seed."""
+    shown = []
+    for network in networks(rows):
+        mine = [row for row in rows if row["trained"] == network]
+        for way in WAYS:
+            lines = list(lines_of(mine, way))
+            if lines:
+                shown.append([network, way.title, *(margin(lines, ratio) for ratio in RATIOS)])
+    header = ["network", "", *(f"{100 * ratio:.0f} % removed" for ratio in RATIOS)]
+    return f"## Our default against the best of torch-pruning, in points\n\n{table(header, shown)}" if shown else ""
+
+
+def margin(lines: list[tuple[str, str, Mapping[float, dict[int, float]]]], ratio: float) -> str:
+    """The mean difference of our default and torch-pruning's best line, its spread, and that line's name."""
+    ours = next((found[ratio] for name, ranking, found in lines if (name, ranking) == DEFAULT), {})
+    others = [(name, ranking, found[ratio]) for name, ranking, found in lines if not wins_for_us(name, ranking)]
+    shared = [line for line in others if set(line[2]) >= set(ours)]
+    if not ours or not shared:
+        return ""
+    name, ranking, best = max(shared, key=lambda line: _mean(line[2]))
+    return f"{signed([100 * (ours[seed] - best[seed]) for seed in ours])} ({name}, {ranking})"
+
+
+DEFAULT = ("group-fisher", "measured")
+
+
+def signed(differences: list[float]) -> str:
+    """Mean ± spread with its sign."""
+    text = cell(differences)
+    return text if text.startswith("-") else f"+{text}"
+
+
+def correlations(rows: list[Row]) -> str:
+    """Leaving one out, a column pair for each network."""
+    shown = []
+    names = networks(rows)
+    for name in ENTRIES:
+        found = [
+            cell(
+                values([r for r in rows if r["trained"] == network], key, protocol="alone", criterion=name).values(),
+                1,
+                3,
+            )
+            for network in names
+            for key in ("network", "layers")
+        ]
+        if any(found):
+            shown.append([label(name), *found])
+    header = ["criterion", *(f"{network}, {what}" for network in names for what in ("whole", "per group"))]
+    title = "## Leave one out: Spearman's correlation of scores and measured losses"
+    return f"{title}\n\n{table(header, shown)}" if shown else ""
+
+
+def times(rows: list[Row]) -> str:
+    """Processor time of scoring data, per plain forward and backward."""
+    measured = [row for row in rows if row["protocol"] == "time"]
+    shown = []
+    for name in dict.fromkeys(row["criterion"] for row in measured):
+        found = [
+            cell(values([r for r in measured if r["trained"] == network], "ratio", criterion=name).values(), 1, 2)
+            for network in networks(measured)
+        ]
+        shown.append([label(name), *found])
+    title = "## Time to score, per plain forward and backward"
+    return f"{title}\n\n{table(['criterion', *networks(measured)], shown)}" if shown else ""
+
+
+def _mean(found: Mapping[int, float]) -> float:
+    return statistics.mean(found.values()) if found else -1.0
