@@ -26,7 +26,7 @@ from hfp.schedule import Bundle, Rules
 
 LEVELS = (0.25, 0.5, 0.75, 0.875, 1.0)
 """Shares of what a group may lose at which the loss is measured."""
-SAMPLES = 512
+SAMPLES = 256
 """How many samples it is measured on, or as many as there are; whole batches."""
 
 Kept = Mapping[str, Sequence[int]]

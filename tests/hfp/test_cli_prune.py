@@ -163,6 +163,7 @@ def test_export_gives_the_same_outputs(factory, tmp_path, capsys):
         (["resnet8", "--macs", "0.5", "--repair", "bias", "--out", "m"], "--repair needs images"),
         (["resnet8", "--macs", "0.5", "--repair", "magic", "--out", "m"], "invalid choice: 'magic'"),
         (["resnet8", "--macs", "0.5", "--importance", "taylor", "--out", "m"], "scores with images: --data NAME"),
+        (["resnet8", "--macs", "0.5", "--ranking", "measured", "--out", "m"], "losses on images: --data NAME"),
         (["resnet8", "--macs", "0.5", "--importance", "best", "--out", "m"], "best"),
         (["resnet8", "--macs", "0.5", "--device", "gpu", "--out", "m"], "no device 'gpu' here"),
         (["resnet8", "--macs", "0.5", "--pretrained", "--out", "m"], "--pretrained loads timm's weights"),
