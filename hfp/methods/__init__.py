@@ -2,6 +2,7 @@
 
 from hfp.methods import (  # noqa: F401  (each registers itself)
     ca_hfp,
+    ca_hfp_paper,
     dapperfl,
     fedavg,
     fedmp,

@@ -36,7 +36,11 @@ class CAHFP(Method):
     eq. 15 ``g w + h w²``, ``taylor`` its eq. 14 ``-g w + h w² / 2``); `estimator` of ``g`` and ``h`` from the clients'
     model variations, and `smoothing`, the share of the last estimate that stays; `rule`, how entries that a client did
     not hold enter the mean: ``fill`` with the global value (the paper's) or the mean over ``holders``; `explore`, the
-    share of a client's channels that are drawn at random from those that don't score best, so that all get trained.
+    share of a client's channels that are drawn at random from those that don't score best, so that all get trained;
+    `shrink`, the share `λ` of the perturbation ``e_t = Σ_k p_k (1 - m_k) w_t`` that every round takes off the global
+    parameters. Clients train submodels that lack what they did not hold, and the full model must not depend on it either.
+    With ``fill``, a client then counts with ``(1 - λ) w_t`` for what it did not hold: 0 is the paper's reconstruction,
+    1 is none.
 
     Estimating costs the server three models' memory beside the global one, and the clients nothing.
     """
@@ -45,12 +49,13 @@ class CAHFP(Method):
     source: ClassVar[str] = "arXiv 2603.12591"
     summary: ClassVar[str] = "each client trains the channels whose removal costs the least; fill with global values"
 
-    warmup: int = 2
+    warmup: int = 1
     form: str = "curvature"
     estimator: str = "fisher"
     smoothing: float = 0.5
     rule: str = "fill"
     explore: float = 0.0
+    shrink: float = 0.3
 
     def __post_init__(self) -> None:
         """Check the options."""
@@ -59,6 +64,8 @@ class CAHFP(Method):
         for name, share in (("smoothing", self.smoothing), ("explore", self.explore)):
             if not 0 <= share < 1:
                 raise InputError(f"{name} must be in [0, 1); found {share}")
+        if not 0 <= self.shrink <= 1:
+            raise InputError(f"shrink must be in [0, 1]; found {self.shrink}")
         for kind, value, known in (
             ("rule", self.rule, RULES),
             ("form", self.form, FORMS),
@@ -116,13 +123,16 @@ class VariationCollector:
     def finish(self) -> ServerState:
         """The state of the next round: new weights, new estimates and, once warm-up is over, new scores."""
         state, method = self._state, self._method
+        coverage = self._gradients.coverage()
         variation = state.memory.variation.update(
             gradient_sum=self._gradients.gradient(),
             square_sum=self._gradients.square(),
-            coverage=self._gradients.coverage(),
+            coverage=coverage,
             weights=self._parameters,
         )
         weights = self._aggregator.result()
+        for name, before in self._parameters.items():
+            weights[name] -= method.shrink * (1 - coverage[name]) * before
         warm = state.round + 1 >= method.warmup
         scores = method.score(self._setting, variation, weights) if warm else None
         return ServerState(state.round + 1, weights, Memory(variation, scores))

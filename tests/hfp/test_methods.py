@@ -38,7 +38,7 @@ def setting():
 
 def test_ca_hfp_fills_with_the_global_values(setting):
     model, setting = setting
-    method = create_method("ca-hfp")
+    method = create_method("ca-hfp-paper")
     state = begin(model, method, setting)
     updates, after = one_round(setting, method, state)
     for name, before in state.weights.items():
@@ -48,9 +48,41 @@ def test_ca_hfp_fills_with_the_global_values(setting):
         assert torch.equal(after.weights[name][nobody], before[nobody])
 
 
+@pytest.mark.parametrize("shrink", [0.3, 1.0])
+def test_ca_hfp_fills_with_shrunken_global_values(setting, shrink):
+    model, setting = setting
+    method = create_method("ca-hfp", rule="fill", shrink=shrink)
+    state = begin(model, method, setting)
+    updates, after = one_round(setting, method, state)
+    for name, before in state.weights.items():
+        elsewhere = (1 - shrink) * before if name in setting.parameters else before
+        expected = sum(u.client.samples / SAMPLES * dense(u, name, elsewhere).double() for u in updates)
+        torch.testing.assert_close(after.weights[name].double(), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_ca_hfp_takes_a_share_of_the_perturbation_off_the_mean_over_holders(setting):
+    model, setting = setting
+    plain, shrunken = (create_method("ca-hfp", rule="holders", shrink=shrink) for shrink in (0.0, 0.25))
+    state = begin(model, plain, setting)
+    (updates, without), (_, after) = (one_round(setting, method, state) for method in (plain, shrunken))
+    for name in setting.parameters:
+        missing = sum(u.client.samples / SAMPLES * (~held(u, name)).double() for u in updates)
+        expected = without.weights[name] - 0.25 * missing * state.weights[name]
+        torch.testing.assert_close(after.weights[name], expected, rtol=1e-12, atol=1e-12)
+
+
+def test_ca_hfp_leaves_the_weights_of_the_round_before_alone(setting):
+    model, setting = setting
+    method = create_method("ca-hfp")
+    state = begin(model, method, setting)
+    before = {name: tensor.clone() for name, tensor in state.weights.items()}
+    one_round(setting, method, state)
+    assert all(torch.equal(state.weights[name], tensor) for name, tensor in before.items())
+
+
 def test_ca_hfp_averages_over_holders_when_asked(setting):
     model, setting = setting
-    method = create_method("ca-hfp", rule="holders")
+    method = create_method("ca-hfp", rule="holders", shrink=0.0)
     state = begin(model, method, setting)
     updates, after = one_round(setting, method, state)
     for name in setting.parameters:

@@ -1,0 +1,23 @@
+"""CA-HFP as its paper has it: nothing is added to the reconstruction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from hfp.methods.ca_hfp import CAHFP
+from hfp.methods.registry import register
+
+
+@register
+@dataclass(frozen=True)
+class CAHFPPaper(CAHFP):
+    """`CAHFP` that fills with the unchanged global values (`shrink` 0); the score is ``h w²``, that of its tables.
+
+    `form` ``paper`` is its eq. 15 as printed.
+    """
+
+    name: ClassVar[str] = "ca-hfp-paper"
+    summary: ClassVar[str] = "ca-hfp in the paper's own form: what a client did not hold stays as it is"
+
+    shrink: float = 0.0
