@@ -32,15 +32,18 @@ class Memory:
 class CAHFP(Method):
     """CA-HFP, METHODS of arXiv 2603.12591: random submodels first, then those whose removal costs the least loss.
 
-    Options: `warmup`, rounds of random masks; `form`, the score of a channel (``curvature`` is ``h w²``, ``paper`` its
-    eq. 15 ``g w + h w²``, ``taylor`` its eq. 14 ``-g w + h w² / 2``); `estimator` of ``g`` and ``h`` from the clients'
-    model variations, and `smoothing`, the share of the last estimate that stays; `rule`, how entries that a client did
-    not hold enter the mean: ``fill`` with the global value (the paper's) or the mean over ``holders``; `explore`, the
-    share of a client's channels that are drawn at random from those that don't score best, so that all get trained;
-    `shrink`, the share `λ` of the perturbation ``e_t = Σ_k p_k (1 - m_k) w_t`` that every round takes off the global
-    parameters. Clients train submodels that lack what they did not hold, and the full model must not depend on it either.
-    With ``fill``, a client then counts with ``(1 - λ) w_t`` for what it did not hold: 0 is the paper's reconstruction,
-    1 is none.
+    Options: `warmup`, rounds of random masks, and whether these are `nested` (one random order of the channels for all
+    clients and rounds) or drawn for every client and round alone; `form`, the score of a channel (``curvature`` is
+    ``h w²``, ``paper`` its eq. 15 ``g w + h w²``, ``taylor`` its eq. 14 ``-g w + h w² / 2``); `estimator` of ``g`` and
+    ``h`` from the clients' model variations, and `smoothing`, the share of the last estimate that stays; `rule`, how
+    entries that a client did not hold enter the mean: ``fill`` with the global value (the paper's) or the mean over
+    ``holders``; `explore`, the share of a client's channels that are drawn at random from those that don't score best,
+    so that all get trained; `shrink`, the share ``λ`` of the perturbation ``e_t = Σ_k p_k (1 - m_k) w_t`` that every
+    round takes off the global parameters.
+
+    Why shrink: a submodel learns to do without what its client does not hold, and in the full model what nobody trains
+    is noise. With ``fill`` a client counts with ``(1 - λ) w_t`` for what it did not hold: 0 is the paper's
+    reconstruction, 1 leaves it out. `hfp.methods.ca_hfp_paper` has the paper's own form.
 
     Estimating costs the server three models' memory beside the global one, and the clients nothing.
     """
@@ -50,6 +53,7 @@ class CAHFP(Method):
     summary: ClassVar[str] = "each client trains the channels whose removal costs the least; fill with global values"
 
     warmup: int = 1
+    nested: bool = True
     form: str = "curvature"
     estimator: str = "fisher"
     smoothing: float = 0.5
@@ -87,9 +91,9 @@ class CAHFP(Method):
         """Random channels during warm-up, the best by score after it; as many as the client's ratio leaves."""
         groups, scores = setting.groups, state.memory.scores
         drawn = generator(setting.seed, "mask", state.round, client.index)
-        if scores is None:
-            return keep_random(groups, client.ratio, drawn)
-        return keep_best(groups, client.ratio, scores, self.explore, drawn)
+        if scores is not None:
+            return keep_best(groups, client.ratio, scores, self.explore, drawn)
+        return keep_random(groups, client.ratio, generator(setting.seed, "mask") if self.nested else drawn)
 
     def collect(self, setting: Setting, state: ServerState) -> VariationCollector:
         """Averages the submodels and estimates ``g`` and ``h`` on the way."""

@@ -12,12 +12,15 @@ from hfp.methods.registry import register
 @register
 @dataclass(frozen=True)
 class CAHFPPaper(CAHFP):
-    """`CAHFP` that fills with the unchanged global values (`shrink` 0); the score is ``h w²``, that of its tables.
+    """`CAHFP` that fills with the unchanged global values, after two rounds in which every client's mask is random.
 
-    `form` ``paper`` is its eq. 15 as printed.
+    The score is ``h w²``, that of its tables; `form` ``paper`` is its eq. 15 as printed.
     """
 
     name: ClassVar[str] = "ca-hfp-paper"
     summary: ClassVar[str] = "ca-hfp in the paper's own form: what a client did not hold stays as it is"
 
+    warmup: int = 2
+    nested: bool = False
+    rule: str = "fill"
     shrink: float = 0.0

@@ -88,7 +88,7 @@ def test_without_matplotlib_a_run_ends_and_says_so(tmp_path, monkeypatch, capsys
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["run", "--method", "ca-hpf"], "did you mean ca-hfp?"),
+        (["run", "--method", "ca-hpf"], "did you mean ca-hfp or ca-hfp-paper?"),
         (["run", "--dataset", "digist"], "did you mean digits"),
         (["run", "--model", "resnet9"], "unknown model 'resnet9'; did you mean"),
         (["run", "--ratio", "1.0"], "ratio must be in [0, 1)"),

@@ -37,7 +37,7 @@ def test_a_ratio_per_client_survives_json():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"method": "ca-hpf"}, r"unknown method 'ca-hpf'; did you mean ca-hfp\?"),
+        ({"method": "ca-hpf"}, r"unknown method 'ca-hpf'; did you mean ca-hfp or ca-hfp-paper\?"),
         ({"dataset": "digit"}, r"unknown data set 'digit'; did you mean digits\?"),
         ({"partition": "irichlet"}, "did you mean dirichlet"),
         ({"batch_norm": "keep"}, "unknown batch-norm policy 'keep'"),

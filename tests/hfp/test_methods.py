@@ -133,7 +133,7 @@ def test_ca_hfp_scores_channels_by_their_entries(setting, form):
 
 def test_ca_hfp_draws_other_random_masks_each_round_and_client_until_warmup_ends(setting):
     model, setting = setting
-    method = create_method("ca-hfp", warmup=2)
+    method = create_method("ca-hfp", warmup=2, nested=False)
     first = begin(model, method, setting)
     _, second = one_round(setting, method, first)
     _, third = one_round(setting, method, second)
@@ -143,6 +143,19 @@ def test_ca_hfp_draws_other_random_masks_each_round_and_client_until_warmup_ends
     assert maps[0][0] != maps[0][1]
     assert maps[0][0] != maps[1][0]
     assert maps[2][0] == maps[2][1]
+
+
+@pytest.mark.parametrize("ratio", [0.3, 0.75])
+def test_random_masks_can_be_nested_over_clients_and_rounds(setting, ratio):
+    model, setting = setting
+    method = create_method("ca-hfp", warmup=2, nested=True)
+    first = begin(model, method, setting)
+    _, second = one_round(setting, method, first)
+    narrow, wide = Client(7, 10, ratio), Client(8, 10, 0.25)
+    assert method.plan(setting, first, narrow) == method.plan(setting, second, narrow)
+    for name in setting.groups.names:
+        small, large = (set(method.plan(setting, first, client).kept[name]) for client in (narrow, wide))
+        assert small <= large
 
 
 def test_ca_hfp_keeps_the_highest_scores(setting):
