@@ -50,14 +50,14 @@ class CAHFP(Method):
 
     name: ClassVar[str] = "ca-hfp"
     source: ClassVar[str] = "arXiv 2603.12591"
-    summary: ClassVar[str] = "each client trains the channels whose removal costs the least; fill with global values"
+    summary: ClassVar[str] = "each client trains the channels whose removal costs the least; what few train shrinks"
 
     warmup: int = 1
     nested: bool = True
     form: str = "curvature"
     estimator: str = "fisher"
     smoothing: float = 0.5
-    rule: str = "fill"
+    rule: str = "holders"
     explore: float = 0.0
     shrink: float = 0.3
 
