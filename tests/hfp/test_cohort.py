@@ -124,7 +124,7 @@ def setting():
     return model, setting_of(model)
 
 
-@pytest.mark.parametrize("name", ["ca-hfp", "heterofl", "fedmp"])
+@pytest.mark.parametrize("name", ["ca-hfp-paper", "heterofl", "fedmp"])
 def test_a_late_change_is_made_to_the_weights_of_today(setting, name):
     model, setting = setting
     method, random = create_method(name), torch.Generator().manual_seed(1)
