@@ -93,7 +93,7 @@ class AccumulatedImportance(DiagonalImportance):
 
         Raises:
             CriterionError: an empty loader, a loss that isn't finite or has no gradient, a model of other shapes than
-                before, a layer with weights whose output isn't a tensor.
+                before.
         """
         self._add(self._measure(unwrapped(model), batches, Pass(loss_fn, reduction, forward, autocast, progress)))
 
@@ -140,7 +140,10 @@ class AccumulatedImportance(DiagonalImportance):
         if self._moments is None:
             raise CriterionError("nothing has been accumulated; call accumulate(model, batches, loss_fn) first")
         if name not in self._moments.gradient:
-            raise CriterionError(f"nothing was accumulated for parameter {name!r}; is this the same model?")
+            raise CriterionError(
+                f"nothing was accumulated for parameter {name!r}: it is of another model, or of a layer that returns "
+                "no tensor (a recurrent one), whose weights have no gradient per sample; put that into ignored_layers"
+            )
         return self._moments.gradient[name] / self.samples, self._moments.curvature[name] / self.samples
 
     def _add(self, moments: Moments) -> None:

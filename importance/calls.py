@@ -9,15 +9,18 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from hfp.importance.errors import CriterionError
 from hfp.importance.squares import Call
 
 
 @dataclass
 class CallRecorder:
-    """The calls of one batch, by the layer's name; a call whose output had no influence on the loss is left out."""
+    """The calls of one batch, by the layer's name; a call whose output had no influence on the loss is left out.
+
+    opaque: layers that return no tensor (recurrent ones): their weights have no gradient per sample.
+    """
 
     calls: dict[str, list[Call]] = field(default_factory=dict)
+    opaque: set[str] = field(default_factory=set)
 
 
 def layers_and_bare(model: nn.Module) -> tuple[dict[str, nn.Module], list[str]]:
@@ -53,12 +56,10 @@ def recording_calls(layers: Mapping[str, nn.Module]) -> Iterator[CallRecorder]:
 
 
 def _record(recorder: CallRecorder, name: str) -> Any:
-    def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> Tensor:
+    def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         if not isinstance(output, Tensor):
-            raise CriterionError(
-                f"layer {name!r} ({type(module).__name__}) returns a {type(output).__name__}, not a tensor: its "
-                "weights have no per-sample gradients"
-            )
+            recorder.opaque.add(name)
+            return output
         kept = tuple(value.detach() if isinstance(value, Tensor) else value for value in args)
         written = output if output.requires_grad else output.detach().requires_grad_()
         written.register_hook(lambda grad: recorder.calls.setdefault(name, []).append(Call(kept, grad.detach())))

@@ -7,9 +7,11 @@ layer, so that no dependency graph is needed while accumulating; a criterion add
 Weight gradients are never computed: a pass costs less than a training step.
 
 Three kinds of reading:
-- convolution and linear layers read channels one by one: the definition above, at their inputs;
+- convolution and linear layers, and those that `register_layer` was told of, read channels one by one: the definition
+  above, at their inputs;
 - layer and group normalisation also mix channels through mean and variance: see `norms`;
-- attention multiplies query and key channels with no layer in between, so linear layers' outputs are recorded too.
+- attention multiplies query and key channels with no layer in between, so linear layers' outputs are recorded too;
+  torch's own attention calls no layers at all: see `attention`.
 """
 
 from __future__ import annotations
@@ -17,15 +19,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 
+from hfp.importance.attention import recording_attention
 from hfp.importance.errors import CriterionError
-from hfp.importance.layers import is_depthwise
-from hfp.importance.norms import NORMS, channel_dim_of, norm_gate
+from hfp.importance.layers import reads_along
+from hfp.importance.norms import NORMS, Norm, channel_dim_of, norm_gate
 
 Key = tuple[str, str]
 
@@ -88,11 +91,14 @@ def recording_gates(model: nn.Module, means: bool = False) -> Iterator[GateRecor
             if isinstance(module, NORMS):
                 handles.append(module.register_forward_pre_hook(_make_differentiable))
                 handles.append(module.register_forward_hook(_record_statistics(recorder, name)))
-            elif isinstance(module, (_ConvNd, nn.Linear)) and not is_depthwise(module):
-                handles.append(module.register_forward_pre_hook(_record_input(recorder, name)))
-                if isinstance(module, nn.Linear):
-                    handles.append(module.register_forward_hook(_record_output(recorder, name)))
-        yield recorder
+                continue
+            channel_dim = reads_along(module)
+            if channel_dim is not None:
+                handles.append(module.register_forward_pre_hook(_record_input(recorder, name, channel_dim)))
+            if isinstance(module, nn.Linear):
+                handles.append(module.register_forward_hook(_record_output(recorder, name)))
+        with recording_attention(model, _alias, partial(_record_tokens, recorder)):
+            yield recorder
     finally:
         for handle in handles:
             handle.remove()
@@ -100,7 +106,8 @@ def recording_gates(model: nn.Module, means: bool = False) -> Iterator[GateRecor
 
 def per_sample(values: Tensor, channel_dim: int, size: int) -> Tensor:
     """Sum values of shape `[size * k, channel, ...]` or `[size * k, ..., channel]` into `[size, channel]`."""
-    if channel_dim == -1:
+    if channel_dim != 1:
+        values = values.movedim(channel_dim, -1)
         return values.reshape(size, -1, values.shape[-1]).sum(1)
     return values.reshape(size, len(values) // size, values.shape[1], -1).sum((1, 3))
 
@@ -111,13 +118,16 @@ def _make_differentiable(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any,
 
 def _alias(x: Tensor) -> Tensor:
     """A tensor whose gradient is that of one reader alone, also where the original needs none."""
+    if not torch.is_grad_enabled():
+        return x
     return x.view_as(x) if x.requires_grad else x.detach().requires_grad_()
 
 
-def _record_input(recorder: GateRecorder, name: str) -> Any:
+def _record_input(recorder: GateRecorder, name: str, channel_dim: int) -> Any:
     def hook(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        if not torch.is_grad_enabled():
+            return args  # a checkpoint's first pass; the layer runs again when its gradient is wanted
         x = _alias(args[0])
-        channel_dim = -1 if isinstance(module, nn.Linear) else 1
         if not recorder.splits(name, x):
             return (x, *args[1:])
         _record_product(recorder, (name, "in"), x, channel_dim)
@@ -130,11 +140,18 @@ def _record_input(recorder: GateRecorder, name: str) -> Any:
 
 def _record_output(recorder: GateRecorder, name: str) -> Any:
     def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        if not output.requires_grad:
+            return output
         if recorder.splits(name, output):
             _record_product(recorder, (name, "out"), output, -1)
         return output.clone()  # the next layer may work in place
 
     return hook
+
+
+def _record_tokens(recorder: GateRecorder, name: str, side: str, x: Tensor) -> None:
+    if x.requires_grad and recorder.splits(name, x):
+        _record_product(recorder, (name, side), x, -1)
 
 
 def _record_product(recorder: GateRecorder, key: Key, x: Tensor, channel_dim: int) -> None:
@@ -153,9 +170,9 @@ def _record_mean(recorder: GateRecorder, name: str, x: Tensor, channel_dim: int)
 
 
 def _record_statistics(recorder: GateRecorder, name: str) -> Any:
-    def hook(module: nn.LayerNorm | nn.GroupNorm, args: tuple[Any, ...], output: Tensor) -> Tensor:
+    def hook(module: Norm, args: tuple[Any, ...], output: Tensor) -> Tensor:
         x = args[0].detach()
-        if not recorder.splits(name, x):
+        if not output.requires_grad or not recorder.splits(name, x):
             return output
         channel_dim = channel_dim_of(module, x, output.detach())
         recorder.channels[name, "out"] = x.shape[channel_dim]

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hfp.importance.accumulated import Moments, check_finite
 from hfp.importance.batches import Pass
@@ -20,14 +20,19 @@ def mean_gradient_of(model: nn.Module, batches: Iterable[Any], run: Pass) -> Mom
         CriterionError: a gradient that isn't finite, and what `Pass` raises.
     """
     total: Moments | None = None
-    names = [name for name, _ in model.named_parameters()]
     with untouched(model, parameters_require_grad=True):
         for batch, size in run.batches(batches, model):
             output = run.output(model, batch)
-            loss = run.loss_sum(output, run.target(output, batch, size), size) * run.scale
-            values = torch.autograd.grad(loss, list(model.parameters()), materialize_grads=True)
-            gradient = check_finite({name: value / run.scale for name, value in zip(names, values, strict=True)})
+            (run.loss_sum(output, run.target(output, batch, size), size) * run.scale).backward()
+            gradient = check_finite(
+                {name: _taken(parameter) / run.scale for name, parameter in model.named_parameters()}
+            )
             moments = Moments(size, gradient, {name: torch.zeros_like(value) for name, value in gradient.items()})
             total = moments if total is None else total.plus(moments)
     assert total is not None
     return total
+
+
+def _taken(parameter: nn.Parameter) -> Tensor:
+    found, parameter.grad = parameter.grad, None
+    return torch.zeros_like(parameter) if found is None else found

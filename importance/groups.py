@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hfp.importance.errors import CriterionError
-from hfp.importance.layers import Slot, channel_sums, tensors_of
+from hfp.importance.layers import Slot, channel_sums, registered_slot, tensors_of
 
 
 @dataclass(frozen=True)
@@ -69,10 +69,13 @@ def root_name(group: Any) -> str:
 def members(group: Any) -> Iterator[Member]:
     """The layers and bare parameters of a group, in its order; operations without tensors are left out.
 
+    A parameter that the table has in a row of its module's type stands for that module, once.
+
     Raises:
         CriterionError: when torch-pruning doesn't know which channel of the root an index belongs to.
     """
     position = _positions(group)
+    seen: set[tuple[str, str]] = set()
     for item in group:
         node = item.dep.target
         if _is_operation(node.module):
@@ -84,7 +87,12 @@ def members(group: Any) -> Iterator[Member]:
         direction = "out" if group._DG.is_out_channel_pruning_fn(item.dep.handler) else "in"
         indices = torch.tensor(list(item.idxs), dtype=torch.long)
         positions = position[torch.tensor(list(roots), dtype=torch.long)]
-        yield Member(name, node.module, direction, indices, positions, node.pruning_dim)
+        owner = _owner(group, name, node) if isinstance(node.module, nn.Parameter) else None
+        if owner is None:
+            yield Member(name, node.module, direction, indices, positions, node.pruning_dim)
+        elif (owner[0], owner[2]) not in seen:
+            seen.add((owner[0], owner[2]))
+            yield Member(*owner, indices, positions, -1)
 
 
 def operations(group: Any) -> Iterator[str]:
@@ -100,6 +108,16 @@ def _positions(group: Any) -> Tensor:
     position = torch.full((int(roots.max()) + 1,), -1, dtype=torch.long)
     position[roots] = torch.arange(len(roots))
     return position
+
+
+def _owner(group: Any, name: str, node: Any) -> tuple[str, nn.Module, str] | None:
+    """(name, module, direction) of the module that holds a parameter, if the table knows the place in its type."""
+    path, _, attribute = name.rpartition(".")
+    module = group._DG.model.get_submodule(path)
+    if isinstance(module, nn.MultiheadAttention):
+        return None  # its parameters hold channels of several groups
+    direction = registered_slot(module, attribute, node.pruning_dim, node.module.dim())
+    return None if direction is None else (path, module, direction)
 
 
 def _is_operation(module: object) -> bool:

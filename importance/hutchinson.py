@@ -39,6 +39,7 @@ class HutchinsonImportance(AccumulatedImportance):
             for batch, size in run.batches(batches, model):
                 output = run.output(model, batch)
                 loss = run.loss_sum(output, run.target(output, batch, size), size)
+                _check_differentiable_twice(loss)
                 gradient, curvature = self._probe(loss, list(model.parameters()))
                 named = dict(zip(names, gradient, strict=True)), dict(zip(names, curvature, strict=True))
                 moments = Moments(size, check_finite(named[0]), check_finite(named[1]))
@@ -66,3 +67,24 @@ class HutchinsonImportance(AccumulatedImportance):
 
     def _signs(self, like: Tensor) -> Tensor:
         return torch.randint(0, 2, like.shape, generator=self._generator).to(like).mul_(2).sub_(1)
+
+
+def _check_differentiable_twice(loss: Tensor) -> None:
+    """Reentrant checkpoints cut the graph off: what is behind them would silently count as zero.
+
+    Raises:
+        CriterionError: the loss was computed through one.
+    """
+    left: list[Any] = [loss.grad_fn]
+    seen: set[Any] = set()
+    while left:
+        node = left.pop()
+        if node in seen or node is None:
+            continue
+        seen.add(node)
+        if node.name() == "CheckpointFunctionBackward":
+            raise CriterionError(
+                "activations are recomputed with use_reentrant=True, which can't be differentiated twice: checkpoint "
+                "with use_reentrant=False, or turn checkpointing off"
+            )
+        left.extend(behind for behind, _ in node.next_functions)

@@ -36,12 +36,17 @@ class Slot:
 
 Slots = tuple[Slot, ...]
 _TABLE: dict[tuple[type, str], Slots | Callable[[nn.Module], Slots]] = {}
+_READS_ALONG: dict[type, int] = {}
 
 
-def register_layer(layer_type: type, direction: str, slots: Slots | Callable[[nn.Module], Slots]) -> None:
+def register_layer(
+    layer_type: type, direction: str, slots: Slots | Callable[[nn.Module], Slots], channel_dim: int = 1
+) -> None:
     """Say where layers of this type (and its subclasses) hold their channels.
 
     `slots` is a tuple of `Slot`, or a function from the layer to one where that depends on the layer's options.
+    channel_dim: with direction "in", the dimension of the layer's first input that counts the channels; criteria that
+    follow activations read them there.
 
     Raises:
         CriterionError: when the direction is neither "in" nor "out".
@@ -49,6 +54,25 @@ def register_layer(layer_type: type, direction: str, slots: Slots | Callable[[nn
     if direction not in ("in", "out"):
         raise CriterionError(f'a direction is "in" or "out", not {direction!r}')
     _TABLE[layer_type, direction] = slots
+    if direction == "in":
+        _READS_ALONG[layer_type] = channel_dim
+
+
+def reads_along(layer: nn.Module) -> int | None:
+    """The dimension of its input in which the layer reads channels one by one; None where it doesn't."""
+    if is_depthwise(layer):
+        return None  # it passes channels on
+    return next((_READS_ALONG[cls] for cls in type(layer).__mro__ if cls in _READS_ALONG), None)
+
+
+def registered_slot(layer: nn.Module, tensor: str, dim: int, rank: int) -> str | None:
+    """The direction in which a layer type's row names this tensor and dimension; None where no row does."""
+    for direction in ("in", "out"):
+        if any((cls, direction) in _TABLE for cls in type(layer).__mro__) and any(
+            slot.tensor == tensor and slot.dim % rank == dim % rank for slot in slots_of(layer, direction, tensor)
+        ):
+            return direction
+    return None
 
 
 def slots_of(layer: nn.Module, direction: str, name: str) -> Slots:
@@ -75,6 +99,12 @@ def tensors_of(layer: nn.Module, direction: str, name: str) -> Iterator[tuple[st
             tensor = getattr(tensor, part) if part else tensor
         if isinstance(tensor, Tensor):
             yield ".".join(part for part in (name, slot.tensor) if part), tensor, slot
+
+
+def channels_of(layer: nn.Module, direction: str, name: str) -> int:
+    """How many channels a layer has in a direction, by the first of its tensors that the table names."""
+    _, tensor, slot = next(tensors_of(layer, direction, name))
+    return tensor.shape[slot.dim] * (getattr(layer, "groups", 1) if slot.grouped else 1) // slot.blocks
 
 
 def channel_sums(entries: Tensor, slot: Slot, groups: int = 1) -> Tensor:
@@ -106,10 +136,11 @@ def _register_all() -> None:
     register_layer(_ConvTransposeNd, "out", (Slot("weight", 1, grouped=True), Slot("bias", 0)))
     register_layer(_ConvTransposeNd, "in", (Slot("weight", 0),))
     register_layer(nn.Linear, "out", (Slot("weight", 0), Slot("bias", 0)))
-    register_layer(nn.Linear, "in", (Slot("weight", 1),))
+    register_layer(nn.Linear, "in", (Slot("weight", 1),), channel_dim=-1)
     for norm in (_BatchNorm, nn.GroupNorm, _InstanceNorm):
         register_layer(norm, "out", _vector)
     register_layer(nn.LayerNorm, "out", (Slot("weight", -1), Slot("bias", -1)))
+    register_layer(nn.RMSNorm, "out", (Slot("weight", -1),))
     register_layer(nn.PReLU, "out", _prelu)
     register_layer(nn.Embedding, "out", (Slot("weight", 1),))
     register_layer(

@@ -5,7 +5,8 @@ away: give channel `c` the weight \(\gamma\) in them. With \(\hat x = (x - \mu)/
 the statistics span beside channels, \(d\mu/d\gamma_c = \sigma \sum_p \hat x_{c,p} / (CP)\) and \(d\sigma^2/d\gamma_c =
 \sigma^2 \sum_p (\hat x_{c,p}^2 - 1) / (CP)\), so that for output gradients `g` and weights `w`
 \(v_c = -\tfrac{1}{CP} \sum_p (\hat x_{c,p} \sum g w + \tfrac12 (\hat x_{c,p}^2 - 1) \sum g w \hat x)\), the inner sums
-running over everything that shares the statistics. (The 1 is \(\sigma^2/(\sigma^2 + \epsilon)\), exactly.)
+running over everything that shares the statistics. (The 1 is \(\sigma^2/(\sigma^2 + \epsilon)\), exactly.) A root mean
+square norm is the same without the mean: \(\mu = 0\), \(\sigma^2\) the mean square, and no first term.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-NORMS = (nn.LayerNorm, nn.GroupNorm)
+NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+Norm = nn.LayerNorm | nn.GroupNorm | nn.RMSNorm
 
 
-def norm_gate(module: nn.LayerNorm | nn.GroupNorm, x: Tensor, grad: Tensor, channel_dim: int) -> Tensor:
+def norm_gate(module: Norm, x: Tensor, grad: Tensor, channel_dim: int) -> Tensor:
     """`v` before summing over positions, of the shape of `x`; `grad` is that of the norm's output."""
     if isinstance(module, nn.GroupNorm):
         weight = None if module.weight is None else module.weight.detach()[:, None]
@@ -28,25 +30,30 @@ def norm_gate(module: nn.LayerNorm | nn.GroupNorm, x: Tensor, grad: Tensor, chan
     if module.weight is not None:
         weighted = weighted * module.weight.detach()
     dims = tuple(range(-len(module.normalized_shape), 0))
-    return _gate(values, weighted, dims, module.eps).movedim(-1, channel_dim)
+    eps = torch.finfo(x.dtype).eps if module.eps is None else module.eps
+    return _gate(values, weighted, dims, eps, centred=not isinstance(module, nn.RMSNorm)).movedim(-1, channel_dim)
 
 
-def channel_dim_of(module: nn.LayerNorm | nn.GroupNorm, x: Tensor, output: Tensor) -> int:
+def channel_dim_of(module: Norm, x: Tensor, output: Tensor) -> int:
     """Where a norm's channels are: 1 for a group norm and channels-first kinds of layer norm, else last."""
     if isinstance(module, nn.GroupNorm):
         return 1
     channels = module.normalized_shape[-1]
     if x.shape[-1] != channels:
         return 1
-    if x.dim() < 4 or x.shape[1] != channels or type(module).forward is nn.LayerNorm.forward:
+    plain = type(module).forward in (nn.LayerNorm.forward, nn.RMSNorm.forward)
+    if x.dim() < 4 or x.shape[1] != channels or plain or isinstance(module, nn.RMSNorm):
         return -1
     last = functional.layer_norm(x, module.normalized_shape, module.weight, module.bias, module.eps)
     return -1 if torch.allclose(last.detach(), output, atol=1e-3) else 1
 
 
-def _gate(x: Tensor, weighted: Tensor, dims: tuple[int, ...], eps: float) -> Tensor:
+def _gate(x: Tensor, weighted: Tensor, dims: tuple[int, ...], eps: float, centred: bool = True) -> Tensor:
     variance, mean = torch.var_mean(x, dims, correction=0, keepdim=True)
+    if not centred:
+        variance, mean = x.square().mean(dims, keepdim=True), torch.zeros_like(mean)
     normal = (x - mean) * (variance + eps).rsqrt()
     shift, stretch = weighted.sum(dims, keepdim=True), (weighted * normal).sum(dims, keepdim=True)
     members = normal.numel() // max(1, mean.numel())
+    shift = shift if centred else torch.zeros_like(shift)
     return (normal * shift + (normal.square() - variance / (variance + eps)) * stretch / 2) / -members

@@ -52,6 +52,8 @@ def _of_layers(
         (run.loss_sum(output, target, size) * run.scale).backward()
     with torch.no_grad():
         for name, layer in layers.items():
+            if name in recorder.opaque:
+                continue
             calls, prefix = recorder.calls.pop(name, []), f"{name}." if name else ""
             if any(len(call.grad) % size for call in calls):
                 unsplit += [prefix + parameter for parameter, _ in layer.named_parameters(recurse=False)]

@@ -1,0 +1,157 @@
+"""What does each closed-form repair of `hfp.prune` give back?
+
+    python examples/benchmarks/repair.py --root cifar10=PATH --report examples/benchmarks/repair.md
+
+Small networks are trained (kept in --cache), pruned to shares of their multiply-accumulates by `hfp.prune`, and
+repaired in each way from the same 1,024 training images; accuracy on test images, right away and after one epoch of
+fine-tuning. Every repair starts from the same pruned network, so that rows are paired by seed. Results are JSON lines
+and nothing that is there is run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+import hfp
+from hfp.data import Dataset, load_dataset
+from hfp.finetuning import accuracy, finetune, training_batches
+from hfp.models import create_model
+from hfp.repair import repair
+
+SHARES = (0.8, 0.5, 0.3)
+CRITERIA = ("group-fisher", "l1")
+REPAIRS: tuple[tuple[str, ...], ...] = (
+    (),
+    ("batch-norm",),
+    ("bias",),
+    ("bias", "batch-norm"),
+    ("least-squares",),
+    ("least-squares", "batch-norm"),
+)
+TUNED: tuple[tuple[str, ...], ...] = ((), ("batch-norm",), ("least-squares",))
+IMAGES, TEST, EPOCHS, BATCHES = 10_000, 2_000, 6, 8
+
+
+def smaller(data: Dataset) -> Dataset:
+    """The first images of a data set, in a fixed random order."""
+    draw = torch.Generator().manual_seed(0)
+    train, test = (
+        replace(split, images=split.images[chosen], labels=split.labels[chosen])
+        for split, size in ((data.train, IMAGES), (data.test, TEST))
+        for chosen in [torch.randperm(len(split), generator=draw)[:size]]
+    )
+    return replace(data, train=train, test=test)
+
+
+def trained(name: str, architecture: str, data: Dataset, seed: int, cache: Path) -> nn.Module:
+    """The network of a seed, trained now or read from the cache."""
+    torch.manual_seed(seed)
+    model = create_model(architecture, len(data.classes), data.shape[0])
+    file = cache / f"{name}-{architecture}-{IMAGES}x{EPOCHS}-{seed}.safetensors"
+    if file.exists():
+        model.load_state_dict(load_file(file))
+    else:
+        finetune(model, data, EPOCHS, learning_rate=0.05, seed=seed)
+        cache.mkdir(parents=True, exist_ok=True)
+        save_file(model.state_dict(), file)
+    return model.eval()
+
+
+def measure(model: nn.Module, data: Dataset, seed: int) -> Iterator[dict[str, Any]]:
+    """One row per share, criterion and repair."""
+    batches = training_batches(data, 128, BATCHES, torch.device("cpu"))
+    yield {"share": 1.0, "criterion": "", "repair": "", "accuracy": accuracy(model, data)}
+    for share in SHARES:
+        for criterion in CRITERIA:
+            pruned = hfp.prune(
+                model, batches[0][0][:2], hfp.Budget(macs=share), importance=criterion, data=batches,
+                loss_fn=cross_entropy, repair=None,
+            )  # fmt: skip
+            for kinds in REPAIRS:
+                compact = copy.deepcopy(pruned.model)
+                start = time.process_time()
+                repair(model, compact, pruned.index_map, batches, kinds)
+                row = {"share": share, "criterion": criterion, "repair": " + ".join(kinds) or "none"}
+                yield {**row, "seconds": time.process_time() - start, "accuracy": accuracy(compact, data)}
+                if criterion == "group-fisher" and kinds in TUNED and share < 0.8:
+                    finetune(compact, data, 1, seed=seed)
+                    yield {**row, "criterion": f"{criterion}, one epoch after", "accuracy": accuracy(compact, data)}
+
+
+def table(rows: Sequence[dict[str, Any]], network: str, criterion: str) -> str:
+    """Accuracies of one network and criterion: mean and standard deviation over seeds, one column a share."""
+    mine = [row for row in rows if row["network"] == network]
+    shares = sorted({row["share"] for row in mine if row["criterion"] == criterion}, reverse=True)
+    lines = [
+        "| repair | " + " | ".join(f"{100 * share:.0f} % of MACs left" for share in shares) + " |",
+        "|---|" + "---|" * len(shares),
+    ]
+    for name in dict.fromkeys(row["repair"] for row in mine if row["criterion"] == criterion):
+        cells = []
+        for share in shares:
+            found = [
+                100 * row["accuracy"]
+                for row in mine
+                if (row["criterion"], row["repair"], row["share"]) == (criterion, name, share)
+            ]
+            cells.append(f"{statistics.mean(found):.1f} ± {statistics.stdev(found) if len(found) > 1 else 0:.1f}")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def report(rows: Sequence[dict[str, Any]]) -> str:
+    """The tables as Markdown."""
+    parts = []
+    for network in dict.fromkeys(row["network"] for row in rows):
+        full = [100 * row["accuracy"] for row in rows if row["network"] == network and row["share"] == 1.0]
+        parts.append(f"## {network}, full network {statistics.mean(full):.1f} %, {len(full)} seeds\n")
+        for criterion in (*CRITERIA, "group-fisher, one epoch after"):
+            parts.append(f"Pruned by {criterion}, accuracy in %:\n\n{table(rows, network, criterion)}\n")
+    return "\n".join(parts)
+
+
+def main() -> None:
+    """Read the command line, run what is missing, write the page's tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--networks", nargs="+", default=["fmnist/resnet8", "cifar10/resnet8"])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--root", nargs="*", default=[], metavar="DATASET=PATH", help="where a data set lies")
+    parser.add_argument("--cache", type=Path, default=Path("runs/repair"))
+    parser.add_argument("--report", type=Path, help="write the tables here")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    roots = dict(item.split("=", 1) for item in given.root)
+    results = given.cache / "results.jsonl"
+    rows = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
+    for network in given.networks:
+        name, architecture = network.split("/")
+        data = None
+        for seed in given.seeds:
+            if any((row["network"], row["seed"]) == (network, seed) for row in rows):
+                continue
+            data = data or smaller(load_dataset(name, roots.get(name)))
+            model = trained(name, architecture, data, seed, given.cache)
+            found = [{"network": network, "seed": seed, **row} for row in measure(model, data, seed)]
+            with results.open("a") as file:
+                file.writelines(json.dumps(row) + "\n" for row in found)
+            rows += found
+            print(network, seed, flush=True)
+    if given.report:
+        given.report.write_text(report(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""Torch's own multi-head attention, which calls no layers: what its hidden projections read, caught while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+Record = Callable[[str, str, Tensor], None]
+"""(layer's name, "in" or "out", tensor `[samples, tokens, channels]` whose gradient is wanted)."""
+READING = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+"""Parameters whose dimension 1 reads the channels of the attention's inputs."""
+
+
+@contextmanager
+def recording_attention(model: nn.Module, alias: Callable[[Tensor], Tensor], record: Record) -> Iterator[None]:
+    """While open, record the attention's inputs under its own name and its output projection under that one's.
+
+    Attention runs without its fused path, which is only taken where nothing is differentiated anyway.
+    """
+    found = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.MultiheadAttention) and type(module).forward is nn.MultiheadAttention.forward
+    }
+    catcher = _Catcher(found, alias, record)
+    handles = [
+        module.register_forward_pre_hook(catcher.inputs(name), with_kwargs=True) for name, module in found.items()
+    ]
+    fast = torch.backends.mha.get_fastpath_enabled()
+    try:
+        torch.backends.mha.set_fastpath_enabled(False)
+        with mock.patch.object(functional, "linear", catcher.linear):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        for handle in handles:
+            handle.remove()
+
+
+class _Catcher:
+    def __init__(self, modules: dict[str, nn.MultiheadAttention], alias: Any, record: Record) -> None:
+        self._alias, self._record = alias, record
+        self._original = functional.linear
+        self._projections = {id(module.out_proj.weight): f"{name}.out_proj" for name, module in modules.items()}
+        self._batch: dict[str, int] = {}
+
+    def inputs(self, name: str) -> Any:
+        """A hook that gives query, key and value gradients of their own."""
+
+        def hook(module: nn.MultiheadAttention, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            names = ("query", "key", "value")
+            given = dict(zip(names, args, strict=False)) | {key: kwargs[key] for key in names if key in kwargs}
+            for key, width in zip(names, (module.embed_dim, module.kdim, module.vdim), strict=True):
+                x = given[key]
+                if x.dim() == 3 and width == module.embed_dim:
+                    x = self._alias(x if module.batch_first else x.transpose(0, 1))
+                    self._record(name, "in", x)
+                    given[key] = x if module.batch_first else x.transpose(0, 1)
+            query = given["query"]
+            self._batch[f"{name}.out_proj"] = query.shape[0 if module.batch_first else 1] if query.dim() == 3 else 1
+            return (*given.values(), *args[3:]), {key: kwargs[key] for key in kwargs if key not in names}
+
+        return hook
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """`functional.linear`; that of an output projection sees rows `[tokens * samples, channels]`."""
+        name = self._projections.get(id(weight))
+        if name is None:
+            return self._original(x, weight, bias)
+        rows = self._alias(self._by_sample(name, x))
+        self._record(name, "in", rows)
+        output = self._original(rows, weight, bias)
+        self._record(name, "out", output)
+        return output.transpose(0, 1).reshape(len(x), -1)
+
+    def _by_sample(self, name: str, x: Tensor) -> Tensor:
+        return x.unflatten(0, (-1, self._batch[name])).transpose(0, 1)
