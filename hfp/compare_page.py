@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 
+from hfp.charts import LIGHT, Line, line_chart, variables
 from hfp.compare import Comparison
 from hfp.compare_table import LAST, Row, Runs, cells_of, curves, grouped, headings
 from hfp.experiment import Experiment
 from hfp.methods import methods
-from hfp.svg import Line, line_chart
-
-_LIGHT = ("#0b7285", "#d9480f", "#5f3dc4", "#2b8a3e", "#c2255c", "#1864ab", "#e67700", "#495057", "#862e9c", "#087f5b")
-_DARK = ("#3bc9db", "#ff922b", "#b197fc", "#69db7c", "#faa2c1", "#74c0fc", "#ffd43b", "#ced4da", "#e599f7", "#63e6be")
 
 _STYLE = """
-:root { color-scheme: light dark; --ink: #1b2733; --soft: #5c6b7a; --paper: #ffffff; --card: #f6f8fa;
-  --rule: #dde3e9; LIGHT }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e6ebf0; --soft: #9aa8b6; --paper: #12181f; --card: #1a222b; --rule: #2c3743; DARK } }
+:root { --paper: #ffffff; --card: #f6f8fa }
+@media (prefers-color-scheme: dark) { :root { --paper: #12181f; --card: #1a222b } }
 * { box-sizing: border-box }
 body { margin: 0 auto; max-width: 1200px; padding: 2.5rem 1.25rem 4rem; background: var(--paper); color: var(--ink);
   font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif }
@@ -42,24 +37,19 @@ tr.best td:nth-child(2) { font-weight: 700 }
   margin: 1.1rem 0 }
 figure { margin: 0; background: var(--card); border: 1px solid var(--rule); border-radius: 10px; padding: .8rem }
 svg { display: block; width: 100%; height: auto }
-svg text { font-family: inherit; fill: var(--ink) }
-.title { font-size: 14px; font-weight: 600 }
-.tick, .label { font-size: 11.5px }
-svg .tick, svg .label { fill: var(--soft) }
-.grid { stroke: var(--rule) }
-.axis { stroke: var(--soft) }
-polyline { fill: none; stroke: currentColor; stroke-width: 1.8; stroke-linejoin: round }
-polyline.s0 { stroke-width: 3 }
-polyline:hover { stroke-width: 4 }
-circle { fill: currentColor }
-.band { fill: currentColor; opacity: .1 }
+svg text { font-family: inherit }
+.curve:hover path { stroke-width: 4 !important }
 COLOURS
 @media print { .legend { position: static } figure { break-inside: avoid } }
 """
 
 
 def page(comparison: Comparison, runs: Runs, rows: Sequence[Row]) -> str:
-    """The whole page."""
+    """The whole page.
+
+    Raises:
+        InputError: matplotlib isn't installed.
+    """
     title = f"{len(comparison.variants)} federated methods on {comparison.base.get('dataset', Experiment.dataset)}"
     parts = [f"<h1>{escape(title)}</h1>", f'<p class="soft">{escape(_about(comparison))}</p>', _legend(comparison)]
     for alpha in comparison.alphas:
@@ -79,12 +69,8 @@ def page(comparison: Comparison, runs: Runs, rows: Sequence[Row]) -> str:
 
 
 def _style() -> str:
-    def variables(colours: Sequence[str]) -> str:
-        return " ".join(f"--c{index}: {colour};" for index, colour in enumerate(colours))
-
-    classes = "\n".join(f".s{index} {{ color: var(--c{index}) }}" for index in range(len(_LIGHT)))
-    style = _STYLE.replace("LIGHT", variables(_LIGHT)).replace("DARK", variables(_DARK))
-    return style.replace("COLOURS", classes)
+    classes = "\n".join(f".s{index} {{ color: var(--c{index}) }}" for index in range(len(LIGHT)))
+    return variables() + _STYLE.replace("COLOURS", classes)
 
 
 def _about(comparison: Comparison) -> str:
@@ -117,10 +103,7 @@ def _section(comparison: Comparison, runs: Runs, group: Sequence[Row], alpha: fl
         for row in group
     )
     head = "".join(f"<th>{escape(text)}</th>" for text in headings(group))
-    charts = [
-        line_chart(f"Accuracy against {what}", label, "test accuracy, %", _lines(comparison, runs, alpha, size, what))
-        for what, label in (("round", "round"), ("megabytes", "megabytes moved, up and down"))
-    ]
+    charts = [round_chart(comparison, runs, alpha, size, against) for against in ("round", "megabytes")]
     return [
         f"<h2>{escape(size.capitalize())}, alpha {alpha:g}</h2>",
         f'<p class="soft">Differences are paired with {escape(comparison.variants[0].name)}. “To target” is the mean '
@@ -130,37 +113,63 @@ def _section(comparison: Comparison, runs: Runs, group: Sequence[Row], alpha: fl
     ]
 
 
-def _lines(comparison: Comparison, runs: Runs, alpha: float, size: str, against: str) -> list[Line]:
+def _over_sizes(comparison: Comparison, rows: Sequence[Row], alpha: float) -> list[str]:
+    """What changes with what clients remove, when there is more than one size."""
+    if len(comparison.sizes) < 2:
+        return []
+    charts = [
+        size_chart(comparison, rows, alpha, figure)
+        for figure in FIGURES
+        if any(FIGURES[figure][1](row) is not None for row in rows)
+    ]
+    return [f"<h2>From size to size, alpha {alpha:g}</h2>", _figures(charts)]
+
+
+FIGURES: Mapping[str, tuple[str, Callable[[Row], float | None]]] = {
+    "Accuracy": ("test accuracy, %", lambda row: row.accuracy.mean),
+    "Clients' own models on data like theirs": ("accuracy, %", lambda row: row.own and row.own.mean),
+    "Megabytes moved": ("megabytes, up and down", lambda row: row.megabytes_up + row.megabytes_down),
+    "Training": ("1e9 multiply-accumulates", lambda row: row.gmacs),
+    "Time on the clients' devices": ("simulated seconds", lambda row: row.seconds),
+}
+"""What is drawn against what clients remove: title -> label, figure."""
+
+
+def size_chart(comparison: Comparison, rows: Sequence[Row], alpha: float, title: str, *, legend: bool = False) -> str:
+    """One of `FIGURES` for every variant against the sizes, ratios in their proportions, at one alpha.
+
+    Raises:
+        InputError: matplotlib isn't installed.
+    """
+    label, figure = FIGURES[title]
+    names = [name for name, _ in comparison.sizes]
+    places = [100 * ratio for ratio in comparison.ratios] or range(len(names))
+    lines = []
+    for index, variant in enumerate(comparison.variants):
+        mine = [row for row in rows if (row.alpha, row.variant) == (alpha, variant.name)]
+        points = [(float(places[names.index(row.size)]), value) for row in mine if (value := figure(row)) is not None]
+        lines += [Line(variant.name, _colour(index), points)] if points else []
+    across = "channels removed, %" if comparison.ratios else "what clients remove"
+    zero = "ccuracy" not in title + label
+    shown = () if comparison.ratios else names
+    return line_chart(title, across, label, lines, names=shown, zero=zero, legend=legend)
+
+
+def round_chart(
+    comparison: Comparison, runs: Runs, alpha: float, size: str, against: str, *, legend: bool = False
+) -> str:
+    """Accuracy along the run `against` "round" or "megabytes", for every variant at one alpha and size.
+
+    Raises:
+        InputError: matplotlib isn't installed.
+    """
+    label = {"round": "round", "megabytes": "megabytes moved, up and down"}[against]
     places = {variant.name: index for index, variant in enumerate(comparison.variants)}
-    return [
+    lines = [
         Line(curve.variant, _colour(places[curve.variant]), curve.points)
         for curve in curves(comparison, runs, alpha, size, against)
     ]
-
-
-def _over_sizes(comparison: Comparison, rows: Sequence[Row], alpha: float) -> list[str]:
-    """What changes with what clients remove, when there is more than one size."""
-    names = [name for name, _ in comparison.sizes]
-    if len(names) < 2:
-        return []
-    figures: tuple[tuple[str, str, Callable[[Row], float]], ...] = (
-        ("Accuracy", "test accuracy, %", lambda row: row.accuracy.mean),
-        ("Megabytes moved", "megabytes, up and down", lambda row: row.megabytes_up + row.megabytes_down),
-        ("Training", "1e9 multiply-accumulates", lambda row: row.gmacs),
-        ("Time on the clients' devices", "seconds", lambda row: row.seconds),
-    )
-    charts = []
-    for title, label, figure in figures:
-        lines = []
-        for index, variant in enumerate(comparison.variants):
-            mine = [row for row in rows if (row.alpha, row.variant) == (alpha, variant.name)]
-            points = [(float(names.index(row.size)), figure(row)) for row in mine]
-            if points:
-                lines.append(Line(variant.name, _colour(index), points))
-        if lines:
-            zero = title != "Accuracy"
-            charts.append(line_chart(title, "what clients remove", label, lines, names=names, zero=zero))
-    return [f"<h2>From size to size, alpha {alpha:g}</h2>", _figures(charts)]
+    return line_chart(f"Accuracy against {against}", label, "test accuracy, %", lines, legend=legend)
 
 
 def _figures(charts: Sequence[str]) -> str:
@@ -174,4 +183,4 @@ def _sources(comparison: Comparison) -> str:
 
 
 def _colour(index: int) -> int:
-    return index % len(_LIGHT)
+    return index % len(LIGHT)

@@ -25,19 +25,21 @@ Result = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean and standard deviation over seeds; no deviation of a single value."""
+    """Mean and standard deviation over seeds; a single value has none."""
 
     mean: float
-    deviation: float
+    deviation: float | None
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
         """Of at least one value."""
-        return cls(statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0)
+        return cls(statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None)
 
     def __format__(self, form: str) -> str:
-        """Mean ± deviation, each in this form."""
-        return f"{self.mean:{form}} ± {self.deviation.__format__(form.lstrip('+'))}"
+        """Mean ± deviation, each in this form; what rounds to zero has no sign that says it is below."""
+        mean = self.mean if float(format(self.mean, form)) else 0.0
+        spread = "" if self.deviation is None else f" ± {self.deviation.__format__(form.lstrip('+'))}"
+        return f"{mean:{form}}{spread}"
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.conv import _ConvNd
 from torch.utils.flop_counter import FlopCounterMode
 
-from hfp.reconstruct.calling import call, modes_kept
+from hfp.reconstruct.calling import call, modes_kept, unfused
 
 TRAINING_FACTOR = 3  # a training step costs a forward pass and, by the usual count, two more for the backward one
 
@@ -28,8 +27,8 @@ def macs(model: nn.Module, example_inputs: Any) -> int:
     try:
         for parameter in trained:  # the counter's hooks fail on views of trained parameters
             parameter.requires_grad_(False)
-        # fused attention hides its products from the counter
-        with modes_kept(model), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+        # fused layers hide their products from the counter
+        with modes_kept(model), torch.no_grad(), unfused(model), counter:
             model.eval()
             call(model, example_inputs)
     finally:

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils import parametrize
 
 from hfp.reconstruct import IndexMap
 from hfp.repair.report import RepairReport, repair_lines
@@ -115,15 +116,20 @@ def _layer_reports(
     model: nn.Module, index_map: IndexMap, reason: Callable[[str, int], str | None] | None
 ) -> Iterator[LayerReport]:
     for name, module in model.named_modules():
-        own = {key: parameter for key, parameter in module.named_parameters(recurse=False) if parameter is not None}
+        own = {} if _is_parametrization(name) else _own_parameters(module)
         if not own:
             continue
         maps = {key: index_map.tensors[f"{name}.{key}" if name else key] for key in own}
         sizes = (sum(p.numel() for p in own.values()), sum(_entries(m.compact_shape) for m in maps.values()))
         key = "weight" if "weight" in own else max(own, key=lambda each: own[each].numel())
-        out, entering = _dims(module, own[key].dim())
+        changed = index_map.attributes.get(name, {})
+        out = _out_dim(module, own[key].dim())
+        read, written = _size_attributes(module)
         before, after = maps[key].shape[out], maps[key].compact_shape[out]
-        inputs = None if entering is None else (maps[key].shape[entering], maps[key].compact_shape[entering])
+        if written is not None:
+            before = getattr(module, written)
+            after = changed.get(written, before)
+        inputs = None if read is None else (getattr(module, read), changed.get(read, getattr(module, read)))
         why = None
         if before == after:
             why = reason(f"{name}.{key}" if name else key, out) if reason else None
@@ -148,13 +154,33 @@ def tensor_reports(index_map: IndexMap) -> tuple[LayerReport, ...]:
     )
 
 
-def _dims(module: nn.Module, rank: int) -> tuple[int, int | None]:
-    """The dimensions of a layer's weight that count its outputs and its inputs."""
+def _is_parametrization(name: str) -> bool:
+    """Whether a module only holds what another one's weight is computed from."""
+    return "parametrizations" in name.split(".")
+
+
+def _own_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
+    """A layer's parameters by their names inside it, those that its weight is computed from included."""
+    own = dict(module.named_parameters(recurse=False))
+    if parametrize.is_parametrized(module):
+        own |= {f"parametrizations.{key}": value for key, value in module.parametrizations.named_parameters()}
+    return own
+
+
+def _out_dim(module: nn.Module, rank: int) -> int:
+    """The dimension of a layer's weight that counts its outputs."""
+    if isinstance(module, _ConvNd | nn.Linear):
+        return int(getattr(module, "transposed", False))
+    return max(rank - 1, 0)
+
+
+def _size_attributes(module: nn.Module) -> tuple[str, str] | tuple[None, None]:
+    """The attributes that count a layer's inputs and outputs."""
     if isinstance(module, _ConvNd):
-        return (1, 0) if module.transposed else (0, 1)
+        return "in_channels", "out_channels"
     if isinstance(module, nn.Linear):
-        return 0, 1
-    return max(rank - 1, 0), None
+        return "in_features", "out_features"
+    return ("input_size", "hidden_size") if isinstance(module, nn.RNNBase | nn.RNNCellBase) else (None, None)
 
 
 def _entries(shape: tuple[int, ...]) -> int:

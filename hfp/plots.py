@@ -23,7 +23,7 @@ def save_curves(run: Run, path: Path) -> None:
     Raises:
         InputError: matplotlib isn't installed.
     """
-    figure = _figure(10, 4)
+    figure = make_figure(10, 4)
     by_round, by_traffic = figure.subplots(1, 2, sharey=True)
     moved = zip(run.history, accumulate(_moved(run.history)), strict=True)
     tested = [(record, total / MEGABYTE) for record, total in moved if record.accuracy is not None]
@@ -56,7 +56,7 @@ def save_diagnostics(run: Run, path: Path) -> None:
         InputError: matplotlib isn't installed.
     """
     measured = [(record.round, record.diagnostics) for record in run.history if record.diagnostics is not None]
-    figure = _figure(12, 6)
+    figure = make_figure(12, 6)
     panels = figure.subplots(2, 3).flatten()
     lines: tuple[tuple[str, dict[str, Sequence[float | None]]], ...] = (
         ("gradient variance σ² of a client's steps", {"σ²": [d.gradient_variance for _, d in measured]}),
@@ -102,11 +102,16 @@ def _draw_coverage(axes: Axes, measured: Sequence[tuple[int, Diagnostics]]) -> N
     axes.set_xlabel("round")
 
 
-def _figure(width: float, height: float) -> Any:
+def make_figure(width: float, height: float) -> Any:
+    """An empty figure, in inches.
+
+    Raises:
+        InputError: matplotlib isn't installed.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise InputError('no picture: matplotlib is missing; pip install "hfp[examples]"') from error
+        raise InputError('matplotlib is missing; pip install "hfp[examples]"') from error
     return Figure(figsize=(width, height), layout="constrained")
 
 

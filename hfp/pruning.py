@@ -97,6 +97,8 @@ def prune(
 
     Raises:
         InputError: something given can't be used, or the budget can't be met; the message says what can be reached.
+        CriterionError: the criterion is unknown or has no score for any group; a group that it has none for is left
+            alone.
         MapError: nothing of the model can be removed exactly.
     """
     _check(model, budget, importance, data, loss_fn, steps)
@@ -190,8 +192,11 @@ def _plan(
     for _ in range(MOST_CHECKS):
         if not coupling.names:
             raise MapError(f"nothing can be removed from this model: {coupling.why_nothing}")
+        bundles, unscored = _bundles(coupling, model, criterion)
+        if unscored:
+            coupling = coupling.leaving(unscored)
+            continue
         cost = _relative_cost(coupling, model, example_inputs, budget, full)
-        bundles = _bundles(coupling, model, criterion)
         if request.rules.ranking == "measured":
             bundles = _measured(bundles, coupling, model, example_inputs, budget, request)
         plan = coupling.plan(_kept(Order.of(bundles, request.rules), budget, cost))
@@ -211,13 +216,31 @@ def _criterion(model: nn.Module, request: Request) -> Callable[[Any], Tensor]:
     return found
 
 
-def _bundles(coupling: Coupling, model: nn.Module, criterion: Callable[[Any], Tensor]) -> list[Bundle]:
+def _bundles(
+    coupling: Coupling, model: nn.Module, criterion: Callable[[Any], Tensor]
+) -> tuple[list[Bundle], dict[str, str]]:
+    """The scored groups; or no groups, and those that can't be scored with the reason.
+
+    Raises:
+        CriterionError: no group at all can be scored.
+    """
     groups = coupling.groups_of(model)
-    scores = {name: _scores(name, criterion(groups(name)), coupling.sizes[name]) for name in coupling.names}
-    return [
+    scores: dict[str, Tensor] = {}
+    unscored: dict[str, criteria.CriterionError] = {}
+    for name in coupling.names:
+        try:
+            scores[name] = _scores(name, criterion(groups(name)), coupling.sizes[name])
+        except criteria.CriterionError as error:
+            unscored[name] = error
+    if unscored:
+        if not scores:
+            raise next(iter(unscored.values()))
+        return [], {name: f"the criterion has no score for it ({error})" for name, error in unscored.items()}
+    found = [
         Bundle({name: scores[name] for name in names}, {name: coupling.layer_channels(name) for name in names})
         for names in coupling.linked
     ]
+    return found, {}
 
 
 def _scores(name: str, scores: Any, size: int) -> Tensor:

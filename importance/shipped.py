@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch_pruning as tp
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvTransposeNd
 
 from hfp.importance.accumulated import AccumulatedImportance, Moments
 from hfp.importance.batches import Pass
@@ -20,7 +21,11 @@ from hfp.importance.per_sample import gradient_moments_of
 
 
 class ShippedImportance(tp.importance.Importance):
-    """One of torch-pruning's criteria, on a copy of the group (some sort its index lists), never a silent skip."""
+    """One of torch-pruning's criteria, on a copy of the group (some sort its index lists), never a silent skip.
+
+    Magnitudes also score what torch-pruning passes over or fails on: bare parameters, embeddings, recurrent layers and
+    grouped transposed convolutions, by the same norm.
+    """
 
     def __init__(self, inner: tp.importance.Importance) -> None:
         self.inner = inner
@@ -32,7 +37,9 @@ class ShippedImportance(tp.importance.Importance):
         Raises:
             CriterionError: when the criterion has nothing to say about the group, which torch-pruning would leave out.
         """
-        scores = self.inner(_private(group))
+        scores = None if any(_is_misread(item) for item in group) else self.inner(_private(group))
+        if scores is None and type(self.inner) is tp.importance.GroupMagnitudeImportance:
+            scores = _magnitudes(group, self.inner.p)
         if scores is None:
             raise CriterionError(
                 f"{type(self.inner).__name__} has nothing to score in the group of {root_name(group)!r}: "
@@ -130,6 +137,27 @@ def _fitting(value: Tensor, parameter: Tensor, name: str) -> Tensor:
             "they are of another model; call reset() and accumulate() after pruning"
         )
     return value.to(parameter)
+
+
+def _is_misread(item: Any) -> bool:
+    """Whether torch-pruning takes the outputs of one group of a transposed convolution for those of all."""
+    layer = item.dep.target.module
+    return isinstance(layer, _ConvTransposeNd) and 1 < layer.groups < layer.out_channels
+
+
+def _magnitudes(group: Any, p: int) -> Tensor | None:
+    """The mean of the members' sums of `|w|^p`, `[width]`, over its own mean; None where nothing holds channels."""
+    found: list[Tensor] = []
+    for member in members(group):
+        for _, tensor, slot in member.tensors():
+            if tensor.dim() > 1 or isinstance(member.layer, nn.Parameter):
+                scores = torch.zeros(width(group), dtype=torch.float64)
+                member.add_to(scores, member.sums(tensor.detach().double().cpu().abs().pow(p), slot))
+                found.append(scores)
+    if not found:
+        return None
+    mean = torch.stack(found).mean(0)
+    return (mean / mean.mean()).float()
 
 
 def _private(group: Any) -> Any:

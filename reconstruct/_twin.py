@@ -21,6 +21,12 @@ def tensors_of(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from module.named_buffers(remove_duplicate=False)
 
 
+def computed(model: nn.Module) -> dict[int, Tensor]:
+    """Detached forms, by identity, of tensors that modules keep but compute anew: copying a module fails on them."""
+    found = (value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor))
+    return {id(tensor): tensor.detach() for tensor in found if not tensor.is_leaf}
+
+
 def joined(prefix: str, local: str) -> str:
     """The name of something called `local` inside the module or parameter called `prefix`."""
     return ".".join(part for part in (prefix, local) if part)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
 def call(model: nn.Module, example_inputs: Any) -> Any:
@@ -14,6 +17,69 @@ def call(model: nn.Module, example_inputs: Any) -> Any:
     if isinstance(example_inputs, Mapping):
         return model(**example_inputs)
     return model(*example_inputs) if isinstance(example_inputs, list | tuple) else model(example_inputs)
+
+
+def call_in(modes: Sequence[bool], model: nn.Module, example_inputs: Any) -> list[Any]:
+    """The outputs of one call after the other, each with the model in training (True) or evaluation mode (False)."""
+    outputs = []
+    with modes_kept(model):
+        for training in modes:
+            outputs.append(call(model.train(training), example_inputs))
+    return outputs
+
+
+def results(output: Any) -> list[Tensor]:
+    """The tensors in what a model returns: nested in lists, tuples, mappings, dataclasses and other plain objects."""
+    return list(_results(output, set()))
+
+
+def _results(output: Any, seen: set[int]) -> Iterator[Tensor]:
+    if isinstance(output, Tensor):
+        yield output
+    elif id(output) not in seen and not isinstance(output, str | bytes | type | nn.Module):
+        seen.add(id(output))
+        if isinstance(output, Mapping):
+            inside = [*output.values()]
+        elif isinstance(output, list | tuple | set | frozenset):
+            inside = [*output]
+        else:
+            inside = [*getattr(output, "__dict__", {}).values(), *_slotted(output)]
+        for item in inside:
+            yield from _results(item, seen)
+
+
+def _slotted(output: Any) -> Iterator[Any]:
+    for kind in type(output).__mro__:
+        slots = vars(kind).get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            if hasattr(output, name):
+                yield getattr(output, name)
+
+
+def is_recurrent(model: nn.Module) -> bool:
+    """Whether it holds PyTorch's recurrent layers."""
+    return any(isinstance(module, nn.RNNBase) for module in model.modules())
+
+
+@contextmanager
+def unfused(model: nn.Module) -> Iterator[None]:
+    """Inside, attention, transformer and recurrent layers run as plain products, which can be followed and counted."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    with ExitStack() as stack:
+        stack.callback(torch.backends.mha.set_fastpath_enabled, fast)
+        torch.backends.mha.set_fastpath_enabled(False)
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        if is_recurrent(model):
+            stack.enter_context(_plain_recurrence())
+        yield
+
+
+@contextmanager
+def _plain_recurrence() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about flags of devices that are not there
+        with torch.backends.mkldnn.flags(enabled=False), torch.backends.cudnn.flags(enabled=False):
+            yield
 
 
 @contextmanager

@@ -10,13 +10,14 @@ two is compared, not only the result: a wrong index cannot hide behind a layer t
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hfp.reconstruct._twin import tensors_of
+from hfp.reconstruct._twin import computed, tensors_of
 from hfp.reconstruct.calling import call
 from hfp.reconstruct.compact import compact_model
 from hfp.reconstruct.errors import MapError
@@ -61,7 +62,7 @@ def first_difference(
 
 def masked_output(wiring: Wiring, model: nn.Module, example_inputs: Any, gone: Gone, index_map: IndexMap) -> Any:
     """What the full model computes without the removed channels: their entries zero, statistics over the others."""
-    own = copy.deepcopy(model).train().eval()
+    own = copy.deepcopy(model, dict(computed(model))).train().eval()
     return _MaskedRun(wiring, gone).run(_masked(own, index_map), example_inputs)
 
 
@@ -77,7 +78,7 @@ def _masked(own: nn.Module, index_map: IndexMap) -> nn.Module:
 
 def made_up(model: nn.Module) -> nn.Module:
     """A copy in evaluation mode whose tensors differ from channel to channel, but keep their usual size."""
-    twin = copy.deepcopy(model).train().eval()
+    twin = copy.deepcopy(model, dict(computed(model))).train().eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for _, tensor in tensors_of(twin):
@@ -184,7 +185,7 @@ def _digest(tensor: Tensor) -> Digest | None:
     """A projection of a tensor that depends on the order of its entries, and its norm."""
     if not tensor.is_floating_point() or tensor.numel() == 0:
         return None
-    flat = tensor.reshape(-1).double()
+    flat = tensor.reshape(-1).double().nan_to_num(nan=math.nan, posinf=7.0, neginf=-7.0)  # infinite masks of attention
     weights = (
         torch.arange(flat.numel(), dtype=torch.float64, device=flat.device).mul_(0.7548776662466927).frac_().sub_(0.5)
     )

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from hfp.reconstruct._twin import check_tied, like, tensors_of, tied
+from hfp.reconstruct._twin import check_tied, computed, like, tensors_of, tied
 from hfp.reconstruct.attributes import apply
 from hfp.reconstruct.errors import MapError
 from hfp.reconstruct.index_map import IndexMap
@@ -55,7 +55,7 @@ def build(parent: nn.Module, index_map: IndexMap, values: Mapping[str, Tensor]) 
                 raise MapError(f"{first[id(tensor)]} and {name} share one tensor but are given different values")
             continue
         tensors[id(tensor)], first[id(tensor)] = like(tensor, value).requires_grad_(tensor.requires_grad), name
-    model = copy.deepcopy(parent, tensors)
+    model = copy.deepcopy(parent, {**computed(parent), **tensors})
     apply(model, index_map.attributes)
     return model
 

@@ -8,13 +8,15 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch_pruning.dependency.group import Group
 
 from hfp.reconstruct._running import run_error
-from hfp.reconstruct._twin import like, tensors_of
+from hfp.reconstruct._twin import computed, like, tensors_of
+from hfp.reconstruct.calling import is_recurrent
 from hfp.reconstruct.checking import first_difference, masked_output
 from hfp.reconstruct.compact import compact_model
 from hfp.reconstruct.errors import MapError
@@ -23,7 +25,7 @@ from hfp.reconstruct.index_map import IndexMap
 from hfp.reconstruct.labels import Array
 from hfp.reconstruct.plan import Plan
 from hfp.reconstruct.torch_groups import TorchGroups
-from hfp.reconstruct.tracing import trace
+from hfp.reconstruct.tracing import Trace, check_followable, trace
 from hfp.reconstruct.wiring import Gone, Wiring, layer_bindings
 
 MOST_CHECKS = 12  # rounds of leaving alone what a check finds
@@ -66,18 +68,20 @@ class Coupling:
             prune_heads: where a dimension is read as heads times size, remove whole heads, not a part of every head.
 
         Raises:
-            MapError: the model does not run on the inputs, or an ignored layer is not in it.
+            MapError: the model is compiled, does not run on the inputs or returns no tensor, or an ignored layer is not
+            in it.
         """
         ignored = _names(model, ignored_layers)
+        check_followable(model)
         own, inputs = _skeleton(model, "meta"), _to_meta(example_inputs)
-        if (
-            run_error(copy.deepcopy(own), inputs) is not None
-        ):  # a constant outside the state, or a value that is looked at
+        # recurrent layers take other steps on the meta device; a constant outside the state, or a value that is looked
+        # at, can't run there
+        if is_recurrent(model) or run_error(copy.deepcopy(own), inputs) is not None:
             own, inputs = _skeleton(model, None), example_inputs
             error = run_error(copy.deepcopy(own), inputs)
             if error is not None:
                 raise MapError(f"the model does not run on the example inputs ({error})")
-        found = trace(own, inputs)
+        found = _traced(own, inputs)
         fixed = tuple(
             (line, "it is an ignored layer")
             for name, lines in found.tensors.items()
@@ -158,7 +162,15 @@ class Coupling:
 
     def reason(self, tensor: str, dim: int) -> str | None:
         """Why a dimension of a parameter or buffer keeps all its indices; None when it can lose some."""
+        if not self._wiring.trace.uses(tensor):
+            return "the forward pass does not use it"
         return self._wiring.classes.reason(self._wiring.trace.tensors[tensor][dim])
+
+    def leaving(self, reasons: Mapping[str, str]) -> Coupling:
+        """The coupling in which these groups can't be removed; group name -> the reason."""
+        lines = [(self._wiring.groups[name], reason) for name, reason in reasons.items()]
+        fixed = [(np.array(group.classes), reason) for group, reason in lines]
+        return Coupling(fit(self._wiring.extended(fixed=fixed), self._inputs), self._inputs)
 
     @cached_property
     def unknown(self) -> frozenset[str]:
@@ -224,9 +236,24 @@ class Coupling:
         )
 
 
+def _traced(own: nn.Module, inputs: Any) -> Trace:
+    """The pass in evaluation mode, and the one in training mode where only that uses all parameters."""
+    found = trace(own, inputs)
+    idle = [name for name, _ in own.named_parameters() if not found.uses(name)]
+    if idle:
+        try:
+            with torch.random.fork_rng():
+                both = trace(own, inputs, (False, True))
+        except Exception:  # in training mode it wants other inputs
+            return found
+        if any(both.uses(name) for name in idle):
+            return both
+    return found
+
+
 def _skeleton(model: nn.Module, device: str | None) -> nn.Module:
     """A copy in evaluation mode, without weights if on the meta device, and without what it keeps between calls."""
-    memo: dict[int, Any] = {}
+    memo: dict[int, Any] = {**computed(model)}
     if device is not None:
         for _, tensor in tensors_of(model):
             empty = torch.empty_like(tensor, device=device).detach()

@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from hfp.reconstruct.attributes import is_plain, plain
-from hfp.reconstruct.calling import call
+from hfp.reconstruct.calling import call_in
 from hfp.reconstruct.compact import compact_model
 from hfp.reconstruct.labels import Array, Line
 from hfp.reconstruct.rules import Stated, tensors_in
@@ -97,7 +97,7 @@ def try_out(wiring: Wiring, gone: Gone, example_inputs: Any) -> Failure | None:
     try:
         with running(compact) as path, torch.no_grad(), checker:
             checker.path = path
-            call(compact, example_inputs)
+            call_in(wiring.trace.modes, compact, example_inputs)
     except Exception as error:  # noqa: BLE001  (any code of the model may stumble over the new sizes)
         return checker.failure(error)
     return None
@@ -175,6 +175,9 @@ def _changes(wiring: Wiring, failure: Failure, seed: int) -> Iterator[Change]:
     around = tuple(_bindings(wiring, failure.module, nearby))
     if around:
         yield from (Change(failure.module, bindings=around, links=(link,)) for link in links)
+    above = tuple(_bindings(wiring, failure.module, nearby, len(failure.module)))
+    if len(above) > len(around):
+        yield Change(failure.module, bindings=above)
 
 
 def _changed(wiring: Wiring, gone: Gone, stated: list[Stated]) -> list[tuple[int, Array]]:
@@ -201,11 +204,13 @@ def _sizes_in(wiring: Wiring, module: str) -> list[Stated]:
     return [(len(line), line) for c in calls for lines in (*c.inputs, *c.outputs) for line in lines if line is not None]
 
 
-def _bindings(wiring: Wiring, module: str, changed: list[tuple[int, Array]]) -> list[Binding]:
+def _bindings(
+    wiring: Wiring, module: str, changed: list[tuple[int, Array]], ancestors: int = _ANCESTORS
+) -> list[Binding]:
     """Attributes of the module, or those around it, that hold one of the sizes and don't follow anything yet."""
     bound = {(binding.module, binding.attribute, binding.position) for binding in wiring.bindings}
     found: list[Binding] = []
-    for name in _around(module):
+    for name in _around(module, ancestors):
         for attribute, position, value in _numbers(wiring.model.get_submodule(name)):
             place = (name, attribute, position)
             line = next((line for size, line in changed if size == value), None)
@@ -215,9 +220,9 @@ def _bindings(wiring: Wiring, module: str, changed: list[tuple[int, Array]]) -> 
     return found
 
 
-def _around(module: str) -> list[str]:
+def _around(module: str, ancestors: int) -> list[str]:
     parts = module.split(".") if module else []
-    return [".".join(parts[:end]) for end in range(len(parts), max(len(parts) - _ANCESTORS, -1), -1)]
+    return [".".join(parts[:end]) for end in range(len(parts), max(len(parts) - ancestors, -1), -1)]
 
 
 def _numbers(module: nn.Module) -> Iterator[tuple[str, int | None, int]]:

@@ -55,7 +55,7 @@ def matrix_vector(op: Operation) -> Lines:
     return (rows[0],)
 
 
-@rule("dot")
+@rule("dot", "vdot")
 def dot(op: Operation) -> Lines:
     """`[k] x [k]`."""
     op.unify(op.lines(op.args[0])[0], op.lines(op.args[1])[0], "it is multiplied with a dimension of fixed size")
@@ -90,8 +90,7 @@ def convolution(op: Operation) -> Lines:
         out = _grouped(op, lines[1], read, out, image.shape[1], op.outputs[0].shape[1])
     if bias is not None:
         out = op.unify(out, op.lines(bias)[0], "it is added to a tensor of fixed size")
-    if groups > 1:
-        op.notes.channels = (lines[1], out)
+    op.notes.channels = (lines[1], out)
     return (lines[0], out, *lines[2:])
 
 
@@ -103,13 +102,11 @@ def _grouped(op: Operation, entering: Line, read: Line, out: Line, inputs: int, 
     place_in = op.labels.fresh(each_in) if transposed else read
     place_out = out if transposed else op.labels.fresh(each_out)
     outer_first = count >= 4 or min(each_in, each_out) == 1
-    written = op.labels.merge((group, place_out), (count, each_out), op.where) if transposed else out
+    written = op.labels.fresh(outputs) if transposed else out
+    op.labels.tie(read if transposed else entering, (group, place_in), (count, each_in), op.where, outer_first)
+    op.labels.tie(written, (group, place_out), (count, each_out), op.where, outer_first)
     if transposed:
-        op.labels.tie(read, (group, place_in), (count, each_in), op.where, outer_first)
         op.unify(entering, read, "it reads channels of a fixed number")
-    else:
-        op.labels.tie(entering, (group, place_in), (count, each_in), op.where, outer_first)
-        op.labels.tie(written, (group, place_out), (count, each_out), op.where, outer_first)
     op.notes.groups = group
     if group is not None:
         op.notes.stated.append((count, group))
@@ -161,12 +158,25 @@ def group_norm(op: Operation) -> list[Lines]:
         if parameter is not None:
             lines[1] = op.unify(lines[1], op.lines(parameter)[0], "it normalises channels of a fixed number")
     op.notes.reduces = any(line is not None for line in lines[1:])
+    group: Line = None
     if lines[1] is not None and groups > 1:
         group, place = op.labels.fresh(groups), op.labels.fresh(channels // groups)
         op.labels.tie(lines[1], (group, place), (groups, channels // groups), op.where, groups >= 4)
         op.notes.groups = group
         op.notes.stated.append((groups, group))
-    return [tuple(lines), *((lines[0], None) for _ in op.outputs[1:])]
+    return [tuple(lines), *((lines[0], group) for _ in op.outputs[1:])]
+
+
+@rule("_weight_norm_interface")
+def weight_norm(op: Operation) -> list[Lines]:
+    """`g v / |v|`, the norm over all dimensions but one: of the indices that are left."""
+    direction, magnitude = op.args[:2]
+    lines, dim = list(op.lines(direction)), op.argument(2, "dim", 0) % direction.dim()
+    lines[dim] = op.unify(lines[dim], op.lines(magnitude)[dim], "it is scaled by a tensor of fixed size")
+    op.notes.reduces = any(line is not None for other, line in enumerate(lines) if other != dim)
+    norms: list[Line] = [None] * op.outputs[1].dim()
+    norms[dim if len(norms) > 1 else 0] = lines[dim]
+    return [tuple(lines), tuple(norms)]
 
 
 @rule("mean", "sum", "nansum", "var", "std", "var_mean", "std_mean", "linalg_vector_norm", "norm")
@@ -262,6 +272,17 @@ def grid_sampler(op: Operation) -> Lines:
 def fourier(op: Operation) -> Lines:
     """Every result along a transformed dimension depends on the whole dimension."""
     return op.without(op.args[0], op.args[1], "a Fourier transform runs over this dimension")
+
+
+@rule("_cdist_forward")
+def distances(op: Operation) -> Lines:
+    """`[.., m, k]` and `[.., n, k]` give `[.., m, n]`: both lose the same of k."""
+    first, second = (op.lines(tensor) for tensor in op.args[:2])
+    op.unify(first[-1], second[-1], "distances are taken to a tensor of fixed size")
+    lead = [
+        op.unify(*pair, "it runs beside a dimension of fixed size") for pair in zip(first[:-2], second, strict=False)
+    ]
+    return (*lead, first[-2], second[-2])
 
 
 @rule("_prelu_kernel")

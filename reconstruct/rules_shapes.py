@@ -337,6 +337,15 @@ def embedding(op: Operation) -> Lines:
     return (*op.lines(numbers), lines[1])
 
 
+@rule("_embedding_bag", "_embedding_bag_forward_only")
+def embedding_bag(op: Operation) -> list[Lines]:
+    """Sums or means of a table's rows, by number."""
+    lines = op.without(op.args[0], [0], "this dimension is looked up by number")
+    for tensor in op.tensors[1:]:
+        op.without(tensor, range(tensor.dim()), "it holds the numbers of a look-up")
+    return [(None, lines[1]), *((None,) * output.dim() for output in op.outputs[1:])]
+
+
 @rule("index_select")
 def index_select(op: Operation) -> Lines:
     """Indices of one dimension, by number."""

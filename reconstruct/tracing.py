@@ -7,19 +7,22 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hfp.reconstruct import rules_layers, rules_shapes  # noqa: F401  (they register their rules)
 from hfp.reconstruct._twin import tensors_of
-from hfp.reconstruct.calling import call
+from hfp.reconstruct.calling import call_in, results, unfused
+from hfp.reconstruct.errors import MapError
 from hfp.reconstruct.labels import Labels, Line, Lines
 from hfp.reconstruct.rules import RULES, Notes, Operation, Stated, opaque, pointwise, tensors_in
 
@@ -51,7 +54,8 @@ class Trace:
     """What one forward pass says about a model's indices.
 
     tensors: state or parameter name -> its lines. calls: every operation, in order. channels: module -> lines (in, out)
-    of a grouped convolution. groups: module -> the line of its groups. unknown: operations that no rule knows.
+    of a convolution. groups: module -> the line of its groups. unknown: operations that no rule knows. modes: the
+    passes that were followed, each in training or evaluation mode.
     """
 
     labels: Labels
@@ -60,21 +64,45 @@ class Trace:
     channels: Mapping[str, tuple[Line, Line]]
     groups: Mapping[str, Line]
     unknown: frozenset[str]
+    modes: tuple[bool, ...] = (False,)
+
+    @cached_property
+    def used(self) -> NDArray[np.bool_]:
+        """For every label whether an operation touched it, `[labels]`."""
+        used = np.zeros(self.labels.count, dtype=bool)
+        for each in self.calls.values():
+            for line in (line for lines in (*each.inputs, *each.outputs) for line in lines if line is not None):
+                used[line] = True
+        return used
+
+    def uses(self, tensor: str) -> bool:
+        """Whether an operation read this tensor of the model."""
+        lines = [line for line in self.tensors[tensor] if line is not None]
+        return not lines or any(self.used[line].any() for line in lines)
 
 
-def trace(model: nn.Module, example_inputs: Any) -> Trace:
-    """Follow the channels of `model` through one forward pass, in evaluation mode and without gradients.
+def trace(model: nn.Module, example_inputs: Any, modes: tuple[bool, ...] = (False,)) -> Trace:
+    """Follow the channels of `model` through its forward pass, without gradients.
 
     Args:
-        model: in evaluation mode; not changed. On the meta device nothing is computed.
+        model: not changed. On the meta device nothing is computed.
         example_inputs: what the model is called with; a tuple or list is unpacked, a dict are keywords.
+        modes: one pass each, in training (True) or evaluation mode (False).
+
+    Raises:
+        MapError: the model holds compiled parts, which can't be followed, or returns no tensor.
     """
     model = copy.deepcopy(model)  # a forward pass may leave caches behind
     follower = _Follower(model)
     with running(model) as path, torch.no_grad(), _ScaledAttention(follower), follower:
         follower.path = path
-        output = call(model, example_inputs)
-    for tensor in tensors_in(output):
+        output = call_in(modes, model, example_inputs)
+    outputs = results(output)
+    if not outputs:
+        raise MapError(
+            f"the model returned a {type(output[0]).__name__} without tensors: no telling which sizes must stay"
+        )
+    for tensor in outputs:
         for line in follower.lines(tensor):
             follower.labels.fix(line, "it is an output of the model")
     return Trace(
@@ -84,7 +112,16 @@ def trace(model: nn.Module, example_inputs: Any) -> Trace:
         follower.channels,
         follower.groups,
         frozenset(follower.unknown),
+        modes,
     )
+
+
+def check_followable(model: nn.Module) -> None:
+    """Raise a `MapError` if parts of the model are compiled, so that nothing inside of them can be followed."""
+    for name, module in model.named_modules():
+        kind = type(module).__name__
+        if isinstance(module, torch.jit.ScriptModule) or kind == "OptimizedModule":
+            raise MapError(f"{name or 'the model'} is compiled ({kind}); prune the plain module and compile the result")
 
 
 @contextmanager
@@ -99,13 +136,10 @@ def running(model: nn.Module) -> Iterator[list[str]]:
     for name, module in model.named_modules():
         handles.append(module.register_forward_pre_hook(lambda *_, name=name: path.append(name)))
         handles.append(module.register_forward_hook(leave, always_call=True))
-    fast = torch.backends.mha.get_fastpath_enabled()
     try:
-        torch.backends.mha.set_fastpath_enabled(False)
-        with sdpa_kernel(SDPBackend.MATH):
+        with unfused(model):
             yield path
     finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
         for handle in handles:
             handle.remove()
 

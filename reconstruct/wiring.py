@@ -147,8 +147,9 @@ class Wiring:
 def layer_bindings(model: nn.Module, trace: Trace) -> Iterator[Binding]:
     """The sizes that PyTorch's own layers keep beside their tensors."""
     for name, module in model.named_modules():
-        lines = {key: trace.tensors.get(f"{name}.{key}" if name else key) for key in ("weight", "running_mean")}
-        weight = lines["weight"] or lines["running_mean"]
+        if isinstance(module, nn.RNNBase | nn.RNNCellBase):
+            yield from _recurrent_bindings(name, module, trace)
+        weight = _weight_lines(name, module, trace)
         if weight is None:
             continue
         for attribute, line in _sizes(name, module, weight, trace):
@@ -158,6 +159,27 @@ def layer_bindings(model: nn.Module, trace: Trace) -> Iterator[Binding]:
             for position, line in enumerate(weight):
                 if line is not None:
                     yield Binding(name, "normalized_shape", position, line)
+
+
+def _recurrent_bindings(name: str, module: nn.Module, trace: Trace) -> Iterator[Binding]:
+    first = "" if isinstance(module, nn.RNNCellBase) else "_l0"
+    places = {"input_size": "weight_ih", "hidden_size": "weight_hh"}
+    if getattr(module, "proj_size", 0):
+        places = {"input_size": "weight_ih", "hidden_size": "weight_hr", "proj_size": "weight_hh"}
+    for attribute, tensor in places.items():
+        lines = trace.tensors.get(f"{name}.{tensor}{first}" if name else f"{tensor}{first}")
+        if lines is not None and lines[1] is not None:
+            yield Binding(name, attribute, None, lines[1])
+
+
+def _weight_lines(name: str, module: nn.Module, trace: Trace) -> tuple[Line, ...] | None:
+    """The lines of a layer's weight, or of what it is computed from in its shape (weight norm, spectral norm)."""
+    prefix = f"{name}." if name else ""
+    found = trace.tensors.get(f"{prefix}weight") or trace.tensors.get(f"{prefix}running_mean")
+    if found is None and isinstance(module, nn.Linear | _ConvNd):
+        shape = tuple(module.weight.shape)
+        found = next((trace.tensors[f"{prefix}{k}"] for k, t in tensors_of(module) if tuple(t.shape) == shape), None)
+    return found
 
 
 def _sizes(name: str, module: nn.Module, weight: tuple[Line, ...], trace: Trace) -> list[tuple[str, Line]]:
@@ -173,7 +195,7 @@ def _sizes(name: str, module: nn.Module, weight: tuple[Line, ...], trace: Trace)
         return [("num_channels", weight[0]), ("num_groups", trace.groups.get(name))]
     if isinstance(module, nn.PReLU):
         return [("num_parameters", weight[0])]
-    return [("embedding_dim", weight[1])] if isinstance(module, nn.Embedding) else []
+    return [("embedding_dim", weight[1])] if isinstance(module, nn.Embedding | nn.EmbeddingBag) else []
 
 
 def _replaced(value: Any, position: int, size: int) -> Any:
@@ -184,7 +206,8 @@ def _replaced(value: Any, position: int, size: int) -> Any:
 
 def _groups(wiring: Wiring) -> Iterator[CoupledGroup]:
     """Channels by the layer that writes them; those of one layer that go to different places are separate groups."""
-    used = _used(wiring)
+    used = np.zeros(wiring.trace.labels.count, dtype=bool)
+    used[wiring.classes.of[wiring.trace.used]] = True
     used &= wiring.classes.why == 0
     signatures = _signatures(wiring)
     for root, line in _roots(wiring):
@@ -197,17 +220,6 @@ def _groups(wiring: Wiring) -> Iterator[CoupledGroup]:
         layer = root.rpartition(".")[0] if root.endswith(".weight") else root
         for number, part in enumerate(wide):
             yield CoupledGroup(layer if number == 0 else f"{layer}#{number + 1}", tuple(part), root, line)
-
-
-def _used(wiring: Wiring) -> NDArray[np.bool_]:
-    """Which classes an operation of the forward pass touched."""
-    used = np.zeros(wiring.trace.labels.count, dtype=bool)
-    for call in wiring.trace.calls.values():
-        for lines in (*call.inputs, *call.outputs):
-            for line in lines:
-                if line is not None:
-                    used[wiring.classes.of[line]] = True
-    return used
 
 
 def _signatures(wiring: Wiring) -> NDArray[np.uint64]:

@@ -142,8 +142,11 @@ def _report(comparison: Comparison, folder: ComparisonFolder, console: Console, 
     for table in tables(made):
         console.print()
         console.print(table)
-    folder.write(TABLE, markdown(made))
-    console.print(f"written to {folder.write(PAGE, page(comparison, runs, made))}", soft_wrap=True)
+    console.print(f"written to {folder.write(TABLE, markdown(made))}", soft_wrap=True, markup=False)
+    try:
+        console.print(f"written to {folder.write(PAGE, page(comparison, runs, made))}", soft_wrap=True, markup=False)
+    except InputError as problem:
+        console.print(f"no page: {problem}", soft_wrap=True, markup=False)
     if as_json:
         json.dump({"folder": str(folder.path), "rows": plain(made), "comparison": comparison.as_dict()}, sys.stdout)
         sys.stdout.write("\n")

@@ -169,7 +169,7 @@ def _close(run: Run, folder: RunFolder, console: Console, as_json: bool) -> None
         if run.experiment.diagnostics:
             save_diagnostics(run, folder.diagnostics)
     except InputError as missing:
-        console.print(str(missing), soft_wrap=True, markup=False)
+        console.print(f"no picture: {missing}", soft_wrap=True, markup=False)
     console.print(f"written to {folder.path}", soft_wrap=True, markup=False)
     if as_json:
         json.dump(run_document(run, str(folder.path)), sys.stdout)

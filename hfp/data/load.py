@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from hfp.data.cifar import load_cifar10, load_cifar100
@@ -14,13 +14,28 @@ from hfp.data.imagefolder import load_imagefolder
 from hfp.data.request import Request
 from hfp.errors import InputError, unknown
 
-_LOADERS: dict[str, Callable[[Request], Dataset]] = {
+_OWN: Mapping[str, Callable[[Request], Dataset]] = {
     "digits": load_digits,
     "fmnist": load_fmnist,
     "cifar10": load_cifar10,
     "cifar100": load_cifar100,
     "imagefolder": load_imagefolder,
 }
+_LOADERS = dict(_OWN)
+
+
+def register_dataset(name: str, load: Callable[[Request], Dataset]) -> None:
+    """Make a data set of your own known by `name`, to everything that takes names of data sets.
+
+    `load` is given what was asked for (`hfp.data.Request`: root folder, which training images) and returns the images,
+    most simply by `hfp.data.make_dataset`. Give the name again and the last one counts.
+
+    Raises:
+        InputError: the name is one of hfp's own data sets.
+    """
+    if name in _OWN:
+        raise InputError(f"{name} is one of hfp's own data sets; give yours another name")
+    _LOADERS[name] = load
 
 
 def datasets() -> tuple[str, ...]:

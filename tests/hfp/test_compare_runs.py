@@ -132,6 +132,14 @@ def test_the_command_writes_a_table_and_a_page(tmp_path, capsys):
     assert "rank 1, alpha 1" in shown
 
 
+def test_without_matplotlib_there_is_a_table_and_no_page(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    out = tmp_path / "out"
+    assert main([*WORDS, "--methods", "fedavg", "--seeds", "1", "--out", str(out)]) == 0
+    assert "no page: matplotlib is missing" in capsys.readouterr().out
+    assert sorted(path.name for path in out.iterdir()) == ["comparison.json", "runs", "table.md"]
+
+
 def test_a_file_is_read_first_and_arguments_go_over_it(tmp_path):
     path = tmp_path / "study.toml"
     path.write_text('[compare]\nmethods = ["fedmp"]\nseeds = 5\n[experiment]\nrounds = 9\nclients = 3\n')

@@ -1,0 +1,147 @@
+"""Line charts as SVG text, drawn by matplotlib, coloured by the style sheet of the page that they stand in.
+
+matplotlib comes with the `examples` extra.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+from hfp.plots import make_figure
+
+LIGHT = ("#0b7285", "#d9480f", "#5f3dc4", "#2b8a3e", "#c2255c", "#1864ab", "#e67700", "#495057", "#862e9c", "#5c940d")
+DARK = ("#3bc9db", "#ff922b", "#b197fc", "#69db7c", "#faa2c1", "#74c0fc", "#ffd43b", "#ced4da", "#e599f7", "#c0eb75")
+_INK, _SOFT, _RULE = "#010101", "#020202", "#030303"  # stand for the style sheet's variables
+_INKS = {_INK: "var(--ink)", _SOFT: "var(--soft)", _RULE: "var(--rule)"}
+_LINES = {f"#04{index:02x}04": f"var(--c{index})" for index in range(len(LIGHT))}
+_MARKS = "osD^vPX*<>"
+
+FEW = 20
+"""A curve of no more points has a mark at each."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A curve: `index` picks its colour and mark; points are (x, y), or (x, y, low, high) with a band around them."""
+
+    name: str
+    index: int
+    points: Sequence[tuple[float, ...]]
+
+
+def variables() -> str:
+    """The style sheet's rules for the colours that charts use, light and dark."""
+
+    def declared(ink: str, soft: str, rule: str, colours: Sequence[str]) -> str:
+        own = "".join(f" --c{index}: {colour};" for index, colour in enumerate(colours))
+        return f"--ink: {ink}; --soft: {soft}; --rule: {rule};{own}"
+
+    return (
+        f":root {{ color-scheme: light dark; {declared('#1b2733', '#5c6b7a', '#dde3e9', LIGHT)} }}\n"
+        f"@media (prefers-color-scheme: dark) {{ :root {{ {declared('#e6ebf0', '#9aa8b6', '#33404d', DARK)} }} }}\n"
+    )
+
+
+def line_chart(
+    title: str,
+    x_label: str,
+    y_label: str,
+    lines: Sequence[Line],
+    *,
+    names: Sequence[str] = (),
+    zero: bool = False,
+    legend: bool = False,
+) -> str:
+    """An SVG element; every curve says its name and last value when pointed at.
+
+    `names` label the places 0, 1, 2 … on the x axis instead of numbers. With `zero` the y axis starts there.
+
+    Raises:
+        InputError: matplotlib isn't installed.
+    """
+    figure = make_figure(6.4, 4.1 + 0.2 * legend * len(lines) / 4)
+    axes = figure.subplots()
+    for line in lines:
+        _draw(axes, line)
+    axes.set_title(_plain(title), loc="left", fontsize=12, fontweight="bold", color=_INK, pad=10)
+    axes.set_xlabel(_plain(x_label), color=_SOFT)
+    axes.set_ylabel(_plain(y_label), color=_SOFT)
+    axes.tick_params(colors=_SOFT, labelcolor=_SOFT, length=0)
+    axes.grid(color=_RULE, axis="y")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color(_SOFT)
+    axes.margins(x=0.02)
+    whole = all(float(point[0]).is_integer() for line in lines for point in line.points)
+    axes.locator_params(nbins=6)
+    axes.locator_params(axis="x", integer=whole)
+    if names:
+        axes.set_xticks(range(len(names)), [_plain(name) for name in names])
+        axes.set_xlim(-0.2, len(names) - 0.8)
+    if zero:
+        axes.set_ylim(bottom=0)
+    if legend:
+        figure.legend(loc="outside lower center", ncols=4, frameon=False, labelcolor=_INK, fontsize=9)
+    return _as_element(_svg(figure), title, lines)
+
+
+def standalone(chart: str) -> str:
+    """A chart as a file of its own, light or dark as its reader has it."""
+    return chart.replace(">", f"><style>{variables()}text {{ font-family: system-ui, sans-serif }}</style>", 1)
+
+
+def _draw(axes: Any, line: Line) -> None:
+    colour = list(_LINES)[line.index % len(_LINES)]
+    xs, ys = [point[0] for point in line.points], [point[1] for point in line.points]
+    mark = _MARKS[line.index % len(_MARKS)] if len(line.points) <= FEW else None
+    width = 2.6 if line.index == 0 else 1.6
+    axes.plot(xs, ys, color=colour, linewidth=width, marker=mark, markersize=5, label=_plain(line.name), gid=_gid(line))
+    if line.points and len(line.points[0]) > 2:
+        low, high = [point[2] for point in line.points], [point[3] for point in line.points]
+        axes.fill_between(xs, low, high, color=colour, alpha=0.1, linewidth=0)
+
+
+def _gid(line: Line) -> str:
+    return f"curve-{line.index}"
+
+
+def _svg(figure: Any) -> str:
+    from matplotlib import rc_context
+
+    buffer = io.StringIO()
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "hfp"}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return buffer.getvalue()
+
+
+def _as_element(svg: str, title: str, lines: Sequence[Line]) -> str:
+    """The element alone: sized by its page, in its page's colours and font, each curve with a tooltip."""
+    text = svg[svg.index("<svg") :].strip()
+    text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
+    text = re.sub(r"<!--.*?-->\s*|<style.*?</style>\s*", "", text, flags=re.DOTALL)
+    text = re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', _opening(title), text, count=1)
+    for line in lines:
+        last = f": {line.points[-1][1]:.4g}" if line.points else ""
+        tip = f'<g class="curve"><title>{escape(line.name + last)}</title>'
+        text = text.replace(f'<g id="{_gid(line)}">', tip, 1)
+    text = re.sub(r' id="(?!m[0-9a-f]{10}|p[0-9a-f]{10})[^"]*"', "", text)  # what is referred to keeps its name
+    text = re.sub(r"font: (?:\w+ )?([\d.]+px) [^;\"]*", r"font-size: \1", text)
+    text = re.sub(r"font-family: [^;\"]*;? ?", "", text)
+    for colour, variable in {**_INKS, **_LINES}.items():
+        text = text.replace(colour, variable)
+    return text
+
+
+def _opening(title: str) -> str:
+    spaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+    return f'<svg {spaces} viewBox="\\1" role="img" aria-label="{escape(title, quote=True)}">'
+
+
+def _plain(text: str) -> str:
+    """The text without matplotlib's mathematics."""
+    return text.replace("$", r"\$")

@@ -1,0 +1,65 @@
+"""Charts as SVG text: whole, without what a page must not have, in the page's colours."""
+
+import re
+import sys
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+
+from hfp.charts import DARK, LIGHT, Line, line_chart, standalone, variables
+from hfp.errors import InputError
+
+LINES = [Line('"<q>" $x$', 0, [(1, 1.0, 0.5, 2.0), (2, 2.25, 1.0, 3.0)]), Line("b & c", 11, [(1, 1.5), (2, 2.5)])]
+
+
+def texts(chart):
+    return {"".join(node.itertext()).strip() for node in ElementTree.fromstring(chart).iter() if "text" in node.tag}
+
+
+def test_names_are_escaped_and_mathematics_left_alone():
+    chart = line_chart("a < b", "x & y", "$z$", LINES, legend=True)
+    assert {"a < b", "x & y", "$z$", '"<q>" $x$', "b & c"} <= texts(chart)
+    tips = {node.text for node in ElementTree.fromstring(chart).iter() if node.tag.endswith("title")}
+    assert {'"<q>" $x$: 2.25', "b & c: 2.5"} <= tips
+
+
+def test_colours_are_the_pages_and_nothing_else_is_brought_along():
+    chart = line_chart("a", "x", "y", LINES)
+    assert not re.search("#[0-9a-f]{6}|font-family|<style|<metadata|<!--|script", chart)
+    used = set(re.findall(r"var\((--[a-z0-9]+)\)", chart))
+    assert {"--ink", "--soft", "--rule", "--c0", "--c1"} == used
+    declared = variables()
+    for colours in (LIGHT, DARK):
+        for name, colour in enumerate(colours):
+            assert f"--c{name}: {colour};" in declared
+    assert {name for name in used if f"{name}:" in declared} == used
+
+
+def test_what_is_referred_to_keeps_its_name_and_nothing_else_has_one():
+    chart = line_chart("a", "x", "y", LINES)
+    named = set(re.findall(r' id="([^"]*)"', chart))
+    referred = set(re.findall(r'href="#([^"]*)"', chart)) | set(re.findall(r"url\(#([^)]*)\)", chart))
+    assert named == referred
+
+
+def test_the_same_chart_is_the_same_text():
+    assert line_chart("a", "x", "y", LINES) == line_chart("a", "x", "y", LINES)
+
+
+def test_a_file_of_its_own_has_the_colours():
+    chart = standalone(line_chart("a", "x", "y", LINES))
+    assert ElementTree.fromstring(chart)[0].text.startswith(":root")
+    assert "prefers-color-scheme: dark" in chart
+
+
+def test_a_flat_curve_a_single_point_and_places_by_name_are_drawn():
+    line_chart("flat", "x", "y", [Line("one", 0, [(0, 5, 5, 5), (1, 5, 5, 5)])])
+    assert {"only", "one more"} <= texts(
+        line_chart("p", "x", "y", [Line("one", 0, [(0, 5)])], names=["only", "one more"])
+    )
+
+
+def test_without_matplotlib_there_is_none(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(InputError, match=r'matplotlib is missing; pip install "hfp\[examples\]"'):
+        line_chart("a", "x", "y", LINES)
