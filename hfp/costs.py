@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -94,16 +96,25 @@ def state_bytes(model: nn.Module) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
 
-def latency(model: nn.Module, example_inputs: Any, repeats: int = 9) -> float:
-    """Seconds of one forward pass on this machine, in evaluation mode: the median of `repeats` after two to warm up."""
-    on_gpu = any(parameter.is_cuda for parameter in model.parameters())
-    seconds: list[float] = []
-    with modes_kept(model), torch.no_grad():
-        model.eval()
+def latencies(models: Sequence[nn.Module], example_inputs: Any, repeats: int = 9) -> list[float]:
+    """Seconds of one forward pass of each model on this machine, in evaluation mode: medians of `repeats`.
+
+    The models take turns, so that other work on the machine slows all of them; two passes of each warm up.
+    """
+    seconds: list[list[float]] = [[] for _ in models]
+    with ExitStack() as stack, torch.no_grad():
+        for model in models:
+            stack.enter_context(modes_kept(model))
+            model.eval()
         for _ in range(repeats + 2):
-            start = time.perf_counter()
-            call(model, example_inputs)
-            if on_gpu:
-                torch.cuda.synchronize()
-            seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds[2:])
+            for model, found in zip(models, seconds, strict=True):
+                found.append(_seconds(model, example_inputs))
+    return [statistics.median(found[2:]) for found in seconds]
+
+
+def _seconds(model: nn.Module, example_inputs: Any) -> float:
+    start = time.perf_counter()
+    call(model, example_inputs)
+    if any(parameter.is_cuda for parameter in model.parameters()):
+        torch.cuda.synchronize()
+    return time.perf_counter() - start

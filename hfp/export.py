@@ -31,11 +31,9 @@ def export_onnx(model: nn.Module, inputs: Tensor, path: Path) -> float:
     Raises:
         InputError: the `onnx` extra is missing, the model can't be exported, or its exported form gives other outputs.
     """
-    try:
-        import onnxruntime
-        import onnxscript  # noqa: F401  (the exporter's own need)
-    except ImportError as error:
-        raise InputError(f'no export: {error.name} is missing; pip install "hfp[onnx]"') from error
+    check_exporter()
+    import onnxruntime
+
     with modes_kept(model):
         model.eval()
         with torch.no_grad():
@@ -47,6 +45,15 @@ def export_onnx(model: nn.Module, inputs: Tensor, path: Path) -> float:
     if not difference <= _TOLERANCE * max(float(expected.abs().max()), 1.0):
         raise InputError(f"{path}: ONNX Runtime's outputs differ from the model's by {difference:.3g}")
     return difference
+
+
+def check_exporter() -> None:
+    """Raise an `InputError` if what exporting needs is not installed."""
+    try:
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401  (the exporter's own need)
+    except ImportError as error:
+        raise InputError(f'no export: {error.name} is missing; pip install "hfp[onnx]"') from error
 
 
 def _export(model: nn.Module, inputs: Tensor, path: Path) -> None:

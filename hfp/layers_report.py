@@ -78,7 +78,8 @@ def layer_table(layers: Sequence[LayerReport], costs: Mapping[str, tuple[float, 
         table.add_row(layer.name, inputs, _pair(layer.before, layer.after), _pair(*layer.parameters))
     table.add_section()
     for name, (before, after) in costs.items():
-        table.add_row(f"total {name}", "", f"{after / before:.1%}" if before else "", _pair(before, after))
+        pair = _milliseconds(before, after) if name == "latency" else _pair(before, after)
+        table.add_row(f"total {name}", "", f"{after / before:.1%}" if before else "", pair)
     return table
 
 
@@ -92,6 +93,10 @@ def reason_lines(layers: Sequence[LayerReport]) -> list[str]:
         f"left alone: {', '.join(names[:4])}{f' and {len(names) - 4} more' if len(names) > 4 else ''}: {reason}"
         for reason, names in found.items()
     ]
+
+
+def _milliseconds(before: float, after: float) -> str:
+    return f"{before * 1e3:.3g} ms → {after * 1e3:.3g} ms"
 
 
 def _pair(before: float, after: float) -> str:

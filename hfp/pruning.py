@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hfp import importance as criteria
 from hfp.budget import Budget
-from hfp.costs import latency, macs, macs_per_weight, parameters, state_bytes
+from hfp.costs import latencies, macs, macs_per_weight, parameters, state_bytes
 from hfp.errors import InputError
 from hfp.layers_report import PruneReport, layer_reports
 from hfp.measuring import mean_loss, measured
@@ -36,6 +36,16 @@ class PruneResult:
 
 
 @dataclass(frozen=True)
+class Goal:
+    """What to reach. model, costs: the full model and its costs. inputs: what it is called with."""
+
+    model: nn.Module
+    inputs: Any
+    costs: Mapping[str, float]
+    budget: Budget
+
+
+@dataclass(frozen=True)
 class Request:
     """What `prune` was asked for."""
 
@@ -47,6 +57,7 @@ class Request:
     prune_heads: bool
     steps: int
     repair: tuple[str, ...]
+    tell: Callable[[str], None]
 
     @property
     def criterion(self) -> str:
@@ -69,6 +80,7 @@ def prune(
     prune_heads: bool = True,
     steps: int = 1,
     repair: str | Iterable[str] | None = None,
+    progress: Callable[[str], None] | None = None,
 ) -> PruneResult:
     """Remove the least important channels of a model until it meets a budget.
 
@@ -94,6 +106,7 @@ def prune(
         repair: one or several of `hfp.repair.KINDS`, done in their order after each step, each a pass over the data:
             "bias" puts the mean of what removed channels gave into the next layers' biases, "least-squares" fits the
             weights that are left to the full model's outputs, "batch-norm" takes running statistics anew.
+        progress: called with what is being done next.
 
     Raises:
         InputError: something given can't be used, or the budget can't be met; the message says what can be reached.
@@ -111,9 +124,13 @@ def prune(
     if kinds and data is None:
         raise InputError(f"repair={kinds[0]!r} needs data (batches of inputs, or of inputs and targets)")
     data = list(data) if isinstance(data, Iterator) else data  # it is gone through more than once
-    request = Request(importance, data, loss_fn, rules, ignored, prune_heads, steps, kinds)
+    request = Request(importance, data, loss_fn, rules, ignored, prune_heads, steps, kinds, progress or _silent)
     with torch.random.fork_rng():
         return _pruned(model, example_inputs, budget, request)
+
+
+def _silent(_: str) -> None:
+    pass
 
 
 def _check(model: nn.Module, budget: Budget, importance: Importance, data: Any, loss_fn: Any, steps: int) -> None:
@@ -144,14 +161,16 @@ def _pruned(model: nn.Module, example_inputs: Any, budget: Budget, request: Requ
     error = run_error(model, example_inputs)
     if error is not None:
         raise InputError(f"the model does not run on the example inputs ({error})")
-    full = _costs(model, example_inputs, budget)
+    full = _costs(model, example_inputs)
     stage, total, left = model, IndexMap.identity(model), 1.0
     couplings: list[Coupling] = []
     repairs: tuple[RepairReport, ...] = ()
     for step in range(1, request.steps + 1):
+        request.tell("following channels" + (f", step {step} of {request.steps}" if request.steps > 1 else ""))
         if step > 1 and hasattr(request.importance, "reset"):
             request.importance.reset()  # what it knows is of a larger model
-        coupling, plan = _plan(stage, example_inputs, budget.part(step, request.steps), request, full)
+        goal = Goal(model, example_inputs, full, budget.part(step, request.steps))
+        coupling, plan = _plan(stage, goal, request)
         index_map = coupling.index_map(plan)
         stage, total, left = compact_model(stage, index_map), total.then(index_map), left * (1 - plan.ratio)
         couplings.append(coupling)
@@ -159,12 +178,16 @@ def _pruned(model: nn.Module, example_inputs: Any, budget: Budget, request: Requ
             repairs = repaired(model, stage, total, request.data, request.repair)
     for compact, parent in zip(stage.modules(), model.modules(), strict=True):
         compact.training = parent.training
-    after = _costs(stage, example_inputs, budget)
+    after = _costs(stage, example_inputs)
+    costs: dict[str, tuple[float, float]] = {name: (before, after[name]) for name, before in full.items()}
+    if budget.kind == "latency":
+        before, left_over = latencies((model, stage), example_inputs)
+        costs["latency"] = (before, left_over)
     report = PruneReport(
         budget=str(budget),
         criterion=request.criterion,
         ratio=1 - left,
-        costs={name: (before, after[name]) for name, before in full.items()},
+        costs=costs,
         layers=layer_reports(model, total, couplings[0].reason),
         unknown=tuple(sorted(couplings[0].unknown)),
         repairs=repairs,
@@ -172,22 +195,14 @@ def _pruned(model: nn.Module, example_inputs: Any, budget: Budget, request: Requ
     return PruneResult(stage, total, report)
 
 
-def _costs(model: nn.Module, example_inputs: Any, budget: Budget) -> dict[str, float]:
-    found: dict[str, float] = {
-        "macs": macs(model, example_inputs),
-        "params": parameters(model),
-        "bytes": state_bytes(model),
-    }
-    if budget.kind == "latency":
-        found["latency"] = latency(model, example_inputs)
-    return found
+def _costs(model: nn.Module, example_inputs: Any) -> dict[str, float]:
+    return {"macs": macs(model, example_inputs), "params": parameters(model), "bytes": state_bytes(model)}
 
 
-def _plan(
-    model: nn.Module, example_inputs: Any, budget: Budget, request: Request, full: Mapping[str, float]
-) -> tuple[Coupling, Plan]:
+def _plan(model: nn.Module, goal: Goal, request: Request) -> tuple[Coupling, Plan]:
     """A plan that meets the budget and that the check finds nothing wrong with."""
-    coupling = Coupling.trace(model, example_inputs, request.ignored_layers, request.prune_heads)
+    coupling = Coupling.trace(model, goal.inputs, request.ignored_layers, request.prune_heads)
+    request.tell("scoring")
     criterion = _criterion(model, request)
     for _ in range(MOST_CHECKS):
         if not coupling.names:
@@ -196,11 +211,13 @@ def _plan(
         if unscored:
             coupling = coupling.leaving(unscored)
             continue
-        cost = _relative_cost(coupling, model, example_inputs, budget, full)
+        request.tell(f"meeting {goal.budget}")
         if request.rules.ranking == "measured":
-            bundles = _measured(bundles, coupling, model, example_inputs, budget, request)
-        plan = coupling.plan(_kept(Order.of(bundles, request.rules), budget, cost))
-        checked = coupling.checked(model, example_inputs, plan)
+            bundles = _measured(bundles, coupling, model, goal, request)
+        cost = _relative_cost(coupling, model, goal)
+        plan = coupling.plan(_kept(Order.of(bundles, request.rules), goal.budget, cost))
+        request.tell("checking with numbers")
+        checked = coupling.checked(model, goal.inputs, plan)
         if checked is coupling:
             return coupling, plan
         coupling = checked
@@ -255,17 +272,17 @@ def _scores(name: str, scores: Any, size: int) -> Tensor:
 
 
 def _measured(
-    bundles: list[Bundle], coupling: Coupling, model: nn.Module, example_inputs: Any, budget: Budget, request: Request
+    bundles: list[Bundle], coupling: Coupling, model: nn.Module, goal: Goal, request: Request
 ) -> list[Bundle]:
     """Prices from losses, in place of scores."""
     assert request.loss_fn is not None
-    loss_fn, uses = request.loss_fn, macs_per_weight(model, example_inputs)
+    loss_fn, uses = request.loss_fn, macs_per_weight(model, goal.inputs)
 
     def outcome(kept: Mapping[str, Sequence[int]]) -> tuple[float, float]:
         plan = coupling.plan(kept)
         compact = compact_model(model, coupling.index_map(plan))
         costs = {"params": parameters, "bytes": state_bytes, "ratio": lambda _: -plan.ratio}
-        cost = costs.get(budget.kind, lambda compact: _macs_of_weights(compact, uses))
+        cost = costs.get(goal.budget.kind, lambda compact: _macs_of_weights(compact, uses))
         return cost(compact), mean_loss(compact, request.data, loss_fn)
 
     return measured(bundles, request.rules, outcome)
@@ -277,21 +294,21 @@ def _macs_of_weights(model: nn.Module, uses: Mapping[str, int]) -> float:
     return sum(uses[name] * tensors[name].numel() for name in uses if name in tensors)
 
 
-def _relative_cost(
-    coupling: Coupling, model: nn.Module, example_inputs: Any, budget: Budget, full: Mapping[str, float]
-) -> Cost:
+def _relative_cost(coupling: Coupling, model: nn.Module, goal: Goal) -> Cost:
     """What a plan costs of what the budget limits, as a share of the full model's; a ratio limits channels."""
+    kind = goal.budget.kind
 
     def cost(kept: Mapping[str, Sequence[int]]) -> float:
         plan = coupling.plan(kept)
-        if budget.kind == "ratio":
+        if kind == "ratio":
             return 1 - plan.ratio
-        if budget.kind == "latency":
-            return latency(compact_model(model, coupling.index_map(plan)), example_inputs) / full["latency"]
+        if kind == "latency":
+            full, left = latencies((goal.model, compact_model(model, coupling.index_map(plan))), goal.inputs)
+            return left / full
         compact, inputs = coupling.compact_skeleton(plan)
-        if budget.kind == "macs":
-            return macs(compact, inputs) / full["macs"]
-        return (parameters(compact) if budget.kind == "params" else state_bytes(compact)) / full[budget.kind]
+        if kind == "macs":
+            return macs(compact, inputs) / goal.costs["macs"]
+        return (parameters(compact) if kind == "params" else state_bytes(compact)) / goal.costs[kind]
 
     return cost
 

@@ -36,6 +36,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Read and show; returns 0."""
     stored = read_pruned(arguments.file)
     layers, costs = _described(stored, arguments)
+    measured = stored.metadata.get("costs", {})
+    if isinstance(measured, dict) and _is_pair(measured.get("latency")):
+        costs["latency"] = tuple(measured["latency"])  # when it was pruned: a file without weights can't be timed
     costs["file bytes"] = (costs.get("bytes", (0, 0))[0], arguments.file.stat().st_size)
     if arguments.picture is not None:
         if not arguments.picture.absolute().parent.is_dir():
@@ -55,6 +58,11 @@ def run(arguments: argparse.Namespace) -> int:
             shown_value = ", ".join(map(str, value)) or "none" if isinstance(value, list) else value
             console.print(f"{name}: {shown_value}", soft_wrap=True, markup=False)
     return 0
+
+
+def _is_pair(value: Any) -> bool:
+    """Whether a value of the file's metadata is two times in seconds."""
+    return isinstance(value, list) and len(value) == 2 and all(isinstance(v, float) and 0 < v < 1e6 for v in value)
 
 
 def document(

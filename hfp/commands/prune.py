@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,10 @@ from torch.nn.functional import cross_entropy
 
 from hfp import importance
 from hfp.budget import Budget
+from hfp.costs import latencies
 from hfp.data import Dataset, datasets, load_dataset
 from hfp.errors import InputError
-from hfp.export import export_onnx
+from hfp.export import check_exporter, export_onnx
 from hfp.finetuning import accuracy, finetune, training_batches
 from hfp.layer_picture import save_layer_picture
 from hfp.model_source import FullModel, full_model
@@ -96,14 +99,16 @@ def run(arguments: argparse.Namespace) -> int:
     device = _device(arguments.device)
     full.model.to(device)
     inputs = torch.randn(2, *full.shape, generator=torch.Generator().manual_seed(0)).to(device)
-    with console.status(f"pruning {arguments.model} to {budget}"):
-        result = _prune(arguments, budget, full, dataset, inputs)
-    document: dict[str, Any] = {"model": arguments.model, "out": str(arguments.out), **result.report.as_dict()}
-    if dataset is not None:
-        document |= _repair(arguments, full.model, result.model, dataset, console)
+    with console.status(f"pruning {arguments.model} to {budget}") as status:
+        result = _prune(arguments, budget, full, dataset, inputs, status.update)
+        status.update("measuring latency")
+        result = _with_usual_costs(result, full.model, inputs)
+    accuracies = {} if dataset is None else _repair(arguments, full.model, result.model, dataset, console)
     result.model.to("cpu")
     save_pruned(result, arguments.out, full.timm)
-    document["file_bytes"] = arguments.out.stat().st_size
+    result = _with_costs(result, {"file bytes": (result.report.costs["bytes"][0], arguments.out.stat().st_size)})
+    document: dict[str, Any] = {"model": arguments.model, "out": str(arguments.out), **result.report.as_dict()}
+    document |= {**accuracies, "file_bytes": arguments.out.stat().st_size}
     if arguments.export:
         path = arguments.out.with_suffix(".onnx")
         document["onnx"] = {"path": str(path), "largest_difference": export_onnx(result.model, inputs.cpu(), path)}
@@ -113,10 +118,31 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _with_usual_costs(result: PruneResult, full: nn.Module, inputs: Tensor) -> PruneResult:
+    """The result with multiply-accumulates counted for one image, and with the latency of both models."""
+    before, after = result.report.costs["macs"]
+    found: dict[str, tuple[float, float]] = {"macs": (before // len(inputs), after // len(inputs))}
+    if "latency" not in result.report.costs:
+        found["latency"] = tuple(latencies((full, result.model), inputs))  # type: ignore[assignment]
+    return _with_costs(result, found)
+
+
+def _with_costs(result: PruneResult, costs: dict[str, tuple[float, float]]) -> PruneResult:
+    return replace(result, report=replace(result.report, costs={**result.report.costs, **costs}))
+
+
 def _check_files(arguments: argparse.Namespace) -> None:
     for path in (arguments.out, arguments.picture):
         if path is not None and not path.absolute().parent.is_dir():
             raise InputError(f"there is no folder {path.absolute().parent} to write {path.name} to")
+        if path is not None and path.is_dir():
+            raise InputError(f"{path} is a folder; give the name of a file")
+    for option in ("image_size", "num_classes", "in_channels"):
+        value = getattr(arguments, option)
+        if value is not None and value < 1:
+            raise InputError(f"--{option.replace('_', '-')} is at least 1, not {value}")
+    if arguments.export:
+        check_exporter()
     for option in ("finetune", "repair"):
         if arguments.data is None and getattr(arguments, option):
             raise InputError(f"--{option} needs images: --data NAME")
@@ -155,7 +181,12 @@ def _device(name: str) -> torch.device:
 
 
 def _prune(
-    arguments: argparse.Namespace, budget: Budget, full: FullModel, dataset: Dataset | None, inputs: Tensor
+    arguments: argparse.Namespace,
+    budget: Budget,
+    full: FullModel,
+    dataset: Dataset | None,
+    inputs: Tensor,
+    progress: Callable[[str], None],
 ) -> PruneResult:
     batches = None
     scores = importance.describe(arguments.importance).needs == "data"
@@ -180,6 +211,7 @@ def _prune(
         prune_heads=not arguments.keep_heads,
         steps=arguments.steps,
         repair=arguments.repair,
+        progress=lambda stage: progress(f"pruning {arguments.model} to {budget}: {stage}"),
     )
 
 

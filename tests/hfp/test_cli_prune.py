@@ -67,6 +67,7 @@ def test_prune_writes_a_file_and_inspect_reads_it(tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "layer1.0.conv1" in shown
     assert "total macs" in shown
+    assert re.search(r"total latency .* ms → .* ms", shown)
     assert picture.read_bytes().startswith(PNG)
     assert hfp.load_pruned(file).metadata["budget"] == "macs=0.5"
 
@@ -76,6 +77,7 @@ def test_prune_writes_a_file_and_inspect_reads_it(tmp_path, capsys):
     assert document["model"] == "test_resnet"
     before, after = document["costs"]["macs"]
     assert 0.49 <= after / before <= 0.5
+    assert len(document["costs"]["latency"]) == 2
     assert document["costs"]["file bytes"][1] == file.stat().st_size
     assert {layer["name"] for layer in document["layers"]} >= {"conv1.0", "layer1.0.conv1", "fc"}
     assert second.read_bytes().startswith(PNG)
@@ -91,7 +93,8 @@ def test_prune_json_is_one_document(factory, tmp_path, capsys):
         ("0", 12, 6), ("2", 8, 4), ("5", 2, 2),
     ]  # fmt: skip
     assert document["layers"][-1]["reason"] == "it is an output of the model"
-    assert document["file_bytes"] == (tmp_path / "m.safetensors").stat().st_size
+    assert document["costs"]["macs"][0] == 10 * 10 * 12 * 27 + 8 * 8 * 8 * 108 + 2 * 8  # of one image
+    assert document["costs"]["file bytes"][1] == document["file_bytes"] == (tmp_path / "m.safetensors").stat().st_size
 
     assert main(["inspect", "m.safetensors"]) == 0  # no skeleton: tensors only
     assert "total entries" in capsys.readouterr().out
@@ -159,6 +162,16 @@ def test_export_gives_the_same_outputs(factory, tmp_path, capsys):
             ["resnet8", "--macs", "0.5", "--out", "nowhere/m.safetensors"],
             "no folder .*nowhere to write m.safetensors to",
         ),
+        (["resnet8", "--macs", "0.5", "--out", "."], "is a folder; give the name of a file"),
+        (["resnet8", "--macs", "0.5", "--round-to", "0", "--out", "m"], "round_to is a whole number .* not 0"),
+        (
+            ["resnet8", "--macs", "0.5", "--min-channels", "-1", "--out", "m"],
+            "min_channels is a whole number .* not -1",
+        ),
+        (["resnet8", "--macs", "0.5", "--steps", "0", "--out", "m"], "steps is a whole number, at least 1, not 0"),
+        (["resnet8", "--macs", "0.5", "--data", "imagefolder", "--out", "m"], "--data-root|data-root|PATH"),
+        (["resnet8", "--macs", "0.5", "--image-size", "0", "--out", "m"], "--image-size is at least 1, not 0"),
+        (["resnet8", "--macs", "0.001", "--image-size", "8", "--out", "m"], "is the least that is reachable"),
         (["resnet8", "--macs", "0.5", "--finetune", "1", "--out", "m"], "--finetune needs images"),
         (["resnet8", "--macs", "0.5", "--repair", "bias", "--out", "m"], "--repair needs images"),
         (["resnet8", "--macs", "0.5", "--repair", "magic", "--out", "m"], "invalid choice: 'magic'"),
@@ -179,6 +192,6 @@ def test_wrong_input_is_one_line(factory, words, message, capsys):
 
 
 def test_inspect_refuses_what_is_no_pruned_model(tmp_path, capsys):
-    assert "missing" in refused(capsys, "inspect", str(tmp_path / "none.safetensors")) or True
+    assert "none.safetensors" in refused(capsys, "inspect", str(tmp_path / "none.safetensors"))
     (tmp_path / "text").write_text("nothing")
     assert "text" in refused(capsys, "inspect", str(tmp_path / "text"))
