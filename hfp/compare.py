@@ -167,6 +167,8 @@ def comparison_from(document: Mapping[str, Any], **over: Any) -> Comparison:
     given = [Variant(str(entry.get("name", "")), _without_name(entry)) for entry in document.get("variant", ())]
     names = axes.get("methods", [] if given else [method.name for method in methods()])
     made = variants_of(names, document.get("options"), axes.get("batch_norms", ()))
+    if "ranks" in axes and "ratios" in axes:
+        raise InputError("a comparison has ranks or ratios, not both")
     settings: dict[str, Any] = {"base": document.get("experiment", {}), "variants": (*made, *given)}
     settings.update({name: axes[name] for name in fields if name in axes})
     settings.update(over)

@@ -242,23 +242,25 @@ def cells_of(row: Row, personal: bool = False) -> tuple[str, ...]:
 def tables(made: Sequence[Row]) -> list[Table]:
     """A table for the terminal, 80 columns wide, at every alpha and size."""
     personal = _with_personal(made)
-    shown = []
-    for (alpha, size), group in grouped(made).items():
+    shown: list[Table] = []
+    groups = grouped(made)
+    last = list(groups.values())[-1] if groups else None
+    for (alpha, size), group in groups.items():
         target = group[0].target
         caption = f"accuracy: mean of the last {LAST} rounds; MB: up and down; device s: simulated, on the clients"
         if personal:
             caption += "; own, %: clients' own models on data like theirs"
         table = Table(
             title=f"{size}, alpha {alpha:g}",
-            caption=f"{caption}; to {target:.0f} %: rounds until {target:.1f} % is reached",
+            caption=f"{caption}; the last column: rounds until that is reached" if group is last else None,
             title_justify="left",
             caption_justify="left",
             box=box.SIMPLE_HEAD,
             padding=(0, 1, 0, 0),
         )
         own = ("own, %",) if personal else ()
-        table.add_column("variant", no_wrap=True)
-        for heading in ("accuracy, %", "difference", *own, "MB", "GMACs", "device s", f"to {target:.0f} %"):
+        table.add_column("variant", overflow="fold")
+        for heading in ("accuracy, %", "difference", *own, "MB", "GMACs", "device s", f"to {target:.1f} %"):
             table.add_column(heading, justify="right", no_wrap=True)
         for row in group:
             table.add_row(*_short(row, personal))

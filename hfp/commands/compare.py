@@ -96,6 +96,9 @@ def comparison_of(arguments: argparse.Namespace) -> Comparison:
     document: dict[str, Any] = dict(read_comparison(arguments.file)) if arguments.file else {}
     document["experiment"] = {**document.get("experiment", {}), **given_settings(arguments)}
     axes = dict(document.get("compare", {}))
+    for given, other in (("ranks", "ratios"), ("ratios", "ranks")):
+        if getattr(arguments, given) is not None:
+            axes.pop(other, None)
     for name in ("methods", "seeds", "alphas", "ranks", "ratios", "batch_norms", "target"):
         if getattr(arguments, name) is not None:
             axes[name] = getattr(arguments, name)

@@ -13,6 +13,7 @@ from hfp.cli import build_parser, main
 from hfp.commands import compare as command
 from hfp.compare import Comparison, Variant, variants_of
 from hfp.compare_runs import ComparisonFolder, default_jobs, missing, run_missing
+from hfp.errors import InputError
 from hfp.methods.ca_hfp import CAHFP
 
 TINY = {"rounds": 1, "train_images": 60, "clients": 3, "batch_size": 8}
@@ -148,6 +149,13 @@ def test_a_file_is_read_first_and_arguments_go_over_it(tmp_path):
     first = next(comparison.cells()).experiment
     assert (first.rounds, first.clients, first.ratio, first.method) == (2, 3, 0.25, "fedmp")
     assert (comparison.seeds, comparison.target, comparison.ratios) == ((0,), 70, (0.25, 0.5))
+    path.write_text('[compare]\nmethods = ["fedmp"]\nratios = [0.5]\n')
+    words = ["compare", "--file", str(path), "--rank", "2,3"]
+    comparison = command.comparison_of(build_parser(words).parse_args(words))
+    assert (comparison.ranks, comparison.ratios) == ((2, 3), ())
+    with pytest.raises(InputError, match="ranks or ratios, not both"):
+        words += ["--ratio", "0.5"]
+        command.comparison_of(build_parser(words).parse_args(words))
 
 
 def test_an_interrupted_comparison_says_how_to_go_on(tmp_path, monkeypatch, capsys):
