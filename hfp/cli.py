@@ -13,6 +13,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "compare": ("hfp.commands.compare", "run", "run several federated methods on equal terms, and report"),
     "prune": ("hfp.commands.prune", "run", "prune one model to a budget, and save it"),
     "inspect": ("hfp.commands.inspect", "run", "show what a file of a pruned model holds"),
+    "flower": ("hfp.commands.flower", "run", "try a federation on Flower out, with processes on this machine"),
     "methods": ("hfp.commands.listing", "run_methods", "list the federated methods and their papers"),
     "criteria": ("hfp.commands.listing", "run_criteria", "list the criteria that score channels, and their papers"),
 }

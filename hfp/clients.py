@@ -14,14 +14,13 @@ from hfp.reconstruct import IndexMap, compact_model
 
 
 class Clients:
-    """Does the work of a federation's clients, any number of them; remembers for each what later tasks build on."""
+    """Does the work of a federation's clients, any number of them."""
 
     def __init__(self, federation: Federation) -> None:
         self._federation = federation
         self._count = MacCounter(federation.setting.example)
         self._memory = MemoryCounter(federation.setting.example)
         self._model: nn.Module | None = None
-        self._kept: dict[int, State] = {}
 
     def train(self, round: int, client: Client, task: Task) -> Reply:
         """Do a task.
@@ -29,14 +28,7 @@ class Clients:
         Raises:
             InputError: training diverged.
         """
-        method = self._federation.method
-        reply = method.train(self._local(round, client), task)
-        self._kept[client.index] = {**self.kept(client), **method.keep(task, reply)}
-        return reply
-
-    def kept(self, client: Client) -> State:
-        """What the client still has of earlier rounds."""
-        return self._kept.get(client.index, {})
+        return self._federation.method.train(self._local(round, client), task)
 
     def statistics(self, client: Client, weights: State) -> dict[str, Tensor]:
         """The global model's batch-norm statistics on the client's data."""

@@ -103,6 +103,8 @@ class Evaluator:
             self._model.load_state_dict({**state.weights, **moments})
             total = total.plus(self._ask(self._model), client.samples)
             samples += client.samples
+        if not samples:  # no client could be reached
+            return self._ask(self._model)
         return Answers(total.correct / samples, total.losses / samples)
 
     def _statistics(self, state: ServerState) -> Iterator[tuple[Client, State]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,12 +10,15 @@ from torch import nn
 
 from hfp.client import LocalData, LocalTraining
 from hfp.data import Dataset, load_dataset, partition
+from hfp.data.dataset import Split
 from hfp.errors import InputError
 from hfp.experiment import Experiment
 from hfp.limits import RatioFinder
 from hfp.methods import Client, Method, Setting, State, create_method
 from hfp.models import classifier_of, create_model
+from hfp.problem import Problem, dataset_of
 from hfp.reconstruct import Coupling, MapError
+from hfp.reconstruct.calling import modes_kept
 from hfp.seeds import derive
 
 FEWEST_IMAGES = 2  # a client with one image has no batch that batch-norm can train on
@@ -46,8 +50,6 @@ def set_up(experiment: Experiment) -> Federation:
         InputError: data, model or device can't be had, there are more clients than samples, or a ratio leaves a layer
             without channels.
     """
-    device = _device(experiment.device)
-    method = create_method(experiment.method, **experiment.options)
     dataset = load_dataset(
         experiment.dataset,
         experiment.data_root,
@@ -64,9 +66,46 @@ def set_up(experiment: Experiment) -> Federation:
         seed=derive(experiment.seed, "partition"),
         minimum=FEWEST_IMAGES,
     )
-    model = _model(experiment, dataset)
+    shards = tuple(
+        LocalData(dataset.train.images[share], dataset.train.labels[share], dataset.normalise) for share in shares
+    )
+    return _assemble(experiment, dataset, _model(experiment, dataset), shards, [len(share) for share in shares])
+
+
+def set_up_own(experiment: Experiment, problem: Problem, samples: Sequence[int], here: int | None = None) -> Federation:
+    """The same for a user's own data and model; the experiment's names of data set and model are not looked at.
+
+    Args:
+        experiment: how many clients, which method, and so on.
+        problem: the user's functions.
+        samples: how many samples each client has; 0 where that isn't known, on the clients.
+        here: the client whose data is read, none on the server.
+
+    Raises:
+        InputError: the functions don't give what they should, a ratio leaves a layer without channels, or the server is
+            to measure what needs the clients' data.
+    """
+    for name in ("diagnostics", "personal"):
+        if getattr(experiment, name):
+            raise InputError(f"{name} needs the clients' data on the server, which it hasn't when the data is your own")
+    model, test = problem.model(experiment.seed), problem.test_data()
+    dataset = dataset_of(test, _outputs(model, test))
+    nothing = LocalData(dataset.train.images, dataset.train.labels, dataset.normalise)
+    shards, samples = [nothing] * experiment.clients, list(samples)
+    if here is not None:
+        own = problem.client_data(here, experiment.clients)
+        check_labels(own, len(dataset.classes))
+        shards[here] = LocalData(own.images, own.labels, dataset.normalise)
+        samples[here] = len(own.labels)
+    return _assemble(experiment, dataset, model, tuple(shards), samples)
+
+
+def _assemble(
+    experiment: Experiment, dataset: Dataset, model: nn.Module, shards: tuple[LocalData, ...], samples: list[int]
+) -> Federation:
+    device = _device(experiment.device)
+    method = create_method(experiment.method, **experiment.options)
     groups = coupled_groups(model, dataset.shape)
-    samples = [len(share) for share in shares]
     clients = tuple(
         Client(index, *traits)
         for index, traits in enumerate(
@@ -87,9 +126,7 @@ def set_up(experiment: Experiment) -> Federation:
         experiment=experiment,
         method=method,
         dataset=dataset,
-        shards=tuple(
-            LocalData(dataset.train.images[share], dataset.train.labels[share], dataset.normalise) for share in shares
-        ),
+        shards=shards,
         model=model,
         setting=setting,
         training=LocalTraining(
@@ -131,6 +168,36 @@ def _ratios(
         finder.find(experiment.budget, device, experiment.epochs * images, client)
         for client, (device, images) in enumerate(zip(experiment.devices, samples, strict=True))
     )
+
+
+def _outputs(model: nn.Module, test: Split) -> int:
+    """How many classes the model tells apart.
+
+    Raises:
+        InputError: the model does not run on the test data, or has fewer classes than the data.
+    """
+    with torch.no_grad(), modes_kept(model):
+        try:
+            scores = model.eval()(test.images[:2])
+        except RuntimeError as error:
+            raise InputError(
+                f"the model does not run on the test data {list(test.images[:2].shape)}: {error}"
+            ) from error
+    if scores.dim() != 2:
+        raise InputError(f"the model must return scores [samples, classes]; found {list(scores.shape)}")
+    check_labels(test, scores.shape[1])
+    return scores.shape[1]
+
+
+def check_labels(split: Split, classes: int) -> None:
+    """Refuse labels that the model has no score for.
+
+    Raises:
+        InputError: naming the label and the number of classes.
+    """
+    least, most = int(split.labels.min()), int(split.labels.max())
+    if least < 0 or most >= classes:
+        raise InputError(f"labels must be in [0, {classes}), the model's classes; found {least if least < 0 else most}")
 
 
 def _rows_of_classes(model: nn.Module, classes: int) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import uuid
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -22,13 +23,13 @@ DIAGNOSTICS = "diagnostics.png"
 class RunFolder:
     """Writes one run's files; the metrics grow by one line a round, so that a stopped run keeps what it had."""
 
-    def __init__(self, path: Path) -> None:
-        """Check that `path` is free; nothing is made yet.
+    def __init__(self, path: Path, *, resumed: bool = False) -> None:
+        """Check that `path` is free, unless a run is `resumed` there; nothing is made yet.
 
         Raises:
             InputError: something is there already.
         """
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if not resumed and path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise InputError(
                 f"output folder {path} is not empty; nothing in it is overwritten: give another with --out"
             )
@@ -51,6 +52,11 @@ class RunFolder:
         """Add one round's figures as a line of JSON."""
         with open(self.path / METRICS, "a", encoding="utf-8") as file:
             file.write(json.dumps(record.as_dict()) + "\n")
+
+    def rewrite(self, history: Sequence[RoundRecord]) -> None:
+        """Write all rounds' figures anew, as `append` does one by one."""
+        lines = "".join(json.dumps(record.as_dict()) + "\n" for record in history)
+        write_atomically(self.path / METRICS, lines.encode())
 
     def save_model(self, experiment: Experiment, state: State) -> None:
         """Write the global model's state, with the names needed to make the model again."""

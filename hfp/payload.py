@@ -34,7 +34,7 @@ def unpack(message: bytes, like: Mapping[str, tuple[torch.Size, torch.dtype]]) -
     needed: dict[str, int] = {}
     for shape, dtype in like.values():
         needed[_name(dtype)] = needed.get(_name(dtype), 0) + math.prod(shape)
-    found = {dtype: values.numel() for dtype, values in flat.items()}
+    found = {dtype: values.numel() for dtype, values in flat.items() if _name(values.dtype) == dtype}
     if found != needed:
         raise InputError(f"a payload must hold {needed} values; found {found}")
     state, position = {}, dict.fromkeys(needed, 0)

@@ -1,0 +1,169 @@
+"""What Flower costs: the same rounds embedded, simulated and deployed on loopback; the server's memory by clients.
+
+    python examples/benchmarks/flower.py overhead --out flower-overhead.json
+    python examples/benchmarks/flower.py memory --out flower-memory.json
+
+Processor seconds are those of every process of a run, sampled from /proc (Linux); a round's are the difference between
+a long and a short run, divided by the rounds between them, so that starting up does not count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hfp.flower.local import LocalDeployment
+
+APP = Path(__file__).parent.parent / "flower"
+TICK = os.sysconf("SC_CLK_TCK")
+SHORT, LONG = 2, 6
+EMBEDDED = "import json, sys; from hfp import Experiment, simulate; import torch; torch.set_num_threads(1)\n"
+
+
+class Watch:
+    """Processor time and peak memory of all processes with a marker in their environment."""
+
+    def __init__(self, marker: str) -> None:
+        self._marker, self._seconds, self._peaks = marker.encode(), {}, {}
+        self._names: dict[int, str] = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._sample, daemon=True)
+
+    def __enter__(self) -> Watch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    @property
+    def seconds(self) -> float:
+        return sum(self._seconds.values())
+
+    def peak(self, name: str) -> int:
+        """The largest resident set, in bytes, of a process whose command line has `name`."""
+        return max((peak for pid, peak in self._peaks.items() if name in self._names[pid]), default=0)
+
+    def _sample(self) -> None:
+        while not self._stop.wait(0.1):
+            for pid in self._marked():
+                try:
+                    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+                    status = Path(f"/proc/{pid}/status").read_text()
+                except OSError:
+                    continue
+                self._seconds[pid] = (int(fields[11]) + int(fields[12])) / TICK
+                high = [line for line in status.splitlines() if line.startswith("VmHWM")]
+                self._peaks[pid] = int(high[0].split()[1]) * 1024 if high else self._peaks.get(pid, 0)
+
+    def _marked(self) -> Iterator[int]:
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdigit():
+                continue
+            pid = int(entry.name)
+            try:
+                if pid not in self._names and self._marker in (entry / "environ").read_bytes():
+                    self._names[pid] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            except OSError:
+                continue
+            if pid in self._names:
+                yield pid
+
+
+@contextmanager
+def deployment(simulation: bool) -> Iterator[LocalDeployment]:
+    with (
+        tempfile.TemporaryDirectory(prefix="hfp-cost-") as folder,
+        LocalDeployment(Path(folder), simulation=simulation, environment={"OMP_NUM_THREADS": "1"}) as local,
+    ):
+        local.start_link()
+        yield local
+
+
+def measure(local: LocalDeployment, rounds: int, clients: int, settings: str, simulated: bool) -> dict[str, float]:
+    """One run on a deployment: processor seconds of all its processes, wall seconds of its later rounds, memory."""
+    out = local.folder / f"run-{time.monotonic_ns()}"
+    config = [f'{settings} rounds={rounds} clients={clients} quorum={clients} out="{out}"']
+    with Watch(f"FLWR_HOME={local.home}") as watch:
+        process = local.start_run(APP, config, nodes=clients if simulated else None)
+        process.wait()
+        time.sleep(1)
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return {
+        "cpu": watch.seconds,
+        "wall": sum(line["seconds"] for line in lines[1:]) / max(len(lines) - 1, 1),
+        "server": watch.peak("flwr-simulation" if simulated else "flwr-serverapp"),
+    }
+
+
+def embedded(rounds: int, clients: int, settings: dict[str, object]) -> dict[str, float]:
+    import subprocess
+
+    code = EMBEDDED + f"run = simulate(Experiment(clients={clients}, rounds={rounds}, **{settings!r}))\n"
+    code += "print(json.dumps([record.seconds for record in run.history]))"
+    with tempfile.TemporaryDirectory() as folder, Watch(f"HFP_COST={folder}") as watch:
+        environment = {**os.environ, "HFP_COST": folder, "OMP_NUM_THREADS": "1"}
+        output = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True).stdout
+        seconds = json.loads(output)
+        peak = watch.peak("python")
+        return {"cpu": watch.seconds, "wall": sum(seconds[1:]) / max(len(seconds) - 1, 1), "server": peak}
+
+
+def overhead(clients: int = 3) -> dict[str, dict[str, float]]:
+    """A round's processor and wall seconds in each way of running the same clients."""
+    settings = "train-images=300 threads=1 wait=300.0"
+    found: dict[str, dict[str, float]] = {}
+
+    def note(name: str, short: dict[str, float], long: dict[str, float]) -> None:
+        found[name] = {
+            "cpu_a_round": (long["cpu"] - short["cpu"]) / (LONG - SHORT),
+            "cpu_start": short["cpu"] - SHORT * (long["cpu"] - short["cpu"]) / (LONG - SHORT),
+            "wall_a_round": long["wall"],
+            "server_peak": long["server"],
+        }
+        print(name, found[name], file=sys.stderr, flush=True)
+
+    same = {"train_images": 300}
+    note("embedded", embedded(SHORT, clients, same), embedded(LONG, clients, same))
+    with deployment(simulation=True) as local:
+        note("simulation", *(measure(local, rounds, clients, settings, True) for rounds in (SHORT, LONG)))
+    with deployment(simulation=False) as local:
+        local.start_nodes(clients)
+        note("deployment", *(measure(local, rounds, clients, settings, False) for rounds in (SHORT, LONG)))
+    return found
+
+
+def memory() -> dict[str, float]:
+    """The peak memory of the simulation's server process, by the number of clients: full models of 45 MB."""
+    settings = 'method="fedavg" model="timm:resnet18" batch-norm="aggregate" train-images=400 threads=1 wait=300.0'
+    found = {}
+    for clients in (10, 100):
+        with deployment(simulation=True) as local:
+            found[str(clients)] = measure(local, 1, clients, settings, True)["server"] / 1e6
+        print(clients, found, file=sys.stderr, flush=True)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=["overhead", "memory"])
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    found = overhead() if arguments.what == "overhead" else memory()
+    text = json.dumps(found, indent=2)
+    print(text)
+    if arguments.out:
+        arguments.out.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()

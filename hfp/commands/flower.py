@@ -1,0 +1,106 @@
+"""``hfp flower up``: a SuperLink and nodes on this machine, to try a deployment out; stopped with the command."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import shlex
+import signal
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hfp.errors import InputError
+from hfp.flower import require_flower
+
+if TYPE_CHECKING:
+    from hfp.flower.local import LocalDeployment
+
+INTERRUPTED = 130
+LOOK = 0.5  # seconds between looks at whether all processes are still there
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    add = parser.add_argument
+    add("action", choices=["up"], help="start a local deployment, and stop it when this command ends")
+    add("--nodes", type=int, default=3, metavar="N", help="SuperNodes, one a client (default: 3)")
+    add("--secure", action="store_true", help="TLS, and only nodes whose keys are registered")
+    add("--simulation", action="store_true", help="a SuperLink that simulates the nodes with Ray instead")
+    add("--run", type=Path, metavar="APP", help="run this app's folder once, and stop")
+    add("--run-config", action="append", default=[], metavar="'NAME=VALUE …'", help="settings of that run")
+    add("--folder", type=Path, help="for logs, keys and Flower's files (default: a temporary one)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Start, show how to use it, and wait; 0 when a run ended well, 1 when it didn't, 130 when interrupted.
+
+    Raises:
+        InputError: Flower isn't installed, an argument can't be used, or something doesn't start.
+    """
+    require_flower()
+    from hfp.flower.local import LocalDeployment
+
+    if arguments.nodes < 1:
+        raise InputError(f"nodes must be at least 1; found {arguments.nodes}")
+    if arguments.run is not None and not (arguments.run / "pyproject.toml").is_file():
+        raise InputError(f"there is no app in {arguments.run}: it has no pyproject.toml")
+    if arguments.secure and arguments.simulation:
+        raise InputError("simulated nodes have no keys; give --secure or --simulation")
+    with ExitStack() as stack, _interrupted_by_termination():
+        folder = arguments.folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hfp-flower-")))
+        deployment = LocalDeployment(folder.resolve(), secure=arguments.secure, simulation=arguments.simulation)
+        stack.enter_context(deployment)
+        try:
+            return _serve(deployment, arguments)
+        except KeyboardInterrupt:
+            print("stopping", flush=True)
+            return INTERRUPTED
+
+
+def _serve(deployment: LocalDeployment, arguments: argparse.Namespace) -> int:
+    deployment.start_link()
+    if not arguments.simulation:
+        deployment.start_nodes(arguments.nodes)
+    nodes = arguments.nodes if arguments.simulation else None
+    fresh = Path("runs").resolve() / f"{datetime.now():%Y%m%d-%H%M%S}-flower"
+    config = [f"clients={arguments.nodes} out={json.dumps(str(fresh))}", *arguments.run_config]
+    print(f"SuperLink on {deployment.address}, {arguments.nodes} nodes; logs in {deployment.folder}", flush=True)
+    app = arguments.run.resolve() if arguments.run is not None else Path("APP")
+    words = deployment.run_words(app, config, nodes)
+    if arguments.run is None:
+        print("in another terminal, with the folder of an app:")
+        print(f"  FLWR_HOME={shlex.quote(str(deployment.home))} {shlex.join(words)}", flush=True)
+        while True:
+            _check(deployment)
+            time.sleep(LOOK)
+    process = deployment.start(words, "run", here=True)
+    try:
+        return 0 if process.wait() == 0 and deployment.last_run_completed() else 1
+    finally:
+        deployment.stop(process)
+
+
+def _check(deployment: LocalDeployment) -> None:
+    for name, process in {"superlink": deployment.link, **deployment.nodes}.items():
+        if process.poll() is not None:
+            raise InputError(f"{name} has ended; see {deployment.log(name)}")
+
+
+@contextlib.contextmanager
+def _interrupted_by_termination() -> Iterator[None]:
+    """Have a request to terminate end the command as Ctrl-C does, so that nothing is left running."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

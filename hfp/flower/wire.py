@@ -1,0 +1,335 @@
+"""What a message between server and client says: a header of plain JSON, and the tensors as `hfp.payload`.
+
+Shapes that both sides know from the plan are not sent, nor is a plan that keeps every channel; of other plans each
+coupled group is a window of channels where it is one, else a bit a channel. Everything that is read is checked before
+it is used, and sizes before anything is allocated.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hfp.errors import InputError
+from hfp.flower.letter import Letter
+from hfp.methods import Client, Reply, Setting, State, Task
+from hfp.methods.bits import from_bits, to_bits
+from hfp.payload import layout, pack, unpack
+from hfp.reconstruct import IndexMap, MapError, Plan
+
+VERSION = 1
+DTYPES = {
+    str(dtype).removeprefix("torch."): dtype
+    for dtype in (
+        torch.float64,
+        torch.float32,
+        torch.float16,
+        torch.bfloat16,
+        torch.int64,
+        torch.int32,
+        torch.int16,
+        torch.int8,
+        torch.uint8,
+        torch.bool,
+    )
+}
+MOST_DIMENSIONS = 16
+MOST_TENSORS = 100_000
+LONGEST_NAME = 1_000
+MOST_WORDS = 500
+FAILED, FORGOTTEN = "failed", "forgotten"
+STATISTICS, GLOBAL, KEPT = "statistics", "global", "kept"
+FIGURES = ("steps", "samples", "parameters", "forward_macs", "training_macs", "memory")
+
+Layout = Mapping[str, tuple[torch.Size, torch.dtype]]
+
+
+def write_task(setting: Setting, round: int, client: Client, task: Task, has: Iterable[str] = ()) -> Letter:
+    """A task for a client that still `has` some of what the task takes as known; the rest is sent."""
+    again = {name: tensor for name, tensor in task.known.items() if name not in set(has)}
+    tensors = {**task.tensors, **again}
+    header = {
+        "kind": "task",
+        "round": round,
+        "client": client.index,
+        "ratio": client.ratio,
+        "plan": _plan_fields(task.plan),
+        "values": dict(task.values),
+        "known": sorted(task.known),
+        **_described(tensors, compact_layout(setting, task.index_map)),
+    }
+    return Letter(_dump(header), pack(tensors))
+
+
+def read_task(setting: Setting, letter: Letter, client: int, kept: State) -> tuple[int, float, Task]:
+    """The round, the client's ratio and the task; `kept` is what the client has of earlier rounds.
+
+    Raises:
+        InputError: this is no task for the client, or it is damaged.
+        Forgotten: the task builds on something that the client has no longer.
+    """
+    fields = _load(letter.header, "task")
+    if _whole(fields, "client") != client:
+        raise InputError(f"this is client {client}; found a task for client {fields['client']}")
+    try:
+        plan = setting.groups.plan(_plan_of(fields, setting))
+        index_map = setting.groups.index_map(plan)
+    except MapError as error:
+        raise InputError(f"the task's plan can't be used: {error}") from error
+    tensors = unpack(letter.body, _layout_of(fields, compact_layout(setting, index_map), len(letter.body)))
+    values = {_text(name): _number(value, name) for name, value in _mapping(fields, "values").items()}
+    known = {_text(name) for name in _sequence(fields, "known")}
+    forgotten = known - kept.keys() - tensors.keys()
+    if forgotten:
+        raise Forgotten(f"the task builds on {', '.join(sorted(forgotten))}, which this client doesn't have")
+    here = {name: tensors.pop(name) if name in tensors else kept[name] for name in sorted(known)}
+    ratio = _number(fields.get("ratio"), "ratio")
+    return _whole(fields, "round"), ratio, Task(plan, index_map, tensors, values, here)
+
+
+class Forgotten(InputError):
+    """A client has not what a task takes as known; the server sends it again."""
+
+
+def write_reply(setting: Setting, task: Task, reply: Reply, kept: Iterable[str] = ()) -> Letter:
+    """What a client answers to a task, and the names of what it keeps for later ones."""
+    header = {
+        "kind": "reply",
+        "figures": {
+            name: getattr(reply, name)
+            for name in (field.name for field in dataclasses.fields(Reply))
+            if name != "tensors"
+        },
+        "kept": sorted(kept),
+        **_described(reply.tensors, compact_layout(setting, task.index_map)),
+    }
+    return Letter(_dump(header), pack(reply.tensors))
+
+
+def read_reply(setting: Setting, task: Task, letter: Letter) -> tuple[Reply, frozenset[str]]:
+    """The reply to a task, and what the client keeps.
+
+    Raises:
+        InputError: this is no reply, or it is damaged.
+    """
+    fields = _load(letter.header, "reply")
+    tensors = unpack(letter.body, _layout_of(fields, compact_layout(setting, task.index_map), len(letter.body)))
+    figures = _mapping(fields, "figures")
+    variance = figures.get("variance")
+    reply = Reply(
+        tensors=tensors,
+        loss=_number(figures.get("loss"), "loss"),
+        variance=None if variance is None else _number(variance, "variance"),
+        **{name: _whole(figures, name) for name in FIGURES},
+    )
+    return reply, frozenset(_text(name) for name in _sequence(fields, "kept"))
+
+
+def write_failure(kind: str, problem: str) -> Letter:
+    """That a client can't answer, and why; `kind` is `FAILED` or `FORGOTTEN`."""
+    return Letter(_dump({"kind": kind, "problem": problem[:MOST_WORDS]}))
+
+
+def failure_in(letter: Letter) -> tuple[str, str] | None:
+    """The kind of failure and the client's words, None where the letter is something else."""
+    for kind in (FAILED, FORGOTTEN):
+        try:
+            return kind, str(_load(letter.header, kind).get("problem", ""))[:MOST_WORDS]
+        except InputError:
+            continue
+    return None
+
+
+def write_hello(client: int, samples: int, architecture: str) -> Letter:
+    """What a node says of itself when it is asked first."""
+    return Letter(_dump({"kind": "hello", "client": client, "samples": samples, "digest": architecture}))
+
+
+def read_hello(letter: Letter) -> tuple[int, int, str]:
+    """Which client a node is, how many samples it has, and the `digest` of its model.
+
+    Raises:
+        InputError: this is no such message.
+    """
+    fields = _load(letter.header, "hello")
+    return _whole(fields, "client"), _whole(fields, "samples"), _text(fields.get("digest"))
+
+
+def write_state(kind: str, state: State, known: Layout) -> Letter:
+    """Tensors alone: the global model on its way to a client, or a client's statistics on their way back."""
+    return Letter(_dump({"kind": kind, **_described(state, known)}), pack(state))
+
+
+def read_state(kind: str, letter: Letter, known: Layout) -> dict[str, Tensor]:
+    """The tensors that `write_state` was given, which must be those of `known`.
+
+    Raises:
+        InputError: others, damaged ones, or values that are not finite.
+    """
+    fields = _load(letter.header, kind)
+    expected = _layout_of(fields, known, len(letter.body))
+    if expected != known:
+        raise InputError(f"{kind} must have {len(known)} tensors of known shapes; found others")
+    state = unpack(letter.body, known)
+    for name, tensor in state.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise InputError(f"{name} holds values that are not finite")
+    return state
+
+
+def read_own_state(kind: str, letter: Letter) -> dict[str, Tensor]:
+    """Tensors of any shapes, as the header describes them: what a client itself has written.
+
+    Raises:
+        InputError: the letter is damaged.
+    """
+    fields = _load(letter.header, kind)
+    return unpack(letter.body, _layout_of(fields, {}, len(letter.body)))
+
+
+def compact_layout(setting: Setting, index_map: IndexMap) -> Layout:
+    """Shape and dtype of every tensor of a compact model."""
+    full = setting.model.state_dict()
+    return {name: (torch.Size(place.compact_shape), full[name].dtype) for name, place in index_map.tensors.items()}
+
+
+def statistics_layout(state: State) -> Layout:
+    """Shape and dtype of a full model's batch-norm statistics, as a client sends them."""
+    return layout({n: t for n, t in state.items() if n.endswith(("running_mean", "running_var"))})
+
+
+def digest(setting: Setting, state: State) -> str:
+    """A short word for the architecture: both sides must have the same names, shapes and coupled groups."""
+    tensors = [f"{name} {list(tensor.shape)} {tensor.dtype}" for name, tensor in state.items()]
+    groups = [f"{name} {size}" for name, size in setting.groups.sizes.items()]
+    return hashlib.sha256("\n".join([*tensors, *groups]).encode()).hexdigest()[:16]
+
+
+def _described(tensors: State, known: Layout) -> dict[str, Any]:
+    """How many of the leading tensors are as known, and name, dtype and shape of all others."""
+    found = layout(tensors)
+    same = bool(known) and list(found.items())[: len(known)] == list(known.items())
+    others = list(found.items())[len(known) if same else 0 :]
+    return {
+        "as_known": same,
+        "tensors": [[name, str(dtype).removeprefix("torch."), list(shape)] for name, (shape, dtype) in others],
+    }
+
+
+def _layout_of(fields: Mapping[str, Any], known: Layout, size: int) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    found = dict(known) if fields.get("as_known") is True else {}
+    listed = _sequence(fields, "tensors")
+    if len(listed) > MOST_TENSORS:
+        raise InputError(f"at most {MOST_TENSORS} tensors can be sent; found {len(listed)}")
+    for entry in listed:
+        if not isinstance(entry, list) or len(entry) != 3 or not isinstance(entry[2], list):
+            raise InputError(f"a tensor is described by name, dtype and shape; found {str(entry)[:80]}")
+        name, dtype, shape = _text(entry[0]), DTYPES.get(_text(entry[1])), entry[2]
+        if name in found:
+            raise InputError(f"{name} is described twice")
+        if dtype is None:
+            raise InputError(f"{name}: dtype must be one of {', '.join(DTYPES)}; found {entry[1]!r}")
+        if len(shape) > MOST_DIMENSIONS or not all(_is_whole(side) and side <= size for side in shape):
+            raise InputError(f"{name}: expected at most {MOST_DIMENSIONS} sides of 0 or more; found {str(shape)[:80]}")
+        found[name] = torch.Size(shape), dtype
+    bytes_needed = sum(math.prod(shape) * dtype.itemsize for shape, dtype in found.values())
+    if bytes_needed > size:
+        raise InputError(f"the header speaks of {bytes_needed} bytes of tensors; the body has {size}")
+    return found
+
+
+def _plan_fields(plan: Plan) -> dict[str, Any]:
+    return {name: _channels(kept, plan.sizes[name]) for name, kept in plan.kept.items() if len(kept) < plan.sizes[name]}
+
+
+def _channels(kept: Sequence[int], size: int) -> list[int] | str:
+    if kept[-1] - kept[0] + 1 == len(kept):
+        return [kept[0], len(kept)]
+    mask = torch.zeros(size, dtype=torch.bool)
+    mask[list(kept)] = True
+    return base64.b64encode(to_bits(mask).numpy().tobytes()).decode()
+
+
+def _plan_of(fields: Mapping[str, Any], setting: Setting) -> dict[str, Tensor]:
+    plan = {}
+    for name, channels in _mapping(fields, "plan").items():
+        size = setting.groups.sizes.get(name)
+        if size is None:
+            raise InputError(f"the plan names the coupled group {name[:80]!r}, which this model doesn't have")
+        plan[name] = _kept(channels, size, name)
+    return plan
+
+
+def _kept(channels: Any, size: int, name: str) -> Tensor:
+    if isinstance(channels, list) and len(channels) == 2 and all(_is_whole(part) for part in channels):
+        start, count = channels
+        if start + count <= size:
+            return torch.arange(start, start + count)
+    if isinstance(channels, str) and len(channels) <= size + 4:
+        try:
+            packed = bytearray(base64.b64decode(channels, validate=True))
+            return from_bits(torch.frombuffer(packed, dtype=torch.uint8), (size,)).nonzero().view(-1)
+        except ValueError as error:
+            raise InputError(f"{name}: channels can't be read: {error}") from error
+    raise InputError(f"{name}: expected a window or bits of {size} channels; found {str(channels)[:80]}")
+
+
+def _dump(fields: Mapping[str, Any]) -> str:
+    return json.dumps({"version": VERSION, **fields}, separators=(",", ":"))
+
+
+def _load(header: str, kind: str) -> dict[str, Any]:
+    try:
+        fields = json.loads(header)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"a header of {len(header)} characters is no JSON") from error
+    if not isinstance(fields, dict) or fields.get("kind") != kind:
+        raise InputError(f"expected a message of kind {kind!r}; found {header[:80]!r}")
+    if fields.get("version") != VERSION:
+        raise InputError(f"expected version {VERSION} of the messages; found {fields.get('version')!r}: update hfp")
+    return fields
+
+
+def _mapping(fields: Mapping[str, Any], name: str) -> dict[str, Any]:
+    value = fields.get(name)
+    if not isinstance(value, dict):
+        raise InputError(f"{name} must be an object; found {str(value)[:80]}")
+    return value
+
+
+def _sequence(fields: Mapping[str, Any], name: str) -> list[Any]:
+    value = fields.get(name)
+    if not isinstance(value, list):
+        raise InputError(f"{name} must be a list; found {str(value)[:80]}")
+    return value
+
+
+def _whole(fields: Mapping[str, Any], name: str) -> int:
+    value = fields.get(name)
+    if not _is_whole(value):
+        raise InputError(f"{name} must be a whole number of 0 or more; found {str(value)[:80]}")
+    return int(value)  # type: ignore[arg-type]
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+
+
+def _number(value: Any, name: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise InputError(f"{name} must be a finite number; found {str(value)[:80]}")
+    return float(value)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value or len(value) > LONGEST_NAME:
+        raise InputError(f"a name must be a text of at most {LONGEST_NAME} characters; found {str(value)[:80]}")
+    return value

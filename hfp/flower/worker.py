@@ -1,0 +1,195 @@
+"""The process that holds torch and a client's data between messages: started by the first, ended when idle.
+
+``ask`` is the ClientApp's end and imports no torch; ``python -m hfp.flower.worker FOLDER OWNER`` is the other. They
+speak over a Unix socket in a folder that only its owner can enter.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import socket
+import stat
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from hfp.errors import InputError
+from hfp.flower.letter import Letter
+
+IDLE = 900.0  # seconds without a message after which a worker ends
+WATCH = 2.0  # seconds between looks at whether the node's process is still there
+START = 120.0  # seconds that a worker may take to load torch
+SIZES = struct.Struct("!5Q")
+
+
+def ask(name: str, request: dict[str, Any], letter: Letter, kept: Letter | None) -> tuple[Letter, Letter | None]:
+    """Have the node's worker called `name` answer a letter; it is started if there is none.
+
+    Raises:
+        InputError: it doesn't start, or ends before it answers.
+    """
+    folder = _folder(name)
+    with _alone(folder), _connected(folder) as connection:
+        try:
+            _send(connection, request, letter, kept)
+            _, answer, keep = _receive(connection)
+        except OSError as error:
+            raise InputError(f"this node's worker ended before it answered; see {folder / 'log'}") from error
+    return answer, keep
+
+
+def serve(folder: Path, owner: int) -> None:
+    """Answer letters until none has come for a while, or the process `owner` has ended."""
+    from hfp.flower.workshop import answer
+
+    path = folder / "socket"
+    path.unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        path.chmod(0o600)
+        listener.listen(1)
+        listener.settimeout(WATCH)
+        last = time.monotonic()
+        while time.monotonic() - last < IDLE and _alive(owner):
+            try:
+                connection, _ = listener.accept()
+            except TimeoutError:
+                continue
+            with connection, contextlib.suppress(OSError):  # the other end may be killed at any time
+                _send(connection, {}, *answer(*_receive(connection)))
+            last = time.monotonic()
+    with _alone(folder):
+        shutil.rmtree(folder)
+
+
+def _folder(name: str) -> Path:
+    """Where the worker called `name` is: a path that is short enough for a socket."""
+    short = hashlib.sha256(name.encode()).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"hfp-{os.getuid()}" / short
+
+
+def _make_private(folder: Path) -> None:
+    """Make a folder for this user alone.
+
+    Raises:
+        InputError: it is there already, and others can enter it.
+    """
+    for level in (folder.parent, folder):
+        level.mkdir(mode=0o700, exist_ok=True)
+        status = level.lstat()
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
+            raise InputError(f"{level} must be a folder that only this user can enter; remove it")
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One message at a time, and one process that starts a worker or clears up after it."""
+    while True:
+        _make_private(folder)
+        with open(folder / "lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if _same(lock, folder / "lock"):  # else a worker has cleared the folder away meanwhile
+                yield
+                return
+
+
+def _same(lock: IO[str], path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(lock.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+@contextmanager
+def _connected(folder: Path) -> Iterator[socket.socket]:
+    connection = _connect(folder)
+    if connection is None:
+        process = _start(folder)
+        until = time.monotonic() + START
+        while connection is None:
+            if process.poll() is not None or time.monotonic() > until:
+                raise InputError(f"this node's worker doesn't start; see {folder / 'log'}")
+            time.sleep(0.05)
+            connection = _connect(folder)
+    with connection:
+        yield connection
+
+
+def _connect(folder: Path) -> socket.socket | None:
+    connection = socket.socket(socket.AF_UNIX)
+    try:
+        connection.connect(str(folder / "socket"))
+    except OSError:
+        connection.close()
+        return None
+    return connection
+
+
+def _start(folder: Path) -> subprocess.Popen[bytes]:
+    (folder / "socket").unlink(missing_ok=True)
+    with open(folder / "log", "ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "hfp.flower.worker", str(folder), str(_owner())],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+
+
+def _owner() -> int:
+    """The process that outlives this one: Flower's executor, which the node starts and ends."""
+    return os.getppid()
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _send(connection: socket.socket, request: dict[str, Any], letter: Letter, kept: Letter | None) -> None:
+    kept_parts = [] if kept is None else [kept.header.encode(), kept.body]
+    parts = [json.dumps(request).encode(), letter.header.encode(), letter.body, *kept_parts]
+    sizes = [len(part) for part in parts] + [0] * (5 - len(parts))
+    connection.sendall(SIZES.pack(*sizes))
+    for part in parts:
+        connection.sendall(part)
+
+
+def _receive(connection: socket.socket) -> tuple[dict[str, Any], Letter, Letter | None]:
+    request, header, body, kept_header, kept_body = SIZES.unpack(_exactly(connection, SIZES.size))
+    fields = json.loads(_exactly(connection, request))
+    letter = Letter(_exactly(connection, header).decode(), _exactly(connection, body))
+    kept = Letter(_exactly(connection, kept_header).decode(), _exactly(connection, kept_body)) if kept_header else None
+    return fields, letter, kept
+
+
+def _exactly(connection: socket.socket, size: int) -> bytes:
+    parts, missing = [], size
+    while missing:
+        part = connection.recv(min(missing, 2**20))
+        if not part:
+            raise ConnectionError("the other end closed the connection")
+        parts.append(part)
+        missing -= len(part)
+    return b"".join(parts)
+
+
+if __name__ == "__main__":
+    serve(Path(sys.argv[1]), int(sys.argv[2]))

@@ -1,0 +1,119 @@
+"""The client's side with torch in it: letters are answered from a client's data. Lives as long as its process does."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import traceback
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from hfp.clients import Clients
+from hfp.commands.run import use_threads
+from hfp.costs import macs
+from hfp.errors import InputError
+from hfp.federation import Federation, set_up, set_up_own
+from hfp.flower import wire
+from hfp.flower.experiments import experiment_from
+from hfp.flower.letter import Letter
+from hfp.flower.settings import settings_from
+from hfp.methods import Client, State
+from hfp.payload import layout
+from hfp.problem import load_problem
+from hfp.reconstruct import MapError
+
+OWN_CLIENTS = 4  # clients whose own data one process keeps; in simulation it serves any of them
+
+Answer = tuple[Letter, Letter | None]
+
+
+class Workshop:
+    """Answers letters to the clients of one run."""
+
+    def __init__(self, config: Mapping[str, Any], problem: str | None) -> None:
+        """Read the configuration; data is loaded when a client is first asked.
+
+        Raises:
+            InputError: the configuration can't be used.
+        """
+        self._experiment, self._settings = experiment_from(config), settings_from(config)
+        self._problem = None if problem is None else load_problem(Path(problem))
+        self._of = lru_cache(maxsize=OWN_CLIENTS if problem else 1)(self._set_up)
+
+    def answer(self, kind: str, letter: Letter, client: int, clients: int, kept: Letter | None) -> Answer:
+        """The answer to a letter of some kind, and what the client is to keep now; failures are answers too."""
+        try:
+            return self._answer(kind, letter, client, clients, kept)
+        except wire.Forgotten as error:
+            return wire.write_failure(wire.FORGOTTEN, str(error)), kept
+        except (InputError, MapError) as error:
+            return wire.write_failure(wire.FAILED, " ".join(str(error).split())), kept
+        except Exception as error:  # the server is told, whatever it is; the node's log says all
+            traceback.print_exc()
+            return wire.write_failure(wire.FAILED, f"{type(error).__name__}: {error}"), kept
+
+    def _answer(self, kind: str, letter: Letter, index: int, clients: int, kept: Letter | None) -> Answer:
+        if clients != self._experiment.clients or not 0 <= index < clients:
+            raise InputError(
+                f"this run has {self._experiment.clients} clients; this node is partition {index} of {clients}: "
+                "give matching partition-id and num-partitions"
+            )
+        federation, workers = self._of(index if self._problem else 0)
+        client = federation.setting.clients[index]
+        if kind == "hello":
+            architecture = wire.digest(federation.setting, federation.model.state_dict())
+            return wire.write_hello(index, client.samples, architecture), kept
+        if kind == "train":
+            return self._train(federation, workers, client, letter, kept)
+        if kind == "statistics":
+            full = federation.model.state_dict()
+            weights = wire.read_state(wire.GLOBAL, letter, layout(full))
+            measured = workers.statistics(client, weights)
+            return wire.write_state(wire.STATISTICS, measured, wire.statistics_layout(full)), kept
+        raise InputError(f"unknown kind of message {kind!r}")
+
+    def _train(
+        self, federation: Federation, workers: Clients, client: Client, letter: Letter, kept: Letter | None
+    ) -> Answer:
+        setting = federation.setting
+        before = _unpacked(kept)
+        round, ratio, task = wire.read_task(setting, letter, client.index, before)
+        reply = workers.train(round, dataclasses.replace(client, ratio=ratio), task)
+        after = {**before, **federation.method.keep(task, reply)}
+        answer = wire.write_reply(setting, task, reply, after)
+        return answer, wire.write_state(wire.KEPT, after, {}) if after else kept
+
+    def _set_up(self, index: int) -> tuple[Federation, Clients]:
+        experiment = self._experiment
+        if self._problem is None:
+            federation = set_up(experiment)
+        else:
+            federation = set_up_own(experiment, self._problem, [0] * experiment.clients, here=index)
+        work = macs(federation.model, federation.setting.example) * experiment.batch_size
+        use_threads(self._settings.threads or None, work)
+        return federation, Clients(federation)
+
+
+def _unpacked(kept: Letter | None) -> State:
+    return {} if kept is None else wire.read_own_state(wire.KEPT, kept)
+
+
+@lru_cache(maxsize=1)
+def workshop(config: str, problem: str | None) -> Workshop:
+    """The process's own workshop for a configuration (JSON); the last one stays.
+
+    Raises:
+        InputError: the configuration can't be used.
+    """
+    return Workshop(json.loads(config), problem)
+
+
+def answer(request: Mapping[str, Any], letter: Letter, kept: Letter | None) -> Answer:
+    """The answer to what a ClientApp passes on: kind, client, clients, config and problem, and the letter."""
+    try:
+        here = workshop(request["config"], request["problem"])
+    except InputError as error:
+        return wire.write_failure(wire.FAILED, str(error)), kept
+    return here.answer(request["kind"], letter, request["client"], request["clients"], kept)

@@ -1,0 +1,297 @@
+"""What the server makes of nodes that are late, broken, gone or lying; and runs that are taken up again."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+pytest.importorskip("flwr")
+
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from inline_grid import InlineGrid
+
+from hfp import InputError
+from hfp.checkpoint import CHECKPOINT, load_checkpoint
+from hfp.flower import client, server
+from hfp.flower.letter import BODY, HEADER, Letter, from_records, to_records
+from hfp.flower.nodes import QuorumError
+from hfp.flower.settings import Settings
+from hfp.reconstruct import IndexMap
+
+
+def config_of(method="fedavg", clients=3, rounds=2, **changes):
+    quick = {"train-images": 30 * clients, "batch-norm": "aggregate"}
+    return {"method": method, "clients": clients, "rounds": rounds, **quick, **changes}
+
+
+def grid_of(config, order=list):
+    return InlineGrid(client.app, config["clients"], config, order)
+
+
+def run_on(grid, config, folder, **settings):
+    said = []
+    quick = {"wait": 0.5, "round_timeout": 30.0, **settings}
+    run = server.run(grid, server.experiment_from(config), Settings(out=str(folder), **quick), say=said.append)
+    return run, said
+
+
+def statuses(record):
+    return {one.client: one.status for one in record.clients}
+
+
+def test_a_silent_node_is_left_out_when_the_round_ends_and_what_it_alone_held_stays(tmp_path):
+    config = config_of("ca-hfp-paper", rounds=1, ratio="0.5")
+    initial = server.set_up(server.experiment_from(config))
+    grid = grid_of(config)
+    held = {}
+    state = initial.method.start(initial.setting, initial.initial)
+    for one in initial.setting.clients:
+        plan = initial.method.plan(initial.setting, state, one)
+        held[one.index] = initial.setting.groups.index_map(plan).masks()
+
+    grid.silent_in = {"train"}
+    grid.silent = {1001}
+    run, said = run_on(grid, config, tmp_path / "run", round_timeout=8.0)
+    assert statuses(run.history[0]) == {0: "in time", 1: "dropped", 2: "in time"}
+    assert "no answer when the round ended" in run.history[0].clients[1].problem
+    assert any("client 1: dropped" in line for line in said)
+    moved = 0
+    for name in initial.setting.parameters:
+        lost = held[1][name] & ~held[0][name] & ~held[2][name]
+        assert torch.equal(run.global_state[name][lost], initial.initial[name][lost])
+        moved += int((run.global_state[name] != initial.initial[name]).sum())
+    assert moved > 0
+
+
+def test_a_node_that_owes_an_answer_is_sent_nothing(tmp_path):
+    config = config_of(rounds=2)
+    grid = grid_of(config)
+    grid.silent_in, grid.silent = {"train"}, {1001}
+    run, _ = run_on(grid, config, tmp_path / "run", round_timeout=6.0, quorum=2)
+    assert statuses(run.history[0]) == {0: "in time", 1: "dropped", 2: "in time"}
+    assert statuses(run.history[1]) == {0: "in time", 2: "in time"}
+
+
+def test_a_node_that_left_comes_back_under_another_id_and_is_used(tmp_path):
+    config = config_of(rounds=3)
+    grid = grid_of(config)
+    answered = grid.pull_messages
+
+    def pull(identities):
+        replies = list(answered(identities))
+        rounds = len([1 for kind, *_ in grid.sizes if kind == "train"])
+        if rounds == 3 and 1001 in grid.get_node_ids():
+            grid.leave(1001)
+        if rounds == 5 and 2001 not in grid.get_node_ids():
+            grid.join(2001, 1, 3)
+        return replies
+
+    grid.pull_messages = pull
+    run, _ = run_on(grid, config, tmp_path / "run", quorum=2)
+    assert [sorted(statuses(record)) for record in run.history] == [[0, 1, 2], [0, 2], [0, 1, 2]]
+
+
+def letter_with(message, **fields):
+    return Message(to_records(Letter(json.dumps({"version": 1, **fields}))), reply_to=message)
+
+
+def honest(message, app, context, change):
+    letter = from_records(app(message, context).content)
+    return Message(to_records(change(letter)), reply_to=message)
+
+
+def with_body(letter, body):
+    return Letter(letter.header, body)
+
+
+GARBAGE = {
+    "nothing": (lambda m, _: Message(RecordDict(), reply_to=m), "refused", "no header"),
+    "no json": (lambda m, _: Message(to_records(Letter("{")), reply_to=m), "refused", "no JSON"),
+    "another kind": (lambda m, _: letter_with(m, kind="hello"), "refused", "expected a message of kind 'reply'"),
+    "another version": (lambda m, _: letter_with(m, kind="reply", version=9), "refused", "expected version 1"),
+    "floats": (
+        lambda m, _: Message(
+            RecordDict(
+                {
+                    HEADER: ConfigRecord({HEADER: "{}"}),
+                    BODY: ArrayRecord({BODY: Array(torch.zeros(3).numpy())}),
+                }
+            ),
+            reply_to=m,
+        ),
+        "refused",
+        "row of",
+    ),
+    "pickle": (
+        lambda m, _: Message(
+            RecordDict(
+                {
+                    HEADER: ConfigRecord({HEADER: "{}"}),
+                    BODY: ArrayRecord({BODY: Array("uint8", (3,), "numpy.ndarray", b"\x80\x04K\x01.")}),
+                }
+            ),
+            reply_to=m,
+        ),
+        "refused",
+        "can't be read",
+    ),
+    "cut short": (lambda m, run: honest(m, *run, lambda one: with_body(one, one.body[:-100])), "refused", "bytes"),
+    "noise": (
+        lambda m, run: honest(m, *run, lambda one: with_body(one, bytes(len(one.body)))),
+        "refused",
+        "can't be read",
+    ),
+    "not a number": (
+        lambda m, run: honest(
+            m, *run, lambda one: with_body(one, one.body[:-4000] + b"\xff" * 4000 if one.body else one.body)
+        ),
+        "refused",
+        "not finite",
+    ),
+    "raises": (lambda m, _: 1 / 0, "failed", "division by zero"),
+}
+
+
+@pytest.mark.parametrize("kind", GARBAGE)
+def test_garbage_is_refused_recorded_and_changes_nothing(kind, tmp_path):
+    make, status, reason = GARBAGE[kind]
+    config = config_of(rounds=1, clients=2)
+    grid = grid_of(config)
+    context = grid._contexts[1001]
+    grid.broken[1001] = lambda message: make(message, (client.app, context))
+    run, _ = run_on(grid, config, tmp_path / "run")
+    assert statuses(run.history[0]) == {0: "in time", 1: status}
+    assert reason in run.history[0].clients[1].problem
+    assert all(tensor.isfinite().all() for tensor in run.global_state.values())
+
+
+def test_too_few_nodes_stop_the_run_with_its_state_saved_and_it_goes_on_as_if_uninterrupted(tmp_path):
+    config = config_of("ca-hfp", rounds=3, options="warmup=1", ratio="0.25,0.5,0.5")
+    whole, _ = run_on(grid_of(config), config, tmp_path / "whole")
+    grid = grid_of(config)
+    answered = grid.pull_messages
+
+    def pull(identities):
+        replies = list(answered(identities))
+        if len([1 for kind, *_ in grid.sizes if kind == "train"]) == 6:
+            for node in [1001, 1002]:
+                if node in grid.get_node_ids():
+                    grid.leave(node)
+        return replies
+
+    grid.pull_messages = pull
+    with pytest.raises(QuorumError, match="1 of the 2 nodes that a round needs"):
+        run_on(grid, config, tmp_path / "part", quorum=2)
+    assert len(load_checkpoint(tmp_path / "part" / CHECKPOINT).history) == 2
+    again, _ = run_on(grid_of(config), config, tmp_path / "ignored", resume=str(tmp_path / "part"))
+    assert [dataclasses.replace(record, seconds=0.0) for record in again.history] == [
+        dataclasses.replace(record, seconds=0.0) for record in whole.history
+    ]
+    for name, tensor in whole.global_state.items():
+        assert torch.equal(again.global_state[name], tensor)
+    assert len((tmp_path / "part" / "metrics.jsonl").read_text().splitlines()) == 3
+
+
+def test_a_checkpoint_of_another_experiment_is_refused(tmp_path):
+    config = config_of(rounds=1, clients=2)
+    run_on(grid_of(config), config, tmp_path / "run")
+    with pytest.raises(InputError, match="is of another experiment: it has seed 0"):
+        run_on(grid_of(config), {**config, "seed": 1}, tmp_path / "x", resume=str(tmp_path / "run"))
+
+
+def test_a_run_that_another_process_has_taken_up_is_left_alone(tmp_path):
+    config = config_of(rounds=2, clients=2)
+    grid = grid_of(config)
+    answered = grid.pull_messages
+
+    def pull(identities):
+        path = tmp_path / "run" / CHECKPOINT
+        if path.exists() and path.read_bytes() != b"another's":
+            path.write_bytes(b"another's")
+        return answered(identities)
+
+    grid.pull_messages = pull
+    with pytest.raises(InputError, match="another process goes on with the run"):
+        run_on(grid, config, tmp_path / "run")
+    assert (tmp_path / "run" / CHECKPOINT).read_bytes() == b"another's"
+
+
+def test_prunefls_mask_is_sent_once_and_again_to_a_node_that_lost_it(tmp_path):
+    config = config_of("prunefl", clients=2, rounds=4, options="passes=1 limit=1 every=50")
+    plain, _ = run_on(grid_of(config), config, tmp_path / "plain")
+    grid = grid_of(config)
+    answered = grid.pull_messages
+
+    def pull(identities):
+        if len([1 for kind, *_ in grid.sizes if kind == "train"]) == 5:
+            for context in grid._contexts.values():
+                context.state.clear()
+        return answered(identities)
+
+    grid.pull_messages = pull
+    run, _ = run_on(grid, config, tmp_path / "run")
+    down = [[one.bytes_down for one in record.clients] for record in plain.history]
+    assert down[3][0] < down[1][1]
+    more = sum(record.bytes_down for record in run.history) - sum(record.bytes_down for record in plain.history)
+    assert more > 0
+    for name, tensor in plain.global_state.items():
+        assert torch.equal(run.global_state[name], tensor)
+
+
+def test_few_tasks_are_out_at_once_where_that_is_asked(tmp_path):
+    config = config_of(rounds=1, clients=5)
+    grid = grid_of(config)
+    pushed, most = grid.push_messages, []
+
+    def push(messages):
+        sent = pushed(messages)
+        most.append(len(grid._pending))
+        return sent
+
+    grid.push_messages = push
+    run, _ = run_on(grid, config, tmp_path / "run", in_flight=2)
+    assert max(most[5:]) == 2
+    assert set(statuses(run.history[0]).values()) == {"in time"}
+
+
+def test_nodes_of_another_partition_or_number_are_not_used(tmp_path):
+    config = config_of(rounds=1, clients=2)
+    grid = grid_of(config)
+    grid.join(3000, 0, 2)
+    grid.join(3001, 1, 7)
+    run, said = run_on(grid, config, tmp_path / "run")
+    assert set(statuses(run.history[0]).values()) == {"in time"}
+    assert any("node 3000 can't take part: it is partition 0, which another node is already" in line for line in said)
+    assert any("this node is partition 1 of 7" in line for line in said)
+
+
+def test_own_data_and_model_are_learnt_where_they_are(tmp_path, monkeypatch):
+    (tmp_path / "own_problem.py").write_text(OWN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    config = config_of("ca-hfp", clients=2, rounds=2, problem="own_problem", ratio="0.5")
+    grid = grid_of(config)
+    run, _ = run_on(grid, config, tmp_path / "run", problem="own_problem")
+    assert [one.samples for one in run.history[0].clients] == [10, 20]
+    assert set(run.global_state) == set(IndexMap.identity(run.global_state).tensors)
+    assert run.history[-1].accuracy > 0
+
+
+OWN = """
+import torch
+from torch import nn
+
+def model():
+    return nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(128, 3))
+
+def client_data(client, clients):
+    return data(10 * (client + 1), client)
+
+def test_data():
+    return data(30, 9)
+
+def data(samples, seed):
+    labels = torch.arange(samples) % 3
+    noise = torch.randn(samples, 1, 8, 8, generator=torch.Generator().manual_seed(seed))
+    return noise + labels.view(-1, 1, 1, 1), labels
+"""

@@ -1,0 +1,55 @@
+"""The same experiment embedded and on Flower's messages: the same model, the same figures, the bytes that are sent."""
+
+import dataclasses
+
+import pytest
+import torch
+
+pytest.importorskip("flwr")
+
+from inline_grid import InlineGrid
+
+from hfp import simulate
+from hfp.flower import client, server
+from hfp.flower.settings import Settings
+
+CLIENTS = 3
+METHODS = {
+    "ca-hfp": {"options": "warmup=2"},
+    "fedavg": {},
+    "heterofl": {},
+}
+
+
+def experiment(method, **changes):
+    return {"method": method, "train-images": 90, "clients": CLIENTS, "rounds": 5, **changes}
+
+
+def on_flower(config, tmp_path, order=list, **settings):
+    grid = InlineGrid(client.app, config["clients"], config, order)
+    run = server.run(
+        grid, server.experiment_from(config), Settings(out=str(tmp_path / "run"), **settings), say=lambda _: None
+    )
+    return grid, run
+
+
+def embedded(config):
+    return simulate(server.experiment_from(config))
+
+
+def assert_same_run(mine, theirs, tolerance=1e-6):
+    for name, tensor in theirs.global_state.items():
+        torch.testing.assert_close(mine.global_state[name], tensor, rtol=tolerance, atol=tolerance, msg=name)
+    for one, other in zip(mine.history, theirs.history, strict=True):
+        assert dataclasses.replace(one, seconds=0.0) == dataclasses.replace(other, seconds=0.0)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_flower_gives_the_embedded_result_and_sends_what_is_accounted(method, tmp_path):
+    config = experiment(method, **METHODS[method])
+    grid, run = on_flower(config, tmp_path, order=reversed)
+    assert_same_run(run, embedded(config))
+    sent = [(down, up) for kind, _, down, up in grid.sizes if kind == "train"]
+    assert len(sent) == CLIENTS * 5
+    assert sum(down for down, _ in sent) == pytest.approx(sum(r.bytes_down for r in run.history), rel=0.02)
+    assert sum(up for _, up in sent) == pytest.approx(sum(r.bytes_up for r in run.history), rel=0.02)
