@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import numbers
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -160,10 +161,15 @@ def comparison_from(document: Mapping[str, Any], **over: Any) -> Comparison:
     Raises:
         InputError: an unknown table or key, or what `Comparison` refuses.
     """
+    for name, value in document.items():
+        if name != "variant" and not isinstance(value, Mapping):
+            raise InputError(f"{name} is a table of a comparison, [{name}]; found {value!r}")
     _check_known("table of a comparison", document, ("compare", "experiment", "options", "variant"))
     axes = dict(document.get("compare", {}))
     fields = ("seeds", "alphas", "ranks", "ratios", "target")
     _check_known("key of [compare]", axes, ("methods", "batch_norms", *fields))
+    for name, value in axes.items():
+        _check_axis(name, value)
     given = [Variant(str(entry.get("name", "")), _without_name(entry)) for entry in document.get("variant", ())]
     names = axes.get("methods", [] if given else [method.name for method in methods()])
     made = variants_of(names, document.get("options"), axes.get("batch_norms", ()))
@@ -191,6 +197,24 @@ def read_comparison(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} can't be read: {error.strerror}") from error
     except (json.JSONDecodeError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not what its name says: {error}") from error
+
+
+_AXIS_KINDS: Mapping[str, tuple[type, str]] = MappingProxyType(
+    {"methods": (str, "names"), "batch_norms": (str, "names"), "seeds": (int, "whole numbers"),
+     "alphas": (numbers.Real, "numbers"), "ranks": (int, "whole numbers"), "ratios": (numbers.Real, "numbers")}
+)  # fmt: skip
+
+
+def _check_axis(name: str, value: Any) -> None:
+    if name == "target":
+        fits, words = isinstance(value, numbers.Real), "a number"
+    elif name == "seeds" and isinstance(value, int):
+        fits, words = True, ""
+    else:
+        kind, kinds = _AXIS_KINDS[name]
+        fits, words = isinstance(value, list) and all(isinstance(part, kind) for part in value), f"a list of {kinds}"
+    if not fits:
+        raise InputError(f"{name} of a comparison must be {words}; found {value!r}")
 
 
 def _without_name(entry: Mapping[str, Any]) -> dict[str, Any]:

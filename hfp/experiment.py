@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -101,6 +102,7 @@ class Experiment:
 
     def __post_init__(self) -> None:
         """Check every field that can be checked without reading data."""
+        self._check_kinds()
         if isinstance(self.ratio, Sequence):
             object.__setattr__(self, "ratio", tuple(self.ratio))
         if self.dataset not in datasets():
@@ -128,6 +130,16 @@ class Experiment:
         self._check_fleet()
         object.__setattr__(self, "options", MappingProxyType(dict(self.options)))
         create_method(self.method, **self.options)
+
+    def _check_kinds(self) -> None:
+        """Files give any kind of value; comparing a wrong one would not say what is wrong."""
+        for entry in dataclasses.fields(self):
+            value, kind = getattr(self, entry.name), type(entry.default)
+            if kind not in _KINDS or entry.name == "profile":
+                continue
+            accepted, words = _KINDS[kind]
+            fits = isinstance(value, accepted) and (kind is bool or not isinstance(value, bool))
+            _check(fits, entry.name, words, repr(value))
 
     def _check_fleet(self) -> None:
         """Check what says how clients differ."""
@@ -191,6 +203,16 @@ class Experiment:
         values = {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self)}
         budget = None if self.budget is None else dict(self.budget)
         return {**values, "options": dict(self.options), "budget": budget}
+
+
+_KINDS: Mapping[type, tuple[type, str]] = MappingProxyType(
+    {
+        bool: (bool, "true or false"),
+        int: (numbers.Integral, "a whole number"),
+        float: (numbers.Real, "a number"),
+        str: (str, "a name"),
+    }
+)
 
 
 def _finite(value: float) -> bool:

@@ -98,6 +98,11 @@ def test_a_comparison_survives_its_folder(tmp_path):
     [
         ({"compar": {}}, r"unknown table of a comparison 'compar'; did you mean compare\?"),
         ({"compare": {"seed": 2}}, r"unknown key of \[compare\] 'seed'; did you mean seeds"),
+        ({"compare": 3}, r"compare is a table of a comparison, \[compare\]; found 3"),
+        ({"compare": {"alphas": 0.1}}, "alphas of a comparison must be a list of numbers; found 0.1"),
+        ({"compare": {"seeds": "two"}}, "seeds of a comparison must be a list of whole numbers; found 'two'"),
+        ({"compare": {"target": "90"}}, "target of a comparison must be a number; found '90'"),
+        ({"experiment": {"rounds": "3"}}, "rounds must be a whole number; found '3'"),
         ({"compare": {"seeds": 0}}, "a comparison needs at least one of its seeds"),
         ({"compare": {"methods": []}}, "a comparison needs at least one of its variants"),
         (

@@ -55,3 +55,51 @@ def test_a_data_set_of_ones_own_has_a_name_of_its_own():
     assert load_dataset("mine").name == "mine"
     with pytest.raises(InputError, match="digits is one of hfp's own data sets; give yours another name"):
         register_dataset("digits", load)
+
+
+def check_paper(tmp_path, monkeypatch, *words):
+    page = tmp_path / "page.md"
+    run(
+        "paper.py",
+        monkeypatch,
+        "--dataset",
+        "digits",
+        *TINY,
+        *words,
+        "--out",
+        str(tmp_path / "out"),
+        "--page",
+        str(page),
+    )
+    text = page.read_text()
+    for name in [part.split(")")[0] for part in text.split("](")[1:]]:
+        assert "prefers-color-scheme" in (tmp_path / name).read_text()
+    return text
+
+
+def test_the_paper_s_studies_are_ones_that_can_be_run(monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    found = runpy.run_path(str(EXAMPLES / "paper.py"))["studies"]({"dataset": "fmnist"}, (0, 1))
+    assert {name: len(list(study.comparison.cells())) for name, study in found.items()} == {
+        "table-1": 42, "table-2": 36, "ratios": 40, "ranks": 32,
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_the_paper_s_figures(tmp_path, monkeypatch):
+    text = check_paper(tmp_path, monkeypatch, "--studies", "ranks")
+    assert "python examples/paper.py --dataset digits --images 60 --rounds 1" in text
+    assert text.count("![") == 2
+    assert "| fedavg | " in text
+    with pytest.raises(SystemExit, match="2"):
+        run("paper.py", monkeypatch, "--studies", "table-3")
+
+
+@pytest.mark.slow
+def test_the_paper_s_tables(tmp_path, monkeypatch):
+    text = check_paper(tmp_path, monkeypatch)
+    assert text.count("\n## ") == 4
+    assert text.count("![") == 3 + 3 + 2
+    assert "Not finished" not in text
+    for name in ("curvature, without", "Δw, with", "ca-hfp-paper", "prunefl"):
+        assert f"| {name} |" in text

@@ -1,0 +1,214 @@
+"""Tables I and II and figures 3 to 6 of arXiv 2603.12591 at the size of two cores.
+
+    python examples/paper.py --dataset fmnist
+    python examples/paper.py --dataset cifar10 --data-root FOLDER
+
+Runs four studies, one after the other, keeps every finished run (--out; started again, it goes on), and writes a page
+with tables and pictures. Sizes are those of minutes: less data, fewer rounds and smaller networks than the paper's.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import custom_method  # noqa: F401  (makes delta-w known)
+import torch
+from rich.console import Console
+
+from hfp.charts import standalone
+from hfp.compare import Comparison, Variant, variants_of
+from hfp.compare_page import round_chart, size_chart
+from hfp.compare_runs import ComparisonFolder, missing, run_missing
+from hfp.compare_table import Row, Runs, gather, grouped, rows
+from hfp.folder import write_atomically
+
+ALPHAS = (0.1, 1.0, 10.0)
+TABLE_1 = ("ca-hfp", "ca-hfp-paper", "fedavg", "fedprox", "prunefl", "fedmp", "dapperfl")
+PRUNING = ("ca-hfp", "ca-hfp-paper", "fedmp", "dapperfl")
+RANDOM = {"warmup": 1_000_000}
+
+TABLE_2 = (
+    Variant("curvature, with", {"method": "ca-hfp-paper"}),
+    Variant("curvature, without", {"method": "ca-hfp-paper", "options": {"shrink": 1.0}}),
+    Variant("random, with", {"method": "ca-hfp-paper", "options": RANDOM}),
+    Variant("random, without", {"method": "ca-hfp-paper", "options": {**RANDOM, "shrink": 1.0}}),
+    Variant("l1, with", {"method": "fedmp"}),
+    Variant("Δw, with", {"method": "delta-w"}),
+)
+
+
+@dataclass(frozen=True)
+class Study:
+    """One comparison, and what of it goes on the page: the pictures' name -> their SVG."""
+
+    title: str
+    about: str
+    comparison: Comparison
+    pictures: Callable[[Comparison, Runs, Sequence[Row]], dict[str, str]]
+
+
+def studies(base: Mapping[str, Any], seeds: tuple[int, ...]) -> dict[str, Study]:
+    """The paper's experiments, by the name of a study."""
+
+    def compared(variants: tuple[Variant, ...], **axes: Any) -> Comparison:
+        return Comparison(variants, base, seeds=seeds, **axes)
+
+    return {
+        "table-1": Study(
+            "Table I and figure 3: methods at half of the channels",
+            "Every client removes 50 % of its channels. Differences are from ca-hfp, in points.",
+            compared(variants_of(TABLE_1), alphas=ALPHAS, ratios=(0.5,)),
+            _along_rounds,
+        ),
+        "table-2": Study(
+            "Table II: scores, with and without reconstruction",
+            "Half of the channels are removed. “Without”: what a client did not hold counts as zero in the mean.",
+            compared(TABLE_2, alphas=ALPHAS, ratios=(0.5,)),
+            lambda *_: {},
+        ),
+        "ratios": Study(
+            "Figures 4 and 5: from ratio to ratio",
+            "All clients remove the same share of their channels; alpha 1.",
+            compared(variants_of(PRUNING), ratios=(0.0, 0.25, 0.5, 0.75, 0.9)),
+            _over_sizes("Accuracy", "Megabytes moved", "Training"),
+        ),
+        "ranks": Study(
+            "Figure 6: device ranks",
+            "Half of the clients remove the first share, half the second: 0 and 25 %, 25 and 50, 50 and 75, 75 and 90; "
+            "alpha 1. Time is simulated, on the `phone` profile.",
+            compared(variants_of(("ca-hfp", "fedavg", "fedmp", "dapperfl")), ranks=(0, 1, 2, 3)),
+            _over_sizes("Accuracy", "Time on the clients' devices"),
+        ),
+    }
+
+
+def _along_rounds(comparison: Comparison, runs: Runs, made: Sequence[Row]) -> dict[str, str]:
+    size = comparison.sizes[0][0]
+    return {
+        f"alpha {alpha:g}": round_chart(comparison, runs, alpha, size, "round", legend=True)
+        for alpha in comparison.alphas
+    }
+
+
+def _over_sizes(*titles: str) -> Callable[[Comparison, Runs, Sequence[Row]], dict[str, str]]:
+    def draw(comparison: Comparison, _runs: Runs, made: Sequence[Row]) -> dict[str, str]:
+        return {title: size_chart(comparison, made, comparison.alphas[0], title, legend=True) for title in titles}
+
+    return draw
+
+
+def main() -> None:
+    """Run what is missing, then write the page."""
+    arguments = _arguments()
+    torch.set_num_threads(arguments.threads)
+    base = {
+        "dataset": arguments.dataset,
+        "data_root": arguments.data_root,
+        "train_images": arguments.images,
+        "model": arguments.model,
+        "rounds": arguments.rounds,
+        "evaluate": max(1, arguments.rounds // 5),
+        "device": arguments.device,
+    }
+    console, parts = Console(stderr=True), []
+    for name, study in studies(base, tuple(range(arguments.seeds))).items():
+        if name in arguments.studies:
+            parts += _section(name, study, arguments, console)
+    page = "\n".join([*_head(arguments), *parts])
+    write_atomically(arguments.page, page.encode())
+    print(f"written to {arguments.page}")
+
+
+def _section(name: str, study: Study, arguments: argparse.Namespace, console: Console) -> list[str]:
+    """Run a study and write its part of the page, pictures beside it."""
+    folder = ComparisonFolder(arguments.out / arguments.dataset)  # one for all, so that studies share runs
+    folder.describe(study.comparison)
+    todo = len(missing(study.comparison, folder))
+    with console.status("") as status:
+        done: list[int] = []
+
+        def advance(_: object = None) -> None:
+            status.update(f"{name}: {len(done)} of {todo * arguments.rounds} rounds")
+            done.append(1)
+
+        failures = run_missing(study.comparison, folder, arguments.jobs, advance, lambda cell: None)
+    runs = gather(study.comparison, lambda cell: folder.load(cell.experiment))
+    made = rows(study.comparison, runs)
+    lines = [f"## {study.title}", "", study.about, "", *_table(study.comparison, made), ""]
+    for title, chart in study.pictures(study.comparison, runs, made).items() if made else ():
+        file = f"{arguments.page.stem}-{arguments.dataset}-{name}-{_slug(title)}.svg"
+        write_atomically(arguments.page.parent / file, standalone(chart).encode())
+        lines += [f"![{title}]({file})", ""]
+    return lines + [f"Not finished: {failure.cell.variant}: {failure.reason}" for failure in failures]
+
+
+def _table(comparison: Comparison, made: Sequence[Row]) -> list[str]:
+    """A row for every variant, a column for every alpha or size; costs are those at the first alpha and last size."""
+    groups = grouped(made)
+    heads = [f"{size}, α = {alpha:g}" if len(comparison.sizes) > 1 else f"α = {alpha:g}" for alpha, size in groups]
+    costs = ("MB up", "MB down", "training, GMACs")
+    lines = ["| accuracy, % | " + " | ".join([*heads, *costs]) + " |", "|---" * (1 + len(heads) + len(costs)) + "|"]
+    for variant in comparison.variants:
+        mine = [next((row for row in group if row.variant == variant.name), None) for group in groups.values()]
+        texts = ["" if row is None else f"{row.accuracy:.2f}" for row in mine]
+        last = next((row for row in reversed(mine) if row is not None), None)
+        figures = (last.megabytes_up, last.megabytes_down, last.gmacs) if last else ()
+        lines.append("| " + " | ".join([variant.name, *texts, *(f"{figure:,.1f}" for figure in figures)]) + " |")
+    if len(comparison.sizes) > 1:
+        lines += ["", f"Costs are those at {comparison.sizes[-1][0]}."]
+    return lines
+
+
+def _head(arguments: argparse.Namespace) -> list[str]:
+    root = " --data-root FOLDER" if arguments.data_root else ""
+    command = (
+        f"python examples/paper.py --dataset {arguments.dataset}{root} --images {arguments.images} "
+        f"--rounds {arguments.rounds} --model {arguments.model} --seeds {arguments.seeds}"
+    )
+    return [
+        f"# The paper's tables and figures, small: {arguments.dataset}",
+        "",
+        f"`{command}`",
+        "",
+        f"{arguments.images:,} training images over 10 clients, {arguments.model}, {arguments.rounds} rounds of one "
+        f"local epoch, {arguments.seeds} seed{'s' * (arguments.seeds > 1)}; accuracy on the whole test set, mean of "
+        "what was tested in the last five rounds. All methods see the same partition, weights and batches. MB are a "
+        "whole run's and include sending the full model once more, to re-estimate batch-norm statistics. The paper has "
+        "300 rounds, all of the data and larger networks: compare within a table, not with the paper's figures.",
+        "",
+    ]
+
+
+def _slug(title: str) -> str:
+    return "-".join("".join(c if c.isalnum() else " " for c in title.lower()).split())
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    known = list(studies({}, (0,)))
+    add("--dataset", default="fmnist", help="fmnist, cifar10, or any other that hfp knows")
+    add("--data-root", help="the data set's folder")
+    add("--images", type=int, default=1000, help="training images")
+    add("--rounds", type=int, default=20)
+    add("--model", default="resnet8", help="e.g. resnet8, vgg-small; the paper's are vgg16 and resnet32")
+    add("--seeds", type=int, default=1)
+    add("--studies", type=lambda text: text.split(","), default=known, help=f"some of {','.join(known)}")
+    add("--jobs", type=int, default=1, help="processes")
+    add("--threads", type=int, default=1, help="of each")
+    add("--device", default="cpu")
+    add("--out", type=Path, default=Path("runs/paper"), help="where finished runs are kept")
+    add("--page", type=Path, default=Path("runs/paper/paper.md"), help="the page to write; pictures go beside it")
+    arguments = parser.parse_args()
+    for name in arguments.studies:
+        if name not in known:
+            parser.error(f"unknown study {name!r}; known: {', '.join(known)}")
+    return arguments
+
+
+if __name__ == "__main__":
+    main()
