@@ -33,7 +33,7 @@ from criteria_study.report import report
 from criteria_study.timing import run_time
 
 PROTOCOLS = {"once": run_once, "alone": run_alone, "tuned": run_tuned, "steps": run_steps, "time": run_time}
-NETWORKS = ("fmnist/vgg-small/0.5", "fmnist/resnet20/0.5", "cifar10/vgg-small/0.5", "cifar10/resnet20/0.5")
+NETWORKS = ("fmnist/vgg-small/0.25",)
 
 
 def main() -> None:
@@ -66,10 +66,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--protocols", nargs="+", default=list(PROTOCOLS), choices=PROTOCOLS)
     parser.add_argument("--root", nargs="*", default=[], metavar="DATASET=PATH", help="where a data set lies")
     parser.add_argument("--epochs", nargs="*", default=["fmnist=3", "cifar10=5"], metavar="DATASET=N")
-    parser.add_argument("--train-images", type=int, default=40_000, help="per epoch")
-    parser.add_argument("--score-images", type=int, default=512, help="for criteria and repairs")
+    parser.add_argument("--train-images", type=int, default=20_000, help="per epoch")
+    parser.add_argument("--score-images", type=int, default=256, help="for criteria and repairs")
     parser.add_argument("--test-images", type=int, default=1000, help="for accuracy")
-    parser.add_argument("--alone-images", type=int, default=500, help="test images for leaving one out")
+    parser.add_argument("--alone-images", type=int, default=1000, help="test images for leaving one out")
     parser.add_argument("--tune-images", type=int, default=5000, help="for one epoch of fine-tuning")
     parser.add_argument("--cache", type=Path, default=Path("runs/criteria"))
     parser.add_argument("--results", type=Path, default=Path("runs/criteria/results.jsonl"))

@@ -23,4 +23,5 @@ def augment(images: Tensor, generator: torch.Generator, *, padding: int = 4, fli
     columns = left + torch.where(mirrored.to(images.device).bool(), columns.flip(0), columns)
     padded = functional.pad(images, (padding,) * 4).permute(0, 2, 3, 1)
     sample = torch.arange(samples, device=images.device).view(-1, 1, 1)
-    return padded[sample, rows.unsqueeze(2), columns.unsqueeze(1)].permute(0, 3, 1, 2).contiguous()
+    moved = padded[sample, rows.unsqueeze(2), columns.unsqueeze(1)].permute(0, 3, 1, 2)
+    return moved.clone(memory_format=torch.contiguous_format)  # one channel's strides would pass for channels-last

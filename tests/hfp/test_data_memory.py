@@ -111,3 +111,9 @@ def test_augmentation_repeats_with_its_generator_and_can_do_nothing() -> None:
     first, second = (augment(images, torch.Generator().manual_seed(5)) for _ in range(2))
     assert torch.equal(first, second)
     assert torch.equal(augment(images, torch.Generator(), padding=0, flip=False), images)
+
+
+def test_augmented_images_of_one_channel_lie_in_plain_order() -> None:
+    """Else convolutions take them for channels-last, where PyTorch's CPU backward crashes for four channels."""
+    images = torch.zeros(4, 1, 8, 8, dtype=torch.uint8)
+    assert augment(images, torch.Generator().manual_seed(0)).stride() == (64, 64, 8, 1)

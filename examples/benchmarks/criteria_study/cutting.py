@@ -21,7 +21,7 @@ from hfp.repair import repair
 from hfp.schedule import Bundle, Order, Rules, meet
 
 Kept = Mapping[str, Sequence[int]]
-LESS = (0.0, 0.01, 0.02, 0.03, 0.04, 0.06, 0.08)
+LESS = (0.0, 0.01, 0.02, 0.04)
 
 
 class Cutter:
@@ -70,9 +70,9 @@ class Cutter:
         for less in LESS:
             try:
                 return self.index_map(meet(order, share - less, cost, "macs", exact=True))
-            except InputError as error:
-                refused = error
-        raise refused
+            except InputError:
+                continue
+        return self.index_map(meet(order, share, cost, "macs", exact=False))
 
     def repaired(self, index_map: IndexMap, kinds: tuple[str, ...] = ()) -> nn.Module:
         """The compact network, after repairs."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
@@ -33,12 +33,9 @@ class Entry:
     tuned: tuple[str, ...] = ()
 
 
-_JOINT = {"fisher": "gauss-newton", "joint": True, "repaired": True}
-_SHIPPED = Entry("", ours=False, rankings=BOTH, tuned=("global",))
 ENTRIES = {
     "group-fisher": Entry("group-fisher", rankings=ALL, stepped=("measured",), tuned=("measured",)),
     "group-fisher gauss-newton": Entry("group-fisher", {"fisher": "gauss-newton"}),
-    "group-fisher gauss-newton joint repaired": Entry("group-fisher", _JOINT, rankings=("measured",)),
     "group-fisher + signed": Entry("group-fisher", {"first_order": "signed"}),
     "group-kl": Entry("group-kl"),
     "group-loss": Entry("group-loss", {"joint": False}),
@@ -47,13 +44,13 @@ ENTRIES = {
     "empirical-fisher paper": Entry("empirical-fisher", {"form": "paper"}),
     "sampled-fisher": Entry("sampled-fisher"),
     "hutchinson": Entry("hutchinson"),
-    "l1": replace(_SHIPPED, criterion="l1", rankings=ALL, stepped=("global",)),
-    "l2": replace(_SHIPPED, criterion="l2"),
-    "lamp": replace(_SHIPPED, criterion="lamp"),
-    "fpgm": replace(_SHIPPED, criterion="fpgm"),
-    "bn-scale": replace(_SHIPPED, criterion="bn-scale"),
-    "taylor": replace(_SHIPPED, criterion="taylor", stepped=("global",)),
-    "hessian": replace(_SHIPPED, criterion="hessian", stepped=("global",)),
+    "l1": Entry("l1", ours=False, rankings=ALL, stepped=("global",), tuned=BOTH),
+    "l2": Entry("l2", ours=False, rankings=("global",)),
+    "lamp": Entry("lamp", ours=False, rankings=("global",), tuned=("global",)),
+    "fpgm": Entry("fpgm", ours=False, rankings=("global",), tuned=("global",)),
+    "bn-scale": Entry("bn-scale", ours=False, rankings=("global",), tuned=("global",)),
+    "taylor": Entry("taylor", ours=False, rankings=BOTH, stepped=("global",), tuned=BOTH),
+    "hessian": Entry("hessian", ours=False, rankings=BOTH, stepped=("global",), tuned=BOTH),
     "random": Entry("random", ours=False, rankings=("layer",)),
 }
 

@@ -50,7 +50,6 @@ def trained(network: str, seed: int, sizes: Sizes, cache: Path, roots: Mapping[s
     data = load_dataset(name, roots.get(name))
     torch.manual_seed(seed)
     model = create_model(architecture, len(data.classes), data.shape[0], width=float(width))
-    model = model.to(memory_format=torch.channels_last)
     file = cache / f"{network.replace('/', '-')}-{sizes.train}x{sizes.epochs[name]}-{seed}.pt"
     if file.exists():
         model.load_state_dict(torch.load(file, weights_only=True))
@@ -76,10 +75,7 @@ def trained(network: str, seed: int, sizes: Sizes, cache: Path, roots: Mapping[s
 
 def batches(data: Dataset, images: Tensor, labels: Tensor, chosen: Tensor, size: int) -> Batches:
     """The chosen images, normalised, with their labels."""
-    return [
-        (data.normalise(images[part]).contiguous(memory_format=torch.channels_last), labels[part])
-        for part in chosen.split(size)
-    ]
+    return [(data.normalise(images[part]), labels[part]) for part in chosen.split(size)]
 
 
 def train(model: nn.Module, data: Dataset, seed: int, images: int, epochs: int, what: str) -> None:
@@ -95,9 +91,7 @@ def train(model: nn.Module, data: Dataset, seed: int, images: int, epochs: int, 
         for part in subset[torch.randperm(len(subset), generator=draw)].split(64)[: len(subset) // 64]:
             inputs = data.normalise(augment(data.train.images[part], draw, padding=2))
             optimizer.zero_grad()
-            loss = functional.cross_entropy(
-                model(inputs.contiguous(memory_format=torch.channels_last)), data.train.labels[part]
-            )
+            loss = functional.cross_entropy(model(inputs), data.train.labels[part])
             loss.backward()
             optimizer.step()
             schedule.step()

@@ -3,44 +3,55 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Mapping
 from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from criteria_study.entries import label, wins_for_us
 from criteria_study.log import Row
-from criteria_study.pruned import RATIOS
-from criteria_study.report import WAYS, Way, lines_of, networks
+from criteria_study.report import WAYS, lines_of, networks
 
-SHOWN = tuple(way for way in WAYS if way.key in ("batch-norm", "epoch"))
+Found = Mapping[float, Mapping[int, float]]
+SHOWN = tuple(way for way in WAYS if way.key != "none")
 
 
 def draw(rows: list[Row], file: Path) -> None:
-    """A row of panels for each network, one for each way; ours in colour, torch-pruning's grey."""
-    from matplotlib.figure import Figure
-
+    """A row of panels for each network, one panel for each way of repairing."""
     names, ways = networks(rows), [way for way in SHOWN if list(lines_of(rows, way))]
-    figure = Figure(figsize=(5 * len(ways), 3.6 * len(names)), layout="constrained")
+    figure = Figure(figsize=(4.2 * max(len(ways), 1), 3.8 * max(len(names), 1)), layout="constrained")
     for row, network in enumerate(names):
         mine = [each for each in rows if each["trained"] == network]
         for column, way in enumerate(ways):
             axes = figure.add_subplot(len(names), len(ways), row * len(ways) + column + 1)
-            axes.set_title(f"{network}: {way.title}", fontsize=8)
+            axes.set_title(f"{network}\n{way.title}", fontsize=8)
             axes.set(xlabel="share of multiply-accumulates removed", ylabel="accuracy in %")
-            panel(axes, mine, way)
-    figure.savefig(file, dpi=110)
+            panel(axes, list(lines_of(mine, way)))
+    part = file.with_suffix(f".part{file.suffix}")
+    figure.savefig(part, dpi=100)
+    part.replace(file)
 
 
-def panel(axes: object, rows: list[Row], way: Way) -> None:
-    """One panel: the best ranking of every criterion, with the spread of ours."""
-    best: dict[str, tuple[float, str, dict[float, dict[int, float]]]] = {}
-    for name, ranking, found in lines_of(rows, way):
-        if all(found.values()):
-            key = f"{name} {ranking}" if wins_for_us(name, ranking) else name
-            total = sum(statistics.mean(each.values()) for each in found.values())
-            if key not in best or total > best[key][0]:
-                best[key] = (total, ranking, found)
-    for key, (_, ranking, found) in best.items():
-        ours = wins_for_us(key.removesuffix(f" {ranking}"), ranking)
-        means = [100 * statistics.mean(found[ratio].values()) for ratio in RATIOS]
-        text = key if ours else f"{label(key)}, {ranking}"
-        axes.plot(RATIOS, means, label=text, marker=".", linestyle="-" if ours else ":", linewidth=2 if ours else 1)
+def panel(axes: Axes, lines: list[tuple[str, str, Found]]) -> None:
+    """Ours thick, with the spread over seeds; of torch-pruning's each criterion's better ranking, dotted."""
+    best: dict[tuple[str, str], tuple[str, Found]] = {}
+    for name, ranking, found in lines:
+        key = (name, ranking if wins_for_us(name, ranking) else "")
+        if key not in best or total(found) > total(best[key][1]):
+            best[key] = (ranking, found)
+    for (name, own), (ranking, found) in best.items():
+        ratios = [ratio for ratio, values in found.items() if values]
+        means = [100 * statistics.mean(found[ratio].values()) for ratio in ratios]
+        text = f"{label(name)}, {ranking}"
+        if own:
+            spreads = [100 * statistics.stdev(v) if len(v := list(found[r].values())) > 1 else 0 for r in ratios]
+            axes.errorbar(ratios, means, spreads, label=text, marker="o", markersize=3, linewidth=2, capsize=2)
+        else:
+            axes.plot(ratios, means, label=text, marker=".", linestyle=":", linewidth=1)
     axes.legend(fontsize=5)
+
+
+def total(found: Found) -> float:
+    """What lines are compared by: their mean over all ratios."""
+    return statistics.mean(statistics.mean(values.values()) for values in found.values() if values)

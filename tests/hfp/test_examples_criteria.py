@@ -1,0 +1,106 @@
+"""The benchmark of criteria: its tables, its results on disk, its page, and one network through every protocol."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+FOLDER = Path(__file__).parents[2] / "examples" / "benchmarks"
+
+
+@pytest.fixture
+def study(monkeypatch):
+    """Imports a module of the benchmark."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    return lambda name: importlib.import_module(f"criteria_study.{name}")
+
+
+def rows(accuracies):
+    return [
+        {
+            "trained": "digits/a/1",
+            "seed": seed,
+            "protocol": "once",
+            "criterion": criterion,
+            "ranking": ranking,
+            "ratio": ratio,
+            "batch-norm": value,
+        }
+        for (criterion, ranking, ratio), values in accuracies.items()
+        for seed, value in enumerate(values)
+    ]
+
+
+def test_margins_are_paired_by_seed_and_against_the_best_of_torch_pruning(study):
+    found = rows(
+        {
+            ("group-fisher", "measured", 0.5): [0.80, 0.70],
+            ("l1", "global", 0.5): [0.70, 0.64],
+            ("l1", "measured", 0.5): [0.79, 0.69],  # our ranking, so no opponent
+            ("taylor", "layer", 0.5): [0.60, 0.60],
+        }
+    )
+    text = study("report").report(found)
+    assert "+8.0 ± 2.8 (l1, global)" in text
+    assert "**75.0 ± 7.1**" in text
+
+
+def test_a_line_cut_short_is_left_out(study, tmp_path):
+    log = study("log")
+    file = tmp_path / "results.jsonl"
+    kept = log.Log(file, "net", 0)
+    kept.add(protocol="once", ratio=0.5)
+    file.write_text(file.read_text() + '{"trained": "net", "se')
+    again = log.Log(file, "net", 0)
+    assert not again.wants(protocol="once", ratio=0.5)
+    assert again.wants(protocol="once", ratio=0.7)
+
+
+def test_only_the_tables_of_a_page_change(study, tmp_path):
+    page = study("page")
+    file = tmp_path / "page.md"
+    file.write_text(f"# Prose\n\n{page.START}\nold\n{page.END}\n\nmore prose\n")
+    page.update(file, "new")
+    assert file.read_text() == f"# Prose\n\n{page.START}\n\nnew\n{page.END}\n\nmore prose\n"
+    file.write_text("no marks")
+    with pytest.raises(ValueError, match="has no lines"):
+        page.update(file, "new")
+    assert file.read_text() == "no marks"
+
+
+def test_rank_correlation_shares_ties(study):
+    spearman = study("alone").spearman
+    assert spearman(torch.tensor([1.0, 2, 2, 3]), torch.tensor([10.0, 20, 20, 30])) == pytest.approx(1)
+    assert spearman(torch.tensor([1.0, 2, 3]), torch.tensor([3.0, 2, 1])) == pytest.approx(-1)
+    assert spearman(torch.ones(3), torch.tensor([3.0, 2, 1])) == 0
+
+
+@pytest.mark.slow
+def test_one_network_through_every_protocol(tmp_path, monkeypatch, capsys):
+    words = [
+        *("--networks", "digits/vgg-small/0.25", "--seeds", "0", "--epochs", "digits=1", "--train-images", "256"),
+        *("--score-images", "64", "--test-images", "64", "--alone-images", "32", "--tune-images", "64"),
+        *("--cache", str(tmp_path), "--results", str(tmp_path / "r.jsonl"), "--report", str(tmp_path / "page.md")),
+    ]
+    monkeypatch.setattr(sys, "argv", ["criteria.py", *words])
+    monkeypatch.syspath_prepend(str(FOLDER))
+    threads = torch.get_num_threads()
+    try:
+        runpy.run_path(str(FOLDER / "criteria.py"), run_name="__main__")
+        lines = [json.loads(line) for line in (tmp_path / "r.jsonl").read_text().splitlines()]
+        assert {line["protocol"] for line in lines} == {"trained", "once", "alone", "tuned", "steps", "time"}
+        capsys.readouterr()
+        runpy.run_path(str(FOLDER / "criteria.py"), run_name="__main__")
+    finally:
+        torch.set_num_threads(threads)
+    assert len((tmp_path / "r.jsonl").read_text().splitlines()) == len(lines)  # nothing ran twice
+    page = (tmp_path / "page.md").read_text()
+    assert "Leave one out" in page
+    assert "group-fisher | measured |" in page
+    assert (tmp_path / "page.png").stat().st_size > 10_000
