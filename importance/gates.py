@@ -112,6 +112,13 @@ def per_sample(values: Tensor, channel_dim: int, size: int) -> Tensor:
     return values.reshape(size, len(values) // size, values.shape[1], -1).sum((1, 3))
 
 
+def _inner(x: Tensor, grad: Tensor, channel_dim: int, size: int) -> Tensor:
+    """`per_sample(x * grad)`, without forming the product where channels come second."""
+    if channel_dim != 1 or x.dim() < 3:
+        return per_sample(x * grad, channel_dim, size)
+    return torch.linalg.vecdot(x.flatten(2), grad.flatten(2)).reshape(size, -1, x.shape[1]).sum(1)
+
+
 def _make_differentiable(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
     return (_alias(args[0]), *args[1:])
 
@@ -157,7 +164,7 @@ def _record_tokens(recorder: GateRecorder, name: str, side: str, x: Tensor) -> N
 def _record_product(recorder: GateRecorder, key: Key, x: Tensor, channel_dim: int) -> None:
     recorder.channels[key] = x.shape[channel_dim]
     kept = x.detach()
-    x.register_hook(lambda grad: recorder.add(key, per_sample(_wide(kept) * _wide(grad), channel_dim, recorder.size)))
+    x.register_hook(lambda grad: recorder.add(key, _inner(_wide(kept), _wide(grad), channel_dim, recorder.size)))
 
 
 def _record_mean(recorder: GateRecorder, name: str, x: Tensor, channel_dim: int) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import torch_pruning as tp
 
 from hfp.importance.errors import CriterionError
+from hfp.importance.scaled import ScaledImportance
 
 NEEDS = ("nothing", "data", "variation")
 
@@ -60,12 +61,16 @@ def describe(name: str) -> Criterion:
 def create(name: str, **options: Any) -> tp.importance.Importance:
     """A new criterion.
 
+    options: the criterion's own, and for any of them `normalise` and `power`, which wrap it in `ScaledImportance`.
+
     Raises:
         CriterionError: an unknown name, or options that the criterion doesn't take.
     """
     factory = _entry(name)[1]
+    scale = {key: options.pop(key) for key in ("normalise", "power") if key in options}
     try:
-        return factory(**options)
+        made = factory(**options)
+        return ScaledImportance(made, **scale) if scale else made
     except TypeError as error:
         raise CriterionError(f"criterion {name!r} can't be made with options {sorted(options)}: {error}") from error
 

@@ -18,6 +18,8 @@ from hfp.importance.state import untouched
 
 NORMALISATIONS = ("none", "mean", "max", "sum")
 
+_INNER = ("accumulate", "reset", "samples", "state", "load")
+
 
 class ScaledImportance(tp.importance.Importance):
     r"""Another criterion's scores `s`, as \(s_c / m_c^{\gamma}\), and divided by the group's mean, maximum or sum
@@ -29,6 +31,7 @@ class ScaledImportance(tp.importance.Importance):
     Grouped and depthwise convolutions count by their weights; products inside attention aren't counted.
 
     power: \(\gamma\), 0 for no scaling; any other needs `measure` first. normalise: "none", "mean", "max" or "sum".
+    `accumulate`, `reset`, `samples`, `state` and `load` are those of the inner criterion, where it has them.
     """
 
     def __init__(self, inner: tp.importance.Importance, power: float = 0.0, normalise: str = "none") -> None:
@@ -38,6 +41,11 @@ class ScaledImportance(tp.importance.Importance):
         self.power = power
         self.normalise = normalise
         self._positions: dict[str, float] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        if name in _INNER and "inner" in self.__dict__:
+            return getattr(self.inner, name)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def measure(self, model: nn.Module, example_inputs: Any) -> None:
         """Run the model once to see how many positions each layer computes; the model is left as it was.

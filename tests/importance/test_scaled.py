@@ -4,7 +4,8 @@ import copy
 
 import pytest
 import torch
-from criteria_networks import groups, make
+from criteria_networks import data, groups, make
+from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from hfp.importance import CriterionError, ScaledImportance, create
@@ -66,3 +67,18 @@ def test_measuring_leaves_the_model_alone_and_refusals_say_what_to_do():
     zero = ScaledImportance(lambda group: torch.zeros(6), normalise="sum")
     with pytest.raises(CriterionError, match="sum of the scores of 'side' is 0.0: not positive"):
         zero(group)
+
+
+def test_a_scaled_criterion_is_accumulated_and_made_by_name():
+    model, batch = make("residual"), data()
+    group = groups(model)["side"]
+    scaled, plain = create("group-fisher", normalise="mean"), create("group-fisher")
+    assert isinstance(scaled, ScaledImportance)
+    for criterion in (scaled, plain):
+        criterion.accumulate(model, [batch], functional.cross_entropy)
+    torch.testing.assert_close(scaled(group), plain(group) / plain(group).mean())
+    assert scaled.samples == 6
+    scaled.reset()
+    assert scaled.samples == 0
+    assert not hasattr(create("l1", normalise="max"), "accumulate")
+    assert isinstance(copy.deepcopy(scaled), ScaledImportance)
