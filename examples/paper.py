@@ -21,7 +21,7 @@ from rich.console import Console
 
 from hfp.charts import standalone
 from hfp.compare import Comparison, Variant, variants_of
-from hfp.compare_page import round_chart, size_chart
+from hfp.compare_page import file_name, round_chart, size_chart
 from hfp.compare_runs import ComparisonFolder, missing, run_missing
 from hfp.compare_table import Row, Runs, gather, grouped, rows
 from hfp.folder import write_atomically
@@ -140,7 +140,7 @@ def _section(name: str, study: Study, arguments: argparse.Namespace, console: Co
     made = rows(study.comparison, runs)
     lines = [f"## {study.title}", "", study.about, "", *_table(study.comparison, made), ""]
     for title, chart in study.pictures(study.comparison, runs, made).items() if made else ():
-        file = f"{arguments.page.stem}-{arguments.dataset}-{name}-{_slug(title)}.svg"
+        file = f"{arguments.page.stem}-{arguments.dataset}-{name}-{file_name(title)}.svg"
         write_atomically(arguments.page.parent / file, standalone(chart).encode())
         lines += [f"![{title}]({file})", ""]
     return lines + [f"Not finished: {failure.cell.variant}: {failure.reason}" for failure in failures]
@@ -181,10 +181,6 @@ def _head(arguments: argparse.Namespace) -> list[str]:
         "300 rounds, all of the data and larger networks: compare within a table, not with the paper's figures.",
         "",
     ]
-
-
-def _slug(title: str) -> str:
-    return "-".join("".join(c if c.isalnum() else " " for c in title.lower()).split())
 
 
 def _arguments() -> argparse.Namespace:

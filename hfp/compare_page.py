@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 
-from hfp.charts import LIGHT, Line, line_chart, variables
+from hfp.charts import LIGHT, Line, line_chart, standalone, variables
 from hfp.compare import Comparison
 from hfp.compare_table import LAST, Row, Runs, cells_of, curves, grouped, headings
 from hfp.experiment import Experiment
@@ -117,12 +117,35 @@ def _over_sizes(comparison: Comparison, rows: Sequence[Row], alpha: float) -> li
     """What changes with what clients remove, when there is more than one size."""
     if len(comparison.sizes) < 2:
         return []
-    charts = [
-        size_chart(comparison, rows, alpha, figure)
-        for figure in FIGURES
-        if any(FIGURES[figure][1](row) is not None for row in rows)
-    ]
+    charts = [size_chart(comparison, rows, alpha, title) for title in _shown(rows)]
     return [f"<h2>From size to size, alpha {alpha:g}</h2>", _figures(charts)]
+
+
+def figures(comparison: Comparison, runs: Runs, rows: Sequence[Row]) -> dict[str, str]:
+    """The page's charts as SVG files of their own, each with its legend, by name.
+
+    Raises:
+        InputError: matplotlib isn't installed.
+    """
+    charts = {
+        f"{alpha:g}-{title}": size_chart(comparison, rows, alpha, title, legend=True)
+        for alpha in comparison.alphas
+        if len(comparison.sizes) > 1
+        for title in _shown(rows)
+    }
+    for alpha, size in grouped(rows):
+        for against in ("round", "megabytes"):
+            charts[f"{alpha:g}-{size}-{against}"] = round_chart(comparison, runs, alpha, size, against, legend=True)
+    return {f"alpha-{file_name(name)}.svg": standalone(chart) for name, chart in charts.items()}
+
+
+def file_name(title: str) -> str:
+    """The title in lower case, what is no letter, digit or dot as a dash."""
+    return "-".join("".join(c if c.isalnum() or c == "." else " " for c in title.lower()).split())
+
+
+def _shown(rows: Sequence[Row]) -> list[str]:
+    return [title for title, (_, figure) in FIGURES.items() if any(figure(row) is not None for row in rows)]
 
 
 FIGURES: Mapping[str, tuple[str, Callable[[Row], float | None]]] = {

@@ -74,8 +74,10 @@ class ComparisonFolder:
 
     def write(self, name: str, text: str) -> Path:
         """Write a report; returns where it is."""
-        write_atomically(self.path / name, text.encode())
-        return self.path / name
+        path = self.path / name
+        path.parent.mkdir(exist_ok=True)
+        write_atomically(path, text.encode())
+        return path
 
     def _file(self, experiment: Experiment) -> Path:
         return self.path / RUNS / f"{_key(experiment)}.json"

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressC
 
 from hfp.commands.run import INTERRUPTED, add_settings, given_settings, option, use_threads
 from hfp.compare import Cell, Comparison, comparison_from, read_comparison
-from hfp.compare_page import page
+from hfp.compare_page import figures, page
 from hfp.compare_runs import COMPARISON, ComparisonFolder, Failure, default_jobs, distinct, missing, run_missing
 from hfp.compare_table import final_accuracy, gather, markdown, plain, rows, tables
 from hfp.engine import full_cost
@@ -23,7 +23,7 @@ from hfp.errors import InputError
 from hfp.federation import set_up
 from hfp.methods import methods
 
-TABLE, PAGE = "table.md", "report.html"
+TABLE, PAGE, FIGURES = "table.md", "report.html", "figures"
 
 _T = TypeVar("_T")
 
@@ -147,7 +147,10 @@ def _report(comparison: Comparison, folder: ComparisonFolder, console: Console, 
         console.print(table)
     console.print(f"written to {folder.write(TABLE, markdown(made))}", soft_wrap=True, markup=False)
     try:
-        console.print(f"written to {folder.write(PAGE, page(comparison, runs, made))}", soft_wrap=True, markup=False)
+        whole, charts = page(comparison, runs, made), figures(comparison, runs, made)
+        console.print(f"written to {folder.write(PAGE, whole)}", soft_wrap=True, markup=False)
+        for name, chart in charts.items():
+            folder.write(f"{FIGURES}/{name}", chart)
     except InputError as problem:
         console.print(f"no page: {problem}", soft_wrap=True, markup=False)
     if as_json:

@@ -125,7 +125,11 @@ def test_the_command_writes_a_table_and_a_page(tmp_path, capsys):
     assert {"accuracy", "accuracy_spread", "megabytes_up", "training_gmacs"} <= document["rows"][0].keys()
     assert document["folder"] == str(out)
     assert "4 runs of 2 variants, 0 done" in captured.err
-    assert sorted(path.name for path in out.iterdir()) == ["comparison.json", "report.html", "runs", "table.md"]
+    assert sorted(path.name for path in out.iterdir()) == [
+        "comparison.json", "figures", "report.html", "runs", "table.md",
+    ]  # fmt: skip
+    names = [path.name for path in (out / "figures").iterdir()]
+    assert sorted(names) == ["alpha-1-rank-1-megabytes.svg", "alpha-1-rank-1-round.svg"]
     assert len(list((out / "runs").iterdir())) == 4
     assert main(["compare", "--file", str(out / "comparison.json"), "--out", str(out)]) == 0
     shown = capsys.readouterr().out

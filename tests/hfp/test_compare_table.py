@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from hfp.compare import Comparison, variants_of
-from hfp.compare_page import page, size_chart
+from hfp.compare_page import figures, page, size_chart
 from hfp.compare_table import Spread, cells_of, curves, gather, markdown, plain, rows, tables
 
 COMPARISON = Comparison(variants_of(["ca-hfp", "fedavg"]), {"rounds": 6}, seeds=(0, 1), ranks=(1, 2))
@@ -175,6 +175,16 @@ def test_the_page_is_whole_and_fetches_nothing(runs, made):
         ElementTree.fromstring("<svg" + svg.split("</svg>")[0] + "</svg>")
     assert text.count("<svg") == 2 * 2 + 4
     assert "arXiv 2603.12591" in text
+
+
+def test_figures_are_the_pages_charts_as_files(runs, made):
+    found = figures(COMPARISON, runs, made)
+    assert "alpha-1-rank-2-round.svg" in found
+    assert "alpha-1-time-on-the-clients-devices.svg" in found
+    assert len(found) == 2 * 2 + 4
+    assert all(
+        "prefers-color-scheme" in chart and ">fedavg<" in chart for name, chart in found.items() if "-2-" not in name
+    )
 
 
 def test_no_difference_has_no_sign():
