@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -53,13 +53,14 @@ def line_chart(
     y_label: str,
     lines: Sequence[Line],
     *,
-    names: Sequence[str] = (),
+    places: Mapping[float, str] | None = None,
     zero: bool = False,
     legend: bool = False,
 ) -> str:
     """An SVG element; every curve says its name and last value when pointed at.
 
-    `names` label the places 0, 1, 2 … on the x axis instead of numbers. With `zero` the y axis starts there.
+    `places` are what the x axis is labelled at, and with what, instead of round numbers. With `zero` the y axis starts
+    there.
 
     Raises:
         InputError: matplotlib isn't installed.
@@ -80,9 +81,10 @@ def line_chart(
     whole = all(float(point[0]).is_integer() for line in lines for point in line.points)
     axes.locator_params(nbins=6)
     axes.locator_params(axis="x", integer=whole)
-    if names:
-        axes.set_xticks(range(len(names)), [_plain(name) for name in names])
-        axes.set_xlim(-0.2, len(names) - 0.8)
+    if places:
+        axes.set_xticks(list(places), [_plain(name) for name in places.values()])
+        room = 0.07 * (max(places) - min(places)) or 1.0
+        axes.set_xlim(min(places) - room, max(places) + room)
     if zero:
         axes.set_ylim(bottom=0)
     if legend:

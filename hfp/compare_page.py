@@ -76,12 +76,13 @@ def _style() -> str:
 def _about(comparison: Comparison) -> str:
     first = next(comparison.cells()).experiment
     data = "the whole training set" if first.train_images is None else f"{first.train_images:,} training images"
+    several = len(comparison.seeds) > 1
     return (
         f"{first.model}, {data} over {first.clients} clients, {first.rounds} rounds of {first.epochs} local "
-        f"epoch{'s' * (first.epochs > 1)}, batches of {first.batch_size}, learning rate {first.learning_rate:g}; seeds "
-        f"{', '.join(map(str, comparison.seeds))}. At one seed every method sees the same partition, initial weights "
-        f"and batches. Accuracy is the global model's on the whole test set: the mean of the last {LAST} rounds, ± one "
-        "standard deviation over seeds; bands span the seeds."
+        f"epoch{'s' * (first.epochs > 1)}, batches of {first.batch_size}, learning rate {first.learning_rate:g}; "
+        f"seed{'s' * several} {', '.join(map(str, comparison.seeds))}. At one seed every method sees the same "
+        "partition, initial weights and batches. Accuracy is the global model's on the whole test set: the mean of the last "
+        f"{LAST} rounds" + (", ± one standard deviation over seeds; bands span the seeds." if several else ".")
     )
 
 
@@ -174,8 +175,9 @@ def size_chart(comparison: Comparison, rows: Sequence[Row], alpha: float, title:
         lines += [Line(variant.name, _colour(index), points)] if points else []
     across = "channels removed, %" if comparison.ratios else "what clients remove"
     zero = "ccuracy" not in title + label
-    shown = () if comparison.ratios else names
-    return line_chart(title, across, label, lines, names=shown, zero=zero, legend=legend)
+    shown = [f"{place:g}" for place in places] if comparison.ratios else names
+    labels = {float(place): text for place, text in zip(places, shown, strict=True)}
+    return line_chart(title, across, label, lines, places=labels, zero=zero, legend=legend)
 
 
 def round_chart(

@@ -55,7 +55,7 @@ def test_a_file_of_its_own_has_the_colours():
 def test_a_flat_curve_a_single_point_and_places_by_name_are_drawn():
     line_chart("flat", "x", "y", [Line("one", 0, [(0, 5, 5, 5), (1, 5, 5, 5)])])
     assert {"only", "one more"} <= texts(
-        line_chart("p", "x", "y", [Line("one", 0, [(0, 5)])], names=["only", "one more"])
+        line_chart("p", "x", "y", [Line("one", 0, [(0, 5)])], places={0: "only", 1: "one more"})
     )
 
 
