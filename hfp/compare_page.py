@@ -81,8 +81,8 @@ def _about(comparison: Comparison) -> str:
         f"{first.model}, {data} over {first.clients} clients, {first.rounds} rounds of {first.epochs} local "
         f"epoch{'s' * (first.epochs > 1)}, batches of {first.batch_size}, learning rate {first.learning_rate:g}; "
         f"seed{'s' * several} {', '.join(map(str, comparison.seeds))}. At one seed every method sees the same "
-        "partition, initial weights and batches. Accuracy is the global model's on the whole test set: the mean of the last "
-        f"{LAST} rounds" + (", ± one standard deviation over seeds; bands span the seeds." if several else ".")
+        "partition, initial weights and batches. Accuracy is the global model's on the whole test set: the mean of the "
+        f"last {LAST} rounds" + (", ± one standard deviation over seeds; bands span the seeds." if several else ".")
     )
 
 
