@@ -20,7 +20,9 @@ from hfp.compare import Comparison, Variant
 from hfp.compare_runs import ComparisonFolder, run_missing
 from hfp.compare_table import Row, gather, rows
 
-STUDIES: dict[str, dict[str, dict[str, Any]]] = {
+Study = dict[str, dict[str, Any]]
+
+PAPER_STUDIES: dict[str, Study] = {
     "batch-norm": {
         "ca-hfp, reestimate": {},
         "ca-hfp, aggregate": {"batch_norm": "aggregate"},
@@ -55,6 +57,31 @@ STUDIES: dict[str, dict[str, dict[str, Any]]] = {
         "holders, half explored": {"options": {"rule": "holders", "explore": 0.5}},
     },
 }
+"""Variants of the paper's own form, for what they don't set."""
+
+OWN_STUDIES: dict[str, Study] = {
+    "parts": {
+        "ca-hfp": {},
+        "shrink 0": {"options": {"shrink": 0.0}},
+        "fill": {"options": {"rule": "fill"}},
+        "masks drawn apart": {"options": {"nested": False}},
+        "masks drawn apart, fill": {"options": {"nested": False, "rule": "fill"}},
+        "ca-hfp-paper": {"method": "ca-hfp-paper"},
+        "fedavg": {"method": "fedavg"},
+    },
+    "shrink": {
+        "0.3": {},
+        "0.1": {"options": {"shrink": 0.1}},
+        "0.6": {"options": {"shrink": 0.6}},
+        "1": {"options": {"shrink": 1.0}},
+        "0.3, a quarter explored": {"options": {"explore": 0.25}},
+    },
+}
+
+STUDIES = {
+    name: {v: {"method": "ca-hfp-paper", **c} for v, c in study.items()} for name, study in PAPER_STUDIES.items()
+}
+STUDIES |= OWN_STUDIES
 
 
 def main() -> None:
@@ -63,6 +90,7 @@ def main() -> None:
     parser.add_argument("--study", choices=STUDIES, default="batch-norm")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--dataset", default="digits")
+    parser.add_argument("--model", default="resnet8")
     parser.add_argument("--train-images", type=int)
     parser.add_argument("--rank", type=int, default=1)
     parser.add_argument("--alpha", type=float, default=1.0)
@@ -74,7 +102,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     comparison = Comparison(
         variants=variants(STUDIES[arguments.study], dict(arguments.option)),
-        base={name: getattr(arguments, name) for name in ("dataset", "train_images", "rounds")},
+        base={name: getattr(arguments, name) for name in ("dataset", "model", "train_images", "rounds")},
         seeds=tuple(range(arguments.seeds)),
         alphas=(arguments.alpha,),
         ranks=(arguments.rank,),
@@ -93,7 +121,7 @@ def variants(study: Mapping[str, Mapping[str, Any]], options: Mapping[str, Any])
         Variant(
             name,
             {**changes, "options": {**options, **changes.get("options", {})}}
-            if changes.get("method", "ca-hfp") == "ca-hfp"
+            if changes.get("method", "ca-hfp").startswith("ca-hfp")
             else changes,
         )
         for name, changes in study.items()
