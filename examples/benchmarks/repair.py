@@ -3,9 +3,9 @@
     python examples/benchmarks/repair.py --root cifar10=PATH --report examples/benchmarks/repair.md
 
 Small networks of half width are trained (kept in --cache), pruned to shares of their multiply-accumulates by
-`hfp.prune`, and repaired in each way from the same 1,024 training images; accuracy on test images, right away and after
-one epoch of fine-tuning. Every repair starts from the same pruned network, so that rows are paired by seed. Results are
-JSON lines and nothing that is there is run again.
+`hfp.prune`, and repaired in each way from the same 1,024 training images; accuracy on test images, without training.
+Every repair starts from the same pruned network, so that rows are paired by seed. Results are JSON lines and nothing
+that is there is run again.
 """
 
 from __future__ import annotations
@@ -41,7 +41,6 @@ REPAIRS: tuple[tuple[str, ...], ...] = (
     ("least-squares",),
     ("least-squares", "batch-norm"),
 )
-TUNED: tuple[tuple[str, ...], ...] = ((), ("batch-norm",), ("least-squares",))
 WIDTH, IMAGES, TEST, EPOCHS, BATCHES = 0.5, 8_000, 2_000, 5, 8
 
 
@@ -86,9 +85,6 @@ def measure(model: nn.Module, data: Dataset, seed: int) -> Iterator[dict[str, An
                 repair(model, compact, pruned.index_map, batches, kinds)
                 row = {"share": share, "criterion": criterion, "repair": " + ".join(kinds) or "none"}
                 yield {**row, "seconds": time.process_time() - start, "accuracy": accuracy(compact, data)}
-                if criterion == "group-fisher" and kinds in TUNED and share == 0.5:
-                    finetune(compact, data, 1, seed=seed)
-                    yield {**row, "criterion": f"{criterion}, one epoch after", "accuracy": accuracy(compact, data)}
 
 
 def table(rows: Sequence[dict[str, Any]], network: str, criterion: str) -> str:
@@ -118,7 +114,7 @@ def report(rows: Sequence[dict[str, Any]]) -> str:
     for network in dict.fromkeys(row["network"] for row in rows):
         full = [100 * row["accuracy"] for row in rows if row["network"] == network and row["share"] == 1.0]
         parts.append(f"## {network}, full network {statistics.mean(full):.1f} %, {len(full)} seeds\n")
-        for criterion in (*CRITERIA, "group-fisher, one epoch after"):
+        for criterion in CRITERIA:
             parts.append(f"Pruned by {criterion}, accuracy in %:\n\n{table(rows, network, criterion)}\n")
     return "\n".join(parts)
 
