@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.instancenorm import _InstanceNorm
@@ -120,16 +120,24 @@ class Wiring:
     def index_map(self, gone: Gone) -> IndexMap:
         """The map of removing these classes."""
         state = self.model.state_dict()
-        maps = {name: self._tensor_map(name, tuple(tensor.shape), gone) for name, tensor in tensors_of(self.model)}
+        shared: dict[bytes, Tensor] = {}
+        maps = {n: self._tensor_map(n, tuple(tensor.shape), gone, shared) for n, tensor in tensors_of(self.model)}
         transient = {name: found for name, found in maps.items() if name not in state and not found.is_identity}
         tensors = {name: maps[name] if name in maps else TensorMap.identity(tuple(state[name].shape)) for name in state}
         return IndexMap(tensors, self._attributes(gone), transient)
 
-    def _tensor_map(self, name: str, shape: tuple[int, ...], gone: Gone) -> TensorMap:
-        kept = []
+    def _tensor_map(self, name: str, shape: tuple[int, ...], gone: Gone, shared: dict[bytes, Tensor]) -> TensorMap:
+        """The map of one tensor; dimensions that keep the same indices share them, which aggregation makes use of."""
+        kept: list[Tensor | None] = []
         for line in self.trace.tensors[name]:
             removed = None if line is None else gone[self.classes.of[line]]
-            kept.append(None if removed is None or not removed.any() else torch.from_numpy(np.flatnonzero(~removed)))
+            if removed is None or not removed.any():
+                kept.append(None)
+                continue
+            key = removed.tobytes()
+            if key not in shared:
+                shared[key] = torch.from_numpy(np.flatnonzero(~removed))
+            kept.append(shared[key])
         return TensorMap(shape, tuple(kept))
 
     def _attributes(self, gone: Gone) -> dict[str, dict[str, Any]]:
