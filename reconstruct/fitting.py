@@ -175,7 +175,10 @@ def _changes(wiring: Wiring, failure: Failure, seed: int) -> Iterator[Change]:
     around = tuple(_bindings(wiring, failure.module, nearby))
     if around:
         yield from (Change(failure.module, bindings=around, links=(link,)) for link in links)
-    above = tuple(_bindings(wiring, failure.module, nearby, len(failure.module)))
+    inside = tuple(_bindings(wiring, failure.module, nearby, _children(wiring, failure.module)))
+    if inside:
+        yield Change(failure.module, bindings=inside)
+    above = tuple(_bindings(wiring, failure.module, nearby, _around(failure.module, len(failure.module))))
     if len(above) > len(around):
         yield Change(failure.module, bindings=above)
 
@@ -205,12 +208,12 @@ def _sizes_in(wiring: Wiring, module: str) -> list[Stated]:
 
 
 def _bindings(
-    wiring: Wiring, module: str, changed: list[tuple[int, Array]], ancestors: int = _ANCESTORS
+    wiring: Wiring, module: str, changed: list[tuple[int, Array]], places: list[str] | None = None
 ) -> list[Binding]:
-    """Attributes of the module, or those around it, that hold one of the sizes and don't follow anything yet."""
+    """Attributes of the module and those around it, or of other places, that hold one of the sizes and are free."""
     bound = {(binding.module, binding.attribute, binding.position) for binding in wiring.bindings}
     found: list[Binding] = []
-    for name in _around(module, ancestors):
+    for name in _around(module, _ANCESTORS) if places is None else places:
         for attribute, position, value in _numbers(wiring.model.get_submodule(name)):
             place = (name, attribute, position)
             line = next((line for size, line in changed if size == value), None)
@@ -218,6 +221,13 @@ def _bindings(
                 bound.add(place)
                 found.append(Binding(*place, line))
     return found
+
+
+def _children(wiring: Wiring, module: str) -> list[str]:
+    """Modules directly inside one, whose methods its code may call; PyTorch's own have no sizes to bind."""
+    found = wiring.model.get_submodule(module).named_children()
+    own = [name for name, child in found if not type(child).__module__.startswith("torch.")]
+    return [f"{module}.{name}" if module else name for name in own]
 
 
 def _around(module: str, ancestors: int) -> list[str]:
@@ -315,6 +325,8 @@ def _transferred(wiring: Wiring, change: Change, twin: str) -> Change | None:
         return found
 
     def named(name: str) -> str:
+        if name.startswith(f"{change.module}."):
+            return twin + name[len(change.module) :]
         depth = len(change.module.split(".")) - len(name.split(".") if name else [])
         return ".".join(twin.split(".")[: len(twin.split(".")) - depth])
 
