@@ -193,6 +193,36 @@ class EncoderDecoder(nn.Module):
         return self.head(self.body(self.embed(source), self.embed(target)))
 
 
+class Table(nn.Module):
+    """Biases by relative position, as many as heads."""
+
+    def __init__(self, length: int, heads: int) -> None:
+        super().__init__()
+        self.heads, self.mix = heads, nn.Sequential(nn.Linear(1, 8), nn.ReLU(), nn.Linear(8, heads))
+        place = torch.arange(length)
+        self.register_buffer("places", (place[:, None] - place).view(-1, 1) / length, persistent=False)
+
+    def biases(self, length: int) -> Tensor:
+        return self.mix(self.places).view(-1, self.heads).view(length, length, self.heads).permute(2, 0, 1)
+
+
+class Relative(nn.Module):
+    """Attention that calls a method of a part of it, so that no module runs where the part's size is read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads, self.size = 4, 4
+        self.embed, self.qkv, self.out = nn.Linear(3, 16), nn.Linear(16, 48), nn.Linear(16, 3)
+        self.table = Table(5, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, length, _ = x.shape
+        qkv = self.qkv(self.embed(x).relu()).view(batch, length, 3, self.heads, self.size)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind()
+        weights = (query @ key.transpose(-1, -2) * 0.5 + self.table.biases(length)).softmax(-1)
+        return self.out((weights @ value).transpose(1, 2).flatten(2))
+
+
 TOKENS = torch.tensor([[3, 1, 4, 1, 5], [9, 2, 6, 5, 3]])
 USER_NETWORKS: dict[str, tuple[Any, Any]] = {
     "dataclass": (Typed, torch.randn(4, 6)),
@@ -207,6 +237,7 @@ USER_NETWORKS: dict[str, tuple[Any, Any]] = {
     "bare": (Bare, torch.randn(4, 6)),
     "bag": (Bag, TOKENS),
     "auxiliary": (Auxiliary, torch.randn(2, 3, 7, 7)),
+    "relative": (Relative, torch.randn(2, 5, 3)),
     "transformer": (EncoderDecoder, (torch.randn(2, 3, 3), torch.randn(2, 4, 3))),
 }
 """Name -> (constructor, example inputs)."""
