@@ -151,7 +151,7 @@ def _shown(rows: Sequence[Row]) -> list[str]:
 
 FIGURES: Mapping[str, tuple[str, Callable[[Row], float | None]]] = {
     "Accuracy": ("test accuracy, %", lambda row: row.accuracy.mean),
-    "Clients' own models on data like theirs": ("accuracy, %", lambda row: row.own and row.own.mean),
+    "Clients' own models on data like theirs": ("accuracy, %", lambda row: None if row.own is None else row.own.mean),
     "Megabytes moved": ("megabytes, up and down", lambda row: row.megabytes_up + row.megabytes_down),
     "Training": ("1e9 multiply-accumulates", lambda row: row.gmacs),
     "Time on the clients' devices": ("simulated seconds", lambda row: row.seconds),

@@ -87,7 +87,8 @@ def _plain(experiment: Experiment) -> dict[str, Any]:
     """What identifies a run: its experiment with all of the method's options, without where the data lies."""
     values = {name: v for name, v in experiment.as_dict().items() if name not in ("data_root", "download")}
     method = create_method(experiment.method, **experiment.options)
-    return json.loads(json.dumps({**values, "options": dataclasses.asdict(method)}))
+    options = {entry.name: getattr(method, entry.name) for entry in dataclasses.fields(method)}  # type: ignore[arg-type]
+    return json.loads(json.dumps({**values, "options": options}))
 
 
 def _key(experiment: Experiment) -> str:

@@ -224,8 +224,9 @@ class _Display:
     def round_done(self, outcome: Outcome) -> None:
         self._progress.console.print(round_line(outcome.record, self._experiment.rounds), soft_wrap=True)
         accuracy = outcome.record.accuracy
-        note = {} if accuracy is None else {"note": f"accuracy {accuracy:.1f} %"}
-        self._progress.update(self._rounds, advance=1, **note)
+        if accuracy is not None:
+            self._progress.update(self._rounds, note=f"accuracy {accuracy:.1f} %")
+        self._progress.update(self._rounds, advance=1)
         self._progress.update(self._clients, completed=0)
 
 

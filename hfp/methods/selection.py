@@ -58,7 +58,7 @@ def kept_counts(groups: Coupling, ratio: float) -> dict[str, int]:
     Raises:
         InputError: a group would be left without channels.
     """
-    counts = {}
+    counts: dict[str, int] = {}
     for names in groups.linked:
         parts = math.gcd(*(groups.sizes[name] for name in names))
         kept = keep_count(parts, ratio, " and ".join(names)) if parts > 1 else 1
