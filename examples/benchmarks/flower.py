@@ -12,6 +12,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
+import subprocess
 import sys
 import tempfile
 import threading
@@ -24,7 +26,7 @@ from hfp.flower.local import LocalDeployment
 
 APP = Path(__file__).parent.parent / "flower"
 TICK = os.sysconf("SC_CLK_TCK")
-SHORT, LONG = 2, 6
+SHORT, LONG = 2, 4
 EMBEDDED = "import json, sys; from hfp import Experiment, simulate; import torch; torch.set_num_threads(1)\n"
 
 
@@ -89,14 +91,18 @@ def deployment(simulation: bool) -> Iterator[LocalDeployment]:
         yield local
 
 
-def measure(local: LocalDeployment, rounds: int, clients: int, settings: str, simulated: bool) -> dict[str, float]:
+def measure(
+    local: LocalDeployment, rounds: int, clients: int, settings: str, simulated: bool, app: Path = APP
+) -> dict[str, float]:
     """One run on a deployment: processor seconds of all its processes, wall seconds of its later rounds, memory."""
     out = local.folder / f"run-{time.monotonic_ns()}"
     config = [f'{settings} rounds={rounds} clients={clients} quorum={clients} out="{out}"']
     with Watch(f"FLWR_HOME={local.home}") as watch:
-        process = local.start_run(APP, config, nodes=clients if simulated else None)
+        process = local.start_run(app, config, nodes=clients if simulated else None)
         process.wait()
         time.sleep(1)
+    if not (out / "metrics.jsonl").exists():
+        sys.exit(f"the run came to nothing:\n{local.log('run').read_text()[-2000:]}")
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     return {
         "cpu": watch.seconds,
@@ -106,8 +112,6 @@ def measure(local: LocalDeployment, rounds: int, clients: int, settings: str, si
 
 
 def embedded(rounds: int, clients: int, settings: dict[str, object]) -> dict[str, float]:
-    import subprocess
-
     code = EMBEDDED + f"run = simulate(Experiment(clients={clients}, rounds={rounds}, **{settings!r}))\n"
     code += "print(json.dumps([record.seconds for record in run.history]))"
     with tempfile.TemporaryDirectory() as folder, Watch(f"HFP_COST={folder}") as watch:
@@ -142,14 +146,34 @@ def overhead(clients: int = 3) -> dict[str, dict[str, float]]:
     return found
 
 
+LARGE = """
+import torch
+from torch import nn
+
+def model():
+    hidden = nn.Linear(64, 4096), nn.ReLU(), nn.Linear(4096, 1024), nn.ReLU()
+    return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(1024, 10))
+
+def client_data(client, clients):
+    return torch.randn(4, 1, 8, 8), torch.arange(4)
+
+def test_data():
+    return torch.randn(20, 1, 8, 8), torch.arange(20) % 10
+"""
+
+
 def memory() -> dict[str, float]:
-    """The peak memory of the simulation's server process, by the number of clients: full models of 45 MB."""
-    settings = 'method="fedavg" model="timm:resnet18" batch-norm="aggregate" train-images=400 threads=1 wait=300.0'
+    """The peak memory in MB of the simulation's server process, by clients, each with full models of 17.9 MB."""
+    settings = 'method="fedavg" problem="large_problem" threads=1 wait=300.0'
     found = {}
-    for clients in (10, 100):
-        with deployment(simulation=True) as local:
-            found[str(clients)] = measure(local, 1, clients, settings, True)["server"] / 1e6
-        print(clients, found, file=sys.stderr, flush=True)
+    with tempfile.TemporaryDirectory(prefix="hfp-large-") as folder:
+        app = Path(folder) / "app"
+        shutil.copytree(APP, app)
+        (app / "large_problem.py").write_text(LARGE)
+        for clients in (10, 100):
+            with deployment(simulation=True) as local:
+                found[str(clients)] = measure(local, 2, clients, settings, True, app)["server"] / 1e6
+            print(clients, found, file=sys.stderr, flush=True)
     return found
 
 

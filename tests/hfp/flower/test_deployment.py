@@ -24,7 +24,7 @@ pytestmark = [
 ]
 
 APP = Path(__file__).parents[2] / "support" / "flower_app"
-PATIENCE = 240.0
+PATIENCE = 300.0
 
 
 def until(holds, what, process=None):
