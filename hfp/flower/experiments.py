@@ -32,10 +32,7 @@ def experiment_from(config: Mapping[str, Any]) -> Experiment:
         if name not in known:
             raise unknown("setting", dashed(name), [dashed(other) for other in known | others])
         values[name] = _read(name, value)
-    try:
-        return Experiment(**values)
-    except TypeError as error:  # a text where a number belongs
-        raise InputError(f"a setting is of the wrong type: {error}") from error
+    return Experiment(**values)
 
 
 def _read(name: str, value: Any) -> Any:

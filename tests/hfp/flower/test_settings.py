@@ -40,7 +40,7 @@ def test_texts_with_several_values_are_taken_apart():
     ("config", "reason"),
     [
         ({"clints": 3}, "unknown setting 'clints'; did you mean clients"),
-        ({"clients": "many"}, "a setting is of the wrong type"),
+        ({"clients": "many"}, "clients must be a whole number; found 'many'"),
         ({"ratio": "a,b"}, "ratio must be numbers with commas"),
         ({"options": "warmup"}, "options must be NAME=VALUE pairs"),
     ],
