@@ -24,16 +24,17 @@ from pathlib import Path
 import torch
 from criteria_study.alone import run_alone
 from criteria_study.cutting import accuracy
+from criteria_study.entries import ENTRIES
 from criteria_study.log import Log, read
 from criteria_study.networks import Sizes, trained
 from criteria_study.page import update
 from criteria_study.plot import draw
-from criteria_study.pruned import run_once, run_steps, run_tuned
+from criteria_study.pruned import RATIOS, REPAIRS, Choice, run_once, run_steps, run_tuned
 from criteria_study.report import report
 from criteria_study.timing import run_time
 
 PROTOCOLS = {"once": run_once, "alone": run_alone, "tuned": run_tuned, "steps": run_steps, "time": run_time}
-NETWORKS = ("fmnist/vgg-small/0.25",)
+NETWORKS = ("fmnist/vgg-small/0.5", "fmnist/resnet20/0.5", "cifar10/vgg-small/0.5", "cifar10/resnet20/0.5")
 
 
 def main() -> None:
@@ -44,6 +45,7 @@ def main() -> None:
     sizes = Sizes(
         epochs, given.train_images, given.score_images, given.test_images, given.alone_images, given.tune_images
     )
+    choice = Choice(tuple(given.criteria), tuple(given.ratios), tuple(given.repairs))
     for protocol in given.protocols:
         for seed in given.seeds:
             for name in given.networks:
@@ -51,7 +53,7 @@ def main() -> None:
                 log = Log(given.results, name, seed)
                 if log.wants(protocol="trained"):
                     log.add(protocol="trained", accuracy=accuracy(network.model, network.test))
-                PROTOCOLS[protocol](network, log)
+                PROTOCOLS[protocol](network, log, choice)
     tables = report(read(given.results))
     print(tables)
     if given.report:
@@ -64,12 +66,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--networks", nargs="*", default=NETWORKS, metavar="DATASET/MODEL/WIDTH")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--protocols", nargs="+", default=list(PROTOCOLS), choices=PROTOCOLS)
+    parser.add_argument("--criteria", nargs="+", default=list(ENTRIES), choices=ENTRIES, metavar="NAME")
+    parser.add_argument("--ratios", nargs="+", type=float, default=RATIOS, choices=RATIOS, metavar="SHARE")
+    parser.add_argument("--repairs", nargs="+", default=list(REPAIRS), choices=REPAIRS, metavar="NAME")
     parser.add_argument("--root", nargs="*", default=[], metavar="DATASET=PATH", help="where a data set lies")
     parser.add_argument("--epochs", nargs="*", default=["fmnist=3", "cifar10=5"], metavar="DATASET=N")
-    parser.add_argument("--train-images", type=int, default=20_000, help="per epoch")
+    parser.add_argument("--train-images", type=int, default=40_000, help="per epoch")
     parser.add_argument("--score-images", type=int, default=256, help="for criteria and repairs")
     parser.add_argument("--test-images", type=int, default=1000, help="for accuracy")
-    parser.add_argument("--alone-images", type=int, default=1000, help="test images for leaving one out")
+    parser.add_argument("--alone-images", type=int, default=500, help="test images for leaving one out")
     parser.add_argument("--tune-images", type=int, default=5000, help="for one epoch of fine-tuning")
     parser.add_argument("--cache", type=Path, default=Path("runs/criteria"))
     parser.add_argument("--results", type=Path, default=Path("runs/criteria/results.jsonl"))

@@ -30,7 +30,8 @@ def rows(accuracies):
             "criterion": criterion,
             "ranking": ranking,
             "ratio": ratio,
-            "batch-norm": value,
+            "repair": "batch-norm",
+            "accuracy": value,
         }
         for (criterion, ranking, ratio), values in accuracies.items()
         for seed, value in enumerate(values)
@@ -47,7 +48,7 @@ def test_margins_are_paired_by_seed_and_against_the_best_of_torch_pruning(study)
         }
     )
     text = study("report").report(found)
-    assert "+8.0 ± 2.8 (l1, global)" in text
+    assert "+8.0 ± 2.8 (group-fisher, measured / l1, global)" in text
     assert "**75.0 ± 7.1**" in text
 
 

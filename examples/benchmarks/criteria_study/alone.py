@@ -14,15 +14,16 @@ from torch.nn import functional
 from criteria_study.entries import ENTRIES, criterion_of
 from criteria_study.log import Log
 from criteria_study.networks import Trained
+from criteria_study.pruned import Choice
 from hfp.importance.groups import Member, members
 from hfp.reconstruct.coupling import Coupling
 
 Stage = tuple[str, Callable[[Tensor], Tensor]]
 
 
-def run_alone(network: Trained, log: Log) -> None:
+def run_alone(network: Trained, log: Log, choice: Choice) -> None:
     """For every criterion, the correlation over the whole network, and its mean over the coupled groups."""
-    todo = [name for name in ENTRIES if log.wants(protocol="alone", criterion=name)]
+    todo = [name for name in choice.criteria if log.wants(protocol="alone", criterion=name)]
     if not todo:
         return
     groups = groups_of(network)

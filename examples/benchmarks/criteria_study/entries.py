@@ -36,6 +36,10 @@ class Entry:
 ENTRIES = {
     "group-fisher": Entry("group-fisher", rankings=ALL, stepped=("measured",), tuned=("measured",)),
     "group-fisher gauss-newton": Entry("group-fisher", {"fisher": "gauss-newton"}),
+    "group-fisher repaired": Entry("group-fisher", {"repaired": True}, rankings=("measured",)),
+    "group-fisher joint repaired": Entry(
+        "group-fisher", {"fisher": "gauss-newton", "joint": True, "repaired": True}, rankings=("measured",)
+    ),
     "group-fisher + signed": Entry("group-fisher", {"first_order": "signed"}),
     "group-kl": Entry("group-kl"),
     "group-loss": Entry("group-loss", {"joint": False}),

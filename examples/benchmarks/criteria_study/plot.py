@@ -14,26 +14,33 @@ from criteria_study.log import Row
 from criteria_study.report import WAYS, lines_of, networks
 
 Found = Mapping[float, Mapping[int, float]]
-SHOWN = tuple(way for way in WAYS if way.key != "none")
+SHOWN = tuple(way for way in WAYS if way.repair != "none")
 
 
 def draw(rows: list[Row], file: Path) -> None:
-    """A row of panels for each network, one panel for each way of repairing."""
-    names, ways = networks(rows), [way for way in SHOWN if list(lines_of(rows, way))]
+    """A row of panels for each network, one panel for each way of repairing that was tried at several ratios."""
+    names, ways = networks(rows), [way for way in SHOWN if curves(rows, way)]
     figure = Figure(figsize=(4.2 * max(len(ways), 1), 3.8 * max(len(names), 1)), layout="constrained")
     for row, network in enumerate(names):
         mine = [each for each in rows if each["trained"] == network]
         for column, way in enumerate(ways):
+            if not curves(mine, way):
+                continue
             axes = figure.add_subplot(len(names), len(ways), row * len(ways) + column + 1)
             axes.set_title(f"{network}\n{way.title}", fontsize=8)
             axes.set(xlabel="share of multiply-accumulates removed", ylabel="accuracy in %")
-            panel(axes, list(lines_of(mine, way)))
+            panel(axes, curves(mine, way))
     part = file.with_suffix(f".part{file.suffix}")
     figure.savefig(part, dpi=100)
     part.replace(file)
 
 
-def panel(axes: Axes, lines: list[tuple[str, str, Found]]) -> None:
+def curves(rows: list[Row], way: Way) -> list[Line]:
+    """The lines of a table with more than one point."""
+    return [line for line in lines_of(rows, way) if sum(map(bool, line[2].values())) > 1]
+
+
+def panel(axes: Axes, lines: list[Line]) -> None:
     """Ours thick, with the spread over seeds; of torch-pruning's each criterion's better ranking, dotted."""
     best: dict[tuple[str, str], tuple[str, Found]] = {}
     for name, ranking, found in lines:

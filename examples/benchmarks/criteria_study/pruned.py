@@ -2,68 +2,69 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 from criteria_study.cutting import Cutter, accuracy, finetuned
 from criteria_study.entries import ENTRIES, Entry, criterion_of
-from criteria_study.log import Log
+from criteria_study.log import Log, Row
 from criteria_study.networks import Trained
 from hfp.reconstruct import IndexMap
 
 RATIOS = (0.2, 0.3, 0.5, 0.7)
-HARD = (0.5, 0.7)
 STEPS = (0.07, 0.14, 0.2, 0.25, 0.3, 0.37, 0.43, 0.5, 0.6, 0.7)
 REPAIRS = {"none": (), "batch-norm": ("batch-norm",), "closed form": ("least-squares", "batch-norm")}
 
 
-def run_once(network: Trained, log: Log) -> None:
-    """Every ratio at once: without repair, with batch-norm statistics taken anew, and with the closed-form repair.
+@dataclass(frozen=True)
+class Choice:
+    """What of the protocols to run. repairs: of `REPAIRS`, for pruning at once."""
 
-    The last one only where half and more is removed: it costs most, and before that hardly anything is lost.
-    """
+    criteria: tuple[str, ...] = tuple(ENTRIES)
+    ratios: tuple[float, ...] = RATIOS
+    repairs: tuple[str, ...] = tuple(REPAIRS)
+
+
+def run_once(network: Trained, log: Log, choice: Choice) -> None:
+    """Every ratio at once, with each repair."""
     cutter = Cutter(network.model, network)
-    for name, entry in ENTRIES.items():
-        for ranking, ratio, place in _missing(cutter, name, entry, entry.rankings, "once", log):
-            repairs = REPAIRS if ratio in HARD else {key: REPAIRS[key] for key in ("none", "batch-norm")}
-            found = {key: accuracy(cutter.repaired(place, kinds), network.test) for key, kinds in repairs.items()}
-            log.add(protocol="once", criterion=name, ranking=ranking, ratio=ratio, **found)
+    for name in choice.criteria:
+        for ranking in ENTRIES[name].rankings:
+            for line, place in _missing(cutter, name, ranking, "once", choice.repairs, choice.ratios, log):
+                found = accuracy(cutter.repaired(place, REPAIRS[line["repair"]]), network.test)
+                log.add(**line, accuracy=found)
 
 
-def run_tuned(network: Trained, log: Log) -> None:
-    """Half and more at once, then one epoch over the fine-tuning images."""
+def run_tuned(network: Trained, log: Log, choice: Choice) -> None:
+    """Every ratio at once, then one epoch over the fine-tuning images."""
     cutter = Cutter(network.model, network)
-    for name, entry in ENTRIES.items():
-        for ranking, ratio, place in _missing(cutter, name, entry, entry.tuned, "tuned", log, HARD):
-            model = finetuned(cutter.repaired(place), network.tune)
-            log.add(protocol="tuned", criterion=name, ranking=ranking, ratio=ratio, epoch=accuracy(model, network.test))
+    for name in choice.criteria:
+        for ranking in ENTRIES[name].tuned:
+            for line, place in _missing(cutter, name, ranking, "tuned", ("epoch",), choice.ratios, log):
+                log.add(**line, accuracy=accuracy(finetuned(cutter.repaired(place), network.tune), network.test))
 
 
-def run_steps(network: Trained, log: Log) -> None:
+def run_steps(network: Trained, log: Log, choice: Choice) -> None:
     """Ten steps, each with new scores and then new batch-norm statistics; the accuracies on the way."""
-    for name, entry in ENTRIES.items():
-        for ranking in entry.stepped:
-            if log.wants(protocol="steps", criterion=name, ranking=ranking):
-                for ratio, found in list(_stepwise(network, entry, ranking)):
-                    log.add(protocol="steps", criterion=name, ranking=ranking, ratio=ratio, **{"batch-norm": found})
+    for name in choice.criteria:
+        for ranking in ENTRIES[name].stepped:
+            line = {"protocol": "steps", "criterion": name, "ranking": ranking, "repair": "batch-norm"}
+            if log.wants(**line):
+                for ratio, found in list(_stepwise(network, ENTRIES[name], ranking)):
+                    log.add(**line, ratio=ratio, accuracy=found)
 
 
 def _missing(
-    cutter: Cutter,
-    name: str,
-    entry: Entry,
-    rankings: tuple[str, ...],
-    protocol: str,
-    log: Log,
-    ratios: tuple[float, ...] = RATIOS,
-) -> Iterator[tuple[str, float, IndexMap]]:
-    """(ranking, ratio, the cut) of every result of a criterion that there isn't yet."""
-    criterion = None
-    for ranking in rankings:
-        todo = [r for r in ratios if log.wants(protocol=protocol, criterion=name, ranking=ranking, ratio=r)]
-        if todo:
-            criterion = criterion or criterion_of(entry, cutter.model, cutter.data)
-            order = cutter.order(criterion, ranking)
-            yield from ((ranking, ratio, cutter.cut(order, 1 - ratio)) for ratio in todo)
+    cutter: Cutter, name: str, ranking: str, protocol: str, repairs: Iterable[str], ratios: Iterable[float], log: Log
+) -> Iterator[tuple[Row, IndexMap]]:
+    """(what a result is of, the cut) for every result of a criterion and ranking that there isn't yet."""
+    common = {"protocol": protocol, "criterion": name, "ranking": ranking}
+    lines = [{**common, "ratio": ratio, "repair": repair} for ratio in ratios for repair in repairs]
+    todo = [line for line in lines if log.wants(**line)]
+    if todo:
+        order = cutter.order(criterion_of(ENTRIES[name], cutter.model, cutter.data), ranking)
+        places = {ratio: cutter.cut(order, 1 - ratio) for ratio in {line["ratio"] for line in todo}}
+        yield from ((line, places[line["ratio"]]) for line in todo)
 
 
 def _stepwise(network: Trained, entry: Entry, ranking: str) -> Iterator[tuple[float, float]]:

@@ -13,12 +13,15 @@ from criteria_study.pruned import RATIOS
 
 @dataclass(frozen=True)
 class Way:
-    """A column of accuracies: which protocol, and which of its numbers."""
+    """A table of accuracies: which protocol, and after which repair."""
 
     protocol: str
-    key: str
+    repair: str
     title: str
 
+
+Line = tuple[str, str, Mapping[float, Mapping[int, float]]]
+"""Criterion, ranking, ratio -> accuracies by seed."""
 
 WAYS = (
     Way("once", "none", "at once, no repair"),
@@ -59,12 +62,13 @@ def table(header: list[str], lines: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in whole) + "\n"
 
 
-def lines_of(rows: list[Row], way: Way) -> Iterator[tuple[str, str, dict[float, dict[int, float]]]]:
-    """(criterion, ranking, ratio -> accuracies by seed) of every line of a table of accuracies."""
+def lines_of(rows: list[Row], way: Way) -> Iterator[Line]:
+    """Every line of a table of accuracies."""
+    which = {"protocol": way.protocol, "repair": way.repair}
     for name in ENTRIES:
         for ranking in ALL:
             found = {
-                ratio: values(rows, way.key, protocol=way.protocol, criterion=name, ranking=ranking, ratio=ratio)
+                ratio: values(rows, "accuracy", **which, criterion=name, ranking=ranking, ratio=ratio)
                 for ratio in RATIOS
             }
             if any(found.values()):
@@ -99,21 +103,19 @@ def margins(rows: list[Row]) -> str:
             if lines:
                 shown.append([network, way.title, *(margin(lines, ratio) for ratio in RATIOS)])
     header = ["network", "", *(f"{100 * ratio:.0f} % removed" for ratio in RATIOS)]
-    return f"## Our default against the best of torch-pruning, in points\n\n{table(header, shown)}" if shown else ""
+    return f"## Our best line against torch-pruning's best, in points\n\n{table(header, shown)}" if shown else ""
 
 
-def margin(lines: list[tuple[str, str, Mapping[float, dict[int, float]]]], ratio: float) -> str:
-    """The mean difference of our default and torch-pruning's best line, its spread, and that line's name."""
-    ours = next((found[ratio] for name, ranking, found in lines if (name, ranking) == DEFAULT), {})
-    others = [(name, ranking, found[ratio]) for name, ranking, found in lines if not wins_for_us(name, ranking)]
-    shared = [line for line in others if set(line[2]) >= set(ours)]
-    if not ours or not shared:
+def margin(lines: list[Line], ratio: float) -> str:
+    """The mean difference of the two best lines, its spread, and their names."""
+    found = [(name, ranking, accuracies[ratio]) for name, ranking, accuracies in lines if accuracies[ratio]]
+    ours = [line for line in found if wins_for_us(line[0], line[1])]
+    others = [line for line in found if not wins_for_us(line[0], line[1])]
+    if not ours or not others:
         return ""
-    name, ranking, best = max(shared, key=lambda line: _mean(line[2]))
-    return f"{signed([100 * (ours[seed] - best[seed]) for seed in ours])} ({name}, {ranking})"
-
-
-DEFAULT = ("group-fisher", "measured")
+    best, rival = (max(side, key=lambda line: _mean(line[2])) for side in (ours, others))
+    differences = [100 * (best[2][seed] - rival[2][seed]) for seed in best[2] if seed in rival[2]]
+    return f"{signed(differences)} ({best[0]}, {best[1]} / {rival[0]}, {rival[1]})" if differences else ""
 
 
 def signed(differences: list[float]) -> str:

@@ -14,18 +14,19 @@ from torch.nn import functional
 from criteria_study.entries import ENTRIES, criterion_of
 from criteria_study.log import Log
 from criteria_study.networks import Batches, Trained
+from criteria_study.pruned import Choice
 from hfp.importance import describe
 
 LOOP = "torch-pruning's Hessian loop"
 
 
-def run_time(network: Trained, log: Log) -> None:
+def run_time(network: Trained, log: Log, choice: Choice) -> None:
     """Every criterion that needs data, and torch-pruning's own loop for its Hessian, over two batches of 64."""
     data = network.score[:2]
     work: dict[str, Callable[[], Any]] = {
         name: lambda entry=entry: criterion_of(entry, network.model, data)
         for name, entry in ENTRIES.items()
-        if describe(entry.criterion).needs == "data"
+        if name in choice.criteria and describe(entry.criterion).needs == "data"
     }
     work[LOOP] = lambda: hessian_loop(network.model, data)
     for name, run in work.items():
