@@ -32,6 +32,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,7 @@ def main() -> int:
     parser.add_argument("--sample", type=int, help="run this many families, drawn at random, always the same")
     parser.add_argument("--timeout", type=float, default=600, help="seconds for one model")
     parser.add_argument("--page", type=Path, help="write the table of what has run, and stop")
+    parser.add_argument("--note", default="", help="a remark for the page")
     parser.add_argument("--one", nargs=2, metavar=("FAMILY", "MODEL"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     tool = "torch-pruning" if arguments.baseline else "hfp"
@@ -83,7 +85,7 @@ def main() -> int:
     arguments.results.mkdir(parents=True, exist_ok=True)
     lines = arguments.results / "sweep.jsonl"
     if arguments.page:
-        arguments.page.write_text(page(read(lines)))
+        arguments.page.write_text(page(read(lines), arguments.note))
         return 0
     state = commit()
     done = {
@@ -312,28 +314,17 @@ def _tensors(output: Any) -> list[Any]:
     return results(output)
 
 
-def page(rows: list[Row]) -> str:
+def page(rows: list[Row], note: str = "") -> str:
     """The results as Markdown."""
-    import torch
-    import torch_pruning
-    import torchvision
-
-    versions = f"timm {timm_version()}, torchvision {torchvision.__version__}, torch {torch.__version__}, "
-    versions += f"torch-pruning {torch_pruning.__version__}"
+    versions = ", ".join(f"{name} {version(name)}" for name in ("timm", "torchvision", "torch", "torch-pruning"))
     parts = ["# Pruning half of the channels of any model", "", _INTRODUCTION, "", f"Run with {versions}.", ""]
+    parts += [note, ""] if note else []
     plain = {(row.source, row.model): row for row in rows if row.tool != "hfp"}
     for source in ("timm", "torchvision"):
         mine = sorted((row for row in rows if row.source == source and row.tool == "hfp"), key=lambda row: row.family)
         if mine:
             parts += _section(source, mine, [row for row in plain.values() if row.source == source])
     return "\n".join(parts)
-
-
-def timm_version() -> str:
-    """Of the installed timm."""
-    import timm
-
-    return str(timm.__version__)
 
 
 def _section(source: str, mine: list[Row], plain: list[Row]) -> list[str]:

@@ -38,7 +38,8 @@ def run(arguments: argparse.Namespace) -> int:
     layers, costs = _described(stored, arguments)
     measured = stored.metadata.get("costs", {})
     if isinstance(measured, dict) and _is_pair(measured.get("latency")):
-        costs["latency"] = tuple(measured["latency"])  # when it was pruned: a file without weights can't be timed
+        before, after = measured["latency"]  # when it was pruned: the full model can't be timed without weights
+        costs["latency"] = (before, after)
     costs["file bytes"] = (costs.get("bytes", (0, 0))[0], arguments.file.stat().st_size)
     if arguments.picture is not None:
         if not arguments.picture.absolute().parent.is_dir():

@@ -123,7 +123,8 @@ def _with_usual_costs(result: PruneResult, full: nn.Module, inputs: Tensor) -> P
     before, after = result.report.costs["macs"]
     found: dict[str, tuple[float, float]] = {"macs": (before // len(inputs), after // len(inputs))}
     if "latency" not in result.report.costs:
-        found["latency"] = tuple(latencies((full, result.model), inputs))  # type: ignore[assignment]
+        slow, fast = latencies((full, result.model), inputs)
+        found["latency"] = (slow, fast)
     return _with_costs(result, found)
 
 
