@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from criteria_study.entries import label, wins_for_us
 from criteria_study.log import Row
-from criteria_study.report import WAYS, lines_of, networks
+from criteria_study.report import WAYS, Line, Way, lines_of, networks
 
 Found = Mapping[float, Mapping[int, float]]
 SHOWN = tuple(way for way in WAYS if way.repair != "none")
