@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -91,13 +92,23 @@ def set_up_own(experiment: Experiment, problem: Problem, samples: Sequence[int],
     model, test = problem.model(experiment.seed), problem.test_data()
     dataset = dataset_of(test, _outputs(model, test))
     nothing = LocalData(dataset.train.images, dataset.train.labels, dataset.normalise)
-    shards, samples = [nothing] * experiment.clients, list(samples)
-    if here is not None:
-        own = problem.client_data(here, experiment.clients)
-        check_labels(own, len(dataset.classes))
-        shards[here] = LocalData(own.images, own.labels, dataset.normalise)
-        samples[here] = len(own.labels)
-    return _assemble(experiment, dataset, model, tuple(shards), samples)
+    federation = _assemble(experiment, dataset, model, (nothing,) * experiment.clients, list(samples))
+    return federation if here is None else with_data_of(federation, problem, here)
+
+
+def with_data_of(federation: Federation, problem: Problem, client: int) -> Federation:
+    """The federation where one client is at home: its data, and how many samples it has.
+
+    Raises:
+        InputError: the user's function doesn't give what it should.
+    """
+    own = problem.client_data(client, federation.experiment.clients)
+    check_labels(own, len(federation.dataset.classes))
+    shards, clients = list(federation.shards), list(federation.setting.clients)
+    shards[client] = LocalData(own.images, own.labels, federation.dataset.normalise)
+    clients[client] = dataclasses.replace(clients[client], samples=len(own.labels))
+    setting = dataclasses.replace(federation.setting, clients=tuple(clients))
+    return dataclasses.replace(federation, shards=tuple(shards), setting=setting)
 
 
 def _assemble(

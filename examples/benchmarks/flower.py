@@ -27,6 +27,7 @@ from hfp.flower.local import LocalDeployment
 APP = Path(__file__).parent.parent / "flower"
 TICK = os.sysconf("SC_CLK_TCK")
 SHORT, LONG = 2, 4
+WAYS = ["embedded", "simulation", "deployment"]
 EMBEDDED = "import json, sys; from hfp import Experiment, simulate; import torch; torch.set_num_threads(1)\n"
 
 
@@ -122,7 +123,7 @@ def embedded(rounds: int, clients: int, settings: dict[str, object]) -> dict[str
         return {"cpu": watch.seconds, "wall": sum(seconds[1:]) / max(len(seconds) - 1, 1), "server": peak}
 
 
-def overhead(clients: int = 3) -> dict[str, dict[str, float]]:
+def overhead(ways: list[str], clients: int = 3) -> dict[str, dict[str, float]]:
     """A round's processor and wall seconds in each way of running the same clients."""
     settings = "train-images=300 threads=1 wait=300.0"
     found: dict[str, dict[str, float]] = {}
@@ -137,12 +138,15 @@ def overhead(clients: int = 3) -> dict[str, dict[str, float]]:
         print(name, found[name], file=sys.stderr, flush=True)
 
     same = {"train_images": 300}
-    note("embedded", embedded(SHORT, clients, same), embedded(LONG, clients, same))
-    with deployment(simulation=True) as local:
-        note("simulation", *(measure(local, rounds, clients, settings, True) for rounds in (SHORT, LONG)))
-    with deployment(simulation=False) as local:
-        local.start_nodes(clients)
-        note("deployment", *(measure(local, rounds, clients, settings, False) for rounds in (SHORT, LONG)))
+    for way in ways:
+        if way == "embedded":
+            note(way, embedded(SHORT, clients, same), embedded(LONG, clients, same))
+            continue
+        simulated = way == "simulation"
+        with deployment(simulated) as local:
+            if not simulated:
+                local.start_nodes(clients)
+            note(way, *(measure(local, rounds, clients, settings, simulated) for rounds in (SHORT, LONG)))
     return found
 
 
@@ -162,8 +166,12 @@ def test_data():
 """
 
 
-def memory() -> dict[str, float]:
-    """The peak memory in MB of the simulation's server process, by clients, each with full models of 17.9 MB."""
+def memory(inline: bool) -> dict[str, float]:
+    """The peak memory in MB of the server's process, by clients, each of them with a full model of 17.9 MB.
+
+    It is that of Flower's simulation; `inline` runs server and clients in one process, one message after the other,
+    through Flower's serialisation but without Ray, where the process also holds one client's work.
+    """
     settings = 'method="fedavg" problem="large_problem" threads=1 wait=300.0'
     found = {}
     with tempfile.TemporaryDirectory(prefix="hfp-large-") as folder:
@@ -171,18 +179,39 @@ def memory() -> dict[str, float]:
         shutil.copytree(APP, app)
         (app / "large_problem.py").write_text(LARGE)
         for clients in (10, 100):
-            with deployment(simulation=True) as local:
-                found[str(clients)] = measure(local, 2, clients, settings, True, app)["server"] / 1e6
+            if inline:
+                words = [sys.executable, "-c", INLINE, str(clients), folder, str(TESTS)]
+                found[str(clients)] = float(subprocess.run(words, check=True, capture_output=True).stdout.split()[-1])
+            else:
+                with deployment(simulation=True) as local:
+                    found[str(clients)] = measure(local, 2, clients, settings, True, app)["server"] / 1e6
             print(clients, found, file=sys.stderr, flush=True)
     return found
+
+
+TESTS = Path(__file__).parents[2] / "tests" / "support"
+INLINE = """
+import resource, sys
+clients, folder, support = int(sys.argv[1]), *sys.argv[2:]
+sys.path[:0] = [folder + "/app", support]
+from inline_grid import InlineGrid
+from hfp.flower import client, server
+from hfp.flower.settings import Settings
+config = {"method": "fedavg", "clients": clients, "rounds": 2, "problem": "large_problem", "threads": 1}
+settings = Settings(problem="large_problem", in_flight=4, threads=1, out=f"{folder}/out-{clients}")
+server.run(InlineGrid(client.app, clients, config), server.experiment_from(config), settings, say=lambda _: None)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3)
+"""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=["overhead", "memory"])
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS, help="of running, for overhead")
+    parser.add_argument("--inline", action="store_true", help="memory without Ray: all in one process")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
-    found = overhead() if arguments.what == "overhead" else memory()
+    found = overhead(arguments.ways) if arguments.what == "overhead" else memory(arguments.inline)
     text = json.dumps(found, indent=2)
     print(text)
     if arguments.out:

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import traceback
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from hfp.clients import Clients
 from hfp.commands.run import use_threads
 from hfp.costs import macs
 from hfp.errors import InputError
-from hfp.federation import Federation, set_up, set_up_own
+from hfp.federation import Federation, set_up, set_up_own, with_data_of
 from hfp.flower import wire
 from hfp.flower.experiments import experiment_from
 from hfp.flower.letter import Letter
@@ -86,14 +86,22 @@ class Workshop:
         return answer, wire.write_state(wire.KEPT, after, {}) if after else kept
 
     def _set_up(self, index: int) -> tuple[Federation, Clients]:
+        """Where one client is at home, or all of them; tracing the model is done once."""
+        federation = self._everyone
+        if self._problem is not None:
+            federation = with_data_of(federation, self._problem, index)
+        return federation, Clients(federation)
+
+    @cached_property
+    def _everyone(self) -> Federation:
         experiment = self._experiment
         if self._problem is None:
             federation = set_up(experiment)
         else:
-            federation = set_up_own(experiment, self._problem, [0] * experiment.clients, here=index)
+            federation = set_up_own(experiment, self._problem, [0] * experiment.clients)
         work = macs(federation.model, federation.setting.example) * experiment.batch_size
         use_threads(self._settings.threads or None, work)
-        return federation, Clients(federation)
+        return federation
 
 
 def _unpacked(kept: Letter | None) -> State:
