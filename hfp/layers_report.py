@@ -167,8 +167,9 @@ def _is_parametrization(name: str) -> bool:
 def _own_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
     """A layer's parameters by their names inside it, those that its weight is computed from included."""
     own = dict(module.named_parameters(recurse=False))
-    if parametrize.is_parametrized(module):
-        own |= {f"parametrizations.{key}": value for key, value in module.parametrizations.named_parameters()}
+    computed = getattr(module, "parametrizations", None)
+    if isinstance(computed, nn.Module) and parametrize.is_parametrized(module):
+        own |= {f"parametrizations.{key}": value for key, value in computed.named_parameters()}
     return own
 
 
