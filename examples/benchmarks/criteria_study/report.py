@@ -75,12 +75,18 @@ def lines_of(rows: list[Row], way: Way) -> Iterator[Line]:
                 yield name, ranking, found
 
 
+def complete(lines: list[Line], ratio: float) -> list[Line]:
+    """The lines with the most seeds at a ratio, which alone compare."""
+    most = max(len(found[ratio]) for _, _, found in lines)
+    return [line for line in lines if most and len(line[2][ratio]) == most]
+
+
 def accuracies(rows: list[Row], way: Way) -> str:
     """One network's accuracies, the best of each column in bold."""
     lines = list(lines_of(rows, way))
     if not lines:
         return ""
-    best = {ratio: max((_mean(found[ratio]) for _, _, found in lines), default=0) for ratio in RATIOS}
+    best = {ratio: max((_mean(found[ratio]) for _, _, found in complete(lines, ratio)), default=0) for ratio in RATIOS}
     shown = []
     for name, ranking, found in lines:
         cells = [cell(found[ratio].values(), 100) for ratio in RATIOS]
@@ -108,7 +114,7 @@ def margins(rows: list[Row]) -> str:
 
 def margin(lines: list[Line], ratio: float) -> str:
     """The mean difference of the two best lines, its spread, and their names."""
-    found = [(name, ranking, accuracies[ratio]) for name, ranking, accuracies in lines if accuracies[ratio]]
+    found = [(name, ranking, accuracies[ratio]) for name, ranking, accuracies in complete(lines, ratio)]
     ours = [line for line in found if wins_for_us(line[0], line[1])]
     others = [line for line in found if not wins_for_us(line[0], line[1])]
     if not ours or not others:
