@@ -42,8 +42,10 @@ class MemoryCounter:
         images = self._example.to(next(model.parameters()).device).repeat(batch_size, *[1] * (self._example.dim() - 1))
         with torch.random.fork_rng(devices=[]), torch.autograd.graph.saved_tensors_hooks(remember, lambda kept: kept):
             scores = model(images)
+        total = sum(tensor.untyped_storage().nbytes() for place, tensor in saved.items() if place not in own)
+        saved.clear()  # the graph holds the hook, and the hook what the graph saved: a circle that nothing else breaks
         del scores
-        return sum(tensor.untyped_storage().nbytes() for place, tensor in saved.items() if place not in own)
+        return total
 
 
 def _state_bytes(model: nn.Module) -> int:
