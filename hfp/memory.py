@@ -36,16 +36,14 @@ class MemoryCounter:
         saved: dict[int, Tensor] = {}
 
         def remember(tensor: Tensor) -> Tensor:
-            saved[tensor.untyped_storage().data_ptr()] = tensor
-            return tensor
+            saved[tensor.untyped_storage().data_ptr()] = tensor.detach()
+            return tensor.detach()  # an operation that kept its own output, and with it itself, would never be freed
 
         images = self._example.to(next(model.parameters()).device).repeat(batch_size, *[1] * (self._example.dim() - 1))
         with torch.random.fork_rng(devices=[]), torch.autograd.graph.saved_tensors_hooks(remember, lambda kept: kept):
             scores = model(images)
-        total = sum(tensor.untyped_storage().nbytes() for place, tensor in saved.items() if place not in own)
-        saved.clear()  # the graph holds the hook, and the hook what the graph saved: a circle that nothing else breaks
         del scores
-        return total
+        return sum(tensor.untyped_storage().nbytes() for place, tensor in saved.items() if place not in own)
 
 
 def _state_bytes(model: nn.Module) -> int:
