@@ -27,7 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", metavar="MODEL", help="the full model, where the file does not name it: a name or module:factory"
     )
-    parser.add_argument("--image-size", type=int, metavar="PIXELS", help="to count with (default: the usual size)")
+    parser.add_argument("--image-size", type=int, metavar="PIXELS", help="to count with (default: as pruned)")
     parser.add_argument("--picture", type=Path, metavar="PNG", help="draw what is left of every layer")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 
@@ -85,20 +85,27 @@ def _described(
     stored: PrunedFile, arguments: argparse.Namespace
 ) -> tuple[tuple[LayerReport, ...], dict[str, tuple[float, float]]]:
     """Layers and costs: with the full model by its layers, else by the tensors of the file alone."""
-    shape = None
+    size = arguments.image_size or _size_in(stored)
     if stored.timm is not None:
         skeleton: nn.Module = stored.timm.create("meta")
         channels, *sides = getattr(skeleton, "pretrained_cfg", {}).get("input_size", (3, 224, 224))
         channels = stored.timm.arguments.get("in_chans", channels)
-        shape = (channels, *([arguments.image_size] * 2 if arguments.image_size else sides))
+        shape = (channels, *([size] * 2 if size else sides))
     elif arguments.model is not None:
-        found = full_model(arguments.model, image_size=arguments.image_size)
+        found = full_model(arguments.model, image_size=size)
         skeleton, shape = found.model.to("meta"), found.shape
     else:
         index_map = stored.index_map
         return tensor_reports(index_map), {"entries": (index_map.full_entries, index_map.kept_entries)}
     stored.index_map.check_full(skeleton.state_dict())
     return layer_reports(skeleton, stored.index_map), _costs(skeleton, stored.index_map, shape)
+
+
+def _size_in(stored: PrunedFile) -> int | None:
+    """The side of the images that the file's writer counted with; None where the file does not say."""
+    shape = stored.metadata.get("input")
+    plain = isinstance(shape, list) and len(shape) == 3 and all(type(side) is int and 0 < side < 1e5 for side in shape)
+    return shape[-1] if plain else None
 
 
 def _costs(skeleton: nn.Module, index_map: IndexMap, shape: tuple[int, ...]) -> dict[str, tuple[float, float]]:

@@ -105,7 +105,7 @@ def run(arguments: argparse.Namespace) -> int:
         result = _with_usual_costs(result, full.model, inputs)
     accuracies = {} if dataset is None else _repair(arguments, full.model, result.model, dataset, console)
     result.model.to("cpu")
-    save_pruned(result, arguments.out, full.timm)
+    save_pruned(result, arguments.out, full.timm, input_shape=full.shape)
     result = _with_costs(result, {"file bytes": (result.report.costs["bytes"][0], arguments.out.stat().st_size)})
     document: dict[str, Any] = {"model": arguments.model, "out": str(arguments.out), **result.report.as_dict()}
     document |= {**accuracies, "file_bytes": arguments.out.stat().st_size}
