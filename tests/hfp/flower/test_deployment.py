@@ -80,7 +80,7 @@ def short_folder():
 def test_a_run_outlives_killed_and_lying_nodes_and_its_superlink(stage):
     deployment, folder, out = stage.deployment, stage.folder, stage.out
     nodes = [stage.start_node(client) for client in range(3)]
-    run = stage.run(rounds=100, round_timeout=20.0)
+    run = stage.run(rounds=100, round_timeout=40.0)
     until(lambda: len(records(out)) >= 1, "a first round", run)
     assert statuses(records(out)[0]) == {0: "in time", 1: "in time", 2: "in time"}
 
