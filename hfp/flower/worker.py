@@ -31,6 +31,7 @@ IDLE = 900.0  # seconds without a message after which a worker ends
 WATCH = 2.0  # seconds between looks at whether the node's process is still there
 START = 120.0  # seconds that a worker may take to load torch
 SIZES = struct.Struct("!5Q")
+_STARTED: list[subprocess.Popen[bytes]] = []  # held, since Python warns of a running child that nothing refers to
 
 
 def ask(name: str, request: dict[str, Any], letter: Letter, kept: Letter | None) -> tuple[Letter, Letter | None]:
@@ -139,13 +140,15 @@ def _connect(folder: Path) -> socket.socket | None:
 def _start(folder: Path) -> subprocess.Popen[bytes]:
     (folder / "socket").unlink(missing_ok=True)
     with open(folder / "log", "ab") as log:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", "hfp.flower.worker", str(folder), str(_owner())],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             start_new_session=True,
         )
+    _STARTED.append(process)
+    return process
 
 
 def _owner() -> int:
