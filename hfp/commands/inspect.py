@@ -104,8 +104,9 @@ def _described(
 def _size_in(stored: PrunedFile) -> int | None:
     """The side of the images that the file's writer counted with; None where the file does not say."""
     shape = stored.metadata.get("input")
-    plain = isinstance(shape, list) and len(shape) == 3 and all(type(side) is int and 0 < side < 1e5 for side in shape)
-    return shape[-1] if plain else None
+    if not isinstance(shape, list) or len(shape) != 3:
+        return None
+    return shape[-1] if all(type(side) is int and 0 < side < 1e5 for side in shape) else None
 
 
 def _costs(skeleton: nn.Module, index_map: IndexMap, shape: tuple[int, ...]) -> dict[str, tuple[float, float]]:
