@@ -2,6 +2,7 @@ import json
 import sys
 
 import pytest
+from commands import refused
 from safetensors import safe_open
 
 from hfp import Experiment
@@ -11,19 +12,6 @@ from hfp.folder import write_atomically
 from hfp.models import create_model
 
 QUICK = ["--train-images", "60", "--clients", "3", "--rounds", "2", "--option", "warmup=1"]
-
-
-def refused(capsys, *words: str) -> str:
-    """The one line that a wrong input gets."""
-    try:
-        status = main(words)
-    except SystemExit as stop:
-        status = stop.code
-    captured = capsys.readouterr()
-    assert status == 2
-    assert captured.err.count("\n") == 1
-    assert "Traceback" not in captured.err
-    return captured.err
 
 
 def test_run_writes_metrics_configuration_model_and_picture(tmp_path, capsys):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import refused
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -45,19 +46,6 @@ def images(tmp_path) -> Path:
             pixels = torch.randint(128, (12, 12, 3), generator=draw, dtype=torch.uint8) + 127 * index
             Image.fromarray(pixels.numpy()).save(folder / f"{number}.png")
     return tmp_path / "images"
-
-
-def refused(capsys, *words: str) -> str:
-    """The one line that a wrong input gets."""
-    try:
-        status = main(words)
-    except SystemExit as stop:
-        status = stop.code
-    captured = capsys.readouterr()
-    assert status == 2
-    assert captured.err.count("\n") == 1
-    assert "Traceback" not in captured.err
-    return captured.err
 
 
 def test_prune_writes_a_file_and_inspect_reads_it(tmp_path, capsys):
