@@ -11,7 +11,7 @@ from torch import nn
 from hfp.costs import TRAINING_FACTOR, MacCounter, parameters
 from hfp.devices import Device
 from hfp.errors import InputError
-from hfp.methods.selection import check_ratio, keep_best
+from hfp.methods.selection import keep_best, kept_counts
 from hfp.payload import pack
 from hfp.reconstruct import Coupling, compact_model
 
@@ -68,7 +68,7 @@ class RatioFinder:
 
     def _leaves_channels(self, ratio: float) -> bool:
         try:
-            check_ratio(self._groups, ratio)
+            kept_counts(self._groups, ratio)
         except InputError:
             return False
         return True

@@ -13,7 +13,7 @@ from hfp.methods.eucb import Bandit
 from hfp.methods.filters import filter_scores
 from hfp.methods.mean import MeanCollector
 from hfp.methods.registry import register
-from hfp.methods.selection import Scores, check_counts, check_ratio, keep_best
+from hfp.methods.selection import Scores, check_counts, keep_best, kept_counts
 from hfp.reconstruct import Plan
 from hfp.seeds import generator
 
@@ -67,7 +67,7 @@ class FedMP(Method):
     def check(self, setting: Setting) -> None:
         """Every client must keep a channel in every coupled group."""
         if self.bandit:
-            check_ratio(setting.groups, self.most)
+            kept_counts(setting.groups, self.most)
         else:
             check_counts(setting)
 

@@ -38,16 +38,7 @@ def check_counts(setting: Setting) -> None:
         InputError: naming the ratio and the group.
     """
     for ratio in sorted({client.ratio for client in setting.clients}):
-        check_ratio(setting.groups, ratio)
-
-
-def check_ratio(groups: Coupling, ratio: float) -> None:
-    """Refuse a ratio that leaves a coupled group without channels.
-
-    Raises:
-        InputError: naming the ratio and the group.
-    """
-    kept_counts(groups, ratio)
+        kept_counts(setting.groups, ratio)
 
 
 def kept_counts(groups: Coupling, ratio: float) -> dict[str, int]:
