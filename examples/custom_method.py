@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import hfp
-from hfp.compare import Comparison, variants_of
-from hfp.compare_runs import result_of
-from hfp.compare_table import gather, markdown, rows
+from hfp.comparison.definition import Comparison, variants_of
+from hfp.comparison.runs import result_of
+from hfp.comparison.table import gather, markdown, rows
 from hfp.methods import Client, Method, ServerState, Setting, register
 from hfp.methods.filters import filter_scores
 from hfp.methods.mean import MeanCollector

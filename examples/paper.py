@@ -19,11 +19,11 @@ import custom_method  # noqa: F401  (makes delta-w known)
 import torch
 from rich.console import Console
 
-from hfp.charts import standalone
-from hfp.compare import Comparison, Variant, variants_of
-from hfp.compare_page import file_name, round_chart, size_chart
-from hfp.compare_runs import ComparisonFolder, missing, run_missing
-from hfp.compare_table import Row, Runs, gather, grouped, rows
+from hfp.comparison.charts import standalone
+from hfp.comparison.definition import Comparison, Variant, variants_of
+from hfp.comparison.page import file_name, round_chart, size_chart
+from hfp.comparison.runs import ComparisonFolder, missing, run_missing
+from hfp.comparison.table import Row, Runs, gather, grouped, rows
 from hfp.folder import write_atomically
 
 ALPHAS = (0.1, 1.0, 10.0)

@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 import hfp
 from hfp.batchnorm import estimate
 from hfp.data import Dataset, load_dataset
-from hfp.finetuning import accuracy, finetune
+from hfp.pruning.finetuning import accuracy, finetune
 
 
 def main() -> None:

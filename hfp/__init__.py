@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hfp import importance, reconstruct
-    from hfp.budget import Budget
     from hfp.engine import simulate
     from hfp.errors import InputError
     from hfp.experiment import Experiment
     from hfp.models import create_model
-    from hfp.pruning import PruneResult, prune
+    from hfp.pruning.budget import Budget
+    from hfp.pruning.prune import PruneResult, prune
+    from hfp.pruning.storing import save_pruned
     from hfp.reconstruct import load_pruned
     from hfp.records import Run
-    from hfp.storing import save_pruned
 
 __all__ = [
     "Budget",
@@ -36,15 +36,15 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Budget": "hfp.budget",
+    "Budget": "hfp.pruning.budget",
     "Experiment": "hfp.experiment",
     "InputError": "hfp.errors",
-    "PruneResult": "hfp.pruning",
+    "PruneResult": "hfp.pruning.prune",
     "Run": "hfp.records",
     "create_model": "hfp.models",
     "load_pruned": "hfp.reconstruct",
-    "prune": "hfp.pruning",
-    "save_pruned": "hfp.storing",
+    "prune": "hfp.pruning.prune",
+    "save_pruned": "hfp.pruning.storing",
     "simulate": "hfp.engine",
 }
 

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 
 from hfp.commands.run import option
-from hfp.compare import Comparison, Variant
-from hfp.compare_runs import ComparisonFolder, run_missing
-from hfp.compare_table import Row, gather, rows
+from hfp.comparison.definition import Comparison, Variant
+from hfp.comparison.runs import ComparisonFolder, run_missing
+from hfp.comparison.table import Row, gather, rows
 
 Study = dict[str, dict[str, Any]]
 

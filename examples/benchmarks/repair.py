@@ -27,8 +27,8 @@ from torch.nn.functional import cross_entropy
 
 import hfp
 from hfp.data import Dataset, load_dataset
-from hfp.finetuning import accuracy, finetune, training_batches
 from hfp.models import create_model
+from hfp.pruning.finetuning import accuracy, finetune, training_batches
 from hfp.repair import repair
 
 SHARES = (0.7, 0.5, 0.3)

@@ -14,10 +14,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from hfp.commands.run import INTERRUPTED, add_settings, given_settings, option, use_threads
-from hfp.compare import Cell, Comparison, comparison_from, read_comparison
-from hfp.compare_page import figures, page
-from hfp.compare_runs import COMPARISON, ComparisonFolder, Failure, default_jobs, distinct, missing, run_missing
-from hfp.compare_table import final_accuracy, gather, markdown, plain, rows, tables
+from hfp.comparison.definition import Cell, Comparison, comparison_from, read_comparison
+from hfp.comparison.page import figures, page
+from hfp.comparison.runs import COMPARISON, ComparisonFolder, Failure, default_jobs, distinct, missing, run_missing
+from hfp.comparison.table import final_accuracy, gather, markdown, plain, rows, tables
 from hfp.engine import full_cost
 from hfp.errors import InputError
 from hfp.federation import set_up

@@ -15,9 +15,9 @@ from torch import nn
 
 from hfp.costs import macs, parameters, state_bytes
 from hfp.errors import InputError
-from hfp.layer_picture import save_layer_picture
-from hfp.layers_report import LayerReport, layer_reports, shown, tensor_reports
-from hfp.model_source import full_model
+from hfp.pruning.layer_picture import save_layer_picture
+from hfp.pruning.layers_report import LayerReport, layer_reports, shown, tensor_reports
+from hfp.pruning.model_source import full_model
 from hfp.reconstruct import IndexMap, PrunedFile, compact_model, read_pruned
 
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from hfp.compare import Comparison, Variant, comparison_from, read_comparison, variants_of
+from hfp.comparison.definition import Comparison, Variant, comparison_from, read_comparison, variants_of
 from hfp.errors import InputError
 from hfp.methods import methods
 

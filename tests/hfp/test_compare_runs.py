@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from hfp import compare_runs
 from hfp.cli import build_parser, main
 from hfp.commands import compare as command
-from hfp.compare import Comparison, Variant, variants_of
-from hfp.compare_runs import ComparisonFolder, default_jobs, missing, run_missing
+from hfp.comparison import runs as compare_runs
+from hfp.comparison.definition import Comparison, Variant, variants_of
+from hfp.comparison.runs import ComparisonFolder, default_jobs, missing, run_missing
 from hfp.errors import InputError
 from hfp.methods.ca_hfp import CAHFP
 

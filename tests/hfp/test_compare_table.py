@@ -9,9 +9,9 @@ from html.parser import HTMLParser
 import pytest
 from rich.console import Console
 
-from hfp.compare import Comparison, variants_of
-from hfp.compare_page import figures, page, size_chart
-from hfp.compare_table import Spread, cells_of, curves, gather, markdown, plain, rows, tables
+from hfp.comparison.definition import Comparison, variants_of
+from hfp.comparison.page import figures, page, size_chart
+from hfp.comparison.table import Spread, cells_of, curves, gather, markdown, plain, rows, tables
 
 COMPARISON = Comparison(variants_of(["ca-hfp", "fedavg"]), {"rounds": 6}, seeds=(0, 1), ranks=(1, 2))
 

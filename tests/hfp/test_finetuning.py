@@ -9,7 +9,7 @@ from torch import nn
 
 import hfp
 from hfp.data import Dataset, load_dataset
-from hfp.finetuning import accuracy, finetune, training_batches
+from hfp.pruning.finetuning import accuracy, finetune, training_batches
 
 
 def digits() -> Dataset:

@@ -15,8 +15,8 @@ from torch.nn.functional import cross_entropy
 import hfp
 from hfp.costs import macs, parameters
 from hfp.errors import InputError
-from hfp.measuring import mean_loss, measured, prices, tried
-from hfp.schedule import Bundle, Order, Rules
+from hfp.pruning.measuring import mean_loss, measured, prices, tried
+from hfp.pruning.schedule import Bundle, Order, Rules
 
 
 def test_prices_are_the_slopes_of_the_lower_hull():

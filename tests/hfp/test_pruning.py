@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 import hfp
 from hfp.costs import macs, parameters, state_bytes
 from hfp.errors import InputError
-from hfp.layers_report import layer_table, reason_lines
+from hfp.pruning.layers_report import layer_table, reason_lines
 from hfp.reconstruct import Coupling, MapError, TimmModel, compact_model, record
 
 
@@ -39,7 +39,7 @@ def test_budgets_are_met_from_below(kind, count, ranking):
 
 def test_a_latency_is_met_from_below(monkeypatch):
     clock = lambda models, inputs: [float(parameters(model)) for model in models]  # noqa: E731  (one that is exact)
-    monkeypatch.setattr("hfp.pruning.latencies", clock)
+    monkeypatch.setattr("hfp.pruning.prune.latencies", clock)
     model = network()
     result = hfp.prune(model, IMAGES, hfp.Budget(latency=0.5))
     assert parameters(result.model) <= 0.5 * parameters(model)

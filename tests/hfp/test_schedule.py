@@ -7,9 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hfp.budget import Budget
 from hfp.errors import InputError
-from hfp.schedule import Bundle, Order, Rules, meet, search
+from hfp.pruning.budget import Budget
+from hfp.pruning.schedule import Bundle, Order, Rules, meet, search
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,11 @@ from criteria_study.entries import scores_for
 from criteria_study.networks import Batches, Trained
 from hfp.costs import macs_per_weight
 from hfp.errors import InputError
-from hfp.measuring import mean_loss, measured
+from hfp.pruning.measuring import mean_loss, measured
+from hfp.pruning.schedule import Bundle, Order, Rules, meet
 from hfp.reconstruct import IndexMap, compact_model
 from hfp.reconstruct.coupling import Coupling
 from hfp.repair import repair
-from hfp.schedule import Bundle, Order, Rules, meet
 
 Kept = Mapping[str, Sequence[int]]
 LESS = (0.0, 0.01, 0.02, 0.04)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from hfp.pruning import PruneResult
+from hfp.pruning.prune import PruneResult
 from hfp.reconstruct import files
 from hfp.reconstruct.skeletons import TimmModel
 

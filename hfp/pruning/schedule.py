@@ -22,7 +22,7 @@ class Rules:
     """What limits a plan.
 
     ranking: "layer" (every group loses the same share), "global" (the lowest scores go, wherever they are) or
-        "measured" (likewise, by the prices of `hfp.measuring`).
+        "measured" (likewise, by the prices of `hfp.pruning.measuring`).
     round_to: channels of a layer are removed so that a multiple of this is left. min_channels: what every layer keeps.
     """
 

@@ -10,17 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from hfp import importance as criteria
-from hfp.budget import Budget
 from hfp.costs import latencies, macs, macs_per_weight, parameters, state_bytes
 from hfp.errors import InputError
-from hfp.layers_report import PruneReport, layer_reports
-from hfp.measuring import mean_loss, measured
+from hfp.pruning.budget import Budget
+from hfp.pruning.layers_report import PruneReport, layer_reports
+from hfp.pruning.measuring import mean_loss, measured
+from hfp.pruning.schedule import Bundle, Order, Rules, meet
 from hfp.reconstruct import IndexMap, MapError, Plan, compact_model
 from hfp.reconstruct._running import run_error
 from hfp.reconstruct.coupling import MOST_CHECKS, Coupling
 from hfp.repair import RepairReport, checked_kinds
 from hfp.repair import repair as repaired
-from hfp.schedule import Bundle, Order, Rules, meet
 
 Importance = str | Callable[[Any], Tensor]
 Cost = Callable[[Mapping[str, Sequence[int]]], float]
@@ -97,7 +97,7 @@ def prune(
         loss_fn: `(outputs, targets) -> loss` for those criteria and for the measured ranking.
         ranking: "layer" (every group loses the same share), "global" (the lowest scores of the whole model go first) or
             "measured" (how much each group loses is chosen by losses measured on the data with parts of it gone, five
-            times a group, `hfp.measuring`; which of its channels, by score).
+            times a group, `hfp.pruning.measuring`; which of its channels, by score).
         round_to: leave a multiple of this many channels in every layer that is pruned.
         min_channels: what every layer keeps.
         ignored_layers: modules or their names; their output channels stay. The model's outputs always stay.

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 
-from hfp.charts import LIGHT, Line, line_chart, standalone, variables
-from hfp.compare import Comparison
-from hfp.compare_table import LAST, Row, Runs, cells_of, curves, grouped, headings
+from hfp.comparison.charts import LIGHT, Line, line_chart, standalone, variables
+from hfp.comparison.definition import Comparison
+from hfp.comparison.table import LAST, Row, Runs, cells_of, curves, grouped, headings
 from hfp.experiment import Experiment
 from hfp.methods import methods
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from hfp.batchnorm import batch_statistics
 from hfp.importance.batches import Pass
-from hfp.schedule import Bundle, Rules
+from hfp.pruning.schedule import Bundle, Rules
 
 LEVELS = (0.25, 0.5, 0.75, 0.875, 1.0)
 """Shares of what a group may lose at which the loss is measured."""

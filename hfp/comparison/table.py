@@ -12,7 +12,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from hfp.compare import Cell, Comparison
+from hfp.comparison.definition import Cell, Comparison
 from hfp.records import MEGABYTE
 
 LAST = 5

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hfp.errors import InputError
-from hfp.layers_report import LayerReport
+from hfp.pruning.layers_report import LayerReport
 
 _KEPT, _GONE = "#0b7285", "#dee2e6"
 _MOST = 400  # rows; more would be an unreadable strip

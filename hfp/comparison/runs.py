@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from hfp.compare import Cell, Comparison
+from hfp.comparison.definition import Cell, Comparison
 from hfp.engine import Outcome, simulate
 from hfp.errors import InputError
 from hfp.experiment import Experiment
