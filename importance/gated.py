@@ -4,22 +4,19 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch_pruning as tp
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 
-from hfp.importance.attention import READING
 from hfp.importance.batches import Forward, Loss, Pass, unwrapped
 from hfp.importance.errors import CriterionError
 from hfp.importance.gates import GateRecorder, Key, recording_gates
-from hfp.importance.groups import Member, members, operations, root_name, width
+from hfp.importance.groups import Member, root_name, width
 from hfp.importance.joint import joint_scores
-from hfp.importance.layers import channels_of, slots_of
-from hfp.importance.norms import NORMS
+from hfp.importance.roles import channels_at, is_attention, roles_of
 from hfp.importance.state import untouched
 
 
@@ -165,11 +162,11 @@ class GatedImportance(tp.importance.Importance):
         """
         if not self._batches:
             raise CriterionError("nothing has been accumulated; call accumulate(model, batches, loss_fn) first")
-        readers, writers, mixers = _roles(group)
+        readers, writers, mixers = roles_of(group)
         if not readers and not writers:
             raise CriterionError(f"no layer reads the channels of {root_name(group)!r}: put it into ignored_layers")
         gate = self._sum(group, readers or writers, "in" if readers else "out")
-        if readers and _is_attention(group):
+        if readers and is_attention(group):
             # q·k is one product, but its gate shows up at q and again at k; that of v at v and again at its reader.
             gate = (gate + self._sum(group, writers, "out")) / 2
         gate = gate + self._sum(group, mixers, "out") if mixers else gate
@@ -211,70 +208,6 @@ class GatedImportance(tp.importance.Importance):
         self._batches = [*self._batches, *batches]
 
 
-def _roles(group: Any) -> tuple[list[Member], list[Member], list[Member]]:
-    """(layers that read a group's channels one by one, linear layers that write them, norms over them).
-
-    Layers that pass channels on (batch-norm, activations, depthwise convolutions) have no part in `v`.
-
-    Raises:
-        CriterionError: naming a layer whose type the table doesn't know, or a parameter that may be one's weights.
-    """
-    readers: list[Member] = []
-    writers: list[Member] = []
-    mixers: list[Member] = []
-    for member in members(group):
-        layer = member.layer
-        if isinstance(layer, nn.Parameter):
-            attention = _attention_reading(group, member)
-            if attention is not None and attention.name not in [reader.name for reader in readers]:
-                readers.append(attention)
-            elif attention is None:
-                _check_passes_on(group, member)
-            continue
-        if not isinstance(layer, nn.Linear):
-            slots_of(layer, member.direction, member.name)
-        if isinstance(layer, NORMS):
-            mixers.append(member)
-        elif member.direction == "in" or isinstance(layer, nn.MultiheadAttention):
-            readers.append(member)
-        elif isinstance(layer, nn.Linear):
-            writers.append(member)
-    return readers, writers, mixers
-
-
-def _check_passes_on(group: Any, member: Member) -> None:
-    """A parameter that may be a layer's weights, so that the layer may read the channels, has to be registered."""
-    path, _, attribute = member.name.rpartition(".")
-    layer = group._DG.model.get_submodule(path)
-    assert isinstance(member.layer, nn.Parameter)
-    shape = member.layer.shape
-    embeds = len(shape) < 2 or shape[0] == 1 or sum(size > 1 for size in shape) < 2
-    if not embeds and not isinstance(layer, nn.MultiheadAttention):
-        kind, dim = type(layer).__name__, member.pruning_dim
-        raise CriterionError(
-            f"parameter {member.name!r} {list(shape)} of a {kind}: the table of layers doesn't say whether dimension "
-            f"{dim} reads channels or passes them on; call hfp.importance.register_layer({kind}, 'in' or 'out', "
-            f"(Slot({attribute!r}, {dim}),), channel_dim) first, or put its group into ignored_layers"
-        )
-
-
-def _attention_reading(group: Any, member: Member) -> Member | None:
-    """The attention whose inputs this parameter reads along its dimension 1."""
-    path, _, attribute = member.name.rpartition(".")
-    layer = group._DG.model.get_submodule(path)
-    if not isinstance(layer, nn.MultiheadAttention) or attribute not in READING:
-        return None
-    if member.pruning_dim != 1:
-        heads = member.indices % layer.embed_dim // layer.head_dim
-        if len(set(zip(heads.tolist(), member.positions.tolist(), strict=True))) > layer.num_heads:
-            raise CriterionError(
-                f"the group of {root_name(group)!r} is a part of every head of {path!r}: its share in queries and keys "
-                "isn't recorded; prune whole heads, or put it into ignored_layers"
-            )
-        return None
-    return replace(member, name=path, layer=layer, direction="in")
-
-
 def _differentiate(scalars: list[Tensor], recorder: GateRecorder, scale: float) -> dict[Key, Tensor]:
     passes = []
     for place, scalar in enumerate(scalars):
@@ -289,27 +222,10 @@ def _rows_of(batch: GateBatch, member: Member, side: str) -> Tensor:
         raise CriterionError(batch.refused[member.name])
     if found is None:
         raise CriterionError(f"layer {member.name!r} never ran while accumulating; is this the same model?")
-    channels = _channels(member, side)
+    channels = channels_at(member, side)
     if channels != found.shape[2]:
         raise CriterionError(
             f"layer {member.name!r} has {channels} channels and had {found.shape[2]} while accumulating: "
             "call reset() and accumulate() after pruning"
         )
     return found
-
-
-def _channels(member: Member, side: str) -> int:
-    layer: Any = member.layer
-    if isinstance(layer, nn.Linear):
-        return layer.out_features if side == "out" else layer.in_features
-    if isinstance(layer, nn.LayerNorm | nn.RMSNorm):
-        return layer.normalized_shape[-1]
-    if isinstance(layer, nn.MultiheadAttention):
-        return layer.embed_dim
-    if isinstance(layer, nn.GroupNorm):
-        return layer.num_channels
-    return layer.in_channels if isinstance(layer, _ConvNd) else channels_of(layer, member.direction, member.name)
-
-
-def _is_attention(group: Any) -> bool:
-    return any("softmax" in name.lower() or "scaleddotproduct" in name.lower() for name in operations(group))
