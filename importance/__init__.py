@@ -13,6 +13,7 @@ from hfp.importance.group_fisher import GroupFisherImportance
 from hfp.importance.group_kl import GroupKLImportance
 from hfp.importance.group_loss import GroupLossImportance
 from hfp.importance.hutchinson import HutchinsonImportance
+from hfp.importance.kronecker import KroneckerImportance
 from hfp.importance.layers import Slot, register_layer
 from hfp.importance.registry import Criterion, create, describe, names, register
 from hfp.importance.sampled_fisher import SampledFisherImportance
@@ -30,6 +31,7 @@ __all__ = [
     "GroupLossImportance",
     "HessianImportance",
     "HutchinsonImportance",
+    "KroneckerImportance",
     "RandomImportance",
     "SampledFisherImportance",
     "ScaledImportance",
@@ -66,6 +68,9 @@ register("variation", VariationImportance, source="CA-HFP, arXiv 2603.12591", ne
 register("group-fisher", GroupFisherImportance, source="Liu et al., Group Fisher Pruning, ICML 2021", needs="data")
 register("group-kl", GroupKLImportance, source="linearised gates, exact divergence; this project", needs="data")
 register("group-loss", GroupLossImportance, source="linearised gates, greedy over a group; this project", needs="data")
+register(
+    "kronecker", KroneckerImportance, source="K-FAC, arXiv 1503.05671, greedy over a group; this project", needs="data"
+)
 register("empirical-fisher", EmpiricalFisherImportance, source="Theis et al., arXiv 1801.05787", needs="data")
 register("sampled-fisher", SampledFisherImportance, source="Martens, arXiv 1412.1193", needs="data")
 register("hutchinson", HutchinsonImportance, source="Yao et al., AdaHessian, arXiv 2006.00719", needs="data")

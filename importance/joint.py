@@ -30,8 +30,30 @@ def joint_scores(gate: Tensor, cost: Callable[[Tensor], Tensor]) -> Tensor:
         totals.append(cost(path))
         order.append(chosen)
         gone, left = path[:, :, -1:], left[torch.isin(left, chosen, invert=True)]
-    added = torch.cat(totals).diff().cummax(0).values
-    place = torch.arange(channels, device=gate.device, dtype=added.dtype) / channels
+    return _rising(torch.cat(order), torch.cat(totals).diff())
+
+
+def quadratic_joint_scores(matrix: Tensor) -> Tensor:
+    r"""The same for the cost \(\tfrac12 \sum_{c, c' \in S} M_{cc'}\) of removing the channels `S`, one at a time.
+
+    matrix: symmetric, `[channels, channels]`.
+    """
+    matrix = matrix.cpu()
+    adds = matrix.diagonal() / 2
+    order, added = [], []
+    for _ in range(len(matrix)):
+        channel = int(adds.argmin())
+        order.append(channel)
+        added.append(float(adds[channel]))
+        adds = adds + matrix[channel]
+        adds[channel] = torch.inf
+    return _rising(torch.tensor(order, dtype=torch.long), matrix.new_tensor(added))
+
+
+def _rising(order: Tensor, added: Tensor) -> Tensor:
+    """What each channel of an order adds, as scores of the channels that rise along the order."""
+    added = added.cummax(0).values
+    place = torch.arange(len(order), device=order.device, dtype=added.dtype) / len(order)
     scores = torch.empty_like(added)
-    scores[torch.cat(order)] = added + place * 1e-6 * added.abs().max()
+    scores[order] = added + place * 1e-6 * added.abs().max()
     return scores

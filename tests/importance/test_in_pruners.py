@@ -14,7 +14,16 @@ from torch.utils.checkpoint import checkpoint
 from hfp.importance import CriterionError, GroupFisherImportance, Slot, create, layers, register_layer
 from hfp.reconstruct import Coupling
 
-WITH_DATA = ["group-fisher", "group-kl", "group-loss", "empirical-fisher", "sampled-fisher", "hutchinson", "taylor"]
+WITH_DATA = [
+    "group-fisher",
+    "group-kl",
+    "group-loss",
+    "kronecker",
+    "empirical-fisher",
+    "sampled-fisher",
+    "hutchinson",
+    "taylor",
+]
 
 
 def pruned_twice(model, criterion, global_pruning):
@@ -46,7 +55,7 @@ def test_two_steps_of_torch_pruning(name, global_pruning):
 
 
 @pytest.mark.parametrize("network", ["flat", "normed", "in-place"])
-@pytest.mark.parametrize("name", ["group-fisher", "empirical-fisher"])
+@pytest.mark.parametrize("name", ["group-fisher", "kronecker", "empirical-fisher"])
 def test_two_steps_with_other_layers(network, name):
     before, middle, after = pruned_twice(make(network), create(name), global_pruning=True)
     assert before > middle > after
@@ -126,7 +135,11 @@ def test_recurrent_layers_are_named_and_the_others_scored():
 
     model, (images, labels) = Recurrent().double(), data()
     group = Coupling.trace(model, images[:2]).groups_of(model)
-    for name, message in (("group-fisher", "of a GRU"), ("empirical-fisher", "no tensor .a recurrent one")):
+    for name, message in (
+        ("group-fisher", "of a GRU"),
+        ("kronecker", "of a GRU"),
+        ("empirical-fisher", "no tensor .a recurrent one"),
+    ):
         criterion = create(name)
         criterion.accumulate(model, [(images, labels)], functional.cross_entropy)
         assert criterion(group("enter")).shape == (6,)
@@ -150,7 +163,7 @@ def test_second_derivatives_through_a_reentrant_checkpoint_are_refused():
         create("hutchinson").accumulate(Recomputed(make("residual"), True), [data()], functional.cross_entropy)
 
 
-@pytest.mark.parametrize("name", ["group-fisher", "empirical-fisher", "taylor"])
+@pytest.mark.parametrize("name", ["group-fisher", "kronecker", "empirical-fisher", "taylor"])
 @pytest.mark.parametrize("reentrant", [True, False])
 def test_recomputed_activations_give_the_same_scores(name, reentrant):
     model, (images, labels) = make("residual"), data()
@@ -162,6 +175,11 @@ def test_recomputed_activations_give_the_same_scores(name, reentrant):
     if name == "group-fisher":
         for (layer, side), rows in plain._batches[0].rows.items():
             torch.testing.assert_close(recomputed._batches[0].rows[f"model.{layer}", side], rows)
+    elif name == "kronecker":
+        for layer, factors in plain._factors.items():
+            again = recomputed._factors[f"model.{layer}"]
+            torch.testing.assert_close(again.moment(True), factors.moment(True))
+            torch.testing.assert_close(again.gradient, factors.gradient)
     else:
         for parameter, _ in model.named_parameters():
             for ours, theirs in zip(

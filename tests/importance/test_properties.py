@@ -19,6 +19,7 @@ CRITERIA = [
     ("group-fisher", {"joint": True}),
     ("group-kl", {"joint": True, "repaired": True}),
     ("group-loss", {"joint": False, "repaired": True}),
+    ("kronecker", {"fisher": "empirical", "joint": False, "repaired": False}),
     ("empirical-fisher", {"form": "taylor"}),
     ("empirical-fisher", {"form": "paper"}),
     ("variation", {}),
@@ -102,7 +103,7 @@ def test_scores_follow_their_channels(name, options):
 def test_any_way_to_batch_gives_the_same_scores(sizes, seed, network):
     model, (images, labels) = make(network, seed), data(sum(sizes), seed)
     group = next(iter(groups(model).values()))
-    for name in ("group-fisher", "group-kl", "group-loss", "empirical-fisher", "sampled-fisher"):
+    for name in ("group-fisher", "group-kl", "group-loss", "kronecker", "empirical-fisher", "sampled-fisher"):
         whole, parts = create(name), create(name)
         whole.accumulate(model, [(images, labels)], functional.cross_entropy)
         parts.accumulate(
@@ -120,6 +121,7 @@ GOLDEN = {
     "group-loss": [-23.6256, -3.08017, -81.9237, -206.17],
     "hessian": [0.127704, 0.000359448, 1.31508, 2.55686],
     "hutchinson": [-10.936, 111.027, 152.146, -197.371],
+    "kronecker": [0.000541024, 1.55243e-06, 0.00158447, 0.0132919],
     "l1": [1.00005, 0.994475, 1.00179, 1.00369],
     "l2": [0.999086, 0.991773, 0.999629, 1.00951],
     "lamp": [0.332118, 0.247943, 0.497541, 1.0],
@@ -131,6 +133,7 @@ GOLDEN = {
     "group-fisher-True": [2289.16, 14.393, 15469.4, 130584.0],
     "group-kl-True-True": [0.00304529, 1.89595e-05, 0.0403945, 1.20826],
     "group-loss-False-True": [46.7508, -2.85501, -138.352, -191.61],
+    "kronecker-empirical-False-False": [138.122, 0.365298, 797.838, 1505.43],
     "empirical-fisher-taylor": [5389.11, 6.98257, 53747.6, 104744.0],
     "empirical-fisher-paper": [10397.8, 39.8226, 108833.0, 211344.0],
     "variation": [30.649, 30.6728, 31.3516, 31.6003],

@@ -9,6 +9,7 @@ from hfp.importance import CriterionError, Variation, create, describe, names, r
 def test_names_are_those_promised_and_describe_knows_them():
     assert set(names()) >= {
         *("variation", "group-fisher", "group-kl", "group-loss", "empirical-fisher", "sampled-fisher", "hutchinson"),
+        "kronecker",
         *("l1", "l2", "random", "bn-scale", "lamp", "fpgm", "taylor", "hessian"),
     }
     for name in names():

@@ -1,0 +1,201 @@
+"""Kronecker factors of convolution and linear layers: second moments of what enters and of the gradient of what leaves.
+
+One row per sample and position: a linear layer's token, or the patch of the input that a convolution's kernel lies on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules.conv import _ConvNd
+
+from hfp.importance.errors import CriterionError
+
+WIDEST = 1 << 14
+"""Columns of the widest layer that factors are kept for: its second moment takes 2 GiB."""
+_BLOCKS = 4
+_FEWEST = 256  # columns below which halving the work of a symmetric product doesn't pay
+
+
+@dataclass(frozen=True)
+class Factors:
+    """Sums over rows, float64: of a layer's inputs and their products, and of products of its output's gradient.
+
+    rows: how many. total: `[groups, columns]`. square: `[groups, columns, columns]`, columns = in / groups * kernel in
+    the order of the weight's. gradient: `[groups, out / groups, out / groups]`.
+    """
+
+    rows: int
+    total: Tensor
+    square: Tensor
+    gradient: Tensor
+
+    def plus(self, other: Factors) -> Factors:
+        """The sums over both sets of rows."""
+        return Factors(
+            self.rows + other.rows,
+            self.total + other.total.to(self.total),
+            self.square + other.square.to(self.square),
+            self.gradient + other.gradient.to(self.gradient),
+        )
+
+    def moment(self, centred: bool) -> Tensor:
+        """The mean of products of inputs, or their covariance, `[groups, columns, columns]`."""
+        mean = self.total / self.rows
+        square = self.square / self.rows
+        return square - mean[:, :, None] * mean[:, None] if centred else square
+
+
+@dataclass
+class FactorRecorder:
+    """Collects one batch's factors by the layer's name.
+
+    widths: a layer's outputs per group. refused: why a layer has no factors.
+    """
+
+    widths: dict[str, int] = field(default_factory=dict)
+    entered: dict[str, tuple[int, Tensor, Tensor]] = field(default_factory=dict)
+    left: dict[str, Tensor] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+
+    def take(self, scale: float) -> dict[str, Factors]:
+        """The factors of the batch whose backward pass is just done, of a quantity that was multiplied by `scale`.
+
+        Raises:
+            CriterionError: naming the first layer where something isn't finite, or when nothing was reached at all.
+        """
+        entered, left = self.entered, self.left
+        self.entered, self.left = {}, {}
+        if not left:
+            raise CriterionError("no gradient reached a convolution or linear layer: there is nothing to score")
+        found = {}
+        for name, (rows, total, square) in entered.items():
+            groups = len(square)
+            gradient = left[name] / scale**2 if name in left else square.new_zeros(groups, *[self.widths[name]] * 2)
+            for what, value in (("input", square), ("gradient at the output", gradient)):
+                if not torch.isfinite(value).all():
+                    raise CriterionError(f"the {what} of layer {name!r} is not finite: check the data and weights")
+            found[name] = Factors(rows, total, square, gradient)
+        return found
+
+    def enter(self, name: str, columns: Tensor) -> None:
+        """Add the inputs of one call, `[groups, columns, rows]`."""
+        rows, total, square = columns.shape[2], columns.sum(2).double(), gram(columns).double()
+        if name in self.entered:
+            before = self.entered[name]
+            rows, total, square = before[0] + rows, before[1] + total, before[2] + square
+        self.entered[name] = rows, total, square
+
+    def leave(self, name: str, columns: Tensor) -> None:
+        """Add the output's gradient of one call, `[groups, out / groups, rows]`."""
+        square = gram(columns).double()
+        self.left[name] = self.left[name] + square if name in self.left else square
+
+
+@contextmanager
+def recording_factors(model: nn.Module) -> Iterator[FactorRecorder]:
+    """While open, every forward and backward of the model fills the recorder. Parameters need not require gradients."""
+    recorder = FactorRecorder()
+    handles = []
+    try:
+        for name, module in model.named_modules():
+            if isinstance(module, nn.Linear | _ConvNd):
+                reason = _why_not(module)
+                if reason is None:
+                    handles.append(module.register_forward_hook(_record(recorder, name)))
+                else:
+                    recorder.refused[name] = f"layer {name!r} ({type(module).__name__}) {reason}"
+        yield recorder
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def as_matrix(layer: Any) -> Tensor:
+    """A layer's weight, float64, `[groups, out / groups, columns]`."""
+    weight: Tensor = layer.weight.detach().double().flatten(1)
+    return weight.unflatten(0, (groups_of(layer), -1))
+
+
+def groups_of(layer: Any) -> int:
+    """A convolution's groups; 1 for a linear layer."""
+    return int(getattr(layer, "groups", 1))
+
+
+def gram(columns: Tensor) -> Tensor:
+    """`X X^T` of `[groups, columns, rows]`, a part of the lower half copied from the upper."""
+    width = columns.shape[1]
+    if width < _FEWEST:
+        return columns @ columns.transpose(1, 2)
+    found = columns.new_empty(len(columns), width, width)
+    step = -(-width // _BLOCKS)
+    for start in range(0, width, step):
+        stop = min(start + step, width)
+        part = torch.matmul(columns[:, start:stop], columns[:, start:].transpose(1, 2))
+        found[:, start:stop, start:] = part
+        found[:, stop:, start:stop] = part[:, :, stop - start :].transpose(1, 2)
+    return found
+
+
+def patches(layer: nn.Module, entering: Tensor) -> Tensor:
+    """What goes into each product, `[groups, columns, rows]`, in the order of the weight's entries."""
+    if not isinstance(layer, _ConvNd):
+        return entering.flatten(0, -2).T[None]
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    windows = entering
+    if any(layer._reversed_padding_repeated_twice):
+        windows = functional.pad(entering, layer._reversed_padding_repeated_twice, mode=mode)
+    dims = len(layer.kernel_size)
+    for dim, (size, stride, dilation) in enumerate(
+        zip(layer.kernel_size, layer.stride, layer.dilation, strict=True), start=2
+    ):
+        windows = windows.unfold(dim, (size - 1) * dilation + 1, stride)[..., ::dilation]
+    windows = windows.movedim(tuple(range(2 + dims, 2 + 2 * dims)), tuple(range(2, 2 + dims)))
+    return windows.movedim(0, dims + 1).flatten(dims + 1).flatten(0, dims).unflatten(0, (layer.groups, -1))
+
+
+def _why_not(layer: nn.Module) -> str | None:
+    plain = {kind.forward for kind in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)}
+    if type(layer).forward not in plain:
+        return "is no plain product of its input's patches and its weight, which Kronecker factors are of"
+    columns = getattr(layer, "weight").flatten(1).shape[1]  # noqa: B009
+    if columns > WIDEST:
+        return f"reads {columns} values at once, more than the {WIDEST} that a second moment is kept of"
+    return None
+
+
+def _record(recorder: FactorRecorder, name: str) -> Any:
+    def hook(module: Any, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        if not torch.is_grad_enabled():
+            return output  # a checkpoint's first pass; the layer runs again when its gradient is wanted
+        groups, channel_dim = groups_of(module), 1 if isinstance(module, _ConvNd) else -1
+        recorder.widths[name] = output.shape[channel_dim] // groups
+        with torch.no_grad():
+            recorder.enter(name, patches(module, _wide(_batched(module, args[0]))))
+
+        def leave(grad: Tensor) -> None:
+            rows = _wide(_batched(module, grad)).movedim(channel_dim, 0).flatten(1)
+            recorder.leave(name, rows.unflatten(0, (groups, -1)))
+
+        written = output if output.requires_grad else output.detach().requires_grad_()
+        written.register_hook(leave)
+        return written.clone() if written.is_leaf else written  # the next layer may work in place
+
+    return hook
+
+
+def _batched(layer: nn.Module, x: Tensor) -> Tensor:
+    """With a dimension of samples, also where the layer was given one sample alone."""
+    least = len(layer.kernel_size) + 2 if isinstance(layer, _ConvNd) else 2
+    return x[None] if x.dim() < least else x
+
+
+def _wide(x: Tensor) -> Tensor:
+    x = x.detach()
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
