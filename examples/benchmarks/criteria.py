@@ -70,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--ratios", nargs="+", type=float, default=RATIOS, choices=RATIOS, metavar="SHARE")
     parser.add_argument("--repairs", nargs="+", default=list(REPAIRS), choices=REPAIRS, metavar="NAME")
     parser.add_argument("--root", nargs="*", default=[], metavar="DATASET=PATH", help="where a data set lies")
-    parser.add_argument("--epochs", nargs="*", default=["fmnist=3", "cifar10=5"], metavar="DATASET=N")
+    parser.add_argument("--epochs", nargs="*", default=["fmnist=2", "cifar10=4"], metavar="DATASET=N")
     parser.add_argument("--train-images", type=int, default=40_000, help="per epoch")
     parser.add_argument("--score-images", type=int, default=256, help="for criteria and repairs")
     parser.add_argument("--test-images", type=int, default=1000, help="for accuracy")

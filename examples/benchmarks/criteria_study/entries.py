@@ -12,7 +12,6 @@ from torch.nn import functional
 from criteria_study.networks import Batches
 from hfp.importance import ScaledImportance, create, describe
 
-BOTH = ("layer", "global")
 ALL = ("layer", "global", "measured")
 
 
@@ -34,9 +33,10 @@ class Entry:
 
 
 ENTRIES = {
-    "group-fisher": Entry("group-fisher", rankings=ALL, stepped=("measured",), tuned=("measured",)),
+    "kronecker": Entry("kronecker", rankings=ALL, stepped=("measured",), tuned=("measured",)),
+    "kronecker alone": Entry("kronecker", {"joint": False, "repaired": False}),
+    "group-fisher": Entry("group-fisher", rankings=("global", "measured")),
     "group-fisher gauss-newton": Entry("group-fisher", {"fisher": "gauss-newton"}),
-    "group-fisher repaired": Entry("group-fisher", {"repaired": True}, rankings=("measured",)),
     "group-fisher joint repaired": Entry(
         "group-fisher", {"fisher": "gauss-newton", "joint": True, "repaired": True}, rankings=("measured",)
     ),
@@ -48,14 +48,14 @@ ENTRIES = {
     "empirical-fisher paper": Entry("empirical-fisher", {"form": "paper"}),
     "sampled-fisher": Entry("sampled-fisher"),
     "hutchinson": Entry("hutchinson"),
-    "l1": Entry("l1", ours=False, rankings=ALL, stepped=("global",), tuned=BOTH),
-    "l2": Entry("l2", ours=False, rankings=("global",)),
+    "l1": Entry("l1", ours=False, rankings=ALL, stepped=("global",), tuned=ALL),
+    "l2": Entry("l2", ours=False),
     "lamp": Entry("lamp", ours=False, rankings=("global",), tuned=("global",)),
-    "fpgm": Entry("fpgm", ours=False, rankings=("global",), tuned=("global",)),
+    "fpgm": Entry("fpgm", ours=False, rankings=("global",)),
     "bn-scale": Entry("bn-scale", ours=False, rankings=("global",), tuned=("global",)),
-    "taylor": Entry("taylor", ours=False, rankings=BOTH, stepped=("global",), tuned=BOTH),
-    "hessian": Entry("hessian", ours=False, rankings=BOTH, stepped=("global",), tuned=BOTH),
-    "random": Entry("random", ours=False, rankings=("layer",)),
+    "taylor": Entry("taylor", ours=False, rankings=("global",)),
+    "hessian": Entry("hessian", ours=False, rankings=("global",)),
+    "random": Entry("random", ours=False),
 }
 
 
