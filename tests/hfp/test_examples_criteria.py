@@ -52,6 +52,19 @@ def test_margins_are_paired_by_seed_and_against_the_best_of_torch_pruning(study)
     assert "**75.0 ± 7.1**" in text
 
 
+def test_leads_are_means_over_networks_by_seed(study):
+    first = rows({("group-fisher", "measured", 0.5): [0.8, 0.7], ("l1", "global", 0.5): [0.7, 0.64]})
+    second = rows(
+        {
+            ("group-fisher", "measured", 0.5): [0.8, 0.7],
+            ("l1", "global", 0.5): [0.5, 0.5],
+            ("taylor", "layer", 0.5): [0.84, 0.72],
+        }
+    )
+    found = [*first, *({**row, "trained": "digits/b/1"} for row in second)]
+    assert "| group-fisher | measured |  |  | +2.5 ± 0.7 (1 of 2) |  |" in study("report").overall(found)
+
+
 def test_a_line_cut_short_is_left_out(study, tmp_path):
     log = study("log")
     file = tmp_path / "results.jsonl"

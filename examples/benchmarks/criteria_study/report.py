@@ -34,7 +34,7 @@ WAYS = (
 
 def report(rows: list[Row]) -> str:
     """All tables as Markdown: how far ahead, then every network's own."""
-    parts = [margins(rows), correlations(rows), times(rows)]
+    parts = [margins(rows), overall(rows), correlations(rows), times(rows)]
     for network in networks(rows):
         mine = [row for row in rows if row["trained"] == network]
         full = cell(values(mine, "accuracy", protocol="trained").values(), 100)
@@ -110,6 +110,41 @@ def margins(rows: list[Row]) -> str:
                 shown.append([network, way.title, *(margin(lines, ratio) for ratio in RATIOS)])
     header = ["network", "", *(f"{100 * ratio:.0f} % removed" for ratio in RATIOS)]
     return f"## Our best line against torch-pruning's best, in points\n\n{table(header, shown)}" if shown else ""
+
+
+def overall(rows: list[Row]) -> str:
+    """Every line of ours against torch-pruning's best line of each network and ratio: means over networks by seed."""
+    shown = []
+    for way in WAYS:
+        by_network = [list(lines_of([row for row in rows if row["trained"] == name], way)) for name in networks(rows)]
+        by_network = [lines for lines in by_network if lines]
+        ours = dict.fromkeys(
+            (name, ranking) for lines in by_network for name, ranking, _ in lines if wins_for_us(name, ranking)
+        )
+        for name, ranking in ours:
+            found = [lead(by_network, name, ranking, ratio) for ratio in RATIOS]
+            if any(found):
+                shown.append([way.title, name, ranking, *found])
+    header = ["", "criterion", "ranking", *(f"{100 * ratio:.0f} % removed" for ratio in RATIOS)]
+    title = "## Our lines against torch-pruning's best of each network, in points, mean over networks"
+    return f"{title}\n\n{table(header, shown)}" if shown else ""
+
+
+def lead(by_network: list[list[Line]], name: str, ranking: str, ratio: float) -> str:
+    """The mean over networks of a line's lead, its spread over seeds, and on how many networks it leads."""
+    gains: list[dict[int, float]] = []
+    for lines in by_network:
+        mine = next((found[ratio] for *key, found in lines if key == [name, ranking]), {})
+        others = [line[2][ratio] for line in complete(lines, ratio) if not wins_for_us(line[0], line[1])]
+        if mine and others:
+            rival = max(others, key=_mean)
+            gains.append({seed: 100 * (mine[seed] - rival[seed]) for seed in mine if seed in rival})
+    if len(gains) < len(by_network) or not gains:
+        return ""
+    seeds = set.intersection(*(set(gain) for gain in gains))
+    ahead = sum(_mean(gain) > 0 for gain in gains)
+    means = [statistics.mean(gain[seed] for gain in gains) for seed in sorted(seeds)]
+    return f"{signed(means)} ({ahead} of {len(gains)})" if means else ""
 
 
 def margin(lines: list[Line], ratio: float) -> str:
