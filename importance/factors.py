@@ -86,7 +86,7 @@ class FactorRecorder:
 
     def enter(self, name: str, columns: Tensor) -> None:
         """Add the inputs of one call, `[groups, columns, rows]`."""
-        rows, total, square = columns.shape[2], columns.sum(2).double(), gram(columns).double()
+        rows, total, square = columns.shape[2], exact(columns.sum(2)), exact(gram(columns))
         if name in self.entered:
             before = self.entered[name]
             rows, total, square = before[0] + rows, before[1] + total, before[2] + square
@@ -94,7 +94,7 @@ class FactorRecorder:
 
     def leave(self, name: str, columns: Tensor) -> None:
         """Add the output's gradient of one call, `[groups, out / groups, rows]`."""
-        square = gram(columns).double()
+        square = exact(gram(columns))
         self.left[name] = self.left[name] + square if name in self.left else square
 
 
@@ -119,8 +119,13 @@ def recording_factors(model: nn.Module) -> Iterator[FactorRecorder]:
 
 def as_matrix(layer: Any) -> Tensor:
     """A layer's weight, float64, `[groups, out / groups, columns]`."""
-    weight: Tensor = layer.weight.detach().double().flatten(1)
+    weight: Tensor = exact(layer.weight.detach()).flatten(1)
     return weight.unflatten(0, (groups_of(layer), -1))
+
+
+def exact(x: Tensor) -> Tensor:
+    """In double precision, on the CPU where the device has none."""
+    return (x.cpu() if x.device.type == "mps" else x).double()
 
 
 def groups_of(layer: Any) -> int:

@@ -49,7 +49,8 @@ class Member:
                 f"the group holds channel {int(self.indices.max())} of {self.name!r} ({self.direction}), which has "
                 f"{per_channel.shape[-1]}: torch-pruning traced it wrong, put the group's root into ignored_layers"
             )
-        scores.index_add_(-1, self.positions, per_channel.index_select(-1, self.indices).to(scores))
+        own = per_channel.index_select(-1, self.indices.to(per_channel.device))
+        scores.index_add_(-1, self.positions.to(scores.device), own.to(scores))
 
     def sums(self, entries: Tensor, slot: Slot) -> Tensor:
         """Per-entry values of one of this member's tensors, summed into the layer's own channels."""

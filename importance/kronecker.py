@@ -13,7 +13,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from hfp.importance.batches import Forward, Loss, Pass, unwrapped
 from hfp.importance.errors import CriterionError
-from hfp.importance.factors import Factors, as_matrix, groups_of, recording_factors
+from hfp.importance.factors import Factors, as_matrix, exact, groups_of, recording_factors
 from hfp.importance.group_fisher import gauss_newton_root
 from hfp.importance.groups import Member, root_name, width
 from hfp.importance.joint import quadratic_joint_scores
@@ -188,10 +188,7 @@ class KroneckerImportance(tp.importance.Importance):
             return run.loss_sum(output, target, size)
         logits = logits_of(output, size)
         signs = torch.from_numpy(self._signs.integers(0, 2, (size, logits.shape[1]))) * 2.0 - 1.0
-        root = gauss_newton_root(logits, signs.to(logits))
-        if not root.requires_grad:
-            raise CriterionError("the logits have no gradient: is the model's output detached, or under no_grad?")
-        return root
+        return gauss_newton_root(logits, signs.to(logits))
 
     def _read(self, member: Member) -> tuple[Member, Tensor]:
         factors, matrix = self._of(member, "in"), as_matrix(member.layer)
@@ -205,7 +202,7 @@ class KroneckerImportance(tp.importance.Importance):
         moment = matrix @ factors.moment(True)[0] @ matrix.T
         if not self.repaired:
             bias: Any = member.layer.bias  # type: ignore[union-attr]
-            mean = matrix @ (factors.total[0] / factors.rows) + (0 if bias is None else bias.detach().double())
+            mean = matrix @ (factors.total[0] / factors.rows) + (0 if bias is None else exact(bias.detach()))
             moment = moment + mean[:, None] * mean
         return member, moment * factors.gradient[0] / self.samples
 

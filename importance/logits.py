@@ -14,7 +14,7 @@ def logits_of(output: Any, size: int) -> Tensor:
     """The logits `[size, classes]`: the output itself, its first item, or what it calls `logits`.
 
     Raises:
-        CriterionError: when there are none of that shape.
+        CriterionError: when there are none of that shape, or they don't depend on the model.
     """
     found = output
     if isinstance(output, Mapping):
@@ -27,6 +27,8 @@ def logits_of(output: Any, size: int) -> Tensor:
         shape = f" of shape {list(found.shape)}" if isinstance(found, Tensor) else ""
         raise CriterionError(
             f"a criterion over classes needs logits [{size}, 2 or more] as the model's output, its first item or its "
-            f"'logits'; found a {type(output).__name__}{shape}: take group-fisher with fisher='empirical'"
+            f"'logits'; found a {type(output).__name__}{shape}: take group-fisher or kronecker with fisher='empirical'"
         )
+    if not found.requires_grad:
+        raise CriterionError("the logits have no gradient: is the output detached, or under no_grad or inference_mode?")
     return found

@@ -301,6 +301,33 @@ def test_input_that_cannot_be_used_is_refused(name):
 
 
 @pytest.mark.parametrize("name", WITH_DATA)
+def test_what_has_no_gradient_is_refused(name):
+    model, batch = make("residual"), data()
+    criterion = create(name)
+    with pytest.raises(CriterionError, match=r"no gradient.*detached"):
+        criterion.accumulate(
+            model,
+            [batch],
+            lambda output, batch: functional.cross_entropy(output, batch[1]),
+            forward=lambda model, batch: model(batch[0]).detach(),
+        )
+    with torch.inference_mode(), pytest.raises(CriterionError, match=r"no gradient.*inference_mode"):
+        criterion.accumulate(model, [batch], functional.cross_entropy)
+    assert criterion.samples == 0
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("name", WITH_DATA)
+def test_scores_on_a_gpu_are_those_on_the_processor(name):
+    model, (images, labels) = make("residual"), data()
+    expected = scores(accumulated(name, model, [(images, labels)]), model)
+    moved = copy.deepcopy(model).cuda()
+    criterion = accumulated(name, moved, [(images, labels)])
+    found = torch.cat([criterion(group).cpu() for group in groups(moved).values()])
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", WITH_DATA)
 def test_another_model_or_nothing_accumulated_is_refused(name):
     model, (images, labels) = make("residual"), data()
     criterion = made(name)

@@ -333,7 +333,7 @@ def test_what_is_not_finite_or_has_no_gradient_is_refused():
     with pytest.raises(CriterionError, match="the input of layer 'stem' is not finite"):
         accumulated(model, [(images * float("nan"), labels)])
     for message, forward in (
-        ("no gradient: is the model's output detached", lambda model, batch: model(batch[0]).detach()),
+        ("logits have no gradient: is the output detached", lambda model, batch: model(batch[0]).detach()),
         ("no gradient reached", lambda model, batch: torch.ones(6, 5, requires_grad=True) * 2),
         (r"needs logits \[6, 2 or more\]", lambda model, batch: model(batch[0]).sum()),
     ):
