@@ -103,7 +103,7 @@ class Pass:
             raise CriterionError(f"the loss of a batch of {size} samples is {total.item()}: check the data and weights")
         if not total.requires_grad:
             raise CriterionError(
-                "the loss has no gradient with respect to the model: is it detached, under no_grad or in inference_mode?"
+                "the loss has no gradient in the model: is it detached, or under no_grad or inference_mode?"
             )
         return total
 
