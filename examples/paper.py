@@ -4,14 +4,17 @@
     python examples/paper.py --dataset cifar10 --data-root FOLDER
 
 Runs four studies, one after the other, keeps every finished run (--out; started again, it goes on), and writes a page
-with tables and pictures. Sizes are those of minutes: less data, fewer rounds and smaller networks than the paper's.
+with tables and pictures. Sizes are those of minutes: less data, fewer rounds and smaller networks than the paper's, and
+2,000 test images, the same for all, unless --whole-test-set.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,7 @@ from hfp.comparison.definition import Comparison, Variant, variants_of
 from hfp.comparison.page import file_name, round_chart, size_chart
 from hfp.comparison.runs import ComparisonFolder, missing, run_missing
 from hfp.comparison.table import Row, Runs, gather, grouped, rows
+from hfp.data import Dataset, Request, Split, load_dataset, register_dataset
 from hfp.folder import write_atomically
 
 ALPHAS = (0.1, 1.0, 10.0)
@@ -39,6 +43,25 @@ TABLE_2 = (
     Variant("l1, with", {"method": "fedmp"}),
     Variant("Δw, with", {"method": "delta-w"}),
 )
+TESTED = 2000
+
+
+def _tested_in_part(name: str, request: Request) -> Dataset:
+    data = load_dataset(
+        name,
+        request.root,
+        limit=request.limit,
+        download=request.download,
+        seed=request.seed,
+        image_size=request.image_size,
+    )
+    chosen = torch.randperm(len(data.test), generator=torch.Generator().manual_seed(0))[:TESTED]
+    return dataclasses.replace(data, name=request.name, test=Split(data.test.images[chosen], data.test.labels[chosen]))
+
+
+DATASETS = ("digits", "fmnist", "cifar10", "cifar100", "imagefolder")
+for _name in DATASETS:  # here and not in main, so that processes of their own know them too
+    register_dataset(f"{_name}-{TESTED}", partial(_tested_in_part, _name))
 
 
 @dataclass(frozen=True)
@@ -106,7 +129,7 @@ def main() -> None:
     arguments = _arguments()
     torch.set_num_threads(arguments.threads)
     base = {
-        "dataset": arguments.dataset,
+        "dataset": arguments.dataset if arguments.whole_test_set else f"{arguments.dataset}-{TESTED}",
         "data_root": arguments.data_root,
         "train_images": arguments.images,
         "model": arguments.model,
@@ -168,14 +191,15 @@ def _head(arguments: argparse.Namespace) -> list[str]:
     command = (
         f"python examples/paper.py --dataset {arguments.dataset}{root} --images {arguments.images} "
         f"--rounds {arguments.rounds} --model {arguments.model} --seeds {arguments.seeds}"
-    )
+    ) + " --whole-test-set" * arguments.whole_test_set
+    tested = "the whole test set" if arguments.whole_test_set else f"{TESTED:,} test images at most"
     return [
         f"# The paper's tables and figures, small: {arguments.dataset}",
         "",
         f"`{command}`",
         "",
         f"{arguments.images:,} training images over 10 clients, {arguments.model}, {arguments.rounds} rounds of one "
-        f"local epoch, {arguments.seeds} seed{'s' * (arguments.seeds > 1)}; accuracy on the whole test set, mean of "
+        f"local epoch, {arguments.seeds} seed{'s' * (arguments.seeds > 1)}; accuracy on {tested}, mean of "
         "what was tested in the last five rounds. All methods see the same partition, weights and batches. MB are a "
         "whole run's and include sending the full model once more, to re-estimate batch-norm statistics. The paper has "
         "300 rounds, all of the data and larger networks: compare within a table, not with the paper's figures.",
@@ -187,10 +211,11 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     known = list(studies({}, (0,)))
-    add("--dataset", default="fmnist", help="fmnist, cifar10, or any other that hfp knows")
+    add("--dataset", default="fmnist", choices=DATASETS)
     add("--data-root", help="the data set's folder")
     add("--images", type=int, default=1000, help="training images")
-    add("--rounds", type=int, default=20)
+    add("--whole-test-set", action="store_true", help=f"rather than {TESTED:,} images of it")
+    add("--rounds", type=int, default=15)
     add("--model", default="resnet8", help="e.g. resnet8, vgg-small; the paper's are vgg16 and resnet32")
     add("--seeds", type=int, default=1)
     add("--studies", type=lambda text: text.split(","), default=known, help=f"some of {','.join(known)}")

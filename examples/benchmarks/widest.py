@@ -1,0 +1,111 @@
+"""The global model, and the part of it that the largest client would hold: is a method bad, or what nobody trains?
+
+    python examples/benchmarks/widest.py --rank 1 --seeds 3
+
+Where no client is as large as the global model, a method may leave a part of that untrained, and the whole is tested
+with it. This tests the submodel of the coming round's largest client as well, after the last round, both with
+batch-norm statistics taken anew over all clients' data. Finished runs are kept (--out) and not repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from hfp import Experiment, batchnorm
+from hfp.client import LARGE_BATCH, LocalData, answers, statistics_of
+from hfp.engine import rounds
+from hfp.federation import Federation, set_up
+from hfp.methods import ServerState
+from hfp.reconstruct import IndexMap, compact_model
+
+METHODS = ("ca-hfp", "fedavg", "fedmp", "heterofl", "fedrolex", "fjord", "ca-hfp-paper")
+
+
+def main() -> None:
+    """Run what is missing and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--methods", nargs="+", default=METHODS)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--dataset", default="digits")
+    parser.add_argument("--model", default="resnet8")
+    parser.add_argument("--rank", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=Path("runs/widest"))
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    given.out.mkdir(parents=True, exist_ok=True)
+    print("| method | the whole, % | the largest client's part, % |\n|---|---|---|")
+    for method in given.methods:
+        found = [
+            accuracies(
+                Experiment(
+                    method=method,
+                    seed=seed,
+                    dataset=given.dataset,
+                    model=given.model,
+                    rank=given.rank,
+                    rounds=given.rounds,
+                    evaluate=given.rounds,
+                ),
+                given.out,
+            )
+            for seed in range(given.seeds)
+        ]
+        print(f"| {method} | " + " | ".join(spread(column) for column in zip(*found, strict=True)) + " |", flush=True)
+
+
+def accuracies(experiment: Experiment, folder: Path) -> tuple[float, float]:
+    """(of the whole, of the largest client's part) after the last round, in percent."""
+    of = experiment
+    file = folder / f"{of.dataset}-{of.model}-{of.method}-{of.rank}-{of.rounds}-{of.seed}.json"
+    if not file.exists():
+        federation = set_up(experiment)
+        *_, last = rounds(federation)
+        whole = accuracy(federation, last.state, IndexMap.identity(federation.model))
+        file.write_text(json.dumps([whole, accuracy(federation, last.state, widest(federation, last.state))]))
+    whole, part = json.loads(file.read_text())
+    return whole, part
+
+
+def widest(federation: Federation, state: ServerState) -> IndexMap:
+    """Where the submodel of the client that leaves out the least lies, as the method would plan it now."""
+    setting = federation.setting
+    client = min(setting.clients, key=lambda client: client.ratio)
+    return setting.groups.index_map(federation.method.plan(setting, state, client))
+
+
+@torch.no_grad()
+def accuracy(federation: Federation, state: ServerState, index_map: IndexMap) -> float:
+    """Of a part of the global model on the whole test set, in percent."""
+    model = compact_model(federation.model, index_map, index_map.restrict(state.weights))
+    pool_statistics(federation, model)
+    test = federation.dataset.test
+    data = LocalData(test.images, test.labels, federation.dataset.normalise)
+    schedule = torch.arange(len(test)).split(LARGE_BATCH)
+    return 100 * float(answers(model.eval(), data, schedule, federation.training).correct.mean())
+
+
+def pool_statistics(federation: Federation, model: nn.Module) -> None:
+    """Give a model the batch-norm statistics of all clients' data."""
+    pool = batchnorm.Pool()
+    for shard in federation.shards:
+        pool.add(statistics_of(model, shard, federation.training), weight=len(shard.labels))
+    model.load_state_dict({**model.state_dict(), **pool.result()})
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean ± standard deviation."""
+    one = f"{statistics.mean(values):.1f}"
+    return f"{one} ± {statistics.stdev(values):.1f}" if len(values) > 1 else one
+
+
+if __name__ == "__main__":
+    main()
