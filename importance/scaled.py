@@ -31,7 +31,7 @@ class ScaledImportance(tp.importance.Importance):
     Grouped and depthwise convolutions count by their weights; products inside attention aren't counted.
 
     power: \(\gamma\), 0 for no scaling; any other needs `measure` first. normalise: "none", "mean", "max" or "sum".
-    `accumulate`, `reset`, `samples`, `state` and `load` are those of the inner criterion, where it has them.
+    `accumulate`, `reset`, `samples`, `state`, `load` and `merge` are those of the inner criterion, where it has them.
     """
 
     def __init__(self, inner: tp.importance.Importance, power: float = 0.0, normalise: str = "none") -> None:
@@ -46,6 +46,16 @@ class ScaledImportance(tp.importance.Importance):
         if name in _INNER and "inner" in self.__dict__:
             return getattr(self.inner, name)
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def merge(self, other: Any) -> None:
+        """Add what another criterion has accumulated on other samples, be it scaled or not.
+
+        Raises:
+            CriterionError: as the inner criterion's, or one that accumulates nothing.
+        """
+        if not hasattr(self.inner, "merge"):
+            raise CriterionError(f"a {type(self.inner).__name__} accumulates nothing that could be merged")
+        self.inner.merge(other.inner if isinstance(other, ScaledImportance) else other)
 
     def measure(self, model: nn.Module, example_inputs: Any) -> None:
         """Run the model once to see how many positions each layer computes; the model is left as it was.

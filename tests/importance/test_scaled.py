@@ -82,3 +82,17 @@ def test_a_scaled_criterion_is_accumulated_and_made_by_name():
     assert scaled.samples == 0
     assert not hasattr(create("l1", normalise="max"), "accumulate")
     assert isinstance(copy.deepcopy(scaled), ScaledImportance)
+
+
+def test_scaled_criteria_merge_as_the_inner_ones():
+    model, (images, labels) = make("residual"), data()
+    whole, half, other = (create("group-fisher", normalise="mean") for _ in range(3))
+    for criterion, part in ((whole, slice(0, 6)), (half, slice(0, 2)), (other, slice(2, 6))):
+        criterion.accumulate(model, [(images[part], labels[part])], functional.cross_entropy)
+    half.merge(other)
+    group = groups(model)["side"]
+    torch.testing.assert_close(half(group), whole(group), rtol=1e-10, atol=1e-14)
+    half.merge(other.inner)
+    assert half.samples == 10
+    with pytest.raises(CriterionError, match="ShippedImportance accumulates nothing that could be merged"):
+        create("l1", normalise="mean").merge(half)
