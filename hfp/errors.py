@@ -6,6 +6,10 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 
+MOST = 20
+"""Names that a message lists."""
+
+
 class InputError(ValueError):
     """Something the caller gave can't be used; the message says what was expected, found, and what to do."""
 
@@ -14,5 +18,10 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:
     """An `InputError` for a name that isn't known, with the nearest known ones (or all, when few)."""
     names = sorted(known)
     near = get_close_matches(name, names, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names[:20])}"
+    if near:
+        hint = f"did you mean {' or '.join(near)}?"
+    elif len(names) <= MOST:
+        hint = f"known: {', '.join(names)}"
+    else:
+        hint = f"none of the {len(names):,} known names is like it"
     return InputError(f"unknown {kind} {name!r}; {hint}")
