@@ -40,15 +40,16 @@ class Memory:
 class PruneFL(Method):
     """First the client with the most samples prunes alone; then masked rounds, a new mask every `every` of them.
 
-    Alone, the client trains `passes` batches, reconfigures (`hfp.methods.reconfigure`), and so on until the density
-    changed by no more than `tolerance` (relative) `patience` times running, or `limit` times in all. In a round that
-    ends with a new mask, clients also measure squared gradients of all weights. Of a layer's active weights the part
-    ``share · 0.5^(round / halving)`` is up for removal.
+    Alone, the client trains `passes` batches, reconfigures (`hfp.methods.reconfigure`), and so on until no more weights
+    are active than `density` allows, or the density changed by no more than `tolerance` (relative) `patience` times
+    running, or `limit` times in all. In a round that ends with a new mask, clients also measure squared gradients of
+    all weights. Of a layer's active weights the part ``share · 0.5^(round / halving)`` is up for removal.
 
     `density` bounds the share of weights that are active; by default it is the mean of the clients' ``(1 - ratio)²``,
-    what their submodels would hold. `overhead` is the time of a round that doesn't depend on the weights, in units of
-    the dense model's; a weight's time is the number of multiply-accumulates that it takes part in. Biases and
-    batch-norm are never pruned.
+    what their submodels would hold. That the client alone stops there is not the paper's: going on, it may leave less
+    than a hundredth on little data, and no other client has a say in it. `overhead` is the time of a round that doesn't
+    depend on the weights, in units of the dense model's; a weight's time is the number of multiply-accumulates that it
+    takes part in. Biases and batch-norm are never pruned.
 
     Payload: values of active weights; a bit a weight for a client that hasn't the mask yet, and with the reply that
     found one; squared gradients up, where measured. Multiply-accumulates are counted as if the zeros cost nothing.
@@ -179,19 +180,20 @@ class PruneFL(Method):
         )
 
     def _find(self, local: Local, task: Task) -> Reply:
-        """Train and reconfigure until the density settles."""
+        """Train and reconfigure until the density is what it may be, or settles."""
         model, masks = local.build(task), sparse.full_masks(local.model)
         endless = chain.from_iterable(local.schedule() for _ in repeat(None))
         rounds: list[_Trained] = []
-        settled = 0
-        while len(rounds) < self.limit and settled < self.patience:
+        settled, most, reached = 0, int(task.values["most"]), False
+        while len(rounds) < self.limit and settled < self.patience and not reached:
             objective = Masked(masks, measure=True)
             result = local.fit(model, objective, list(islice(endless, self.passes)))
             rounds.append(_Trained.of(local, model, masks, result))
             before, squares = sparse.count(masks), _unprefixed(objective.squares())
             state = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
-            masks = self.adapt(state, squares, masks, rounds[-1].uses, int(task.values["most"]), local.round)
+            masks = self.adapt(state, squares, masks, rounds[-1].uses, most, local.round)
             model.load_state_dict(sparse.cleared(state, masks))
+            reached = sparse.count(masks) <= most < sparse.count(sparse.full_masks(local.model))
             settled = settled + 1 if abs(sparse.count(masks) - before) <= self.tolerance * before else 0
         return _Trained.over(rounds, masks).reply(also={ACTIVE: sparse.masks_to_bits(masks)})
 

@@ -203,7 +203,7 @@ def test_one_client_finds_the_first_mask(setting):
     masks = after.memory.masks
     assert sparse.count(masks) == round(0.2 * sparse.count(sparse.full_masks(model)))
     assert reply.steps % 6 == 0
-    assert 6 * 5 <= reply.steps <= 6 * 9
+    assert reply.steps == 6 * 5  # of ten weights 7, 4.9, 3.4, 2.4 are protected, and then 2 at most are left
     assert all(not after.weights[name][~mask].any() for name, mask in masks.items())
     assert after.memory.holders == {1}
     assert [method.phase(dataclasses.replace(after, round=r)) for r in (1, 49, 50)] == ["train", "train", "adapt"]
