@@ -48,7 +48,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the pruned model, as safetensors")
     _configure_model(parser.add_argument_group("model"))
     _configure_ranking(parser.add_argument_group("what goes"))
-    data = parser.add_argument_group("data")
+    data = parser.add_argument_group(
+        "data",
+        "Recommended with data (examples/benchmarks/criteria.md): --importance kronecker --ranking measured "
+        "--repair least-squares --repair batch-norm",
+    )
     data.add_argument("--data", metavar="NAME", help=f"score and repair with one of {', '.join(datasets())}")
     data.add_argument("--data-root", type=Path, metavar="PATH", help="where its files are")
     data.add_argument(

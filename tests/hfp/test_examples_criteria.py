@@ -65,6 +65,15 @@ def test_leads_are_means_over_networks_by_seed(study):
     assert "| group-fisher | measured |  |  | +2.5 ± 0.7 (1 of 2) |  |" in study("report").overall(found)
 
 
+def test_gains_are_paired_by_seed_and_averaged_over_networks(study):
+    first = rows({("kronecker", "measured", 0.5): [0.8, 0.7, 0.1], ("l1", "measured", 0.5): [0.7, 0.64]})
+    second = rows({("kronecker", "measured", 0.5): [0.8, 0.7], ("l1", "measured", 0.5): [0.76, 0.7]})
+    found = [*first, *({**row, "trained": "digits/b/1"} for row in second)]
+    text = study("report").gains(found)
+    assert "| kronecker in place of l1, measured ranking, batch-norm |  |  | +5.0 ± 2.8 |  |" in text
+    assert text.count("\n|") == 3
+
+
 def test_a_line_cut_short_is_left_out(study, tmp_path):
     log = study("log")
     file = tmp_path / "results.jsonl"

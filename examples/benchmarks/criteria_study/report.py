@@ -32,9 +32,50 @@ WAYS = (
 )
 
 
+Choice = tuple[str, str, str]
+"""Criterion, ranking, repair."""
+
+GAINS: tuple[tuple[str, Choice, Choice], ...] = tuple(
+    (f"{what}, {name}", (name, *after), (name, *before))
+    for what, after, before in (
+        ("batch-norm recalibration, measured ranking", ("measured", "batch-norm"), ("measured", "none")),
+        ("closed-form repair, measured ranking", ("measured", "closed form"), ("measured", "batch-norm")),
+        (
+            "measured in place of layer ranking, batch-norm recalibrated",
+            ("measured", "batch-norm"),
+            ("layer", "batch-norm"),
+        ),
+        (
+            "measured in place of global ranking, batch-norm recalibrated",
+            ("measured", "batch-norm"),
+            ("global", "batch-norm"),
+        ),
+        (
+            "measured in place of layer ranking, closed-form repair",
+            ("measured", "closed form"),
+            ("layer", "closed form"),
+        ),
+    )
+    for name in ("kronecker", "l1")
+) + tuple(
+    (
+        f"kronecker in place of {name}, {ranking} ranking, {repair}",
+        ("kronecker", ranking, repair),
+        (name, ranking, repair),
+    )
+    for name, ranking, repair in (
+        ("l1", "measured", "batch-norm"),
+        ("group-fisher", "measured", "batch-norm"),
+        ("group-fisher joint repaired", "measured", "batch-norm"),
+        ("l1", "layer", "batch-norm"),
+        ("l1", "measured", "closed form"),
+    )
+)
+
+
 def report(rows: list[Row]) -> str:
     """All tables as Markdown: how far ahead, then every network's own."""
-    parts = [margins(rows), overall(rows), correlations(rows), times(rows)]
+    parts = [margins(rows), overall(rows), gains(rows), correlations(rows), times(rows)]
     for network in networks(rows):
         mine = [row for row in rows if row["trained"] == network]
         full = cell(values(mine, "accuracy", protocol="trained").values(), 100)
@@ -145,6 +186,32 @@ def lead(by_network: list[list[Line]], name: str, ranking: str, ratio: float) ->
     ahead = sum(_mean(gain) > 0 for gain in gains)
     means = [statistics.mean(gain[seed] for gain in gains) for seed in sorted(seeds)]
     return f"{signed(means)} ({ahead} of {len(gains)})" if means else ""
+
+
+def gains(rows: list[Row]) -> str:
+    """What one option adds when all else stays: means over networks, paired by seed."""
+    shown = []
+    for what, after, before in GAINS:
+        found = [gain(rows, after, before, ratio) for ratio in RATIOS]
+        if any(found):
+            shown.append([what, *found])
+    header = ["", *(f"{100 * ratio:.0f} % removed" for ratio in RATIOS)]
+    title = "## What one choice adds at once, in points, mean over networks"
+    return f"{title}\n\n{table(header, shown)}" if shown else ""
+
+
+def gain(rows: list[Row], after: Choice, before: Choice, ratio: float) -> str:
+    """The mean difference over the networks, of the seeds that all of them have for both."""
+    differences: list[dict[int, float]] = []
+    for network in networks(rows):
+        mine = [row for row in rows if row["trained"] == network]
+        more, less = (
+            values(mine, "accuracy", protocol="once", criterion=name, ranking=ranking, repair=repair, ratio=ratio)
+            for name, ranking, repair in (after, before)
+        )
+        differences.append({seed: 100 * (more[seed] - less[seed]) for seed in more if seed in less})
+    seeds = set.intersection(*(set(found) for found in differences))
+    return signed([statistics.mean(found[seed] for found in differences) for seed in sorted(seeds)]) if seeds else ""
 
 
 def margin(lines: list[Line], ratio: float) -> str:
