@@ -163,7 +163,7 @@ def _section(name: str, study: Study, arguments: argparse.Namespace, console: Co
     made = rows(study.comparison, runs)
     lines = [f"## {study.title}", "", study.about, "", *_table(study.comparison, made), ""]
     for title, chart in study.pictures(study.comparison, runs, made).items() if made else ():
-        file = f"{arguments.page.stem}-{arguments.dataset}-{name}-{file_name(title)}.svg"
+        file = f"{arguments.page.stem}-{name}-{file_name(title)}.svg"
         write_atomically(arguments.page.parent / file, standalone(chart).encode())
         lines += [f"![{title}]({file})", ""]
     return lines + [f"Not finished: {failure.cell.variant}: {failure.reason}" for failure in failures]
@@ -223,8 +223,9 @@ def _arguments() -> argparse.Namespace:
     add("--threads", type=int, default=1, help="of each")
     add("--device", default="cpu")
     add("--out", type=Path, default=Path("runs/paper"), help="where finished runs are kept")
-    add("--page", type=Path, default=Path("runs/paper/paper.md"), help="the page to write; pictures go beside it")
+    add("--page", type=Path, help="the page to write, pictures beside it (default: runs/paper/DATASET.md)")
     arguments = parser.parse_args()
+    arguments.page = arguments.page or Path("runs/paper") / f"{arguments.dataset}.md"
     for name in arguments.studies:
         if name not in known:
             parser.error(f"unknown study {name!r}; known: {', '.join(known)}")
