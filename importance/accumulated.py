@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from hfp.importance.batches import Forward, Loss, Pass, unwrapped
 from hfp.importance.diagonal import DiagonalImportance
 from hfp.importance.errors import CriterionError
+from hfp.importance.from_data import FromData
 
 
 @dataclass(frozen=True)
@@ -56,16 +54,12 @@ def check_finite(named: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     return named
 
 
-class AccumulatedImportance(DiagonalImportance):
+class AccumulatedImportance(FromData[Moments], DiagonalImportance):
     """A diagonal criterion that is given data: means over all samples accumulated so far."""
 
     def __init__(self, form: str = "curvature", reduction: str = "sum") -> None:
         super().__init__(form, reduction)
         self._moments: Moments | None = None
-
-    @abstractmethod
-    def _measure(self, model: nn.Module, batches: Iterable[Any], run: Pass) -> Moments:
-        """One pass over the batches."""
 
     @property
     def samples(self) -> int:
@@ -75,39 +69,6 @@ class AccumulatedImportance(DiagonalImportance):
     def reset(self) -> None:
         """Forget everything accumulated, for instance after pruning a step."""
         self._moments = None
-
-    def accumulate(
-        self,
-        model: nn.Module,
-        batches: Iterable[Any],
-        loss_fn: Loss,
-        progress: bool = False,
-        *,
-        reduction: str = "mean",
-        forward: Forward | None = None,
-        autocast: torch.dtype | None = None,
-    ) -> None:
-        """Add the batches' samples; the model is run in evaluation mode and left as it was.
-
-        batches: (inputs, target) pairs; inputs may be a tensor, a tuple or a dictionary. Other options: `Pass`.
-
-        Raises:
-            CriterionError: an empty loader, a loss that isn't finite or has no gradient, a model of other shapes than
-                before.
-        """
-        self._add(self._measure(unwrapped(model), batches, Pass(loss_fn, reduction, forward, autocast, progress)))
-
-    def merge(self, other: AccumulatedImportance) -> None:
-        """Add what another criterion of the same model has accumulated on other samples.
-
-        Raises:
-            CriterionError: another kind of criterion, one of a model with other shapes, or one without samples.
-        """
-        if type(other) is not type(self):
-            raise CriterionError(f"can't merge a {type(other).__name__} into a {type(self).__name__}")
-        if other._moments is None:
-            raise CriterionError("the other criterion has accumulated nothing")
-        self._add(other._moments)
 
     def state(self) -> dict[str, Tensor]:
         """Everything accumulated as tensors by name, to send or to save; `load` takes it."""
@@ -145,6 +106,11 @@ class AccumulatedImportance(DiagonalImportance):
                 "no tensor (a recurrent one), whose weights have no gradient per sample; put that into ignored_layers"
             )
         return self._moments.gradient[name] / self.samples, self._moments.curvature[name] / self.samples
+
+    @property
+    def _measured(self) -> Moments:
+        assert self._moments is not None
+        return self._moments
 
     def _add(self, moments: Moments) -> None:
         self._moments = moments if self._moments is None else self._moments.plus(moments)

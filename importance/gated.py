@@ -11,8 +11,9 @@ import torch
 import torch_pruning as tp
 from torch import Tensor, nn
 
-from hfp.importance.batches import Forward, Loss, Pass, unwrapped
+from hfp.importance.batches import Pass
 from hfp.importance.errors import CriterionError
+from hfp.importance.from_data import FromData
 from hfp.importance.gates import GateRecorder, Key, recording_gates
 from hfp.importance.groups import Member, root_name, width
 from hfp.importance.joint import joint_scores
@@ -36,7 +37,7 @@ class GateBatch:
     output: Tensor
 
 
-class GatedImportance(tp.importance.Importance):
+class GatedImportance(FromData[list[GateBatch]], tp.importance.Importance):
     """A criterion that scores a coupled channel by the gradients of its gate, sample by sample.
 
     Memory: one float per sample, pass and channel read, two where means are repaired.
@@ -70,27 +71,7 @@ class GatedImportance(tp.importance.Importance):
         """Forget everything accumulated, for instance after pruning a step."""
         self._batches = []
 
-    def accumulate(
-        self,
-        model: nn.Module,
-        batches: Iterable[Any],
-        loss_fn: Loss,
-        progress: bool = False,
-        *,
-        reduction: str = "mean",
-        forward: Forward | None = None,
-        autocast: torch.dtype | None = None,
-    ) -> None:
-        """Add the gate gradients of the batches' samples; the model is run in evaluation mode and left as it was.
-
-        batches: (inputs, target) pairs; inputs may be a tensor, a tuple or a dictionary. Other options: `Pass`.
-
-        Raises:
-            CriterionError: an empty loader, a loss that isn't finite or has no gradient, a model of other shapes than
-                before.
-        """
-        model = unwrapped(model)
-        run = Pass(loss_fn, reduction, forward, autocast, progress)
+    def _measure(self, model: nn.Module, batches: Iterable[Any], run: Pass) -> list[GateBatch]:
         collected = []
         with untouched(model, parameters_require_grad=False), recording_gates(model, self.repaired) as recorder:
             for batch, size in run.batches(batches, model):
@@ -99,19 +80,11 @@ class GatedImportance(tp.importance.Importance):
                 scalars, kept = self._passes(output, run.target(output, batch, size), size, run)
                 rows = _differentiate(scalars, recorder, run.scale)
                 collected.append(GateBatch(rows, recorder.totals, recorder.refused, kept.detach()))
-        self._add(collected)
+        return collected
 
-    def merge(self, other: GatedImportance) -> None:
-        """Add what another criterion of the same model and options has accumulated on other samples.
-
-        Raises:
-            CriterionError: when the other is of another kind or another model's, or has accumulated nothing.
-        """
-        if type(other) is not type(self):
-            raise CriterionError(f"can't merge a {type(other).__name__} into a {type(self).__name__}")
-        if not other._batches:
-            raise CriterionError("the other criterion has accumulated nothing")
-        self._add(other._batches)
+    @property
+    def _measured(self) -> list[GateBatch]:
+        return self._batches
 
     def state(self) -> dict[str, Tensor]:
         """Everything accumulated as tensors by name, to send or to save; `load` takes it."""

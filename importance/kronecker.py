@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,10 @@ import torch_pruning as tp
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from hfp.importance.batches import Forward, Loss, Pass, unwrapped
+from hfp.importance.batches import Pass
 from hfp.importance.errors import CriterionError
 from hfp.importance.factors import Factors, as_matrix, exact, groups_of, recording_factors
+from hfp.importance.from_data import FromData
 from hfp.importance.group_fisher import gauss_newton_root
 from hfp.importance.groups import Member, root_name, width
 from hfp.importance.joint import quadratic_joint_scores
@@ -25,7 +27,34 @@ FISHERS = ("empirical", "gauss-newton")
 _PARTS = ("rows", "total", "square", "gradient")
 
 
-class KroneckerImportance(tp.importance.Importance):
+@dataclass(frozen=True)
+class Totals:
+    """What `samples` samples gave: factors by layer, and why a layer has none."""
+
+    samples: int
+    factors: Mapping[str, Factors]
+    refused: Mapping[str, str]
+
+    def plus(self, other: Totals) -> Totals:
+        """Those of both sets of samples.
+
+        Raises:
+            CriterionError: when they are of models with layers of other shapes.
+        """
+        for name in self.factors.keys() & other.factors.keys():
+            before, now = ((one.square.shape, one.gradient.shape) for one in (self.factors[name], other.factors[name]))
+            if before != now:
+                raise CriterionError(
+                    f"layer {name!r} has factors {[list(shape) for shape in now]} and had "
+                    f"{[list(shape) for shape in before]} in what is accumulated already; call reset() after pruning"
+                )
+        added = {
+            name: one.plus(other.factors[name]) if name in other.factors else one for name, one in self.factors.items()
+        }
+        return Totals(self.samples + other.samples, {**other.factors, **added}, {**self.refused, **other.refused})
+
+
+class KroneckerImportance(FromData[Totals], tp.importance.Importance):
     r"""Score of channel `c`: \(\tfrac12 M_{cc} + \sum_{s \in S} M_{cs}\), what its removal adds to that of the channels
     `S` that score lower.
 
@@ -70,54 +99,27 @@ class KroneckerImportance(tp.importance.Importance):
     @property
     def samples(self) -> int:
         """How many samples have been accumulated."""
-        return self._samples
+        return self._totals.samples
 
     def reset(self) -> None:
         """Forget everything accumulated, for instance after pruning a step."""
-        self._samples = 0
-        self._factors: dict[str, Factors] = {}
-        self._refused: dict[str, str] = {}
+        self._totals = Totals(0, {}, {})
 
-    def accumulate(
-        self,
-        model: nn.Module,
-        batches: Iterable[Any],
-        loss_fn: Loss,
-        progress: bool = False,
-        *,
-        reduction: str = "mean",
-        forward: Forward | None = None,
-        autocast: torch.dtype | None = None,
-    ) -> None:
-        """Add the factors of the batches' samples; the model is run in evaluation mode and left as it was.
-
-        batches: (inputs, target) pairs; inputs may be a tensor, a tuple or a dictionary. Other options: `Pass`.
-
-        Raises:
-            CriterionError: an empty loader, a loss or gradient that isn't finite or doesn't exist, outputs that aren't
-                logits with "gauss-newton", a model of other shapes than before.
-        """
-        model = unwrapped(model)
-        run = Pass(loss_fn, reduction, forward, autocast, progress)
-        found = KroneckerImportance()
+    def _measure(self, model: nn.Module, batches: Iterable[Any], run: Pass) -> Totals:
+        found = Totals(0, {}, {})
         with untouched(model, parameters_require_grad=False), recording_factors(model) as recorder:
             for batch, size in run.batches(batches, model):
                 output = run.output(model, batch)
                 (self._scalar(output, run.target(output, batch, size), size, run) * run.scale).backward()
-                found._add(size, recorder.take(run.scale), recorder.refused)
-        self._add(found._samples, found._factors, found._refused)
+                found = found.plus(Totals(size, recorder.take(run.scale), recorder.refused))
+        return found
 
-    def merge(self, other: KroneckerImportance) -> None:
-        """Add what another criterion of the same model and options has accumulated on other samples.
+    @property
+    def _measured(self) -> Totals:
+        return self._totals
 
-        Raises:
-            CriterionError: when the other is of another kind or another model's, or has accumulated nothing.
-        """
-        if type(other) is not type(self):
-            raise CriterionError(f"can't merge a {type(other).__name__} into a {type(self).__name__}")
-        if other.samples == 0:
-            raise CriterionError("the other criterion has accumulated nothing")
-        self._add(other._samples, other._factors, other._refused)
+    def _add(self, measured: Totals) -> None:
+        self._totals = self._totals.plus(measured)
 
     def state(self) -> dict[str, Tensor]:
         """Everything accumulated as tensors by name, to send or to save; `load` takes it."""
@@ -125,7 +127,7 @@ class KroneckerImportance(tp.importance.Importance):
             return {}
         named = {
             f"{part}/{name}": torch.as_tensor(getattr(factors, part))
-            for name, factors in self._factors.items()
+            for name, factors in self._totals.factors.items()
             for part in _PARTS
         }
         return {"samples": torch.tensor(self.samples), **named}
@@ -149,7 +151,7 @@ class KroneckerImportance(tp.importance.Importance):
             )
             for name in names
         }
-        self._add(int(state["samples"]), factors, {})
+        self._add(Totals(int(state["samples"]), factors, {}))
 
     @torch.no_grad()
     def __call__(self, group: Any) -> Tensor:
@@ -213,9 +215,11 @@ class KroneckerImportance(tp.importance.Importance):
                 f"layer {member.name!r} is a {type(layer).__name__}: Kronecker factors are of convolution and linear "
                 "layers; take group-fisher, or put its group into ignored_layers"
             )
-        found = self._factors.get(member.name)
-        if found is None and member.name in self._refused:
-            raise CriterionError(f"{self._refused[member.name]}: take group-fisher, or put it into ignored_layers")
+        found = self._totals.factors.get(member.name)
+        if found is None and member.name in self._totals.refused:
+            raise CriterionError(
+                f"{self._totals.refused[member.name]}: take group-fisher, or put it into ignored_layers"
+            )
         if found is None:
             raise CriterionError(
                 f"layer {member.name!r} never ran by itself while accumulating: is this the same model? (torch's own "
@@ -228,19 +232,6 @@ class KroneckerImportance(tp.importance.Importance):
                 "accumulating: call reset() and accumulate() after pruning"
             )
         return found
-
-    def _add(self, samples: int, factors: Mapping[str, Factors], refused: Mapping[str, str]) -> None:
-        for name in self._factors.keys() & factors.keys():
-            before, now = ((one.square.shape, one.gradient.shape) for one in (self._factors[name], factors[name]))
-            if before != now:
-                raise CriterionError(
-                    f"layer {name!r} has factors {[list(shape) for shape in now]} and had "
-                    f"{[list(shape) for shape in before]} in what is accumulated already; call reset() after pruning"
-                )
-        added = {name: one.plus(factors[name]) if name in factors else one for name, one in self._factors.items()}
-        self._samples += samples
-        self._factors = {**factors, **added}
-        self._refused = {**self._refused, **refused}
 
 
 def _type_of(group: Any) -> torch.dtype:

@@ -176,8 +176,8 @@ def test_recomputed_activations_give_the_same_scores(name, reentrant):
         for (layer, side), rows in plain._batches[0].rows.items():
             torch.testing.assert_close(recomputed._batches[0].rows[f"model.{layer}", side], rows)
     elif name == "kronecker":
-        for layer, factors in plain._factors.items():
-            again = recomputed._factors[f"model.{layer}"]
+        for layer, factors in plain._totals.factors.items():
+            again = recomputed._totals.factors[f"model.{layer}"]
             torch.testing.assert_close(again.moment(True), factors.moment(True))
             torch.testing.assert_close(again.gradient, factors.gradient)
     else:

@@ -272,7 +272,7 @@ def test_a_layer_that_runs_twice_has_both_calls_positions():
         for (entering, _), grad in zip(calls, torch.autograd.grad(loss, [y for _, y in calls]), strict=True):
             rows += [row.flatten() for row in patches_of(model.again, entering)]
             products = products + grad[0].flatten(1) @ grad[0].flatten(1).T
-    factors = criterion._factors["again"]
+    factors = criterion._totals.factors["again"]
     torch.testing.assert_close(factors.gradient[0], products)
     torch.testing.assert_close(factors.moment(False)[0], sum(torch.outer(row, row) for row in rows) / len(rows))
 
