@@ -50,11 +50,11 @@ ENTRIES = {
     "hutchinson": Entry("hutchinson"),
     "l1": Entry("l1", ours=False, rankings=ALL, stepped=("global",), tuned=ALL),
     "l2": Entry("l2", ours=False),
-    "lamp": Entry("lamp", ours=False, rankings=("global",), tuned=("global",)),
+    "lamp": Entry("lamp", ours=False, rankings=("global",), stepped=("global",), tuned=("global",)),
     "fpgm": Entry("fpgm", ours=False, rankings=("global",)),
     "bn-scale": Entry("bn-scale", ours=False, rankings=("global",), tuned=("global",)),
     "taylor": Entry("taylor", ours=False, rankings=("global",)),
-    "hessian": Entry("hessian", ours=False, rankings=("global",)),
+    "hessian": Entry("hessian", ours=False, rankings=("global",), stepped=("global",)),
     "random": Entry("random", ours=False),
 }
 
