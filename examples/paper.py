@@ -127,6 +127,7 @@ def _over_sizes(*titles: str) -> Callable[[Comparison, Runs, Sequence[Row]], dic
 def main() -> None:
     """Run what is missing, then write the page."""
     arguments = _arguments()
+    arguments.page.parent.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(arguments.threads)
     base = {
         "dataset": arguments.dataset if arguments.whole_test_set else f"{arguments.dataset}-{TESTED}",

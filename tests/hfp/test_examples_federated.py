@@ -58,7 +58,7 @@ def test_a_data_set_of_ones_own_has_a_name_of_its_own():
 
 
 def check_paper(tmp_path, monkeypatch, *words):
-    page = tmp_path / "page.md"
+    page = tmp_path / "new" / "page.md"
     run(
         "paper.py",
         monkeypatch,
@@ -73,7 +73,7 @@ def check_paper(tmp_path, monkeypatch, *words):
     )
     text = page.read_text()
     for name in [part.split(")")[0] for part in text.split("](")[1:]]:
-        assert "prefers-color-scheme" in (tmp_path / name).read_text()
+        assert "prefers-color-scheme" in (page.parent / name).read_text()
     return text
 
 
