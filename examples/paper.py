@@ -83,7 +83,7 @@ def studies(base: Mapping[str, Any], seeds: tuple[int, ...]) -> dict[str, Study]
     return {
         "table-1": Study(
             "Table I and figure 3: methods at half of the channels",
-            "Every client removes 50 % of its channels. Differences are from ca-hfp, in points.",
+            "Every client removes 50 % of its channels.",
             compared(variants_of(TABLE_1), alphas=ALPHAS, ratios=(0.5,)),
             _along_rounds,
         ),
