@@ -54,6 +54,7 @@ def _tested_in_part(name: str, request: Request) -> Dataset:
         download=request.download,
         seed=request.seed,
         image_size=request.image_size,
+        cache=request.cache,
     )
     chosen = torch.randperm(len(data.test), generator=torch.Generator().manual_seed(0))[:TESTED]
     return dataclasses.replace(data, name=request.name, test=Split(data.test.images[chosen], data.test.labels[chosen]))

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -20,8 +18,10 @@ from torch import nn
 
 from hfp import Experiment, batchnorm
 from hfp.client import LARGE_BATCH, LocalData, answers, statistics_of
+from hfp.comparison.table import Spread
 from hfp.engine import rounds
 from hfp.federation import Federation, set_up
+from hfp.folder import write_atomically
 from hfp.methods import ServerState
 from hfp.reconstruct import IndexMap, compact_model
 
@@ -59,7 +59,10 @@ def main() -> None:
             )
             for seed in range(given.seeds)
         ]
-        print(f"| {method} | " + " | ".join(spread(column) for column in zip(*found, strict=True)) + " |", flush=True)
+        print(
+            f"| {method} | " + " | ".join(f"{Spread.of(column):.1f}" for column in zip(*found, strict=True)) + " |",
+            flush=True,
+        )
 
 
 def accuracies(experiment: Experiment, folder: Path) -> tuple[float, float]:
@@ -70,7 +73,8 @@ def accuracies(experiment: Experiment, folder: Path) -> tuple[float, float]:
         federation = set_up(experiment)
         *_, last = rounds(federation)
         whole = accuracy(federation, last.state, IndexMap.identity(federation.model))
-        file.write_text(json.dumps([whole, accuracy(federation, last.state, widest(federation, last.state))]))
+        part = accuracy(federation, last.state, widest(federation, last.state))
+        write_atomically(file, json.dumps([whole, part]).encode())
     whole, part = json.loads(file.read_text())
     return whole, part
 
@@ -99,12 +103,6 @@ def pool_statistics(federation: Federation, model: nn.Module) -> None:
     for shard in federation.shards:
         pool.add(statistics_of(model, shard, federation.training), weight=len(shard.labels))
     model.load_state_dict({**model.state_dict(), **pool.result()})
-
-
-def spread(values: Sequence[float]) -> str:
-    """Mean ± standard deviation."""
-    one = f"{statistics.mean(values):.1f}"
-    return f"{one} ± {statistics.stdev(values):.1f}" if len(values) > 1 else one
 
 
 if __name__ == "__main__":
