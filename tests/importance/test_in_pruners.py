@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from hfp.importance import CriterionError, GroupFisherImportance, Slot, create, layers, register_layer
+from hfp.importance import CriterionError, GroupFisherImportance, Slot, create, register_layer
 from hfp.reconstruct import Coupling
 
 WITH_DATA = [
@@ -82,15 +82,6 @@ class Mixed(nn.Module):
         x = torch.relu(self.stem(x))
         x = self.other(x) + self.mixing(x.movedim(1, -1)).movedim(-1, 1)
         return self.head(x.mean((2, 3)))
-
-
-@pytest.fixture
-def table():
-    kept = dict(layers._TABLE), dict(layers._READS_ALONG)
-    yield
-    for ours, theirs in zip((layers._TABLE, layers._READS_ALONG), kept, strict=True):
-        ours.clear()
-        ours.update(theirs)
 
 
 def test_a_user_s_own_layer_is_an_error_until_it_is_registered(table):

@@ -9,7 +9,7 @@ from criteria_networks import data, group_of, groups, make
 from torch import nn
 from torch.nn import functional
 
-from hfp.importance import CriterionError, KroneckerImportance, Slot, create, layers, register_layer
+from hfp.importance import CriterionError, KroneckerImportance, Slot, create, register_layer
 from hfp.importance.factors import as_matrix, gram, patches
 from hfp.importance.groups import members
 from hfp.importance.joint import quadratic_joint_scores
@@ -275,15 +275,6 @@ def test_a_layer_that_runs_twice_has_both_calls_positions():
     factors = criterion._totals.factors["again"]
     torch.testing.assert_close(factors.gradient[0], products)
     torch.testing.assert_close(factors.moment(False)[0], sum(torch.outer(row, row) for row in rows) / len(rows))
-
-
-@pytest.fixture
-def table():
-    kept = dict(layers._TABLE), dict(layers._READS_ALONG)
-    yield
-    for ours, theirs in zip((layers._TABLE, layers._READS_ALONG), kept, strict=True):
-        ours.clear()
-        ours.update(theirs)
 
 
 class Scaled(nn.Linear):
