@@ -18,7 +18,7 @@ from hfp.importance.norms import NORMS
 def roles_of(group: Any) -> tuple[list[Member], list[Member], list[Member]]:
     """(layers that read a group's channels one by one, linear layers that write them, norms over them).
 
-    Layers that pass channels on (batch-norm, activations, depthwise convolutions) have no part in `v`.
+    Layers that pass channels on (batch-norm, activations, depthwise convolutions) are none of these.
 
     Raises:
         CriterionError: naming a layer whose type the table doesn't know, or a parameter that may be one's weights.

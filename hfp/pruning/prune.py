@@ -205,18 +205,22 @@ def _plan(model: nn.Module, goal: Goal, request: Request) -> tuple[Coupling, Pla
     coupling = Coupling.trace(model, goal.inputs, request.ignored_layers, request.prune_heads)
     request.tell("scoring")
     criterion = _criterion(model, request)
+    refused: dict[str, str] = {}
     for _ in range(MOST_CHECKS):
         if not coupling.names:
             raise MapError(f"nothing can be removed from this model: {coupling.why_nothing}")
         bundles, unscored = _bundles(coupling, model, criterion)
         if unscored:
-            coupling = coupling.leaving(unscored)
+            coupling, refused = coupling.leaving(unscored), {**refused, **unscored}
             continue
         request.tell(f"meeting {goal.budget}")
         if request.rules.ranking == "measured":
             bundles = _measured(bundles, coupling, model, goal, request)
         cost = _relative_cost(coupling, model, goal)
-        plan = coupling.plan(_kept(Order.of(bundles, request.rules), goal.budget, cost))
+        try:
+            plan = coupling.plan(_kept(Order.of(bundles, request.rules), goal.budget, cost))
+        except InputError as error:
+            raise InputError(f"{error}{_among_others(refused)}") from None
         request.tell("checking with numbers")
         checked = coupling.checked(model, goal.inputs, plan)
         if checked is coupling:
@@ -225,6 +229,13 @@ def _plan(model: nn.Module, goal: Goal, request: Request) -> tuple[Coupling, Pla
     raise MapError(
         f"after {MOST_CHECKS} attempts the compact model still does not compute what it should: {coupling.why_nothing}"
     )
+
+
+def _among_others(refused: Mapping[str, str]) -> str:
+    """What to say of the groups without scores, where they may be why a budget is out of reach."""
+    for name, reason in refused.items():
+        return f"; coupled groups left alone: {len(refused)}, such as that of {name}: {reason}"
+    return ""
 
 
 def _criterion(model: nn.Module, request: Request) -> Callable[[Any], Tensor]:

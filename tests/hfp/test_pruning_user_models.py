@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from user_networks import USER_NETWORKS, Auxiliary, Computed, Generator, Recurrent, Typed
 
 import hfp
+from hfp import InputError
 from hfp.importance import CriterionError
 from hfp.reconstruct import Coupling, MapError
 from hfp.reconstruct.calling import call, results
@@ -113,6 +114,8 @@ def test_groups_without_a_score_are_left_alone():
     layers = hfp.prune(model, torch.randn(2, 4), hfp.Budget(ratio=0.5), importance="lamp").report.layers
     assert {layer.name: layer.after for layer in layers} == {"0": 6, "1": 2, "2": 4, "4": 3}
     assert layers[0].reason is not None and layers[0].reason.startswith("the criterion has no score for it")
+    with pytest.raises(InputError, match="coupled groups left alone: 1, such as that of .*: the criterion has no"):
+        hfp.prune(model, torch.randn(2, 4), hfp.Budget(params=0.1), importance="lamp")
     with pytest.raises(CriterionError, match="nothing to score"):
         hfp.prune(*made("bare"), hfp.Budget(ratio=0.5), importance="lamp")
 
