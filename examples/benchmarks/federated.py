@@ -62,12 +62,20 @@ PAPER_STUDIES: dict[str, Study] = {
 OWN_STUDIES: dict[str, Study] = {
     "parts": {
         "ca-hfp": {},
+        "server momentum 0": {"options": {"server_momentum": 0.0}},
         "shrink 0": {"options": {"shrink": 0.0}},
         "fill": {"options": {"rule": "fill"}},
         "masks drawn apart": {"options": {"nested": False}},
         "masks drawn apart, fill": {"options": {"nested": False, "rule": "fill"}},
         "ca-hfp-paper": {"method": "ca-hfp-paper"},
         "fedavg": {"method": "fedavg"},
+        "fedavgm": {"method": "fedavgm"},
+    },
+    "server-momentum": {
+        "0.5": {},
+        "0": {"options": {"server_momentum": 0.0}},
+        "0.3": {"options": {"server_momentum": 0.3}},
+        "0.7": {"options": {"server_momentum": 0.7}},
     },
     "shrink": {
         "0.3": {},

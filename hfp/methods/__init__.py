@@ -5,6 +5,7 @@ from hfp.methods import (  # noqa: F401  (each registers itself)
     ca_hfp_paper,
     dapperfl,
     fedavg,
+    fedavgm,
     fedmp,
     fedprox,
     fedrolex,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from hfp.errors import InputError, unknown
 from hfp.importance import Variation, VariationImportance
 from hfp.methods.base import Client, Method, ServerState, Setting, State, Update
+from hfp.methods.momentum import check_momentum, pushed
 from hfp.methods.pseudo_gradients import PseudoGradients
 from hfp.methods.registry import register
 from hfp.methods.selection import Scores, check_counts, keep_best, keep_random, scores_of
@@ -21,10 +22,14 @@ ESTIMATORS = ("fisher", "centered", "secant")
 
 @dataclass(frozen=True)
 class Memory:
-    """What the server remembers between rounds: its estimates, and the channels' scores once warm-up is over."""
+    """What the server remembers between rounds.
+
+    Its estimates, the channels' scores once warm-up is over, and the global parameters' velocity.
+    """
 
     variation: Variation
     scores: Scores | None = None
+    velocity: State = field(default_factory=dict)
 
 
 @register
@@ -33,19 +38,20 @@ class CAHFP(Method):
     """CA-HFP, METHODS of arXiv 2603.12591: random submodels first, then those whose removal costs the least loss.
 
     Options: `warmup`, rounds of random masks, and whether these are `nested` (one random order of the channels for all
-    clients and rounds) or drawn for every client and round alone; `form`, the score of a channel (``curvature`` is
-    ``h w²``, ``paper`` its eq. 15 ``g w + h w²``, ``taylor`` its eq. 14 ``-g w + h w² / 2``); `estimator` of ``g`` and
+    clients and rounds) or drawn for every client and round alone; `form`, the score of a channel (``curvature`` is ``h
+    w²``, ``paper`` its eq. 15 ``g w + h w²``, ``taylor`` its eq. 14 ``-g w + h w² / 2``); `estimator` of ``g`` and
     ``h`` from the clients' model variations, and `smoothing`, the share of the last estimate that stays; `rule`, how
     entries that a client did not hold enter the mean: ``fill`` with the global value (the paper's) or the mean over
     ``holders``; `explore`, the share of a client's channels that are drawn at random from those that don't score best,
-    so that all get trained; `shrink`, the share ``λ`` of the perturbation ``e_t = Σ_k p_k (1 - m_k) w_t`` that every
-    round takes off the global parameters.
+    so that all get trained; `server_momentum`, the share of a round's change of the global parameters that moves them
+    again in the next; `shrink`, the share ``λ`` of the perturbation ``e_t = Σ_k p_k (1 - m_k) w_t`` that every round
+    takes off the global parameters.
 
     Why shrink: a submodel learns to do without what its client does not hold, and in the full model what nobody trains
     is noise. With ``fill`` a client counts with ``(1 - λ) w_t`` for what it did not hold: 0 is the paper's
     reconstruction, 1 leaves it out. `hfp.methods.ca_hfp_paper` has the paper's own form.
 
-    Estimating costs the server three models' memory beside the global one, and the clients nothing.
+    Estimating costs the server three models' memory beside the global one, momentum one more, and the clients nothing.
     """
 
     name: ClassVar[str] = "ca-hfp"
@@ -60,6 +66,7 @@ class CAHFP(Method):
     rule: str = "holders"
     explore: float = 0.0
     shrink: float = 0.3
+    server_momentum: float = 0.5
 
     def __post_init__(self) -> None:
         """Check the options."""
@@ -70,6 +77,7 @@ class CAHFP(Method):
                 raise InputError(f"{name} must be in [0, 1); found {share}")
         if not 0 <= self.shrink <= 1:
             raise InputError(f"shrink must be in [0, 1]; found {self.shrink}")
+        check_momentum(self.server_momentum)
         for kind, value, known in (
             ("rule", self.rule, RULES),
             ("form", self.form, FORMS),
@@ -134,9 +142,11 @@ class VariationCollector:
             coverage=coverage,
             weights=self._parameters,
         )
-        weights = self._aggregator.result()
+        weights, velocity = pushed(
+            state.weights, self._aggregator.result(), state.memory.velocity, method.server_momentum, self._parameters
+        )
         for name, before in self._parameters.items():
             weights[name] -= method.shrink * (1 - coverage[name]) * before
         warm = state.round + 1 >= method.warmup
         scores = method.score(self._setting, variation, weights) if warm else None
-        return ServerState(state.round + 1, weights, Memory(variation, scores))
+        return ServerState(state.round + 1, weights, Memory(variation, scores, velocity))

@@ -24,3 +24,4 @@ class CAHFPPaper(CAHFP):
     nested: bool = False
     rule: str = "fill"
     shrink: float = 0.0
+    server_momentum: float = 0.0

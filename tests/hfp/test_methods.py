@@ -71,6 +71,19 @@ def test_ca_hfp_takes_a_share_of_the_perturbation_off_the_mean_over_holders(sett
         torch.testing.assert_close(after.weights[name], expected, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("name, options", [("ca-hfp", {"shrink": 0.0}), ("fedavgm", {})])
+def test_momentum_keeps_a_share_of_the_last_change_moving(setting, name, options):
+    model, setting = setting
+    moving, plain = (create_method(name, server_momentum=momentum, **options) for momentum in (0.5, 0.0))
+    states = [begin(model, moving, setting)]
+    for _ in range(3):
+        before, (_, after), (_, mean) = states[-1], *(one_round(setting, each, states[-1]) for each in (moving, plain))
+        for key in setting.parameters:
+            past = 0.5 * (before.weights[key] - states[-2].weights[key]) if len(states) > 1 else 0
+            torch.testing.assert_close(after.weights[key], mean.weights[key] + past, rtol=1e-12, atol=1e-12)
+        states.append(after)
+
+
 def test_ca_hfp_leaves_the_weights_of_the_round_before_alone(setting):
     model, setting = setting
     method = create_method("ca-hfp")

@@ -1,0 +1,50 @@
+"""FedAvgM: FedAvg with momentum at the server."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from hfp.methods.base import ServerState, Setting, State
+from hfp.methods.fedavg import FedAvg
+from hfp.methods.mean import MeanCollector
+from hfp.methods.momentum import check_momentum, pushed
+from hfp.methods.registry import register
+
+
+@register
+@dataclass(frozen=True)
+class FedAvgM(FedAvg):
+    """``v ← β v + Σ p_k (w_k - w_t)``, ``w_{t+1} = w_t + v`` over full models; `server_momentum` is ``β``."""
+
+    name: ClassVar[str] = "fedavgm"
+    source: ClassVar[str] = "Hsu et al. 2019, arXiv 1909.06335"
+    summary: ClassVar[str] = "fedavg with momentum at the server"
+
+    server_momentum: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Check the option."""
+        check_momentum(self.server_momentum)
+
+    def start(self, setting: Setting, weights: State) -> ServerState:
+        """At rest."""
+        return ServerState(round=0, weights=weights, memory={})
+
+    def collect(self, setting: Setting, state: ServerState) -> MomentumCollector:
+        """A weighted mean, and what is left of past changes."""
+        return MomentumCollector(self.server_momentum, setting, state)
+
+
+class MomentumCollector(MeanCollector):
+    """The state's memory is the velocity."""
+
+    def __init__(self, momentum: float, setting: Setting, state: ServerState) -> None:
+        super().__init__(state, rule="fill")
+        self._momentum, self._parameters, self._before = momentum, setting.parameters, state
+
+    def finish(self) -> ServerState:
+        """The state of the next round."""
+        after, before = super().finish(), self._before
+        weights, velocity = pushed(before.weights, after.weights, before.memory, self._momentum, self._parameters)
+        return ServerState(after.round, weights, velocity)
