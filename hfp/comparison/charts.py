@@ -20,6 +20,7 @@ _INK, _SOFT, _RULE = "#010101", "#020202", "#030303"  # stand for the style shee
 _INKS = {_INK: "var(--ink)", _SOFT: "var(--soft)", _RULE: "var(--rule)"}
 _LINES = {f"#04{index:02x}04": f"var(--c{index})" for index in range(len(LIGHT))}
 _MARKS = "osD^vPX*<>"
+_STROKES = ("-", "--", ":", "-.")
 
 FEW = 20
 """A curve of no more points has a mark at each."""
@@ -27,7 +28,10 @@ FEW = 20
 
 @dataclass(frozen=True)
 class Line:
-    """A curve: `index` picks its colour and mark; points are (x, y), or (x, y, low, high) with a band around them."""
+    """A curve, of points (x, y), or (x, y, low, high) with a band around them.
+
+    `index` picks its colour and mark, and dashes where colours come round again.
+    """
 
     name: str
     index: int
@@ -98,11 +102,13 @@ def standalone(chart: str) -> str:
 
 
 def _draw(axes: Any, line: Line) -> None:
-    colour = list(_LINES)[line.index % len(_LINES)]
+    round_, place = divmod(line.index, len(_LINES))
+    colour, stroke = list(_LINES)[place], _STROKES[round_ % len(_STROKES)]
     xs, ys = [point[0] for point in line.points], [point[1] for point in line.points]
     mark = _MARKS[line.index % len(_MARKS)] if len(line.points) <= FEW else None
     width = 2.6 if line.index == 0 else 1.6
-    axes.plot(xs, ys, color=colour, linewidth=width, marker=mark, markersize=5, label=_plain(line.name), gid=_gid(line))
+    drawn = {"color": colour, "linestyle": stroke, "linewidth": width, "marker": mark, "markersize": 5}
+    axes.plot(xs, ys, **drawn, label=_plain(line.name), gid=_gid(line))
     if line.points and len(line.points[0]) > 2:
         low, high = [point[2] for point in line.points], [point[3] for point in line.points]
         axes.fill_between(xs, low, high, color=colour, alpha=0.1, linewidth=0)

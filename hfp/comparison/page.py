@@ -25,6 +25,7 @@ p { max-width: 75ch }
   padding: .6rem 0; border-bottom: 1px solid var(--rule); margin: 1rem 0; font-size: .95rem }
 .legend span::before { content: ""; display: inline-block; width: 1.6em; height: .28em; border-radius: 2px;
   background: currentColor; vertical-align: middle; margin-right: .5em }
+.legend span.dashed::before { background: none; height: 0; border-top: .28em dotted; border-radius: 0 }
 .legend b { color: var(--ink); font-weight: 500 }
 .scroll { overflow-x: auto }
 table { border-collapse: collapse; width: 100%; font-size: .92rem }
@@ -88,7 +89,7 @@ def _about(comparison: Comparison) -> str:
 
 def _legend(comparison: Comparison) -> str:
     entries = (
-        f'<span class="s{_colour(index)}"><b>{escape(variant.name)}</b></span>'
+        f'<span class="{_classes(index)}"><b>{escape(variant.name)}</b></span>'
         for index, variant in enumerate(comparison.variants)
     )
     return f'<div class="legend">{"".join(entries)}</div>'
@@ -172,7 +173,7 @@ def size_chart(comparison: Comparison, rows: Sequence[Row], alpha: float, title:
     for index, variant in enumerate(comparison.variants):
         mine = [row for row in rows if (row.alpha, row.variant) == (alpha, variant.name)]
         points = [(float(places[names.index(row.size)]), value) for row in mine if (value := figure(row)) is not None]
-        lines += [Line(variant.name, _colour(index), points)] if points else []
+        lines += [Line(variant.name, index, points)] if points else []
     across = "channels removed, %" if comparison.ratios else "what clients remove"
     zero = "ccuracy" not in title + label
     shown = [f"{place:g}" for place in places] if comparison.ratios else names
@@ -191,7 +192,7 @@ def round_chart(
     label = {"round": "round", "megabytes": "megabytes moved, up and down"}[against]
     places = {variant.name: index for index, variant in enumerate(comparison.variants)}
     lines = [
-        Line(curve.variant, _colour(places[curve.variant]), curve.points)
+        Line(curve.variant, places[curve.variant], curve.points)
         for curve in curves(comparison, runs, alpha, size, against)
     ]
     return line_chart(f"Accuracy against {against}", label, "test accuracy, %", lines, legend=legend)
@@ -207,5 +208,6 @@ def _sources(comparison: Comparison) -> str:
     return f"<footer><p>{escape(papers)}.</p></footer>"
 
 
-def _colour(index: int) -> int:
-    return index % len(LIGHT)
+def _classes(index: int) -> str:
+    """A variant's colour, and that its curves are dashed where colours come round again."""
+    return f"s{index % len(LIGHT)}" + (" dashed" if index >= len(LIGHT) else "")

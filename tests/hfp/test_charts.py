@@ -35,6 +35,15 @@ def test_colours_are_the_pages_and_nothing_else_is_brought_along():
     assert {name for name in used if f"{name}:" in declared} == used
 
 
+def test_more_curves_than_colours_can_be_told_apart():
+    strokes = []
+    for index in range(2 * len(LIGHT)):
+        chart = ElementTree.fromstring(line_chart("a", "x", "y", [Line("one", index, [(1, 1.0), (2, 2.0)])]))
+        curve = next(node for node in chart.iter() if node.get("class") == "curve")
+        strokes.append(next(node.get("style") for node in curve.iter() if node.tag.endswith("path")))
+    assert len({re.sub("stroke-width: [0-9.]+", "", stroke) for stroke in strokes}) == 2 * len(LIGHT)
+
+
 def test_what_is_referred_to_keeps_its_name_and_nothing_else_has_one():
     chart = line_chart("a", "x", "y", LINES)
     named = set(re.findall(r' id="([^"]*)"', chart))
