@@ -105,7 +105,8 @@ def table(rows: Sequence[dict[str, Any]], network: str, criterion: str, figure: 
                 for row in mine
                 if (row["criterion"], row["repair"], row["share"]) == (criterion, name, share)
             ]
-            cells.append(f"{statistics.mean(found):.1f} ± {statistics.stdev(found) if len(found) > 1 else 0:.1f}")
+            spread = f" ± {statistics.stdev(found):.1f}" if len(found) > 1 else ""
+            cells.append(f"{statistics.mean(found):.1f}{spread}")
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -115,7 +116,7 @@ def report(rows: Sequence[dict[str, Any]]) -> str:
     parts = []
     for network in dict.fromkeys(row["network"] for row in rows):
         full = [100 * row["accuracy"] for row in rows if row["network"] == network and row["share"] == 1.0]
-        parts.append(f"## {network}, full network {statistics.mean(full):.1f} %, {len(full)} seeds\n")
+        parts.append(f"## {network}, full network {statistics.mean(full):.1f} %, seeds: {len(full)}\n")
         for criterion in CRITERIA:
             for figure, when in (("accuracy", "repaired"), ("tuned", "repaired, then an epoch of fine-tuning")):
                 parts.append(
