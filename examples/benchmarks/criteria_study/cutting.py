@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from criteria_study.entries import scores_for
 from criteria_study.networks import Batches, Trained
 from hfp.costs import macs_per_weight
 from hfp.errors import InputError
@@ -48,9 +47,9 @@ class Cutter:
         sizes |= {name: torch.Size(cut.compact_shape).numel() for name, cut in index_map.tensors.items()}
         return sum(uses * sizes[name] for name, uses in self.uses.items())
 
-    def order(self, criterion: Any, ranking: str) -> Order:
-        """All removals, by a criterion and one of the rankings of `hfp.prune`."""
-        score, rules = scores_for(criterion, ranking), Rules(ranking)
+    def order(self, score: Callable[[Any], Tensor], ranking: str) -> Order:
+        """All removals, by the scores of a group and one of the rankings of `hfp.prune`."""
+        rules = Rules(ranking)
         bundles = [Bundle({name: score(self.groups(name)).detach()}, {name: 1}) for name in self.coupling.names]
         return Order.of(measured(bundles, rules, self.outcome) if ranking == "measured" else bundles, rules)
 

@@ -20,8 +20,8 @@ class Entry:
     """A criterion in the tables.
 
     ours: of this project, not torch-pruning's. rankings: of `hfp.prune`, tried at once. stepped: those also tried in
-    ten steps. tuned: those also fine-tuned. A global ranking compares scores divided by their group's
-    mean, as torch-pruning's do by themselves.
+    ten steps. tuned: those also fine-tuned. signed: scores are estimates of a loss that may fall. A global
+    ranking compares scores divided by their group's mean, as torch-pruning's do by themselves; signed ones as they are.
     """
 
     criterion: str
@@ -30,32 +30,48 @@ class Entry:
     rankings: tuple[str, ...] = ()
     stepped: tuple[str, ...] = ()
     tuned: tuple[str, ...] = ()
+    signed: bool = False
+
+
+GLOBAL = ("global",)
+
+
+def _everywhere(
+    criterion: str, options: Mapping[str, Any] | None = None, *, ours: bool = True, signed: bool = False
+) -> Entry:
+    """A criterion that is tried in every way by the global ranking."""
+    return Entry(criterion, options or {}, ours, rankings=GLOBAL, stepped=GLOBAL, tuned=GLOBAL, signed=signed)
 
 
 ENTRIES = {
     "kronecker": Entry("kronecker", rankings=ALL, stepped=("measured",), tuned=("measured",)),
-    "kronecker alone": Entry("kronecker", {"joint": False, "repaired": False}),
-    "group-fisher": Entry("group-fisher", rankings=("global", "measured")),
-    "group-fisher gauss-newton": Entry("group-fisher", {"fisher": "gauss-newton"}),
-    "group-fisher joint repaired": Entry(
-        "group-fisher", {"fisher": "gauss-newton", "joint": True, "repaired": True}, rankings=("measured",)
+    "kronecker alone": Entry("kronecker", {"joint": False, "repaired": False}, rankings=GLOBAL),
+    "group-fisher": Entry(
+        "group-fisher", rankings=("global", "measured"), stepped=GLOBAL, tuned=("global", "measured")
     ),
-    "group-fisher + signed": Entry("group-fisher", {"first_order": "signed"}),
-    "group-kl": Entry("group-kl"),
-    "group-loss": Entry("group-loss", {"joint": False}),
-    "empirical-fisher": Entry("empirical-fisher"),
-    "empirical-fisher taylor": Entry("empirical-fisher", {"form": "taylor"}),
-    "empirical-fisher paper": Entry("empirical-fisher", {"form": "paper"}),
-    "sampled-fisher": Entry("sampled-fisher"),
-    "hutchinson": Entry("hutchinson"),
-    "l1": Entry("l1", ours=False, rankings=ALL, stepped=("global",), tuned=ALL),
-    "l2": Entry("l2", ours=False),
-    "lamp": Entry("lamp", ours=False, rankings=("global",), stepped=("global",), tuned=("global",)),
-    "fpgm": Entry("fpgm", ours=False, rankings=("global",)),
-    "bn-scale": Entry("bn-scale", ours=False, rankings=("global",), tuned=("global",)),
-    "taylor": Entry("taylor", ours=False, rankings=("global",)),
-    "hessian": Entry("hessian", ours=False, rankings=("global",), stepped=("global",)),
-    "random": Entry("random", ours=False),
+    "group-fisher gauss-newton": Entry("group-fisher", {"fisher": "gauss-newton"}, rankings=GLOBAL),
+    "group-fisher joint repaired": Entry(
+        "group-fisher",
+        {"fisher": "gauss-newton", "joint": True, "repaired": True},
+        rankings=("measured",),
+        tuned=("measured",),
+    ),
+    "group-fisher + signed": Entry("group-fisher", {"first_order": "signed"}, rankings=GLOBAL, signed=True),
+    "group-kl": Entry("group-kl", rankings=("global", "measured"), stepped=GLOBAL, tuned=GLOBAL),
+    "group-loss": _everywhere("group-loss", {"joint": False}, signed=True),
+    "empirical-fisher": _everywhere("empirical-fisher"),
+    "empirical-fisher taylor": _everywhere("empirical-fisher", {"form": "taylor"}, signed=True),
+    "empirical-fisher paper": _everywhere("empirical-fisher", {"form": "paper"}, signed=True),
+    "sampled-fisher": _everywhere("sampled-fisher"),
+    "hutchinson": _everywhere("hutchinson", signed=True),
+    "l1": Entry("l1", ours=False, rankings=ALL, stepped=GLOBAL, tuned=ALL),
+    "l2": _everywhere("l2", ours=False),
+    "lamp": _everywhere("lamp", ours=False),
+    "fpgm": _everywhere("fpgm", ours=False),
+    "bn-scale": _everywhere("bn-scale", ours=False),
+    "taylor": _everywhere("taylor", ours=False),
+    "hessian": _everywhere("hessian", ours=False),
+    "random": _everywhere("random", ours=False),
 }
 
 
@@ -77,7 +93,9 @@ def criterion_of(entry: Entry, model: nn.Module, data: Batches) -> Any:
     return made
 
 
-def scores_for(criterion: Any, ranking: str) -> Callable[[Any], Tensor]:
-    """What `hfp.prune` ranks by: the scores themselves, or relative to their group's mean for the global ranking."""
-    scaled = ScaledImportance(criterion, normalise="mean") if ranking == "global" else criterion
+def scores_for(entry: Entry, ranking: str, model: nn.Module, data: Batches) -> Callable[[Any], Tensor]:
+    """What `hfp.prune` ranks by, of a group."""
+    criterion = criterion_of(entry, model, data)
+    relative = ranking == "global" and not entry.signed
+    scaled = ScaledImportance(criterion, normalise="mean") if relative else criterion
     return lambda group: scaled(group)

@@ -1,4 +1,7 @@
-"""The picture of a page: accuracy against the share removed."""
+"""The picture of a page: accuracy against the share removed, of the measured ranking and of torch-pruning's criteria.
+
+Our criteria by the other rankings are in the tables alone, where their lines can be told apart.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from criteria_study.entries import label, wins_for_us
+from criteria_study.entries import ENTRIES, label, wins_for_us
 from criteria_study.log import Row
 from criteria_study.report import WAYS, Line, Way, lines_of, networks
 
@@ -43,8 +46,12 @@ def draw(rows: list[Row], file: Path) -> None:
 
 
 def curves(rows: list[Row], way: Way) -> list[Line]:
-    """The lines of a table with more than one point."""
-    return [line for line in lines_of(rows, way) if sum(map(bool, line[2].values())) > 1]
+    """The lines of a table that are drawn: those with more than one point."""
+    return [
+        (name, ranking, found)
+        for name, ranking, found in lines_of(rows, way)
+        if sum(map(bool, found.values())) > 1 and (ranking == "measured" or not ENTRIES[name].ours)
+    ]
 
 
 def key_of(name: str, ranking: str) -> Key:

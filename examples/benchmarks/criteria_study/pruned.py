@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from criteria_study.cutting import Cutter, accuracy, finetuned
-from criteria_study.entries import ENTRIES, Entry, criterion_of
+from criteria_study.entries import ENTRIES, Entry, scores_for
 from criteria_study.log import Log, Row
 from criteria_study.networks import Trained
 from hfp.reconstruct import IndexMap
@@ -62,7 +62,7 @@ def _missing(
     lines = [{**common, "ratio": ratio, "repair": repair} for ratio in ratios for repair in repairs]
     todo = [line for line in lines if log.wants(**line)]
     if todo:
-        order = cutter.order(criterion_of(ENTRIES[name], cutter.model, cutter.data), ranking)
+        order = cutter.order(scores_for(ENTRIES[name], ranking, cutter.model, cutter.data), ranking)
         places = {ratio: cutter.cut(order, 1 - ratio) for ratio in {line["ratio"] for line in todo}}
         yield from ((line, places[line["ratio"]]) for line in todo)
 
@@ -72,7 +72,7 @@ def _stepwise(network: Trained, entry: Entry, ranking: str) -> Iterator[tuple[fl
     model, left = network.model, 1.0
     for ratio in STEPS:
         cutter = Cutter(model, network)
-        order = cutter.order(criterion_of(entry, model, network.score), ranking)
+        order = cutter.order(scores_for(entry, ranking, model, network.score), ranking)
         model, left = cutter.repaired(cutter.cut(order, (1 - ratio) / left), REPAIRS["batch-norm"]), 1 - ratio
         if ratio in RATIOS:
             yield ratio, accuracy(model, network.test)
