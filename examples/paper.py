@@ -31,7 +31,7 @@ from hfp.data import Dataset, Request, Split, load_dataset, register_dataset
 from hfp.folder import write_atomically
 
 ALPHAS = (0.1, 1.0, 10.0)
-TABLE_1 = ("ca-hfp", "ca-hfp-paper", "fedavg", "fedprox", "prunefl", "fedmp", "dapperfl")
+TABLE_1 = ("ca-hfp", "ca-hfp-paper", "fedavg", "fedavgm", "fedprox", "prunefl", "fedmp", "dapperfl")
 PRUNING = ("ca-hfp", "ca-hfp-paper", "fedmp", "dapperfl")
 RANDOM = {"warmup": 1_000_000}
 
