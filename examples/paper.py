@@ -190,10 +190,12 @@ def _table(comparison: Comparison, made: Sequence[Row]) -> list[str]:
 
 def _head(arguments: argparse.Namespace) -> list[str]:
     root = " --data-root FOLDER" if arguments.data_root else ""
+    some = len(arguments.studies) < len(studies({}, (0,)))
     command = (
         f"python examples/paper.py --dataset {arguments.dataset}{root} --images {arguments.images} "
         f"--rounds {arguments.rounds} --model {arguments.model} --seeds {arguments.seeds}"
-    ) + " --whole-test-set" * arguments.whole_test_set
+    )
+    command += " --whole-test-set" * arguments.whole_test_set + f" --studies {','.join(arguments.studies)}" * some
     tested = "the whole test set" if arguments.whole_test_set else f"{TESTED:,} test images at most"
     return [
         f"# The paper's tables and figures, small: {arguments.dataset}",
