@@ -171,7 +171,7 @@ def _send(connection: socket.socket, request: dict[str, Any], letter: Letter, ke
     parts = [json.dumps(request).encode(), letter.header.encode(), letter.body, *kept_parts]
     sizes = [len(part) for part in parts] + [0] * (5 - len(parts))
     connection.sendall(SIZES.pack(*sizes))
-    for part in parts:
+    for part in filter(None, parts):  # after its last byte the other end may have answered and be gone
         connection.sendall(part)
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -60,6 +61,21 @@ def test_it_answers_many_messages_and_ends_with_its_node(node):
     owner.send_signal(signal.SIGKILL)
     owner.wait()
     until(lambda: not folder.exists())
+
+
+def test_nothing_is_sent_after_the_last_byte():
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+
+        class Closing:
+            """Its other end closes as soon as it has the whole letter."""
+
+            def sendall(self, part):
+                ours.sendall(part)
+                if part.endswith(b"[]"):
+                    theirs.close()
+
+        worker._send(Closing(), {}, Letter("[]"), None)
 
 
 def test_one_that_doesnt_start_is_told_of(node, monkeypatch):
