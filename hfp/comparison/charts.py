@@ -102,8 +102,8 @@ def standalone(chart: str) -> str:
 
 
 def _draw(axes: Any, line: Line) -> None:
-    round_, place = divmod(line.index, len(_LINES))
-    colour, stroke = list(_LINES)[place], _STROKES[round_ % len(_STROKES)]
+    lap, place = divmod(line.index, len(_LINES))
+    colour, stroke = list(_LINES)[place], _STROKES[lap % len(_STROKES)]
     xs, ys = [point[0] for point in line.points], [point[1] for point in line.points]
     mark = _MARKS[line.index % len(_MARKS)] if len(line.points) <= FEW else None
     width = 2.6 if line.index == 0 else 1.6

@@ -41,10 +41,10 @@ class MomentumCollector(MeanCollector):
 
     def __init__(self, momentum: float, setting: Setting, state: ServerState) -> None:
         super().__init__(state, rule="fill")
-        self._momentum, self._parameters, self._before = momentum, setting.parameters, state
+        self._momentum, self._parameters = momentum, setting.parameters
 
     def finish(self) -> ServerState:
         """The state of the next round."""
-        after, before = super().finish(), self._before
+        after, before = super().finish(), self._state
         weights, velocity = pushed(before.weights, after.weights, before.memory, self._momentum, self._parameters)
         return ServerState(after.round, weights, velocity)

@@ -220,7 +220,7 @@ def _plan(model: nn.Module, goal: Goal, request: Request) -> tuple[Coupling, Pla
         try:
             plan = coupling.plan(_kept(Order.of(bundles, request.rules), goal.budget, cost))
         except InputError as error:
-            raise InputError(f"{error}{_among_others(refused)}") from None
+            raise InputError(f"{error}{_left_alone(refused)}") from None
         request.tell("checking with numbers")
         checked = coupling.checked(model, goal.inputs, plan)
         if checked is coupling:
@@ -231,11 +231,12 @@ def _plan(model: nn.Module, goal: Goal, request: Request) -> tuple[Coupling, Pla
     )
 
 
-def _among_others(refused: Mapping[str, str]) -> str:
+def _left_alone(refused: Mapping[str, str]) -> str:
     """What to say of the groups without scores, where they may be why a budget is out of reach."""
-    for name, reason in refused.items():
-        return f"; coupled groups left alone: {len(refused)}, such as that of {name}: {reason}"
-    return ""
+    if not refused:
+        return ""
+    name, reason = next(iter(refused.items()))
+    return f"; coupled groups left alone: {len(refused)}, such as that of {name}: {reason}"
 
 
 def _criterion(model: nn.Module, request: Request) -> Callable[[Any], Tensor]:

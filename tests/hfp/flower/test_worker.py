@@ -76,6 +76,7 @@ def test_nothing_is_sent_after_the_last_byte():
                     theirs.close()
 
         worker._send(Closing(), {}, Letter("[]"), None)
+        assert theirs.fileno() == -1
 
 
 def test_one_that_doesnt_start_is_told_of(node, monkeypatch):
