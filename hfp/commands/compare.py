@@ -33,7 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--file", type=Path, metavar="TOML", help="the comparison as a file; or the comparison.json of an earlier one")
     add("--methods", type=_list(str), metavar="M[,M…]", help="the first is what others differ from (default: all)")
-    add("--seeds", type=_seeds, metavar="N", help="how many, or a list: 0,1,5 (default: 3)")
+    add("--seeds", type=_seeds, metavar="N", help="how many, or a list: 0,1,5; seed 4 alone: 4, (default: 3)")
     add("--alpha", dest="alphas", type=_list(float), metavar="A[,A…]", help="Dirichlet concentrations (default: 1)")
     add("--rank", dest="ranks", type=_list(int), metavar="R[,R…]", help="pairs of ratios, 0 to 3 (default: 1)")
     add("--ratio", dest="ratios", type=_list(float), metavar="R[,R…]", help="shares of channels removed, over --rank")
@@ -167,8 +167,9 @@ def _list(kind: Callable[[str], _T]) -> Callable[[str], list[_T]]:
 
 
 def _seeds(text: str) -> int | list[int]:
-    values = [int(part) for part in text.split(",")]
-    return values if len(values) > 1 or text.endswith(",") else values[0]
+    if "," not in text:
+        return int(text)
+    return [int(part) for part in text.removesuffix(",").split(",")]
 
 
 def _option(text: str) -> tuple[str, str, Any]:

@@ -162,6 +162,12 @@ def test_a_file_is_read_first_and_arguments_go_over_it(tmp_path):
         command.comparison_of(build_parser(words).parse_args(words))
 
 
+@pytest.mark.parametrize(("words", "seeds"), [("2", (0, 1)), ("3,1", (3, 1)), ("4,", (4,))])
+def test_seeds_are_how_many_or_which(words, seeds):
+    words = ["compare", "--seeds", words]
+    assert command.comparison_of(build_parser(words).parse_args(words)).seeds == seeds
+
+
 def test_an_interrupted_comparison_says_how_to_go_on(tmp_path, monkeypatch, capsys):
     real, done = compare_runs.simulate, []
 
@@ -192,6 +198,7 @@ def test_failures_are_told_and_make_the_status_1(tmp_path, capsys):
         (["--methods", "fedavgg"], "unknown method 'fedavgg'; did you mean fedavg"),
         (["--option", "warmup=1"], "expected METHOD.NAME=VALUE; found 'warmup=1'"),
         (["--seeds", "x"], "argument --seeds: invalid seeds value: 'x'"),
+        (["--seeds", "1,,2"], "argument --seeds: invalid seeds value: '1,,2'"),
         (["--rank", "a"], "argument --rank: invalid list of int value: 'a'"),
         (["--jobs", "0"], "jobs must be at least 1; found 0"),
         (["--dataset", "cifar100", "--data-root", "."], "cifar100"),
