@@ -167,9 +167,7 @@ def _list(kind: Callable[[str], _T]) -> Callable[[str], list[_T]]:
 
 
 def _seeds(text: str) -> int | list[int]:
-    if "," not in text:
-        return int(text)
-    return [int(part) for part in text.removesuffix(",").split(",")]
+    return _list(int)(text.removesuffix(",")) if "," in text else int(text)
 
 
 def _option(text: str) -> tuple[str, str, Any]:
