@@ -51,7 +51,7 @@ class Setting:
 
     `model` is the full model, for its architecture alone, `groups` its coupled groups, `parameters` its parameters by
     name, `classifier` those of them whose first dimension is the classes, `example` one input
-    `[1, channels, height, width]`.
+    `[1, channels, height, width]`. `timed` says that a round's length is limited, by a deadline or a client's budget.
     """
 
     model: nn.Module
@@ -61,6 +61,7 @@ class Setting:
     seed: int
     example: Tensor
     classifier: tuple[str, ...] = ()
+    timed: bool = False
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ class CAHFPPaper(CAHFP):
     name: ClassVar[str] = "ca-hfp-paper"
     summary: ClassVar[str] = "ca-hfp in the paper's own form: what a client did not hold stays as it is"
 
+    head_start: float = 1.0
     warmup: int = 2
     nested: bool = False
     rule: str = "fill"
