@@ -62,6 +62,7 @@ PAPER_STUDIES: dict[str, Study] = {
 OWN_STUDIES: dict[str, Study] = {
     "parts": {
         "ca-hfp": {},
+        "head start 1": {"options": {"head_start": 1.0}},
         "server momentum 0": {"options": {"server_momentum": 0.0}},
         "shrink 0": {"options": {"shrink": 0.0}},
         "fill": {"options": {"rule": "fill"}},
@@ -70,6 +71,17 @@ OWN_STUDIES: dict[str, Study] = {
         "ca-hfp-paper": {"method": "ca-hfp-paper"},
         "fedavg": {"method": "fedavg"},
         "fedavgm": {"method": "fedavgm"},
+    },
+    "head-start": {
+        "10, 0.7": {},
+        "1": {"options": {"head_start": 1.0}},
+        "3, 0.7": {"options": {"head_start": 3.0}},
+        "30, 0.7": {"options": {"head_start": 30.0}},
+        "10, 0.5": {"options": {"head_start_decay": 0.5}},
+        "10, 0.85": {"options": {"head_start_decay": 0.85}},
+        "10, 0.7, fill": {"options": {"rule": "fill"}},
+        "fedavgm": {"method": "fedavgm"},
+        "fedavgm, 10, 0.7": {"method": "fedavgm", "options": {"head_start": 10.0}},
     },
     "server-momentum": {
         "0.5": {},
