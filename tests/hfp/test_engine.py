@@ -60,7 +60,7 @@ def test_costs_are_those_of_the_submodels(run):
         buffers = client.bytes_up - 4 * kept
         assert client.bytes_down == client.bytes_up < full
         assert 0 < buffers < 0.2 * client.bytes_up
-        assert client.training_macs == 3 * client.forward_macs * client.samples
+        assert client.training_macs == 3 * client.forward_macs * 10 * client.samples  # the first of ca-hfp's rounds
         assert client.parameters < run.full_cost.parameters * (1 - client.ratio) ** 2 * 1.2
     assert run.bytes_up == sum(r.bytes_up for r in run.history) + record.statistics[1]
 
