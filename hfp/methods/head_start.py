@@ -23,7 +23,7 @@ class HeadStart(Method):
     """
 
     head_start: float = 1.0
-    head_start_decay: float = 0.7
+    head_start_decay: float = 0.85
 
     def check_head_start(self) -> None:
         """Refuse options out of range.
