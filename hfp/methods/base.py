@@ -180,7 +180,11 @@ class Method(ABC):
     def train(self, local: Local, task: Task) -> Reply:
         """At the client: train the compact model under the method's objective and answer with its state."""
         model = local.build(task)
-        return local.reply(model, local.fit(model, self.objective(local, task, model)))
+        return local.reply(model, local.fit(model, self.objective(local, task, model), self.schedule(local, task)))
+
+    def schedule(self, local: Local, task: Task) -> Sequence[Tensor]:
+        """At the client: the batches that `train` goes through, the usual epochs."""
+        return local.schedule()
 
     def keep(self, task: Task, reply: Reply) -> State:
         """At the client: what it keeps of a task and its reply, for later tasks to have among their `known`."""

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from hfp.errors import InputError
-from hfp.methods.base import Client, Method, Reply, ServerState, Setting, Task
+from hfp.methods.base import Client, Method, ServerState, Setting, Task
 from hfp.methods.local import Local
 from hfp.reconstruct import Plan
 
@@ -45,8 +48,6 @@ class HeadStart(Method):
         task, times = super().send(setting, state, client, plan), self.times(setting, state)
         return dataclasses.replace(task, values={**task.values, TIMES: float(times)}) if times > 1 else task
 
-    def train(self, local: Local, task: Task) -> Reply:
-        """At the client: as many epochs as the task asks for, each in an order of its own."""
-        model, times = local.build(task), int(task.values.get(TIMES, 1))
-        schedule = [batch for _ in range(times) for batch in local.schedule()]
-        return local.reply(model, local.fit(model, self.objective(local, task, model), schedule))
+    def schedule(self, local: Local, task: Task) -> Sequence[Tensor]:
+        """At the client: as many times the usual epochs as the task asks for, each in an order of its own."""
+        return [batch for _ in range(int(task.values.get(TIMES, 1))) for batch in local.schedule()]
