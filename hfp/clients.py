@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from torch import Tensor, nn
 
@@ -46,7 +48,7 @@ class Clients:
             model=federation.model,
             groups=federation.setting.groups,
             data=federation.shards[client.index],
-            training=federation.training,
+            training=dataclasses.replace(federation.training, epochs=federation.experiment.epochs_in(round)),
             count=self._count,
             memory=self._memory,
             seed=federation.experiment.seed,

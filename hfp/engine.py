@@ -46,7 +46,7 @@ def simulate(experiment: Experiment, on_round: Callable[[Outcome], None] | None 
         if on_round is not None:
             on_round(outcome)
     assert state is not None  # an experiment has at least one round
-    return Run(experiment, tuple(history), state.weights, full_cost(federation))
+    return Run(experiment, tuple(history), state.weights, full_cost(federation, experiment.rounds))
 
 
 def rounds(federation: Federation, on_client: Callable[[ClientRecord], None] | None = None) -> Iterator[Outcome]:
@@ -158,24 +158,24 @@ class Course:
             yield self._exchange.lose(state, client) if client.index in lost else next(answers)
 
 
-def full_cost(federation: Federation) -> Cost:
-    """What one round costs when the clients that are asked train the full model, as FedAvg has them do."""
+def full_cost(federation: Federation, rounds: int) -> Cost:
+    """What the first `rounds` rounds cost when the clients that are asked train the full model, as in FedAvg."""
     message = len(pack(federation.initial))
     experiment, clients = federation.experiment, federation.setting.clients
-    samples = sum(client.samples for client in clients) * experiment.epochs
     forward = macs(federation.model, federation.setting.example)
     asked = asked_clients(experiment.participation, len(clients))
+    epochs = [experiment.epochs_in(round) for round in range(rounds)]
+    image = TRAINING_FACTOR * forward
+    slowest = [
+        max(client.device.seconds(message, image * client.samples * each, message).total for client in clients)
+        for each in epochs
+    ]
     return Cost(
-        bytes_down=message * asked,
-        bytes_up=message * asked,
-        training_macs=TRAINING_FACTOR * forward * samples * asked // len(clients),
+        bytes_down=message * asked * rounds,
+        bytes_up=message * asked * rounds,
+        training_macs=image * sum(client.samples for client in clients) * sum(epochs) * asked // len(clients),
         forward_macs=forward,
         parameters=parameters(federation.model),
         memory=MemoryCounter(federation.setting.example)(federation.model, experiment.batch_size),
-        seconds=max(
-            client.device.seconds(
-                message, TRAINING_FACTOR * forward * client.samples * experiment.epochs, message
-            ).total
-            for client in clients
-        ),
+        seconds=sum(slowest),
     )

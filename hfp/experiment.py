@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import dataclasses
 import math
 import numbers
@@ -55,6 +56,11 @@ class Experiment:
     drops out with probability `dropout`; replies after `deadline` simulated seconds are `late` (`LATE`). A client keeps
     its plan for `replan` rounds, 0 for as long as the method's phase lasts.
 
+    A round trains `epochs` on each client, the first ones more: `head_start` times as many, and `head_start_decay` of
+    that from round to round, until it is `epochs` (decaying local epochs, Mills et al. 2023, arXiv 2305.09628). A
+    `head_start` of 1 is none, and there is none where rounds are bounded in time, by a `deadline` or a budget of
+    ``seconds``: a device that has just enough of it would miss the first rounds.
+
     The global model is tested every `evaluate` rounds and after the last one; clients' own models every `personal`
     rounds and after the last one, never with 0 (`hfp.evaluation`). `diagnostics` measures more every round
     (`hfp.diagnostics`). `amp` computes in bfloat16 where that is safe, `channels_last` lays images out for it; both are
@@ -74,6 +80,8 @@ class Experiment:
     alpha: float = 1.0
     rounds: int = 30
     epochs: int = 1
+    head_start: float = 10.0
+    head_start_decay: float = 0.85
     batch_size: int = 32
     learning_rate: float = 0.05
     momentum: float = 0.9
@@ -113,6 +121,9 @@ class Experiment:
             raise unknown("batch-norm policy", self.batch_norm, POLICIES)
         for name in ("clients", "rounds", "epochs"):
             _check(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
+        start, decay = self.head_start, self.head_start_decay
+        _check(_finite(start) and start >= 1, "head_start", "a finite number of at least 1", start)
+        _check(0 <= decay < 1, "head_start_decay", "in [0, 1)", decay)
         _check(self.batch_size >= 2, "batch_size", "at least 2 (batch-norm needs two images)", self.batch_size)
         _check(self.seed >= 0, "seed", "at least 0", self.seed)
         _check(_finite(self.alpha) and self.alpha > 0, "alpha", "a finite number above 0", self.alpha)
@@ -176,6 +187,12 @@ class Experiment:
     def measures_own(self, round: int) -> bool:
         """Whether clients' own models are tested in a round, counted from 0."""
         return self.personal > 0 and ((round + 1) % self.personal == 0 or round + 1 == self.rounds)
+
+    def epochs_in(self, round: int) -> int:
+        """How many local epochs a client trains in a round, counted from 0."""
+        bounded = self.deadline is not None or "seconds" in (self.budget or {})
+        times = 1 if bounded else max(1, builtins.round(self.head_start * self.head_start_decay**round))
+        return times * self.epochs
 
     @property
     def devices(self) -> tuple[Device, ...]:

@@ -131,7 +131,6 @@ def _assemble(
         seed=experiment.seed,
         example=torch.zeros(1, *dataset.shape),
         classifier=_rows_of_classes(model, len(dataset.classes)),
-        timed=experiment.deadline is not None or "seconds" in (experiment.budget or {}),
     )
     method.check(setting)
     return Federation(

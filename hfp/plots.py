@@ -37,7 +37,7 @@ def save_curves(run: Run, path: Path) -> None:
     for place in list(zip(rounds, accuracy, strict=True))[-1:]:
         by_round.annotate(f"{place[1]:.1f}", place, (0, 6), textcoords="offset points", ha="center")
     _shade_first_phase(by_round, run.history)
-    full = (run.full_cost.bytes_up + run.full_cost.bytes_down) * len(run.history) / MEGABYTE
+    full = (run.full_cost.bytes_up + run.full_cost.bytes_down) / MEGABYTE
     by_traffic.set_title(f"FedAvg would move {full:,.1f} MB in as many rounds", fontsize=9, color=INK)
     experiment = run.experiment
     figure.suptitle(

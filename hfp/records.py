@@ -19,9 +19,10 @@ LOST = (DROPPED, FAILED, REFUSED)
 
 @dataclass(frozen=True)
 class Cost:
-    """What one round costs over all clients; `forward_macs` and `parameters` are one model's, for one image.
+    """What rounds cost over all clients; `forward_macs` and `parameters` are one model's, for one image.
 
-    `seconds` is the simulated time until the slowest client is done, `memory` what training keeps on one client.
+    `seconds` is the simulated time until every round's slowest client is done, `memory` what training keeps on one
+    client.
     """
 
     bytes_down: int
@@ -159,7 +160,7 @@ class RoundRecord:
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run. `full_cost` is what one round costs with full models on every client (FedAvg)."""
+    """A finished run. `full_cost` is what its rounds cost with full models on every client (FedAvg)."""
 
     experiment: Experiment
     history: tuple[RoundRecord, ...]

@@ -12,7 +12,6 @@ from hfp.records import LATE, LOST, MEGABYTE, RoundRecord, Run
 
 def run_document(run: Run, folder: str | None) -> dict[str, Any]:
     """The JSON document of ``hfp run --json``."""
-    rounds = len(run.history)
     return {
         "accuracy": run.accuracy,
         "personal": None if run.personal is None else dataclasses.asdict(run.personal),
@@ -22,14 +21,14 @@ def run_document(run: Run, folder: str | None) -> dict[str, Any]:
             "training": run.training_macs,
             "client_forward": run.forward_macs,
             "full_forward": run.full_cost.forward_macs,
-            "fedavg_training": run.full_cost.training_macs * rounds,
+            "fedavg_training": run.full_cost.training_macs,
         },
         "parameters": {"client": run.parameters, "full": run.full_cost.parameters},
         "memory": {"client": run.memory, "full": run.full_cost.memory},
-        "fedavg_bytes_up": run.full_cost.bytes_up * rounds,
-        "fedavg_bytes_down": run.full_cost.bytes_down * rounds,
+        "fedavg_bytes_up": run.full_cost.bytes_up,
+        "fedavg_bytes_down": run.full_cost.bytes_down,
         "seconds": run.seconds,
-        "device_seconds": {"run": run.device_seconds, "fedavg": run.full_cost.seconds * rounds},
+        "device_seconds": {"run": run.device_seconds, "fedavg": run.full_cost.seconds},
         "folder": folder,
         "experiment": run.experiment.as_dict(),
         "history": [record.as_dict() for record in run.history],
@@ -69,10 +68,10 @@ def run_table(run: Run) -> Table:
     for name in ("", "this run", "FedAvg's cost", "share"):
         table.add_column(name, justify="left" if not name else "right")
     rows: tuple[tuple[str, float, float, float, str], ...] = (
-        ("MB down", run.bytes_down, full.bytes_down * rounds, MEGABYTE, ",.2f"),
-        ("MB up", run.bytes_up, full.bytes_up * rounds, MEGABYTE, ",.2f"),
-        ("training, GMACs", run.training_macs, full.training_macs * rounds, 1e9, ",.1f"),
-        ("time on the devices, s", run.device_seconds, full.seconds * rounds, 1.0, ",.1f"),
+        ("MB down", run.bytes_down, full.bytes_down, MEGABYTE, ",.2f"),
+        ("MB up", run.bytes_up, full.bytes_up, MEGABYTE, ",.2f"),
+        ("training, GMACs", run.training_macs, full.training_macs, 1e9, ",.1f"),
+        ("time on the devices, s", run.device_seconds, full.seconds, 1.0, ",.1f"),
         ("one image, MMACs", run.forward_macs, full.forward_macs, 1e6, ",.2f"),
         ("memory of the largest client, MB", run.memory, full.memory, MEGABYTE, ",.1f"),
         ("parameters, thousands", run.parameters, full.parameters, 1e3, ",.1f"),

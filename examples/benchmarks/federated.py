@@ -19,6 +19,7 @@ from hfp.commands.run import option
 from hfp.comparison.definition import Comparison, Variant
 from hfp.comparison.runs import ComparisonFolder, run_missing
 from hfp.comparison.table import Row, gather, rows
+from hfp.experiment import Experiment
 
 Study = dict[str, dict[str, Any]]
 
@@ -62,7 +63,7 @@ PAPER_STUDIES: dict[str, Study] = {
 OWN_STUDIES: dict[str, Study] = {
     "parts": {
         "ca-hfp": {},
-        "head start 1": {"options": {"head_start": 1.0}},
+        "head start 1": {"head_start": 1.0},
         "server momentum 0": {"options": {"server_momentum": 0.0}},
         "shrink 0": {"options": {"shrink": 0.0}},
         "fill": {"options": {"rule": "fill"}},
@@ -74,14 +75,14 @@ OWN_STUDIES: dict[str, Study] = {
     },
     "head-start": {
         "10, 0.85": {},
-        "1": {"options": {"head_start": 1.0}},
-        "3, 0.7": {"options": {"head_start": 3.0, "head_start_decay": 0.7}},
-        "30, 0.7": {"options": {"head_start": 30.0, "head_start_decay": 0.7}},
-        "10, 0.5": {"options": {"head_start_decay": 0.5}},
-        "10, 0.7": {"options": {"head_start_decay": 0.7}},
-        "10, 0.7, fill": {"options": {"head_start_decay": 0.7, "rule": "fill"}},
-        "fedavgm": {"method": "fedavgm"},
-        "fedavgm, 10, 0.7": {"method": "fedavgm", "options": {"head_start": 10.0, "head_start_decay": 0.7}},
+        "1": {"head_start": 1.0},
+        "3, 0.7": {"head_start": 3.0, "head_start_decay": 0.7},
+        "30, 0.7": {"head_start": 30.0, "head_start_decay": 0.7},
+        "10, 0.5": {"head_start_decay": 0.5},
+        "10, 0.7": {"head_start_decay": 0.7},
+        "10, 0.7, fill": {"head_start_decay": 0.7, "options": {"rule": "fill"}},
+        "fedavgm, 1": {"method": "fedavgm", "head_start": 1.0},
+        "fedavgm, 10, 0.7": {"method": "fedavgm", "head_start_decay": 0.7},
     },
     "server-momentum": {
         "0.5": {},
@@ -103,6 +104,8 @@ STUDIES = {
 }
 STUDIES |= OWN_STUDIES
 
+SHARED = ("dataset", "model", "train_images", "rounds", "head_start", "head_start_decay")
+
 
 def main() -> None:
     """Run the chosen study and print its table."""
@@ -115,6 +118,10 @@ def main() -> None:
     parser.add_argument("--rank", type=int, default=1)
     parser.add_argument("--alpha", type=float, default=1.0)
     parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument(
+        "--head-start", type=float, default=Experiment.head_start, help="`hfp run --help` tells what it is"
+    )
+    parser.add_argument("--head-start-decay", type=float, default=Experiment.head_start_decay)
     parser.add_argument("--option", type=option, action="append", default=[], help="NAME=VALUE for every variant")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("runs/federated"))
@@ -122,7 +129,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     comparison = Comparison(
         variants=variants(STUDIES[arguments.study], dict(arguments.option)),
-        base={name: getattr(arguments, name) for name in ("dataset", "model", "train_images", "rounds")},
+        base={name: getattr(arguments, name) for name in SHARED},
         seeds=tuple(range(arguments.seeds)),
         alphas=(arguments.alpha,),
         ranks=(arguments.rank,),

@@ -37,6 +37,9 @@ def main() -> None:
     parser.add_argument("--model", default="resnet8")
     parser.add_argument("--rank", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument(
+        "--head-start", type=float, default=Experiment.head_start, help="`hfp run --help` tells what it is"
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("runs/widest"))
     given = parser.parse_args()
@@ -53,6 +56,7 @@ def main() -> None:
                     model=given.model,
                     rank=given.rank,
                     rounds=given.rounds,
+                    head_start=given.head_start,
                     evaluate=given.rounds,
                 ),
                 given.out,
@@ -68,7 +72,7 @@ def main() -> None:
 def accuracies(experiment: Experiment, folder: Path) -> tuple[float, float]:
     """(of the whole, of the largest client's part) after the last round, in percent."""
     of = experiment
-    file = folder / f"{of.dataset}-{of.model}-{of.method}-{of.rank}-{of.rounds}-{of.seed}.json"
+    file = folder / f"{of.dataset}-{of.model}-{of.method}-{of.rank}-{of.rounds}-{of.head_start:g}-{of.seed}.json"
     if not file.exists():
         federation = set_up(experiment)
         *_, last = rounds(federation)

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from hfp.batchnorm import POLICIES
 from hfp.cohort import asked_clients
+from hfp.costs import macs
 from hfp.data import datasets, schemes
 from hfp.devices import PROFILES
 from hfp.engine import Outcome, full_cost, rounds
@@ -85,6 +86,8 @@ def add_settings(parser: argparse._ActionsContainer, without: Collection[str] = 
     add("--alpha", type=float, help="Dirichlet concentration; small is uneven")
     add("--rounds", type=int, metavar="T", help="how many")
     add("--epochs", type=int, metavar="E", help="local epochs a round")
+    add("--head-start", type=float, metavar="N", help="times as many in the first round; 1: all rounds alike")
+    add("--head-start-decay", type=float, metavar="SHARE", help="of a round's longer training that the next one keeps")
     add("--batch-size", type=int, metavar="B", help="images a local step")
     add("--learning-rate", type=float, metavar="LR", help="of local SGD")
     add("--momentum", type=float, help="of local SGD")
@@ -111,8 +114,7 @@ def run(arguments: argparse.Namespace) -> int:
     folder = RunFolder(arguments.out if arguments.out is not None else default_folder(experiment))
     console = Console(stderr=arguments.json, highlight=False)
     federation = set_up(experiment)
-    cost = full_cost(federation)
-    use_threads(arguments.threads, cost.forward_macs * experiment.batch_size)
+    use_threads(arguments.threads, step_work(federation))
     folder.configure(experiment)
     history, state, interrupted = [], None, False
     with _Display(console, federation) as display:
@@ -130,10 +132,16 @@ def run(arguments: argparse.Namespace) -> int:
     if state is None:
         console.print("stopped before the first round ended; nothing to keep")
         return INTERRUPTED
+    cost = full_cost(federation, len(history))
     _close(Run(experiment, tuple(history), state, cost), folder, console, arguments.json)
     if interrupted:
         console.print(f"stopped after {len(history)} of {experiment.rounds} rounds")
     return INTERRUPTED if interrupted else 0
+
+
+def step_work(federation: Federation) -> int:
+    """Multiply-accumulates of one batch through the full model."""
+    return macs(federation.model, federation.setting.example) * federation.experiment.batch_size
 
 
 def use_threads(threads: int | None, work: int) -> None:
@@ -203,6 +211,7 @@ class _Display:
             f"{experiment.model} ({self._parameters / 1e3:,.1f} K parameters)",
             f"{experiment.clients} clients remove {shares} of their channels",
             _dealt(experiment),
+            _local_epochs(experiment),
             f"seed {experiment.seed}",
         )
         self._console.print(" · ".join(about), soft_wrap=True)
@@ -232,6 +241,11 @@ class _Display:
 
 def _dealt(experiment: Experiment) -> str:
     return f"alpha {experiment.alpha:g}" if experiment.partition == "dirichlet" else experiment.partition
+
+
+def _local_epochs(experiment: Experiment) -> str:
+    first, last = experiment.epochs_in(0), experiment.epochs_in(experiment.rounds - 1)
+    return f"{f'{first} to ' if first > last else ''}{last} local epoch{'s' * (first > 1)} a round"
 
 
 def _ratios(text: str) -> float | tuple[float, ...]:

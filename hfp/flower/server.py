@@ -10,7 +10,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from hfp.checkpoint import CHECKPOINT, Checkpoint, load_checkpoint, save_checkpoint
-from hfp.commands.run import use_threads
+from hfp.commands.run import step_work, use_threads
 from hfp.engine import Course, full_cost
 from hfp.errors import InputError
 from hfp.experiment import Experiment
@@ -55,8 +55,7 @@ def run(grid: Grid, experiment: Experiment, settings: Settings, say: Callable[[s
     folder = RunFolder(_folder(experiment, settings), resumed=before is not None)
     nodes = Nodes(grid, settings, experiment.clients, say)
     federation = _federation(experiment, settings, nodes)
-    cost = full_cost(federation)
-    use_threads(settings.threads or None, cost.forward_macs * experiment.batch_size)
+    use_threads(settings.threads or None, step_work(federation))
     folder.configure(experiment)
     say(f"{experiment.method} on {experiment.clients} nodes; written to {folder.path.resolve()}")
     fleet = Flower(nodes, federation.setting, federation.initial)
@@ -69,7 +68,7 @@ def run(grid: Grid, experiment: Experiment, settings: Settings, say: Callable[[s
         keeper.save(Checkpoint(experiment, tuple(history), course.standing))
         folder.rewrite(history)
         _tell(outcome.record, experiment.rounds, say)
-    done = Run(experiment, tuple(history), course.state.weights, cost)
+    done = Run(experiment, tuple(history), course.state.weights, full_cost(federation, len(history)))
     folder.save_model(experiment, done.global_state)
     _picture(done, folder, say)
     return done

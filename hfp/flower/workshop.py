@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hfp.clients import Clients
-from hfp.commands.run import use_threads
-from hfp.costs import macs
+from hfp.commands.run import step_work, use_threads
 from hfp.errors import InputError
 from hfp.federation import Federation, set_up, set_up_own, with_data_of
 from hfp.flower import wire
@@ -99,8 +98,7 @@ class Workshop:
             federation = set_up(experiment)
         else:
             federation = set_up_own(experiment, self._problem, [0] * experiment.clients)
-        work = macs(federation.model, federation.setting.example) * experiment.batch_size
-        use_threads(self._settings.threads or None, work)
+        use_threads(self._settings.threads or None, step_work(federation))
         return federation
 
 

@@ -51,7 +51,7 @@ class Setting:
 
     `model` is the full model, for its architecture alone, `groups` its coupled groups, `parameters` its parameters by
     name, `classifier` those of them whose first dimension is the classes, `example` one input
-    `[1, channels, height, width]`. `timed` says that a round's length is limited, by a deadline or a client's budget.
+    `[1, channels, height, width]`.
     """
 
     model: nn.Module
@@ -61,7 +61,6 @@ class Setting:
     seed: int
     example: Tensor
     classifier: tuple[str, ...] = ()
-    timed: bool = False
 
 
 @dataclass(frozen=True)
@@ -180,11 +179,7 @@ class Method(ABC):
     def train(self, local: Local, task: Task) -> Reply:
         """At the client: train the compact model under the method's objective and answer with its state."""
         model = local.build(task)
-        return local.reply(model, local.fit(model, self.objective(local, task, model), self.schedule(local, task)))
-
-    def schedule(self, local: Local, task: Task) -> Sequence[Tensor]:
-        """At the client: the batches that `train` goes through, the usual epochs."""
-        return local.schedule()
+        return local.reply(model, local.fit(model, self.objective(local, task, model)))
 
     def keep(self, task: Task, reply: Reply) -> State:
         """At the client: what it keeps of a task and its reply, for later tasks to have among their `known`."""

@@ -7,8 +7,7 @@ from typing import ClassVar
 
 from hfp.errors import InputError, unknown
 from hfp.importance import Variation, VariationImportance
-from hfp.methods.base import Client, ServerState, Setting, State, Update
-from hfp.methods.head_start import HeadStart
+from hfp.methods.base import Client, Method, ServerState, Setting, State, Update
 from hfp.methods.momentum import check_momentum, pushed
 from hfp.methods.pseudo_gradients import PseudoGradients
 from hfp.methods.registry import register
@@ -35,7 +34,7 @@ class Memory:
 
 @register
 @dataclass(frozen=True)
-class CAHFP(HeadStart):
+class CAHFP(Method):
     """CA-HFP, METHODS of arXiv 2603.12591: random submodels first, then those whose removal costs the least loss.
 
     Options: `warmup`, rounds of random masks, and whether these are `nested` (one random order of the channels for all
@@ -45,9 +44,8 @@ class CAHFP(HeadStart):
     entries that a client did not hold enter the mean: ``fill`` with the global value (the paper's) or the mean over
     ``holders``; `explore`, the share of a client's channels that are drawn at random from those that don't score best,
     so that all get trained; `server_momentum`, the share of a round's change of the global parameters that moves them
-    again in the next; `head_start` and `head_start_decay`, how much longer the first rounds train
-    (`hfp.methods.head_start`); `shrink`, the share ``λ`` of the perturbation ``e_t = Σ_k p_k (1 - m_k) w_t`` that
-    every round takes off the global parameters.
+    again in the next; `shrink`, the share ``λ`` of the perturbation ``e_t = Σ_k p_k (1 - m_k) w_t`` that every round
+    takes off the global parameters.
 
     Why shrink: a submodel learns to do without what its client does not hold, and in the full model what nobody trains
     is noise. With ``fill`` a client counts with ``(1 - λ) w_t`` for what it did not hold: 0 is the paper's
@@ -60,7 +58,6 @@ class CAHFP(HeadStart):
     source: ClassVar[str] = "arXiv 2603.12591"
     summary: ClassVar[str] = "each client trains the channels whose removal costs the least; what few train shrinks"
 
-    head_start: float = 10.0
     warmup: int = 1
     nested: bool = True
     form: str = "curvature"
@@ -80,7 +77,6 @@ class CAHFP(HeadStart):
                 raise InputError(f"{name} must be in [0, 1); found {share}")
         if not 0 <= self.shrink <= 1:
             raise InputError(f"shrink must be in [0, 1]; found {self.shrink}")
-        self.check_head_start()
         check_momentum(self.server_momentum)
         for kind, value, known in (
             ("rule", self.rule, RULES),

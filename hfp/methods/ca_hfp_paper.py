@@ -14,13 +14,13 @@ from hfp.methods.registry import register
 class CAHFPPaper(CAHFP):
     """`CAHFP` that fills with the unchanged global values, after two rounds in which every client's mask is random.
 
-    The score is ``h w²``, that of its tables; `form` ``paper`` is its eq. 15 as printed.
+    The score is ``h w²``, that of its tables; `form` ``paper`` is its eq. 15 as printed. The paper's rounds are all of
+    one length, an experiment's `head_start` of 1.
     """
 
     name: ClassVar[str] = "ca-hfp-paper"
     summary: ClassVar[str] = "ca-hfp in the paper's own form: what a client did not hold stays as it is"
 
-    head_start: float = 1.0
     warmup: int = 2
     nested: bool = False
     rule: str = "fill"

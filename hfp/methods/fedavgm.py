@@ -7,7 +7,6 @@ from typing import ClassVar
 
 from hfp.methods.base import ServerState, Setting, State
 from hfp.methods.fedavg import FedAvg
-from hfp.methods.head_start import HeadStart
 from hfp.methods.mean import MeanCollector
 from hfp.methods.momentum import check_momentum, pushed
 from hfp.methods.registry import register
@@ -15,11 +14,8 @@ from hfp.methods.registry import register
 
 @register
 @dataclass(frozen=True)
-class FedAvgM(HeadStart, FedAvg):
-    """``v ← β v + Σ p_k (w_k - w_t)``, ``w_{t+1} = w_t + v`` over full models; `server_momentum` is ``β``.
-
-    `head_start` and `head_start_decay` are `hfp.methods.head_start`'s, by default without effect.
-    """
+class FedAvgM(FedAvg):
+    """``v ← β v + Σ p_k (w_k - w_t)``, ``w_{t+1} = w_t + v`` over full models; `server_momentum` is ``β``."""
 
     name: ClassVar[str] = "fedavgm"
     source: ClassVar[str] = "Hsu et al. 2019, arXiv 1909.06335"
@@ -29,7 +25,6 @@ class FedAvgM(HeadStart, FedAvg):
 
     def __post_init__(self) -> None:
         """Check the options."""
-        self.check_head_start()
         check_momentum(self.server_momentum)
 
     def start(self, setting: Setting, weights: State) -> ServerState:

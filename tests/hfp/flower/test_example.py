@@ -24,7 +24,7 @@ def test_the_examples_problem_is_learnt():
         federation.setting, state, client, federation.method.plan(federation.setting, state, client)
     )
     reply = Course(federation)._fleet._clients.train(0, client, task)
-    assert reply.samples == 10 * 50, "ca-hfp's first round is ten epochs"
+    assert reply.samples == 10 * 50, "the first round is ten epochs"
     assert 0 < reply.parameters < sum(parameter.numel() for parameter in federation.model.parameters())
 
 
