@@ -87,7 +87,7 @@ def add_settings(parser: argparse._ActionsContainer, without: Collection[str] = 
     add("--rounds", type=int, metavar="T", help="how many")
     add("--epochs", type=int, metavar="E", help="local epochs a round")
     add("--head-start", type=float, metavar="N", help="times as many in the first round; 1: all rounds alike")
-    add("--head-start-decay", type=float, metavar="SHARE", help="of a round's longer training that the next one keeps")
+    add("--head-start-decay", type=float, metavar="SHARE", help="times the last round's epochs are the next one's")
     add("--batch-size", type=int, metavar="B", help="images a local step")
     add("--learning-rate", type=float, metavar="LR", help="of local SGD")
     add("--momentum", type=float, help="of local SGD")
