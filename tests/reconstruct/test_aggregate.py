@@ -66,9 +66,11 @@ def test_streaming_equals_the_dense_definition(federation, rule):
     for name, value in found.items():
         assert value.dtype == full[name].dtype
         assert_same_bits(full[name], before[name])
-        exact = expected[name].round() if name == "count" else expected[name]
+        if name == "count":  # half way between two integers the last bit of a sum decides
+            assert (value.double() - expected[name]).abs() <= 0.5 + 1e-9
+            continue
         slack = 2**-7 if name == "bias" else 1e-12 if name == "norm" else 1e-5
-        torch.testing.assert_close(value.double(), exact, rtol=slack, atol=slack)
+        torch.testing.assert_close(value.double(), expected[name], rtol=slack, atol=slack)
 
 
 @given(federations(), st.sampled_from(sorted(RULES)))
