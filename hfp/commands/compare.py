@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from hfp.commands.run import INTERRUPTED, add_settings, given_settings, option, step_work, use_threads
+from hfp.commands.run import INTERRUPTED, add_settings, given_settings, option, use_threads
 from hfp.comparison.definition import Cell, Comparison, comparison_from, read_comparison
 from hfp.comparison.page import figures, page
 from hfp.comparison.runs import COMPARISON, ComparisonFolder, Failure, default_jobs, distinct, missing, run_missing
@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
     jobs = _jobs(arguments.jobs, todo)
     if todo:
         federation = set_up(todo[0].experiment)  # data, model and sizes are there, before a folder is made
-        use_threads(None, step_work(federation))
+        use_threads(None, federation)
     folder.describe(comparison)
     failures: list[Failure] = []
     try:

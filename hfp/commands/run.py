@@ -114,7 +114,7 @@ def run(arguments: argparse.Namespace) -> int:
     folder = RunFolder(arguments.out if arguments.out is not None else default_folder(experiment))
     console = Console(stderr=arguments.json, highlight=False)
     federation = set_up(experiment)
-    use_threads(arguments.threads, step_work(federation))
+    use_threads(arguments.threads, federation)
     folder.configure(experiment)
     history, state, interrupted = [], None, False
     with _Display(console, federation) as display:
@@ -139,21 +139,21 @@ def run(arguments: argparse.Namespace) -> int:
     return INTERRUPTED if interrupted else 0
 
 
-def step_work(federation: Federation) -> int:
-    """Multiply-accumulates of one batch through the full model."""
-    return macs(federation.model, federation.setting.example) * federation.experiment.batch_size
-
-
-def use_threads(threads: int | None, work: int) -> None:
-    """Compute with as many threads; without a number with one where a step's `work` (MACs) is too small to share.
+def use_threads(threads: int | None, federation: Federation) -> None:
+    """Compute with as many threads; without a number with one where a step of the full model is too small to share.
 
     Raises:
         InputError: the number is below 1.
     """
     if threads is not None and threads < 1:
         raise InputError(f"threads must be at least 1; found {threads}")
-    if threads is not None or work < SMALL_STEP:
+    if threads is not None or _step_work(federation) < SMALL_STEP:
         torch.set_num_threads(threads or 1)
+
+
+def _step_work(federation: Federation) -> int:
+    """Multiply-accumulates of one batch through the full model."""
+    return macs(federation.model, federation.setting.example) * federation.experiment.batch_size
 
 
 def experiment_from(arguments: argparse.Namespace) -> Experiment:

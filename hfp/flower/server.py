@@ -10,7 +10,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from hfp.checkpoint import CHECKPOINT, Checkpoint, load_checkpoint, save_checkpoint
-from hfp.commands.run import step_work, use_threads
+from hfp.commands.run import use_threads
 from hfp.engine import Course, full_cost
 from hfp.errors import InputError
 from hfp.experiment import Experiment
@@ -55,7 +55,7 @@ def run(grid: Grid, experiment: Experiment, settings: Settings, say: Callable[[s
     folder = RunFolder(_folder(experiment, settings), resumed=before is not None)
     nodes = Nodes(grid, settings, experiment.clients, say)
     federation = _federation(experiment, settings, nodes)
-    use_threads(settings.threads or None, step_work(federation))
+    use_threads(settings.threads or None, federation)
     folder.configure(experiment)
     say(f"{experiment.method} on {experiment.clients} nodes; written to {folder.path.resolve()}")
     fleet = Flower(nodes, federation.setting, federation.initial)

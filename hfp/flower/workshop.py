@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hfp.clients import Clients
-from hfp.commands.run import step_work, use_threads
+from hfp.commands.run import use_threads
 from hfp.errors import InputError
 from hfp.federation import Federation, set_up, set_up_own, with_data_of
 from hfp.flower import wire
@@ -98,7 +98,7 @@ class Workshop:
             federation = set_up(experiment)
         else:
             federation = set_up_own(experiment, self._problem, [0] * experiment.clients)
-        use_threads(self._settings.threads or None, step_work(federation))
+        use_threads(self._settings.threads or None, federation)
         return federation
 
 

@@ -61,6 +61,7 @@ def test_the_epochs_go_on_from_one_another_with_an_order_of_their_own_each():
     state, client = method.start(setting, federation.initial), setting.clients[0]
     task = method.send(setting, state, client, method.plan(setting, state, client))
     reply = Clients(federation).train(0, client, task)
+    assert reply.training_macs == 3 * reply.forward_macs * 3 * client.samples
 
     data, training = federation.shards[0], federation.training
     random = generator(federation.experiment.seed, "batches", 0, 0)
