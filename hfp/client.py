@@ -43,6 +43,11 @@ class LocalTraining:
         """The length of a step once momentum has built up."""
         return self.learning_rate / (1 - self.momentum)
 
+    def steps(self, samples: int) -> int:
+        """How many steps all local epochs take over so many samples."""
+        whole, left = divmod(samples, self.batch_size)
+        return self.epochs * (whole + (left > 1))
+
 
 @dataclass(frozen=True)
 class LocalResult:

@@ -5,9 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from torch import nn
+
+from hfp.client import Objective
 from hfp.errors import InputError, unknown
 from hfp.importance import Variation, VariationImportance
-from hfp.methods.base import Client, Method, ServerState, Setting, State, Update
+from hfp.methods.base import Client, Method, ServerState, Setting, State, Task, Update
+from hfp.methods.calibration import calibrated, check_calibration
+from hfp.methods.local import Local
 from hfp.methods.momentum import check_momentum, pushed
 from hfp.methods.pseudo_gradients import PseudoGradients
 from hfp.methods.registry import register
@@ -24,12 +29,14 @@ ESTIMATORS = ("fisher", "centered", "secant")
 class Memory:
     """What the server remembers between rounds.
 
-    Its estimates, the channels' scores once warm-up is over, and the global parameters' velocity.
+    Its estimates, the channels' scores once warm-up is over, the global parameters' velocity, and the clients'
+    agreement in the first round that any was heard of.
     """
 
     variation: Variation
     scores: Scores | None = None
     velocity: State = field(default_factory=dict)
+    agreement: float | None = None
 
 
 @register
@@ -44,12 +51,15 @@ class CAHFP(Method):
     entries that a client did not hold enter the mean: ``fill`` with the global value (the paper's) or the mean over
     ``holders``; `explore`, the share of a client's channels that are drawn at random from those that don't score best,
     so that all get trained; `server_momentum`, the share of a round's change of the global parameters that moves them
-    again in the next; `shrink`, the share ``λ`` of the perturbation ``e_t = Σ_k p_k (1 - m_k) w_t`` that every round
-    takes off the global parameters.
+    again in the next; `shrink`, the share ``λ`` of the perturbation ``e_t = Σ_k p_k (1 - m_k) w_t`` that a round takes
+    off the global parameters, and whether it `ebbs`: round ``t`` takes ``λ (1 - A)^t``, ``A`` the clients' agreement in
+    the first (`PseudoGradients.agreement`); `calibration`, how much a local step adds to the strength of the calibrated
+    loss, at most 1 (`hfp.methods.calibration`).
 
     Why shrink: a submodel learns to do without what its client does not hold, and in the full model what nobody trains
     is noise. With ``fill`` a client counts with ``(1 - λ) w_t`` for what it did not hold: 0 is the paper's
-    reconstruction, 1 leaves it out. `hfp.methods.ca_hfp_paper` has the paper's own form.
+    reconstruction, 1 leaves it out. Why ebb: what some clients trained serves the others too, if they are alike.
+    `hfp.methods.ca_hfp_paper` has the paper's own form.
 
     Estimating costs the server three models' memory beside the global one, momentum one more, and the clients nothing.
     """
@@ -65,8 +75,10 @@ class CAHFP(Method):
     smoothing: float = 0.5
     rule: str = "holders"
     explore: float = 0.0
-    shrink: float = 0.3
+    shrink: float = 0.4
+    ebbs: bool = True
     server_momentum: float = 0.5
+    calibration: float = 0.05
 
     def __post_init__(self) -> None:
         """Check the options."""
@@ -77,6 +89,7 @@ class CAHFP(Method):
                 raise InputError(f"{name} must be in [0, 1); found {share}")
         if not 0 <= self.shrink <= 1:
             raise InputError(f"shrink must be in [0, 1]; found {self.shrink}")
+        check_calibration(self.calibration)
         check_momentum(self.server_momentum)
         for kind, value, known in (
             ("rule", self.rule, RULES),
@@ -102,6 +115,10 @@ class CAHFP(Method):
         if scores is not None:
             return keep_best(groups, client.ratio, scores, self.explore, drawn)
         return keep_random(groups, client.ratio, generator(setting.seed, "mask") if self.nested else drawn)
+
+    def objective(self, local: Local, task: Task, model: nn.Module) -> Objective:
+        """Calibrated cross-entropy, the more so the longer the client trains."""
+        return calibrated(local, self.calibration)
 
     def collect(self, setting: Setting, state: ServerState) -> VariationCollector:
         """Averages the submodels and estimates ``g`` and ``h`` on the way."""
@@ -145,8 +162,10 @@ class VariationCollector:
         weights, velocity = pushed(
             state.weights, self._aggregator.result(), state.memory.velocity, method.server_momentum, self._parameters
         )
+        agreement = self._gradients.agreement() if state.memory.agreement is None else state.memory.agreement
+        shrink = method.shrink * (1 - agreement) ** state.round if method.ebbs else method.shrink
         for name, before in self._parameters.items():
-            weights[name] -= method.shrink * (1 - coverage[name]) * before
+            weights[name] -= shrink * (1 - coverage[name]) * before
         warm = state.round + 1 >= method.warmup
         scores = method.score(self._setting, variation, weights) if warm else None
-        return ServerState(state.round + 1, weights, Memory(variation, scores, velocity))
+        return ServerState(state.round + 1, weights, Memory(variation, scores, velocity, agreement))

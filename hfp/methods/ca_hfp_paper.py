@@ -1,4 +1,4 @@
-"""CA-HFP as its paper has it: nothing is added to the reconstruction."""
+"""CA-HFP as its paper has it: nothing is added to the reconstruction or to the clients' loss."""
 
 from __future__ import annotations
 
@@ -25,4 +25,6 @@ class CAHFPPaper(CAHFP):
     nested: bool = False
     rule: str = "fill"
     shrink: float = 0.0
+    ebbs: bool = False
     server_momentum: float = 0.0
+    calibration: float = 0.0

@@ -5,8 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from hfp.methods.base import ServerState, Setting, State
+from torch import nn
+
+from hfp.client import Objective
+from hfp.methods.base import ServerState, Setting, State, Task
+from hfp.methods.calibration import calibrated, check_calibration
 from hfp.methods.fedavg import FedAvg
+from hfp.methods.local import Local
 from hfp.methods.mean import MeanCollector
 from hfp.methods.momentum import check_momentum, pushed
 from hfp.methods.registry import register
@@ -15,21 +20,30 @@ from hfp.methods.registry import register
 @register
 @dataclass(frozen=True)
 class FedAvgM(FedAvg):
-    """``v ← β v + Σ p_k (w_k - w_t)``, ``w_{t+1} = w_t + v`` over full models; `server_momentum` is ``β``."""
+    """``v ← β v + Σ p_k (w_k - w_t)``, ``w_{t+1} = w_t + v`` over full models; `server_momentum` is ``β``.
+
+    With a `calibration` above 0 clients minimise the loss of `hfp.methods.calibration`, as those of `ca-hfp` do.
+    """
 
     name: ClassVar[str] = "fedavgm"
     source: ClassVar[str] = "Hsu et al. 2019, arXiv 1909.06335"
     summary: ClassVar[str] = "fedavg with momentum at the server"
 
     server_momentum: float = 0.5
+    calibration: float = 0.0
 
     def __post_init__(self) -> None:
         """Check the options."""
+        check_calibration(self.calibration)
         check_momentum(self.server_momentum)
 
     def start(self, setting: Setting, weights: State) -> ServerState:
         """At rest."""
         return ServerState(round=0, weights=weights, memory={})
+
+    def objective(self, local: Local, task: Task, model: nn.Module) -> Objective:
+        """Cross-entropy, calibrated if asked for."""
+        return calibrated(local, self.calibration)
 
     def collect(self, setting: Setting, state: ServerState) -> MomentumCollector:
         """A weighted mean, and what is left of past changes."""

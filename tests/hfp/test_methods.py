@@ -1,5 +1,6 @@
 """CA-HFP and FedAvg against their naive definitions, in float64 and with dense masks; what holds for every method."""
 
+import dataclasses
 import json
 
 import pytest
@@ -14,6 +15,7 @@ from federated import (
     dense,
     held,
     local_of,
+    made_up,
     one_round,
     setting_of,
     small_network,
@@ -60,15 +62,31 @@ def test_ca_hfp_fills_with_shrunken_global_values(setting, shrink):
         torch.testing.assert_close(after.weights[name].double(), expected, rtol=1e-12, atol=1e-12)
 
 
-def test_ca_hfp_takes_a_share_of_the_perturbation_off_the_mean_over_holders(setting):
+@pytest.mark.parametrize("ebbs", [True, False])
+def test_ca_hfp_takes_less_of_the_perturbation_off_from_round_to_round_as_clients_agree(setting, ebbs):
     model, setting = setting
-    plain, shrunken = (create_method("ca-hfp", rule="holders", shrink=shrink) for shrink in (0.0, 0.25))
-    state = begin(model, plain, setting)
-    (updates, without), (_, after) = (one_round(setting, method, state) for method in (plain, shrunken))
-    for name in setting.parameters:
-        missing = sum(u.client.samples / SAMPLES * (~held(u, name)).double() for u in updates)
-        expected = without.weights[name] - 0.25 * missing * state.weights[name]
-        torch.testing.assert_close(after.weights[name], expected, rtol=1e-12, atol=1e-12)
+    plain, shrunken = (create_method("ca-hfp", shrink=shrink, ebbs=ebbs) for shrink in (0.0, 0.25))
+    state, share = begin(model, plain, setting), 0.25
+    for _ in range(3):
+        updates = [pulled(update) for update in made_up(setting, shrunken, state, seed=state.round)]
+        without, after = (collected(setting, method, state, updates) for method in (plain, shrunken))
+        if state.round == 0:
+            first = without.memory.agreement
+            assert 0.2 < first < 0.8
+        assert after.memory.agreement == first
+        for name in setting.parameters:
+            missing = sum(u.client.samples / SAMPLES * (~held(u, name)).double() for u in updates)
+            expected = without.weights[name] - share * missing * state.weights[name]
+            torch.testing.assert_close(after.weights[name], expected, rtol=1e-12, atol=1e-12)
+        state, share = after, share * (1 - first if ebbs else 1)
+
+
+def pulled(update: Update) -> Update:
+    """The update moved by as much again in a direction that all clients share."""
+    tensors = {
+        name: tensor + 1 if tensor.is_floating_point() else tensor for name, tensor in update.reply.tensors.items()
+    }
+    return dataclasses.replace(update, reply=dataclasses.replace(update.reply, tensors=tensors))
 
 
 @pytest.mark.parametrize("name, options", [("ca-hfp", {"shrink": 0.0}), ("fedavgm", {})])
