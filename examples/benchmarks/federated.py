@@ -66,12 +66,16 @@ OWN_STUDIES: dict[str, Study] = {
         "head start 1": {"head_start": 1.0},
         "server momentum 0": {"options": {"server_momentum": 0.0}},
         "shrink 0": {"options": {"shrink": 0.0}},
+        "shrink 0.4 in every round": {"options": {"ebbs": False}},
+        "calibration 0": {"options": {"calibration": 0.0}},
+        "shrink 0.3 in every round, calibration 0": {"options": {"shrink": 0.3, "ebbs": False, "calibration": 0.0}},
         "fill": {"options": {"rule": "fill"}},
         "masks drawn apart": {"options": {"nested": False}},
         "masks drawn apart, fill": {"options": {"nested": False, "rule": "fill"}},
         "ca-hfp-paper": {"method": "ca-hfp-paper"},
         "fedavg": {"method": "fedavg"},
         "fedavgm": {"method": "fedavgm"},
+        "fedavgm, calibration 0.05": {"method": "fedavgm", "options": {"calibration": 0.05}},
     },
     "head-start": {
         "10, 0.85": {},
@@ -91,11 +95,11 @@ OWN_STUDIES: dict[str, Study] = {
         "0.7": {"options": {"server_momentum": 0.7}},
     },
     "shrink": {
-        "0.3": {},
-        "0.1": {"options": {"shrink": 0.1}},
-        "0.6": {"options": {"shrink": 0.6}},
+        "0.4": {},
+        "0.2": {"options": {"shrink": 0.2}},
+        "0.7": {"options": {"shrink": 0.7}},
         "1": {"options": {"shrink": 1.0}},
-        "0.3, a quarter explored": {"options": {"explore": 0.25}},
+        "0.4, a quarter explored": {"options": {"explore": 0.25}},
     },
 }
 
