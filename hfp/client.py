@@ -45,8 +45,7 @@ class LocalTraining:
 
     def steps(self, samples: int) -> int:
         """How many steps all local epochs take over so many samples."""
-        whole, left = divmod(samples, self.batch_size)
-        return self.epochs * (whole + (left > 1))
+        return self.epochs * len(list(batches(samples, self.batch_size)))
 
 
 @dataclass(frozen=True)

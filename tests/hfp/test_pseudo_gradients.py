@@ -26,14 +26,15 @@ class Tiny(nn.Sequential):
 SETTING = setting_of(Tiny().double())
 GROUPS = SETTING.groups
 PARAMETERS = {name: SETTING.model.state_dict()[name] for name in SETTING.parameters}
+DISTANCE = 0.5
 
 
-def moved(gradient, kept=1.0, distance=0.5):
+def moved(gradient, kept=1.0):
     """A client that holds the first share of each group's channels and moved against `gradient` (full shapes)."""
     plan = GROUPS.plan({name: range(max(1, int(kept * size))) for name, size in GROUPS.sizes.items()})
     index_map = GROUPS.index_map(plan)
     before = {name: index_map.tensors[name].restrict(tensor) for name, tensor in PARAMETERS.items()}
-    change = {name: distance * index_map.tensors[name].restrict(gradient[name]) for name in PARAMETERS}
+    change = {name: DISTANCE * index_map.tensors[name].restrict(gradient[name]) for name in PARAMETERS}
     return Held(index_map, before, {name: before[name] - change[name] for name in PARAMETERS})
 
 
@@ -46,10 +47,13 @@ def drawn(seed, common=0.0):
     }
 
 
-def agreement(clients):
+def agreement(clients, idle=()):
+    """Of clients with their weights, and of `idle` ones that took no step."""
     sums = PseudoGradients(PARAMETERS)
     for held, weight in clients:
-        sums.add(held, weight, 0.5)
+        sums.add(held, weight, DISTANCE)
+    for held, weight in idle:
+        sums.add(held, weight, 0.0)
     return sums.agreement()
 
 
@@ -62,7 +66,7 @@ def naive(clients):
         parts = []
         for name, tensor in PARAMETERS.items():
             full = torch.zeros_like(tensor)
-            full[held.index_map.masks()[name]] = ((held.before[name] - held.after[name]) / 0.5).reshape(-1)
+            full[held.index_map.masks()[name]] = ((held.before[name] - held.after[name]) / DISTANCE).reshape(-1)
             parts.append(full.flatten())
         rows.append(torch.cat(parts)[core])
     total = sum(weight for _, weight in clients)
@@ -96,11 +100,7 @@ def test_clients_agree_wholly_halfway_or_not_at_all():
 
 def test_who_took_no_step_has_no_say_and_nobody_agrees_alone():
     pair = [(moved(drawn(0, 1.0)), 3), (moved(drawn(1, 1.0)), 4)]
-    sums = PseudoGradients(PARAMETERS)
-    for held, weight in pair:
-        sums.add(held, weight, 0.5)
-    sums.add(moved(drawn(2)), 100, 0.0)
-    assert sums.agreement() == pytest.approx(agreement(pair))
+    assert agreement(pair, idle=[(moved(drawn(2)), 100)]) == pytest.approx(agreement(pair))
     assert agreement(pair[:1]) == 0
     assert agreement([]) == 0
     still = {name: torch.zeros_like(tensor) for name, tensor in PARAMETERS.items()}
