@@ -107,8 +107,8 @@ def train(
     spread = _Spread() if training.measure_variance else None
     seen, total = 0, torch.zeros((), device=device)
     for chosen in schedule:
-        images = augment(data.images[chosen], generator) if training.augment else data.images[chosen]
-        inputs = data.normalise(images.to(device))
+        images = data.images[chosen].to(device)
+        inputs = data.normalise(augment(images, generator) if training.augment else images)
         if training.channels_last:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         with as_computed(device, training):
