@@ -29,14 +29,14 @@ ESTIMATORS = ("fisher", "centered", "secant")
 class Memory:
     """What the server remembers between rounds.
 
-    Its estimates, the channels' scores once warm-up is over, the global parameters' velocity, and the clients'
-    agreement in the first round that any was heard of.
+    Its estimates, the channels' scores once warm-up is over, the global parameters' velocity, and by which share the
+    shrink ebbs from round to round, known after the first round that a client was heard of.
     """
 
     variation: Variation
     scores: Scores | None = None
     velocity: State = field(default_factory=dict)
-    agreement: float | None = None
+    ebb: float | None = None
 
 
 @register
@@ -52,13 +52,14 @@ class CAHFP(Method):
     ``holders``; `explore`, the share of a client's channels that are drawn at random from those that don't score best,
     so that all get trained; `server_momentum`, the share of a round's change of the global parameters that moves them
     again in the next; `shrink`, the share ``λ`` of the perturbation ``e_t = Σ_k p_k (1 - m_k) w_t`` that a round takes
-    off the global parameters, and whether it `ebbs`: round ``t`` takes ``λ (1 - A)^t``, ``A`` the clients' agreement in
-    the first (`PseudoGradients.agreement`); `calibration`, how much a local step adds to the strength of the calibrated
-    loss, at most 1 (`hfp.methods.calibration`).
+    off the global parameters, and whether it `ebbs`: round ``t`` takes ``λ (1 - A u)^t``, ``A`` the clients' agreement
+    and ``u`` the share of the entries that nobody holds, both of the first round (`PseudoGradients`); `calibration`,
+    how much a local step adds to the strength of the calibrated loss, at most 1 (`hfp.methods.calibration`).
 
     Why shrink: a submodel learns to do without what its client does not hold, and in the full model what nobody trains
     is noise. With ``fill`` a client counts with ``(1 - λ) w_t`` for what it did not hold: 0 is the paper's
-    reconstruction, 1 leaves it out. Why ebb: what some clients trained serves the others too, if they are alike.
+    reconstruction, 1 leaves it out. Why ebb: what some clients trained serves the others too, if they are alike, and
+    the fewer channels are held by anyone, the more is lost by shrinking those that only some of the clients hold.
     `hfp.methods.ca_hfp_paper` has the paper's own form.
 
     Estimating costs the server three models' memory beside the global one, momentum one more, and the clients nothing.
@@ -162,10 +163,13 @@ class VariationCollector:
         weights, velocity = pushed(
             state.weights, self._aggregator.result(), state.memory.velocity, method.server_momentum, self._parameters
         )
-        agreement = self._gradients.agreement() if state.memory.agreement is None else state.memory.agreement
-        shrink = method.shrink * (1 - agreement) ** state.round if method.ebbs else method.shrink
+        ebb = self._ebb() if state.memory.ebb is None else state.memory.ebb
+        shrink = method.shrink * (1 - ebb) ** state.round
         for name, before in self._parameters.items():
             weights[name] -= shrink * (1 - coverage[name]) * before
         warm = state.round + 1 >= method.warmup
         scores = method.score(self._setting, variation, weights) if warm else None
-        return ServerState(state.round + 1, weights, Memory(variation, scores, velocity, agreement))
+        return ServerState(state.round + 1, weights, Memory(variation, scores, velocity, ebb))
+
+    def _ebb(self) -> float:
+        return self._gradients.agreement() * self._gradients.unheld() if self._method.ebbs else 0.0

@@ -51,6 +51,11 @@ class PseudoGradients:
         """``Σ p_k`` over those that hold an entry."""
         return self._mean(self._coverage)
 
+    def unheld(self) -> float:
+        """The share of the entries that nobody holds."""
+        entries = sum(coverage.numel() for coverage in self._coverage.values())
+        return sum(int((coverage == 0).sum()) for coverage in self._coverage.values()) / entries
+
     def agreement(self) -> float:
         """How much alike the clients' gradients are: 1 if they are the same, about 0 if they have nothing in common.
 

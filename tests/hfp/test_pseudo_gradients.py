@@ -1,4 +1,4 @@
-"""What clients' models did in a round, as gradients: how much they agree, against its definition."""
+"""What clients' models did in a round, as gradients: how much they agree, what nobody holds; against definitions."""
 
 import pytest
 import torch
@@ -47,14 +47,18 @@ def drawn(seed, common=0.0):
     }
 
 
-def agreement(clients, idle=()):
+def sums_of(clients, idle=()):
     """Of clients with their weights, and of `idle` ones that took no step."""
     sums = PseudoGradients(PARAMETERS)
     for held, weight in clients:
         sums.add(held, weight, DISTANCE)
     for held, weight in idle:
         sums.add(held, weight, 0.0)
-    return sums.agreement()
+    return sums
+
+
+def agreement(clients, idle=()):
+    return sums_of(clients, idle).agreement()
 
 
 def naive(clients):
@@ -105,3 +109,13 @@ def test_who_took_no_step_has_no_say_and_nobody_agrees_alone():
     assert agreement([]) == 0
     still = {name: torch.zeros_like(tensor) for name, tensor in PARAMETERS.items()}
     assert agreement([(moved(still), 1), (moved(still), 1)]) == 0
+
+
+@given(shares=st.lists(st.sampled_from([0.2, 0.25, 0.5, 1.0]), max_size=3))
+def test_what_nobody_holds_is_counted_in_entries(shares):
+    clients = [moved(drawn(0), kept) for kept in shares]
+    masks = [torch.cat([mask.flatten() for mask in held.index_map.masks().values()]) for held in clients]
+    size = sum(tensor.numel() for tensor in PARAMETERS.values())
+    expected = size - int(torch.stack(masks).any(0).sum()) if masks else size
+    assert sums_of([(held, 3) for held in clients]).unheld() == pytest.approx(expected / size, abs=1e-12)
+    assert sums_of([], idle=[(held, 3) for held in clients]).unheld() == 1
