@@ -13,9 +13,10 @@ from hfp.methods import (  # noqa: F401  (each registers itself)
     heterofl,
     prunefl,
 )
-from hfp.methods.base import Client, Collector, Held, Method, Reply, ServerState, Setting, State, Task, Update
+from hfp.methods.base import Collector, Method
 from hfp.methods.local import Local
 from hfp.methods.registry import create_method, methods, register
+from hfp.methods.values import Client, Held, Reply, ServerState, Setting, State, Task, Update
 
 __all__ = [
     "Client",

@@ -10,13 +10,14 @@ from torch import nn
 from hfp.client import Objective
 from hfp.errors import InputError, unknown
 from hfp.importance import Variation, VariationImportance
-from hfp.methods.base import Client, Method, ServerState, Setting, State, Task, Update
+from hfp.methods.base import Method
 from hfp.methods.calibration import calibrated, check_calibration
 from hfp.methods.local import Local
 from hfp.methods.momentum import check_momentum, pushed
 from hfp.methods.pseudo_gradients import PseudoGradients
 from hfp.methods.registry import register
 from hfp.methods.selection import Scores, check_counts, keep_best, keep_random, scores_of
+from hfp.methods.values import Client, ServerState, Setting, State, Task, Update
 from hfp.reconstruct import Aggregator, Plan
 from hfp.seeds import generator
 

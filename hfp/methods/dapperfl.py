@@ -13,12 +13,13 @@ from torch.nn import functional
 from hfp.client import Objective, joined
 from hfp.costs import TRAINING_FACTOR
 from hfp.errors import InputError
-from hfp.methods.base import Client, Held, Method, Reply, ServerState, Setting, State, Task, Update
+from hfp.methods.base import Method
 from hfp.methods.bits import from_bits, to_bits
 from hfp.methods.filters import filter_scores
 from hfp.methods.local import Local
 from hfp.methods.registry import register
 from hfp.methods.selection import check_counts, keep_best
+from hfp.methods.values import Client, Held, Reply, ServerState, Setting, State, Task, Update
 from hfp.models import classifier_of
 from hfp.reconstruct import Aggregator, Coupling, Plan, compact_model
 

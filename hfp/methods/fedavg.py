@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from hfp.methods.base import Client, Method, ServerState, Setting
+from hfp.methods.base import Method
 from hfp.methods.mean import MeanCollector
 from hfp.methods.registry import register
+from hfp.methods.values import Client, ServerState, Setting
 from hfp.reconstruct import Plan
 
 

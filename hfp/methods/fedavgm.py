@@ -8,13 +8,13 @@ from typing import ClassVar
 from torch import nn
 
 from hfp.client import Objective
-from hfp.methods.base import ServerState, Setting, State, Task
 from hfp.methods.calibration import calibrated, check_calibration
 from hfp.methods.fedavg import FedAvg
 from hfp.methods.local import Local
 from hfp.methods.mean import MeanCollector
 from hfp.methods.momentum import check_momentum, pushed
 from hfp.methods.registry import register
+from hfp.methods.values import ServerState, Setting, State, Task
 
 
 @register

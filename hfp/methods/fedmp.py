@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from hfp.errors import InputError
-from hfp.methods.base import Client, Method, ServerState, Setting, State, Update
+from hfp.methods.base import Method
 from hfp.methods.eucb import Bandit
 from hfp.methods.filters import filter_scores
 from hfp.methods.mean import MeanCollector
 from hfp.methods.registry import register
 from hfp.methods.selection import Scores, check_counts, keep_best, kept_counts
+from hfp.methods.values import Client, ServerState, Setting, State, Update
 from hfp.reconstruct import Plan
 from hfp.seeds import generator
 

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from hfp.client import Objective
 from hfp.errors import InputError
-from hfp.methods.base import Client, Method, Reply, ServerState, Setting, Task
+from hfp.methods.base import Method
 from hfp.methods.local import Local
 from hfp.methods.mean import MeanCollector
 from hfp.methods.registry import register
+from hfp.methods.values import Client, Reply, ServerState, Setting, Task
 from hfp.reconstruct import Plan
 
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from hfp.importance.groups import members, width
-from hfp.methods.base import State
 from hfp.methods.selection import Scores, scores_of
+from hfp.methods.values import State
 from hfp.reconstruct import Coupling
 
 

@@ -14,11 +14,12 @@ from torch.nn import functional
 from hfp.client import Objective
 from hfp.costs import TRAINING_FACTOR
 from hfp.errors import InputError
-from hfp.methods.base import Client, Method, Reply, ServerState, Setting, Task
+from hfp.methods.base import Method
 from hfp.methods.local import Local
 from hfp.methods.mean import MeanCollector
 from hfp.methods.registry import register
 from hfp.methods.selection import keep_window
+from hfp.methods.values import Client, Reply, ServerState, Setting, Task
 from hfp.reconstruct import IndexMap, Plan, TensorMap, compact_model
 
 

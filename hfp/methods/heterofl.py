@@ -14,10 +14,11 @@ from torch.nn.modules.conv import _ConvNd
 
 from hfp.client import Objective
 from hfp.errors import InputError
-from hfp.methods.base import Client, Method, Reply, ServerState, Setting, Task, Update
+from hfp.methods.base import Method
 from hfp.methods.local import Local
 from hfp.methods.registry import register
 from hfp.methods.selection import keep_window
+from hfp.methods.values import Client, Reply, ServerState, Setting, Task, Update
 from hfp.reconstruct import Aggregator, IndexMap, Plan, TensorMap
 
 CLASSES = "classes/present"

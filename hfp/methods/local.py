@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from hfp.client import LocalData, LocalResult, LocalTraining, Objective, schedule_of, train
 from hfp.costs import TRAINING_FACTOR, MacCounter, parameters
 from hfp.memory import MemoryCounter
-from hfp.methods.base import Client, Reply, State, Task
+from hfp.methods.values import Client, Reply, State, Task
 from hfp.reconstruct import Coupling, compact_model
 from hfp.seeds import generator
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from hfp.methods.base import ServerState, Update
+from hfp.methods.values import ServerState, Update
 from hfp.reconstruct import Aggregator
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from torch import Tensor
 
 from hfp.errors import InputError
-from hfp.methods.base import State
+from hfp.methods.values import State
 
 
 def check_momentum(momentum: float) -> None:

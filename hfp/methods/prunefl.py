@@ -15,11 +15,12 @@ from hfp.client import LocalResult, Objective, joined
 from hfp.costs import TRAINING_FACTOR, macs_per_weight, parameters
 from hfp.errors import InputError
 from hfp.methods import sparse
-from hfp.methods.base import Client, Held, Method, Reply, ServerState, Setting, State, Task, Update
+from hfp.methods.base import Method
 from hfp.methods.local import Local
 from hfp.methods.reconfigure import reconfigure
 from hfp.methods.registry import register
 from hfp.methods.sparse import Masks
+from hfp.methods.values import Client, Held, Reply, ServerState, Setting, State, Task, Update
 from hfp.reconstruct import Aggregator, Plan
 
 ACTIVE = "weights/active"

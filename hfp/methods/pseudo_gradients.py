@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from hfp.methods.base import Held
+from hfp.methods.values import Held
 
 
 class PseudoGradients:

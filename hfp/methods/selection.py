@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hfp.errors import InputError
-from hfp.methods.base import Setting
+from hfp.methods.values import Setting
 from hfp.reconstruct import Coupling, IndexMap, Plan, compact_model
 
 Scores = Mapping[str, Tensor]

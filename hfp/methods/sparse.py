@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from hfp.errors import InputError
-from hfp.methods.base import State
 from hfp.methods.bits import from_bits, to_bits
+from hfp.methods.values import State
 
 Masks = Mapping[str, Tensor]
 

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from hfp.methods.base import Held
 from hfp.methods.pseudo_gradients import PseudoGradients
+from hfp.methods.values import Held
 
 
 class Tiny(nn.Sequential):
