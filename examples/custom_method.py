@@ -17,9 +17,9 @@ from hfp.comparison.definition import Comparison, variants_of
 from hfp.comparison.runs import result_of
 from hfp.comparison.table import gather, markdown, rows
 from hfp.methods import Client, Method, ServerState, Setting, register
-from hfp.methods.filters import filter_scores
-from hfp.methods.mean import MeanCollector
-from hfp.methods.selection import check_counts, keep_best, keep_random
+from hfp.methods.blocks.filters import filter_scores
+from hfp.methods.blocks.mean import MeanCollector
+from hfp.methods.blocks.selection import check_counts, keep_best, keep_random
 from hfp.reconstruct import Plan
 from hfp.seeds import generator
 

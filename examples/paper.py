@@ -28,7 +28,7 @@ from hfp.comparison.page import file_name, round_chart, size_chart
 from hfp.comparison.runs import ComparisonFolder, missing, run_missing
 from hfp.comparison.table import Row, Runs, gather, grouped, rows
 from hfp.data import Dataset, Request, Split, load_dataset, register_dataset
-from hfp.folder import write_atomically
+from hfp.results.folder import write_atomically
 
 ALPHAS = (0.1, 1.0, 10.0)
 TABLE_1 = ("ca-hfp", "ca-hfp-paper", "fedavg", "fedavgm", "fedprox", "prunefl", "fedmp", "dapperfl")

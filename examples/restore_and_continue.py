@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import hfp
-from hfp.batchnorm import estimate
 from hfp.data import Dataset, load_dataset
 from hfp.pruning.finetuning import accuracy, finetune
+from hfp.training.batch_norm import estimate
 
 
 def main() -> None:

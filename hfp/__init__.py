@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hfp import importance, reconstruct
-    from hfp.engine import simulate
     from hfp.errors import InputError
-    from hfp.experiment import Experiment
+    from hfp.federation.experiment import Experiment
+    from hfp.federation.records import Run
+    from hfp.federation.rounds import simulate
     from hfp.models import create_model
     from hfp.pruning.budget import Budget
     from hfp.pruning.prune import PruneResult, prune
     from hfp.pruning.storing import save_pruned
     from hfp.reconstruct import load_pruned
-    from hfp.records import Run
 
 __all__ = [
     "Budget",
@@ -37,15 +37,15 @@ __all__ = [
 
 _HOMES = {
     "Budget": "hfp.pruning.budget",
-    "Experiment": "hfp.experiment",
+    "Experiment": "hfp.federation.experiment",
     "InputError": "hfp.errors",
     "PruneResult": "hfp.pruning.prune",
-    "Run": "hfp.records",
+    "Run": "hfp.federation.records",
     "create_model": "hfp.models",
     "load_pruned": "hfp.reconstruct",
     "prune": "hfp.pruning.prune",
     "save_pruned": "hfp.pruning.storing",
-    "simulate": "hfp.engine",
+    "simulate": "hfp.federation.rounds",
 }
 
 

@@ -6,20 +6,20 @@ from functools import partial
 
 import torch_pruning as tp
 
-from hfp.importance.diagonal import DiagonalImportance
-from hfp.importance.empirical_fisher import EmpiricalFisherImportance
+from hfp.importance.bases.diagonal import DiagonalImportance
+from hfp.importance.bases.scaled import ScaledImportance
+from hfp.importance.criteria.empirical_fisher import EmpiricalFisherImportance
+from hfp.importance.criteria.group_fisher import GroupFisherImportance
+from hfp.importance.criteria.group_kl import GroupKLImportance
+from hfp.importance.criteria.group_loss import GroupLossImportance
+from hfp.importance.criteria.hutchinson import HutchinsonImportance
+from hfp.importance.criteria.kronecker import KroneckerImportance
+from hfp.importance.criteria.sampled_fisher import SampledFisherImportance
+from hfp.importance.criteria.shipped import HessianImportance, RandomImportance, ShippedImportance, TaylorImportance
+from hfp.importance.criteria.variation import Variation, VariationImportance
 from hfp.importance.errors import CriterionError
-from hfp.importance.group_fisher import GroupFisherImportance
-from hfp.importance.group_kl import GroupKLImportance
-from hfp.importance.group_loss import GroupLossImportance
-from hfp.importance.hutchinson import HutchinsonImportance
-from hfp.importance.kronecker import KroneckerImportance
 from hfp.importance.layers import Slot, register_layer
 from hfp.importance.registry import Criterion, create, describe, names, register
-from hfp.importance.sampled_fisher import SampledFisherImportance
-from hfp.importance.scaled import ScaledImportance
-from hfp.importance.shipped import HessianImportance, RandomImportance, ShippedImportance, TaylorImportance
-from hfp.importance.variation import Variation, VariationImportance
 
 __all__ = [
     "Criterion",

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch_pruning as tp
 
+from hfp.importance.bases.scaled import ScaledImportance
 from hfp.importance.errors import CriterionError
-from hfp.importance.scaled import ScaledImportance
 
 NEEDS = ("nothing", "data", "variation")
 

@@ -5,7 +5,7 @@ import shlex
 import pytest
 from readme_commands import commands, python_blocks, setup_command
 
-from hfp.cli import COMMANDS, build_parser
+from hfp.commands.cli import COMMANDS, build_parser
 
 
 def test_two_setup_commands_and_no_more():

@@ -19,7 +19,7 @@ from hfp.commands.run import option
 from hfp.comparison.definition import Comparison, Variant
 from hfp.comparison.runs import ComparisonFolder, run_missing
 from hfp.comparison.table import Row, gather, rows
-from hfp.experiment import Experiment
+from hfp.federation.experiment import Experiment
 
 Study = dict[str, dict[str, Any]]
 

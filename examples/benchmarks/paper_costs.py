@@ -3,7 +3,7 @@
 python examples/benchmarks/paper_costs.py > examples/benchmarks/paper_costs.md
 """
 
-from hfp.paper_costs import BATCH, RULES, markdown, paper_costs
+from paper_cost_columns import BATCH, RULES, markdown, paper_costs
 
 print(f"""# What a round costs: the columns of table I, counted
 

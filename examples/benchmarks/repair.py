@@ -29,7 +29,7 @@ import hfp
 from hfp.data import Dataset, load_dataset
 from hfp.models import create_model
 from hfp.pruning.finetuning import accuracy, finetune, training_batches
-from hfp.repair import repair
+from hfp.pruning.repair import repair
 
 SHARES = (0.7, 0.5, 0.3)
 CRITERIA = ("group-fisher",)

@@ -268,7 +268,7 @@ def _baseline(full: Any, inputs: Any) -> dict[str, Any]:
     import torch
     import torch_pruning as tp
 
-    from hfp.costs import macs, parameters
+    from hfp.costs.macs import macs, parameters
 
     classifier = full.get_classifier() if hasattr(full, "get_classifier") else list(full.modules())[-1]
     ignored = [module for module in (classifier if isinstance(classifier, tuple) else (classifier,)) if module]
@@ -309,7 +309,7 @@ def _loaded(source: str, model: str, result: Any, inputs: Any) -> list[str]:
 
 
 def _tensors(output: Any) -> list[Any]:
-    from hfp.reconstruct.calling import results
+    from hfp.layers.calling import results
 
     return results(output)
 

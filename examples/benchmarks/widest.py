@@ -16,14 +16,15 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from hfp import Experiment, batchnorm
-from hfp.client import LARGE_BATCH, LocalData, answers, statistics_of
+from hfp import Experiment
 from hfp.comparison.table import Spread
-from hfp.engine import rounds
-from hfp.federation import Federation, set_up
-from hfp.folder import write_atomically
+from hfp.federation.rounds import rounds
+from hfp.federation.setup import Federation, set_up
 from hfp.methods import ServerState
 from hfp.reconstruct import IndexMap, compact_model
+from hfp.results.folder import write_atomically
+from hfp.training import batch_norm as batchnorm
+from hfp.training.local_step import LARGE_BATCH, LocalData, answers, statistics_of
 
 METHODS = ("ca-hfp", "fedavg", "fedmp", "heterofl", "fedrolex", "fjord", "ca-hfp-paper")
 

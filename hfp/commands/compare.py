@@ -13,13 +13,14 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from hfp.commands.run import INTERRUPTED, add_settings, given_settings, option, use_threads
+from hfp.commands.run import INTERRUPTED, add_settings, given_settings, option
 from hfp.comparison.definition import Cell, Comparison, comparison_from, read_comparison
 from hfp.comparison.page import figures, page
 from hfp.comparison.runs import COMPARISON, ComparisonFolder, Failure, default_jobs, distinct, missing, run_missing
 from hfp.comparison.table import final_accuracy, gather, markdown, plain, rows, tables
 from hfp.errors import InputError
-from hfp.federation import set_up
+from hfp.federation.setup import set_up
+from hfp.federation.threads import use_threads
 from hfp.methods import methods
 
 TABLE, PAGE, FIGURES = "table.md", "report.html", "figures"

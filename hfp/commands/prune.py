@@ -17,18 +17,18 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from hfp import importance
-from hfp.costs import latencies
+from hfp.costs.macs import latencies
 from hfp.data import Dataset, datasets, load_dataset
 from hfp.errors import InputError
+from hfp.models.source import FullModel, full_model
 from hfp.pruning.budget import Budget
 from hfp.pruning.export import check_exporter, export_onnx
 from hfp.pruning.finetuning import accuracy, finetune, training_batches
 from hfp.pruning.layer_picture import save_layer_picture
-from hfp.pruning.model_source import FullModel, full_model
 from hfp.pruning.prune import PruneResult, prune
+from hfp.pruning.repair import KINDS
 from hfp.pruning.schedule import RANKINGS
 from hfp.pruning.storing import save_pruned
-from hfp.repair import KINDS
 
 _BUDGETS = {
     "macs": "share of the multiply-accumulates that remains",

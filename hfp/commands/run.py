@@ -10,26 +10,24 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from hfp.batchnorm import POLICIES
-from hfp.cohort import asked_clients
-from hfp.costs import macs
+from hfp.costs.devices import PROFILES
 from hfp.data import datasets, schemes
-from hfp.devices import PROFILES
-from hfp.engine import Outcome, full_cost, rounds
 from hfp.errors import InputError
-from hfp.experiment import LATE, LIMITS, Experiment
-from hfp.federation import Federation, set_up
-from hfp.folder import RunFolder, default_folder
+from hfp.federation.experiment import LATE, LIMITS, Experiment
+from hfp.federation.participation import asked_clients
+from hfp.federation.records import IN_TIME, ClientRecord, Run
+from hfp.federation.rounds import Outcome, full_cost, rounds
+from hfp.federation.setup import Federation, set_up
+from hfp.federation.threads import use_threads
 from hfp.methods import methods
-from hfp.plots import save_curves, save_diagnostics
-from hfp.records import IN_TIME, ClientRecord, Run
-from hfp.report import round_line, run_document, run_table
+from hfp.results.folder import RunFolder, default_folder
+from hfp.results.plots import save_curves, save_diagnostics
+from hfp.results.report import round_line, run_document, run_table
+from hfp.training.batch_norm import POLICIES
 
-SMALL_STEP = 50_000_000  # multiply-accumulates of a forward batch below which threads wait more than they work
 INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
 
 
@@ -137,23 +135,6 @@ def run(arguments: argparse.Namespace) -> int:
     if interrupted:
         console.print(f"stopped after {len(history)} of {experiment.rounds} rounds")
     return INTERRUPTED if interrupted else 0
-
-
-def use_threads(threads: int | None, federation: Federation) -> None:
-    """Compute with as many threads; without a number with one where a step of the full model is too small to share.
-
-    Raises:
-        InputError: the number is below 1.
-    """
-    if threads is not None and threads < 1:
-        raise InputError(f"threads must be at least 1; found {threads}")
-    if threads is not None or _step_work(federation) < SMALL_STEP:
-        torch.set_num_threads(threads or 1)
-
-
-def _step_work(federation: Federation) -> int:
-    """Multiply-accumulates of one batch through the full model."""
-    return macs(federation.model, federation.setting.example) * federation.experiment.batch_size
 
 
 def experiment_from(arguments: argparse.Namespace) -> Experiment:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from hfp.plots import make_figure
+from hfp.results.plots import make_figure
 
 LIGHT = ("#0b7285", "#d9480f", "#5f3dc4", "#2b8a3e", "#c2255c", "#1864ab", "#e67700", "#495057", "#862e9c", "#5c940d")
 DARK = ("#3bc9db", "#ff922b", "#b197fc", "#69db7c", "#faa2c1", "#74c0fc", "#ffd43b", "#ced4da", "#e599f7", "#c0eb75")

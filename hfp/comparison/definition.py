@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from hfp.errors import InputError, unknown
-from hfp.experiment import Experiment
+from hfp.federation.experiment import Experiment
 from hfp.methods import create_method, methods
 
 if sys.version_info >= (3, 11):

@@ -8,7 +8,7 @@ from html import escape
 from hfp.comparison.charts import LIGHT, Line, line_chart, standalone, variables
 from hfp.comparison.definition import Comparison
 from hfp.comparison.table import LAST, Row, Runs, cells_of, curves, grouped, headings
-from hfp.experiment import Experiment
+from hfp.federation.experiment import Experiment
 from hfp.methods import methods
 
 _STYLE = """

@@ -19,12 +19,12 @@ from typing import Any
 import torch
 
 from hfp.comparison.definition import Cell, Comparison
-from hfp.engine import Outcome, simulate
 from hfp.errors import InputError
-from hfp.experiment import Experiment
-from hfp.folder import write_atomically
+from hfp.federation.experiment import Experiment
+from hfp.federation.records import Run
+from hfp.federation.rounds import Outcome, simulate
 from hfp.methods import create_method
-from hfp.records import Run
+from hfp.results.folder import write_atomically
 
 COMPARISON, RUNS = "comparison.json", "runs"
 

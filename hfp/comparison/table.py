@@ -13,7 +13,7 @@ from rich import box
 from rich.table import Table
 
 from hfp.comparison.definition import Cell, Comparison
-from hfp.records import MEGABYTE
+from hfp.federation.records import MEGABYTE
 
 LAST = 5
 """A run's accuracy is the mean of its last five rounds, those that were tested: a single round's wobbles."""
@@ -57,7 +57,7 @@ class Row:
     """A variant at an alpha and a size, over `seeds` runs.
 
     `accuracy` in percent; `difference` from the first variant in points, paired by seed. `own` and `shared` are the
-    accuracies of clients' own models and of the global one on data like theirs (`hfp.evaluation`), if measured. Costs
+    accuracies of clients' own models and of the global one on data like theirs (`hfp.federation.evaluation`), if measured. Costs
     are one run's, the mean over seeds: megabytes moved, 1e9 multiply-accumulates of training, simulated seconds on the
     clients' devices, megabytes of the largest client's memory.
     """

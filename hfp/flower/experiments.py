@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hfp.errors import InputError, unknown
-from hfp.experiment import Experiment
+from hfp.federation.experiment import Experiment
 from hfp.flower.settings import Settings, dashed, fields_of
 
 PAIRS = ("options", "budget")

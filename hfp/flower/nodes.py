@@ -14,14 +14,14 @@ from pathlib import Path
 from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
 
+from hfp.costs.payload import layout
 from hfp.errors import InputError
-from hfp.fleet import Answer, Write
+from hfp.federation.fleet import Answer, Write
+from hfp.federation.records import DROPPED, FAILED, IN_TIME, REFUSED
 from hfp.flower import wire
 from hfp.flower.letter import Letter, from_records, to_records
 from hfp.flower.settings import Settings
 from hfp.methods import Client, Setting, State, Task
-from hfp.payload import layout
-from hfp.records import DROPPED, FAILED, IN_TIME, REFUSED
 
 SHORTEST, LONGEST = 0.02, 0.5  # seconds between looks for messages: twice as long each time that there are none
 PATIENCE = 5.0  # seconds that a message outlives its round, so that its end is heard of
@@ -216,7 +216,7 @@ class Nodes:
 
 
 class Flower:
-    """A `hfp.fleet.Fleet` of Flower nodes."""
+    """A `hfp.federation.fleet.Fleet` of Flower nodes."""
 
     def __init__(self, nodes: Nodes, setting: Setting, weights: State) -> None:
         self._nodes, self._setting = nodes, setting

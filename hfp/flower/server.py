@@ -9,20 +9,20 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from hfp.checkpoint import CHECKPOINT, Checkpoint, load_checkpoint, save_checkpoint
-from hfp.commands.run import use_threads
-from hfp.engine import Course, full_cost
 from hfp.errors import InputError
-from hfp.experiment import Experiment
-from hfp.federation import Federation, set_up, set_up_own
+from hfp.federation.experiment import Experiment
+from hfp.federation.problem import load_problem
+from hfp.federation.records import RoundRecord, Run
+from hfp.federation.rounds import Course, full_cost
+from hfp.federation.setup import Federation, set_up, set_up_own
+from hfp.federation.threads import use_threads
 from hfp.flower.experiments import experiment_from
 from hfp.flower.nodes import Flower, Nodes
 from hfp.flower.settings import Settings, problem_file, settings_from
-from hfp.folder import RunFolder, default_folder
-from hfp.plots import save_curves
-from hfp.problem import load_problem
-from hfp.records import RoundRecord, Run
-from hfp.report import round_line
+from hfp.results.checkpoint import CHECKPOINT, Checkpoint, load_checkpoint, save_checkpoint
+from hfp.results.folder import RunFolder, default_folder
+from hfp.results.plots import save_curves
+from hfp.results.report import round_line
 
 CLIENT_LINE = "  client {client}: {status}{problem}"
 

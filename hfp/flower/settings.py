@@ -21,7 +21,7 @@ class Settings:
     went out; whoever has not answered by then is left out of it. At most `in_flight` tasks are out at once; 0 is as
     many as there are clients, in simulation twice the processors.
 
-    `problem` names a module beside the app's pyproject.toml with the user's own data and model (`hfp.problem`). `out`
+    `problem` names a module beside the app's pyproject.toml with the user's own data and model (`hfp.federation.problem`). `out`
     is the run's folder on the server, `resume` the folder of a run to go on with. `threads` are those that a client
     computes with, 0 for one where the model is small and PyTorch's own number where it isn't. A client's `worker` is a
     process that holds torch between rounds; without one every process that Flower starts loads torch again.

@@ -1,4 +1,4 @@
-"""What a message between server and client says: a header of plain JSON, and the tensors as `hfp.payload`.
+"""What a message between server and client says: a header of plain JSON, and the tensors as `hfp.costs.payload`.
 
 Shapes that both sides know from the plan are not sent, nor is a plan that keeps every channel; of other plans each
 coupled group is a window of channels where it is one, else a bit a channel. Everything that is read is checked before
@@ -18,11 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hfp.costs.payload import layout, pack, unpack
 from hfp.errors import InputError
 from hfp.flower.letter import Letter
 from hfp.methods import Client, Reply, Setting, State, Task
-from hfp.methods.bits import from_bits, to_bits
-from hfp.payload import layout, pack, unpack
+from hfp.methods.blocks.bits import from_bits, to_bits
 from hfp.reconstruct import IndexMap, MapError, Plan
 
 VERSION = 1

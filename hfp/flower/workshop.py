@@ -10,17 +10,17 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from hfp.clients import Clients
-from hfp.commands.run import use_threads
+from hfp.costs.payload import layout
 from hfp.errors import InputError
-from hfp.federation import Federation, set_up, set_up_own, with_data_of
+from hfp.federation.client_runner import Clients
+from hfp.federation.problem import load_problem
+from hfp.federation.setup import Federation, set_up, set_up_own, with_data_of
+from hfp.federation.threads import use_threads
 from hfp.flower import wire
 from hfp.flower.experiments import experiment_from
 from hfp.flower.letter import Letter
 from hfp.flower.settings import settings_from
 from hfp.methods import Client, State
-from hfp.payload import layout
-from hfp.problem import load_problem
 from hfp.reconstruct import MapError
 
 OWN_CLIENTS = 4  # clients whose own data one process keeps; in simulation it serves any of them

@@ -13,10 +13,10 @@ from hfp.methods import (  # noqa: F401  (each registers itself)
     heterofl,
     prunefl,
 )
-from hfp.methods.base import Collector, Method
-from hfp.methods.local import Local
-from hfp.methods.registry import create_method, methods, register
-from hfp.methods.values import Client, Held, Reply, ServerState, Setting, State, Task, Update
+from hfp.methods.interface.base import Collector, Method
+from hfp.methods.interface.client_context import Local
+from hfp.methods.interface.registry import create_method, methods, register
+from hfp.methods.interface.values import Client, Held, Reply, ServerState, Setting, State, Task, Update
 
 __all__ = [
     "Client",

@@ -7,19 +7,19 @@ from typing import ClassVar
 
 from torch import nn
 
-from hfp.client import Objective
 from hfp.errors import InputError, unknown
 from hfp.importance import Variation, VariationImportance
-from hfp.methods.base import Method
-from hfp.methods.calibration import calibrated, check_calibration
-from hfp.methods.local import Local
-from hfp.methods.momentum import check_momentum, pushed
-from hfp.methods.pseudo_gradients import PseudoGradients
-from hfp.methods.registry import register
-from hfp.methods.selection import Scores, check_counts, keep_best, keep_random, scores_of
-from hfp.methods.values import Client, ServerState, Setting, State, Task, Update
+from hfp.methods.blocks.calibration import calibrated, check_calibration
+from hfp.methods.blocks.momentum import check_momentum, pushed
+from hfp.methods.blocks.pseudo_gradients import PseudoGradients
+from hfp.methods.blocks.selection import Scores, check_counts, keep_best, keep_random, scores_of
+from hfp.methods.interface.base import Method
+from hfp.methods.interface.client_context import Local
+from hfp.methods.interface.registry import register
+from hfp.methods.interface.values import Client, ServerState, Setting, State, Task, Update
 from hfp.reconstruct import Aggregator, Plan
 from hfp.seeds import generator
+from hfp.training.local_step import Objective
 
 RULES = ("fill", "holders")
 FORMS = ("curvature", "paper", "taylor")
@@ -55,7 +55,7 @@ class CAHFP(Method):
     again in the next; `shrink`, the share ``λ`` of the perturbation ``e_t = Σ_k p_k (1 - m_k) w_t`` that a round takes
     off the global parameters, and whether it `ebbs`: round ``t`` takes ``λ (1 - A u)^t``, ``A`` the clients' agreement
     and ``u`` the share of the entries that nobody holds, both of the first round (`PseudoGradients`); `calibration`,
-    how much a local step adds to the strength of the calibrated loss, at most 1 (`hfp.methods.calibration`).
+    how much a local step adds to the strength of the calibrated loss, at most 1 (`hfp.methods.blocks.calibration`).
 
     Why shrink: a submodel learns to do without what its client does not hold, and in the full model what nobody trains
     is noise. With ``fill`` a client counts with ``(1 - λ) w_t`` for what it did not hold: 0 is the paper's

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from hfp.methods.ca_hfp import CAHFP
-from hfp.methods.registry import register
+from hfp.methods.interface.registry import register
 
 
 @register

@@ -10,18 +10,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hfp.client import Objective, joined
-from hfp.costs import TRAINING_FACTOR
+from hfp.costs.macs import TRAINING_FACTOR
 from hfp.errors import InputError
-from hfp.methods.base import Method
-from hfp.methods.bits import from_bits, to_bits
-from hfp.methods.filters import filter_scores
-from hfp.methods.local import Local
-from hfp.methods.registry import register
-from hfp.methods.selection import check_counts, keep_best
-from hfp.methods.values import Client, Held, Reply, ServerState, Setting, State, Task, Update
+from hfp.methods.blocks.bits import from_bits, to_bits
+from hfp.methods.blocks.filters import filter_scores
+from hfp.methods.blocks.selection import check_counts, keep_best
+from hfp.methods.interface.base import Method
+from hfp.methods.interface.client_context import Local
+from hfp.methods.interface.registry import register
+from hfp.methods.interface.values import Client, Held, Reply, ServerState, Setting, State, Task, Update
 from hfp.models import classifier_of
 from hfp.reconstruct import Aggregator, Coupling, Plan, compact_model
+from hfp.training.local_step import Objective, joined
 
 KEPT = "channels/kept"
 

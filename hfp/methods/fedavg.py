@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from hfp.methods.base import Method
-from hfp.methods.mean import MeanCollector
-from hfp.methods.registry import register
-from hfp.methods.values import Client, ServerState, Setting
+from hfp.methods.blocks.mean import MeanCollector
+from hfp.methods.interface.base import Method
+from hfp.methods.interface.registry import register
+from hfp.methods.interface.values import Client, ServerState, Setting
 from hfp.reconstruct import Plan
 
 

@@ -7,14 +7,14 @@ from typing import ClassVar
 
 from torch import nn
 
-from hfp.client import Objective
-from hfp.methods.calibration import calibrated, check_calibration
+from hfp.methods.blocks.calibration import calibrated, check_calibration
+from hfp.methods.blocks.mean import MeanCollector
+from hfp.methods.blocks.momentum import check_momentum, pushed
 from hfp.methods.fedavg import FedAvg
-from hfp.methods.local import Local
-from hfp.methods.mean import MeanCollector
-from hfp.methods.momentum import check_momentum, pushed
-from hfp.methods.registry import register
-from hfp.methods.values import ServerState, Setting, State, Task
+from hfp.methods.interface.client_context import Local
+from hfp.methods.interface.registry import register
+from hfp.methods.interface.values import ServerState, Setting, State, Task
+from hfp.training.local_step import Objective
 
 
 @register
@@ -22,7 +22,7 @@ from hfp.methods.values import ServerState, Setting, State, Task
 class FedAvgM(FedAvg):
     """``v ← β v + Σ p_k (w_k - w_t)``, ``w_{t+1} = w_t + v`` over full models; `server_momentum` is ``β``.
 
-    With a `calibration` above 0 clients minimise the loss of `hfp.methods.calibration`, as those of `ca-hfp` do.
+    With a `calibration` above 0 clients minimise the loss of `hfp.methods.blocks.calibration`, as those of `ca-hfp` do.
     """
 
     name: ClassVar[str] = "fedavgm"

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from hfp.errors import InputError
-from hfp.methods.base import Method
-from hfp.methods.eucb import Bandit
-from hfp.methods.filters import filter_scores
-from hfp.methods.mean import MeanCollector
-from hfp.methods.registry import register
-from hfp.methods.selection import Scores, check_counts, keep_best, kept_counts
-from hfp.methods.values import Client, ServerState, Setting, State, Update
+from hfp.methods.blocks.eucb import Bandit
+from hfp.methods.blocks.filters import filter_scores
+from hfp.methods.blocks.mean import MeanCollector
+from hfp.methods.blocks.selection import Scores, check_counts, keep_best, kept_counts
+from hfp.methods.interface.base import Method
+from hfp.methods.interface.registry import register
+from hfp.methods.interface.values import Client, ServerState, Setting, State, Update
 from hfp.reconstruct import Plan
 from hfp.seeds import generator
 
@@ -45,7 +45,7 @@ class FedMP(Method):
     Recovering (R2SP) adds to a worker's trained submodel the residual ``w_t - w_t[S_k]`` that the server kept: entries
     that it did not hold enter the mean with their global value.
 
-    With `bandit` a worker's ratio is not its own but drawn by E-UCB (`hfp.methods.eucb`) from ``[0, most)``, with the
+    With `bandit` a worker's ratio is not its own but drawn by E-UCB (`hfp.methods.blocks.eucb`) from ``[0, most)``, with the
     options `discount` and `finest`. A pull's reward is the decrease of the worker's loss since its last report, over
     the distance of its time from the round's mean time (relative to that mean, at least a hundredth).
     """

@@ -8,14 +8,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from hfp.client import Objective
 from hfp.errors import InputError
-from hfp.methods.base import Method
-from hfp.methods.local import Local
-from hfp.methods.mean import MeanCollector
-from hfp.methods.registry import register
-from hfp.methods.values import Client, Reply, ServerState, Setting, Task
+from hfp.methods.blocks.mean import MeanCollector
+from hfp.methods.interface.base import Method
+from hfp.methods.interface.client_context import Local
+from hfp.methods.interface.registry import register
+from hfp.methods.interface.values import Client, Reply, ServerState, Setting, Task
 from hfp.reconstruct import Plan
+from hfp.training.local_step import Objective
 
 
 @register

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from hfp.methods.blocks.selection import keep_window
 from hfp.methods.heterofl import HeteroFL
-from hfp.methods.registry import register
-from hfp.methods.selection import keep_window
-from hfp.methods.values import Client, ServerState, Setting
+from hfp.methods.interface.registry import register
+from hfp.methods.interface.values import Client, ServerState, Setting
 from hfp.reconstruct import Plan
 
 

@@ -11,16 +11,16 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
-from hfp.client import Objective
-from hfp.costs import TRAINING_FACTOR
+from hfp.costs.macs import TRAINING_FACTOR
 from hfp.errors import InputError
-from hfp.methods.base import Method
-from hfp.methods.local import Local
-from hfp.methods.mean import MeanCollector
-from hfp.methods.registry import register
-from hfp.methods.selection import keep_window
-from hfp.methods.values import Client, Reply, ServerState, Setting, Task
+from hfp.methods.blocks.mean import MeanCollector
+from hfp.methods.blocks.selection import keep_window
+from hfp.methods.interface.base import Method
+from hfp.methods.interface.client_context import Local
+from hfp.methods.interface.registry import register
+from hfp.methods.interface.values import Client, Reply, ServerState, Setting, Task
 from hfp.reconstruct import IndexMap, Plan, TensorMap, compact_model
+from hfp.training.local_step import Objective
 
 
 @register

@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.conv import _ConvNd
 
-from hfp.client import Objective
 from hfp.errors import InputError
-from hfp.methods.base import Method
-from hfp.methods.local import Local
-from hfp.methods.registry import register
-from hfp.methods.selection import keep_window
-from hfp.methods.values import Client, Reply, ServerState, Setting, Task, Update
+from hfp.methods.blocks.selection import keep_window
+from hfp.methods.interface.base import Method
+from hfp.methods.interface.client_context import Local
+from hfp.methods.interface.registry import register
+from hfp.methods.interface.values import Client, Reply, ServerState, Setting, Task, Update
 from hfp.reconstruct import Aggregator, IndexMap, Plan, TensorMap
+from hfp.training.local_step import Objective
 
 CLASSES = "classes/present"
 

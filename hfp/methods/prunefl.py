@@ -11,17 +11,17 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from hfp.client import LocalResult, Objective, joined
-from hfp.costs import TRAINING_FACTOR, macs_per_weight, parameters
+from hfp.costs.macs import TRAINING_FACTOR, macs_per_weight, parameters
 from hfp.errors import InputError
-from hfp.methods import sparse
-from hfp.methods.base import Method
-from hfp.methods.local import Local
-from hfp.methods.reconfigure import reconfigure
-from hfp.methods.registry import register
-from hfp.methods.sparse import Masks
-from hfp.methods.values import Client, Held, Reply, ServerState, Setting, State, Task, Update
+from hfp.methods.blocks import sparse
+from hfp.methods.blocks.reconfigure import reconfigure
+from hfp.methods.blocks.sparse import Masks
+from hfp.methods.interface.base import Method
+from hfp.methods.interface.client_context import Local
+from hfp.methods.interface.registry import register
+from hfp.methods.interface.values import Client, Held, Reply, ServerState, Setting, State, Task, Update
 from hfp.reconstruct import Aggregator, Plan
+from hfp.training.local_step import LocalResult, Objective, joined
 
 ACTIVE = "weights/active"
 SQUARES = "squares/"
@@ -41,7 +41,7 @@ class Memory:
 class PruneFL(Method):
     """First the client with the most samples prunes alone; then masked rounds, a new mask every `every` of them.
 
-    Alone, the client trains `passes` batches, reconfigures (`hfp.methods.reconfigure`), and so on until no more weights
+    Alone, the client trains `passes` batches, reconfigures (`hfp.methods.blocks.reconfigure`), and so on until no more weights
     are active than `density` allows, or the density changed by no more than `tolerance` (relative) `patience` times
     running, or `limit` times in all. In a round that ends with a new mask, clients also measure squared gradients of
     all weights. Of a layer's active weights the part ``share · 0.5^(round / halving)`` is up for removal.

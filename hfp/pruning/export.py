@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hfp.errors import InputError
-from hfp.reconstruct.calling import modes_kept
+from hfp.layers.calling import modes_kept
 
 _TOLERANCE = 1e-3  # of the largest output: other kernels, another order of sums
 

@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 
 from hfp.data.augment import augment
 from hfp.data.dataset import Dataset, Split
-from hfp.reconstruct.calling import modes_kept
+from hfp.layers.calling import modes_kept
 from hfp.seeds import generator
 
 Progress = Callable[[int, int, float], None]

@@ -13,8 +13,8 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 
+from hfp.pruning.repair.report import RepairReport, repair_lines
 from hfp.reconstruct import IndexMap
-from hfp.repair.report import RepairReport, repair_lines
 
 
 @dataclass(frozen=True)

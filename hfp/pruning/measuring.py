@@ -20,9 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hfp.batchnorm import batch_statistics
-from hfp.importance.batches import Pass
+from hfp.importance.capture.batches import Pass
 from hfp.pruning.schedule import Bundle, Rules
+from hfp.training.batch_norm import batch_statistics
 
 LEVELS = (0.25, 0.5, 0.75, 0.875, 1.0)
 """Shares of what a group may lose at which the loss is measured."""

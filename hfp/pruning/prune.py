@@ -10,17 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from hfp import importance as criteria
-from hfp.costs import latencies, macs, macs_per_weight, parameters, state_bytes
+from hfp.costs.macs import latencies, macs, macs_per_weight, parameters, state_bytes
 from hfp.errors import InputError
 from hfp.pruning.budget import Budget
 from hfp.pruning.layers_report import PruneReport, layer_reports
 from hfp.pruning.measuring import mean_loss, measured
+from hfp.pruning.repair import RepairReport, checked_kinds
+from hfp.pruning.repair import repair as repaired
 from hfp.pruning.schedule import Bundle, Order, Rules, meet
 from hfp.reconstruct import IndexMap, MapError, Plan, compact_model
-from hfp.reconstruct._running import run_error
-from hfp.reconstruct.coupling import MOST_CHECKS, Coupling
-from hfp.repair import RepairReport, checked_kinds
-from hfp.repair import repair as repaired
+from hfp.reconstruct.coupling.coupling import MOST_CHECKS, Coupling
+from hfp.reconstruct.models.running import run_error
 
 Importance = str | Callable[[Any], Tensor]
 Cost = Callable[[Mapping[str, Sequence[int]]], float]
@@ -104,7 +104,7 @@ def prune(
         ignored_layers: modules or their names; their output channels stay. The model's outputs always stay.
         prune_heads: attention loses whole heads; otherwise a part of every head, where that is exact.
         steps: in how many steps to go, scoring again before each. A criterion object is reset in between.
-        repair: one or several of `hfp.repair.KINDS`, done in their order after each step, each a pass over the data:
+        repair: one or several of `hfp.pruning.repair.KINDS`, done in their order after each step, each a pass over the data:
             "bias" puts the mean of what removed channels gave into the next layers' biases, "least-squares" fits the
             weights that are left to the full model's outputs, "batch-norm" takes running statistics anew.
         progress: called with what is being done next.

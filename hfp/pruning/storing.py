@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hfp.pruning.prune import PruneResult
-from hfp.reconstruct import files
-from hfp.reconstruct.skeletons import TimmModel
+from hfp.reconstruct.files import pruned_file as files
+from hfp.reconstruct.files.skeletons import TimmModel
 
 
 def save_pruned(

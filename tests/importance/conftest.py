@@ -1,13 +1,8 @@
-"""The networks that these tests share are importable from every test file here; so is what several of them need."""
-
-import sys
-from pathlib import Path
+"""What several of these tests need."""
 
 import pytest
 
 from hfp.importance import layers
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import warnings
 import pytest
 import torch
 import torch_pruning as tp
-from criteria_networks import data, heads, make
+from networks.criteria import data, heads, make
 from torch import nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint

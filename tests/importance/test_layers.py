@@ -4,11 +4,11 @@ import copy
 
 import pytest
 import torch
-from criteria_networks import NETWORKS, groups, make
+from networks.criteria import NETWORKS, groups, make
 from torch import nn
 
 from hfp.importance import CriterionError, DiagonalImportance, Slot, register_layer
-from hfp.importance.groups import members
+from hfp.importance.groups.members import members
 
 
 class Count(DiagonalImportance):

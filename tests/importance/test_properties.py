@@ -4,9 +4,9 @@ import copy
 
 import pytest
 import torch
-from criteria_networks import data, group_of, groups, make
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from networks.criteria import data, group_of, groups, make
 from torch.nn import functional
 
 from hfp.importance import Variation, create, describe, names

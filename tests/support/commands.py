@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hfp.cli import main
+from hfp.commands.cli import main
 
 
 def refused(capsys, *words: str) -> str:

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from hfp.client import LocalData, LocalTraining
-from hfp.costs import MacCounter
-from hfp.memory import MemoryCounter
+from hfp.costs.macs import MacCounter
+from hfp.costs.memory import MemoryCounter
 from hfp.methods import Client, Local, Method, Reply, ServerState, Setting, Task, Update
 from hfp.models import classifier_of, create_model
 from hfp.reconstruct import Coupling
+from hfp.training.local_step import LocalData, LocalTraining
 
 CLIENTS = (Client(0, 30, 0.25), Client(1, 50, 0.5), Client(2, 20, 0.75))
 SAMPLES = sum(client.samples for client in CLIENTS)

@@ -15,8 +15,8 @@ from criteria_study.entries import ENTRIES, criterion_of
 from criteria_study.log import Log
 from criteria_study.networks import Trained
 from criteria_study.pruned import Choice
-from hfp.importance.groups import Member, members
-from hfp.reconstruct.coupling import Coupling
+from hfp.importance.groups.members import Member, members
+from hfp.reconstruct.coupling.coupling import Coupling
 
 Stage = tuple[str, Callable[[Tensor], Tensor]]
 

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from criteria_study.networks import Batches, Trained
-from hfp.costs import macs_per_weight
+from hfp.costs.macs import macs_per_weight
 from hfp.errors import InputError
 from hfp.pruning.measuring import mean_loss, measured
+from hfp.pruning.repair import repair
 from hfp.pruning.schedule import Bundle, Order, Rules, meet
 from hfp.reconstruct import IndexMap, compact_model
-from hfp.reconstruct.coupling import Coupling
-from hfp.repair import repair
+from hfp.reconstruct.coupling.coupling import Coupling
 
 Kept = Mapping[str, Sequence[int]]
 LESS = (0.0, 0.01, 0.02, 0.04)

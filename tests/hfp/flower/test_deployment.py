@@ -12,11 +12,11 @@ import torch
 
 pytest.importorskip("flwr")
 
-from hfp.checkpoint import CHECKPOINT, load_checkpoint
-from hfp.federation import set_up_own
+from hfp.federation.problem import load_problem
+from hfp.federation.setup import set_up_own
 from hfp.flower.keys import make_node_key
 from hfp.flower.local import CONNECTION, LocalDeployment
-from hfp.problem import load_problem
+from hfp.results.checkpoint import CHECKPOINT, load_checkpoint
 
 pytestmark = [
     pytest.mark.deployment,

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from hfp import Experiment, InputError
-from hfp.engine import Course
-from hfp.federation import set_up_own
-from hfp.problem import load_problem
+from hfp.federation.problem import load_problem
+from hfp.federation.rounds import Course
+from hfp.federation.setup import set_up_own
 
 APP = Path(__file__).parents[3] / "examples" / "flower"
 

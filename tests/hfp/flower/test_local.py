@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("flwr")
 
 from hfp import InputError
-from hfp.cli import main
+from hfp.commands.cli import main
 from hfp.flower import keys, require_flower, worker
 
 

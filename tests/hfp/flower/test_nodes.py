@@ -12,12 +12,12 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from inline_grid import InlineGrid
 
 from hfp import InputError
-from hfp.checkpoint import CHECKPOINT, load_checkpoint
 from hfp.flower import client, server
 from hfp.flower.letter import BODY, HEADER, Letter, from_records, to_records
 from hfp.flower.nodes import QuorumError
 from hfp.flower.settings import Settings
 from hfp.reconstruct import IndexMap
+from hfp.results.checkpoint import CHECKPOINT, load_checkpoint
 
 
 def config_of(method="fedavg", clients=3, rounds=2, **changes):

@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hfp import InputError
+from hfp.costs.payload import layout, pack
 from hfp.flower import wire
 from hfp.flower.letter import Letter, from_records, to_records
 from hfp.methods import Reply, Task, create_method
-from hfp.payload import layout, pack
 
 MODEL = small_network()
 SETTING = setting_of(MODEL)

@@ -1,0 +1,132 @@
+"""The cost columns of table I of arXiv 2603.12591, from our own counts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import torch
+from torch import nn
+from torch_pruning.dependency.group import Group
+
+from hfp.costs.macs import macs, parameters
+from hfp.errors import unknown
+from hfp.importance.groups.members import members
+from hfp.importance.layers import is_depthwise
+from hfp.methods.blocks.selection import keep_count
+from hfp.models import classifier_of, create_model
+from hfp.reconstruct import Coupling, compact_model
+
+BATCH = 128
+
+RULES: Mapping[str, str] = MappingProxyType(
+    {
+        "all": "every layer loses the ratio of its channels",
+        "inner": "only layers that no shortcut adds to: the channels between residual blocks all stay",
+    }
+)
+
+PAPER: Mapping[tuple[str, str], tuple[float, float, float]] = MappingProxyType(
+    {
+        ("vgg16", "fedavg"): (15.1e6, 15.1e6, 40.3e9),
+        ("vgg16", "fedprox"): (15.1e6, 15.1e6, 20.2e9),
+        ("vgg16", "prunefl"): (4.30e6, 4.30e6, 20.1e9),
+        ("vgg16", "fedmp"): (3.95e6, 3.95e6, 10.2e9),
+        ("vgg16", "dapperfl"): (3.95e6, 15.1e6, 10.3e9),
+        ("vgg16", "ca-hfp"): (3.95e6, 3.95e6, 10.2e9),
+        ("resnet32", "fedavg"): (466e3, 466e3, 9.01e9),
+        ("resnet32", "fedprox"): (466e3, 466e3, 4.45e9),
+        ("resnet32", "prunefl"): (261e3, 261e3, 5.45e9),
+        ("resnet32", "fedmp"): (254e3, 254e3, 5.20e9),
+        ("resnet32", "dapperfl"): (254e3, 466e3, 5.23e9),
+        ("resnet32", "ca-hfp"): (254e3, 254e3, 5.20e9),
+    }
+)
+"""The paper's columns: parameters up, parameters down, FLOPs, by network and method."""
+
+
+@dataclass(frozen=True)
+class CostRow:
+    """One method at one ratio: parameters up and down, and multiply-accumulates of one forward pass of a batch.
+
+    PruneFL has no submodel: it is charged for the share of weights that a submodel would hold, taken evenly from all
+    layers. FedProx runs the share ``1 - ratio`` of its steps. DapperFL's dense steps aren't in its column, as in the
+    paper; a run counts them.
+    """
+
+    network: str
+    method: str
+    ratio: float
+    rule: str
+    up: int
+    down: int
+    macs: int
+
+
+def paper_costs(network: str, ratios: Sequence[float] = (0.25, 0.5, 0.75), batch: int = BATCH) -> list[CostRow]:
+    """The paper's columns for one of its networks (vgg16, resnet32), 32×32 images of 3 channels and 10 classes.
+
+    Raises:
+        InputError: another network, or a ratio that leaves a layer without channels.
+    """
+    networks = {name for name, _ in PAPER}
+    if network not in networks:
+        raise unknown("network of the paper", network, networks)
+    model = create_model(network)
+    groups = Coupling.trace(model, torch.zeros(2, 3, 32, 32), ignored_layers=[classifier_of(model)])
+    return [row for rule in RULES for ratio in ratios for row in _rows(network, model, groups, ratio, rule, batch)]
+
+
+def submodel(model: nn.Module, groups: Coupling, ratio: float, rule: str) -> nn.Module:
+    """The model without the share `ratio` of the channels that a rule (`RULES`) takes from.
+
+    Raises:
+        InputError: an unknown rule, or a ratio that leaves a layer without channels.
+    """
+    if rule not in RULES:
+        raise unknown("rule", rule, RULES)
+    group = groups.groups_of(model)
+    taken = [name for name in groups.names if rule == "all" or _writers(group(name)) == 1]
+    kept = {name: range(keep_count(groups.sizes[name], ratio, name)) for name in taken}
+    return compact_model(model, groups.index_map(groups.plan(kept)))
+
+
+def _writers(group: Group) -> int:
+    """How many convolutions and linear layers write to a coupled group's channels; depthwise ones pass them on."""
+    layers = (member.layer for member in members(group) if member.direction == "out")
+    return sum(isinstance(layer, (nn.Linear, nn.Conv2d)) and not is_depthwise(layer) for layer in layers)
+
+
+def _rows(network: str, model: nn.Module, groups: Coupling, ratio: float, rule: str, batch: int) -> Iterator[CostRow]:
+    example = torch.zeros(1, 3, 32, 32)
+    compact = submodel(model, groups, ratio, rule)
+    full, small = parameters(model), parameters(compact)
+    work, less = batch * macs(model, example), batch * macs(compact, example)
+    columns = {
+        "fedavg": (full, full, work),
+        "fedprox": (full, full, round((1 - ratio) * work)),
+        "prunefl": (small, small, round(small / full * work)),
+        "fedmp": (small, small, less),
+        "dapperfl": (small, full, less),
+        "ca-hfp": (small, small, less),
+    }
+    for method, (up, down, count) in columns.items():
+        yield CostRow(network, method, ratio, rule, up, down, count)
+
+
+def markdown(rows: Sequence[CostRow]) -> str:
+    """One network's rows as a table, a column a method, the paper's figures (at half) in the last line."""
+    methods = list(dict.fromkeys(row.method for row in rows))
+    cells: dict[tuple[str, str], dict[str, str]] = {}
+    for row in rows:
+        cells.setdefault((f"{row.ratio:.0%}", row.rule), {})[row.method] = _cell(row.up, row.down, row.macs)
+    paper = {method: _cell(*PAPER[rows[0].network, method]) for method in methods}
+    lines = ["| ratio | rule | " + " | ".join(methods) + " |", "|---" * (2 + len(methods)) + "|"]
+    for (ratio, rule), line in [*cells.items(), (("50%", "the paper"), paper)]:
+        lines.append(f"| {ratio} | {rule} | " + " | ".join(line[method] for method in methods) + " |")
+    return "\n".join(lines)
+
+
+def _cell(up: float, down: float, macs: float) -> str:
+    return f"{up / 1e3:,.0f} / {down / 1e3:,.0f}, {macs / 1e9:.2f}"

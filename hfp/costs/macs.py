@@ -1,0 +1,120 @@
+"""What a model costs: multiply-accumulates and parameters."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+from torch.utils.flop_counter import FlopCounterMode
+
+from hfp.layers.calling import call, modes_kept, unfused
+
+TRAINING_FACTOR = 3  # a training step costs a forward pass and, by the usual count, two more for the backward one
+
+
+def macs(model: nn.Module, example_inputs: Any) -> int:
+    """Multiply-accumulates of one forward pass of `example_inputs`, whatever its batch: convolutions and products.
+
+    Counted by PyTorch's own flop counter (two a multiply-accumulate), in evaluation mode; the model is left as it was.
+    """
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    counter = FlopCounterMode(display=False)
+    try:
+        for parameter in trained:  # the counter's hooks fail on views of trained parameters
+            parameter.requires_grad_(False)
+        # fused layers hide their products from the counter
+        with modes_kept(model), torch.no_grad(), unfused(model), counter:
+            model.eval()
+            call(model, example_inputs)
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
+    return counter.get_total_flops() // 2
+
+
+def macs_per_weight(model: nn.Module, example: Any) -> dict[str, int]:
+    """How many multiply-accumulates each weight of a convolution or linear layer takes part in, by parameter name.
+
+    For one forward pass of `example`; every weight of a layer takes part in as many, and in at least one. The order is
+    that of the modules; the model is left as it was.
+    """
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, (_ConvNd, nn.Linear))}
+    uses = {f"{name}.weight".lstrip("."): 0 for name in layers}
+    hooks = [
+        layer.register_forward_hook(partial(_count_uses, uses, name))
+        for name, layer in zip(uses, layers.values(), strict=True)
+    ]
+    try:
+        macs(model, example)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {name: max(count, 1) for name, count in uses.items()}
+
+
+def _count_uses(uses: dict[str, int], name: str, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    if isinstance(layer, nn.Linear):
+        uses[name] += output.numel() // layer.out_features
+    elif isinstance(layer, _ConvNd):
+        uses[name] += (
+            inputs[0].numel() // layer.in_channels if layer.transposed else output.numel() // layer.out_channels
+        )
+
+
+class MacCounter:
+    """Counts models' `macs` for one example, once for every set of parameter shapes."""
+
+    def __init__(self, example: Tensor) -> None:
+        self.example = example
+        self._counted: dict[tuple[torch.Size, ...], int] = {}
+
+    def __call__(self, model: nn.Module) -> int:
+        """Multiply-accumulates of the example's forward pass through `model`."""
+        tensors = list(model.parameters())
+        shapes = tuple(tensor.shape for tensor in tensors)
+        if shapes not in self._counted:
+            device = tensors[0].device if tensors else self.example.device
+            self._counted[shapes] = macs(model, self.example.to(device))
+        return self._counted[shapes]
+
+
+def parameters(model: nn.Module) -> int:
+    """How many parameters the model has; shared ones count once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def state_bytes(model: nn.Module) -> int:
+    """The bytes of the state: parameters and buffers, shared ones once."""
+    tensors = {id(tensor): tensor for tensor in model.state_dict(keep_vars=True).values()}
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+
+
+def latencies(models: Sequence[nn.Module], example_inputs: Any, repeats: int = 9) -> list[float]:
+    """Seconds of one forward pass of each model on this machine, in evaluation mode: medians of `repeats`.
+
+    The models take turns, so that other work on the machine slows all of them; two passes of each warm up.
+    """
+    seconds: list[list[float]] = [[] for _ in models]
+    with ExitStack() as stack, torch.no_grad():
+        for model in models:
+            stack.enter_context(modes_kept(model))
+            model.eval()
+        for _ in range(repeats + 2):
+            for model, found in zip(models, seconds, strict=True):
+                found.append(_seconds(model, example_inputs))
+    return [statistics.median(found[2:]) for found in seconds]
+
+
+def _seconds(model: nn.Module, example_inputs: Any) -> float:
+    start = time.perf_counter()
+    call(model, example_inputs)
+    if any(parameter.is_cuda for parameter in model.parameters()):
+        torch.cuda.synchronize()
+    return time.perf_counter() - start

@@ -1,0 +1,56 @@
+"""The clients' side of a round: a task is trained on a client's own data, or statistics are measured on it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor, nn
+
+from hfp.costs.macs import MacCounter
+from hfp.costs.memory import MemoryCounter
+from hfp.federation.setup import Federation
+from hfp.methods import Client, Local, Reply, State, Task
+from hfp.reconstruct import IndexMap, compact_model
+from hfp.training.local_step import statistics_of
+
+
+class Clients:
+    """Does the work of a federation's clients, any number of them."""
+
+    def __init__(self, federation: Federation) -> None:
+        self._federation = federation
+        self._count = MacCounter(federation.setting.example)
+        self._memory = MemoryCounter(federation.setting.example)
+        self._model: nn.Module | None = None
+
+    def train(self, round: int, client: Client, task: Task) -> Reply:
+        """Do a task.
+
+        Raises:
+            InputError: training diverged.
+        """
+        return self._federation.method.train(self._local(round, client), task)
+
+    def statistics(self, client: Client, weights: State) -> dict[str, Tensor]:
+        """The global model's batch-norm statistics on the client's data."""
+        if self._model is None:
+            full = self._federation.model
+            self._model = compact_model(full, IndexMap.identity(full), weights).to(self._federation.device)
+        self._model.load_state_dict(dict(weights))
+        return statistics_of(self._model, self._federation.shards[client.index], self._federation.training)
+
+    def _local(self, round: int, client: Client) -> Local:
+        federation = self._federation
+        return Local(
+            client=client,
+            round=round,
+            model=federation.model,
+            groups=federation.setting.groups,
+            data=federation.shards[client.index],
+            training=dataclasses.replace(federation.training, epochs=federation.experiment.epochs_in(round)),
+            count=self._count,
+            memory=self._memory,
+            seed=federation.experiment.seed,
+            device=torch.device(federation.device),
+        )

@@ -1,0 +1,229 @@
+"""What the theory of arXiv 2603.12591 speaks of, measured every round: variances, perturbation, coverage."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+from torch.nn import functional
+
+from hfp.federation.setup import Federation
+from hfp.importance import Variation
+from hfp.methods import Collector, Held, ServerState, State, Update
+from hfp.methods.blocks.pseudo_gradients import PseudoGradients
+from hfp.reconstruct import TensorMap
+from hfp.seeds import generator
+from hfp.training.batch_norm import batch_statistics
+
+SAMPLE = 256
+RECENT = 5
+
+
+@dataclass(frozen=True)
+class Diagnostics:
+    """One round's figures; of Lemma 1, ``σ²`` is bounded by `gradient_variance` and ``ζ²`` by `dissimilarity`.
+
+    gradient_variance: variance of a local step's gradient around the mean of the client's steps, mean over clients.
+    dissimilarity: ``Σ_i Σ_k p_k (g_k - ḡ)_i²`` of the clients' pseudo-gradients, over those that hold entry ``i``.
+    perturbation: ``‖e_t‖²``, ``e_t = Σ_k p_k (1 - m_k) w_t``.
+    predicted: ``-Σ q g w + ½ Σ q² h w²`` (eq. 14), with the estimates that earlier rounds gave; None in the first.
+    actual: ``F(w_t - e_t) - F(w_t)`` on a sample of the clients' images, with batch statistics.
+    overlap: entries that two clients both hold over those that either does, mean over pairs; None with one client.
+    coverage: by coupled group, the share of channels that somebody trained this round; `recent` in the last five.
+    """
+
+    gradient_variance: float
+    dissimilarity: float
+    perturbation: float
+    predicted: float | None
+    actual: float
+    overlap: float | None
+    coverage: Mapping[str, float]
+    recent: Mapping[str, float]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {**dataclasses.asdict(self), "coverage": dict(self.coverage), "recent": dict(self.recent)}
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What an observer has of earlier rounds: its estimates, and which channels the last ones `trained`."""
+
+    variation: Variation
+    trained: Sequence[Mapping[str, Tensor]] = ()
+
+
+class Observer:
+    """Watches the updates of one round after the other; three models' memory, and the clients' index maps."""
+
+    def __init__(self, federation: Federation, seen: Seen | None = None) -> None:
+        self._federation = federation
+        seen = seen or Seen(Variation(estimator="fisher", smoothing=0.5))
+        self._variation, self._trained = seen.variation, list(seen.trained)
+        self._images, self._labels = _sample(federation)
+
+    @property
+    def seen(self) -> Seen:
+        """What earlier rounds gave."""
+        return Seen(self._variation, tuple(self._trained))
+
+    def watch(self, state: ServerState, collector: Collector) -> Watch:
+        """Watch what the coming round's collector gets."""
+        return Watch(self._federation, state, collector)
+
+    def report(self, watch: Watch) -> Diagnostics:
+        """The figures of a round that had at least one reply."""
+        weights, gradients = watch.parameters, watch.gradients
+        missing = {name: 1 - coverage for name, coverage in gradients.coverage().items()}
+        perturbation = {name: missing[name] * weight for name, weight in weights.items()}
+        predicted = _predicted(self._variation, missing, weights)
+        actual = self._loss(watch.state.weights, perturbation) - self._loss(watch.state.weights, {})
+        self._variation = self._variation.update(
+            gradient_sum=gradients.gradient(), square_sum=gradients.square(), coverage=gradients.coverage()
+        )
+        trained = trained_channels(self._federation, gradients.coverage())
+        self._trained = [*self._trained, trained][-RECENT:]
+        return Diagnostics(
+            gradient_variance=watch.variance(),
+            dissimilarity=_dissimilarity(gradients),
+            perturbation=sum(float(part.square().sum()) for part in perturbation.values()),
+            predicted=predicted,
+            actual=actual,
+            overlap=watch.overlap(),
+            coverage={name: float(mask.float().mean()) for name, mask in trained.items()},
+            recent={
+                name: float(torch.stack([round[name] for round in self._trained]).any(0).float().mean())
+                for name in trained
+            },
+        )
+
+    def _loss(self, weights: State, less: Mapping[str, Tensor]) -> float:
+        """Cross-entropy of the sample at the weights less something; batch-norm uses the sample's own statistics."""
+        device, model = self._federation.device, self._federation.model
+        state = {name: value - less[name] if name in less else value.clone() for name, value in weights.items()}
+        state = {name: value.to(device) for name, value in state.items()}
+        with torch.no_grad(), batch_statistics(model):
+            scores = functional_call(model, state, (self._images.to(device),))
+        return float(functional.cross_entropy(scores, self._labels.to(device)))
+
+
+class Watch:
+    """A collector that looks at a round's updates before it hands them on."""
+
+    def __init__(self, federation: Federation, state: ServerState, collector: Collector) -> None:
+        self.state, self._collector = state, collector
+        self.parameters = {name: state.weights[name] for name in federation.setting.parameters}
+        self.gradients = PseudoGradients(self.parameters)
+        self._federation = federation
+        self._held: list[Held] = []
+        self._variance, self._weight = 0.0, 0.0
+
+    def add(self, update: Update) -> None:
+        """Take note of one client's update, and collect it."""
+        self._collector.add(update)
+        held = self._federation.method.held(self._federation.setting, self.state, update)
+        weight, reply = update.client.samples, update.reply
+        self.gradients.add(held, weight, update.step_size * reply.steps)
+        self._held.append(dataclasses.replace(held, before={}, after={}))
+        self._variance += weight * (reply.variance or 0.0)
+        self._weight += weight
+
+    def finish(self) -> ServerState:
+        """The collector's next state."""
+        return self._collector.finish()
+
+    def variance(self) -> float:
+        """The mean of the clients' gradient variances."""
+        return self._variance / self._weight
+
+    def overlap(self) -> float | None:
+        """The mean over pairs of clients of shared over joint entries."""
+        pairs = [_overlap(one, other, self.parameters) for one, other in combinations(self._held, 2)]
+        return sum(pairs) / len(pairs) if pairs else None
+
+
+def trained_channels(federation: Federation, coverage: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """By coupled group, which channels have an entry in the group's root layer that somebody held, `[channels]`.
+
+    Groups whose root isn't a layer with one row of weights for each channel are left out.
+    """
+    groups, trained = federation.setting.groups, {}
+    for name, size in groups.sizes.items():
+        held = coverage.get(f"{name}.weight")
+        if held is None:
+            continue
+        rows = held.transpose(0, 1) if getattr(federation.model.get_submodule(name), "transposed", False) else held
+        if len(rows) == size:
+            trained[name] = (rows.reshape(size, -1) > 0).any(1)
+    return trained
+
+
+def _predicted(variation: Variation, missing: State, weights: State) -> float | None:
+    """Eq. 14 at ``e = q w``."""
+    gradient, curvature = variation.gradient, variation.curvature
+    if gradient is None or curvature is None:
+        return None
+    total = 0.0
+    for name, weight in weights.items():
+        gone = missing[name] * weight
+        total += float((curvature[name] * gone.square() / 2 - gradient[name] * gone).sum())
+    return total
+
+
+def _dissimilarity(gradients: PseudoGradients) -> float:
+    """The spread of the clients' pseudo-gradients, summed over entries."""
+    total, mean, square = 0.0, gradients.gradient(), gradients.square()
+    for name, coverage in gradients.coverage().items():
+        share = torch.where(coverage > 0, coverage, torch.ones_like(coverage))
+        total += float((square[name] / share - (mean[name] / share).square()).clamp(min=0).sum())
+    return total
+
+
+def _overlap(one: Held, other: Held, names: Iterable[str]) -> float:
+    """Entries that both hold, over those that either does."""
+    shared = joint = 0
+    for name in names:
+        both = _shared(one, other, name)
+        shared += both
+        joint += _shared(one, one, name) + _shared(other, other, name) - both
+    return shared / joint
+
+
+def _shared(one: Held, other: Held, name: str) -> int:
+    mine, theirs = one.index_map.tensors[name], other.index_map.tensors[name]
+    if name in one.active and name in other.active:
+        masks = [place.embed(held.active[name], _nowhere(place)) for held, place in ((one, mine), (other, theirs))]
+        return int((masks[0] & masks[1]).sum())
+    kept = zip(mine.shape, mine.kept, theirs.kept, strict=True)
+    return math.prod(_common(size, first, second) for size, first, second in kept)
+
+
+def _nowhere(place: TensorMap) -> Tensor:
+    return torch.zeros(place.shape, dtype=torch.bool)
+
+
+def _common(size: int, one: Tensor | None, other: Tensor | None) -> int:
+    if one is None:
+        return size if other is None else len(other)
+    return len(one) if other is None else int(torch.isin(one, other).sum())
+
+
+def _sample(federation: Federation) -> tuple[Tensor, Tensor]:
+    """Images, normalised, and labels of a random part of every client's data, in proportion."""
+    total = sum(len(shard.labels) for shard in federation.shards)
+    images, labels = [], []
+    for client, shard in enumerate(federation.shards):
+        count = min(len(shard.labels), math.ceil(SAMPLE * len(shard.labels) / total))
+        random = generator(federation.experiment.seed, "diagnostics", client)
+        chosen = torch.randperm(len(shard.labels), generator=random)[:count]
+        images.append(shard.normalise(shard.images[chosen]))
+        labels.append(shard.labels[chosen])
+    return torch.cat(images), torch.cat(labels)

@@ -1,0 +1,150 @@
+"""How good the global model is under the run's batch-norm policy, and clients' own models on data like their own."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from hfp.costs.payload import pack
+from hfp.federation.fleet import Fleet
+from hfp.federation.records import Personal
+from hfp.federation.setup import Federation
+from hfp.methods import Client, Collector, Held, ServerState, State, Update
+from hfp.reconstruct import IndexMap, compact_model
+from hfp.seeds import generator
+from hfp.training import batch_norm as batchnorm
+from hfp.training.local_step import LARGE_BATCH, Answers, LocalData, answers, statistics_of
+
+
+class Own:
+    """A collector that asks the client's own model whenever an update comes in, and hands the update on."""
+
+    def __init__(self, federation: Federation, evaluator: Evaluator, state: ServerState, collector: Collector) -> None:
+        self._federation, self._evaluator, self._state, self._collector = federation, evaluator, state, collector
+        self._found: dict[int, float] = {}
+
+    def add(self, update: Update) -> None:
+        """Ask the client's model, and collect the update."""
+        self._collector.add(update)
+        held = self._federation.method.held(self._federation.setting, self._state, update)
+        self._found[update.client.index] = self._evaluator.own(update.client.index, held)
+
+    def finish(self) -> ServerState:
+        """The collector's next state."""
+        return self._collector.finish()
+
+    def report(self) -> Personal | None:
+        """Means over the clients heard of, once the next global model has been scored; None without any."""
+        if not self._found:
+            return None
+        shared = [self._evaluator.shared(client) for client in self._found]
+        return Personal(statistics.mean(self._found.values()), statistics.mean(shared))
+
+
+class Evaluator:
+    """Evaluates models of one federation; `traffic` is what one re-estimation moves, (bytes down, bytes up)."""
+
+    def __init__(self, federation: Federation, fleet: Fleet) -> None:
+        self._federation, self._fleet = federation, fleet
+        self._model = self._build(IndexMap.identity(federation.model), federation.initial)
+        normalised = batchnorm.has_statistics(federation.model)
+        self._policy = federation.experiment.batch_norm if normalised else "aggregate"
+        self._answers: Answers | None = None
+        self.traffic = self._statistics_traffic()
+
+    def refresh(self, state: ServerState) -> ServerState:
+        """The state with the statistics that the policy puts there."""
+        if self._policy != "reestimate":
+            return state
+        pool = batchnorm.Pool()
+        for client, moments in self._statistics(state):
+            pool.add(moments, weight=client.samples)
+        pooled = {name: value.to(state.weights[name]) for name, value in pool.result().items()}
+        return ServerState(state.round, {**state.weights, **pooled}, state.memory)
+
+    def score(self, state: ServerState) -> tuple[float, float]:
+        """The global model's accuracy in percent and mean cross-entropy on the whole test set."""
+        self._model.load_state_dict(dict(state.weights))
+        self._answers = self._global_answers(state)
+        return 100 * float(self._answers.correct.mean()), float(self._answers.losses.mean())
+
+    def own(self, client: int, held: Held) -> float:
+        """The accuracy in percent of a client's own model on test images like its data.
+
+        The model is the submodel that the client holds after its training, with batch-norm statistics of its images. It
+        answers the whole test set, and an answer counts by the share of its class in the client's data (Chen & Chao,
+        ICLR 2022, arXiv 2107.00778): no image has to be kept from training.
+        """
+        model = self._build(held.index_map, held.after)
+        if batchnorm.has_statistics(model):
+            statistics_of(model, self._federation.shards[client], self._federation.training)
+        return self._as_for(client, self._ask(model))
+
+    def shared(self, client: int) -> float:
+        """The same of the global model that `score` has looked at last."""
+        assert self._answers is not None
+        return self._as_for(client, self._answers)
+
+    def _as_for(self, client: int, found: Answers) -> float:
+        weights = class_weights(self._federation.dataset.test.labels, self._federation.shards[client].labels)
+        return 100 * float((weights * found.correct).sum())
+
+    def _global_answers(self, state: ServerState) -> Answers:
+        if self._policy == "batch":
+            with batchnorm.batch_statistics(self._model):
+                return self._ask(self._model, self._mixed)
+        if self._policy != "local":
+            return self._ask(self._model)
+        total, samples = Answers.none(len(self._federation.dataset.test)), 0
+        for client, moments in self._statistics(state):
+            self._model.load_state_dict({**state.weights, **moments})
+            total = total.plus(self._ask(self._model), client.samples)
+            samples += client.samples
+        if not samples:  # no client could be reached
+            return self._ask(self._model)
+        return Answers(total.correct / samples, total.losses / samples)
+
+    def _statistics(self, state: ServerState) -> Iterator[tuple[Client, State]]:
+        """The batch-norm statistics of every client that can be reached."""
+        everyone = self._fleet.reachable(state.round, self._federation.setting.clients)
+        return self._fleet.statistics(state.round, everyone, state.weights)
+
+    def _ask(self, model: nn.Module, schedule: Sequence[Tensor] | None = None) -> Answers:
+        """Answers to the whole test set, in evaluation mode unless there is a schedule of batches."""
+        test = self._federation.dataset.test
+        data = LocalData(test.images, test.labels, self._federation.dataset.normalise)
+        if schedule is None:
+            model.eval()
+            schedule = torch.arange(len(test)).split(LARGE_BATCH)
+        return answers(model, data, schedule, self._federation.training)
+
+    def _build(self, index_map: IndexMap, state: State) -> nn.Module:
+        return compact_model(self._federation.model, index_map, state).to(self._federation.device)
+
+    @property
+    def _mixed(self) -> tuple[Tensor, ...]:
+        """The test set in random batches of equal size: one of a single class would be normalised beyond knowing."""
+        samples = len(self._federation.dataset.test)
+        order = torch.randperm(samples, generator=generator(self._federation.experiment.seed, "test batches"))
+        return order.tensor_split(max(1, round(samples / LARGE_BATCH)))
+
+    def _statistics_traffic(self) -> tuple[int, int]:
+        if self._policy != "reestimate":
+            return 0, 0
+        clients = len(self._federation.setting.clients)
+        full: State = self._federation.initial
+        moments = {name: tensor for name, tensor in full.items() if name.endswith(("running_mean", "running_var"))}
+        return clients * len(pack(full)), clients * len(pack(moments))
+
+
+def class_weights(test: Tensor, own: Tensor) -> Tensor:
+    """Weights of test samples `[samples]` (float64) that give each class the share that it has among `own` labels.
+
+    They sum to 1 but for classes of which there is no test sample.
+    """
+    classes = int(max(test.max(), own.max())) + 1
+    shares = torch.bincount(own, minlength=classes).double() / len(own)
+    return (shares / torch.bincount(test, minlength=classes).clamp(min=1))[test]

@@ -1,0 +1,87 @@
+"""The server's side of a round: tasks are written for clients, their answers become updates and records."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+from hfp.costs.payload import pack
+from hfp.federation.fleet import Answer
+from hfp.federation.records import DROPPED, ClientRecord
+from hfp.federation.setup import Federation
+from hfp.methods import Client, ServerState, Task, Update
+from hfp.reconstruct import Plan
+
+Plans = Mapping[int, tuple[int, str, Plan]]
+
+
+class Exchange:
+    """Writes tasks and reads answers; remembers the plan of every client, and in which round and phase it was made."""
+
+    def __init__(self, federation: Federation, plans: Plans | None = None) -> None:
+        self._federation = federation
+        self._plans = dict(plans or {})
+
+    @property
+    def plans(self) -> Plans:
+        """The plans made so far."""
+        return dict(self._plans)
+
+    def task(self, state: ServerState, client: Client) -> Task:
+        """The client's task in the coming round; the same each time it is asked for."""
+        method, setting = self._federation.method, self._federation.setting
+        return method.send(setting, state, client, self._plan(state, client))
+
+    def update(self, answer: Answer) -> Update | None:
+        """What an answer gives to the round, None when there is no reply in it."""
+        reply = answer.reply
+        if reply is None:
+            return None
+        seconds = answer.client.device.seconds(answer.bytes_down, reply.training_macs, answer.bytes_up)
+        return Update(answer.client, answer.task, reply, self._federation.training.step_size, seconds)
+
+    def record(self, answer: Answer) -> ClientRecord:
+        """An answer's figures; without a reply those of the download alone."""
+        client, reply = answer.client, answer.reply
+        seconds = client.device.seconds(answer.bytes_down, reply.training_macs if reply else 0, answer.bytes_up)
+        record = ClientRecord(
+            client=client.index,
+            ratio=client.ratio,
+            samples=client.samples,
+            bytes_down=answer.bytes_down,
+            bytes_up=answer.bytes_up,
+            device=client.device.name,
+            seconds_down=seconds.download,
+            status=answer.status,
+            problem=answer.problem,
+        )
+        if reply is None:
+            return record
+        return dataclasses.replace(
+            record,
+            steps=reply.steps,
+            loss=reply.loss,
+            parameters=reply.parameters,
+            forward_macs=reply.forward_macs,
+            training_macs=reply.training_macs,
+            memory=reply.memory,
+            seconds_training=seconds.compute,
+            seconds_up=seconds.upload,
+        )
+
+    def lose(self, state: ServerState, client: Client) -> Answer:
+        """A client gets its task and is never heard of."""
+        task = self.task(state, client)
+        return Answer(client, task, len(pack(task.tensors)), status=DROPPED)
+
+    def _plan(self, state: ServerState, client: Client) -> Plan:
+        """The client's plan of an earlier round while it is to stay, else a new one."""
+        method, every = self._federation.method, self._federation.experiment.replan
+        phase = method.phase(state)
+        if client.index in self._plans:
+            made, in_phase, plan = self._plans[client.index]
+            if in_phase == phase and (every == 0 or state.round - made < every):
+                return plan
+        plan = method.plan(self._federation.setting, state, client)
+        self._plans[client.index] = state.round, phase, plan
+        return plan

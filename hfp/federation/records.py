@@ -1,0 +1,227 @@
+"""A run's figures, as frozen values that turn into plain JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from hfp.federation.diagnostics import Diagnostics
+from hfp.federation.experiment import Experiment
+from hfp.methods import State
+
+MEGABYTE = 1e6
+IN_TIME, LATE, DROPPED, FAILED, REFUSED = "in time", "late", "dropped", "failed", "refused"
+LOST = (DROPPED, FAILED, REFUSED)
+"""Ways to end without a reply that can be used."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What rounds cost over all clients; `forward_macs` and `parameters` are one model's, for one image.
+
+    `seconds` is the simulated time until every round's slowest client is done, `memory` what training keeps on one
+    client.
+    """
+
+    bytes_down: int
+    bytes_up: int
+    training_macs: int
+    forward_macs: int
+    parameters: int
+    memory: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class ClientRecord:
+    """One client in one round. MACs: `forward_macs` of one image, `training_macs` of all its steps (3 forwards).
+
+    `memory` is what training keeps at its peak (`hfp.costs.memory`), in bytes. Seconds are simulated, on the profile of the
+    client's `device`. `status` is one of `IN_TIME`, `LATE` (past the deadline), `DROPPED` (it got its task and was
+    never heard of; its figures are those of the download), `FAILED` (it said that it could not do the task) and
+    `REFUSED` (its reply is no answer to the task); `problem` says more.
+    """
+
+    client: int
+    ratio: float
+    samples: int
+    bytes_down: int
+    device: str
+    seconds_down: float
+    steps: int = 0
+    loss: float = 0.0
+    bytes_up: int = 0
+    parameters: int = 0
+    forward_macs: int = 0
+    training_macs: int = 0
+    memory: int = 0
+    seconds_training: float = 0.0
+    seconds_up: float = 0.0
+    status: str = IN_TIME
+    problem: str = ""
+
+    @property
+    def device_seconds(self) -> float:
+        """Download, training and upload."""
+        return self.seconds_down + self.seconds_training + self.seconds_up
+
+
+@dataclass(frozen=True)
+class Personal:
+    """Accuracy in percent on test images in the proportions of a client's classes: the mean over clients.
+
+    `own` is that of the submodel that each client ended its training with, `shared` that of the new global model.
+    """
+
+    own: float
+    shared: float
+
+
+@dataclass(frozen=True)
+class RoundRecord:
+    """One round. `accuracy` (percent) and `loss` are the global model's on the whole test set; None if not tested.
+
+    `statistics` is what one re-estimation of batch-norm statistics moves, (bytes down, bytes up): the curve needs it at
+    every round, a deployment only once, for its final model. `seconds` is wall time, `deadline` simulated.
+    """
+
+    round: int
+    phase: str
+    accuracy: float | None
+    loss: float | None
+    clients: tuple[ClientRecord, ...]
+    statistics: tuple[int, int]
+    seconds: float
+    deadline: float | None = None
+    personal: Personal | None = None
+    diagnostics: Diagnostics | None = None
+
+    @property
+    def trained(self) -> tuple[ClientRecord, ...]:
+        """The clients that trained and were heard of."""
+        return tuple(client for client in self.clients if client.status not in LOST)
+
+    @property
+    def device_seconds(self) -> float:
+        """Simulated time of the round: until the last reply in time, or the deadline where one is missing."""
+        if self.deadline is not None and any(client.status != IN_TIME for client in self.clients):
+            return self.deadline
+        return max((client.device_seconds for client in self.trained), default=0.0)
+
+    def count(self, status: str) -> int:
+        """How many of the clients ended with this status."""
+        return sum(client.status == status for client in self.clients)
+
+    @property
+    def bytes_down(self) -> int:
+        """Bytes of the submodels sent to clients."""
+        return sum(client.bytes_down for client in self.clients)
+
+    @property
+    def bytes_up(self) -> int:
+        """Bytes of the submodels sent back."""
+        return sum(client.bytes_up for client in self.clients)
+
+    @property
+    def training_macs(self) -> int:
+        """Multiply-accumulates of all clients' training steps."""
+        return sum(client.training_macs for client in self.clients)
+
+    @property
+    def train_loss(self) -> float:
+        """Mean training loss, clients weighted by their samples; 0 where nobody trained."""
+        return sum(c.loss * c.samples for c in self.trained) / max(sum(c.samples for c in self.trained), 1)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values: the fields and the sums over clients."""
+        down, up = self.statistics
+        measured: dict[str, Any] = {} if self.personal is None else {"personal": dataclasses.asdict(self.personal)}
+        if self.diagnostics is not None:
+            measured["diagnostics"] = self.diagnostics.as_dict()
+        return {
+            "round": self.round,
+            "phase": self.phase,
+            "accuracy": None if self.accuracy is None else round(self.accuracy, 4),
+            "loss": self.loss,
+            "train_loss": self.train_loss,
+            "bytes_up": self.bytes_up,
+            "bytes_down": self.bytes_down,
+            "statistics_bytes_up": up,
+            "statistics_bytes_down": down,
+            "training_macs": self.training_macs,
+            "seconds": round(self.seconds, 4),
+            "device_seconds": round(self.device_seconds, 6),
+            **measured,
+            "clients": [dataclasses.asdict(client) for client in self.clients],
+        }
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run. `full_cost` is what its rounds cost with full models on every client (FedAvg)."""
+
+    experiment: Experiment
+    history: tuple[RoundRecord, ...]
+    global_state: State
+    full_cost: Cost
+
+    @property
+    def accuracy(self) -> float:
+        """The global model's accuracy on the whole test set, in percent, when it was last tested; NaN if never."""
+        return next((record.accuracy for record in reversed(self.history) if record.accuracy is not None), math.nan)
+
+    @property
+    def personal(self) -> Personal | None:
+        """How well clients' own models do on data like theirs, in the last round that measured it."""
+        return next((record.personal for record in reversed(self.history) if record.personal is not None), None)
+
+    @property
+    def ratios(self) -> tuple[float, ...]:
+        """The different shares of channels that clients removed, ascending."""
+        return tuple(sorted({client.ratio for record in self.history for client in record.clients}))
+
+    @property
+    def bytes_up(self) -> int:
+        """Bytes from all clients over the run, with one re-estimation of statistics where the policy has it."""
+        return sum(record.bytes_up for record in self.history) + self.history[-1].statistics[1]
+
+    @property
+    def bytes_down(self) -> int:
+        """Bytes to all clients over the run, with one re-estimation of statistics where the policy has it."""
+        return sum(record.bytes_down for record in self.history) + self.history[-1].statistics[0]
+
+    @property
+    def training_macs(self) -> int:
+        """Multiply-accumulates of all training steps over the run."""
+        return sum(record.training_macs for record in self.history)
+
+    @property
+    def forward_macs(self) -> float:
+        """Multiply-accumulates of one image through a client's submodel: the mean over clients, last round with any."""
+        return self._mean("forward_macs")
+
+    @property
+    def parameters(self) -> float:
+        """Parameters of a client's submodel: the mean over clients, last round with any."""
+        return self._mean("parameters")
+
+    @property
+    def memory(self) -> float:
+        """Bytes that a client's training keeps at its peak: the largest client's, over the run."""
+        return max((client.memory for record in self.history for client in record.clients), default=0)
+
+    def _mean(self, figure: str) -> float:
+        clients = next((record.trained for record in reversed(self.history) if record.trained), ())
+        return sum(getattr(client, figure) for client in clients) / max(len(clients), 1)
+
+    @property
+    def device_seconds(self) -> float:
+        """Simulated time of all rounds on the clients' devices."""
+        return sum(record.device_seconds for record in self.history)
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of all rounds."""
+        return sum(record.seconds for record in self.history)

@@ -1,0 +1,181 @@
+"""The course of a federated run, round by round: whoever runs the clients, what the server does is this."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from hfp.costs.macs import TRAINING_FACTOR, macs, parameters
+from hfp.costs.memory import MemoryCounter
+from hfp.costs.payload import pack
+from hfp.federation.diagnostics import Observer, Seen
+from hfp.federation.evaluation import Evaluator, Own
+from hfp.federation.exchange import Exchange, Plans
+from hfp.federation.experiment import Experiment
+from hfp.federation.fleet import Answer, Fleet, InProcess
+from hfp.federation.participation import Cohort, Waiting, asked_clients
+from hfp.federation.records import LATE, REFUSED, ClientRecord, Cost, RoundRecord, Run
+from hfp.federation.replies import problem_of
+from hfp.federation.setup import Federation, set_up
+from hfp.methods import Collector, ServerState
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One finished round: its figures, and the server's state after it."""
+
+    record: RoundRecord
+    state: ServerState
+
+
+def simulate(experiment: Experiment, on_round: Callable[[Outcome], None] | None = None) -> Run:
+    """Run a whole experiment in this process.
+
+    `on_round` is called after every round, e.g. to show progress or to save.
+
+    Raises:
+        InputError: the experiment can't be set up, or training diverged.
+    """
+    federation = set_up(experiment)
+    history, state = [], None
+    for outcome in rounds(federation):
+        history.append(outcome.record)
+        state = outcome.state
+        if on_round is not None:
+            on_round(outcome)
+    assert state is not None  # an experiment has at least one round
+    return Run(experiment, tuple(history), state.weights, full_cost(federation, experiment.rounds))
+
+
+def rounds(federation: Federation, on_client: Callable[[ClientRecord], None] | None = None) -> Iterator[Outcome]:
+    """Yield each round's outcome as it ends; `on_client` is called after every client of a round."""
+    course = Course(federation, on_client=on_client)
+    for _ in range(federation.experiment.rounds):
+        yield course.advance()
+
+
+@dataclass(frozen=True)
+class Standing:
+    """All that the coming rounds of a run depend on, beside its experiment."""
+
+    state: ServerState
+    plans: Plans
+    waiting: Waiting
+    seen: Seen | None
+
+
+class Course:
+    """A run under way, one round at a time, on any fleet; it goes on from a `standing`, if there is one."""
+
+    def __init__(
+        self,
+        federation: Federation,
+        fleet: Fleet | None = None,
+        standing: Standing | None = None,
+        on_client: Callable[[ClientRecord], None] | None = None,
+    ) -> None:
+        experiment, clients = federation.experiment, federation.setting.clients
+        start = federation.method.start
+        self.state = standing.state if standing else start(federation.setting, federation.initial)
+        self._federation, self._fleet = federation, fleet or InProcess(federation)
+        self._exchange = Exchange(federation, standing.plans if standing else None)
+        self._cohort = Cohort(experiment, clients, standing.waiting if standing else None)
+        seen = standing.seen if standing else None
+        self._observer = Observer(federation, seen) if experiment.diagnostics else None
+        self._evaluator = Evaluator(federation, self._fleet)
+        self._on_client = on_client
+
+    @property
+    def standing(self) -> Standing:
+        """Where the run stands between two rounds."""
+        seen = self._observer.seen if self._observer else None
+        return Standing(self.state, self._exchange.plans, self._cohort.waiting, seen)
+
+    def advance(self) -> Outcome:
+        """Run the next round."""
+        begun, experiment = time.perf_counter(), self._federation.experiment
+        method, observer, state = self._federation.method, self._observer, self.state
+        phase = method.phase(state)
+        collector = method.collect(self._federation.setting, state)
+        watch = observer.watch(state, collector) if observer else None
+        measured, own_too = experiment.measures(state.round), experiment.measures_own(state.round)
+        own = Own(self._federation, self._evaluator, state, watch or collector) if own_too else None
+        records, heard = self._ask(own or watch or collector)
+        after = collector.finish() if heard else dataclasses.replace(state, round=state.round + 1)
+        self.state = self._evaluator.refresh(after) if measured else after
+        accuracy, loss = self._evaluator.score(self.state) if measured else (None, None)
+        record = RoundRecord(
+            round=self.state.round,
+            phase=phase,
+            accuracy=accuracy,
+            loss=loss,
+            clients=tuple(records),
+            statistics=self._evaluator.traffic,
+            seconds=time.perf_counter() - begun,
+            deadline=experiment.deadline,
+            personal=own.report() if own else None,
+            diagnostics=observer.report(watch) if observer and watch and heard else None,
+        )
+        return Outcome(record, self.state)
+
+    def _ask(self, collector: Collector) -> tuple[list[ClientRecord], int]:
+        """Have this round's clients train and collect their replies: the records, and how many were collected."""
+        method, setting, state = self._federation.method, self._federation.setting, self.state
+        records, heard = [], 0
+        for answer in self._answers():
+            update, record = self._exchange.update(answer), self._exchange.record(answer)
+            problem = problem_of(method, setting, state, update) if update else ""
+            if update is None:
+                pass
+            elif problem:
+                record = dataclasses.replace(record, status=REFUSED, problem=problem)
+            elif self._cohort.admit(state.round, update):
+                collector.add(update)
+                heard += 1
+            else:
+                record = dataclasses.replace(record, status=LATE)
+            records.append(record)
+            if self._on_client is not None:
+                self._on_client(record)
+        for update in self._cohort.arrivals(state.round):
+            rebased = method.rebase(setting, state, update)
+            if rebased is not None:
+                collector.add(rebased)
+                heard += 1
+        return records, heard
+
+    def _answers(self) -> Iterator[Answer]:
+        """What comes of every client that takes part, in their order; those that drop out are not even started."""
+        method, setting, state = self._federation.method, self._federation.setting, self.state
+        present = self._fleet.reachable(state.round, self._cohort.asked(state.round))
+        chosen = method.select(setting, state, present) if present else ()
+        lost = {client.index for client in chosen if self._cohort.drops_out(state.round, client)}
+        sent = [client for client in chosen if client.index not in lost]
+        answers = self._fleet.train(state.round, sent, lambda client: self._exchange.task(state, client))
+        for client in chosen:
+            yield self._exchange.lose(state, client) if client.index in lost else next(answers)
+
+
+def full_cost(federation: Federation, rounds: int) -> Cost:
+    """What the first `rounds` rounds cost when the clients that are asked train the full model, as in FedAvg."""
+    message = len(pack(federation.initial))
+    experiment, clients = federation.experiment, federation.setting.clients
+    forward = macs(federation.model, federation.setting.example)
+    asked = asked_clients(experiment.participation, len(clients))
+    epochs = [experiment.epochs_in(round) for round in range(rounds)]
+    image = TRAINING_FACTOR * forward
+    slowest = [
+        max(client.device.seconds(message, image * client.samples * each, message).total for client in clients)
+        for each in epochs
+    ]
+    return Cost(
+        bytes_down=message * asked * rounds,
+        bytes_up=message * asked * rounds,
+        training_macs=image * sum(client.samples for client in clients) * sum(epochs) * asked // len(clients),
+        forward_macs=forward,
+        parameters=parameters(federation.model),
+        memory=MemoryCounter(federation.setting.example)(federation.model, experiment.batch_size),
+        seconds=sum(slowest),
+    )

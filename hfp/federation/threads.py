@@ -1,0 +1,28 @@
+"""How many of the processor's threads a run computes with."""
+
+from __future__ import annotations
+
+import torch
+
+from hfp.costs.macs import macs
+from hfp.errors import InputError
+from hfp.federation.setup import Federation
+
+SMALL_STEP = 50_000_000  # multiply-accumulates of a forward batch below which threads wait more than they work
+
+
+def use_threads(threads: int | None, federation: Federation) -> None:
+    """Compute with as many threads; without a number with one where a step of the full model is too small to share.
+
+    Raises:
+        InputError: the number is below 1.
+    """
+    if threads is not None and threads < 1:
+        raise InputError(f"threads must be at least 1; found {threads}")
+    if threads is not None or _step_work(federation) < SMALL_STEP:
+        torch.set_num_threads(threads or 1)
+
+
+def _step_work(federation: Federation) -> int:
+    """Multiply-accumulates of one batch through the full model."""
+    return macs(federation.model, federation.setting.example) * federation.experiment.batch_size

@@ -1,0 +1,1 @@
+"""Facts about layers and models that all three packages share."""

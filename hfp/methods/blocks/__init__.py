@@ -1,0 +1,1 @@
+"""Parts that several federated methods are made of."""

@@ -1,0 +1,79 @@
+"""What clients' models did in a round, as gradients: sums over clients in full coordinates, one client at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from hfp.methods.interface.values import Held
+
+
+class PseudoGradients:
+    """Weighted sums of ``g_k = -(w_k - w)/(η E)``, of their squares and of who held an entry; three models' memory.
+
+    `parameters` gives names and shapes. The results are divided by the weight of all clients, so that `coverage` is the
+    share of the weight whose clients hold an entry. Clients that took no step are held to have no gradient.
+    """
+
+    def __init__(self, parameters: Mapping[str, Tensor]) -> None:
+        self._gradient, self._square, self._coverage = (
+            {name: torch.zeros_like(tensor) for name, tensor in parameters.items()} for _ in range(3)
+        )
+        self._weight = 0.0
+        self._moved, self._moved_square = 0.0, 0.0
+
+    def add(self, held: Held, weight: float, distance: float) -> None:
+        """Add one client; `distance` is ``η E``, the length of its steps together, 0 when it took none."""
+        self._weight += weight
+        if not distance:
+            return
+        self._moved += weight
+        self._moved_square += weight**2
+        for name, total in self._gradient.items():
+            place = held.index_map.tensors[name]
+            active = held.active.get(name, torch.ones((), dtype=torch.bool)).to(total).expand(place.compact_shape)
+            gradient = (held.before[name] - held.after[name]) * active / distance
+            place.add(gradient, total, weight)
+            place.add(gradient.square(), self._square[name], weight)
+            place.add(active, self._coverage[name], weight)
+
+    def gradient(self) -> dict[str, Tensor]:
+        """``Σ p_k g_k``, over those that hold an entry."""
+        return self._mean(self._gradient)
+
+    def square(self) -> dict[str, Tensor]:
+        """``Σ p_k g_k²``, over those that hold an entry."""
+        return self._mean(self._square)
+
+    def coverage(self) -> dict[str, Tensor]:
+        """``Σ p_k`` over those that hold an entry."""
+        return self._mean(self._coverage)
+
+    def unheld(self) -> float:
+        """The share of the entries that nobody holds."""
+        entries = sum(coverage.numel() for coverage in self._coverage.values())
+        return sum(int((coverage == 0).sum()) for coverage in self._coverage.values()) / entries
+
+    def agreement(self) -> float:
+        """How much alike the clients' gradients are: 1 if they are the same, about 0 if they have nothing in common.
+
+        ``(ρ - s) / (1 - s)``, no less than 0, of ``ρ = ‖Σ p_k g_k‖² / Σ p_k ‖g_k‖²`` and ``s = Σ p_k²``, what ``ρ`` is
+        when gradients of one length are at right angles. Over the clients that took a step and the entries that all of
+        these hold; 0 with fewer than two clients or without such entries.
+        """
+        if not self._moved:
+            return 0.0
+        alone = self._moved_square / self._moved**2
+        joint = single = 0.0
+        for name, coverage in self._coverage.items():
+            core = coverage >= self._moved * (1 - 1e-6)
+            joint += float(self._gradient[name][core].double().square().sum())
+            single += float(self._square[name][core].double().sum())
+        if alone >= 1 or not single:
+            return 0.0
+        return max(0.0, (joint / (self._moved * single) - alone) / (1 - alone))
+
+    def _mean(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: total / max(self._weight, 1e-12) for name, total in sums.items()}

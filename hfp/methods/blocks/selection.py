@@ -1,0 +1,111 @@
+"""Which channels a submodel keeps: pure functions from a ratio (and scores) to a plan."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hfp.errors import InputError
+from hfp.methods.interface.values import Setting
+from hfp.reconstruct import Coupling, IndexMap, Plan, compact_model
+
+Scores = Mapping[str, Tensor]
+
+
+def keep_count(channels: int, ratio: float, group: str) -> int:
+    """How many of a group's channels stay when the share `ratio` is removed, rounded to the nearest.
+
+    Raises:
+        InputError: none would stay.
+    """
+    kept = channels - math.floor(ratio * channels + 0.5)
+    if kept < 1:
+        raise InputError(
+            f"removing {ratio:g} of the {channels} channels of {group} leaves none; "
+            "use a smaller ratio or a wider model"
+        )
+    return kept
+
+
+def check_counts(setting: Setting) -> None:
+    """Refuse clients' ratios that leave a coupled group without channels.
+
+    Raises:
+        InputError: naming the ratio and the group.
+    """
+    for ratio in sorted({client.ratio for client in setting.clients}):
+        kept_counts(setting.groups, ratio)
+
+
+def kept_counts(groups: Coupling, ratio: float) -> dict[str, int]:
+    """How many channels of each coupled group stay when the share `ratio` is removed.
+
+    Groups that are linked keep the same share, as near to ``1 - ratio`` as their sizes allow.
+
+    Raises:
+        InputError: a group would be left without channels.
+    """
+    counts: dict[str, int] = {}
+    for names in groups.linked:
+        parts = math.gcd(*(groups.sizes[name] for name in names))
+        kept = keep_count(parts, ratio, " and ".join(names)) if parts > 1 else 1
+        counts |= {name: kept * groups.sizes[name] // parts for name in names}
+    return counts
+
+
+def keep_random(groups: Coupling, ratio: float, generator: torch.Generator) -> Plan:
+    """A uniformly random choice in every coupled group."""
+    return groups.plan(
+        {
+            name: torch.randperm(groups.sizes[name], generator=generator)[:count].sort().values
+            for name, count in kept_counts(groups, ratio).items()
+        }
+    )
+
+
+def keep_best(
+    groups: Coupling,
+    ratio: float,
+    scores: Scores,
+    explore: float = 0.0,
+    generator: torch.Generator | None = None,
+) -> Plan:
+    """The highest scores of every coupled group; equal scores keep the lower channel.
+
+    The share `explore` of the kept channels is drawn uniformly from the others instead.
+    """
+    kept = {}
+    for name, keep in kept_counts(groups, ratio).items():
+        order = scores[name].cpu().argsort(descending=True, stable=True)
+        certain = keep - math.floor(explore * keep)
+        best, rest = order[:certain], order[certain:]
+        drawn = rest[torch.randperm(len(rest), generator=generator)] if explore else rest
+        kept[name] = torch.cat([best, drawn])[:keep].sort().values
+    return groups.plan(kept)
+
+
+def keep_window(groups: Coupling, ratio: float, start: int = 0) -> Plan:
+    """``ceil((1 - ratio) C)`` consecutive channels of every coupled group, from `start` on and wrapping around.
+
+    At least one stays, whatever the ratio. Groups that are linked keep the same share, rounded up as well.
+    """
+    kept = {}
+    for names in groups.linked:
+        parts = math.gcd(*(groups.sizes[name] for name in names))
+        width = max(math.ceil((1 - ratio) * parts - 1e-9), 1)  # 0.3 * 10 is a little more than 3
+        for name in names:
+            size = groups.sizes[name]
+            kept[name] = ((start + torch.arange(width * size // parts)) % size).sort().values
+    return groups.plan(kept)
+
+
+def scores_of(
+    groups: Coupling, model: nn.Module, criterion: Callable[[Any], Tensor], weights: Mapping[str, Tensor]
+) -> Scores:
+    """The criterion's score of every channel, by coupled group, on `model` with these weights."""
+    group = groups.groups_of(compact_model(model, IndexMap.identity(model), weights))
+    return {name: criterion(group(name)) for name in groups.names}

@@ -1,0 +1,73 @@
+"""A full state whose layers are pruned weight by weight: what of it crosses the wire, and what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+from hfp.errors import InputError
+from hfp.methods.blocks.bits import from_bits, to_bits
+from hfp.methods.interface.values import State
+
+Masks = Mapping[str, Tensor]
+
+
+def full_masks(model: nn.Module) -> dict[str, Tensor]:
+    """All weights of convolutions and linear layers as active, by parameter name, in the order of the modules."""
+    return {
+        f"{name}.weight".lstrip("."): torch.ones(module.weight.shape, dtype=torch.bool)
+        for name, module in model.named_modules()
+        if isinstance(module, (_ConvNd, nn.Linear))
+    }
+
+
+def masks_to_bits(masks: Masks) -> Tensor:
+    """A bit a weight, over all masks."""
+    return to_bits(torch.cat([mask.reshape(-1) for mask in masks.values()]))
+
+
+def masks_from_bits(bits: Tensor, model: nn.Module) -> dict[str, Tensor]:
+    """The masks of `model`'s weights that `masks_to_bits` was given."""
+    like = full_masks(model)
+    parts = from_bits(bits, (count(like),)).split([mask.numel() for mask in like.values()])
+    return {name: part.reshape(mask.shape) for (name, mask), part in zip(like.items(), parts, strict=True)}
+
+
+def gather(state: State, masks: Masks) -> dict[str, Tensor]:
+    """The state with every masked tensor as the row of its active values."""
+    return {name: value[masks[name]] if name in masks else value for name, value in state.items()}
+
+
+def scatter(values: State, masks: Masks, model: nn.Module) -> dict[str, Tensor]:
+    """The full state of `model` that `gather` was given, zero where a weight isn't active.
+
+    Raises:
+        InputError: a row has not as many values as its mask has active weights.
+    """
+    for name, mask in masks.items():
+        if tuple(values[name].shape) != (int(mask.sum()),):
+            raise InputError(f"{name} must have {int(mask.sum())} active values; found {list(values[name].shape)}")
+    return {
+        name: torch.zeros(full.shape, dtype=full.dtype).masked_scatter(masks[name], values[name])
+        if name in masks
+        else values[name]
+        for name, full in model.state_dict().items()
+    }
+
+
+def cleared(state: State, masks: Masks) -> dict[str, Tensor]:
+    """The state with zeros where a weight isn't active."""
+    return {name: value * masks[name].to(value) if name in masks else value for name, value in state.items()}
+
+
+def count(masks: Masks) -> int:
+    """How many weights are active."""
+    return sum(int(mask.sum()) for mask in masks.values())
+
+
+def saved_macs(masks: Masks, uses: Mapping[str, int]) -> int:
+    """Multiply-accumulates that the weights which aren't active would take part in."""
+    return sum(uses[name] * int((~mask).sum()) for name, mask in masks.items())

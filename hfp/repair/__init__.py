@@ -1,6 +1,0 @@
-"""Closed-form repairs of a pruned model: what one pass over data can put right without training."""
-
-from hfp.repair.apply import KINDS, checked_kinds, repair
-from hfp.repair.report import LayerRepair, RepairReport
-
-__all__ = ["KINDS", "LayerRepair", "RepairReport", "checked_kinds", "repair"]

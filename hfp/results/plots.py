@@ -1,0 +1,137 @@
+"""Pictures of a run. matplotlib comes with the `examples` extra; without it there is none, and the caller is told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hfp.errors import InputError
+from hfp.federation.diagnostics import Diagnostics
+from hfp.federation.records import MEGABYTE, RoundRecord, Run
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+INK, ACCENT, SHADE = "#22313f", "#0b7285", "#e9ecef"
+
+
+def save_curves(run: Run, path: Path) -> None:
+    """Draw the global model's accuracy against round and against megabytes moved, as a PNG at `path`.
+
+    Raises:
+        InputError: matplotlib isn't installed.
+    """
+    figure = make_figure(10, 4)
+    by_round, by_traffic = figure.subplots(1, 2, sharey=True)
+    moved = zip(run.history, accumulate(_moved(run.history)), strict=True)
+    tested = [(record, total / MEGABYTE) for record, total in moved if record.accuracy is not None]
+    rounds, megabytes = [record.round for record, _ in tested], [total for _, total in tested]
+    accuracy = [record.accuracy for record, _ in tested]
+    for axes, values, label in ((by_round, rounds, "round"), (by_traffic, megabytes, "megabytes moved, up and down")):
+        axes.plot(values, accuracy, color=ACCENT, marker="o", markersize=3, linewidth=1.6)
+        axes.set_xlabel(label)
+        _style(axes)
+    by_round.set_ylabel("test accuracy, %")
+    for place in list(zip(rounds, accuracy, strict=True))[-1:]:
+        by_round.annotate(f"{place[1]:.1f}", place, (0, 6), textcoords="offset points", ha="center")
+    _shade_first_phase(by_round, run.history)
+    full = (run.full_cost.bytes_up + run.full_cost.bytes_down) / MEGABYTE
+    by_traffic.set_title(f"FedAvg would move {full:,.1f} MB in as many rounds", fontsize=9, color=INK)
+    experiment = run.experiment
+    figure.suptitle(
+        f"{experiment.method} · {experiment.dataset} · {experiment.model} · {experiment.clients} clients · "
+        f"removed {_shares(run.ratios)}",
+        fontsize=11,
+        color=INK,
+    )
+    figure.savefig(path, dpi=150)
+
+
+def save_diagnostics(run: Run, path: Path) -> None:
+    """Draw a run's diagnostics against round, as a PNG at `path`; rounds without replies have none.
+
+    Raises:
+        InputError: matplotlib isn't installed.
+    """
+    measured = [(record.round, record.diagnostics) for record in run.history if record.diagnostics is not None]
+    figure = make_figure(12, 6)
+    panels = figure.subplots(2, 3).flatten()
+    lines: tuple[tuple[str, dict[str, Sequence[float | None]]], ...] = (
+        ("gradient variance σ² of a client's steps", {"σ²": [d.gradient_variance for _, d in measured]}),
+        ("dissimilarity ζ² of clients", {"ζ²": [d.dissimilarity for _, d in measured]}),
+        ("pruning perturbation ‖e‖²", {"‖e‖²": [d.perturbation for _, d in measured]}),
+        (
+            "change of the loss by pruning",
+            {"predicted": [d.predicted for _, d in measured], "actual": [d.actual for _, d in measured]},
+        ),
+        ("overlap of two clients' submodels", {"overlap": [d.overlap for _, d in measured]}),
+    )
+    for axes, (title, curves) in zip(panels, lines, strict=False):
+        _draw(axes, title, [round for round, _ in measured], curves)
+    _draw_coverage(panels[-1], measured)
+    figure.savefig(path, dpi=150)
+
+
+def _draw(axes: Axes, title: str, rounds: Sequence[int], curves: Mapping[str, Sequence[float | None]]) -> None:
+    for (label, values), color in zip(curves.items(), (ACCENT, INK), strict=False):
+        points = [(round, value) for round, value in zip(rounds, values, strict=True) if value is not None]
+        axes.plot([x for x, _ in points], [y for _, y in points], color=color, linewidth=1.6, label=label)
+    axes.set_title(title, fontsize=10, color=INK)
+    axes.set_xlabel("round")
+    axes.margins(x=0.02)
+    _style(axes)
+    if len(curves) > 1:
+        axes.legend(frameon=False, fontsize=9)
+
+
+def _draw_coverage(axes: Axes, measured: Sequence[tuple[int, Diagnostics]]) -> None:
+    """A row for every coupled group, a column for every round: the share of channels that somebody trained."""
+    names = list(measured[0][1].coverage) if measured else []
+    shares = [[diagnostics.coverage[name] for _, diagnostics in measured] for name in names]
+    if shares:
+        first, last = measured[0][0], measured[-1][0]
+        extent = (first - 0.5, last + 0.5, len(names) - 0.5, -0.5)
+        image = axes.imshow(
+            shares, aspect="auto", vmin=0, vmax=1, cmap="viridis", extent=extent, interpolation="nearest"
+        )
+        axes.figure.colorbar(image, ax=axes)
+    axes.set_yticks(range(len(names)), names, fontsize=6)
+    axes.set_title("channels that somebody trained, by layer", fontsize=10, color=INK)
+    axes.set_xlabel("round")
+
+
+def make_figure(width: float, height: float) -> Any:
+    """An empty figure, in inches.
+
+    Raises:
+        InputError: matplotlib isn't installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise InputError('matplotlib is missing; pip install "hfp[examples]"') from error
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _style(axes: Axes) -> None:
+    axes.grid(color=SHADE)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _shade_first_phase(axes: Axes, history: Sequence[RoundRecord]) -> None:
+    first = history[0].phase
+    last = next((record.round for record in history if record.phase != first), None)
+    if last is not None:
+        axes.axvspan(history[0].round - 0.5, last - 0.5, color=SHADE, zorder=0, label=f"phase: {first}")
+        axes.legend(loc="lower right", frameon=False, fontsize=9)
+
+
+def _moved(history: Sequence[RoundRecord]) -> list[int]:
+    return [record.bytes_up + record.bytes_down for record in history]
+
+
+def _shares(ratios: Sequence[float]) -> str:
+    return " and ".join(f"{ratio:.0%}" for ratio in sorted(set(ratios)))

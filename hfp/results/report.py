@@ -1,0 +1,98 @@
+"""A run as a person or a machine reads it: pure functions from a `Run` to tables and plain values."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from rich.table import Table
+
+from hfp.federation.records import LATE, LOST, MEGABYTE, RoundRecord, Run
+
+
+def run_document(run: Run, folder: str | None) -> dict[str, Any]:
+    """The JSON document of ``hfp run --json``."""
+    return {
+        "accuracy": run.accuracy,
+        "personal": None if run.personal is None else dataclasses.asdict(run.personal),
+        "bytes_up": run.bytes_up,
+        "bytes_down": run.bytes_down,
+        "macs": {
+            "training": run.training_macs,
+            "client_forward": run.forward_macs,
+            "full_forward": run.full_cost.forward_macs,
+            "fedavg_training": run.full_cost.training_macs,
+        },
+        "parameters": {"client": run.parameters, "full": run.full_cost.parameters},
+        "memory": {"client": run.memory, "full": run.full_cost.memory},
+        "fedavg_bytes_up": run.full_cost.bytes_up,
+        "fedavg_bytes_down": run.full_cost.bytes_down,
+        "seconds": run.seconds,
+        "device_seconds": {"run": run.device_seconds, "fedavg": run.full_cost.seconds},
+        "folder": folder,
+        "experiment": run.experiment.as_dict(),
+        "history": [record.as_dict() for record in run.history],
+    }
+
+
+def round_line(record: RoundRecord, rounds: int) -> str:
+    """One round's figures in one line."""
+    return (
+        f"round {record.round:>{len(str(rounds))}}  {record.phase:<6}  {_tested(record)}  "
+        f"up {record.bytes_up / MEGABYTE:.2f} MB  down {record.bytes_down / MEGABYTE:.2f} MB  "
+        f"{record.training_macs / 1e9:.2f} GMACs{_missing(record)}"
+    )
+
+
+def _tested(record: RoundRecord) -> str:
+    if record.accuracy is None or record.loss is None:
+        return f"{'not tested':<31}"
+    return f"accuracy {record.accuracy:5.1f} %  loss {record.loss:6.3f}"
+
+
+def _missing(record: RoundRecord) -> str:
+    counts = {status: record.count(status) for status in (LATE, *LOST)}
+    return "".join(f"  {count} {status}" for status, count in counts.items() if count)
+
+
+def run_table(run: Run) -> Table:
+    """The closing table: the run's costs beside what FedAvg pays in as many rounds."""
+    rounds, full = len(run.history), run.full_cost
+    experiment = run.experiment
+    table = Table(
+        title=f"{experiment.method} on {experiment.dataset}: {run.accuracy:.2f} % after {rounds} rounds",
+        title_justify="left",
+        caption=_caption(run),
+        caption_justify="left",
+    )
+    for name in ("", "this run", "FedAvg's cost", "share"):
+        table.add_column(name, justify="left" if not name else "right")
+    rows: tuple[tuple[str, float, float, float, str], ...] = (
+        ("MB down", run.bytes_down, full.bytes_down, MEGABYTE, ",.2f"),
+        ("MB up", run.bytes_up, full.bytes_up, MEGABYTE, ",.2f"),
+        ("training, GMACs", run.training_macs, full.training_macs, 1e9, ",.1f"),
+        ("time on the devices, s", run.device_seconds, full.seconds, 1.0, ",.1f"),
+        ("one image, MMACs", run.forward_macs, full.forward_macs, 1e6, ",.2f"),
+        ("memory of the largest client, MB", run.memory, full.memory, MEGABYTE, ",.1f"),
+        ("parameters, thousands", run.parameters, full.parameters, 1e3, ",.1f"),
+    )
+    for name, here, reference, unit, form in rows:
+        table.add_row(name, format(here / unit, form), format(reference / unit, form), f"{here / reference:.0%}")
+    return table
+
+
+def _caption(run: Run) -> str:
+    down, up = run.history[-1].statistics
+    parts = ["one image and parameters: the mean client's submodel"]
+    if run.personal is not None:
+        parts.insert(
+            0,
+            f"on data like a client's own: {run.personal.own:.2f} % by its own submodel, "
+            f"{run.personal.shared:.2f} % by the global model",
+        )
+    if down:
+        parts.append(
+            f"MB include re-estimating batch-norm statistics once, for the final model "
+            f"({down / MEGABYTE:.2f} down, {up / MEGABYTE:.3f} up)"
+        )
+    return "; ".join(parts)

@@ -1,0 +1,96 @@
+"""Which batch-norm statistics the global model is evaluated with.
+
+A submodel's running statistics are those of a network with fewer inputs, so their average mis-describes the full
+model. Training never reads them (it uses each batch's own), so a policy acts on evaluation alone. Under `local`
+(SiloBN, Andreux et al. 2020, arXiv 2008.07424) and `batch` the state that a run ends with has those of `aggregate`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from types import MappingProxyType
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.swa_utils import update_bn
+
+from hfp.layers.calling import modes_kept
+
+POLICIES: Mapping[str, str] = MappingProxyType(
+    {
+        "aggregate": "average the running statistics of the submodels by the method's own rule, like any parameter",
+        "reestimate": "after aggregation every client runs the global model over its own data, and the server pools "
+        "the statistics it sends back",
+        "local": "every client keeps the statistics of its own data; accuracy is the mean over the clients' models, "
+        "weighted by samples, each over the whole test set",
+        "batch": "every batch of 500 test images, in random order, is normalised by its own statistics",
+    }
+)
+
+
+def has_statistics(model: nn.Module) -> bool:
+    """Whether any layer keeps running statistics, so that a policy has something to act on."""
+    return any(_tracks(module) for module in model.modules())
+
+
+def estimate(model: nn.Module, batches: Iterable[Tensor]) -> dict[str, Tensor]:
+    """One client's statistics: its mean and variance in every batch-norm layer, by state name.
+
+    The model's running statistics are replaced, its mode is left as it was. Cost: one forward pass of the data.
+    """
+    update_bn(batches, model)
+    return {
+        f"{name}.{which}": getattr(module, which).clone()
+        for name, module in model.named_modules()
+        if _tracks(module)
+        for which in ("running_mean", "running_var")
+    }
+
+
+@contextmanager
+def batch_statistics(model: nn.Module) -> Iterator[None]:
+    """Inside, the model is in evaluation mode but for batch-norm, which uses each batch's own statistics.
+
+    Running statistics do change inside: give the model copies of them. Its modes are restored.
+    """
+    with modes_kept(model):
+        for module in model.modules():
+            module.training = isinstance(module, _BatchNorm)
+        yield
+
+
+class Pool:
+    """Pools clients' statistics exactly: ``var = Σ p (var_k + mean_k²) - mean²``, one client at a time."""
+
+    def __init__(self) -> None:
+        self._first: dict[str, Tensor] = {}
+        self._second: dict[str, Tensor] = {}
+        self._weight = 0.0
+
+    def add(self, statistics: Mapping[str, Tensor], weight: float) -> None:
+        """Add one client's `estimate`, counted by its samples."""
+        for name, mean in statistics.items():
+            if not name.endswith("running_mean"):
+                continue
+            mean = mean.double()
+            variance = statistics[name.removesuffix("mean") + "var"].double()
+            self._first[name] = self._first.get(name, 0) + weight * mean
+            self._second[name] = self._second.get(name, 0) + weight * (variance + mean.square())
+        self._weight += weight
+
+    def result(self) -> dict[str, Tensor]:
+        """The pooled statistics, by state name, in float32."""
+        pooled = {}
+        for name, first in self._first.items():
+            mean = first / self._weight
+            pooled[name] = mean.float()
+            pooled[name.removesuffix("mean") + "var"] = (
+                (self._second[name] / self._weight - mean.square()).clamp(min=0).to(torch.float32)
+            )
+        return pooled
+
+
+def _tracks(module: nn.Module) -> bool:
+    return isinstance(module, _BatchNorm) and module.running_mean is not None

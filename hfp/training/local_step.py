@@ -1,0 +1,223 @@
+"""What a client does: train its compact submodel on its own data, and look at the global model through that data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from hfp.data import augment
+from hfp.errors import InputError
+from hfp.training.batch_norm import estimate
+
+LARGE_BATCH = 500  # where nothing is trained
+
+Normalise = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class LocalTraining:
+    """How a client trains: plain SGD over its shuffled data, images shifted and mirrored when `augment` is set.
+
+    `measure_variance` also measures how much the gradients of its steps vary, for one more model's memory. With `amp`
+    forward and backward passes compute in bfloat16 where PyTorch's autocast deems it safe; weights stay in float32.
+    `channels_last` lays images and filters out that way, which is what GPUs' half-precision convolutions want.
+    """
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    momentum: float
+    weight_decay: float
+    augment: bool = False
+    measure_variance: bool = False
+    amp: bool = False
+    channels_last: bool = False
+
+    @property
+    def step_size(self) -> float:
+        """The length of a step once momentum has built up."""
+        return self.learning_rate / (1 - self.momentum)
+
+    def steps(self, samples: int) -> int:
+        """How many steps all local epochs take over so many samples."""
+        return self.epochs * len(list(batches(samples, self.batch_size)))
+
+
+@dataclass(frozen=True)
+class LocalResult:
+    """What training took and reached: `loss` is the mean over the samples seen.
+
+    `variance` is that of a step's gradient around the mean of all steps, summed over parameters; None if not measured.
+    """
+
+    steps: int
+    samples: int
+    loss: float
+    variance: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class LocalData:
+    """A client's `images` [samples, channels, height, width] and `labels` [samples], and how images are normalised."""
+
+    images: Tensor
+    labels: Tensor
+    normalise: Normalise
+
+
+class Objective:
+    """What a client minimises: cross-entropy. A method that wants something else overrides a step of it."""
+
+    def loss(self, model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+        """The mean loss over a batch."""
+        return functional.cross_entropy(model(inputs), labels)
+
+    def gradients(self, model: nn.Module) -> None:
+        """Look at `model`'s gradients, or change them, between the backward pass and the step."""
+        return
+
+
+def train(
+    model: nn.Module,
+    data: LocalData,
+    training: LocalTraining,
+    generator: torch.Generator,
+    objective: Objective | None = None,
+    schedule: Sequence[Tensor] | None = None,
+) -> LocalResult:
+    """Train `model` in place on the batches of `schedule`, by default all of `schedule_of` the client's data.
+
+    Raises:
+        InputError: the loss became NaN or infinite.
+    """
+    objective = Objective() if objective is None else objective
+    schedule = schedule_of(len(data.labels), training, generator) if schedule is None else schedule
+    device = next(model.parameters()).device
+    optimizer = torch.optim.SGD(
+        model.parameters(), training.learning_rate, momentum=training.momentum, weight_decay=training.weight_decay
+    )
+    model.train()
+    if training.channels_last:
+        model.to(memory_format=torch.channels_last)
+    spread = _Spread() if training.measure_variance else None
+    seen, total = 0, torch.zeros((), device=device)
+    for chosen in schedule:
+        images = data.images[chosen].to(device)
+        inputs = data.normalise(augment(images, generator) if training.augment else images)
+        if training.channels_last:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        with as_computed(device, training):
+            loss = objective.loss(model, inputs, data.labels[chosen].to(device))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if spread is not None:
+            spread.add(model)
+        objective.gradients(model)
+        optimizer.step()
+        seen += len(chosen)
+        total += loss.detach() * len(chosen)
+    mean = float(total) / max(seen, 1)
+    if not math.isfinite(mean):
+        raise InputError(
+            f"training diverged (loss {mean}) at learning rate {training.learning_rate:g}; use a smaller one"
+        )
+    return LocalResult(len(schedule), seen, mean, None if spread is None else spread.variance())
+
+
+class _Spread:
+    """The unbiased variance of gradients, ``(Σ ‖g‖² - ‖Σ g‖²/n) / (n - 1)``."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._squares, self._steps = 0.0, 0
+
+    def add(self, model: nn.Module) -> None:
+        self._steps += 1
+        for name, parameter in model.named_parameters():
+            if parameter.grad is not None:
+                self._squares += float(parameter.grad.square().sum())
+                known = self._sums.get(name)
+                self._sums[name] = parameter.grad.clone() if known is None else known.add_(parameter.grad)
+
+    def variance(self) -> float:
+        if self._steps < 2:
+            return 0.0
+        mean = sum(float(total.square().sum()) for total in self._sums.values()) / self._steps
+        return max(self._squares - mean, 0.0) / (self._steps - 1)
+
+
+def joined(results: Sequence[LocalResult]) -> LocalResult:
+    """Several trainings one after the other, as one: means weighted by samples."""
+    samples = sum(result.samples for result in results)
+    measured = [result.variance for result in results if result.variance is not None]
+    return LocalResult(
+        steps=sum(result.steps for result in results),
+        samples=samples,
+        loss=sum(result.loss * result.samples for result in results) / samples,
+        variance=sum((r.variance or 0.0) * r.samples for r in results) / samples if measured else None,
+    )
+
+
+def schedule_of(samples: int, training: LocalTraining, generator: torch.Generator) -> list[Tensor]:
+    """The batches of all local epochs: the samples that each one holds."""
+    return [chosen for _ in range(training.epochs) for chosen in batches(samples, training.batch_size, generator)]
+
+
+def batches(samples: int, batch_size: int, generator: torch.Generator | None = None) -> Iterator[Tensor]:
+    """Index batches over all samples, shuffled when a generator is given.
+
+    A last batch of one is dropped: batch-norm has no statistics of a single value.
+    """
+    order = torch.arange(samples) if generator is None else torch.randperm(samples, generator=generator)
+    for chosen in order.split(batch_size):
+        if len(chosen) > 1:
+            yield chosen
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What a model made of samples, in float64 `[samples]`: 1 where it was right, and its cross-entropy."""
+
+    correct: Tensor
+    losses: Tensor
+
+    @classmethod
+    def none(cls, samples: int) -> Answers:
+        """Zeros, to add to."""
+        return cls(torch.zeros(samples, dtype=torch.float64), torch.zeros(samples, dtype=torch.float64))
+
+    def plus(self, other: Answers, weight: float) -> Answers:
+        """These and a share of others."""
+        return Answers(self.correct + weight * other.correct, self.losses + weight * other.losses)
+
+
+@torch.no_grad()
+def answers(model: nn.Module, data: LocalData, schedule: Sequence[Tensor], training: LocalTraining) -> Answers:
+    """Ask `model`, in the mode that it is in, about all samples of `data`, in batches that hold each sample once."""
+    device = next(model.parameters()).device
+    found = Answers.none(len(data.labels))
+    for chosen in schedule:
+        with as_computed(device, training):
+            scores = model(data.normalise(data.images[chosen].to(device)))
+        labels = data.labels[chosen].to(device)
+        found.correct[chosen] = (scores.argmax(1) == labels).double().cpu()
+        found.losses[chosen] = functional.cross_entropy(scores.double(), labels, reduction="none").cpu()
+    return found
+
+
+def as_computed(device: torch.device, training: LocalTraining) -> torch.autocast:
+    """Inside, convolutions and products compute in the precision that `training` asks for."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=training.amp)
+
+
+def statistics_of(model: nn.Module, data: LocalData, training: LocalTraining) -> dict[str, Tensor]:
+    """Give `model` the batch-norm statistics of all the images; returns them (`hfp.training.batch_norm.estimate`)."""
+    device = next(model.parameters()).device
+    inputs = (data.normalise(data.images[chosen].to(device)) for chosen in batches(len(data.labels), LARGE_BATCH))
+    with as_computed(device, training):
+        return estimate(model, inputs)

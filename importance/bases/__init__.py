@@ -1,0 +1,1 @@
+"""What several criteria have in common."""

@@ -1,0 +1,73 @@
+r"""Diagonal criteria: gradient and curvature of every weight on its own, summed over a channel's weights."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+import torch
+import torch_pruning as tp
+from torch import Tensor
+
+from hfp.importance.errors import CriterionError
+from hfp.importance.groups.members import members, root_name, width
+
+FORMS = ("curvature", "paper", "taylor")
+REDUCTIONS = ("sum", "mean", "max", "first")
+
+
+class DiagonalImportance(tp.importance.Importance):
+    r"""Sum over a channel's weights `w` of one of three forms, with `g` gradient and `h` curvature.
+
+    form: "curvature" \(h w^2\); "paper" \(g w + h w^2\) (CA-HFP, arXiv 2603.12591, eq. 15, as printed); "taylor"
+        \(-g w + \tfrac12 h w^2\) (its eq. 14: the second-order change of the loss when `w` becomes 0).
+    reduction: over the layers of a group that hold the channel, each with the sum of its entries: "sum" (the change of
+        the loss when all go), "mean", "max", or "first" (the root's layer alone).
+    """
+
+    def __init__(self, form: str = "curvature", reduction: str = "sum") -> None:
+        if form not in FORMS:
+            raise CriterionError(f"form is one of {', '.join(FORMS)}, not {form!r}")
+        if reduction not in REDUCTIONS:
+            raise CriterionError(f"reduction is one of {', '.join(REDUCTIONS)}, not {reduction!r}")
+        self.form = form
+        self.reduction = reduction
+
+    @abstractmethod
+    def statistics(self, name: str) -> tuple[Tensor, Tensor]:
+        """Gradient and curvature of the parameter with this name, each of its full shape."""
+
+    @torch.no_grad()
+    def __call__(self, group: Any) -> Tensor:
+        """Scores of the group's channels, `[width]`, in units of the loss.
+
+        Raises:
+            CriterionError: no estimate yet, estimates of another model, or a layer type that the table doesn't know.
+        """
+        layers = []
+        for member in members(group):
+            sums = [member.sums(self._entries(name, weight), slot) for name, weight, slot in member.tensors()]
+            if sums:
+                layers.append(sums[0].new_zeros(width(group)))
+                member.add_to(layers[-1], torch.stack(sums).sum(0))
+        if not layers:
+            raise CriterionError(f"the group of {root_name(group)!r} has no weights to score")
+        stacked = torch.stack(layers)
+        if self.reduction == "first":
+            return stacked[0]
+        return stacked.amax(0) if self.reduction == "max" else getattr(stacked, self.reduction)(0)
+
+    def _entries(self, name: str, weight: Tensor) -> Tensor:
+        gradient, curvature = self.statistics(name)
+        if curvature.shape != weight.shape:
+            raise CriterionError(
+                f"{name!r} has shape {list(weight.shape)} and its estimates {list(curvature.shape)}: "
+                "they are of another model; after pruning, call reset() and accumulate() again"
+            )
+        weight = weight.detach()
+        gradient, curvature = gradient.to(weight), curvature.to(weight)
+        if self.form == "curvature":
+            return curvature * weight.square()
+        if self.form == "paper":
+            return gradient * weight + curvature * weight.square()
+        return curvature * weight.square() / 2 - gradient * weight

@@ -1,0 +1,204 @@
+"""Criteria from gate gradients: accumulating them, and adding up the layers that read a coupled group's channels."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch_pruning as tp
+from torch import Tensor, nn
+
+from hfp.importance.bases.from_data import FromData
+from hfp.importance.bases.joint import joint_scores
+from hfp.importance.capture.batches import Pass
+from hfp.importance.capture.gates import GateRecorder, Key, recording_gates
+from hfp.importance.capture.state import untouched
+from hfp.importance.errors import CriterionError
+from hfp.importance.groups.members import Member, root_name, width
+from hfp.importance.groups.roles import channels_at, is_attention, roles_of
+
+
+@dataclass(frozen=True)
+class GateBatch:
+    """One batch's gate gradients.
+
+    rows: (layer's name, "in" or "out") to `[samples, passes, channels]`, one backward pass per quantity differentiated.
+    totals: layer's name to (sum of its input over samples and positions `[channels]`, how many those are).
+    refused: layer's name to why it has no gradient per sample.
+    output: what the criterion keeps of the model's output, `[samples, ...]`.
+    """
+
+    rows: dict[Key, Tensor]
+    totals: dict[str, tuple[Tensor, int]]
+    refused: dict[str, str]
+    output: Tensor
+
+
+class GatedImportance(FromData[list[GateBatch]], tp.importance.Importance):
+    """A criterion that scores a coupled channel by the gradients of its gate, sample by sample.
+
+    Memory: one float per sample, pass and channel read, two where means are repaired.
+
+    joint: score a channel by what its removal adds to that of all channels of its group that score lower, in a greedy
+        order (`joint_scores`), in place of its removal alone. For removing many at once.
+    repaired: score the removal of what a channel adds to its mean, for use where a repair keeps the mean: biases that
+        absorb it, or batch-norm statistics taken anew. The mean is that of each reader's input over the accumulated
+        samples and positions.
+    """
+
+    def __init__(self, joint: bool = False, repaired: bool = False) -> None:
+        self.joint = joint
+        self.repaired = repaired
+        self._batches: list[GateBatch] = []
+
+    @abstractmethod
+    def _cost(self, change: Tensor) -> Tensor:
+        """What a change `[samples, passes, n]` of the quantities differentiated costs, `[n]`."""
+
+    @abstractmethod
+    def _passes(self, output: Any, target: Any, size: int, run: Pass) -> tuple[list[Tensor], Tensor]:
+        """(scalars to differentiate one after the other, what to keep of the output, `[size, ...]`)."""
+
+    @property
+    def samples(self) -> int:
+        """How many samples have been accumulated."""
+        return sum(len(batch.output) for batch in self._batches)
+
+    def reset(self) -> None:
+        """Forget everything accumulated, for instance after pruning a step."""
+        self._batches = []
+
+    def _measure(self, model: nn.Module, batches: Iterable[Any], run: Pass) -> list[GateBatch]:
+        collected = []
+        with untouched(model, parameters_require_grad=False), recording_gates(model, self.repaired) as recorder:
+            for batch, size in run.batches(batches, model):
+                recorder.start(size)
+                output = run.output(model, batch)
+                scalars, kept = self._passes(output, run.target(output, batch, size), size, run)
+                rows = _differentiate(scalars, recorder, run.scale)
+                collected.append(GateBatch(rows, recorder.totals, recorder.refused, kept.detach()))
+        return collected
+
+    @property
+    def _measured(self) -> list[GateBatch]:
+        return self._batches
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything accumulated as tensors by name, to send or to save; `load` takes it."""
+        found = {}
+        for place, batch in enumerate(self._batches):
+            found[f"{place}/output"] = batch.output
+            found |= {f"{place}/rows/{side}/{name}": rows for (name, side), rows in batch.rows.items()}
+            for name, (total, count) in batch.totals.items():
+                found |= {f"{place}/total/{name}": total, f"{place}/count/{name}": torch.tensor(count)}
+        return found
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Add a `state`, as `merge` adds another criterion.
+
+        Raises:
+            CriterionError: when it is no such state, or another model's.
+        """
+        if not state or any(not key.split("/")[0].isdigit() for key in state):
+            raise CriterionError(f"this is no state of a {type(self).__name__}")
+        batches = []
+        for place in sorted({int(key.split("/")[0]) for key in state}):
+            parts: dict[str, dict[str, Tensor]] = {"rows": {}, "total": {}, "count": {}}
+            for key, value in state.items():
+                number, kind, *rest = key.split("/", 2)
+                if int(number) == place and rest:
+                    parts[kind][rest[0]] = value
+            sides = [(key.split("/", 1), rows) for key, rows in parts["rows"].items()]
+            totals = {name: (total, int(parts["count"][name])) for name, total in parts["total"].items()}
+            rows = {(name, side): values for (side, name), values in sides}
+            batches.append(GateBatch(rows, totals, {}, state[f"{place}/output"]))
+        self._add(batches)
+
+    @torch.no_grad()
+    def __call__(self, group: Any) -> Tensor:
+        """Scores of the group's channels, `[width]`.
+
+        Raises:
+            CriterionError: nothing accumulated, a model pruned since, or a group that no accumulated layer reads.
+        """
+        gate = self.gate_gradients(group)
+        return joint_scores(gate, self._cost) if self.joint else self._cost(gate)
+
+    def gate_gradients(self, group: Any) -> Tensor:
+        """`v` of a coupled group, `[samples, passes, width]`, summed over all layers that read its channels.
+
+        Raises:
+            CriterionError: nothing accumulated, a model pruned since, or a group that no accumulated layer reads.
+        """
+        if not self._batches:
+            raise CriterionError("nothing has been accumulated; call accumulate(model, batches, loss_fn) first")
+        readers, writers, mixers = roles_of(group)
+        if not readers and not writers:
+            raise CriterionError(f"no layer reads the channels of {root_name(group)!r}: put it into ignored_layers")
+        gate = self._sum(group, readers or writers, "in" if readers else "out")
+        if readers and is_attention(group):
+            # q·k is one product, but its gate shows up at q and again at k; that of v at v and again at its reader.
+            gate = (gate + self._sum(group, writers, "out")) / 2
+        gate = gate + self._sum(group, mixers, "out") if mixers else gate
+        return gate - self._mean_part(group, readers, gate) if self.repaired else gate
+
+    def outputs(self) -> Tensor:
+        """What was kept of the model's outputs, `[samples, ...]`, in the order of `gate_gradients`."""
+        return torch.cat([batch.output for batch in self._batches])
+
+    def _mean_part(self, group: Any, readers: list[Member], gate: Tensor) -> Tensor:
+        """What the means of the channels contribute to `v`: a reader's mean input times the sum of its gradient."""
+        part = torch.zeros_like(gate)
+        for member in readers:
+            totals = [batch.totals[member.name] for batch in self._batches if member.name in batch.totals]
+            mean = sum(total for total, _ in totals) / sum(count for _, count in totals)
+            sums = torch.cat([_rows_of(batch, member, "in-sum") for batch in self._batches])
+            member.add_to(part, sums * mean)
+        return part
+
+    def _sum(self, group: Any, parts: list[Member], side: str) -> Tensor:
+        total = []
+        for batch in self._batches:
+            rows = [_rows_of(batch, member, side) for member in parts]
+            gate = rows[0].new_zeros(*rows[0].shape[:2], width(group))
+            for member, values in zip(parts, rows, strict=True):
+                member.add_to(gate, values)
+            total.append(gate)
+        return torch.cat(total)
+
+    def _add(self, batches: list[GateBatch]) -> None:
+        for earlier, later in zip([*self._batches[-1:], *batches], batches, strict=False):
+            for key in earlier.rows.keys() & later.rows.keys():
+                before, now = earlier.rows[key].shape[1:], later.rows[key].shape[1:]
+                if before != now:
+                    raise CriterionError(
+                        f"layer {key[0]!r} has {now[1]} channels and {now[0]} passes, and had {before[1]} and "
+                        f"{before[0]} in what is accumulated already; call reset() after pruning"
+                    )
+        self._batches = [*self._batches, *batches]
+
+
+def _differentiate(scalars: list[Tensor], recorder: GateRecorder, scale: float) -> dict[Key, Tensor]:
+    passes = []
+    for place, scalar in enumerate(scalars):
+        (scalar * scale).backward(retain_graph=place + 1 < len(scalars))
+        passes.append(recorder.take())
+    return {key: torch.stack([rows[key] for rows in passes], 1) / scale for key in passes[0]}
+
+
+def _rows_of(batch: GateBatch, member: Member, side: str) -> Tensor:
+    found = batch.rows.get((member.name, side))
+    if found is None and member.name in batch.refused:
+        raise CriterionError(batch.refused[member.name])
+    if found is None:
+        raise CriterionError(f"layer {member.name!r} never ran while accumulating; is this the same model?")
+    channels = channels_at(member, side)
+    if channels != found.shape[2]:
+        raise CriterionError(
+            f"layer {member.name!r} has {channels} channels and had {found.shape[2]} while accumulating: "
+            "call reset() and accumulate() after pruning"
+        )
+    return found

@@ -1,0 +1,43 @@
+"""Criteria that move a classifier's logits by the gates' gradients: which logits are differentiated, which stay."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hfp.importance.bases.gated import GatedImportance
+from hfp.importance.errors import CriterionError
+
+
+class LinearisedImportance(GatedImportance):
+    r"""To first order, removing channel `c` takes a sample's logits from `z` to \(z - J_c\), `J` being their gate
+    gradients.
+
+    The logits of `classes` classes of each sample are differentiated, one backward pass each; those of the others are
+    held fixed and kept as one, the logarithm of the sum of their exponentials, which is exact for any function of the
+    probabilities of the chosen ones. None takes all classes.
+    """
+
+    def __init__(self, classes: int | None, joint: bool, repaired: bool) -> None:
+        super().__init__(joint, repaired)
+        if classes is not None and classes < 2:
+            raise CriterionError(f"classes is 2 or more, or None for all, not {classes}")
+        self.classes = classes
+
+    def _chosen(self, logits: Tensor, rank: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
+        """The classes with the largest `rank` `[samples, classes]`.
+
+        Returns the scalars to differentiate, the logits of the chosen classes and of the rest `[samples, chosen + 1]`,
+        and the chosen classes `[samples, chosen]`.
+        """
+        count = logits.shape[1] if self.classes is None else min(self.classes, logits.shape[1])
+        wide = logits.detach().to(torch.promote_types(logits.dtype, torch.float32))
+        chosen = rank.topk(count, dim=1).indices
+        rest = wide.scatter(1, chosen, -torch.inf).logsumexp(1, keepdim=True)
+        return list(logits.gather(1, chosen).sum(0)), torch.cat([wide.gather(1, chosen), rest], 1), chosen
+
+    def _moved(self, logits: Tensor, change: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-probabilities before `[samples, chosen + 1, 1]` and after the change `[samples, chosen + 1, n]`."""
+        rest = logits[:, -1:, None].expand(-1, -1, change.shape[2])
+        after = torch.cat([logits[:, :-1, None] - change, rest], 1)
+        return logits[..., None].log_softmax(1), after.log_softmax(1)

@@ -1,0 +1,132 @@
+"""Scores made comparable between groups: per multiply-accumulate that a channel costs, or relative to the group's
+own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch_pruning as tp
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from hfp.importance.capture.batches import unwrapped
+from hfp.importance.capture.state import untouched
+from hfp.importance.errors import CriterionError
+from hfp.importance.groups.members import members, root_name, width
+
+NORMALISATIONS = ("none", "mean", "max", "sum")
+
+_INNER = ("accumulate", "reset", "samples", "state", "load")
+
+
+class ScaledImportance(tp.importance.Importance):
+    r"""Another criterion's scores `s`, as \(s_c / m_c^{\gamma}\), and divided by the group's mean, maximum or sum
+    before.
+
+    \(m_c\) are the multiply-accumulates of convolution and linear layers, for one sample, that go with channel `c` of
+    the
+    group: of every layer that writes or reads it, its share. A global ranking then buys the most loss per operation.
+    Grouped and depthwise convolutions count by their weights; products inside attention aren't counted.
+
+    power: \(\gamma\), 0 for no scaling; any other needs `measure` first. normalise: "none", "mean", "max" or "sum".
+    `accumulate`, `reset`, `samples`, `state`, `load` and `merge` are those of the inner criterion, where it has them.
+    """
+
+    def __init__(self, inner: tp.importance.Importance, power: float = 0.0, normalise: str = "none") -> None:
+        if normalise not in NORMALISATIONS:
+            raise CriterionError(f"normalise is one of {', '.join(NORMALISATIONS)}, not {normalise!r}")
+        self.inner = inner
+        self.power = power
+        self.normalise = normalise
+        self._positions: dict[str, float] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        if name in _INNER and "inner" in self.__dict__:
+            return getattr(self.inner, name)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def merge(self, other: Any) -> None:
+        """Add what another criterion has accumulated on other samples, be it scaled or not.
+
+        Raises:
+            CriterionError: as the inner criterion's, or one that accumulates nothing.
+        """
+        if not hasattr(self.inner, "merge"):
+            raise CriterionError(f"a {type(self.inner).__name__} accumulates nothing that could be merged")
+        self.inner.merge(other.inner if isinstance(other, ScaledImportance) else other)
+
+    def measure(self, model: nn.Module, example_inputs: Any) -> None:
+        """Run the model once to see how many positions each layer computes; the model is left as it was.
+
+        example_inputs: what the model is called with; a tuple or list is unpacked, a dictionary are keywords.
+        """
+        model = unwrapped(model)
+        found: dict[str, float] = {}
+        handles = [
+            module.register_forward_hook(_count(found, name))
+            for name, module in model.named_modules()
+            if isinstance(module, (_ConvNd, nn.Linear))
+        ]
+        try:
+            with untouched(model, parameters_require_grad=False), torch.no_grad():
+                if isinstance(example_inputs, dict):
+                    model(**example_inputs)
+                else:
+                    model(*example_inputs) if isinstance(example_inputs, (tuple, list)) else model(example_inputs)
+        finally:
+            for handle in handles:
+                handle.remove()
+        self._positions = found
+
+    @torch.no_grad()
+    def __call__(self, group: Any) -> Tensor:
+        """Scores of the group's channels, `[width]`.
+
+        Raises:
+            CriterionError: a power without `measure`, a layer that it didn't see, or scores that can't be normalised.
+        """
+        scores = self.inner(group)
+        if self.normalise != "none":
+            unit = getattr(scores, self.normalise)()
+            if not unit > 0:
+                raise CriterionError(
+                    f"the {self.normalise} of the scores of {root_name(group)!r} is {unit}: not positive"
+                )
+            scores = scores / unit
+        return scores if self.power == 0 else scores / self.macs(group).to(scores) ** self.power
+
+    def macs(self, group: Any) -> Tensor:
+        """Multiply-accumulates per sample that go with each channel of a group, `[width]`.
+
+        Raises:
+            CriterionError: a layer that `measure` didn't see, or a group without any such layer.
+        """
+        total = torch.zeros(width(group), dtype=torch.float64)
+        for member in members(group):
+            layer: Any = member.layer
+            if isinstance(layer, (_ConvNd, nn.Linear)):
+                if member.name not in self._positions:
+                    raise CriterionError(f"layer {member.name!r} is not measured; call measure(model, example_inputs)")
+                channels = _channels(layer, member.direction)
+                share = self._positions[member.name] * layer.weight.numel() / channels
+                total.index_add_(0, member.positions, torch.full((len(member.positions),), share, dtype=torch.float64))
+        if not total.min() > 0:
+            raise CriterionError(f"a channel of {root_name(group)!r} goes with no convolution or linear layer")
+        return total
+
+
+def _channels(layer: Any, direction: str) -> int:
+    if isinstance(layer, nn.Linear):
+        return layer.out_features if direction == "out" else layer.in_features
+    return layer.out_channels if direction == "out" else layer.in_channels
+
+
+def _count(found: dict[str, float], name: str) -> Any:
+    def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        positions = args[0] if isinstance(module, _ConvTransposeNd) else output
+        channels = positions.shape[-1 if isinstance(module, nn.Linear) else 1]
+        found[name] = found.get(name, 0.0) + positions.numel() / channels / len(positions)
+
+    return hook

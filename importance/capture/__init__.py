@@ -1,0 +1,1 @@
+"""What one pass over data gives: gradients of gates, squares of weight gradients, Kronecker factors."""

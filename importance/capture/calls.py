@@ -1,0 +1,68 @@
+"""Catch what goes into every layer with weights, and the gradient of what comes out, in an ordinary backward."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from hfp.importance.capture.squares import Call
+
+
+@dataclass
+class CallRecorder:
+    """The calls of one batch, by the layer's name; a call whose output had no influence on the loss is left out.
+
+    opaque: layers that return no tensor (recurrent ones): their weights have no gradient per sample.
+    """
+
+    calls: dict[str, list[Call]] = field(default_factory=dict)
+    opaque: set[str] = field(default_factory=set)
+
+
+def layers_and_bare(model: nn.Module) -> tuple[dict[str, nn.Module], list[str]]:
+    """(layers whose own parameters a call determines, names of the other parameters).
+
+    The others are parameters beside child modules (class tokens, position embeddings) and those that several layers
+    share: a call of one layer doesn't hold all of their gradient.
+    """
+    uses: dict[int, int] = {}
+    for module in model.modules():
+        for parameter in module.parameters(recurse=False):
+            uses[id(parameter)] = uses.get(id(parameter), 0) + 1
+    layers, bare = {}, []
+    for name, module in model.named_modules():
+        own = dict(module.named_parameters(recurse=False))
+        if own and not any(True for _ in module.children()) and all(uses[id(p)] == 1 for p in own.values()):
+            layers[name] = module
+        else:
+            bare += [f"{name}.{parameter}" if name else parameter for parameter in own]
+    return layers, bare
+
+
+@contextmanager
+def recording_calls(layers: Mapping[str, nn.Module]) -> Iterator[CallRecorder]:
+    """While open, every forward and backward through the layers fills the recorder. Nothing need require gradients."""
+    recorder = CallRecorder()
+    handles = [layer.register_forward_hook(_record(recorder, name)) for name, layer in layers.items()]
+    try:
+        yield recorder
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _record(recorder: CallRecorder, name: str) -> Any:
+    def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        if not isinstance(output, Tensor):
+            recorder.opaque.add(name)
+            return output
+        kept = tuple(value.detach() if isinstance(value, Tensor) else value for value in args)
+        written = output if output.requires_grad else output.detach().requires_grad_()
+        written.register_hook(lambda grad: recorder.calls.setdefault(name, []).append(Call(kept, grad.detach())))
+        return written.clone() if written.is_leaf else written  # the next layer may work in place
+
+    return hook

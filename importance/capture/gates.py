@@ -1,0 +1,198 @@
+r"""Gate gradients: what scaling a channel, wherever it is read, does to the loss or an output of one sample.
+
+A gate \(\gamma_c\) multiplies channel `c` at every layer that reads it; removing the channel takes it from 1 to 0. At 1
+the derivative of a quantity \(\ell_n\) of sample `n` is \(v_{n,c} = \sum a_{n,c} \cdot \partial\ell_n / \partial
+a_{n,c}\), the sum running over space (or tokens) and over the layers that read the channel. Recorded here per reading
+layer, so that no dependency graph is needed while accumulating; a criterion adds the layers of a coupled group up.
+Weight gradients are never computed: a pass costs less than a training step.
+
+Three kinds of reading:
+- convolution and linear layers, and those that `register_layer` was told of, read channels one by one: the definition
+  above, at their inputs;
+- layer and group normalisation also mix channels through mean and variance: see `norms`;
+- attention multiplies query and key channels with no layer in between, so linear layers' outputs are recorded too;
+  torch's own attention calls no layers at all: see `attention`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hfp.importance.capture.attention import recording_attention
+from hfp.importance.capture.norms import NORMS, Norm, channel_dim_of, norm_gate
+from hfp.importance.errors import CriterionError
+from hfp.importance.layers import reads_along
+
+Key = tuple[str, str]
+
+
+@dataclass
+class GateRecorder:
+    """Collects `v` of one batch: (module name, "in" or "out") to `[samples, channels]`, one backward pass at a time.
+
+    With `means`, also the sums of the gradients at inputs, under "in-sum", and the totals of the inputs themselves.
+    """
+
+    means: bool = False
+    size: int = 0
+    channels: dict[Key, int] = field(default_factory=dict)
+    rows: dict[Key, Tensor] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+    totals: dict[str, tuple[Tensor, int]] = field(default_factory=dict)
+
+    def start(self, size: int) -> None:
+        """Forget the last batch; the next one holds `size` samples."""
+        self.size, self.channels, self.rows, self.totals = size, {}, {}, {}
+
+    def splits(self, name: str, x: Tensor) -> bool:
+        """Whether a tensor's first dimension is that of the samples; where not, the reason is kept."""
+        if x.dim() > 1 and len(x) % self.size == 0:
+            return True
+        self.refused[name] = (
+            f"layer {name!r} sees {list(x.shape)} for a batch of {self.size} samples: its first dimension is not "
+            "that of the samples, so that it has no gradient per sample"
+        )
+        return False
+
+    def add(self, key: Key, value: Tensor) -> None:
+        """Add one call's `v`: a layer that runs twice in a forward is one place to remove a channel from."""
+        self.rows[key] = self.rows[key] + value if key in self.rows else value
+
+    def take(self) -> dict[Key, Tensor]:
+        """`v` of the backward pass just done, 0 where the output has no influence.
+
+        Raises:
+            CriterionError: naming the first layer whose gradient isn't finite, or when nothing was reached at all.
+        """
+        rows, self.rows = self.rows, {}
+        if not rows:
+            raise CriterionError("no gradient reached a convolution, linear or norm layer: there is nothing to score")
+        like = next(iter(rows.values()))
+        for (name, side), value in rows.items():
+            if not torch.isfinite(value).all():
+                raise CriterionError(f"the gradient at the {side}put of layer {name!r} is not finite")
+        return {key: rows.get(key, like.new_zeros(self.size, width)) for key, width in self.channels.items()}
+
+
+@contextmanager
+def recording_gates(model: nn.Module, means: bool = False) -> Iterator[GateRecorder]:
+    """While open, every forward and backward of the model fills the recorder. Parameters need not require gradients."""
+    recorder = GateRecorder(means)
+    handles = []
+    try:
+        for name, module in model.named_modules():
+            if isinstance(module, NORMS):
+                handles.append(module.register_forward_pre_hook(_make_differentiable))
+                handles.append(module.register_forward_hook(_record_statistics(recorder, name)))
+                continue
+            channel_dim = reads_along(module)
+            if channel_dim is not None:
+                handles.append(module.register_forward_pre_hook(_record_input(recorder, name, channel_dim)))
+            if isinstance(module, nn.Linear):
+                handles.append(module.register_forward_hook(_record_output(recorder, name)))
+        with recording_attention(model, _alias, partial(_record_tokens, recorder)):
+            yield recorder
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def per_sample(values: Tensor, channel_dim: int, size: int) -> Tensor:
+    """Sum values of shape `[size * k, channel, ...]` or `[size * k, ..., channel]` into `[size, channel]`."""
+    if channel_dim != 1:
+        values = values.movedim(channel_dim, -1)
+        return values.reshape(size, -1, values.shape[-1]).sum(1)
+    return values.reshape(size, len(values) // size, values.shape[1], -1).sum((1, 3))
+
+
+def _inner(x: Tensor, grad: Tensor, channel_dim: int, size: int) -> Tensor:
+    """`per_sample(x * grad)`, without forming the product where channels come second."""
+    if channel_dim != 1 or x.dim() < 3:
+        return per_sample(x * grad, channel_dim, size)
+    return torch.linalg.vecdot(x.flatten(2), grad.flatten(2)).reshape(size, -1, x.shape[1]).sum(1)
+
+
+def _make_differentiable(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    return (_alias(args[0]), *args[1:])
+
+
+def _alias(x: Tensor) -> Tensor:
+    """A tensor whose gradient is that of one reader alone, also where the original needs none."""
+    if not torch.is_grad_enabled():
+        return x
+    return x.view_as(x) if x.requires_grad else x.detach().requires_grad_()
+
+
+def _record_input(recorder: GateRecorder, name: str, channel_dim: int) -> Any:
+    def hook(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        if not torch.is_grad_enabled():
+            return args  # a checkpoint's first pass; the layer runs again when its gradient is wanted
+        x = _alias(args[0])
+        if not recorder.splits(name, x):
+            return (x, *args[1:])
+        _record_product(recorder, (name, "in"), x, channel_dim)
+        if recorder.means:
+            _record_mean(recorder, name, x, channel_dim)
+        return (x, *args[1:])
+
+    return hook
+
+
+def _record_output(recorder: GateRecorder, name: str) -> Any:
+    def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        if not output.requires_grad:
+            return output
+        if recorder.splits(name, output):
+            _record_product(recorder, (name, "out"), output, -1)
+        return output.clone()  # the next layer may work in place
+
+    return hook
+
+
+def _record_tokens(recorder: GateRecorder, name: str, side: str, x: Tensor) -> None:
+    if x.requires_grad and recorder.splits(name, x):
+        _record_product(recorder, (name, side), x, -1)
+
+
+def _record_product(recorder: GateRecorder, key: Key, x: Tensor, channel_dim: int) -> None:
+    recorder.channels[key] = x.shape[channel_dim]
+    kept = x.detach()
+    x.register_hook(lambda grad: recorder.add(key, _inner(_wide(kept), _wide(grad), channel_dim, recorder.size)))
+
+
+def _record_mean(recorder: GateRecorder, name: str, x: Tensor, channel_dim: int) -> None:
+    key = name, "in-sum"
+    recorder.channels[key] = x.shape[channel_dim]
+    flat = _wide(x.detach().movedim(channel_dim, -1)).reshape(-1, x.shape[channel_dim])
+    total, count = recorder.totals.get(name, (0, 0))
+    recorder.totals[name] = total + flat.sum(0), count + len(flat)
+    x.register_hook(lambda grad: recorder.add(key, per_sample(_wide(grad), channel_dim, recorder.size)))
+
+
+def _record_statistics(recorder: GateRecorder, name: str) -> Any:
+    def hook(module: Norm, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        x = args[0].detach()
+        if not output.requires_grad or not recorder.splits(name, x):
+            return output
+        channel_dim = channel_dim_of(module, x, output.detach())
+        recorder.channels[name, "out"] = x.shape[channel_dim]
+
+        def add(grad: Tensor) -> None:
+            gate = norm_gate(module, _wide(x), _wide(grad), channel_dim)
+            recorder.add((name, "out"), per_sample(gate, channel_dim, recorder.size))
+
+        output.register_hook(add)
+        return output
+
+    return hook
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

@@ -1,0 +1,38 @@
+"""The mean gradient of every parameter, which first-order criteria read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hfp.importance.capture.batches import Pass
+from hfp.importance.capture.moments import Moments, check_finite
+from hfp.importance.capture.state import untouched
+
+
+def mean_gradient_of(model: nn.Module, batches: Iterable[Any], run: Pass) -> Moments:
+    """Sums over samples of the gradient, by ordinary backward passes; there is no curvature (zeros).
+
+    Raises:
+        CriterionError: a gradient that isn't finite, and what `Pass` raises.
+    """
+    total: Moments | None = None
+    with untouched(model, parameters_require_grad=True):
+        for batch, size in run.batches(batches, model):
+            output = run.output(model, batch)
+            (run.loss_sum(output, run.target(output, batch, size), size) * run.scale).backward()
+            gradient = check_finite(
+                {name: _taken(parameter) / run.scale for name, parameter in model.named_parameters()}
+            )
+            moments = Moments(size, gradient, {name: torch.zeros_like(value) for name, value in gradient.items()})
+            total = moments if total is None else total.plus(moments)
+    assert total is not None
+    return total
+
+
+def _taken(parameter: nn.Parameter) -> Tensor:
+    found, parameter.grad = parameter.grad, None
+    return torch.zeros_like(parameter) if found is None else found

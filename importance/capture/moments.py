@@ -1,0 +1,52 @@
+"""Sums over samples of gradient and curvature of every parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hfp.importance.errors import CriterionError
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Sums over `samples` of gradient and curvature, by the parameter's name, each of full shape."""
+
+    samples: int
+    gradient: Mapping[str, Tensor]
+    curvature: Mapping[str, Tensor]
+
+    def plus(self, other: Moments) -> Moments:
+        """The moments over both sets of samples.
+
+        Raises:
+            CriterionError: when they are of models with other parameters or shapes.
+        """
+        for name in self.gradient.keys() | other.gradient.keys():
+            mine, theirs = self.gradient.get(name), other.gradient.get(name)
+            if mine is None or theirs is None or mine.shape != theirs.shape:
+                shapes = [None if value is None else list(value.shape) for value in (mine, theirs)]
+                raise CriterionError(
+                    f"parameter {name!r} has shape {shapes[0]} in what is accumulated and {shapes[1]} in what is new; "
+                    "call reset() after pruning a model"
+                )
+        return Moments(
+            self.samples + other.samples,
+            {name: value + other.gradient[name].to(value) for name, value in self.gradient.items()},
+            {name: value + other.curvature[name].to(value) for name, value in self.curvature.items()},
+        )
+
+
+def check_finite(named: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The tensors, none of which holds NaN or infinity.
+
+    Raises:
+        CriterionError: naming the first parameter whose gradient does.
+    """
+    for name, value in named.items():
+        if not torch.isfinite(value).all():
+            raise CriterionError(f"the gradient of parameter {name!r} is not finite: check the data, loss and weights")
+    return named

@@ -1,0 +1,87 @@
+"""Per-sample gradients of every parameter of a model, and of their squares, added up over batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from hfp.importance.capture.batches import Pass, mapped
+from hfp.importance.capture.calls import layers_and_bare, recording_calls
+from hfp.importance.capture.moments import Moments, check_finite
+from hfp.importance.capture.squares import gradient_moments
+from hfp.importance.capture.state import untouched
+from hfp.importance.errors import CriterionError
+
+Sums = dict[str, Tensor]
+
+
+def gradient_moments_of(model: nn.Module, batches: Iterable[Any], run: Pass) -> Moments:
+    """Sums over samples of the gradient and of its square, in one pass over the batches.
+
+    Raises:
+        CriterionError: a gradient that isn't finite, one that can't be formed per sample, and what `Pass` raises.
+    """
+    total: Moments | None = None
+    layers, bare = layers_and_bare(model)
+    with untouched(model, parameters_require_grad=False):
+        for batch, size in run.batches(batches, model):
+            gradient, square, target, unsplit = _of_layers(model, layers, batch, size, run)
+            if bare or unsplit:
+                _add_bare(model, bare + unsplit, (batch, target), size, run, gradient, square)
+            moments = Moments(size, check_finite(gradient), square)
+            total = moments if total is None else total.plus(moments)
+    assert total is not None
+    return total
+
+
+def _of_layers(
+    model: nn.Module, layers: Mapping[str, nn.Module], batch: Any, size: int, run: Pass
+) -> tuple[Sums, Sums, Any, list[str]]:
+    """(sums of gradients, of their squares, target, parameters of layers that ran on what all samples share)."""
+    gradient: Sums = {}
+    square: Sums = {}
+    unsplit: list[str] = []
+    with recording_calls(layers) as recorder:
+        output = run.output(model, batch)
+        target = run.target(output, batch, size)
+        (run.loss_sum(output, target, size) * run.scale).backward()
+    with torch.no_grad():
+        for name, layer in layers.items():
+            if name in recorder.opaque:
+                continue
+            calls, prefix = recorder.calls.pop(name, []), f"{name}." if name else ""
+            if any(len(call.grad) % size for call in calls):
+                unsplit += [prefix + parameter for parameter, _ in layer.named_parameters(recurse=False)]
+                continue
+            for parameter, (first, second) in gradient_moments(layer, calls, size).items():
+                gradient[prefix + parameter] = first / run.scale
+                square[prefix + parameter] = second / run.scale**2
+    return gradient, square, target, unsplit
+
+
+def _add_bare(
+    model: nn.Module, names: list[str], sample: tuple[Any, Any], size: int, run: Pass, gradient: Sums, square: Sums
+) -> None:
+    """One more forward and backward, differentiated sample by sample with `torch.func.vmap`."""
+    parameters = {name: model.get_parameter(name).detach() for name in names}
+    dims = mapped(sample, lambda tensor: 0 if tensor.dim() > 0 and len(tensor) == size else None, lambda _: None)
+
+    def loss(values: Sums, sample: tuple[Any, Any]) -> Tensor:
+        batch, target = mapped(sample, lambda tensor: tensor[None])
+        output = run.output(lambda *args, **kwargs: functional_call(model, values, args, kwargs), batch)
+        return run.unchecked_loss_sum(output, target, 1)
+
+    try:
+        with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no batching rule
+            rows = vmap(grad(loss), in_dims=(None, dims), randomness="same")(parameters, sample)
+    except (RuntimeError, NotImplementedError) as error:
+        raise CriterionError(
+            f"the per-sample gradients of {', '.join(names[:3])} can't be formed with torch.func.vmap: {error}"
+        ) from error
+    for name, value in rows.items():
+        gradient[name], square[name] = value.sum(0), value.square().sum(0)

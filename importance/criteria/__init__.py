@@ -1,0 +1,1 @@
+"""Criteria, one a file."""

@@ -1,0 +1,26 @@
+"""The diagonal of the empirical Fisher, as a criterion."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import nn
+
+from hfp.importance.bases.accumulated import AccumulatedImportance
+from hfp.importance.capture.batches import Pass
+from hfp.importance.capture.moments import Moments
+from hfp.importance.capture.per_sample import gradient_moments_of
+
+
+class EmpiricalFisherImportance(AccumulatedImportance):
+    r"""Diagonal criterion with \(g = E_n \nabla\ell_n\) and \(h = E_n (\nabla\ell_n)^2\), entry by entry.
+
+    `E` is the mean over samples; gradients are at the true labels, so this is the empirical Fisher, not the Fisher. It
+    equals one backward pass per sample, and costs one forward and one backward for a batch plus one matrix product per
+    layer; a model with parameters outside layers (class tokens, position embeddings) takes one more forward and
+    backward. Source: LeCun et al., Optimal Brain Damage, 1989; Theis et al., arXiv 1801.05787, for the Fisher in it.
+    """
+
+    def _measure(self, model: nn.Module, batches: Iterable[Any], run: Pass) -> Moments:
+        return gradient_moments_of(model, batches, run)

@@ -1,0 +1,95 @@
+"""Group Fisher: the change of the loss when a coupled channel's gate goes from 1 to 0, from gate gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hfp.importance.bases.gated import GatedImportance
+from hfp.importance.capture.batches import Pass
+from hfp.importance.capture.logits import logits_of
+from hfp.importance.errors import CriterionError
+
+FIRST_ORDERS = ("off", "signed", "absolute")
+FISHERS = ("empirical", "gauss-newton", "off")
+
+
+class GroupFisherImportance(GatedImportance):
+    r"""Score of channel `c`: \(\tfrac12 E_n v_{n,c}^2\), with \(v\) the gate's derivative summed over all readers of
+    the channel.
+
+    The second-order term of the loss in the gate, with a Fisher of the gate for its curvature; all cross terms inside
+    the channel are included, since readers are added up before squaring. `E` is the mean over samples. Source: Liu et
+    al., Group Fisher Pruning, ICML 2021, eq. 8; gates as in Molchanov et al., CVPR 2019.
+
+    fisher: "empirical", \(v\) of the loss at the true labels: any loss, one backward. "gauss-newton", \(v\) of
+        \(\sum_k \epsilon_k \sqrt{p_k} (z_k - \sum_j p_j z_j)\) for logits `z`, their softmax `p` and random signs
+        \(\epsilon\), whose mean square is the exact Gauss-Newton (and Fisher) term of cross-entropy; classifiers, one
+        backward per draw, and the targets aren't used. "off" leaves the term out.
+    first_order: adds, at the true labels, "signed" \(-E v\) or "absolute" \(E|v|\); "off" adds nothing.
+    draws: of the signs, per sample. seed: theirs; how the samples are batched doesn't matter.
+    joint, repaired: `GatedImportance`.
+
+    Cost: one forward, and one backward to activations only per pass: no weight gradients.
+    """
+
+    def __init__(
+        self,
+        fisher: str = "empirical",
+        first_order: str = "off",
+        draws: int = 1,
+        seed: int = 0,
+        joint: bool = False,
+        repaired: bool = False,
+    ) -> None:
+        super().__init__(joint, repaired)
+        if fisher not in FISHERS:
+            raise CriterionError(f"fisher is one of {', '.join(FISHERS)}, not {fisher!r}")
+        if first_order not in FIRST_ORDERS:
+            raise CriterionError(f"first_order is one of {', '.join(FIRST_ORDERS)}, not {first_order!r}")
+        if fisher == first_order == "off":
+            raise CriterionError("with fisher and first_order off there is no score left")
+        if draws < 1:
+            raise CriterionError(f"draws is 1 or more, not {draws}")
+        self.fisher = fisher
+        self.first_order = first_order
+        self.draws = draws
+        self._signs = np.random.default_rng(seed)
+
+    @property
+    def _needs_loss(self) -> bool:
+        return self.fisher == "empirical" or self.first_order != "off"
+
+    def _passes(self, output: Any, target: Any, size: int, run: Pass) -> tuple[list[Tensor], Tensor]:
+        scalars = [run.loss_sum(output, target, size)] if self._needs_loss else []
+        if self.fisher == "gauss-newton":
+            logits = logits_of(output, size)
+            signs = torch.from_numpy(self._signs.integers(0, 2, (size, self.draws, logits.shape[1]))) * 2.0 - 1.0
+            scalars += [gauss_newton_root(logits, signs[:, draw].to(logits)) for draw in range(self.draws)]
+        return scalars, torch.zeros(size, 0)
+
+    def _cost(self, change: Tensor) -> Tensor:
+        cost = change.new_zeros(change.shape[2])
+        if self.first_order == "absolute":
+            cost += change[:, 0].abs().mean(0)
+        elif self.first_order == "signed":
+            cost -= change[:, 0].mean(0)
+        if self.fisher != "off":
+            cost += (
+                change[:, 1 if self._needs_loss and self.fisher == "gauss-newton" else 0 :].square().mean((0, 1)) / 2
+            )
+        return cost
+
+
+def gauss_newton_root(logits: Tensor, signs: Tensor) -> Tensor:
+    r"""\(\sum_{n,k} \epsilon_{n,k} \sqrt{p_{n,k}} (z_{n,k} - \sum_j p_{n,j} z_{n,j})\), with `p` held fixed.
+
+    Its gradient `u` in the logits has, over the signs, \(E\, u u^T = \mathrm{diag}(p) - p p^T\): the Hessian of
+    cross-entropy. logits, signs: `[samples, classes]`.
+    """
+    probabilities = logits.detach().softmax(1)
+    centred = logits - (probabilities * logits).sum(1, keepdim=True)
+    return (signs * probabilities.sqrt() * centred).sum()

@@ -1,0 +1,40 @@
+"""Group KL: how far a classifier's predictions move when a coupled channel is removed, from its logits' gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hfp.importance.bases.linearised import LinearisedImportance
+from hfp.importance.capture.batches import Pass
+from hfp.importance.capture.logits import logits_of
+
+
+class GroupKLImportance(LinearisedImportance):
+    r"""Score of channel `c`: \(E_n\, KL(\mathrm{softmax}(z_n - J_{n,c}) \,\|\, \mathrm{softmax}(z_n))\), in nats per
+    sample.
+
+    \(J_{n,k,c}\) is the derivative of logit `k` of sample `n` in the gate of channel `c`, summed over all readers of
+    the
+    channel: removing it takes the logits, to first order, from `z` to `z - J`. The divergence is then taken exactly,
+    not to second order as in `GroupFisherImportance`, whose Gauss-Newton term is its limit for small `J`: a confident
+    prediction has no curvature, but a removal is large enough to turn it. Targets aren't used. `E` is the mean over
+    samples. This project's own; the quadratic limit is in Martens, arXiv 1412.1193, section 6.
+
+    classes: how many logits are differentiated, the largest of each sample: `LinearisedImportance`.
+    joint, repaired: `GatedImportance`. Cost: one forward, and one backward to activations only per class.
+    """
+
+    def __init__(self, classes: int | None = 3, joint: bool = False, repaired: bool = False) -> None:
+        super().__init__(classes, joint, repaired)
+
+    def _passes(self, output: Any, target: Any, size: int, run: Pass) -> tuple[list[Tensor], Tensor]:
+        logits = logits_of(output, size)
+        scalars, kept, _ = self._chosen(logits, logits.detach())
+        return scalars, kept
+
+    def _cost(self, change: Tensor) -> Tensor:
+        before, after = self._moved(self.outputs(), change)
+        return torch.where(after.isinf(), 0, after.exp() * (after - before)).sum(1).mean(0)

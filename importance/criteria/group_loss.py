@@ -1,0 +1,67 @@
+"""Group loss: what the removal of channels adds to a classifier's cross-entropy, from its logits' gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from hfp.importance.bases.linearised import LinearisedImportance
+from hfp.importance.capture.batches import Pass
+from hfp.importance.capture.logits import logits_of
+from hfp.importance.errors import CriterionError
+
+
+class GroupLossImportance(LinearisedImportance):
+    r"""Score of channel `c`: \(E_n[\ell_n(z_n - J_{n,S} - J_{n,c}) - \ell_n(z_n - J_{n,S})]\), in nats per sample.
+
+    \(\ell_n\) is cross-entropy with the target and `J` as in `GroupKLImportance`; `S` are the channels of the group
+    that score lower and so go before (`joint_scores`), or none with `joint=False`. Being tied to the targets and not to
+    the model's own predictions, it doesn't drift when a model is pruned in steps and scored again before each. `E` is
+    the mean over samples. This project's own.
+
+    Targets are class labels, or probabilities `[samples, classes]`, such as those of the model before it was pruned.
+
+    classes: how many logits are differentiated, those with the largest sum of predicted and target probability (the
+        label's first of all): `LinearisedImportance`.
+    joint, repaired: `GatedImportance`. Cost: one forward, and one backward to activations only per class.
+    """
+
+    def __init__(self, classes: int | None = 3, joint: bool = True, repaired: bool = False) -> None:
+        super().__init__(classes, joint, repaired)
+
+    def _passes(self, output: Any, target: Any, size: int, run: Pass) -> tuple[list[Tensor], Tensor]:
+        logits = logits_of(output, size)
+        wanted = target_probabilities(target, logits.detach())
+        scalars, kept, chosen = self._chosen(logits, logits.detach().softmax(1) + wanted)
+        mass = wanted.gather(1, chosen)
+        return scalars, torch.cat([kept, mass, 1 - mass.sum(1, keepdim=True)], 1)
+
+    def _cost(self, change: Tensor) -> Tensor:
+        logits, wanted = self.outputs().chunk(2, 1)
+        before, after = self._moved(logits, change)
+        gap = torch.where(wanted[..., None] > 0, before - after, 0)
+        return (wanted[..., None] * gap).sum(1).mean(0)
+
+
+def target_probabilities(target: Any, logits: Tensor) -> Tensor:
+    """Targets as probabilities `[samples, classes]`, from labels `[samples]` or as given.
+
+    Raises:
+        CriterionError: targets that are neither, or labels that aren't classes of the logits.
+    """
+    if isinstance(target, Tensor) and target.is_floating_point() and target.shape == logits.shape:
+        return target.to(logits)
+    if not isinstance(target, Tensor) or target.shape != logits.shape[:1] or target.is_floating_point():
+        found = f"{target.dtype} {list(target.shape)}" if isinstance(target, Tensor) else type(target).__name__
+        raise CriterionError(
+            f"group-loss needs class labels [{len(logits)}] or probabilities {list(logits.shape)} as targets, "
+            f"not {found}"
+        )
+    if int(target.min()) < 0 or int(target.max()) >= logits.shape[1]:
+        raise CriterionError(
+            f"labels run from {int(target.min())} to {int(target.max())}, and there are {logits.shape[1]} logits"
+        )
+    return functional.one_hot(target.long(), logits.shape[1]).to(logits)

@@ -1,0 +1,91 @@
+"""The Hessian's diagonal by random probes, as a criterion."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from hfp.importance.bases.accumulated import AccumulatedImportance
+from hfp.importance.capture.batches import Pass
+from hfp.importance.capture.moments import Moments, check_finite
+from hfp.importance.capture.state import untouched
+from hfp.importance.errors import CriterionError
+
+
+class HutchinsonImportance(AccumulatedImportance):
+    r"""Diagonal criterion with \(h = E_z\, z \odot H z\); `z` has entries ±1 and `H` is the Hessian of the mean loss.
+
+    Unbiased for the true diagonal, which may be negative; each batch draws its own `z`, and the mean over samples
+    weighs every batch by its size. No Fisher is involved. `g` is the mean gradient. Cost: a forward and backward, and
+    one more backward through both per probe. Source: Bekas et al., 2007; Yao et al., AdaHessian, arXiv 2006.00719.
+
+    probes: draws of `z` per batch. seed: of the draws, which come from a generator of the criterion's own.
+    """
+
+    def __init__(self, form: str = "curvature", reduction: str = "sum", probes: int = 1, seed: int = 0) -> None:
+        super().__init__(form, reduction)
+        if probes < 1:
+            raise CriterionError(f"probes is 1 or more, not {probes}")
+        self.probes = probes
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def _measure(self, model: nn.Module, batches: Iterable[Any], run: Pass) -> Moments:
+        total: Moments | None = None
+        names = [name for name, _ in model.named_parameters()]
+        with untouched(model, parameters_require_grad=True), sdpa_kernel(SDPBackend.MATH):
+            for batch, size in run.batches(batches, model):
+                output = run.output(model, batch)
+                loss = run.loss_sum(output, run.target(output, batch, size), size)
+                _check_differentiable_twice(loss)
+                gradient, curvature = self._probe(loss, list(model.parameters()))
+                named = dict(zip(names, gradient, strict=True)), dict(zip(names, curvature, strict=True))
+                moments = Moments(size, check_finite(named[0]), check_finite(named[1]))
+                total = moments if total is None else total.plus(moments)
+        assert total is not None
+        return total
+
+    def _probe(self, loss: Tensor, parameters: list[nn.Parameter]) -> tuple[list[Tensor], list[Tensor]]:
+        """Gradient of the summed loss, and the mean over probes of its Hessian's products with them."""
+        gradient = torch.autograd.grad(loss, parameters, create_graph=True, materialize_grads=True)
+        curvature = [torch.zeros_like(parameter) for parameter in parameters]
+        curved = [place for place, value in enumerate(gradient) if value.requires_grad]
+        for _ in range(self.probes if curved else 0):
+            probe = [self._signs(parameter) for parameter in parameters]
+            products = torch.autograd.grad(
+                [gradient[place] for place in curved],
+                parameters,
+                [probe[place] for place in curved],
+                retain_graph=True,
+                materialize_grads=True,
+            )
+            for summed, product, signs in zip(curvature, products, probe, strict=True):
+                summed.add_(product * signs / self.probes)
+        return [value.detach() for value in gradient], curvature
+
+    def _signs(self, like: Tensor) -> Tensor:
+        return torch.randint(0, 2, like.shape, generator=self._generator).to(like).mul_(2).sub_(1)
+
+
+def _check_differentiable_twice(loss: Tensor) -> None:
+    """Reentrant checkpoints cut the graph off: what is behind them would silently count as zero.
+
+    Raises:
+        CriterionError: the loss was computed through one.
+    """
+    left: list[Any] = [loss.grad_fn]
+    seen: set[Any] = set()
+    while left:
+        node = left.pop()
+        if node in seen or node is None:
+            continue
+        seen.add(node)
+        if node.name() == "CheckpointFunctionBackward":
+            raise CriterionError(
+                "activations are recomputed with use_reentrant=True, which can't be differentiated twice: checkpoint "
+                "with use_reentrant=False, or turn checkpointing off"
+            )
+        left.extend(behind for behind, _ in node.next_functions)

@@ -1,0 +1,46 @@
+"""The diagonal of the Fisher, with labels drawn from the model, as a criterion."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hfp.importance.bases.accumulated import AccumulatedImportance
+from hfp.importance.capture.batches import Pass
+from hfp.importance.capture.logits import logits_of
+from hfp.importance.capture.moments import Moments
+from hfp.importance.capture.per_sample import gradient_moments_of
+
+
+class SampledFisherImportance(AccumulatedImportance):
+    r"""Diagonal criterion with \(h = E_n E_{y \sim p(y|x_n)} (\nabla\ell(x_n, y))^2\), one draw of `y` per sample.
+
+    Labels come from the model's own softmax, which makes `h` the diagonal of the Fisher; for cross-entropy that is the
+    Gauss-Newton matrix. `g` is the mean gradient at the drawn labels, 0 in expectation. `E_n` is the mean over samples.
+    `loss_fn(output, labels)` must be the negative log-likelihood of integer labels; the batches' targets are not used.
+    Cost: as the empirical Fisher. Source: Kunstner et al., arXiv 1905.12558; Martens, arXiv 1412.1193.
+
+    seed: of the draws, which come from a generator of the criterion's own; how the samples are batched doesn't matter.
+    """
+
+    def __init__(self, form: str = "curvature", reduction: str = "sum", seed: int = 0) -> None:
+        super().__init__(form, reduction)
+        self._draws = np.random.default_rng(seed)
+
+    def _measure(self, model: nn.Module, batches: Iterable[Any], run: Pass) -> Moments:
+        def relabel(output: Any, size: int) -> Tensor:
+            return draw_labels(logits_of(output, size), self._draws)
+
+        return gradient_moments_of(model, batches, replace(run, relabel=relabel))
+
+
+def draw_labels(logits: Tensor, draws: np.random.Generator) -> Tensor:
+    """One label per row of logits `[samples, classes]`: int64 `[samples]`."""
+    levels = torch.from_numpy(draws.random((len(logits), 1)))
+    labels = (logits.detach().cpu().double().softmax(1).cumsum(1) < levels).sum(1)
+    return labels.clamp_max(logits.shape[1] - 1).to(logits.device)

@@ -1,0 +1,171 @@
+"""torch-pruning's own usable criteria, with what they get wrong put right."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable
+from copy import copy
+from typing import Any
+
+import torch
+import torch_pruning as tp
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvTransposeNd
+
+from hfp.importance.bases.accumulated import AccumulatedImportance
+from hfp.importance.capture.batches import Pass
+from hfp.importance.capture.gradient import mean_gradient_of
+from hfp.importance.capture.moments import Moments
+from hfp.importance.capture.per_sample import gradient_moments_of
+from hfp.importance.errors import CriterionError
+from hfp.importance.groups.members import members, root_name, width
+
+
+class ShippedImportance(tp.importance.Importance):
+    """One of torch-pruning's criteria, on a copy of the group (some sort its index lists), never a silent skip.
+
+    Magnitudes also score what torch-pruning passes over or fails on: bare parameters, embeddings, recurrent layers and
+    grouped transposed convolutions, by the same norm.
+    """
+
+    def __init__(self, inner: tp.importance.Importance) -> None:
+        self.inner = inner
+
+    @torch.no_grad()
+    def __call__(self, group: Any) -> Tensor:
+        """Scores of the group's channels, `[width]`.
+
+        Raises:
+            CriterionError: when the criterion has nothing to say about the group, which torch-pruning would leave out.
+        """
+        scores = None if any(_is_misread(item) for item in group) else self.inner(_private(group))
+        if scores is None and type(self.inner) is tp.importance.GroupMagnitudeImportance:
+            scores = _magnitudes(group, self.inner.p)
+        if scores is None:
+            raise CriterionError(
+                f"{type(self.inner).__name__} has nothing to score in the group of {root_name(group)!r}: "
+                "choose another criterion"
+            )
+        if scores.shape != (width(group),):
+            raise CriterionError(
+                f"{type(self.inner).__name__} gives {list(scores.shape)} scores for the {width(group)} channels of "
+                f"{root_name(group)!r}: choose another criterion"
+            )
+        return scores.nan_to_num(nan=0.0)  # all scores of a group 0, divided by their mean
+
+
+class _ReadsGradients(AccumulatedImportance):
+    """A criterion of torch-pruning's that reads `.grad`, which is filled only while it scores."""
+
+    def __init__(self, inner: tp.importance.Importance) -> None:
+        super().__init__()
+        self.inner = ShippedImportance(inner)
+
+    @abstractmethod
+    def _read(self, name: str) -> Tensor:
+        """What the criterion shall find in `.grad` of this parameter."""
+
+    def __call__(self, group: Any) -> Tensor:
+        """Scores of the group's channels, `[width]`; `.grad` is afterwards as it was.
+
+        Raises:
+            CriterionError: nothing accumulated, or accumulated on another model.
+        """
+        found = {
+            f"{member.name}.{name}": parameter
+            for member in members(group)
+            if isinstance(member.layer, nn.Module)
+            for name, parameter in member.layer.named_parameters(recurse=False)
+        }
+        kept = [(parameter, parameter.grad) for parameter in found.values()]
+        try:
+            for name, parameter in found.items():
+                parameter.grad = _fitting(self._read(name), parameter, name)
+            return self.inner(group)
+        finally:
+            for parameter, grad in kept:
+                parameter.grad = grad
+
+
+class TaylorImportance(_ReadsGradients):
+    """torch-pruning's first-order criterion on the mean gradient. Cost: one forward and backward.
+
+    Options are those of `torch_pruning.importance.GroupTaylorImportance`. Source: Molchanov et al., CVPR 2019.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(tp.importance.GroupTaylorImportance(**options))
+
+    def _measure(self, model: nn.Module, batches: Iterable[Any], run: Pass) -> Moments:
+        return mean_gradient_of(model, batches, run)
+
+    def _read(self, name: str) -> Tensor:
+        return self.statistics(name)[0]
+
+
+class HessianImportance(_ReadsGradients):
+    """torch-pruning's second-order criterion on the mean of squared per-sample gradients, over all samples.
+
+    torch-pruning's own accumulation keeps the last sample alone. Cost: as the empirical Fisher. Options are those of
+    `torch_pruning.importance.GroupHessianImportance`. Source: LeCun et al., Optimal Brain Damage, 1989.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(tp.importance.GroupHessianImportance(**options))
+
+    def _measure(self, model: nn.Module, batches: Iterable[Any], run: Pass) -> Moments:
+        return gradient_moments_of(model, batches, run)
+
+    def _read(self, name: str) -> Tensor:
+        return self.statistics(name)[1]
+
+
+class RandomImportance(tp.importance.Importance):
+    """Uniform random scores from a generator of its own, so that the caller's random state isn't consumed."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def __call__(self, group: Any) -> Tensor:
+        """Scores of the group's channels, `[width]`, new ones at every call."""
+        return torch.rand(width(group), generator=self._generator)
+
+
+def _fitting(value: Tensor, parameter: Tensor, name: str) -> Tensor:
+    if value.shape != parameter.shape:
+        raise CriterionError(
+            f"{name!r} has shape {list(parameter.shape)} and its estimates {list(value.shape)}: "
+            "they are of another model; call reset() and accumulate() after pruning"
+        )
+    return value.to(parameter)
+
+
+def _is_misread(item: Any) -> bool:
+    """Whether torch-pruning takes the outputs of one group of a transposed convolution for those of all."""
+    layer = item.dep.target.module
+    return isinstance(layer, _ConvTransposeNd) and 1 < layer.groups < layer.out_channels
+
+
+def _magnitudes(group: Any, p: int) -> Tensor | None:
+    """The mean of the members' sums of `|w|^p`, `[width]`, over its own mean; None where nothing holds channels."""
+    found: list[Tensor] = []
+    for member in members(group):
+        for _, tensor, slot in member.tensors():
+            if tensor.dim() > 1 or isinstance(member.layer, nn.Parameter):
+                scores = torch.zeros(width(group), dtype=torch.float64)
+                member.add_to(scores, member.sums(tensor.detach().double().cpu().abs().pow(p), slot))
+                found.append(scores)
+    if not found:
+        return None
+    mean = torch.stack(found).mean(0)
+    return (mean / mean.mean()).float()
+
+
+def _private(group: Any) -> Any:
+    twin = copy(group)
+    twin._group = []
+    for item in group:
+        mine = type(item)(item.dep, list(item.idxs))
+        mine.root_idxs = list(item.root_idxs)
+        twin._group.append(mine)
+    return twin

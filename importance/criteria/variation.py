@@ -1,0 +1,147 @@
+r"""Gradient and curvature that a server estimates from what its clients' models did in a round, without any work of
+theirs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from hfp.importance.bases.diagonal import DiagonalImportance
+from hfp.importance.errors import CriterionError
+
+ESTIMATORS = ("fisher", "centered", "secant")
+Tensors = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Variation:
+    r"""Running server-side estimates, one tensor of full shape per parameter; a frozen value, `update` returns the
+    next.
+
+    Client `k` moved from \(w^{(0)}\) to \(w_k^{(E)}\); its pseudo-gradient is \(g_k = -(w_k^{(E)} - w^{(0)}) / (\eta
+    E)\). Per entry, over the clients that hold it and with their shares \(p_k\) renormalised: \(\hat g = \sum p_k g_k\)
+    and, for the curvature,
+
+    - "fisher": \(\sum p_k g_k^2\), the empirical Fisher of the pseudo-gradients;
+    - "centered": \(\sum p_k g_k^2 - \hat g^2\), their spread alone;
+    - "secant": \(|\hat g_t - \hat g_{t-1}| / |w_t - w_{t-1}|\), finite differences along the server's path, made
+      positive.
+
+    smoothing: share \(\beta\) of the old estimate kept at each update, a running average; an entry's first estimate is
+    taken whole. An entry that nobody trained keeps its last estimate. One that nobody has trained yet has gradient 0
+    and the mean curvature of its tensor's other entries, so that it is neither favoured nor condemned.
+
+    Cost: no passes. Source: CA-HFP, arXiv 2603.12591, section on the score (the estimators are not spelt out there).
+    """
+
+    estimator: str = "fisher"
+    smoothing: float = 0.0
+    gradient: Tensors | None = None
+    curvature: Tensors | None = None
+    seen: Tensors | None = None
+    weights: Tensors | None = None
+
+    def __post_init__(self) -> None:
+        if self.estimator not in ESTIMATORS:
+            raise CriterionError(f"estimator is one of {', '.join(ESTIMATORS)}, not {self.estimator!r}")
+        if not 0 <= self.smoothing < 1:
+            raise CriterionError(f"smoothing is a share in [0, 1), not {self.smoothing}")
+
+    def update(
+        self, gradient_sum: Tensors, square_sum: Tensors, coverage: Tensors, weights: Tensors | None = None
+    ) -> Variation:
+        r"""The estimates after one more round.
+
+        gradient_sum: \(\sum_k p_k g_k\) per parameter; square_sum: \(\sum_k p_k g_k^2\); coverage: \(\sum_k p_k\) over
+        the clients that hold an entry (0 where nobody does). weights: what the clients started from, needed by the
+        secant alone.
+
+        Raises:
+            CriterionError: names or shapes that differ between the arguments or from the rounds before, values that
+                aren't finite.
+        """
+        self._check(gradient_sum, square_sum, coverage, weights)
+        gradients, curvatures, seens = {}, {}, {}
+        for name, summed in gradient_sum.items():
+            held = coverage[name] > 0
+            share = torch.where(held, coverage[name], torch.ones_like(summed))
+            mean, square = summed / share, square_sum[name] / share
+            gradient, curvature, seen = self._of(name, summed)
+            measured, estimate = self._curvature(name, mean, square, held, weights)
+            gradients[name] = self._blend(gradient, mean, held, held & seen)
+            seens[name] = seen | measured
+            curvatures[name] = _fill(self._blend(curvature, estimate, measured, measured & seen), seens[name])
+        kept = None if weights is None else {name: weights[name].clone() for name in gradient_sum}
+        return replace(self, gradient=gradients, curvature=curvatures, seen=seens, weights=kept)
+
+    def _of(self, name: str, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        if self.gradient is None or self.curvature is None or self.seen is None:
+            return torch.zeros_like(like), torch.zeros_like(like), torch.zeros_like(like, dtype=torch.bool)
+        return self.gradient[name], self.curvature[name], self.seen[name]
+
+    def _curvature(
+        self, name: str, mean: Tensor, square: Tensor, held: Tensor, weights: Tensors | None
+    ) -> tuple[Tensor, Tensor]:
+        """(where there is an estimate this round, the estimate)."""
+        if self.estimator == "fisher":
+            return held, square
+        if self.estimator == "centered":
+            return held, (square - mean.square()).clamp_min(0)
+        if weights is None or self.weights is None or self.gradient is None:
+            return torch.zeros_like(held), torch.zeros_like(mean)
+        moved = weights[name] - self.weights[name]
+        measured = held & (moved.abs() > torch.finfo(moved.dtype).eps * weights[name].abs())
+        return measured, ((mean - self.gradient[name]) / torch.where(measured, moved, torch.ones_like(moved))).abs()
+
+    def _blend(self, old: Tensor, estimate: Tensor, measured: Tensor, smooth: Tensor) -> Tensor:
+        blended = torch.where(smooth, self.smoothing * old + (1 - self.smoothing) * estimate, estimate)
+        return torch.where(measured, blended, old)
+
+    def _check(self, gradient_sum: Tensors, square_sum: Tensors, coverage: Tensors, weights: Tensors | None) -> None:
+        if self.estimator == "secant" and weights is None:
+            raise CriterionError("the secant estimator needs the weights that the clients started from")
+        expected = self.gradient if self.gradient is not None else gradient_sum
+        given = {"gradient_sum": gradient_sum, "square_sum": square_sum, "coverage": coverage}
+        for argument, tensors in {**given, **({} if weights is None else {"weights": weights})}.items():
+            missing = expected.keys() - tensors.keys()
+            if missing or (argument != "weights" and tensors.keys() - expected.keys()):
+                names = sorted(missing or tensors.keys() - expected.keys())
+                raise CriterionError(f"{argument} and the estimates differ in parameters: {', '.join(names[:5])}")
+            for name, like in expected.items():
+                if tensors[name].shape != like.shape:
+                    raise CriterionError(
+                        f"{argument}[{name!r}] has shape {list(tensors[name].shape)}, not {list(like.shape)}"
+                    )
+                if not torch.isfinite(tensors[name]).all():
+                    raise CriterionError(
+                        f"{argument}[{name!r}] holds values that are not finite; did a client diverge?"
+                    )
+
+
+def _fill(curvature: Tensor, seen: Tensor) -> Tensor:
+    return curvature if seen.all() or not seen.any() else torch.where(seen, curvature, curvature[seen].mean())
+
+
+class VariationImportance(DiagonalImportance):
+    """CA-HFP's score from a server's `Variation`; the weights are read from the group's layers. Forms:
+    `DiagonalImportance`.
+    """
+
+    def __init__(self, variation: Variation, form: str = "curvature", reduction: str = "sum") -> None:
+        super().__init__(form, reduction)
+        self.variation = variation
+
+    def statistics(self, name: str) -> tuple[Tensor, Tensor]:
+        """Gradient and curvature of one parameter."""
+        gradient, curvature = self.variation.gradient, self.variation.curvature
+        if gradient is None or curvature is None:
+            raise CriterionError(
+                "the variation holds no round yet: prune by another criterion, such as random, until it does"
+            )
+        if name not in gradient:
+            raise CriterionError(f"the variation knows nothing of parameter {name!r}; is it of another model?")
+        return gradient[name], curvature[name]

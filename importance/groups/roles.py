@@ -1,0 +1,98 @@
+"""What the members of a coupled group do with its channels: read them, write them, mix or pass them on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
+
+from hfp.importance.capture.attention import READING
+from hfp.importance.capture.norms import NORMS
+from hfp.importance.errors import CriterionError
+from hfp.importance.groups.members import Member, members, operations, root_name
+from hfp.importance.layers import channels_of, slots_of
+
+
+def roles_of(group: Any) -> tuple[list[Member], list[Member], list[Member]]:
+    """(layers that read a group's channels one by one, linear layers that write them, norms over them).
+
+    Layers that pass channels on (batch-norm, activations, depthwise convolutions) are none of these.
+
+    Raises:
+        CriterionError: naming a layer whose type the table doesn't know, or a parameter that may be one's weights.
+    """
+    readers: list[Member] = []
+    writers: list[Member] = []
+    mixers: list[Member] = []
+    for member in members(group):
+        layer = member.layer
+        if isinstance(layer, nn.Parameter):
+            attention = _attention_reading(group, member)
+            if attention is not None and attention.name not in [reader.name for reader in readers]:
+                readers.append(attention)
+            elif attention is None:
+                _check_passes_on(group, member)
+            continue
+        if not isinstance(layer, nn.Linear):
+            slots_of(layer, member.direction, member.name)
+        if isinstance(layer, NORMS):
+            mixers.append(member)
+        elif member.direction == "in" or isinstance(layer, nn.MultiheadAttention):
+            readers.append(member)
+        elif isinstance(layer, nn.Linear):
+            writers.append(member)
+    return readers, writers, mixers
+
+
+def _check_passes_on(group: Any, member: Member) -> None:
+    """A parameter that may be a layer's weights, so that the layer may read the channels, has to be registered."""
+    path, _, attribute = member.name.rpartition(".")
+    layer = group._DG.model.get_submodule(path)
+    assert isinstance(member.layer, nn.Parameter)
+    shape = member.layer.shape
+    embeds = len(shape) < 2 or shape[0] == 1 or sum(size > 1 for size in shape) < 2
+    if not embeds and not isinstance(layer, nn.MultiheadAttention):
+        kind, dim = type(layer).__name__, member.pruning_dim
+        raise CriterionError(
+            f"parameter {member.name!r} {list(shape)} of a {kind}: the table of layers doesn't say whether dimension "
+            f"{dim} reads channels or passes them on; call hfp.importance.register_layer({kind}, 'in' or 'out', "
+            f"(Slot({attribute!r}, {dim}),), channel_dim) first, or put its group into ignored_layers"
+        )
+
+
+def _attention_reading(group: Any, member: Member) -> Member | None:
+    """The attention whose inputs this parameter reads along its dimension 1."""
+    path, _, attribute = member.name.rpartition(".")
+    layer = group._DG.model.get_submodule(path)
+    if not isinstance(layer, nn.MultiheadAttention) or attribute not in READING:
+        return None
+    if member.pruning_dim != 1:
+        heads = member.indices % layer.embed_dim // layer.head_dim
+        if len(set(zip(heads.tolist(), member.positions.tolist(), strict=True))) > layer.num_heads:
+            raise CriterionError(
+                f"the group of {root_name(group)!r} is a part of every head of {path!r}: its share in queries and keys "
+                "isn't recorded; prune whole heads, or put it into ignored_layers"
+            )
+        return None
+    return replace(member, name=path, layer=layer, direction="in")
+
+
+def channels_at(member: Member, side: str) -> int:
+    """How many channels the layer has at its input ("in") or output ("out")."""
+    layer: Any = member.layer
+    if isinstance(layer, nn.Linear):
+        return layer.out_features if side == "out" else layer.in_features
+    if isinstance(layer, nn.LayerNorm | nn.RMSNorm):
+        return layer.normalized_shape[-1]
+    if isinstance(layer, nn.MultiheadAttention):
+        return layer.embed_dim
+    if isinstance(layer, nn.GroupNorm):
+        return layer.num_channels
+    return layer.in_channels if isinstance(layer, _ConvNd) else channels_of(layer, member.direction, member.name)
+
+
+def is_attention(group: Any) -> bool:
+    """Whether the group's channels meet in the products of attention."""
+    return any("softmax" in name.lower() or "scaleddotproduct" in name.lower() for name in operations(group))

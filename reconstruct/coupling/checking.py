@@ -1,0 +1,203 @@
+"""Check with numbers that a compact model computes what its parent computes without the removed channels.
+
+Parent and compact model get the same made-up weights, those of the removed channels zero in the parent, and every
+operation of the
+two is compared, not only the result: a wrong index cannot hide behind a layer that happens to be zero. Statistics over
+    channels
+(layer norms and the like) are taken over the kept channels in both, which is what pruning a normalised channel means.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hfp.layers.calling import call
+from hfp.reconstruct.coupling.rules.labels import Lines
+from hfp.reconstruct.coupling.rules.registry import tensors_in
+from hfp.reconstruct.coupling.tracing import Call, CallCounter, Key, running
+from hfp.reconstruct.coupling.wiring import Gone, Wiring
+from hfp.reconstruct.errors import MapError
+from hfp.reconstruct.maps.index_map import IndexMap
+from hfp.reconstruct.models.compact import compact_model
+from hfp.reconstruct.models.twin import computed, tensors_of
+
+_TOLERANCE = 1e-4
+Digest = tuple[Tensor, Tensor]
+
+
+def first_difference(
+    wiring: Wiring, model: nn.Module, example_inputs: Any, gone: Gone, index_map: IndexMap
+) -> tuple[Call, str] | None:
+    """The first operation whose kept results differ between the masked parent and the compact model; None if none does.
+
+    Args:
+        wiring: what was traced from `model`.
+        model: the full model, not on the meta device; not changed.
+        example_inputs: what both are called with.
+        gone: the classes that are removed.
+        index_map: the map that should describe it.
+
+    Raises:
+        MapError: the compact model does not run.
+    """
+    parent = made_up(model)
+    compact = compact_model(parent, index_map)
+    expected = _MaskedRun(wiring, gone)
+    expected.run(_masked(parent, index_map), example_inputs)
+    found = _CompactRun(wiring, expected.digests)
+    try:
+        found.run(compact, example_inputs)
+    except _Different as difference:
+        return difference.args[0], difference.args[1]
+    except Exception as error:
+        raise MapError(f"the compact model does not run: {type(error).__name__}: {error}") from error
+    return None
+
+
+def masked_output(wiring: Wiring, model: nn.Module, example_inputs: Any, gone: Gone, index_map: IndexMap) -> Any:
+    """What the full model computes without the removed channels: their entries zero, statistics over the others."""
+    own = copy.deepcopy(model, dict(computed(model))).train().eval()
+    return _MaskedRun(wiring, gone).run(_masked(own, index_map), example_inputs)
+
+
+def _masked(own: nn.Module, index_map: IndexMap) -> nn.Module:
+    """The given model with removed entries set to zero, in place."""
+    for name, tensor in tensors_of(own):
+        kept = index_map.tensors.get(name) or index_map.transient.get(name)
+        if kept is not None and not kept.is_identity:
+            with torch.no_grad():
+                tensor.mul_(kept.mask().to(tensor))
+    return own
+
+
+def made_up(model: nn.Module) -> nn.Module:
+    """A copy in evaluation mode whose tensors differ from channel to channel, but keep their usual size."""
+    twin = copy.deepcopy(model, dict(computed(model))).train().eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for _, tensor in tensors_of(twin):
+            if not tensor.is_floating_point():
+                continue
+            noise = torch.rand(tensor.shape, generator=generator).to(tensor)
+            spread = tensor.float().std(correction=0).item() if tensor.numel() > 1 else 0.0
+            positive = bool((tensor > 0).all())
+            tensor.mul_(0.75 + 0.5 * noise) if positive else tensor.add_((noise - 0.5) * (spread or 0.2))
+    return twin
+
+
+class _Different(Exception):
+    pass
+
+
+class _Run(CallCounter):
+    def __init__(self, wiring: Wiring) -> None:
+        super().__init__()
+        self._wiring = wiring
+
+    def run(self, model: nn.Module, example_inputs: Any) -> Any:
+        with running(model) as path, torch.no_grad(), self:
+            self.path = path
+            return call(model, example_inputs)
+
+
+class _MaskedRun(_Run):
+    """The full model without its removed channels: keeps a digest of every operation's kept results."""
+
+    def __init__(self, wiring: Wiring, gone: Gone) -> None:
+        super().__init__(wiring)
+        self._gone = gone
+        self.digests: dict[Key, list[Digest | None]] = {}
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        key = self.key(function)
+        known = self._wiring.trace.calls.get(key)
+        if known is not None and known.reduces:
+            result = self._reduced(function, known, args, kwargs or {})
+        else:
+            result = function(*args, **(kwargs or {}))
+        if known is not None and [tuple(output.shape) for output in tensors_in(result)] == list(known.shapes):
+            outputs = zip(tensors_in(result), known.outputs, strict=True)
+            self.digests[key] = [_digest(self._kept(output, lines)) for output, lines in outputs]
+        return result
+
+    def _kept(self, tensor: Tensor, lines: Lines) -> Tensor:
+        for dim, line in enumerate(lines):
+            if line is not None:
+                left = ~torch.from_numpy(self._gone[self._wiring.classes.of[line]])
+                if not left.all():
+                    tensor = tensor.index_select(dim, left.nonzero().view(-1).to(tensor.device))
+        return tensor
+
+    def _reduced(self, function: Any, known: Call, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        """The operation on the kept entries only; removed entries of its results are zero."""
+        lines = iter(known.inputs)
+        small = [self._kept(arg, next(lines)) if isinstance(arg, Tensor) else arg for arg in args]
+        for position, arg in enumerate(_own_sizes(known, small, self._wiring, self._gone)):
+            small[position] = arg
+        result = function(*small, **kwargs)
+        outputs = tuple(tensors_in(result))
+        full = [
+            self._spread(output, each, shape)
+            for output, each, shape in zip(outputs, known.outputs, known.shapes, strict=True)
+        ]
+        return full[0] if isinstance(result, Tensor) else type(result)(full)
+
+    def _spread(self, tensor: Tensor, lines: Lines, shape: Sequence[int]) -> Tensor:
+        for dim, (line, size) in enumerate(zip(lines, shape, strict=True)):
+            if line is not None and tensor.shape[dim] == self._wiring.left(line, self._gone) < size:
+                left = ~torch.from_numpy(self._gone[self._wiring.classes.of[line]])
+                wide = tensor.new_zeros([size if each == dim else other for each, other in enumerate(tensor.shape)])
+                tensor = wide.index_copy_(dim, left.nonzero().view(-1).to(tensor.device), tensor)
+        return tensor
+
+
+class _CompactRun(_Run):
+    """The compact model: compares every operation with the digest."""
+
+    def __init__(self, wiring: Wiring, digests: dict[Key, list[Digest | None]]) -> None:
+        super().__init__(wiring)
+        self._digests = digests
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        key = self.key(function)
+        result = function(*args, **(kwargs or {}))
+        if key[1] in ("clone", "expand"):
+            return result
+        for output, expected in zip(tensors_in(result), self._digests.get(key, []), strict=False):
+            found = _digest(output)
+            if found is None or expected is None:
+                continue
+            error, scale = (found[0] - expected[0]).abs().item(), expected[1].item()
+            if not error <= _TOLERANCE * (scale + 1e-6):
+                raise _Different(
+                    self._wiring.trace.calls[key], f"its results differ by {error:.3g} (their norm is {scale:.3g})"
+                )
+        return result
+
+
+def _digest(tensor: Tensor) -> Digest | None:
+    """A projection of a tensor that depends on the order of its entries, and its norm."""
+    if not tensor.is_floating_point() or tensor.numel() == 0:
+        return None
+    flat = tensor.reshape(-1).double().nan_to_num(nan=math.nan, posinf=7.0, neginf=-7.0)  # infinite masks of attention
+    weights = (
+        torch.arange(flat.numel(), dtype=torch.float64, device=flat.device).mul_(0.7548776662466927).frac_().sub_(0.5)
+    )
+    return weights @ flat, flat.norm()
+
+
+def _own_sizes(known: Call, args: list[Any], wiring: Wiring, gone: Gone) -> list[Any]:
+    """Arguments in which sizes that the operation is given are those of its smaller tensors."""
+    name, tensor = known.key[1], args[0]
+    if name in ("native_layer_norm", "_fused_rms_norm"):
+        return [tensor, list(tensor.shape[-len(args[1]) :])]
+    if name == "native_group_norm":
+        groups = wiring.left(next((line for size, line in known.stated if size == args[6]), None), gone, args[6])
+        return [*args[:4], tensor.shape[1], tensor.shape[2:].numel(), groups]
+    return []

@@ -1,0 +1,161 @@
+"""Which labels of a trace stay or go together, and which can't go."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hfp.reconstruct.coupling.rules.labels import Array, Labels, Line, Product
+
+
+@dataclass(frozen=True)
+class Classes:
+    """A solved trace.
+
+    of: class of every label, `[labels]`; the class is named by one of its labels.
+    texts, why: why a class can't be removed: `texts[why[class]]`; it can where `why` is 0.
+    """
+
+    of: Array
+    why: Array
+    texts: tuple[str, ...]
+
+    def reason(self, line: Line) -> str | None:
+        """Why a dimension keeps all its indices; None when it can lose some."""
+        if line is None:
+            return "it has a fixed size"
+        why = self.why[self.of[line]]
+        return None if (why == 0).any() else self.texts[why[0]]
+
+
+def solve(labels: Labels, fixed: Iterable[tuple[Array, str]] = (), outer_first: bool | None = None) -> Classes:
+    """Work out the classes that follow from a trace.
+
+    Args:
+        labels: what the trace learned.
+        fixed: further lines that can't lose anything, with the reason.
+        outer_first: for reshaped dimensions, which factor to prefer (None: what the trace suggests).
+    """
+    solver = _Solver(labels, fixed)
+    undecided = [product for product in labels.products if not solver.settle_forced(product)]
+    for product in undecided:
+        solver.settle(product, product.outer_first if outer_first is None else outer_first)
+    return solver.classes()
+
+
+class _Solver:
+    def __init__(self, labels: Labels, fixed: Iterable[tuple[Array, str]]) -> None:
+        self._parent = _components(labels.count, labels.equal)
+        self._reason = np.zeros(labels.count, dtype=np.int64)  # index into the texts; 0: removable
+        self._texts: list[str] = [""]
+        for line, reason in [*labels.fixed, *fixed]:
+            self._fix(line, reason)
+
+    def settle_forced(self, product: Product) -> bool:
+        """Settle a product that leaves no choice; returns whether it did."""
+        grid = self._roots(product.whole).reshape(product.sizes)
+        if sum(self._outcome(grid, product, index)[0] > 1 for index in range(len(product.sizes))) > 1:
+            return False
+        self.settle(product, True)
+        return True
+
+    def settle(self, product: Product, outer_first: bool) -> None:
+        """Choose the one factor that may lose indices; the others are fixed."""
+        grid = self._roots(product.whole).reshape(product.sizes)
+        options = [self._outcome(grid, product, index) for index in range(len(product.sizes))]
+        shares = {index: count / product.sizes[index] for index, (count, _) in enumerate(options) if count > 1}
+        good = [index for index, share in shares.items() if share == max(shares.values())]
+        chosen = None if not good else good[0] if outer_first else good[-1]
+        reason = f"{product.where}: reshaped together with another dimension that is pruned"
+        if chosen is None:
+            nothing = f"{product.where}: two reshapes leave nothing in common"
+            reason = next((text for _, text in options if text), nothing)
+        for index, factor in enumerate(product.factors):
+            if index != chosen and factor is not None:
+                self._fix(factor, reason)
+        if chosen is None:
+            self._fix(product.whole, reason)
+        else:
+            self._union(_pairs(grid, self._roots(_line(product, chosen)), chosen))
+
+    def classes(self) -> Classes:
+        """What has been worked out."""
+        of = self._roots(np.arange(len(self._parent)))
+        return Classes(of, self._reason, tuple(self._texts))
+
+    def _outcome(self, grid: Array, product: Product, index: int) -> tuple[int, str]:
+        """How many removable classes are left if this factor is chosen, and a reason if some can't be removed."""
+        factor = product.factors[index]
+        if factor is None:
+            return 0, ""
+        roots = self._roots(factor)
+        if self._reason[roots].all():
+            return 0, self._texts[int(self._reason[roots[0]])]
+        pairs = _pairs(grid, roots, index)
+        names, compact = np.unique(pairs, return_inverse=True)
+        compact = compact.reshape(pairs.shape)
+        component = _components(len(names), [(compact[0], compact[1])])
+        reasons = self._reason[names]
+        alive = np.setdiff1d(component[np.searchsorted(names, roots)], component[reasons > 0])
+        return len(alive), self._texts[int(reasons.max())]
+
+    def _roots(self, line: Array) -> Array:
+        roots = self._parent[line]
+        while not np.array_equal(roots, above := self._parent[roots]):
+            roots = above
+        return roots
+
+    def _union(self, pairs: Array) -> None:
+        first, second = pairs
+        while True:
+            first, second = self._roots(first), self._roots(second)
+            differ = first != second
+            if not differ.any():
+                return
+            first, second = first[differ], second[differ]
+            high = np.maximum(first, second)
+            np.minimum.at(self._parent, high, np.minimum(first, second))
+            high = high[self._reason[high] > 0]
+            self._mark(self._roots(high), self._reason[high])
+
+    def _fix(self, line: Array, reason: str) -> None:
+        self._texts.append(reason)
+        roots = self._roots(line)
+        self._mark(roots, np.full(len(roots), len(self._texts) - 1))
+
+    def _mark(self, roots: Array, texts: Array) -> None:
+        free = self._reason[roots] == 0
+        self._reason[roots[free]] = texts[free]
+
+
+def _line(product: Product, index: int) -> Array:
+    line = product.factors[index]
+    assert line is not None
+    return line
+
+
+def _pairs(grid: Array, roots: Array, index: int) -> Array:
+    """The distinct pairs (class of the whole, class of the factor) when factor `index` is chosen, `[2, pairs]`."""
+    shape = [-1 if dim == index else 1 for dim in range(grid.ndim)]
+    factor = np.broadcast_to(roots.reshape(shape), grid.shape)
+    return np.unique(np.stack([grid.reshape(-1), factor.reshape(-1)]), axis=1)
+
+
+def _components(count: int, equal: Sequence[tuple[Array, Array]]) -> Array:
+    """The smallest label in the connected component of each of `count` labels."""
+    parent = np.arange(count)
+    if not equal:
+        return parent
+    first = np.concatenate([pair[0] for pair in equal])
+    second = np.concatenate([pair[1] for pair in equal])
+    while True:
+        first, second = parent[first], parent[second]
+        open_ = first != second
+        if not open_.any():
+            return parent
+        first, second = first[open_], second[open_]
+        np.minimum.at(parent, np.maximum(first, second), np.minimum(first, second))
+        while not np.array_equal(parent, parent[parent]):
+            parent = parent[parent]

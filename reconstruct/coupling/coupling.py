@@ -1,0 +1,294 @@
+"""The coupled groups of any model, found by following every channel through its forward pass."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+from torch_pruning.dependency.group import Group
+
+from hfp.layers.calling import is_recurrent
+from hfp.reconstruct.coupling.checking import first_difference, masked_output
+from hfp.reconstruct.coupling.fitting import fit, trial
+from hfp.reconstruct.coupling.rules.labels import Array
+from hfp.reconstruct.coupling.torch_groups import TorchGroups
+from hfp.reconstruct.coupling.tracing import Trace, check_followable, trace
+from hfp.reconstruct.coupling.wiring import Gone, Wiring, layer_bindings
+from hfp.reconstruct.errors import MapError
+from hfp.reconstruct.maps.index_map import IndexMap
+from hfp.reconstruct.maps.plan import Plan
+from hfp.reconstruct.models.compact import compact_model
+from hfp.reconstruct.models.running import run_error
+from hfp.reconstruct.models.twin import computed, like, tensors_of
+
+MOST_CHECKS = 12  # rounds of leaving alone what a check finds
+
+
+class Coupling:
+    """What can be removed from a model: groups of channels, each of them a set of indices that must go together.
+
+    Unlike torch-pruning's dependency graph, which follows autograd's graph and guesses how indices map, this follows
+    labels of single indices through every operation: reshapes, splits, concatenations, windows, attention heads,
+    weights that are computed from parameters. A channel of a group may hold several of a layer's (an attention head, a
+    group of a convolution).
+
+    Attributes:
+        sizes: group name (the layer that writes the channels) -> number of channels.
+        linked: every group once, together with those that must lose the same share of their channels because the
+            model's code takes their sizes to be tied; most are alone.
+    """
+
+    def __init__(self, wiring: Wiring, example_inputs: Any) -> None:
+        self._wiring = wiring
+        self._inputs = example_inputs
+        self.sizes: Mapping[str, int] = MappingProxyType({name: len(g.classes) for name, g in wiring.groups.items()})
+        self.linked: tuple[tuple[str, ...], ...] = wiring.linked
+
+    @classmethod
+    def trace(
+        cls,
+        model: nn.Module,
+        example_inputs: Any,
+        ignored_layers: Iterable[nn.Module | str] = (),
+        prune_heads: bool = True,
+    ) -> Coupling:
+        """Trace a model once, without weights where it runs without.
+
+        Args:
+            model: the full model; not changed.
+            example_inputs: what the model is called with; a tuple or list is unpacked, a dict are keywords.
+            ignored_layers: modules of `model`, or their names, whose output channels stay.
+            prune_heads: where a dimension is read as heads times size, remove whole heads, not a part of every head.
+
+        Raises:
+            MapError: the model is compiled, does not run on the inputs or returns no tensor, or an ignored layer is not
+            in it.
+        """
+        ignored = _names(model, ignored_layers)
+        check_followable(model)
+        own, inputs = _skeleton(model, "meta"), _to_meta(example_inputs)
+        # recurrent layers take other steps on the meta device; a constant outside the state, or a value that is looked
+        # at, can't run there
+        if is_recurrent(model) or run_error(copy.deepcopy(own), inputs) is not None:
+            own, inputs = _skeleton(model, None), example_inputs
+            error = run_error(copy.deepcopy(own), inputs)
+            if error is not None:
+                raise MapError(f"the model does not run on the example inputs ({error})")
+        found = _traced(own, inputs)
+        fixed = tuple(
+            (line, "it is an ignored layer")
+            for name, lines in found.tensors.items()
+            if name.rpartition(".")[0] in ignored
+            for line in _written(own, name, lines)
+            if line is not None
+        )
+        wiring = Wiring(own, found, None if prune_heads else False, fixed, tuple(layer_bindings(own, found)))
+        return cls(fit(wiring, inputs), inputs)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The groups' names, in the order of the layers."""
+        return tuple(self.sizes)
+
+    def groups_of(self, model: nn.Module) -> Callable[[str], Group]:
+        """A function from a group's name to the group in torch-pruning's form, for criteria.
+
+        It points to the layers of `model`, this coupling's model or one with the same layers and shapes. A criterion's
+        scores are one for each channel of the group. Such a group is for scoring: removing channels is done by
+        `index_map`.
+        """
+        groups = TorchGroups(self._wiring, model)
+        return lambda name: groups.group(self._wiring.groups[name])
+
+    def plan(self, kept: Mapping[str, Sequence[int] | Tensor]) -> Plan:
+        """A checked plan; groups that are left out keep everything.
+
+        Raises:
+            MapError: unknown groups, channels that are empty, out of range, repeated or not ascending, or linked groups
+            that lose different shares.
+        """
+        plan = Plan(self.sizes, {name: tuple(map(int, channels)) for name, channels in kept.items()})
+        for names in self.linked:
+            shares = {name: len(plan.kept[name]) / self.sizes[name] for name in names}
+            if max(shares.values()) - min(shares.values()) > 1e-9:
+                raise MapError(f"these groups must keep the same share of their channels, not {shares}")
+        return plan
+
+    def index_map(self, plan: Plan) -> IndexMap:
+        """The map of pruning by a plan.
+
+        Raises:
+            MapError: the plan is of other groups.
+        """
+        if dict(plan.sizes) != dict(self.sizes):
+            raise MapError("this plan was made for other coupled groups")
+        return self._wiring.index_map(self._wiring.gone(plan.kept))
+
+    def masked_output(self, model: nn.Module, example_inputs: Any, index_map: IndexMap) -> Any:
+        """What the full model computes without the channels that a map removes: what its compact model must compute.
+
+        Entries of the removed channels are zero, and statistics over channels (layer norms and the like) are taken over
+        those that are left.
+        """
+        return masked_output(self._wiring, model, example_inputs, self._wiring.removed_by(index_map), index_map)
+
+    def compact_skeleton(self, plan: Plan) -> tuple[nn.Module, Any]:
+        """The compact model of a plan, and inputs for it, to count costs with: without weights, where it runs so."""
+        return compact_model(self._wiring.model, self.index_map(plan)), self._inputs
+
+    @cached_property
+    def left_alone(self) -> Mapping[str, str]:
+        """Layer -> why none of its output channels can be removed, in the order of the model."""
+        found = {}
+        for name, module in self._wiring.model.named_modules():
+            weight = f"{name}.weight" if name else "weight"
+            if isinstance(module, nn.Linear | _ConvNd) and weight in self._wiring.trace.tensors:
+                reason = self.reason(weight, 1 if getattr(module, "transposed", False) else 0)
+                if reason is not None:
+                    found[name] = reason
+        return found
+
+    def layer_channels(self, name: str) -> int:
+        """How many channels of its root layer one channel of a group holds."""
+        group = self._wiring.groups[name]
+        return int((self._wiring.classes.of[group.line] == group.classes[0]).sum())
+
+    def reason(self, tensor: str, dim: int) -> str | None:
+        """Why a dimension of a parameter or buffer keeps all its indices; None when it can lose some."""
+        if not self._wiring.trace.uses(tensor):
+            return "the forward pass does not use it"
+        return self._wiring.classes.reason(self._wiring.trace.tensors[tensor][dim])
+
+    def leaving(self, reasons: Mapping[str, str]) -> Coupling:
+        """The coupling in which these groups can't be removed; group name -> the reason."""
+        lines = [(self._wiring.groups[name], reason) for name, reason in reasons.items()]
+        fixed = [(np.array(group.classes), reason) for group, reason in lines]
+        return Coupling(fit(self._wiring.extended(fixed=fixed), self._inputs), self._inputs)
+
+    @cached_property
+    def unknown(self) -> frozenset[str]:
+        """Operations of the forward pass that are not followed; the channels that reach them stay."""
+        return self._wiring.trace.unknown
+
+    def checked(self, model: nn.Module, example_inputs: Any, plan: Plan) -> Coupling:
+        """Itself if the compact model of a plan computes what it should; else one that leaves alone what differs.
+
+        Args:
+            model: the full model, with or without trained weights, but not on the meta device.
+            example_inputs: what both are called with.
+            plan: what to remove.
+
+        Raises:
+            MapError: the compact model does not run, or differs where nothing is pruned.
+        """
+        return self._checked(model, example_inputs, self._wiring.gone(plan.kept))
+
+    def verified(self, model: nn.Module, example_inputs: Any) -> Coupling:
+        """Itself or one that leaves more alone, checked with about 40 % of every group gone: for plans yet unknown.
+
+        Args:
+            model: as for `checked`.
+            example_inputs: as for `checked`; at least two different samples.
+
+        Raises:
+            MapError: as `checked`, or nothing is left that can be pruned.
+        """
+        coupling = self
+        for _ in range(MOST_CHECKS):
+            checked = coupling._checked(model, example_inputs, trial(coupling._wiring, seed=0))
+            if checked is coupling:
+                break
+            coupling = checked
+        else:
+            raise MapError(f"after {MOST_CHECKS} checks compact models still compute something else")
+        if not coupling.names:
+            raise MapError(f"no layer of this model can be pruned: {coupling.why_nothing}")
+        return coupling
+
+    @property
+    def why_nothing(self) -> str:
+        """Some reasons for which layers are left alone."""
+        return "; ".join(dict.fromkeys(list(self.left_alone.values())[-3:])) or "it has no channels"
+
+    def _checked(self, model: nn.Module, example_inputs: Any, gone: Gone) -> Coupling:
+        found = first_difference(self._wiring, model, example_inputs, gone, self._wiring.index_map(gone))
+        if found is None:
+            return self
+        call, message = found
+        reason = f"{call.key[0] or 'the model'}: {call.key[1]} computes something else in the compact model ({message})"
+        lines: list[Array] = [
+            line
+            for each in (*call.inputs, *call.outputs)
+            for line in each
+            if line is not None and self._wiring.left(line, gone) < len(line)
+        ]
+        if not lines:
+            raise MapError(f"{reason}, although none of its dimensions is pruned")
+        return Coupling(
+            fit(self._wiring.extended(fixed=[(line, reason) for line in lines]), self._inputs), self._inputs
+        )
+
+
+def _traced(own: nn.Module, inputs: Any) -> Trace:
+    """The pass in evaluation mode, and the one in training mode where only that uses all parameters."""
+    found = trace(own, inputs)
+    idle = [name for name, _ in own.named_parameters() if not found.uses(name)]
+    if idle:
+        try:
+            with torch.random.fork_rng():
+                both = trace(own, inputs, (False, True))
+        except Exception:  # in training mode it wants other inputs
+            return found
+        if any(both.uses(name) for name in idle):
+            return both
+    return found
+
+
+def _skeleton(model: nn.Module, device: str | None) -> nn.Module:
+    """A copy in evaluation mode, without weights if on the meta device, and without what it keeps between calls."""
+    memo: dict[int, Any] = {**computed(model)}
+    if device is not None:
+        for _, tensor in tensors_of(model):
+            empty = torch.empty_like(tensor, device=device).detach()
+            memo[id(tensor)] = like(tensor, empty).requires_grad_(tensor.requires_grad)
+    own = copy.deepcopy(model, memo)
+    return own.train().eval()  # modules drop cached tensors when they go back to training
+
+
+def _to_meta(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().to("meta")
+    if isinstance(value, Mapping):
+        return {key: _to_meta(item) for key, item in value.items()}
+    return type(value)(map(_to_meta, value)) if isinstance(value, list | tuple) else value
+
+
+def _names(model: nn.Module, layers: Iterable[nn.Module | str]) -> frozenset[str]:
+    """The names of the layers and of everything inside them."""
+    known = {module: name for name, module in model.named_modules()}
+    modules = dict(model.named_modules())
+    found: set[str] = set()
+    for layer in layers:
+        name = layer if isinstance(layer, str) else known.get(layer)
+        if name is None or name not in modules:
+            raise MapError(f"ignored layer {layer!r} is not in the model")
+        found.update(
+            f"{name}.{below}" if below and name else name or below for below, _ in modules[name].named_modules()
+        )
+    return frozenset(found)
+
+
+def _written(model: nn.Module, tensor: str, lines: Sequence[Array | None]) -> Sequence[Array | None]:
+    """The lines of a tensor that belong to its layer's outputs, not to its inputs."""
+    module = model.get_submodule(tensor.rpartition(".")[0])
+    if tensor.endswith("weight") and isinstance(module, nn.Linear | _ConvNd):
+        out = 1 if getattr(module, "transposed", False) else 0
+        return lines[out : out + 1]
+    return lines

@@ -1,0 +1,3 @@
+"""How each operation passes labels from its inputs to its outputs."""
+
+from hfp.reconstruct.coupling.rules import layers, shapes  # noqa: F401  (they register their rules)

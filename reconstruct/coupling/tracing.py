@@ -1,0 +1,243 @@
+"""Run a model once and follow every channel through every operation."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from hfp.layers.calling import call_in, results, unfused
+from hfp.reconstruct.coupling.rules.labels import Labels, Line, Lines
+from hfp.reconstruct.coupling.rules.registry import RULES, Notes, Operation, Stated, opaque, pointwise, tensors_in
+from hfp.reconstruct.errors import MapError
+from hfp.reconstruct.models.twin import tensors_of
+
+Key = tuple[str, str, int]
+"""A call's name: (module, operation, how often this module has called this operation)."""
+
+_ATTENTION = F.scaled_dot_product_attention
+_SYNONYMS = {"_unsafe_view": "view", "reshape": "view", "_reshape_alias": "view"}
+
+
+@dataclass(frozen=True)
+class Call:
+    """One operation of a trace.
+
+    inputs: lines of its tensor arguments. outputs, shapes: lines and shapes of its results. stated: sizes given as
+    numbers. reduces: it computes a statistic over a dimension that can lose indices.
+    """
+
+    key: Key
+    inputs: tuple[Lines, ...]
+    outputs: tuple[Lines, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    stated: tuple[Stated, ...]
+    reduces: bool
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What one forward pass says about a model's indices.
+
+    tensors: state or parameter name -> its lines. calls: every operation, in order. channels: module -> lines (in, out)
+    of a convolution. groups: module -> the line of its groups. unknown: operations that no rule knows. modes: the
+    passes that were followed, each in training or evaluation mode.
+    """
+
+    labels: Labels
+    tensors: Mapping[str, Lines]
+    calls: Mapping[Key, Call]
+    channels: Mapping[str, tuple[Line, Line]]
+    groups: Mapping[str, Line]
+    unknown: frozenset[str]
+    modes: tuple[bool, ...] = (False,)
+
+    @cached_property
+    def used(self) -> NDArray[np.bool_]:
+        """For every label whether an operation touched it, `[labels]`."""
+        used = np.zeros(self.labels.count, dtype=bool)
+        for each in self.calls.values():
+            for line in (line for lines in (*each.inputs, *each.outputs) for line in lines if line is not None):
+                used[line] = True
+        return used
+
+    def uses(self, tensor: str) -> bool:
+        """Whether an operation read this tensor of the model."""
+        lines = [line for line in self.tensors[tensor] if line is not None]
+        return not lines or any(self.used[line].any() for line in lines)
+
+
+def trace(model: nn.Module, example_inputs: Any, modes: tuple[bool, ...] = (False,)) -> Trace:
+    """Follow the channels of `model` through its forward pass, without gradients.
+
+    Args:
+        model: not changed. On the meta device nothing is computed.
+        example_inputs: what the model is called with; a tuple or list is unpacked, a dict are keywords.
+        modes: one pass each, in training (True) or evaluation mode (False).
+
+    Raises:
+        MapError: the model holds compiled parts, which can't be followed, or returns no tensor.
+    """
+    model = copy.deepcopy(model)  # a forward pass may leave caches behind
+    follower = _Follower(model)
+    with running(model) as path, torch.no_grad(), _ScaledAttention(follower), follower:
+        follower.path = path
+        output = call_in(modes, model, example_inputs)
+    outputs = results(output)
+    if not outputs:
+        raise MapError(
+            f"the model returned a {type(output[0]).__name__} without tensors: no telling which sizes must stay"
+        )
+    for tensor in outputs:
+        for line in follower.lines(tensor):
+            follower.labels.fix(line, "it is an output of the model")
+    return Trace(
+        follower.labels,
+        follower.tensors,
+        follower.calls,
+        follower.channels,
+        follower.groups,
+        frozenset(follower.unknown),
+        modes,
+    )
+
+
+def check_followable(model: nn.Module) -> None:
+    """Raise a `MapError` if parts of the model are compiled, so that nothing inside of them can be followed."""
+    for name, module in model.named_modules():
+        kind = type(module).__name__
+        if isinstance(module, torch.jit.ScriptModule) or kind == "OptimizedModule":
+            raise MapError(f"{name or 'the model'} is compiled ({kind}); prune the plain module and compile the result")
+
+
+@contextmanager
+def running(model: nn.Module) -> Iterator[list[str]]:
+    """The names of the modules that are running, innermost last; attention runs as plain products everywhere."""
+    path: list[str] = []
+
+    def leave(*_: object) -> None:
+        path.pop()
+
+    handles = []
+    for name, module in model.named_modules():
+        handles.append(module.register_forward_pre_hook(lambda *_, name=name: path.append(name)))
+        handles.append(module.register_forward_hook(leave, always_call=True))
+    try:
+        with unfused(model):
+            yield path
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class CallCounter(TorchDispatchMode):
+    """Names the calls of a forward pass as `Key`s."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.path: list[str] = []
+        self._counts: Counter[tuple[str, str]] = Counter()
+
+    def key(self, function: Any) -> Key:
+        """The name of the call that is under way."""
+        name = function._schema.name.split("::")[1]
+        name = name[:-1] if name.endswith("_") else name
+        place = (self.path[-1] if self.path else "", _SYNONYMS.get(name, name))
+        self._counts[place] += 1
+        return (*place, self._counts[place])
+
+
+class _Follower(CallCounter):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.labels = Labels()
+        self.calls: dict[Key, Call] = {}
+        self.channels: dict[str, tuple[Line, Line]] = {}
+        self.groups: dict[str, Line] = {}
+        self.unknown: set[str] = set()
+        self.tensors: dict[str, Lines] = {}
+        for name, tensor in tensors_of(model):
+            if not hasattr(tensor, "_hfp_lines"):
+                numbers = tensor.is_floating_point()  # tables of integers index other tensors: they are never cut
+                _label(tensor, tuple(self.labels.fresh(size) if numbers else None for size in tensor.shape))
+            self.tensors[name] = self.lines(tensor)
+
+    def lines(self, tensor: Tensor) -> Lines:
+        """A tensor's lines; one that no operation of the trace made is a constant of fixed size."""
+        return getattr(tensor, "_hfp_lines", (None,) * tensor.dim())
+
+    def where(self) -> str:
+        return (self.path[-1] if self.path else "") or "the model"
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        outputs = tuple(tensors_in(result))
+        key = self.key(function)
+        if not outputs:
+            return result
+        notes = Notes([])
+        op = Operation(key[1], args, kwargs or {}, outputs, self.where(), self.labels, self.lines, notes)
+        fallback = pointwise if torch.Tag.pointwise in function.tags else opaque
+        inputs = tuple(self.lines(tensor) for tensor in op.tensors)
+        found = RULES.get(key[1], fallback)(op)
+        each = found if isinstance(found, list) else [found]
+        for output, lines in zip(outputs, each, strict=True):
+            _label(output, lines)
+        self._note(key, inputs, tuple(each), outputs, notes)
+        return result
+
+    def _note(
+        self, key: Key, inputs: tuple[Lines, ...], lines: tuple[Lines, ...], outputs: tuple[Tensor, ...], notes: Notes
+    ) -> None:
+        shapes = tuple(tuple(output.shape) for output in outputs)
+        stated = tuple((size, line) for size, line in notes.stated if line is not None and size > 1)
+        self.calls[key] = Call(key, inputs, lines, shapes, stated, notes.reduces)
+        if notes.channels is not None:
+            self.channels[key[0]] = notes.channels
+        if notes.groups is not None:
+            self.groups[key[0]] = notes.groups
+        if not notes.followed:
+            self.unknown.add(key[1])
+
+
+class _ScaledAttention(TorchFunctionMode):
+    """Attention divides by the root of the head's size unless it is given a scale: such a size can't change."""
+
+    def __init__(self, follower: _Follower) -> None:
+        super().__init__()
+        self._follower = follower
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is _ATTENTION:
+            return self._attention(*args, **(kwargs or {}))
+        if function is F.multi_head_attention_forward:
+            # inside of a function that was intercepted nothing else is, so its call of the other is replaced
+            with mock.patch.object(F, "scaled_dot_product_attention", self._attention):
+                return function(*args, **(kwargs or {}))
+        return function(*args, **(kwargs or {}))
+
+    def _attention(self, query: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if kwargs.get("scale") is None:
+            reason = f"{self._follower.where()}: attention is scaled by the size of this dimension"
+            self._follower.labels.fix(self._follower.lines(query)[-1], reason)
+        return _ATTENTION(query, *args, **kwargs)
+
+
+def _label(tensor: Tensor, lines: Lines) -> None:
+    expected = tuple(tensor.shape)
+    found = tuple(size if line is None else len(line) for size, line in zip(expected, lines, strict=True))
+    assert found == expected, f"a rule gave lines of sizes {found} to a tensor of shape {expected}"
+    tensor._hfp_lines = lines  # type: ignore[attr-defined]

@@ -1,0 +1,282 @@
+"""A solved trace in use: the coupled groups, and which attributes of the modules are sizes that follow them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.instancenorm import _InstanceNorm
+
+from hfp.reconstruct.coupling.classes import Classes, solve
+from hfp.reconstruct.coupling.rules.labels import Array, Line
+from hfp.reconstruct.coupling.tracing import Trace
+from hfp.reconstruct.maps.index_map import IndexMap, TensorMap
+from hfp.reconstruct.models.twin import tensors_of
+
+Gone = NDArray[np.bool_]
+"""For every label whether its class is removed, `[labels]`; indexed by class."""
+
+
+@dataclass(frozen=True)
+class Binding:
+    """An attribute of a module (or one item of it, if it is a list or tuple) that is the size of a dimension."""
+
+    module: str
+    attribute: str
+    position: int | None
+    line: Array
+
+
+@dataclass(frozen=True)
+class CoupledGroup:
+    """Channels that are ranked against each other; each is a class of indices that go together.
+
+    name: the layer (or parameter) that writes them. classes: one class a channel. line: the root's dimension.
+    """
+
+    name: str
+    classes: tuple[int, ...]
+    root: str
+    line: Array
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """What may be removed from a model, and what must follow.
+
+    fixed: dimensions that keep all, with the reason, beyond what the trace says. bindings: attributes that follow.
+    links: pairs of dimensions that must lose the same share.
+    """
+
+    model: nn.Module
+    trace: Trace
+    heads_first: bool | None
+    fixed: tuple[tuple[Array, str], ...] = ()
+    bindings: tuple[Binding, ...] = ()
+    links: tuple[tuple[Array, Array], ...] = ()
+
+    @cached_property
+    def classes(self) -> Classes:
+        """The solution of the trace."""
+        return solve(self.trace.labels, self.fixed, self.heads_first)
+
+    @cached_property
+    def groups(self) -> dict[str, CoupledGroup]:
+        """The coupled groups by name, in the order of the layers that write them."""
+        return {group.name: group for group in _groups(self)}
+
+    @cached_property
+    def linked(self) -> tuple[tuple[str, ...], ...]:
+        """Groups that must lose the same share of their channels; every group is in exactly one tuple."""
+        return _linked(self)
+
+    def extended(
+        self,
+        bindings: Iterable[Binding] = (),
+        links: Iterable[tuple[Array, Array]] = (),
+        fixed: Iterable[tuple[Array, str]] = (),
+    ) -> Wiring:
+        """A wiring with more to respect; solved again only if that is needed."""
+        added = tuple(fixed)
+        found = replace(
+            self, bindings=(*self.bindings, *bindings), links=(*self.links, *links), fixed=(*self.fixed, *added)
+        )
+        if not added:
+            found.__dict__.update(classes=self.classes, groups=self.groups)
+        return found
+
+    def gone(self, kept: Mapping[str, Sequence[int]]) -> Gone:
+        """The classes that a plan removes."""
+        gone = np.zeros(self.trace.labels.count, dtype=bool)
+        for name, group in self.groups.items():
+            classes = np.array(group.classes)
+            removed = np.ones(len(classes), dtype=bool)
+            removed[list(kept.get(name, range(len(classes))))] = False
+            gone[classes[removed]] = True
+        return gone
+
+    def removed_by(self, index_map: IndexMap) -> Gone:
+        """The classes that a map removes."""
+        gone = np.zeros(self.trace.labels.count, dtype=bool)
+        for name, lines in self.trace.tensors.items():
+            kept = index_map.tensors.get(name) or index_map.transient.get(name)
+            for line, indices in zip(lines, kept.kept if kept else (), strict=False):
+                if line is not None and indices is not None:
+                    gone[self.classes.of[np.delete(line, indices.numpy())]] = True
+        return gone
+
+    def left(self, line: Line, gone: Gone, size: int = 0) -> int:
+        """How many indices of a dimension (of `size`, where it has no line) are left."""
+        return size if line is None else int(len(line) - np.count_nonzero(gone[self.classes.of[line]]))
+
+    def index_map(self, gone: Gone) -> IndexMap:
+        """The map of removing these classes."""
+        state = self.model.state_dict()
+        shared: dict[bytes, Tensor] = {}
+        maps = {n: self._tensor_map(n, tuple(tensor.shape), gone, shared) for n, tensor in tensors_of(self.model)}
+        transient = {name: found for name, found in maps.items() if name not in state and not found.is_identity}
+        tensors = {name: maps[name] if name in maps else TensorMap.identity(tuple(state[name].shape)) for name in state}
+        return IndexMap(tensors, self._attributes(gone), transient)
+
+    def _tensor_map(self, name: str, shape: tuple[int, ...], gone: Gone, shared: dict[bytes, Tensor]) -> TensorMap:
+        """The map of one tensor; dimensions that keep the same indices share them, which aggregation makes use of."""
+        kept: list[Tensor | None] = []
+        for line in self.trace.tensors[name]:
+            removed = None if line is None else gone[self.classes.of[line]]
+            if removed is None or not removed.any():
+                kept.append(None)
+                continue
+            key = removed.tobytes()
+            if key not in shared:
+                shared[key] = torch.from_numpy(np.flatnonzero(~removed))
+            kept.append(shared[key])
+        return TensorMap(shape, tuple(kept))
+
+    def _attributes(self, gone: Gone) -> dict[str, dict[str, Any]]:
+        found: dict[str, dict[str, Any]] = {}
+        for binding in self.bindings:
+            before = getattr(self.model.get_submodule(binding.module), binding.attribute)
+            size = self.left(binding.line, gone)
+            now = found.get(binding.module, {}).get(binding.attribute, before)
+            after = size if binding.position is None else _replaced(now, binding.position, size)
+            if after != before:
+                found.setdefault(binding.module, {})[binding.attribute] = after
+        return found
+
+
+def layer_bindings(model: nn.Module, trace: Trace) -> Iterator[Binding]:
+    """The sizes that PyTorch's own layers keep beside their tensors."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.RNNBase | nn.RNNCellBase):
+            yield from _recurrent_bindings(name, module, trace)
+        weight = _weight_lines(name, module, trace)
+        if weight is None:
+            continue
+        for attribute, line in _sizes(name, module, weight, trace):
+            if line is not None:
+                yield Binding(name, attribute, None, line)
+        if isinstance(module, nn.LayerNorm):
+            for position, line in enumerate(weight):
+                if line is not None:
+                    yield Binding(name, "normalized_shape", position, line)
+
+
+def _recurrent_bindings(name: str, module: nn.Module, trace: Trace) -> Iterator[Binding]:
+    first = "" if isinstance(module, nn.RNNCellBase) else "_l0"
+    places = {"input_size": "weight_ih", "hidden_size": "weight_hh"}
+    if getattr(module, "proj_size", 0):
+        places = {"input_size": "weight_ih", "hidden_size": "weight_hr", "proj_size": "weight_hh"}
+    for attribute, tensor in places.items():
+        lines = trace.tensors.get(f"{name}.{tensor}{first}" if name else f"{tensor}{first}")
+        if lines is not None and lines[1] is not None:
+            yield Binding(name, attribute, None, lines[1])
+
+
+def _weight_lines(name: str, module: nn.Module, trace: Trace) -> tuple[Line, ...] | None:
+    """The lines of a layer's weight, or of what it is computed from in its shape (weight norm, spectral norm)."""
+    prefix = f"{name}." if name else ""
+    found = trace.tensors.get(f"{prefix}weight") or trace.tensors.get(f"{prefix}running_mean")
+    if found is None and isinstance(module, nn.Linear | _ConvNd):
+        shape = tuple(module.weight.shape)
+        found = next((trace.tensors[f"{prefix}{k}"] for k, t in tensors_of(module) if tuple(t.shape) == shape), None)
+    return found
+
+
+def _sizes(name: str, module: nn.Module, weight: tuple[Line, ...], trace: Trace) -> list[tuple[str, Line]]:
+    if isinstance(module, _ConvNd):
+        entering, out = (weight[0], weight[1]) if module.transposed else (weight[1], weight[0])
+        entering, out = trace.channels.get(name, (entering, out))
+        return [("in_channels", entering), ("out_channels", out), ("groups", trace.groups.get(name))]
+    if isinstance(module, nn.Linear):
+        return [("in_features", weight[1]), ("out_features", weight[0])]
+    if isinstance(module, _BatchNorm | _InstanceNorm):
+        return [("num_features", weight[0])]
+    if isinstance(module, nn.GroupNorm):
+        return [("num_channels", weight[0]), ("num_groups", trace.groups.get(name))]
+    if isinstance(module, nn.PReLU):
+        return [("num_parameters", weight[0])]
+    return [("embedding_dim", weight[1])] if isinstance(module, nn.Embedding | nn.EmbeddingBag) else []
+
+
+def _replaced(value: Any, position: int, size: int) -> Any:
+    items = list(value)
+    items[position] = size
+    return items if isinstance(value, list) else tuple(items)
+
+
+def _groups(wiring: Wiring) -> Iterator[CoupledGroup]:
+    """Channels by the layer that writes them; those of one layer that go to different places are separate groups."""
+    used = np.zeros(wiring.trace.labels.count, dtype=bool)
+    used[wiring.classes.of[wiring.trace.used]] = True
+    used &= wiring.classes.why == 0
+    signatures = _signatures(wiring)
+    for root, line in _roots(wiring):
+        parts: dict[int, list[int]] = {}
+        along = wiring.classes.of[line]
+        for label in dict.fromkeys(along[used[along]].tolist()):
+            parts.setdefault(int(signatures[label]), []).append(label)
+        used[along] = False  # claimed
+        wide = [part for part in parts.values() if len(part) > 1]
+        layer = root.rpartition(".")[0] if root.endswith(".weight") else root
+        for number, part in enumerate(wide):
+            yield CoupledGroup(layer if number == 0 else f"{layer}#{number + 1}", tuple(part), root, line)
+
+
+def _signatures(wiring: Wiring) -> NDArray[np.uint64]:
+    """For every class a number that tells apart what its removal cuts: dimensions of tensors, parts that code names."""
+    chance = np.random.default_rng(0)
+    found = np.zeros(wiring.trace.labels.count, dtype=np.uint64)
+    tensors = [line for lines in wiring.trace.tensors.values() for line in lines]
+    parts = {id(line): line for call in wiring.trace.calls.values() for _, line in call.stated}
+    for line in (*tensors, *parts.values()):
+        if line is not None:
+            np.add.at(found, wiring.classes.of[line], chance.integers(1 << 63, dtype=np.uint64))
+    return found
+
+
+def _roots(wiring: Wiring) -> Iterator[tuple[str, Array]]:
+    """(parameter, line) of dimensions in which channels may originate: what layers write, then other parameters."""
+    passing: list[tuple[str, Array]] = []
+    for name, parameter in wiring.model.named_parameters():
+        module = wiring.model.get_submodule(name.rpartition(".")[0])
+        lines: tuple[Line, ...] = wiring.trace.tensors[name]
+        mixing = isinstance(module, nn.Linear | _ConvNd) and parameter is module.weight
+        if mixing:
+            out = 1 if getattr(module, "transposed", False) else 0
+            lines = lines[out : out + 1]
+        depthwise = mixing and getattr(module, "groups", 1) > 1 and module.groups == module.in_channels
+        for line in lines:
+            if line is not None and mixing and not depthwise:
+                yield name, line
+            elif line is not None:
+                passing.append((name, line))
+    yield from passing
+
+
+def _linked(wiring: Wiring) -> tuple[tuple[str, ...], ...]:
+    owner = {label: name for name, group in wiring.groups.items() for label in group.classes}
+    parent = {name: name for name in wiring.groups}
+
+    def find(name: str) -> str:
+        while parent[name] != name:
+            name = parent[name]
+        return name
+
+    for pair in wiring.links:
+        names = [
+            owner[label] for line in pair for label in np.unique(wiring.classes.of[line]).tolist() if label in owner
+        ]
+        for name in names[1:]:
+            parent[find(name)] = find(names[0])
+    together: dict[str, list[str]] = {}
+    for name in wiring.groups:
+        together.setdefault(find(name), []).append(name)
+    return tuple(tuple(names) for names in together.values())

@@ -1,0 +1,282 @@
+"""A pruned model in one safetensors file: compact state, kept indices, changed attributes, and where it comes from."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from hfp.reconstruct.errors import MapError
+from hfp.reconstruct.files.document import Document, TensorEntry
+from hfp.reconstruct.files.skeletons import TimmModel
+from hfp.reconstruct.maps.index_map import IndexMap, TensorMap
+from hfp.reconstruct.models.attributes import check
+from hfp.reconstruct.models.compact import build, device_for
+
+_DOCUMENT = "hfp"  # the file's only metadata key: with several, safetensors does not keep their order
+_VECTOR = "hfp/kept/"  # names of index vectors; all other tensors are the compact state under its own names
+_LIBRARIES = ("hfp", "torch", "torch-pruning", "timm", "safetensors")
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What `load_pruned` returns.
+
+    Args:
+        model: the compact model, in evaluation mode.
+        index_map: its place in the full model.
+        metadata: what the writer of the file added (criterion, budget, ...).
+    """
+
+    model: nn.Module
+    index_map: IndexMap
+    metadata: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class PrunedFile:
+    """A checked file of a pruned model, without its weights.
+
+    Args:
+        path: where it is.
+        index_map: which entries of the full model it holds.
+        timm: the full model, if it is one of timm's; else a skeleton is needed to build the compact model.
+        metadata: what the writer added (criterion, budget, ...).
+        libraries: library -> version that wrote the file.
+        tied: name -> other name under which the same tensor is stored.
+    """
+
+    path: Path
+    index_map: IndexMap
+    timm: TimmModel | None
+    metadata: Mapping[str, Any]
+    libraries: Mapping[str, str]
+    tied: Mapping[str, str]
+
+    def state(self) -> dict[str, Tensor]:
+        """Read the compact state. Tied names share one tensor.
+
+        Raises:
+            MapError: the file changed since it was checked.
+        """
+        with _opened(self.path) as file:
+            stored = {name: file.get_tensor(name).clone() for name in self.index_map.tensors if name not in self.tied}
+        state = {name: stored[self.tied.get(name, name)] for name in self.index_map.tensors}
+        self.index_map.check_compact(state)
+        return state
+
+
+def save_pruned(
+    model: nn.Module | Mapping[str, Tensor],
+    index_map: IndexMap,
+    path: str | os.PathLike[str],
+    *,
+    timm: TimmModel | None = None,
+    metadata: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a compact model to one safetensors file; an existing file is replaced in one step or not at all.
+
+    The tensors of the compact state keep their names, so that any reader of safetensors finds them.
+
+    Args:
+        model: the compact model, or its state_dict.
+        index_map: its place in the full model, with the attributes that pruning changed.
+        path: the file.
+        timm: the full model, if it is one of timm's; `load_pruned` then needs no skeleton.
+        metadata: anything JSON can hold; by convention `criterion` and `budget` say how the model was pruned.
+
+    Returns:
+        The path.
+
+    Raises:
+        MapError: the state is not the compact one of the map, the timm model not the full one, or something can't be
+            stored. Nothing was written.
+        OSError: the file can't be written; one that was there before is untouched.
+    """
+    state = dict(model.state_dict() if isinstance(model, nn.Module) else model)
+    index_map.check_compact(state)
+    if timm is not None:
+        _check_skeleton(timm.create("meta"), index_map, timm.name)
+    tensors, document = _packed(state, index_map, timm, metadata or {})
+    path = Path(path)
+    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        save_file(tensors, unfinished, metadata={_DOCUMENT: document})
+        os.replace(unfinished, path)
+    except SafetensorError as error:
+        raise OSError(f"{path} can't be written: {error}") from error
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return path
+
+
+def read_pruned(path: str | os.PathLike[str]) -> PrunedFile:
+    """Read and check everything in a file but the weights.
+
+    No code from the file is run, nothing is unpickled, and no memory beyond the file's own size is asked for.
+
+    Raises:
+        MapError: the file is missing, damaged, of another format version, or contradicts itself.
+    """
+    path = Path(path)
+    with _opened(path) as file:
+        document = Document.parse((file.metadata() or {}).get(_DOCUMENT, "{}"))
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        _check_names(document, shapes)
+        vectors = {name: _vector(file, name) for name in shapes if name.startswith(_VECTOR)}
+    tensors = {name: _tensor_map(name, entry, vectors) for name, entry in document.tensors.items()}
+    for name, tensor in tensors.items():
+        found = shapes[document.tied.get(name, name)]
+        if found != tensor.compact_shape:
+            raise MapError(f"{path}: {name} has shape {list(found)}, its indices say {list(tensor.compact_shape)}")
+    transient = {name: _tensor_map(name, entry, vectors) for name, entry in document.transient.items()}
+    return PrunedFile(
+        path=path,
+        index_map=IndexMap(tensors, document.attributes, transient),
+        timm=None if document.skeleton is None else TimmModel(*document.skeleton),
+        metadata=document.metadata,
+        libraries=document.libraries,
+        tied=document.tied,
+    )
+
+
+def load_pruned(path: str | os.PathLike[str], skeleton: nn.Module | None = None) -> Pruned:
+    """Build the compact model that a file holds.
+
+    Args:
+        path: a file written by `save_pruned`.
+        skeleton: the full model (any weights; not changed), which gives the classes and the forward pass. Needed
+            unless the file names a timm model.
+
+    Returns:
+        The compact model in evaluation mode with the file's dtypes, its index map and the file's metadata.
+
+    Raises:
+        MapError: see `read_pruned`; or the skeleton is missing, or another model than the one that was pruned.
+    """
+    file = read_pruned(path)
+    if skeleton is None:
+        if file.timm is None:
+            raise MapError(f"{path} names no timm model; give the full model as `skeleton`")
+        _check_skeleton(file.timm.create("meta"), file.index_map, str(path))
+        skeleton = file.timm.create()
+    _check_skeleton(skeleton, file.index_map, str(path))
+    state, full = file.state(), skeleton.state_dict()
+    for name, tensor in state.items():
+        if tensor.is_floating_point() != full[name].is_floating_point():
+            raise MapError(f"{path}: {name} is {tensor.dtype}, the skeleton has {full[name].dtype}")
+    values = {name: tensor.to(device_for(tensor, full[name]), copy=name in file.tied) for name, tensor in state.items()}
+    return Pruned(build(skeleton, file.index_map, values).eval(), file.index_map, file.metadata)
+
+
+def _packed(
+    state: Mapping[str, Tensor], index_map: IndexMap, timm: TimmModel | None, metadata: Mapping[str, Any]
+) -> tuple[dict[str, Tensor], str]:
+    """What goes into the file: tensors by name, and the document."""
+    for name, tensor in state.items():
+        if tensor.is_meta or tensor.is_sparse or tensor.is_complex() or name.startswith(_VECTOR):
+            raise MapError(f"{name}: a {tensor.dtype} tensor on {tensor.device} of this name can't be saved")
+    tied = _tied_names(state)
+    vectors: dict[tuple[int, ...], int] = {}
+    document = Document(
+        tensors={name: _entry(tensor, vectors) for name, tensor in index_map.tensors.items()},
+        transient={name: _entry(tensor, vectors) for name, tensor in index_map.transient.items()},
+        tied=tied,
+        attributes=index_map.attributes,
+        skeleton=None if timm is None else (timm.name, dict(timm.arguments)),
+        metadata=dict(metadata),
+        libraries=libraries(),
+    ).dump()
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items() if name not in tied}
+    for indices, number in vectors.items():
+        tensors[f"{_VECTOR}{number}"] = torch.tensor(indices, dtype=torch.int64)
+    return tensors, document
+
+
+def libraries() -> dict[str, str]:
+    """The versions of the libraries that matter to a saved model, as far as they are installed."""
+    found = {}
+    for name in _LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _entry(tensor: TensorMap, vectors: dict[tuple[int, ...], int]) -> TensorEntry:
+    numbers = (None if kept is None else vectors.setdefault(tuple(kept.tolist()), len(vectors)) for kept in tensor.kept)
+    return TensorEntry(tensor.shape, tuple(numbers))
+
+
+def _tied_names(state: Mapping[str, Tensor]) -> dict[str, str]:
+    first: dict[tuple[Any, ...], str] = {}
+    tied = {}
+    for name, tensor in state.items():
+        place = (tensor.device, tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride())
+        if tensor.numel() and first.setdefault(place, name) != name:
+            tied[name] = first[place]
+    return tied
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except FileNotFoundError as error:
+        raise MapError(f"there is no file {path}") from error
+    except (SafetensorError, OSError) as error:
+        raise MapError(f"{path} is not a whole safetensors file: {error}") from error
+
+
+def _check_names(document: Document, shapes: Mapping[str, Any]) -> None:
+    entries = [*document.tensors.values(), *document.transient.values()]
+    vectors = {f"{_VECTOR}{number}" for entry in entries for number in entry.kept if number is not None}
+    stored = {name for name in document.tensors if name not in document.tied}
+    for name, other in document.tied.items():
+        if name not in document.tensors or other not in stored:
+            raise MapError(f"the file ties {name!r} to {other!r}, which it does not hold")
+    missing, surplus = (vectors | stored) - shapes.keys(), shapes.keys() - (vectors | stored)
+    if missing or surplus:
+        raise MapError(
+            f"the file's tensors are not those it describes; missing {sorted(missing)[:4]}, "
+            f"unexpected {sorted(surplus)[:4]}"
+        )
+
+
+def _vector(file: Any, name: str) -> Tensor:
+    found = file.get_slice(name)
+    if found.get_dtype() != "I64" or len(found.get_shape()) != 1:
+        raise MapError(f"{name}: expected a vector of int64 indices, got {found.get_dtype()} {found.get_shape()}")
+    return file.get_tensor(name).clone()
+
+
+def _tensor_map(name: str, entry: TensorEntry, vectors: Mapping[str, Tensor]) -> TensorMap:
+    kept = tuple(None if number is None else vectors[f"{_VECTOR}{number}"] for number in entry.kept)
+    try:
+        return TensorMap(entry.shape, kept)
+    except MapError as error:
+        raise MapError(f"{name}: {error}") from None
+
+
+def _check_skeleton(skeleton: nn.Module, index_map: IndexMap, where: str) -> None:
+    """Raise a `MapError` unless `skeleton` is the full model of the map."""
+    try:
+        index_map.check_full(skeleton.state_dict())
+        index_map.check_transient(skeleton)
+        check(skeleton, index_map.attributes)
+    except MapError as error:
+        raise MapError(
+            f"{where}: the skeleton {type(skeleton).__name__} is not the model that was pruned: {error}"
+        ) from None

@@ -1,0 +1,74 @@
+"""Full models that a file may name instead of its reader bringing them: those of timm."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import nn
+
+from hfp.reconstruct.errors import MapError
+from hfp.reconstruct.models.attributes import is_plain
+
+ARGUMENTS = frozenset(
+    {
+        *("num_classes", "in_chans", "img_size", "global_pool", "output_stride", "patch_size", "window_size"),
+        *("act_layer", "norm_layer", "drop_rate", "drop_path_rate", "drop_block_rate"),
+        *("pos_drop_rate", "patch_drop_rate", "proj_drop_rate", "attn_drop_rate"),
+    }
+)
+_MOST = 100_000  # of any size; larger ones could ask for absurd amounts of memory
+
+
+@dataclass(frozen=True)
+class TimmModel:
+    """A timm model by registered name, with constructor arguments that cannot load weights, files or code.
+
+    Args:
+        name: a registered name (`timm.list_models()`), with or without the tag of its weights.
+        arguments: some of `ARGUMENTS`, plain values, sizes up to 100,000.
+
+    Raises:
+        MapError: an unknown name, or another argument.
+    """
+
+    name: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        import timm
+
+        if not timm.is_model(self.name):  # also refuses "hf-hub:..." and "local-dir:...", which read configurations
+            raise MapError(f"timm has no model {self.name!r} (timm {timm.__version__})")
+        for key, value in self.arguments.items():
+            if key not in ARGUMENTS:
+                raise MapError(
+                    f"argument {key!r} of {self.name} can't be kept in a file (known: {', '.join(sorted(ARGUMENTS))}); "
+                    "save without a timm model and bring the skeleton when loading"
+                )
+            if not is_plain(value) or not _small(value):
+                raise MapError(f"argument {key!r} of {self.name} must be a plain value up to {_MOST}, not {value!r}")
+        object.__setattr__(self, "arguments", MappingProxyType(dict(self.arguments)))
+
+    def create(self, device: str = "cpu") -> nn.Module:
+        """The full model with random weights, or with none on the meta device.
+
+        Raises:
+            MapError: timm rejects the arguments.
+        """
+        import timm
+
+        try:
+            with torch.device(device):
+                return timm.create_model(self.name, pretrained=False, **self.arguments)
+        except Exception as error:
+            raise MapError(f"timm can't create {self.name} with {dict(self.arguments)}: {error}") from error
+
+
+def _small(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(_small, value))
+    return not isinstance(value, int | float) or abs(value) <= _MOST

@@ -1,0 +1,107 @@
+"""Merge compact states into one full state, one client at a time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from hfp.reconstruct.errors import MapError
+from hfp.reconstruct.maps.coverage import Coverage
+from hfp.reconstruct.maps.index_map import IndexMap
+
+Rule = Callable[[Tensor, Tensor, Tensor, float], Tensor]
+"""(global value, weighted sum of the clients' values, weight that held each entry, weight of all) -> new value.
+
+All tensors broadcast to the full shape; the sum is zero where nobody held the entry.
+"""
+
+
+def fill_with_global(full: Tensor, total: Tensor, held: Tensor, weight: float) -> Tensor:
+    """Clients that did not hold an entry count with the global value."""
+    return (full * (1 - held / weight)).add_(total, alpha=1 / weight)
+
+
+def mean_over_holders(full: Tensor, total: Tensor, held: Tensor, weight: float) -> Tensor:
+    """The weighted mean over the clients that held the entry."""
+    unheld = held == 0
+    return (full * unheld.to(full.dtype)).addcmul_(total, held.reciprocal().masked_fill_(unheld, 0))
+
+
+RULES: Mapping[str, Rule] = {"fill": fill_with_global, "holders": mean_over_holders}
+
+
+class Aggregator:
+    """Streaming weighted aggregation of compact states.
+
+    With global state `w`, clients `k` of weight `p_k > 0` and kept entries `S_k`, `result()` is
+
+    - rule "fill" (CA-HFP, arXiv 2603.12591): `Σ p_k w̃_k / Σ p_k`, where `w̃_k` is `w_k` on `S_k` and `w` elsewhere;
+      equally `w + Σ p_k (w_k − w[S_k]) / Σ p_k`;
+    - rule "holders" (HeteroFL, arXiv 2010.01264): for every entry the weighted mean over the clients that held it.
+
+    Entries that nobody held keep their value. Weights need not sum to one: sample counts will do. Sums are taken in
+    float32 (float64 for float64 and integer tensors); integer tensors are rounded, every tensor keeps its dtype. Memory
+    is one model, whatever the number of clients, and the index maps of up to 64 of them.
+
+    Args:
+        full_state: the global state `w`; not changed, and not to be changed before `result()`.
+        rule: "fill" or "holders".
+
+    Raises:
+        MapError: unknown rule.
+    """
+
+    def __init__(self, full_state: Mapping[str, Tensor], rule: str = "fill") -> None:
+        if rule not in RULES:
+            raise MapError(f"unknown aggregation rule {rule!r}; known: {', '.join(RULES)}")
+        self._rule = RULES[rule]
+        self._full = {name: tensor.detach() for name, tensor in full_state.items()}
+        self._sums: dict[str, Tensor] = {}
+        self._coverage = Coverage({name: tuple(tensor.shape) for name, tensor in self._full.items()})
+        self._weight = 0.0
+
+    def add(self, sub_state: Mapping[str, Tensor], index_map: IndexMap, weight: float) -> None:
+        """Take one client's compact state.
+
+        Raises:
+            MapError: the weight is not positive and finite, the map is of another model, or the state of another map.
+        """
+        if not (weight > 0 and math.isfinite(weight)):
+            raise MapError(f"expected a positive, finite client weight, got {weight}")
+        index_map.check_full(self._full)
+        index_map.check_compact(sub_state)
+        if not self._sums:
+            self._sums = {
+                name: torch.zeros(full.shape, dtype=_sum_dtype(full.dtype), device=full.device)
+                for name, full in self._full.items()
+            }
+        for name, tensor in index_map.tensors.items():
+            tensor.add(sub_state[name], self._sums[name], weight)
+        self._coverage.add(index_map.tensors, weight)
+        self._weight += weight
+
+    def result(self) -> dict[str, Tensor]:
+        """The new full state.
+
+        Raises:
+            MapError: no client was added.
+        """
+        if not self._sums:
+            raise MapError("nothing to aggregate: no client was added")
+        held = self._coverage.held()
+        return {name: self._merged(name, held[name]) for name in self._full}
+
+    def _merged(self, name: str, held: Tensor) -> Tensor:
+        full, total = self._full[name], self._sums[name]
+        merged = self._rule(full.to(total.dtype), total, held.to(total), self._weight)
+        exact = full.is_floating_point() or full.is_complex()
+        return (merged if exact else merged.round_()).to(full.dtype)
+
+
+def _sum_dtype(dtype: torch.dtype) -> torch.dtype:
+    if dtype.is_floating_point or dtype.is_complex:
+        return torch.promote_types(dtype, torch.float32)
+    return torch.float64

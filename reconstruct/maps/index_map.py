@@ -1,0 +1,342 @@
+"""Which entries of a full model a compact model holds, and the way there (`restrict`) and back (`embed`)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hfp.reconstruct.errors import MapError
+from hfp.reconstruct.maps.rows import add_rows, put_rows
+
+State = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class TensorMap:
+    """Which entries of one tensor are kept: the product of one index set per dimension.
+
+    Args:
+        shape: the full shape.
+        kept: for each dimension the kept indices in full coordinates (int64, ascending), or None when all are kept.
+
+    Raises:
+        MapError: the indices do not describe a non-empty part of `shape`.
+    """
+
+    shape: tuple[int, ...]
+    kept: tuple[Tensor | None, ...]
+    last_cut: int = field(init=False, repr=False)
+    """The last dimension that loses indices, -1 for none."""
+
+    def __post_init__(self) -> None:
+        if len(self.kept) != len(self.shape):
+            raise MapError(
+                f"expected one entry of kept indices per dimension of {list(self.shape)}, got {len(self.kept)}"
+            )
+        for dim, (size, kept) in enumerate(zip(self.shape, self.kept, strict=True)):
+            if kept is not None:
+                _check_indices(kept, size, f"dimension {dim} of {list(self.shape)}")
+        whole = [None if k is not None and k.numel() == n else k for n, k in zip(self.shape, self.kept, strict=True)]
+        object.__setattr__(self, "kept", tuple(whole))
+        object.__setattr__(self, "last_cut", max((dim for dim, k in enumerate(whole) if k is not None), default=-1))
+
+    @classmethod
+    def identity(cls, shape: tuple[int, ...]) -> TensorMap:
+        """The map that keeps everything."""
+        return cls(tuple(shape), (None,) * len(shape))
+
+    @property
+    def compact_shape(self) -> tuple[int, ...]:
+        """The shape of what is kept."""
+        return tuple(n if k is None else k.numel() for n, k in zip(self.shape, self.kept, strict=True))
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether everything is kept."""
+        return self.last_cut < 0
+
+    def restrict(self, full: Tensor) -> Tensor:
+        """A copy of the kept entries of `full`."""
+        part = full
+        for dim, kept in self._cuts():
+            part = part.index_select(dim, kept.to(part.device))
+        return part.clone() if part is full else part
+
+    def embed(self, sub: Tensor, into: Tensor) -> Tensor:
+        """A copy of `into` whose kept entries come from `sub` (cast to `into`'s dtype and device)."""
+        full = into.detach().clone(memory_format=torch.contiguous_format)
+        self.write(sub, full)
+        return full
+
+    def write(self, sub: Tensor, full: Tensor) -> None:
+        """Put `sub` in the kept entries of `full`, in place."""
+        sub = sub.detach().to(full)
+        if self.is_identity:
+            full.copy_(sub)
+        elif not full.is_contiguous():
+            full.copy_(self.embed(sub, full))
+        else:
+            rows, width = self._rows(full.device)
+            put_rows(full.view(-1, width), rows, sub.reshape(-1, width))
+
+    def add(self, sub: Tensor, into: Tensor, weight: float = 1.0) -> None:
+        """Add `weight * sub` to the kept entries of `into`, in place."""
+        sub = sub.detach().to(into)
+        if self.last_cut < 0:
+            into.add_(sub, alpha=weight)
+        elif self.last_cut == 0:
+            into.index_add_(0, self._rows(into.device)[0], sub, alpha=weight)
+        elif not into.is_contiguous():
+            whole = into.contiguous()
+            self.add(sub, whole, weight)
+            into.copy_(whole)
+        else:
+            rows, width = self._rows(into.device)
+            add_rows(into.view(-1, width), rows, sub.reshape(-1, width), weight)
+
+    def mask(self) -> Tensor:
+        """A boolean tensor of the full shape: True where an entry is kept."""
+        mask = torch.ones((), dtype=torch.bool)
+        for dim, kept in self._cuts():
+            line = torch.zeros(self.shape[dim], dtype=torch.bool)
+            line[kept] = True
+            mask = mask & line.view([-1 if other == dim else 1 for other in range(len(self.shape))])
+        return mask.expand(self.shape).clone()
+
+    def then(self, later: TensorMap) -> TensorMap:
+        """The map of cutting by `self` and then cutting the result by `later`.
+
+        Raises:
+            MapError: `later` is not a map of this map's compact shape.
+        """
+        if later.shape != self.compact_shape:
+            raise MapError(f"expected a map of shape {list(self.compact_shape)}, got one of shape {list(later.shape)}")
+        kept = tuple(
+            last if first is None else first if last is None else first[last]
+            for first, last in zip(self.kept, later.kept, strict=True)
+        )
+        return TensorMap(self.shape, kept)
+
+    def __eq__(self, other: object) -> bool:
+        """Same shape, same kept indices."""
+        if not isinstance(other, TensorMap):
+            return NotImplemented
+        return self.shape == other.shape and all(
+            (a is None and b is None) or (a is not None and b is not None and torch.equal(a, b))
+            for a, b in zip(self.kept, other.kept, strict=True)
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __str__(self) -> str:
+        """For instance `[8, 3, 3, 3] -> [2, 3, 3, 3], dim 0: 1 5`."""
+        if self.is_identity:
+            return f"{list(self.shape)} whole"
+        cuts = "; ".join(f"dim {dim}: {_preview(kept)}" for dim, kept in self._cuts())
+        return f"{list(self.shape)} -> {list(self.compact_shape)}, {cuts}"
+
+    def _cuts(self) -> Iterator[tuple[int, Tensor]]:
+        return ((dim, kept) for dim, kept in enumerate(self.kept) if kept is not None)
+
+    def _rows(self, device: torch.device) -> tuple[Tensor, int]:
+        """The kept rows when the full tensor is seen as [rows, width]; `width` is the part behind the last cut."""
+        outer = slice(self.last_cut + 1)
+        rows = positions(self.shape[outer], self.kept[outer])
+        return rows.to(device), math.prod(self.shape[self.last_cut + 1 :])
+
+
+def positions(shape: tuple[int, ...], kept: tuple[Tensor | None, ...]) -> Tensor:
+    """The flat, row-major positions of the kept entries of a tensor of `shape`, int64 [entries], ascending."""
+    lines = [torch.arange(size) if indices is None else indices for size, indices in zip(shape, kept, strict=True)]
+    found = lines[0] if lines else torch.zeros(1, dtype=torch.int64)
+    for size, line in zip(shape[1:], lines[1:], strict=True):
+        found = (found[:, None] * size + line).view(-1)
+    return found
+
+
+def _check_indices(kept: Tensor, size: int, where: str) -> None:
+    if kept.dim() != 1 or kept.dtype != torch.int64:
+        raise MapError(f"{where}: expected a vector of int64 indices, got {kept.dtype} of shape {list(kept.shape)}")
+    if kept.numel() == 0:
+        raise MapError(f"{where}: no index is kept; keep at least one")
+    if int(kept[0]) < 0 or int(kept[-1]) >= size or not bool((kept[1:] > kept[:-1]).all()):
+        raise MapError(f"{where}: expected ascending indices without repeats in [0, {size}), got {_preview(kept)}")
+
+
+def _preview(kept: Tensor, most: int = 8) -> str:
+    values = [str(i) for i in kept.tolist()]
+    return " ".join(values if len(values) <= most else [*values[: most - 1], "...", values[-1]])
+
+
+@dataclass(frozen=True, eq=False)
+class IndexMap:
+    """Which entries of a full model's state a compact model holds, and what else must change to build it.
+
+    Args:
+        tensors: a `TensorMap` for every key of the full `state_dict`, in its order; parameters and buffers.
+        attributes: module name -> {plain attribute: value in the compact model}, only what surgery changed.
+        transient: a `TensorMap` for every buffer outside the state_dict (non-persistent) that surgery changed.
+    """
+
+    tensors: Mapping[str, TensorMap]
+    attributes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    transient: Mapping[str, TensorMap] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        attributes = {name: MappingProxyType(dict(changed)) for name, changed in self.attributes.items() if changed}
+        object.__setattr__(self, "tensors", MappingProxyType(dict(self.tensors)))
+        object.__setattr__(self, "attributes", MappingProxyType(attributes))
+        object.__setattr__(self, "transient", MappingProxyType(dict(self.transient)))
+
+    @classmethod
+    def identity(cls, model: nn.Module | State) -> IndexMap:
+        """The map that keeps everything of a model, or of a state_dict.
+
+        Raises:
+            MapError: the state_dict holds something else than tensors.
+        """
+        state = model.state_dict() if isinstance(model, nn.Module) else model
+        others = [name for name, value in state.items() if not isinstance(value, Tensor)]
+        if others:
+            raise MapError(f"the state holds something else than tensors: {others[:4]}")
+        return cls({name: TensorMap.identity(tuple(tensor.shape)) for name, tensor in state.items()})
+
+    @property
+    def kept_entries(self) -> int:
+        """Entries of the compact state, buffers included."""
+        return sum(math.prod(tensor.compact_shape) for tensor in self.tensors.values())
+
+    @property
+    def full_entries(self) -> int:
+        """Entries of the full state, buffers included."""
+        return sum(math.prod(tensor.shape) for tensor in self.tensors.values())
+
+    def restrict(self, full_state: State) -> dict[str, Tensor]:
+        """The compact state: a copy of the kept entries of every tensor.
+
+        Raises:
+            MapError: `full_state` has other keys or shapes than the full model of this map.
+        """
+        self.check_full(full_state)
+        return {name: tensor.restrict(full_state[name].detach()) for name, tensor in self.tensors.items()}
+
+    def embed(self, sub: State, into: State) -> dict[str, Tensor]:
+        """The full state whose kept entries come from `sub` and all others, bit for bit, from `into`.
+
+        Values are cast to the dtype and device of `into`, which is not changed.
+
+        Raises:
+            MapError: `sub` is no compact state of this map, or `into` no full one.
+        """
+        self.check_compact(sub)
+        self.check_full(into)
+        return {name: tensor.embed(sub[name], into[name]) for name, tensor in self.tensors.items()}
+
+    def add(self, sub: State, into: State, weight: float = 1.0) -> None:
+        """`into[kept] += weight * sub`, in place, for every tensor.
+
+        Raises:
+            MapError: `sub` is no compact state of this map, or `into` no full one; nothing was added.
+        """
+        self.check_compact(sub)
+        self.check_full(into)
+        for name, tensor in self.tensors.items():
+            tensor.add(sub[name], into[name].detach(), weight)
+
+    def masks(self) -> dict[str, Tensor]:
+        """Boolean tensors of the full shapes: True where an entry is kept."""
+        return {name: tensor.mask() for name, tensor in self.tensors.items()}
+
+    def then(self, later: IndexMap) -> IndexMap:
+        """The map of this pruning followed by `later`, which pruned the compact model again.
+
+        Raises:
+            MapError: `later` is not a map of this map's compact model.
+        """
+        if set(later.tensors) != set(self.tensors):
+            raise MapError(f"these maps are of different models: {_difference(later.tensors, self.tensors)}")
+        names = self.attributes.keys() | later.attributes.keys()
+        return IndexMap(
+            {name: _then(name, tensor, later.tensors[name]) for name, tensor in self.tensors.items()},
+            {name: {**self.attributes.get(name, {}), **later.attributes.get(name, {})} for name in sorted(names)},
+            {
+                name: _then(name, self.transient[name], later.transient[name])
+                if name in self.transient and name in later.transient
+                else (self.transient.get(name) or later.transient[name])
+                for name in sorted(self.transient.keys() | later.transient.keys())
+            },
+        )
+
+    def __eq__(self, other: object) -> bool:
+        """Same tensors with the same kept indices, same changed attributes."""
+        if not isinstance(other, IndexMap):
+            return NotImplemented
+        return (
+            dict(self.tensors) == dict(other.tensors)
+            and dict(self.attributes) == dict(other.attributes)
+            and dict(self.transient) == dict(other.transient)
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __str__(self) -> str:
+        """One line per tensor that lost entries, one per module whose attributes changed, and the total."""
+        cut = [(name, tensor) for name, tensor in {**self.tensors, **self.transient}.items() if not tensor.is_identity]
+        share = self.kept_entries / max(self.full_entries, 1)
+        lines = [
+            f"IndexMap: {self.kept_entries:,} of {self.full_entries:,} entries kept ({share:.1%}), "
+            f"{len(cut)} of {len(self.tensors)} tensors cut"
+        ]
+        lines += [f"  {name}: {tensor}" for name, tensor in cut]
+        for name, changed in self.attributes.items():
+            lines.append(f"  {name or '(model)'}: " + ", ".join(f"{key} = {value!r}" for key, value in changed.items()))
+        return "\n".join(lines)
+
+    def check_full(self, state: State) -> None:
+        """Raise a `MapError` unless `state` has the keys and shapes of the full model."""
+        self._check(state, "full", {name: tensor.shape for name, tensor in self.tensors.items()})
+
+    def check_compact(self, state: State) -> None:
+        """Raise a `MapError` unless `state` has the keys and shapes of the compact model."""
+        self._check(state, "compact", {name: tensor.compact_shape for name, tensor in self.tensors.items()})
+
+    def check_transient(self, model: nn.Module) -> None:
+        """Raise a `MapError` unless `model` has the buffers outside its state_dict that this map cuts."""
+        shapes = {name: tuple(buffer.shape) for name, buffer in model.named_buffers(remove_duplicate=False)}
+        for name, tensor in self.transient.items():
+            if name in self.tensors or shapes.get(name) != tensor.shape:
+                raise MapError(
+                    f"{name}: expected a non-persistent buffer of shape {list(tensor.shape)}, "
+                    f"got {shapes.get(name, 'none')}"
+                )
+
+    def _check(self, state: State, kind: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        if state.keys() != shapes.keys():
+            raise MapError(f"this is not the {kind} state of this map: {_difference(state, shapes)}")
+        for name, shape in shapes.items():
+            if tuple(state[name].shape) != shape:
+                raise MapError(f"{name}: expected the {kind} shape {list(shape)}, got {list(state[name].shape)}")
+
+
+def _then(name: str, first: TensorMap, later: TensorMap) -> TensorMap:
+    try:
+        return first.then(later)
+    except MapError as error:
+        raise MapError(f"{name}: {error}") from None
+
+
+def _difference(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
+    missing = [name for name in expected if name not in found]
+    surplus = [name for name in found if name not in expected]
+    parts = [
+        f"{kind} {', '.join(names[:4])}{', ...' if len(names) > 4 else ''}"
+        for kind, names in (("missing", missing), ("unexpected", surplus))
+        if names
+    ]
+    return "; ".join(parts)

@@ -1,0 +1,1 @@
+"""Compact models: their modules, tensors and plain attributes."""

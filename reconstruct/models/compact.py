@@ -1,0 +1,69 @@
+"""Build the compact model that an index map describes."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from hfp.reconstruct.errors import MapError
+from hfp.reconstruct.maps.index_map import IndexMap
+from hfp.reconstruct.models.attributes import apply
+from hfp.reconstruct.models.twin import check_tied, computed, like, tensors_of, tied
+
+
+def compact_model(parent: nn.Module, index_map: IndexMap, state: Mapping[str, Tensor] | None = None) -> nn.Module:
+    """A new module of the compact shapes; `parent` is not changed and no full-size copy is made.
+
+    Args:
+        parent: the full model.
+        index_map: made for this model.
+        state: the compact state to fill it with (copied; cast to the parent's dtypes and devices, but kept on its own
+            device when the parent is on the meta device); by default the kept entries of `parent`.
+
+    Raises:
+        MapError: the map is of another model, or `state` is not its compact state.
+    """
+    full = parent.state_dict()
+    if state is None:
+        return build(parent, index_map, index_map.restrict(full))
+    index_map.check_full(full)
+    index_map.check_compact(state)
+    return build(parent, index_map, {name: _adopted(value, full[name]) for name, value in state.items()})
+
+
+def build(parent: nn.Module, index_map: IndexMap, values: Mapping[str, Tensor]) -> nn.Module:
+    """The compact model of `parent` that holds `values` themselves, as they are.
+
+    Raises:
+        MapError: the map is of another model, or names that share a tensor are given different values.
+    """
+    index_map.check_transient(parent)
+    check_tied(tied(parent), {**index_map.tensors, **index_map.transient})
+    tensors: dict[int, Tensor] = {}
+    first: dict[int, str] = {}
+    for name, tensor in tensors_of(parent):
+        value = values.get(name)
+        if value is None and name in index_map.transient:
+            value = index_map.transient[name].restrict(tensor.detach())
+        if value is None:
+            continue
+        if id(tensor) in tensors:
+            if not value.is_meta and not torch.equal(value, tensors[id(tensor)]):
+                raise MapError(f"{first[id(tensor)]} and {name} share one tensor but are given different values")
+            continue
+        tensors[id(tensor)], first[id(tensor)] = like(tensor, value).requires_grad_(tensor.requires_grad), name
+    model = copy.deepcopy(parent, {**computed(parent), **tensors})
+    apply(model, index_map.attributes)
+    return model
+
+
+def device_for(value: Tensor, full: Tensor) -> torch.device:
+    """Where a compact tensor belongs: with its full one, unless that is on the meta device."""
+    return value.device if full.is_meta else full.device
+
+
+def _adopted(value: Tensor, full: Tensor) -> Tensor:
+    return value.detach().to(device=device_for(value, full), dtype=full.dtype, copy=True)

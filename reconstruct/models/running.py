@@ -1,0 +1,24 @@
+"""Run a model on example inputs to see whether it runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from hfp.layers.calling import call, modes_kept
+
+
+def run_error(model: nn.Module, example_inputs: Any) -> str | None:
+    """Why `model` does not run on the inputs (evaluation mode, no gradients), or None if it does.
+
+    A tuple or list is unpacked, a dict passed as keywords. Every module's mode is put back.
+    """
+    try:
+        with modes_kept(model), torch.no_grad():
+            model.eval()
+            call(model, example_inputs)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return None

@@ -1,0 +1,81 @@
+"""Copies of modules whose tensors hold their own flat indices: surgery done on them shows what it keeps."""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping
+
+from torch import Tensor, nn
+
+from hfp.reconstruct.errors import MapError
+from hfp.reconstruct.maps.factor import factor, flat_indices
+from hfp.reconstruct.maps.index_map import TensorMap
+
+_HOOKS = tuple(name for name in vars(nn.Module()) if name.endswith("_hooks"))
+
+
+def tensors_of(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Parameters and buffers with their names inside `module`, shared ones under every name."""
+    yield from module.named_parameters(remove_duplicate=False)
+    yield from module.named_buffers(remove_duplicate=False)
+
+
+def computed(model: nn.Module) -> dict[int, Tensor]:
+    """Detached forms, by identity, of tensors that modules keep but compute anew: copying a module fails on them."""
+    found = (value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor))
+    return {id(tensor): tensor.detach() for tensor in found if not tensor.is_leaf}
+
+
+def joined(prefix: str, local: str) -> str:
+    """The name of something called `local` inside the module or parameter called `prefix`."""
+    return ".".join(part for part in (prefix, local) if part)
+
+
+def like(tensor: Tensor, values: Tensor) -> Tensor:
+    """`values` as a parameter if `tensor` is one."""
+    return nn.Parameter(values, values.is_floating_point()) if isinstance(tensor, nn.Parameter) else values
+
+
+class Twin:
+    """A copy of `module`, without its hooks and weights, in which every tensor holds its own flat indices."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._before = dict(tensors_of(module))
+        memo = {id(tensor): like(tensor, flat_indices(tensor)) for tensor in self._before.values()}
+        self._given = {name: memo[id(tensor)] for name, tensor in self._before.items()}
+        no_hooks: dict[int, object] = {
+            id(vars(part)[name]): OrderedDict() for part in module.modules() for name in _HOOKS
+        }
+        self.module = copy.deepcopy(module, {**memo, **no_hooks})
+
+    def kept(self, where: str) -> dict[str, TensorMap]:
+        """The cut of every tensor that surgery on the twin replaced.
+
+        Raises:
+            MapError: what is left cannot be described so (see `factor`).
+        """
+        return {
+            name: factor(tensor, tuple(self._before[name].shape), joined(where, name))
+            for name, tensor in tensors_of(self.module)
+            if name in self._given and tensor is not self._given[name]
+        }
+
+
+def tied(model: nn.Module) -> list[list[str]]:
+    """The names of every tensor that has several."""
+    names: dict[int, list[str]] = {}
+    for name, tensor in tensors_of(model):
+        names.setdefault(id(tensor), []).append(name)
+    return [shared for shared in names.values() if len(shared) > 1]
+
+
+def check_tied(shared: Iterable[list[str]], tensors: Mapping[str, TensorMap]) -> None:
+    """Raise a `MapError` where names that share one tensor keep different indices of it."""
+    for names in shared:
+        for name in names[1:]:
+            if tensors[name] != tensors[names[0]]:
+                raise MapError(
+                    f"{names[0]} and {name} share one tensor but keep different indices "
+                    f"({tensors[names[0]]}; {tensors[name]}); untie them before, or leave their layers out"
+                )

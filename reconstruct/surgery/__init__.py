@@ -1,0 +1,1 @@
+"""Recording what torch-pruning cuts."""

@@ -1,0 +1,105 @@
+"""The federated examples run, at a tiny size, and show what they should."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+from hfp.data import Dataset, datasets, load_dataset, make_dataset, register_dataset
+from hfp.errors import InputError
+from hfp.methods import methods
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+TINY = ("--rounds", "1", "--images", "60")
+
+
+@pytest.fixture(autouse=True)
+def names_that_examples_register(monkeypatch):
+    """What an example makes known is forgotten again."""
+    for module, names in (("hfp.methods.interface.registry", "_METHODS"), ("hfp.data.load", "_LOADERS")):
+        monkeypatch.setattr(f"{module}.{names}", dict(getattr(sys.modules[module], names)))
+
+
+def run(name: str, monkeypatch, *words: str) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    monkeypatch.delitem(sys.modules, "custom_method", raising=False)
+    monkeypatch.setattr(sys, "argv", [name, *words])
+    runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+
+
+def test_custom_method(monkeypatch, capsys):
+    run("custom_method.py", monkeypatch, *TINY)
+    shown = capsys.readouterr().out
+    assert [line.split(" | ")[0] for line in shown.splitlines()[6:9]] == ["| delta-w", "| ca-hfp", "| fedmp"]
+    assert "delta-w" in [method.name for method in methods()]
+
+
+def test_custom_dataset(monkeypatch, capsys):
+    run("custom_dataset.py", monkeypatch, *TINY)
+    assert "% of the test patches after 1 rounds" in capsys.readouterr().out
+    patches = load_dataset("photographs")
+    assert (patches.classes, patches.shape) == (("china", "flower"), (3, 16, 16))
+    assert (len(patches.train), len(patches.test)) == (2 * 26 * 30, 2 * 26 * 10)
+
+
+def test_a_data_set_of_ones_own_has_a_name_of_its_own():
+    def load(request) -> Dataset:
+        digits = load_dataset("digits")
+        return make_dataset(request.name, digits.train, digits.test, digits.classes)
+
+    register_dataset("mine", load)
+    assert "mine" in datasets()
+    assert load_dataset("mine").name == "mine"
+    with pytest.raises(InputError, match="digits is one of hfp's own data sets; give yours another name"):
+        register_dataset("digits", load)
+
+
+def check_paper(tmp_path, monkeypatch, *words):
+    page = tmp_path / "new" / "page.md"
+    run(
+        "paper.py",
+        monkeypatch,
+        "--dataset",
+        "digits",
+        *TINY,
+        *words,
+        "--out",
+        str(tmp_path / "out"),
+        "--page",
+        str(page),
+    )
+    text = page.read_text()
+    for name in [part.split(")")[0] for part in text.split("](")[1:]]:
+        assert "prefers-color-scheme" in (page.parent / name).read_text()
+    return text
+
+
+def test_the_paper_s_studies_are_ones_that_can_be_run(monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    found = runpy.run_path(str(EXAMPLES / "paper.py"))["studies"]({"dataset": "fmnist"}, (0, 1))
+    assert {name: len(list(study.comparison.cells())) for name, study in found.items()} == {
+        "table-1": 48, "table-2": 36, "ratios": 40, "ranks": 32,
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_the_paper_s_figures(tmp_path, monkeypatch):
+    text = check_paper(tmp_path, monkeypatch, "--studies", "ranks")
+    assert "python examples/paper.py --dataset digits --images 60 --rounds 1" in text
+    assert text.count("![") == 2
+    assert "| fedavg | " in text
+    with pytest.raises(SystemExit, match="2"):
+        run("paper.py", monkeypatch, "--studies", "table-3")
+
+
+@pytest.mark.slow
+def test_the_paper_s_tables(tmp_path, monkeypatch):
+    text = check_paper(tmp_path, monkeypatch)
+    assert text.count("\n## ") == 4
+    assert text.count("![") == 3 + 3 + 2
+    assert "Not finished" not in text
+    for name in ("curvature, without", "Δw, with", "ca-hfp-paper", "prunefl"):
+        assert f"| {name} |" in text

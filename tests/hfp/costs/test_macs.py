@@ -1,0 +1,68 @@
+import pytest
+import torch
+from torch import nn
+
+from hfp.costs.macs import MacCounter, latencies, macs, macs_per_weight, parameters
+from hfp.models import create_model
+
+
+def test_macs_of_known_layers():
+    assert macs(nn.Linear(7, 5), torch.zeros(3, 7)) == 3 * 7 * 5
+    assert macs(nn.Conv2d(4, 6, 3, padding=1, groups=2), torch.zeros(2, 4, 5, 5)) == 2 * 6 * 25 * 2 * 9
+
+
+def test_resnet32_is_the_papers_466_thousand_parameters():
+    model = create_model("resnet32")
+    assert round(parameters(model) / 1e3) == 467
+    assert round(128 * macs(model, torch.zeros(1, 3, 32, 32)) / 1e9, 1) == 8.8
+
+
+def test_counting_leaves_the_model_as_it_was():
+    model = create_model("resnet8", in_channels=1)
+    model.blocks.eval()
+    modes = [module.training for module in model.modules()]
+    statistics = model.stem[1].running_mean.clone()
+    macs(model, torch.ones(2, 1, 8, 8))
+    assert [module.training for module in model.modules()] == modes
+    assert torch.equal(model.stem[1].running_mean, statistics)
+
+
+def test_macs_per_weight_times_weights_are_all_macs():
+    model = nn.Sequential(
+        nn.Conv2d(2, 6, 3, stride=2), nn.Conv2d(6, 6, 3, groups=3), nn.ConvTranspose2d(6, 4, 2, groups=2),
+        nn.Flatten(2), nn.Linear(9, 5),
+    )  # fmt: skip
+    example = torch.zeros(1, 2, 9, 9)
+    uses = macs_per_weight(model, example)
+    assert uses == {"0.weight": 16, "1.weight": 4, "2.weight": 4, "4.weight": 4}
+    weights = dict(model.named_parameters())
+    assert sum(count * weights[name].numel() for name, count in uses.items()) == macs(model, example)
+
+
+def test_a_layer_that_is_not_called_counts_one_use():
+    model = nn.Sequential(nn.Linear(3, 2))
+    model[0].spare = nn.Linear(3, 2)
+    assert macs_per_weight(model, torch.zeros(1, 3)) == {"0.weight": 1, "0.spare.weight": 1}
+
+
+def test_a_counter_counts_a_shape_once():
+    count = MacCounter(torch.zeros(1, 4))
+    assert count(nn.Linear(4, 3)) == 12
+    assert count(nn.Linear(4, 2)) == 8
+    assert count(nn.Linear(4, 3)) == 12
+
+
+class Sum(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(2, 4), nn.Linear(3, 4)
+
+    def forward(self, x, y):
+        return self.first(x) + self.second(y)
+
+
+@pytest.mark.parametrize("wrap", [tuple, list, lambda pair: dict(zip("xy", pair, strict=True))])
+def test_example_inputs_may_be_arguments_or_keywords(wrap):
+    inputs = wrap((torch.zeros(5, 2), torch.zeros(5, 3)))
+    assert macs(Sum(), inputs) == 5 * (2 * 4 + 3 * 4)
+    assert all(seconds > 0 for seconds in latencies((Sum(), Sum()), inputs, repeats=1))

@@ -1,0 +1,161 @@
+"""Batch-norm policies of the evaluation, and clients' own models, against plain loops."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional
+
+from hfp import Experiment, InputError, simulate
+from hfp.federation.evaluation import Evaluator, class_weights
+from hfp.federation.exchange import Exchange
+from hfp.federation.fleet import InProcess
+from hfp.federation.rounds import rounds
+from hfp.federation.setup import set_up
+from hfp.methods import methods
+from hfp.reconstruct import compact_model
+from hfp.results.report import round_line
+
+SMALL = Experiment(train_images=200, clients=4, rounds=1, alpha=0.5, options={"warmup": 1})
+
+
+def with_policy(policy):
+    federation = set_up(dataclasses.replace(SMALL, batch_norm=policy))
+    state = next(iter(rounds(federation))).state
+    return federation, state, Evaluator(federation, InProcess(federation))
+
+
+def statistics_replaced(model, images):
+    """Batch-norm gets the statistics of all the images together, layer after layer."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.reset_running_stats()
+            module.momentum = 1.0
+    model.train()(images)
+    return model.eval()
+
+
+def scores_of(federation, model, chosen=slice(None)):
+    test = federation.dataset.test
+    with torch.no_grad():
+        scores = model(federation.dataset.normalise(test.images[chosen]))
+    return scores.argmax(1) == test.labels[chosen], functional.cross_entropy(scores, test.labels[chosen])
+
+
+def test_local_is_the_mean_of_clients_that_keep_their_own_statistics():
+    federation, state, evaluator = with_policy("local")
+    accuracy, loss = evaluator.score(state)
+    accuracies, losses, samples = [], [], []
+    for shard in federation.shards:
+        model = federation.model
+        model.load_state_dict(dict(state.weights))
+        statistics_replaced(model, federation.dataset.normalise(shard.images))
+        correct, mean = scores_of(federation, model)
+        accuracies.append(float(correct.float().mean()))
+        losses.append(float(mean))
+        samples.append(len(shard.labels))
+    total = sum(samples)
+    assert accuracy == pytest.approx(
+        100 * sum(a * n for a, n in zip(accuracies, samples, strict=True)) / total, abs=0.3
+    )
+    assert loss == pytest.approx(sum(v * n for v, n in zip(losses, samples, strict=True)) / total, rel=1e-3)
+    assert evaluator.traffic == (0, 0)
+
+
+def test_batch_uses_the_statistics_of_the_test_images_and_leaves_the_state():
+    federation, state, evaluator = with_policy("batch")
+    before = {name: tensor.clone() for name, tensor in state.weights.items()}
+    accuracy, loss = evaluator.score(state)
+    model = federation.model
+    model.load_state_dict(dict(state.weights))
+    model.train()
+    correct, mean = scores_of(federation, model)  # 359 images are one batch
+    assert accuracy == pytest.approx(100 * float(correct.float().mean()))
+    assert loss == pytest.approx(float(mean), rel=1e-4)
+    assert evaluator.score(state) == (accuracy, loss)
+    for name, tensor in state.weights.items():
+        assert torch.equal(tensor, before[name])
+
+
+def test_batches_of_a_sorted_test_set_are_mixed(monkeypatch):
+    monkeypatch.setattr("hfp.federation.evaluation.LARGE_BATCH", 50)
+    federation = set_up(dataclasses.replace(SMALL, batch_norm="batch"))
+    schedule = Evaluator(federation, InProcess(federation))._mixed
+    assert sorted(torch.cat(schedule).tolist()) == list(range(359))
+    assert {len(chosen) for chosen in schedule} == {51, 52}
+    order = federation.dataset.test.labels.sort().indices
+    assert all(len(order[chosen].unique()) > 10 for chosen in schedule)
+
+
+@given(
+    test=st.lists(st.integers(0, 4), min_size=5, max_size=30), own=st.lists(st.integers(0, 4), min_size=1, max_size=9)
+)
+def test_weights_give_each_class_the_clients_share(test, own):
+    weights = class_weights(torch.tensor(test), torch.tensor(own))
+    for label in set(test):
+        found = sum(float(weight) for weight, other in zip(weights, test, strict=True) if other == label)
+        assert found == pytest.approx(own.count(label) / len(own))
+
+
+@pytest.mark.parametrize("method", [method.name for method in methods()])
+def test_own_models_are_what_clients_trained_with_their_own_statistics(method):
+    options = {"passes": 2, "limit": 2} if method == "prunefl" else {}
+    experiment = dataclasses.replace(SMALL, method=method, options=options)
+    federation = set_up(experiment)
+    state = federation.method.start(federation.setting, federation.initial)
+    client = federation.method.select(federation.setting, state, federation.setting.clients)[0]
+    exchange = Exchange(federation)
+    (answer,) = InProcess(federation).train(0, [client], lambda client: exchange.task(state, client))
+    update = exchange.update(answer)
+    held = federation.method.held(federation.setting, state, update)
+    found = Evaluator(federation, InProcess(federation)).own(client.index, held)
+    shard = federation.shards[client.index]
+    model = statistics_replaced(
+        compact_model(federation.model, held.index_map, held.after), federation.dataset.normalise(shard.images)
+    )
+    correct, _ = scores_of(federation, model)
+    expected = 0.0
+    for label in shard.labels.unique():
+        share = float((shard.labels == label).double().mean())
+        expected += share * float(correct[federation.dataset.test.labels == label].double().mean())
+    assert found == pytest.approx(100 * expected, abs=0.5)
+
+
+def test_asking_clients_models_changes_nothing_else():
+    asked = simulate(dataclasses.replace(SMALL, rounds=3, personal=2))
+    plain = simulate(dataclasses.replace(SMALL, rounds=3))
+    assert [record.personal is not None for record in asked.history] == [False, True, True]
+    assert [record.accuracy for record in asked.history] == [record.accuracy for record in plain.history]
+    for name, tensor in plain.global_state.items():
+        assert torch.equal(asked.global_state[name], tensor)
+    assert asked.personal == asked.history[-1].personal
+    assert plain.personal is None
+    assert "personal" not in plain.history[-1].as_dict()
+    own, shared = asked.history[-1].as_dict()["personal"].values()
+    assert 0 <= shared <= 100
+    assert 0 <= own <= 100
+
+
+def test_testing_less_often_changes_nothing_that_is_tested():
+    often = simulate(dataclasses.replace(SMALL, rounds=4))
+    seldom = simulate(dataclasses.replace(SMALL, rounds=4, evaluate=3))
+    accuracies = [record.accuracy for record in seldom.history]
+    assert accuracies == [None, None, often.history[2].accuracy, often.history[3].accuracy]
+    assert [record.bytes_up for record in seldom.history] == [record.bytes_up for record in often.history]
+    assert (seldom.accuracy, seldom.bytes_down) == (often.accuracy, often.bytes_down)
+    assert seldom.history[0].as_dict()["accuracy"] is None
+    assert "not tested" in round_line(seldom.history[0], 4)
+    assert math.isnan(dataclasses.replace(seldom, history=seldom.history[:2]).accuracy)
+
+
+def test_personal_and_policy_are_checked():
+    with pytest.raises(InputError, match="evaluate must be at least 1; found 0"):
+        Experiment(evaluate=0)
+    with pytest.raises(InputError, match="personal must be at least 0; found -1"):
+        Experiment(personal=-1)
+    with pytest.raises(InputError, match="unknown batch-norm policy 'locall'; did you mean local"):
+        Experiment(batch_norm="locall")

@@ -1,0 +1,79 @@
+import json
+
+import pytest
+
+from hfp.errors import InputError
+from hfp.federation.experiment import RANKS, Experiment
+
+
+def test_default_experiment_is_the_papers_rank_1_on_digits():
+    experiment = Experiment()
+    assert experiment.method == "ca-hfp"
+    assert experiment.ratios == (0.25,) * 5 + (0.5,) * 5
+
+
+@pytest.mark.parametrize("rank", sorted(RANKS))
+def test_ranks_split_clients_in_halves(rank):
+    first, second = RANKS[rank]
+    assert Experiment(rank=rank, clients=4).ratios == (first, first, second, second)
+    assert Experiment(rank=rank, clients=3).ratios == (first, first, second)
+
+
+def test_ratio_overrides_rank():
+    assert Experiment(ratio=0.75, rank=0, clients=2).ratios == (0.75, 0.75)
+    assert Experiment(ratio=(0.0, 0.9), clients=2).ratios == (0.0, 0.9)
+
+
+def test_survives_json():
+    experiment = Experiment(method="ca-hfp", options={"warmup": 2}, ratio=0.5)
+    assert Experiment(**json.loads(json.dumps(experiment.as_dict()))) == experiment
+
+
+def test_a_ratio_per_client_survives_json():
+    experiment = Experiment(ratio=(0.25, 0.5), clients=2)
+    assert Experiment(**json.loads(json.dumps(experiment.as_dict()))) == experiment
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"method": "ca-hpf"}, r"unknown method 'ca-hpf'; did you mean ca-hfp or ca-hfp-paper\?"),
+        ({"dataset": "digit"}, r"unknown data set 'digit'; did you mean digits\?"),
+        ({"partition": "irichlet"}, "did you mean dirichlet"),
+        ({"batch_norm": "keep"}, "unknown batch-norm policy 'keep'"),
+        ({"rank": 4}, "rank must be one of 0, 1, 2, 3; found 4"),
+        ({"ratio": 1.0}, r"ratio must be in \[0, 1\): the share of channels removed; found 1.0"),
+        ({"ratio": -0.1}, r"ratio must be in \[0, 1\)"),
+        ({"ratio": float("nan")}, r"ratio must be in \[0, 1\)"),
+        ({"ratio": (0.5, 0.5)}, r"one per client \(10\); found 2"),
+        ({"alpha": 0.0}, "alpha must be a finite number above 0; found 0.0"),
+        ({"alpha": float("inf")}, "alpha must be a finite number"),
+        ({"rounds": 2.5}, "rounds must be a whole number; found 2.5"),
+        ({"alpha": "1"}, "alpha must be a number; found '1'"),
+        ({"augment": 1}, "augment must be true or false; found 1"),
+        ({"model": 18}, "model must be a name; found 18"),
+        ({"clients": 0}, "clients must be at least 1; found 0"),
+        ({"rounds": 0}, "rounds must be at least 1"),
+        ({"learning_rate": 0.0}, "learning_rate must be above 0"),
+        ({"momentum": 1.0}, r"momentum must be in \[0, 1\)"),
+        ({"train_images": 5}, r"train_images must be at least 10 \(clients\); found 5"),
+        ({"options": {"warmpu": 3}}, r"unknown option of ca-hfp 'warmpu'; did you mean warmup\?"),
+        ({"options": {"warmup": 0}}, "warmup must be at least 1"),
+        ({"options": {"warmup": "two"}}, "option warmup of ca-hfp must be of type int; found 'two'"),
+        ({"options": {"smoothing": True}}, "option smoothing of ca-hfp must be of type float; found True"),
+        ({"options": {"form": "curvture"}}, "did you mean curvature"),
+        ({"method": "fedavg", "options": {"warmup": 1}}, "fedavg has no options; found 'warmup'"),
+    ],
+)
+def test_wrong_settings_are_refused_with_what_was_found(settings, message):
+    with pytest.raises(InputError, match=message):
+        Experiment(**settings)
+
+
+def test_options_cannot_be_changed_afterwards():
+    options = {"warmup": 2}
+    experiment = Experiment(options=options)
+    options["warmup"] = 9
+    assert experiment.options["warmup"] == 2
+    with pytest.raises(TypeError, match="does not support item assignment"):
+        experiment.options["warmup"] = 5

@@ -1,0 +1,206 @@
+"""Who takes part, who drops out, who is late; and what the engine makes of it."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from federated import assigned, begin, collected, dense, held, setting_of, shaken, small_network, update_of
+
+from hfp import Experiment, InputError, simulate
+from hfp.costs.devices import Seconds
+from hfp.costs.payload import pack
+from hfp.federation.exchange import Exchange
+from hfp.federation.participation import Cohort, asked_clients
+from hfp.federation.setup import set_up
+from hfp.methods import Client, create_method
+from hfp.methods.blocks.selection import keep_random
+from hfp.methods.dapperfl import KEPT, kept_bits
+
+SMALL = Experiment(train_images=120, clients=4, rounds=3, method="fedavg")
+FOUR = tuple(Client(index, 10, 0.5) for index in range(4))
+
+
+def experiment(**changes):
+    return dataclasses.replace(SMALL, **changes)
+
+
+@pytest.mark.parametrize(("share", "clients", "asked"), [(1.0, 7, 7), (0.5, 5, 3), (0.24, 10, 2), (0.01, 10, 1)])
+def test_a_share_of_the_clients_is_asked_and_at_least_one(share, clients, asked):
+    assert asked_clients(share, clients) == asked
+
+
+def test_participants_change_with_the_round_and_not_with_the_method():
+    cohort = Cohort(experiment(participation=0.5), FOUR)
+    drawn = [tuple(client.index for client in cohort.asked(round)) for round in range(60)]
+    assert {len(indices) for indices in drawn} == {2}
+    assert len(set(drawn)) == 6
+    other = Cohort(experiment(participation=0.5, method="heterofl"), FOUR)
+    assert drawn == [tuple(client.index for client in other.asked(round)) for round in range(60)]
+
+
+def test_clients_drop_out_as_often_as_they_should():
+    cohort = Cohort(experiment(dropout=0.3), FOUR)
+    dropped = sum(cohort.drops_out(round, client) for round in range(100) for client in FOUR)
+    assert 80 < dropped < 160
+    assert not any(Cohort(experiment(), FOUR).drops_out(round, FOUR[0]) for round in range(50))
+
+
+def late_update(client, seconds):
+    update = update_of(client, None, {})
+    return dataclasses.replace(update, seconds=Seconds(0.0, seconds, 0.0))
+
+
+def test_late_replies_join_when_they_arrive_and_their_client_is_busy_until_then():
+    cohort = Cohort(experiment(deadline=2.0, late="join"), FOUR)
+    prompt, slow, slowest = (late_update(c, s) for c, s in zip(FOUR, (2.0, 2.5, 6.5), strict=False))
+    assert [cohort.admit(5, update) for update in (prompt, slow, slowest)] == [True, False, False]
+    free = [[client.index for client in cohort.asked(round)] for round in (6, 7, 8, 9)]
+    assert free == [[0, 3], [0, 1, 3], [0, 1, 3], [0, 1, 2, 3]]
+    assert [cohort.arrivals(round) for round in (6, 7, 8)] == [[slow], [], [slowest]]
+    assert cohort.arrivals(6) == []
+
+
+def test_discarded_replies_never_arrive_and_their_client_is_free():
+    cohort = Cohort(experiment(deadline=2.0), FOUR)
+    assert not cohort.admit(0, late_update(FOUR[0], 9.0))
+    assert len(cohort.asked(1)) == 4
+    assert all(cohort.arrivals(round) == [] for round in range(9))
+
+
+def test_dropped_clients_cost_a_download_and_nothing_else():
+    run = simulate(experiment(dropout=0.5))
+    records = [client for record in run.history for client in record.clients]
+    dropped = [client for client in records if client.status == "dropped"]
+    assert 0 < len(dropped) < len(records)
+    full = len(pack(set_up(SMALL).initial))
+    for client in dropped:
+        assert (client.bytes_down, client.bytes_up, client.training_macs, client.steps) == (full, 0, 0, 0)
+    assert run.history[0].bytes_up == full * len(run.history[0].trained)
+
+
+def test_a_round_without_replies_leaves_the_model_as_it_was():
+    settings = {"deadline": 1e-9, "batch_norm": "aggregate", "rounds": 1}
+    for method in ("fedavg", "ca-hfp", "prunefl", "heterofl"):
+        options = {"passes": 1, "limit": 1} if method == "prunefl" else {}
+        silent = experiment(method=method, options=options, **settings)
+        run = simulate(silent)
+        for name, tensor in set_up(silent).initial.items():
+            assert torch.equal(run.global_state[name], tensor)
+        assert {client.status for client in run.history[0].clients} == {"late"}
+        assert run.history[0].device_seconds == 1e-9
+
+
+def test_a_round_lasts_until_its_slowest_client_in_time():
+    mixed = experiment(profile=("laptop", "board"), rounds=1)
+    record = simulate(mixed).history[0]
+    assert [client.device for client in record.clients] == ["laptop", "board", "laptop", "board"]
+    totals = [
+        client.bytes_down / device.down + client.training_macs / device.macs + client.bytes_up / device.up
+        for client, device in zip(record.clients, mixed.devices, strict=True)
+    ]
+    assert record.device_seconds == pytest.approx(max(totals))
+    assert record.device_seconds == pytest.approx(max(client.device_seconds for client in record.clients))
+
+
+def test_late_changes_join_the_next_round():
+    settings = {"profile": ("laptop", "board"), "late": "join", "rounds": 2, "batch_norm": "aggregate"}
+    slow = simulate(experiment(**settings)).history[0]
+    deadline = (slow.clients[0].device_seconds + slow.clients[1].device_seconds) / 2
+    run = simulate(experiment(**settings, deadline=deadline))
+    first, second = run.history
+    assert [client.status for client in first.clients] == ["in time", "late", "in time", "late"]
+    assert first.device_seconds == deadline
+    assert [client.client for client in second.clients] == [0, 2]
+    lost = simulate(experiment(**{**settings, "late": "discard"}, deadline=deadline))
+    assert [client.client for client in lost.history[1].clients] == [0, 1, 2, 3]
+    assert lost.history[0].accuracy == first.accuracy
+    assert any(not torch.equal(lost.global_state[name], tensor) for name, tensor in run.global_state.items())
+
+
+@pytest.fixture(scope="module")
+def setting():
+    model = small_network()
+    return model, setting_of(model)
+
+
+@pytest.mark.parametrize("name", ["ca-hfp-paper", "heterofl", "fedmp"])
+def test_a_late_change_is_made_to_the_weights_of_today(setting, name):
+    model, setting = setting
+    method, random = create_method(name), torch.Generator().manual_seed(1)
+    then, client = begin(model, method, setting), setting.clients[1]
+    task = assigned(method, setting, then, client)
+    update = update_of(client, task, shaken(dict(task.tensors), random))
+    now = dataclasses.replace(then, round=3, weights=shaken(dict(then.weights), random))
+    rebased = method.rebase(setting, now, update)
+    after = collected(setting, method, now, [rebased])
+    for tensor in setting.parameters:
+        change = dense(update, tensor, then.weights[tensor]) - then.weights[tensor]
+        torch.testing.assert_close(after.weights[tensor], now.weights[tensor] + change, rtol=1e-12, atol=1e-12)
+        assert torch.equal(after.weights[tensor][~held(update, tensor)], now.weights[tensor][~held(update, tensor)])
+
+
+def test_a_late_client_that_pruned_itself_is_rebased_on_what_it_kept(setting):
+    model, setting = setting
+    method, random = create_method("dapperfl"), torch.Generator().manual_seed(1)
+    then, client = begin(model, method, setting), setting.clients[1]
+    plan = keep_random(setting.groups, 0.5, random)
+    index_map = setting.groups.index_map(plan)
+    trained = shaken(index_map.restrict(then.weights), random)
+    update = update_of(client, assigned(method, setting, then, client), {**trained, KEPT: kept_bits(plan)})
+    now = dataclasses.replace(then, weights=shaken(dict(then.weights), random))
+    after = collected(setting, method, now, [method.rebase(setting, now, update)])
+    full = index_map.embed(trained, into=then.weights)
+    for tensor in setting.parameters:
+        expected = now.weights[tensor] + full[tensor] - then.weights[tensor]
+        torch.testing.assert_close(after.weights[tensor], expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("replan", "distinct"), [(1, 4), (2, 2), (0, 1)])
+def test_a_plan_stays_for_as_many_rounds_as_asked(replan, distinct):
+    federation = set_up(experiment(method="fedrolex", replan=replan, ratio=0.5))
+    exchange, state = Exchange(federation), federation.method.start(federation.setting, federation.initial)
+    client = federation.setting.clients[0]
+    kept = {tuple(exchange._plan(dataclasses.replace(state, round=round), client).kept.items()) for round in range(4)}
+    assert len(kept) == distinct
+
+
+def test_a_new_phase_makes_a_new_plan():
+    run = simulate(experiment(method="ca-hfp", options={"warmup": 2}, replan=0, rounds=4, ratio=0.5))
+    assert [record.phase for record in run.history] == ["random", "random", "score", "score"]
+
+
+def test_budgets_decide_ratios():
+    settings = {"profile": ("laptop", "board"), "method": "ca-hfp"}
+    by_time = set_up(experiment(**settings, budget={"seconds": 0.5}))
+    ratios = [client.ratio for client in by_time.setting.clients]
+    assert ratios[0] < ratios[1]
+    by_macs = set_up(experiment(**settings, budget={"macs": 0.25}))
+    assert len({client.ratio for client in by_macs.setting.clients}) == 1
+    record = simulate(experiment(**settings, budget={"seconds": 0.5}, rounds=1)).history[0]
+    assert all(client.device_seconds <= 0.5 for client in record.clients)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"participation": 0.0}, r"participation must be in \(0, 1\]; found 0.0"),
+        ({"dropout": 1.0}, r"dropout must be in \[0, 1\); found 1.0"),
+        ({"deadline": 0.0}, "deadline must be a finite number above 0; found 0.0"),
+        ({"late": "jion"}, r"unknown way with late replies 'jion'; did you mean join\?"),
+        ({"replan": -1}, "replan must be at least 0; found -1"),
+        ({"profile": "phon"}, r"unknown device profile 'phon'; did you mean phone\?"),
+        ({"profile": ()}, "profile must be the name of a device profile"),
+        ({"budget": {"mac": 0.5}}, r"unknown limit 'mac'; did you mean macs\?"),
+        ({"budget": {"macs": 0.0}}, "limit macs must be a finite number above 0; found 0.0"),
+        ({"budget": {"macs": 0.5}, "ratio": 0.5}, "budget must be given alone, .* found ratio 0.5 too"),
+    ],
+)
+def test_wrong_fleets_are_refused(changes, message):
+    with pytest.raises(InputError, match=message):
+        experiment(**changes)
+
+
+def test_a_fleet_survives_json():
+    mixed = experiment(profile=("phone", "1e9:1e6:1e6"), budget={"seconds": 5.0}, late="join", deadline=3.0)
+    assert Experiment(**json.loads(json.dumps(mixed.as_dict()))) == mixed

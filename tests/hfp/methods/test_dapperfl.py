@@ -1,0 +1,127 @@
+"""DapperFL: dense training, real fusion, pruning at the client, recovery at the server."""
+
+import dataclasses
+
+import pytest
+import torch
+from federated import SAMPLES, assigned, begin, collected, local_of, setting_of, shaken, small_network, update_of
+from torch.nn import functional
+
+from hfp.errors import InputError
+from hfp.methods import create_method
+from hfp.methods.blocks.filters import filter_scores
+from hfp.methods.blocks.selection import keep_best, keep_random
+from hfp.methods.dapperfl import KEPT, kept_bits, kept_plan
+from hfp.reconstruct import IndexMap, MapError, compact_model
+
+
+@pytest.fixture(scope="module")
+def setting():
+    model = small_network()
+    return model, setting_of(model)
+
+
+def steps(model, local, batches, gamma):
+    """Plain SGD at rate 0.1 on cross-entropy and the mean length of the features."""
+    model.train()
+    for chosen in batches:
+        images, labels = local.data.images[chosen], local.data.labels[chosen]
+        features = model.pool(model.blocks(functional.relu(model.stem(images)))).flatten(1)
+        loss = functional.cross_entropy(model.classifier(features), labels)
+        loss = loss + gamma * features.square().sum(1).sqrt().mean()
+        gradients = torch.autograd.grad(loss, list(model.parameters()))
+        with torch.no_grad():
+            for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+                parameter -= 0.1 * gradient
+    return model
+
+
+@pytest.mark.parametrize(("round", "share"), [(0, 0.9), (2, 0.9 * 0.64), (40, 0.1)])
+@pytest.mark.parametrize(("epochs", "dense_steps"), [(1, 2), (3, 4)])
+def test_a_client_trains_fuses_prunes_and_trains_on(setting, round, share, epochs, dense_steps):
+    model, setting = setting
+    method, client = create_method("dapperfl", regularisation=0.05), setting.clients[1]
+    state = begin(model, method, setting)
+    state = type(state)(round, state.weights)
+    task = assigned(method, setting, state, client)
+    assert task.values["share"] == pytest.approx(share)
+    local = local_of(model, setting, client, round=round, epochs=epochs)
+    reply = method.train(local_of(model, setting, client, round=round, epochs=epochs), task)
+
+    schedule = local.schedule()
+    full = steps(compact_model(model, IndexMap.identity(model), state.weights), local, schedule[:dense_steps], 0.05)
+    fused = {
+        name: share * state.weights[name] + (1 - share) * tensor if tensor.is_floating_point() else tensor
+        for name, tensor in full.state_dict().items()
+    }
+    plan = keep_best(setting.groups, client.ratio, filter_scores(setting.groups, setting.model, fused))
+    index_map = setting.groups.index_map(plan)
+    small = compact_model(model, index_map, index_map.restrict(fused))
+    expected = steps(small, local, schedule[dense_steps:], 0.05).state_dict()
+    assert kept_plan(setting.groups, reply.tensors[KEPT]) == plan
+    for name, tensor in expected.items():
+        torch.testing.assert_close(reply.tensors[name], tensor, rtol=1e-9, atol=1e-11)
+    assert reply.steps == 4 * epochs
+    passes = dense_steps * local.count(full) + (4 * epochs - dense_steps) * local.count(small)
+    assert reply.training_macs == 3 * 4 * passes
+
+
+def test_the_full_model_goes_down_and_the_compact_one_comes_up(setting):
+    model, setting = setting
+    method = create_method("dapperfl")
+    state = begin(model, method, setting)
+    for client in setting.clients:
+        task = assigned(method, setting, state, client)
+        assert {n: t.shape for n, t in task.tensors.items()} == {n: t.shape for n, t in state.weights.items()}
+        reply = method.train(local_of(model, setting, client), task)
+        index_map = setting.groups.index_map(kept_plan(setting.groups, reply.tensors[KEPT]))
+        values = sum(tensor.numel() for name, tensor in reply.tensors.items() if name != KEPT)
+        assert values == index_map.kept_entries < index_map.full_entries
+        assert reply.tensors[KEPT].numel() == (sum(setting.groups.sizes.values()) + 7) // 8
+
+
+def test_what_clients_pruned_counts_as_unchanged(setting):
+    model, setting = setting
+    method = create_method("dapperfl")
+    state, random = begin(model, method, setting), torch.Generator().manual_seed(3)
+    updates, fulls = [], []
+    for client in setting.clients:
+        plan = keep_random(setting.groups, client.ratio, random)
+        index_map = setting.groups.index_map(plan)
+        tensors = shaken(index_map.restrict(state.weights), random)
+        fulls.append(index_map.embed(tensors, into=state.weights))
+        task = assigned(method, setting, state, client)
+        updates.append(update_of(client, task, {**tensors, KEPT: kept_bits(plan)}))
+    after = collected(setting, method, state, updates)
+    for name in state.weights:
+        shares = [client.samples / SAMPLES for client in setting.clients]
+        expected = sum(share * full[name].double() for share, full in zip(shares, fulls, strict=True))
+        expected = expected if state.weights[name].is_floating_point() else expected.round()
+        torch.testing.assert_close(after.weights[name].double(), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_kept_channels_survive_the_wire_and_an_empty_group_is_refused(setting):
+    _, setting = setting
+    plan = keep_random(setting.groups, 0.5, torch.Generator().manual_seed(0))
+    assert kept_plan(setting.groups, kept_bits(plan)) == plan
+    with pytest.raises(MapError, match="no channel is kept; keep at least one of"):
+        kept_plan(setting.groups, torch.zeros_like(kept_bits(plan)))
+
+
+def test_ratios_that_empty_a_layer_are_refused(setting):
+    _, setting = setting
+    clients = (type(setting.clients[0])(0, 10, 0.97),)
+    with pytest.raises(InputError, match="leaves none; use a smaller ratio"):
+        create_method("dapperfl").check(dataclasses.replace(setting, clients=clients))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"first": 1.2}, r"first must be in \[0, 1\]; found 1.2"),
+        ({"regularisation": -1}, "regularisation must be at le"),
+    ],
+)
+def test_wrong_options_are_refused(options, message):
+    with pytest.raises(InputError, match=message):
+        create_method("dapperfl", **options)

@@ -1,0 +1,137 @@
+"""The ranking from measured losses: its prices, and what they make of a model."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+import hfp
+from hfp.costs.macs import macs, parameters
+from hfp.errors import InputError
+from hfp.pruning.measuring import mean_loss, measured, prices, tried
+from hfp.pruning.schedule import Bundle, Order, Rules
+
+
+def test_prices_are_the_slopes_of_the_lower_hull():
+    found = prices([(2, 2.0, 1.0), (4, 4.0, 8.0), (6, 6.0, 9.0)], 6)  # the hull leaves the point at 4 out
+    assert found == pytest.approx([0.5, 0.75, 1.25, 1.75, 2.0, 2.0])
+
+
+@given(st.lists(st.tuples(st.floats(0.01, 5), st.floats(-3, 3)), min_size=1, max_size=6), st.integers(1, 40))
+def test_prices_ascend_strictly(increments, width):
+    sums = list(itertools.accumulate(increments, lambda a, b: (a[0] + b[0], a[1] + b[1])))
+    points = [(width * place, *pair) for place, pair in enumerate(sums, start=1)]
+    found = prices(points, width * len(points))
+    assert len(found) == width * len(points)
+    assert all(before < after for before, after in itertools.pairwise(found)) or max(map(abs, found)) < 1e-6
+
+
+def test_losses_that_are_not_finite_are_left_out():
+    assert prices([(1, 1.0, 0.5), (2, 2.0, float("nan")), (3, 3.0, float("inf"))], 3)[0] == pytest.approx(0.5)
+    assert prices([(1, 1.0, float("inf"))], 2) == [float("inf")] * 2
+
+
+def test_levels_are_tried_once_each():
+    assert tried(range(9)) == [2, 4, 6, 7, 8]
+    assert tried(range(2)) == [1]
+    assert tried([0]) == []
+    assert tried([0, 4, 8]) == [4, 8]  # what rounding allows
+
+
+@given(st.permutations(range(12)))
+def test_channels_keep_their_order(order):
+    scores = {"a": torch.tensor(order, dtype=torch.float32), "b": torch.tensor(order[::-1]).repeat_interleave(2)}
+    bundle = Bundle(scores, {"a": 1, "b": 1})
+    priced = bundle.with_order([place**2 / 7 for place in range(bundle.steps)])
+    for cut in range(bundle.steps):
+        assert priced.kept(cut) == bundle.kept(cut)
+
+
+@pytest.mark.parametrize(("removals", "gone"), [(5, [4, 1]), (10, [8, 2]), (12, [8, 4])])
+def test_what_costs_least_for_what_it_saves_goes_first(removals, gone):
+    """Two groups whose losses are n² and 4n²: the optimum takes four channels of the first for one of the second."""
+    bundles = [Bundle({name: torch.arange(8.0)}, {name: 1}) for name in "ab"]
+
+    def taken(kept):
+        return [8 - len(kept.get(name, range(8))) for name in "ab"]
+
+    def outcome(kept):
+        first, second = taken(kept)
+        return -float(first + second), float(first**2 + 4 * second**2)
+
+    order = Order.of(measured(bundles, Rules("measured"), outcome), Rules("measured"))
+    found = taken(order.kept(range(removals)))
+    assert sum(found) == sum(gone)
+    assert found == pytest.approx(gone, abs=1)
+
+
+class TwoBranches(nn.Module):
+    """Two hidden layers side by side; the second one's outputs hardly count."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.useful, self.idle = nn.Linear(6, 64), nn.Linear(6, 64)
+        self.norm = nn.BatchNorm1d(64)
+        self.head, self.other = nn.Linear(64, 3), nn.Linear(64, 3)
+        nn.init.normal_(self.other.weight, std=1e-4)
+        nn.init.normal_(self.head.weight, std=0.25)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.norm(self.useful(x)).relu()) + self.other(self.idle(x).relu())
+
+
+def network_and_data() -> tuple[nn.Module, list[tuple[torch.Tensor, torch.Tensor]]]:
+    torch.manual_seed(0)
+    model, images = TwoBranches(), torch.randn(64, 6)
+    with torch.no_grad():
+        labels = model.eval()(images).argmax(1)
+    return model, [(images[:32], labels[:32]), (images[32:], labels[32:])]
+
+
+@pytest.mark.parametrize("kind", ["macs", "params", "bytes", "ratio"])
+def test_the_group_that_does_not_count_is_emptied_first(kind):
+    model, data = network_and_data()
+    budget = hfp.Budget(ratio=0.4) if kind == "ratio" else hfp.Budget(**{kind: 0.6})
+    found = hfp.prune(
+        model, data[0][0], budget, importance="l2", data=data, loss_fn=cross_entropy, ranking="measured"
+    ).model
+    assert found.useful.out_features >= found.idle.out_features + 20
+
+
+def test_the_caller_s_model_stays_as_it_was_and_the_budget_is_met():
+    model, data = network_and_data()
+    model.train()
+    before = copy.deepcopy(model.state_dict())
+    result = hfp.prune(
+        model, data[0][0], hfp.Budget(macs=0.5), importance="group-fisher", data=data, loss_fn=cross_entropy,
+        ranking="measured", steps=2,
+    )  # fmt: skip
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert model.training and result.model.training
+    assert 0.49 <= macs(result.model, data[0][0]) / macs(model, data[0][0]) <= 0.5
+    assert parameters(result.model) < parameters(model)
+
+
+def test_it_needs_data_and_a_loss():
+    model, data = network_and_data()
+    with pytest.raises(InputError, match="ranking 'measured' needs data"):
+        hfp.prune(model, data[0][0], hfp.Budget(macs=0.5), ranking="measured")
+    with pytest.raises(InputError, match="and loss_fn"):
+        hfp.prune(model, data[0][0], hfp.Budget(macs=0.5), data=data, ranking="measured")
+
+
+def test_the_loss_is_of_a_network_with_the_batch_s_own_statistics():
+    model, data = network_and_data()
+    model.norm.running_mean.fill_(100.0)  # stale
+    expected = []
+    for inputs, labels in data:
+        fresh = copy.deepcopy(model).train()
+        expected.append(cross_entropy(fresh(inputs), labels).item())
+    assert mean_loss(model, data, cross_entropy) == pytest.approx(sum(expected) / 2, rel=1e-5)

@@ -1,0 +1,233 @@
+"""Pruning to a budget: what is kept, what is reported, and what the caller's model looks like afterwards."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch_pruning as tp
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+import hfp
+from hfp.costs.macs import macs, parameters, state_bytes
+from hfp.errors import InputError
+from hfp.pruning.layers_report import layer_table, reason_lines
+from hfp.reconstruct import Coupling, MapError, TimmModel, compact_model, record
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return hfp.create_model("resnet8", num_classes=10, in_channels=1)
+
+
+IMAGES = torch.randn(2, 1, 16, 16, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize(
+    ("kind", "count"), [("macs", lambda m: macs(m, IMAGES)), ("params", parameters), ("bytes", state_bytes)]
+)
+@pytest.mark.parametrize("ranking", ["layer", "global"])
+def test_budgets_are_met_from_below(kind, count, ranking):
+    model = network()
+    result = hfp.prune(model, IMAGES, hfp.Budget(**{kind: 0.4}), ranking=ranking)
+    share = count(result.model) / count(model)
+    assert 0.98 * 0.4 <= share <= 0.4
+    assert result.report.costs[kind] == (count(model), count(result.model))
+
+
+def test_a_latency_is_met_from_below(monkeypatch):
+    clock = lambda models, inputs: [float(parameters(model)) for model in models]  # noqa: E731  (one that is exact)
+    monkeypatch.setattr("hfp.pruning.prune.latencies", clock)
+    model = network()
+    result = hfp.prune(model, IMAGES, hfp.Budget(latency=0.5))
+    assert parameters(result.model) <= 0.5 * parameters(model)
+    assert result.report.costs["latency"][0] == parameters(model)
+
+
+def test_a_ratio_goes_everywhere():
+    model = network()
+    result = hfp.prune(model, IMAGES, hfp.Budget(ratio=0.5))
+    assert result.report.ratio == 0.5
+    for layer in result.report.layers:
+        assert layer.after * 2 == layer.before or layer.reason == "it is an output of the model"
+
+
+def test_nothing_of_the_caller_s_is_changed():
+    model = network()
+    model.train()
+    model(IMAGES).sum().backward()
+    for parameter in list(model.parameters())[::2]:
+        parameter.requires_grad_(False)
+    kept = copy.deepcopy({name: (t, t.grad) for name, t in model.state_dict(keep_vars=True).items()})
+    flags = [parameter.requires_grad for parameter in model.parameters()]
+    random = torch.random.get_rng_state()
+    result = hfp.prune(model, IMAGES, hfp.Budget(macs=0.5), importance="random")
+    assert torch.equal(torch.random.get_rng_state(), random)
+    assert [parameter.requires_grad for parameter in model.parameters()] == flags
+    assert all(module.training for module in model.modules())
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        value, grad = kept[name]
+        assert torch.equal(tensor, value)
+        assert tensor.grad is None if grad is None else torch.equal(tensor.grad, grad)
+    assert [p.requires_grad for p in result.model.parameters()] == flags
+    assert all(module.training for module in result.model.modules())
+
+
+def test_frozen_models_are_pruned():
+    model = network().requires_grad_(False)
+    assert hfp.prune(model, IMAGES, hfp.Budget(ratio=0.5)).report.ratio == 0.5
+
+
+def test_the_map_leads_there_and_back():
+    model = network()
+    result = hfp.prune(model, IMAGES, hfp.Budget(params=0.3))
+    state = model.state_dict()
+    compact = result.model.state_dict()
+    assert all(torch.equal(tensor, compact[name]) for name, tensor in result.index_map.restrict(state).items())
+    back = result.index_map.embed(compact, into=state)
+    assert all(torch.equal(back[name], state[name]) for name in state)
+    again = compact_model(model, result.index_map).eval()
+    with torch.no_grad():
+        assert torch.equal(again(IMAGES), result.model.eval()(IMAGES))
+
+
+def test_steps_compose_and_score_again():
+    model = network()
+    result = hfp.prune(model, IMAGES, hfp.Budget(macs=0.4), steps=3)
+    assert 0.98 * 0.4 <= macs(result.model, IMAGES) / macs(model, IMAGES) <= 0.4
+    state = result.model.state_dict()
+    assert all(
+        torch.equal(tensor, state[name]) for name, tensor in result.index_map.restrict(model.state_dict()).items()
+    )
+
+
+def test_the_lowest_l1_norms_go():
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
+    result = hfp.prune(model, torch.randn(2, 4), hfp.Budget(ratio=0.5), importance="l1")
+    norms = model[0].weight.abs().sum(1) + model[2].weight.abs().sum(0)
+    assert result.index_map.tensors["0.weight"].kept[0].tolist() == sorted(norms.argsort()[3:].tolist())
+
+
+def test_a_criterion_may_be_any_callable():
+    seen: list[str] = []
+
+    def last_first(group: tp.Group) -> Tensor:
+        seen.append(group._DG._module2name[group[0].dep.target.module])
+        return -torch.arange(float(len(group[0].idxs)))
+
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
+    result = hfp.prune(model, torch.randn(2, 4), hfp.Budget(ratio=0.5), importance=last_first)
+    assert result.index_map.tensors["0.weight"].kept[0].tolist() == [0, 1, 2]
+    assert seen == ["0"]
+    assert result.report.criterion == "function"
+
+
+@pytest.mark.parametrize("name", ["group-fisher", "taylor"])
+def test_criteria_that_need_data_get_it(name):
+    batches = [(torch.randn(8, 1, 16, 16), torch.arange(8))]
+    result = hfp.prune(network(), IMAGES, hfp.Budget(macs=0.5), importance=name, data=batches, loss_fn=cross_entropy)
+    assert result.report.criterion == name
+
+
+def test_round_to_min_channels_and_ignored_layers():
+    model = network()
+    name = next(name for name, module in model.named_modules() if isinstance(module, nn.Conv2d) and "." in name)
+    result = hfp.prune(
+        model, IMAGES, hfp.Budget(ratio=0.7), round_to=4, min_channels=8, ignored_layers=[model.get_submodule(name)]
+    )
+    layers = {layer.name: layer for layer in result.report.layers}
+    assert all(layer.after % 4 == 0 and layer.after >= 8 for layer in layers.values() if layer.reason is None)
+    assert layers[name].after == layers[name].before
+    assert layers[name].reason == "it is an ignored layer"
+
+
+def test_the_map_is_what_torch_pruning_s_surgery_removes():
+    model = network()
+    result = hfp.prune(model, IMAGES, hfp.Budget(ratio=0.4))
+    pruned = copy.deepcopy(model)
+    with record(pruned, IMAGES) as recording:
+        graph = tp.DependencyGraph().build_dependency(pruned, IMAGES)
+        for name, module in pruned.named_modules():
+            if isinstance(module, nn.Conv2d) and name in Coupling.trace(model, IMAGES).names:
+                kept = result.index_map.tensors[f"{name}.weight"].kept[0]
+                gone = sorted(set(range(module.out_channels)) - set(kept.tolist()))
+                graph.get_pruning_group(module, tp.prune_conv_out_channels, gone).prune()
+    assert recording.index_map.tensors == dict(result.index_map.tensors)
+
+
+def test_saved_and_loaded(tmp_path):
+    import timm
+
+    torch.manual_seed(0)
+    model, images = timm.create_model("test_resnet", num_classes=7).eval(), torch.randn(2, 3, 64, 64)
+    result = hfp.prune(model, images, hfp.Budget(macs=0.5), importance="l1")
+    path = hfp.save_pruned(result, tmp_path / "m.safetensors", timm=TimmModel("test_resnet", {"num_classes": 7}))
+    for again in (hfp.load_pruned(path), hfp.load_pruned(path, timm.create_model("test_resnet", num_classes=7))):
+        with torch.no_grad():
+            assert torch.equal(again.model(images), result.model(images))
+        assert again.index_map == result.index_map
+        assert (again.metadata["criterion"], again.metadata["budget"]) == ("l1", "macs=0.5")
+
+
+def test_the_report_names_every_layer():
+    model = network()
+    report = hfp.prune(model, IMAGES, hfp.Budget(macs=0.9)).report
+    with_parameters = [name for name, m in model.named_modules() if any(True for _ in m.parameters(recurse=False))]
+    assert [layer.name for layer in report.layers] == with_parameters
+    assert {layer.reason for layer in report.layers if layer.before == layer.after} <= {
+        "it is an output of the model", "the budget is met without it",
+    }  # fmt: skip
+    assert all(layer.reason is None for layer in report.layers if layer.after < layer.before)
+    assert report.as_dict()["layers"][0]["name"] == with_parameters[0]
+    assert layer_table(report.layers, report.costs).row_count == len(report.layers) + 3
+    assert "left alone: classifier: it is an output of the model" in reason_lines(report.layers)
+
+
+class Tangled(nn.Module):
+    """Every channel meets a look-up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.head = nn.Linear(4, 6), nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.a(x).topk(3).values)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": "resnet18"}, "expected a module and a Budget, got str and Budget"),
+        ({"budget": 0.5}, "expected a module and a Budget, got ResNet and float"),
+        ({"model": hfp.create_model("resnet8", in_channels=1).to("meta")}, "on the meta device"),
+        ({"steps": 0}, "steps is a whole number, at least 1, not 0"),
+        ({"importance": 3}, "a criterion's name or a callable, not int"),
+        ({"importance": "variation"}, "what a server knows from rounds of training"),
+        ({"importance": "taylor"}, "needs data"),
+        (
+            {"importance": lambda group: torch.zeros(1)},
+            r"one score for each of the \d+ channels of .*; it gave shape \[1\]",
+        ),
+        ({"importance": lambda group: None}, "it gave NoneType"),
+        ({"importance": lambda group: torch.full((len(group[0].idxs),), torch.nan)}, "are not all finite"),
+        ({"ranking": "up"}, "ranking is one of layer, global, measured"),
+        ({"budget": hfp.Budget(macs=0.0001)}, "can't go down to 0.0001 of the full model's"),
+    ],
+)
+def test_wrong_requests_are_refused(change, message):
+    request = {"model": network(), "budget": hfp.Budget(macs=0.5), **change}
+    model, budget = request.pop("model"), request.pop("budget")
+    with pytest.raises(InputError, match=message):
+        hfp.prune(model, IMAGES, budget, **request)
+
+
+def test_models_that_can_t_be_pruned_say_why():
+    with pytest.raises(MapError, match="nothing can be removed from this model: .*largest of this dimension"):
+        hfp.prune(Tangled(), torch.randn(2, 4), hfp.Budget(ratio=0.5))
+
+
+def test_inputs_that_the_model_does_not_take_are_refused():
+    with pytest.raises(InputError, match="does not run on the example inputs"):
+        hfp.prune(network(), torch.randn(2, 2, 16, 16), hfp.Budget(ratio=0.5))

@@ -1,0 +1,98 @@
+"""Scores per multiply-accumulate, and relative to the group's own."""
+
+import copy
+
+import pytest
+import torch
+from networks.criteria import data, groups, make
+from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
+
+from hfp.importance import CriterionError, ScaledImportance, create
+
+
+def macs(model, images):
+    with FlopCounterMode(display=False) as counter:
+        model(images)
+    return counter.get_total_flops() / 2 / len(images)
+
+
+@pytest.mark.parametrize("name", ["residual", "flat"])
+def test_macs_of_a_channel_are_what_its_removal_saves(name):
+    model, images = make(name), torch.zeros(2, 3, 8, 8, dtype=torch.float64)
+    scaled = ScaledImportance(create("l1"), power=1.0)
+    scaled.measure(model, images)
+    for root, group in groups(model).items():
+        pruned = copy.deepcopy(model)
+        groups(pruned)[root].prune([1])
+        saved = macs(model, images) - macs(pruned, images)
+        both = {item.dep.target.name for item in group}
+        twice = scaled._positions["side"] if root == "side" and both else 0.0
+        assert scaled.macs(group)[1].item() - twice == pytest.approx(saved)
+
+
+def test_scores_are_divided_by_a_power_of_the_macs():
+    model, images = make("residual"), torch.zeros(2, 3, 8, 8, dtype=torch.float64)
+    group = groups(model)["side"]
+    plain = create("l1")(group)
+    for power in (0.5, 1.0):
+        scaled = ScaledImportance(create("l1"), power=power)
+        scaled.measure(model, (images,))
+        torch.testing.assert_close(scaled(group), plain / scaled.macs(group).float() ** power)
+
+
+@pytest.mark.parametrize("normalise", ["mean", "max", "sum"])
+def test_scores_are_relative_to_the_group(normalise):
+    group = groups(make("residual"))["side"]
+    inner = create("l2", normalizer=None)
+    found = ScaledImportance(inner, normalise=normalise)(group)
+    assert getattr(found, normalise)().item() == pytest.approx(1)
+    torch.testing.assert_close(found.argsort(), inner(group).argsort())
+
+
+def test_measuring_leaves_the_model_alone_and_refusals_say_what_to_do():
+    model = make("residual").train()
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    scaled = ScaledImportance(create("l1"), power=1.0)
+    group = groups(model.eval())["side"]
+    model.train()
+    with pytest.raises(CriterionError, match=r"call measure\(model, example_inputs\)"):
+        scaled(group)
+    scaled.measure(model, {"x": torch.ones(2, 3, 8, 8, dtype=torch.float64)})
+    assert model.training
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+    assert not any(module._forward_hooks for module in model.modules())
+    with pytest.raises(CriterionError, match="normalise is one of"):
+        ScaledImportance(create("l1"), normalise="median")
+    zero = ScaledImportance(lambda group: torch.zeros(6), normalise="sum")
+    with pytest.raises(CriterionError, match="sum of the scores of 'side' is 0.0: not positive"):
+        zero(group)
+
+
+def test_a_scaled_criterion_is_accumulated_and_made_by_name():
+    model, batch = make("residual"), data()
+    group = groups(model)["side"]
+    scaled, plain = create("group-fisher", normalise="mean"), create("group-fisher")
+    assert isinstance(scaled, ScaledImportance)
+    for criterion in (scaled, plain):
+        criterion.accumulate(model, [batch], functional.cross_entropy)
+    torch.testing.assert_close(scaled(group), plain(group) / plain(group).mean())
+    assert scaled.samples == 6
+    scaled.reset()
+    assert scaled.samples == 0
+    assert not hasattr(create("l1", normalise="max"), "accumulate")
+    assert isinstance(copy.deepcopy(scaled), ScaledImportance)
+
+
+def test_scaled_criteria_merge_as_the_inner_ones():
+    model, (images, labels) = make("residual"), data()
+    whole, half, other = (create("group-fisher", normalise="mean") for _ in range(3))
+    for criterion, part in ((whole, slice(0, 6)), (half, slice(0, 2)), (other, slice(2, 6))):
+        criterion.accumulate(model, [(images[part], labels[part])], functional.cross_entropy)
+    half.merge(other)
+    group = groups(model)["side"]
+    torch.testing.assert_close(half(group), whole(group), rtol=1e-10, atol=1e-14)
+    half.merge(other.inner)
+    assert half.samples == 10
+    with pytest.raises(CriterionError, match="ShippedImportance accumulates nothing that could be merged"):
+        create("l1", normalise="mean").merge(half)

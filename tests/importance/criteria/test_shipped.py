@@ -1,0 +1,92 @@
+"""torch-pruning's criteria: the same scores as theirs, without their side effects."""
+
+import pytest
+import torch
+import torch_pruning as tp
+from networks.criteria import data, groups, make
+from torch import nn
+from torch.nn import functional
+
+from hfp.importance import CriterionError, ShippedImportance, create
+
+THEIRS = {
+    "l1": lambda: tp.importance.MagnitudeImportance(p=1),
+    "l2": lambda: tp.importance.MagnitudeImportance(p=2),
+    "lamp": tp.importance.LAMPImportance,
+    "fpgm": tp.importance.FPGMImportance,
+    "bn-scale": tp.importance.BNScaleImportance,
+}
+
+
+@pytest.mark.parametrize("name", THEIRS)
+def test_weight_criteria_score_as_torch_pruning_does(name):
+    model = make("residual")
+    for group in groups(model).values():
+        expected = THEIRS[name]()(group)
+        if expected is None:
+            with pytest.raises(CriterionError, match="has nothing to score in the group of"):
+                create(name)(group)
+        else:
+            assert torch.equal(create(name)(group), expected)
+
+
+def test_taylor_scores_as_torch_pruning_does_and_leaves_no_gradient():
+    model, (images, labels) = make("residual"), data()
+    criterion = create("taylor")
+    criterion.accumulate(model, [(images[:4], labels[:4]), (images[4:], labels[4:])], functional.cross_entropy)
+    found = {name: criterion(group) for name, group in groups(model).items()}
+    assert all(parameter.grad is None for parameter in model.parameters())
+    functional.cross_entropy(model(images), labels).backward()
+    for name, group in groups(model).items():
+        torch.testing.assert_close(found[name], tp.importance.TaylorImportance()(group), rtol=1e-9, atol=1e-12)
+
+
+def test_hessian_counts_every_sample_where_torch_pruning_counts_the_last():
+    model, (images, labels) = make("residual"), data()
+    whole, last = create("hessian"), create("hessian")
+    whole.accumulate(model, [(images, labels)], functional.cross_entropy)
+    last.accumulate(model, [(images[-1:], labels[-1:])], functional.cross_entropy)
+    theirs = tp.importance.HessianImportance()
+    theirs.zero_grad()
+    for loss in functional.cross_entropy(model(images), labels, reduction="none"):
+        model.zero_grad()
+        loss.backward(retain_graph=True)
+        theirs.accumulate_grad(model)
+    group = groups(model)["side"]
+    scores = theirs(group)
+    torch.testing.assert_close(last(group), scores, rtol=1e-9, atol=1e-12)
+    assert not torch.allclose(whole(group), scores, rtol=0.1)
+
+
+def test_groups_are_not_reordered():
+    model, (images, labels) = make("residual"), data()
+    criterion = create("taylor")
+    criterion.accumulate(model, [(images, labels)], functional.cross_entropy)
+    for group in groups(model).values():
+        for item in group:
+            item.idxs.reverse()
+            item.root_idxs.reverse()
+        before = [list(item.idxs) for item in group]
+        reversed_scores = criterion(group)
+        assert [list(item.idxs) for item in group] == before
+        assert len(reversed_scores) == len(before[0])
+
+
+def test_random_is_seeded_and_leaves_the_global_generator_alone():
+    group = groups(make("residual"))["side"]
+    state = torch.get_rng_state()
+    one, two = create("random", seed=3), create("random", seed=3)
+    first = one(group)
+    assert torch.equal(first, two(group))
+    assert not torch.equal(first, one(group))
+    assert not torch.equal(first, create("random", seed=4)(group))
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_nothing_to_score_is_an_error_not_a_skip():
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, 1))
+    graph = tp.DependencyGraph().build_dependency(model, torch.randn(2, 3, 4, 4))
+    group = graph.get_pruning_group(model[0], tp.prune_conv_out_channels, [0, 1, 2, 3])
+    assert tp.importance.BNScaleImportance()(group) is None
+    with pytest.raises(CriterionError, match="nothing to score in the group of '0'"):
+        ShippedImportance(tp.importance.BNScaleImportance())(group)
