@@ -13,12 +13,12 @@ import torch
 from sklearn.datasets import load_sample_images
 
 import hfp
-from hfp.data import Dataset, Request, Split, make_dataset, register_dataset
+from hfp.data import DataRequest, Dataset, Split, make_dataset, register_dataset
 
 SIDE = 16
 
 
-def load_patches(request: Request) -> Dataset:
+def load_patches(request: DataRequest) -> Dataset:
     """The left three quarters of both photographs to train on, the right quarters to test on."""
     sample = load_sample_images()
     train, test = [], []

@@ -16,7 +16,7 @@ import hfp
 from hfp.comparison.definition import Comparison, variants_of
 from hfp.comparison.runs import result_of
 from hfp.comparison.table import gather, markdown, rows
-from hfp.methods import Client, Method, ServerState, Setting, register
+from hfp.methods import Client, Method, MethodContext, ServerState, register
 from hfp.methods.blocks.filters import filter_scores
 from hfp.methods.blocks.mean import MeanCollector
 from hfp.methods.blocks.selection import check_counts, keep_best, keep_random
@@ -33,33 +33,33 @@ class DeltaW(Method):
     source: ClassVar[str] = "arXiv 2603.12591, table II"
     summary: ClassVar[str] = "each client trains the channels whose weights moved most in the last round"
 
-    def check(self, setting: Setting) -> None:
+    def check(self, context: MethodContext) -> None:
         """Every client keeps a channel of every layer."""
-        check_counts(setting)
+        check_counts(context)
 
-    def plan(self, setting: Setting, state: ServerState, client: Client) -> Plan:
+    def plan(self, context: MethodContext, state: ServerState, client: Client) -> Plan:
         """Which channels a client trains; the memory has their scores after the first round."""
-        if state.memory is None:
-            return keep_random(setting.groups, client.ratio, generator(setting.seed, "mask", client.index))
-        return keep_best(setting.groups, client.ratio, state.memory)
+        if state.method_state is None:
+            return keep_random(context.groups, client.ratio, generator(context.seed, "mask", client.index))
+        return keep_best(context.groups, client.ratio, state.method_state)
 
-    def collect(self, setting: Setting, state: ServerState) -> Moved:
+    def collect(self, context: MethodContext, state: ServerState) -> Moved:
         """Average, then see what moved."""
-        return Moved(setting, state)
+        return Moved(context, state)
 
 
 class Moved(MeanCollector):
     """Entries that a client did not hold count with their global value, and channels are scored by ``Σ |Δw|``."""
 
-    def __init__(self, setting: Setting, state: ServerState) -> None:
+    def __init__(self, context: MethodContext, state: ServerState) -> None:
         super().__init__(state, rule="fill")
-        self._setting, self._before = setting, state.weights
+        self._setting, self._before = context, state.weights
 
     def finish(self) -> ServerState:
         """The next state, with the channels' scores as its memory."""
         after = super().finish()
         moved = {name: weight - self._before[name] for name, weight in after.weights.items()}
-        return dataclasses.replace(after, memory=filter_scores(self._setting.groups, self._setting.model, moved))
+        return dataclasses.replace(after, method_state=filter_scores(self._setting.groups, self._setting.model, moved))
 
 
 def main() -> None:

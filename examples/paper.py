@@ -27,7 +27,7 @@ from hfp.comparison.definition import Comparison, Variant, variants_of
 from hfp.comparison.page import file_name, round_chart, size_chart
 from hfp.comparison.runs import ComparisonFolder, missing, run_missing
 from hfp.comparison.table import Row, Runs, gather, grouped, rows
-from hfp.data import Dataset, Request, Split, load_dataset, register_dataset
+from hfp.data import DataRequest, Dataset, Split, load_dataset, register_dataset
 from hfp.results.folder import write_atomically
 
 ALPHAS = (0.1, 1.0, 10.0)
@@ -46,7 +46,7 @@ TABLE_2 = (
 TESTED = 2000
 
 
-def _tested_in_part(name: str, request: Request) -> Dataset:
+def _tested_in_part(name: str, request: DataRequest) -> Dataset:
     data = load_dataset(
         name,
         request.root,

@@ -4,7 +4,7 @@ from hfp.reconstruct.coupling.coupling import Coupling
 from hfp.reconstruct.errors import MapError
 from hfp.reconstruct.files.pruned_file import Pruned, PrunedFile, load_pruned, read_pruned, save_pruned
 from hfp.reconstruct.files.skeletons import TimmModel
-from hfp.reconstruct.maps.aggregation import RULES, Aggregator
+from hfp.reconstruct.maps.aggregation import AGGREGATION_RULES, Aggregator
 from hfp.reconstruct.maps.index_map import IndexMap, TensorMap
 from hfp.reconstruct.maps.optimizers import embed_optimizer, restrict_optimizer
 from hfp.reconstruct.maps.plan import Plan
@@ -12,7 +12,7 @@ from hfp.reconstruct.models.compact import compact_model
 from hfp.reconstruct.surgery.recording import Recording, record
 
 __all__ = [
-    "RULES",
+    "AGGREGATION_RULES",
     "Aggregator",
     "Coupling",
     "IndexMap",

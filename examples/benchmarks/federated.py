@@ -66,9 +66,11 @@ OWN_STUDIES: dict[str, Study] = {
         "head start 1": {"head_start": 1.0},
         "server momentum 0": {"options": {"server_momentum": 0.0}},
         "shrink 0": {"options": {"shrink": 0.0}},
-        "shrink 0.4 in every round": {"options": {"ebbs": False}},
+        "shrink 0.4 in every round": {"options": {"shrink_decays": False}},
         "calibration 0": {"options": {"calibration": 0.0}},
-        "shrink 0.3 in every round, calibration 0": {"options": {"shrink": 0.3, "ebbs": False, "calibration": 0.0}},
+        "shrink 0.3 in every round, calibration 0": {
+            "options": {"shrink": 0.3, "shrink_decays": False, "calibration": 0.0}
+        },
         "fill": {"options": {"rule": "fill"}},
         "masks drawn apart": {"options": {"nested": False}},
         "masks drawn apart, fill": {"options": {"nested": False, "rule": "fill"}},

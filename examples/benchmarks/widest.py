@@ -24,7 +24,7 @@ from hfp.methods import ServerState
 from hfp.reconstruct import IndexMap, compact_model
 from hfp.results.folder import write_atomically
 from hfp.training import batch_norm as batchnorm
-from hfp.training.local_step import LARGE_BATCH, LocalData, answers, statistics_of
+from hfp.training.local_step import LARGE_BATCH, LocalData, predict, statistics_of
 
 METHODS = ("ca-hfp", "fedavg", "fedmp", "heterofl", "fedrolex", "fjord", "ca-hfp-paper")
 
@@ -86,9 +86,9 @@ def accuracies(experiment: Experiment, folder: Path) -> tuple[float, float]:
 
 def widest(federation: Federation, state: ServerState) -> IndexMap:
     """Where the submodel of the client that leaves out the least lies, as the method would plan it now."""
-    setting = federation.setting
-    client = min(setting.clients, key=lambda client: client.ratio)
-    return setting.groups.index_map(federation.method.plan(setting, state, client))
+    context = federation.context
+    client = min(context.clients, key=lambda client: client.ratio)
+    return context.groups.index_map(federation.method.plan(context, state, client))
 
 
 @torch.no_grad()
@@ -99,7 +99,7 @@ def accuracy(federation: Federation, state: ServerState, index_map: IndexMap) ->
     test = federation.dataset.test
     data = LocalData(test.images, test.labels, federation.dataset.normalise)
     schedule = torch.arange(len(test)).split(LARGE_BATCH)
-    return 100 * float(answers(model.eval(), data, schedule, federation.training).correct.mean())
+    return 100 * float(predict(model.eval(), data, schedule, federation.training).correct.mean())
 
 
 def pool_statistics(federation: Federation, model: nn.Module) -> None:

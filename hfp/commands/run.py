@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from hfp.costs.devices import PROFILES
 from hfp.data import datasets, schemes
 from hfp.errors import InputError
-from hfp.federation.experiment import LATE, LIMITS, Experiment
+from hfp.federation.experiment import BUDGET_LIMITS, LATE_REPLIES, Experiment
 from hfp.federation.participation import asked_clients
 from hfp.federation.records import IN_TIME, ClientRecord, Run
 from hfp.federation.rounds import Outcome, full_cost, rounds
@@ -66,7 +66,7 @@ def add_settings(parser: argparse._ActionsContainer, without: Collection[str] = 
     add(
         "--ratio", type=_ratios, metavar="R[,R…]", help="share of channels removed: one, or one per client; over --rank"
     )
-    add("--budget", action="append", type=limit, metavar="KIND=MOST", help=_kinds("instead of ratios", LIMITS))
+    add("--budget", action="append", type=limit, metavar="KIND=MOST", help=_kinds("instead of ratios", BUDGET_LIMITS))
     add(
         "--profile",
         type=_names,
@@ -76,7 +76,7 @@ def add_settings(parser: argparse._ActionsContainer, without: Collection[str] = 
     add("--participation", type=float, metavar="SHARE", help="of the clients that a round asks")
     add("--dropout", type=float, metavar="CHANCE", help="that a client never answers")
     add("--deadline", type=float, metavar="SECONDS", help="simulated; replies after it are late")
-    add("--late", help=_kinds("late replies", LATE))
+    add("--late", help=_kinds("late replies", LATE_REPLIES))
     add(
         "--replan", type=int, metavar="N", help="rounds that a client keeps its plan, 0: while the method's phase lasts"
     )
@@ -171,7 +171,7 @@ class _Display:
     def __init__(self, console: Console, federation: Federation) -> None:
         self._console = console
         self._experiment = federation.experiment
-        self._fleet = federation.setting.clients
+        self._fleet = federation.context.clients
         self._parameters = sum(parameter.numel() for parameter in federation.model.parameters())
         self._progress = Progress(
             TextColumn("{task.description}"),

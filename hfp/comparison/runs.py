@@ -104,7 +104,7 @@ def result_of(run: Run) -> Result:
         "bytes_down": run.bytes_down,
         "training_macs": run.training_macs,
         "device_seconds": run.device_seconds,
-        "memory": run.memory,
+        "peak_bytes": run.peak_bytes,
         "parameters": run.parameters,
         "history": [{k: v for k, v in record.as_dict().items() if k != "clients"} for record in run.history],
     }

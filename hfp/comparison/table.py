@@ -74,7 +74,7 @@ class Row:
     megabytes_down: float
     gmacs: float
     seconds: float
-    memory: float
+    peak_megabytes: float
     target: float
     reached: Reached
 
@@ -176,7 +176,7 @@ def _row(
         megabytes_down=mean("bytes_down", MEGABYTE),
         gmacs=mean("training_macs", 1e9),
         seconds=mean("device_seconds", 1.0),
-        memory=mean("memory", MEGABYTE),
+        peak_megabytes=mean("peak_bytes", MEGABYTE),
         target=target,
         reached=_reached(list(results.values()), target),
     )
@@ -234,7 +234,7 @@ def cells_of(row: Row, personal: bool = False) -> tuple[str, ...]:
         f"{row.megabytes_down:,.1f}",
         f"{row.gmacs:,.1f}",
         f"{row.seconds:,.1f}",
-        f"{row.memory:,.1f}",
+        f"{row.peak_megabytes:,.1f}",
         to_target,
     )
 
@@ -315,7 +315,7 @@ def plain(made: Sequence[Row]) -> list[dict[str, Any]]:
             "megabytes_down": row.megabytes_down,
             "training_gmacs": row.gmacs,
             "device_seconds": row.seconds,
-            "memory_megabytes": row.memory,
+            "peak_megabytes": row.peak_megabytes,
             "target": row.target,
             "reached": row.reached.runs,
             "rounds_to_target": row.reached.rounds if row.reached.runs else None,

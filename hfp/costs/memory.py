@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 
-class MemoryCounter:
+class PeakBytesCounter:
     """Counts the bytes that a training step keeps, once for every set of parameter shapes.
 
     Parameters, their gradients and momentum (three copies), buffers, and what the forward pass saves for the backward

@@ -4,11 +4,11 @@ from hfp.data.augment import augment
 from hfp.data.dataset import Dataset, Split, make_dataset
 from hfp.data.load import datasets, load_dataset, register_dataset
 from hfp.data.partition import partition, schemes
-from hfp.data.request import Request
+from hfp.data.request import DataRequest
 
 __all__ = [
     "Dataset",
-    "Request",
+    "DataRequest",
     "Split",
     "augment",
     "datasets",

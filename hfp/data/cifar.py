@@ -10,13 +10,13 @@ from torchvision.datasets import CIFAR10, CIFAR100
 
 from hfp.data.dataset import Dataset, Split, make_dataset
 from hfp.data.imagefolder import has_splits, load_tree
-from hfp.data.request import Request, missing
+from hfp.data.request import DataRequest, missing
 from hfp.errors import InputError
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
-def load_cifar10(request: Request) -> Dataset:
+def load_cifar10(request: DataRequest) -> Dataset:
     """Read torchvision's files, or an ImageFolder tree `train/<class>/*`, `test/<class>/*` under the root.
 
     Raises:
@@ -31,7 +31,7 @@ def load_cifar10(request: Request) -> Dataset:
     return dataset
 
 
-def load_cifar100(request: Request) -> Dataset:
+def load_cifar100(request: DataRequest) -> Dataset:
     """Read torchvision's files under the root; labels are the 100 fine ones.
 
     Raises:
@@ -44,7 +44,7 @@ def _holds(source: type[CIFAR10], root: Path) -> bool:
     return (root / source.base_folder).is_dir()
 
 
-def _load(source: type[CIFAR10], request: Request, also: str) -> Dataset:
+def _load(source: type[CIFAR10], request: DataRequest, also: str) -> Dataset:
     root = request.folder
     if not _holds(source, root) and not request.download:
         raise missing(

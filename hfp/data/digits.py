@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from hfp.data.dataset import Dataset, Split, make_dataset
-from hfp.data.request import Request
+from hfp.data.request import DataRequest
 from hfp.data.stratify import stratified_halves
 from hfp.errors import InputError
 
@@ -14,7 +14,7 @@ _TEST_SHARE = 0.2
 _SPLIT_SEED = 0
 
 
-def load_digits(request: Request) -> Dataset:
+def load_digits(request: DataRequest) -> Dataset:
     """1,438 training and 359 test images, values 0 to 16; the split is fixed, whatever the seed.
 
     Raises:

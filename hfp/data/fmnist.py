@@ -15,7 +15,7 @@ from torchvision.datasets import FashionMNIST
 from torchvision.datasets.mnist import read_image_file, read_label_file
 
 from hfp.data.dataset import Dataset, Split, make_dataset
-from hfp.data.request import Request, missing
+from hfp.data.request import DataRequest, missing
 from hfp.errors import InputError
 
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
@@ -23,7 +23,7 @@ _FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx
 _DAMAGE = (OSError, EOFError, zlib.error, AssertionError, LookupError, RuntimeError, TypeError, ValueError)
 
 
-def load_fmnist(request: Request) -> Dataset:
+def load_fmnist(request: DataRequest) -> Dataset:
     """Read the files under the root (torchvision's layout or the files themselves), else the Debian package's.
 
     Raises:
@@ -36,7 +36,7 @@ def load_fmnist(request: Request) -> Dataset:
     return make_dataset(request.name, train, _read_split(folder, "t10k"), tuple(FashionMNIST.classes))
 
 
-def _folder(request: Request) -> Path:
+def _folder(request: DataRequest) -> Path:
     folders = [request.folder / "FashionMNIST" / "raw", request.folder]
     if request.root is None:
         folders.insert(0, DEBIAN_FOLDER)

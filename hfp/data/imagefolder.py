@@ -12,7 +12,7 @@ from torchvision.datasets.folder import make_dataset as list_images
 
 from hfp.data.dataset import Dataset, Split, make_dataset
 from hfp.data.decode import decode
-from hfp.data.request import Request
+from hfp.data.request import DataRequest
 from hfp.data.stratify import stratified_halves
 from hfp.errors import InputError
 
@@ -29,7 +29,7 @@ class _Files:
         return _Files(self.paths[chosen], self.labels[chosen])
 
 
-def load_imagefolder(request: Request) -> Dataset:
+def load_imagefolder(request: DataRequest) -> Dataset:
     """Read `root/train/<class>/*` and `root/test/<class>/*` (or `val`), else split `root/<class>/*` 80 to 20 by seed.
 
     Raises:
@@ -41,7 +41,7 @@ def load_imagefolder(request: Request) -> Dataset:
     return load_tree(request, size=request.image_size or _DEFAULT_SIZE)
 
 
-def load_tree(request: Request, size: int) -> Dataset:
+def load_tree(request: DataRequest, size: int) -> Dataset:
     """Read an image tree under the request's root; images are cut to `size` × `size` pixels about their centre."""
     root = request.folder
     train, test, classes = _list_splits(root, request.seed)

@@ -11,10 +11,10 @@ from hfp.data.dataset import Dataset
 from hfp.data.digits import load_digits
 from hfp.data.fmnist import load_fmnist
 from hfp.data.imagefolder import load_imagefolder
-from hfp.data.request import Request
+from hfp.data.request import DataRequest
 from hfp.errors import InputError, unknown
 
-_OWN: Mapping[str, Callable[[Request], Dataset]] = {
+_OWN: Mapping[str, Callable[[DataRequest], Dataset]] = {
     "digits": load_digits,
     "fmnist": load_fmnist,
     "cifar10": load_cifar10,
@@ -24,7 +24,7 @@ _OWN: Mapping[str, Callable[[Request], Dataset]] = {
 _LOADERS = dict(_OWN)
 
 
-def register_dataset(name: str, load: Callable[[Request], Dataset]) -> None:
+def register_dataset(name: str, load: Callable[[DataRequest], Dataset]) -> None:
     """Make a data set of your own known by `name`, to everything that takes names of data sets.
 
     `load` is given what was asked for (`hfp.data.Request`: root folder, which training images) and returns the images,
@@ -75,4 +75,4 @@ def load_dataset(
     folder = None if root is None else Path(root).expanduser()
     if folder is not None and not download and not folder.is_dir():
         raise InputError(f"the data root {folder} is not a folder")
-    return _LOADERS[name](Request(name, folder, limit, download, seed, image_size, cache))
+    return _LOADERS[name](DataRequest(name, folder, limit, download, seed, image_size, cache))

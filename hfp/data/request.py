@@ -14,7 +14,7 @@ from hfp.errors import InputError
 
 
 @dataclass(frozen=True)
-class Request:
+class DataRequest:
     """The arguments of `load_dataset`, checked."""
 
     name: str

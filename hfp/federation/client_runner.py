@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from hfp.costs.macs import MacCounter
-from hfp.costs.memory import MemoryCounter
+from hfp.costs.memory import PeakBytesCounter
 from hfp.federation.setup import Federation
-from hfp.methods import Client, Local, Reply, State, Task
+from hfp.methods import Client, ClientContext, Reply, State, Task
 from hfp.reconstruct import IndexMap, compact_model
 from hfp.training.local_step import statistics_of
 
@@ -20,8 +20,8 @@ class Clients:
 
     def __init__(self, federation: Federation) -> None:
         self._federation = federation
-        self._count = MacCounter(federation.setting.example)
-        self._memory = MemoryCounter(federation.setting.example)
+        self._count = MacCounter(federation.context.example)
+        self._count_peak_bytes = PeakBytesCounter(federation.context.example)
         self._model: nn.Module | None = None
 
     def train(self, round: int, client: Client, task: Task) -> Reply:
@@ -40,17 +40,17 @@ class Clients:
         self._model.load_state_dict(dict(weights))
         return statistics_of(self._model, self._federation.shards[client.index], self._federation.training)
 
-    def _local(self, round: int, client: Client) -> Local:
+    def _local(self, round: int, client: Client) -> ClientContext:
         federation = self._federation
-        return Local(
+        return ClientContext(
             client=client,
             round=round,
             model=federation.model,
-            groups=federation.setting.groups,
+            groups=federation.context.groups,
             data=federation.shards[client.index],
             training=dataclasses.replace(federation.training, epochs=federation.experiment.epochs_in(round)),
             count=self._count,
-            memory=self._memory,
+            count_peak_bytes=self._count_peak_bytes,
             seed=federation.experiment.seed,
             device=torch.device(federation.device),
         )

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from hfp.federation.setup import Federation
 from hfp.importance import Variation
-from hfp.methods import Collector, Held, ServerState, State, Update
+from hfp.methods import Collector, ServerState, State, TrainedPart, Update
 from hfp.methods.blocks.pseudo_gradients import PseudoGradients
 from hfp.reconstruct import TensorMap
 from hfp.seeds import generator
@@ -54,7 +54,7 @@ class Diagnostics:
 
 
 @dataclass(frozen=True)
-class Seen:
+class ObserverState:
     """What an observer has of earlier rounds: its estimates, and which channels the last ones `trained`."""
 
     variation: Variation
@@ -64,16 +64,16 @@ class Seen:
 class Observer:
     """Watches the updates of one round after the other; three models' memory, and the clients' index maps."""
 
-    def __init__(self, federation: Federation, seen: Seen | None = None) -> None:
+    def __init__(self, federation: Federation, observer_state: ObserverState | None = None) -> None:
         self._federation = federation
-        seen = seen or Seen(Variation(estimator="fisher", smoothing=0.5))
-        self._variation, self._trained = seen.variation, list(seen.trained)
+        observer_state = observer_state or ObserverState(Variation(estimator="fisher", smoothing=0.5))
+        self._variation, self._trained = observer_state.variation, list(observer_state.trained)
         self._images, self._labels = _sample(federation)
 
     @property
-    def seen(self) -> Seen:
+    def observer_state(self) -> ObserverState:
         """What earlier rounds gave."""
-        return Seen(self._variation, tuple(self._trained))
+        return ObserverState(self._variation, tuple(self._trained))
 
     def watch(self, state: ServerState, collector: Collector) -> Watch:
         """Watch what the coming round's collector gets."""
@@ -120,19 +120,19 @@ class Watch:
 
     def __init__(self, federation: Federation, state: ServerState, collector: Collector) -> None:
         self.state, self._collector = state, collector
-        self.parameters = {name: state.weights[name] for name in federation.setting.parameters}
+        self.parameters = {name: state.weights[name] for name in federation.context.parameters}
         self.gradients = PseudoGradients(self.parameters)
         self._federation = federation
-        self._held: list[Held] = []
+        self._held: list[TrainedPart] = []
         self._variance, self._weight = 0.0, 0.0
 
     def add(self, update: Update) -> None:
         """Take note of one client's update, and collect it."""
         self._collector.add(update)
-        held = self._federation.method.held(self._federation.setting, self.state, update)
+        trained_part = self._federation.method.trained_part(self._federation.context, self.state, update)
         weight, reply = update.client.samples, update.reply
-        self.gradients.add(held, weight, update.step_size * reply.steps)
-        self._held.append(dataclasses.replace(held, before={}, after={}))
+        self.gradients.add(trained_part, weight, update.step_size * reply.steps)
+        self._held.append(dataclasses.replace(trained_part, before={}, after={}))
         self._variance += weight * (reply.variance or 0.0)
         self._weight += weight
 
@@ -155,12 +155,12 @@ def trained_channels(federation: Federation, coverage: Mapping[str, Tensor]) -> 
 
     Groups whose root isn't a layer with one row of weights for each channel are left out.
     """
-    groups, trained = federation.setting.groups, {}
+    groups, trained = federation.context.groups, {}
     for name, size in groups.sizes.items():
-        held = coverage.get(f"{name}.weight")
-        if held is None:
+        weight = coverage.get(f"{name}.weight")
+        if weight is None:
             continue
-        rows = held.transpose(0, 1) if getattr(federation.model.get_submodule(name), "transposed", False) else held
+        rows = weight.transpose(0, 1) if getattr(federation.model.get_submodule(name), "transposed", False) else weight
         if len(rows) == size:
             trained[name] = (rows.reshape(size, -1) > 0).any(1)
     return trained
@@ -187,7 +187,7 @@ def _dissimilarity(gradients: PseudoGradients) -> float:
     return total
 
 
-def _overlap(one: Held, other: Held, names: Iterable[str]) -> float:
+def _overlap(one: TrainedPart, other: TrainedPart, names: Iterable[str]) -> float:
     """Entries that both hold, over those that either does."""
     shared = joint = 0
     for name in names:
@@ -197,10 +197,13 @@ def _overlap(one: Held, other: Held, names: Iterable[str]) -> float:
     return shared / joint
 
 
-def _shared(one: Held, other: Held, name: str) -> int:
+def _shared(one: TrainedPart, other: TrainedPart, name: str) -> int:
     mine, theirs = one.index_map.tensors[name], other.index_map.tensors[name]
     if name in one.active and name in other.active:
-        masks = [place.embed(held.active[name], _nowhere(place)) for held, place in ((one, mine), (other, theirs))]
+        masks = [
+            place.embed(trained_part.active[name], _nowhere(place))
+            for trained_part, place in ((one, mine), (other, theirs))
+        ]
         return int((masks[0] & masks[1]).sum())
     kept = zip(mine.shape, mine.kept, theirs.kept, strict=True)
     return math.prod(_common(size, first, second) for size, first, second in kept)

@@ -12,11 +12,11 @@ from hfp.costs.payload import pack
 from hfp.federation.fleet import Fleet
 from hfp.federation.records import Personal
 from hfp.federation.setup import Federation
-from hfp.methods import Client, Collector, Held, ServerState, State, Update
+from hfp.methods import Client, Collector, ServerState, State, TrainedPart, Update
 from hfp.reconstruct import IndexMap, compact_model
 from hfp.seeds import generator
 from hfp.training import batch_norm as batchnorm
-from hfp.training.local_step import LARGE_BATCH, Answers, LocalData, answers, statistics_of
+from hfp.training.local_step import LARGE_BATCH, LocalData, Predictions, predict, statistics_of
 
 
 class Own:
@@ -29,8 +29,8 @@ class Own:
     def add(self, update: Update) -> None:
         """Ask the client's model, and collect the update."""
         self._collector.add(update)
-        held = self._federation.method.held(self._federation.setting, self._state, update)
-        self._found[update.client.index] = self._evaluator.own(update.client.index, held)
+        trained_part = self._federation.method.trained_part(self._federation.context, self._state, update)
+        self._found[update.client.index] = self._evaluator.own(update.client.index, trained_part)
 
     def finish(self) -> ServerState:
         """The collector's next state."""
@@ -52,7 +52,7 @@ class Evaluator:
         self._model = self._build(IndexMap.identity(federation.model), federation.initial)
         normalised = batchnorm.has_statistics(federation.model)
         self._policy = federation.experiment.batch_norm if normalised else "aggregate"
-        self._answers: Answers | None = None
+        self._predictions: Predictions | None = None
         self.traffic = self._statistics_traffic()
 
     def refresh(self, state: ServerState) -> ServerState:
@@ -63,63 +63,63 @@ class Evaluator:
         for client, moments in self._statistics(state):
             pool.add(moments, weight=client.samples)
         pooled = {name: value.to(state.weights[name]) for name, value in pool.result().items()}
-        return ServerState(state.round, {**state.weights, **pooled}, state.memory)
+        return ServerState(state.round, {**state.weights, **pooled}, state.method_state)
 
     def score(self, state: ServerState) -> tuple[float, float]:
         """The global model's accuracy in percent and mean cross-entropy on the whole test set."""
         self._model.load_state_dict(dict(state.weights))
-        self._answers = self._global_answers(state)
-        return 100 * float(self._answers.correct.mean()), float(self._answers.losses.mean())
+        self._predictions = self._global_predictions(state)
+        return 100 * float(self._predictions.correct.mean()), float(self._predictions.losses.mean())
 
-    def own(self, client: int, held: Held) -> float:
+    def own(self, client: int, trained_part: TrainedPart) -> float:
         """The accuracy in percent of a client's own model on test images like its data.
 
         The model is the submodel that the client holds after its training, with batch-norm statistics of its images. It
         answers the whole test set, and an answer counts by the share of its class in the client's data (Chen & Chao,
         ICLR 2022, arXiv 2107.00778): no image has to be kept from training.
         """
-        model = self._build(held.index_map, held.after)
+        model = self._build(trained_part.index_map, trained_part.after)
         if batchnorm.has_statistics(model):
             statistics_of(model, self._federation.shards[client], self._federation.training)
         return self._as_for(client, self._ask(model))
 
     def shared(self, client: int) -> float:
         """The same of the global model that `score` has looked at last."""
-        assert self._answers is not None
-        return self._as_for(client, self._answers)
+        assert self._predictions is not None
+        return self._as_for(client, self._predictions)
 
-    def _as_for(self, client: int, found: Answers) -> float:
+    def _as_for(self, client: int, found: Predictions) -> float:
         weights = class_weights(self._federation.dataset.test.labels, self._federation.shards[client].labels)
         return 100 * float((weights * found.correct).sum())
 
-    def _global_answers(self, state: ServerState) -> Answers:
+    def _global_predictions(self, state: ServerState) -> Predictions:
         if self._policy == "batch":
             with batchnorm.batch_statistics(self._model):
                 return self._ask(self._model, self._mixed)
         if self._policy != "local":
             return self._ask(self._model)
-        total, samples = Answers.none(len(self._federation.dataset.test)), 0
+        total, samples = Predictions.none(len(self._federation.dataset.test)), 0
         for client, moments in self._statistics(state):
             self._model.load_state_dict({**state.weights, **moments})
             total = total.plus(self._ask(self._model), client.samples)
             samples += client.samples
         if not samples:  # no client could be reached
             return self._ask(self._model)
-        return Answers(total.correct / samples, total.losses / samples)
+        return Predictions(total.correct / samples, total.losses / samples)
 
     def _statistics(self, state: ServerState) -> Iterator[tuple[Client, State]]:
         """The batch-norm statistics of every client that can be reached."""
-        everyone = self._fleet.reachable(state.round, self._federation.setting.clients)
+        everyone = self._fleet.reachable(state.round, self._federation.context.clients)
         return self._fleet.statistics(state.round, everyone, state.weights)
 
-    def _ask(self, model: nn.Module, schedule: Sequence[Tensor] | None = None) -> Answers:
+    def _ask(self, model: nn.Module, schedule: Sequence[Tensor] | None = None) -> Predictions:
         """Answers to the whole test set, in evaluation mode unless there is a schedule of batches."""
         test = self._federation.dataset.test
         data = LocalData(test.images, test.labels, self._federation.dataset.normalise)
         if schedule is None:
             model.eval()
             schedule = torch.arange(len(test)).split(LARGE_BATCH)
-        return answers(model, data, schedule, self._federation.training)
+        return predict(model, data, schedule, self._federation.training)
 
     def _build(self, index_map: IndexMap, state: State) -> nn.Module:
         return compact_model(self._federation.model, index_map, state).to(self._federation.device)
@@ -134,7 +134,7 @@ class Evaluator:
     def _statistics_traffic(self) -> tuple[int, int]:
         if self._policy != "reestimate":
             return 0, 0
-        clients = len(self._federation.setting.clients)
+        clients = len(self._federation.context.clients)
         full: State = self._federation.initial
         moments = {name: tensor for name, tensor in full.items() if name.endswith(("running_mean", "running_var"))}
         return clients * len(pack(full)), clients * len(pack(moments))

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 
 from hfp.costs.payload import pack
-from hfp.federation.fleet import Answer
+from hfp.federation.fleet import TaskResult
 from hfp.federation.records import DROPPED, ClientRecord
 from hfp.federation.setup import Federation
 from hfp.methods import Client, ServerState, Task, Update
@@ -29,31 +29,31 @@ class Exchange:
 
     def task(self, state: ServerState, client: Client) -> Task:
         """The client's task in the coming round; the same each time it is asked for."""
-        method, setting = self._federation.method, self._federation.setting
-        return method.send(setting, state, client, self._plan(state, client))
+        method, context = self._federation.method, self._federation.context
+        return method.send(context, state, client, self._plan(state, client))
 
-    def update(self, answer: Answer) -> Update | None:
+    def update(self, result: TaskResult) -> Update | None:
         """What an answer gives to the round, None when there is no reply in it."""
-        reply = answer.reply
+        reply = result.reply
         if reply is None:
             return None
-        seconds = answer.client.device.seconds(answer.bytes_down, reply.training_macs, answer.bytes_up)
-        return Update(answer.client, answer.task, reply, self._federation.training.step_size, seconds)
+        seconds = result.client.device.seconds(result.bytes_down, reply.training_macs, result.bytes_up)
+        return Update(result.client, result.task, reply, self._federation.training.step_size, seconds)
 
-    def record(self, answer: Answer) -> ClientRecord:
+    def record(self, result: TaskResult) -> ClientRecord:
         """An answer's figures; without a reply those of the download alone."""
-        client, reply = answer.client, answer.reply
-        seconds = client.device.seconds(answer.bytes_down, reply.training_macs if reply else 0, answer.bytes_up)
+        client, reply = result.client, result.reply
+        seconds = client.device.seconds(result.bytes_down, reply.training_macs if reply else 0, result.bytes_up)
         record = ClientRecord(
             client=client.index,
             ratio=client.ratio,
             samples=client.samples,
-            bytes_down=answer.bytes_down,
-            bytes_up=answer.bytes_up,
+            bytes_down=result.bytes_down,
+            bytes_up=result.bytes_up,
             device=client.device.name,
             seconds_down=seconds.download,
-            status=answer.status,
-            problem=answer.problem,
+            status=result.status,
+            problem=result.problem,
         )
         if reply is None:
             return record
@@ -64,15 +64,15 @@ class Exchange:
             parameters=reply.parameters,
             forward_macs=reply.forward_macs,
             training_macs=reply.training_macs,
-            memory=reply.memory,
+            peak_bytes=reply.peak_bytes,
             seconds_training=seconds.compute,
             seconds_up=seconds.upload,
         )
 
-    def lose(self, state: ServerState, client: Client) -> Answer:
+    def lose(self, state: ServerState, client: Client) -> TaskResult:
         """A client gets its task and is never heard of."""
         task = self.task(state, client)
-        return Answer(client, task, len(pack(task.tensors)), status=DROPPED)
+        return TaskResult(client, task, len(pack(task.tensors)), status=DROPPED)
 
     def _plan(self, state: ServerState, client: Client) -> Plan:
         """The client's plan of an earlier round while it is to stay, else a new one."""
@@ -82,6 +82,6 @@ class Exchange:
             made, in_phase, plan = self._plans[client.index]
             if in_phase == phase and (every == 0 or state.round - made < every):
                 return plan
-        plan = method.plan(self._federation.setting, state, client)
+        plan = method.plan(self._federation.context, state, client)
         self._plans[client.index] = state.round, phase, plan
         return plan

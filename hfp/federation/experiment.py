@@ -22,7 +22,7 @@ RANKS: Mapping[int, tuple[float, float]] = MappingProxyType(
 )
 """Device ranks of arXiv 2603.12591: half of the clients prune the first share of their channels, half the second."""
 
-LIMITS: Mapping[str, str] = MappingProxyType(
+BUDGET_LIMITS: Mapping[str, str] = MappingProxyType(
     {
         "macs": "share of the full model's multiply-accumulates",
         "params": "share of the full model's parameters",
@@ -32,7 +32,7 @@ LIMITS: Mapping[str, str] = MappingProxyType(
 )
 """What a client's budget may limit."""
 
-LATE: Mapping[str, str] = MappingProxyType(
+LATE_REPLIES: Mapping[str, str] = MappingProxyType(
     {
         "discard": "the client is told to stop and its reply is lost",
         "join": "the client goes on, and its change joins the round in which it arrives",
@@ -51,9 +51,9 @@ class Experiment:
     side in pixels of an image folder's images.
 
     A client's device is a `profile` (`hfp.costs.devices`: a name or MACS:DOWN:UP); several are dealt out in turn. They say
-    what a round takes in simulated time. With a `budget` (`LIMITS`: the most that a client can afford) each client's
+    what a round takes in simulated time. With a `budget` (`BUDGET_LIMITS`: the most that a client can afford) each client's
     ratio is the smallest that keeps within it. Every round asks the share `participation` of the clients; each of them
-    drops out with probability `dropout`; replies after `deadline` simulated seconds are `late` (`LATE`). A client keeps
+    drops out with probability `dropout`; replies after `deadline` simulated seconds are `late` (`LATE_REPLIES`). A client keeps
     its plan for `replan` rounds, 0 for as long as the method's phase lasts.
 
     A round trains `epochs` on each client, the first ones more: `head_start` times as many, and `head_start_decay` of
@@ -165,8 +165,8 @@ class Experiment:
                 self.ratio is None, "budget", "given alone, because ratios follow from it", f"ratio {self.ratio} too"
             )
         for name, limit in (self.budget or {}).items():
-            if name not in LIMITS:
-                raise unknown("limit", name, LIMITS)
+            if name not in BUDGET_LIMITS:
+                raise unknown("limit", name, BUDGET_LIMITS)
             _check(_finite(limit) and limit > 0, f"limit {name}", "a finite number above 0", limit)
         _check(0 < self.participation <= 1, "participation", "in (0, 1]", self.participation)
         _check(0 <= self.dropout < 1, "dropout", "in [0, 1)", self.dropout)
@@ -174,8 +174,8 @@ class Experiment:
         _check(
             deadline is None or (_finite(deadline) and deadline > 0), "deadline", "a finite number above 0", deadline
         )
-        if self.late not in LATE:
-            raise unknown("way with late replies", self.late, LATE)
+        if self.late not in LATE_REPLIES:
+            raise unknown("way with late replies", self.late, LATE_REPLIES)
         _check(self.replan >= 0, "replan", "at least 0", self.replan)
         _check(self.evaluate >= 1, "evaluate", "at least 1", self.evaluate)
         _check(self.personal >= 0, "personal", "at least 0", self.personal)

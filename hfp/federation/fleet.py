@@ -17,7 +17,7 @@ Write = Callable[[Client], Task]
 
 
 @dataclass(frozen=True)
-class Answer:
+class TaskResult:
     """What came of one client's task: a reply, or why there is none (a status of `hfp.federation.records`, a sentence)."""
 
     client: Client
@@ -35,7 +35,7 @@ class Fleet(Protocol):
     def reachable(self, round: int, clients: Sequence[Client]) -> Sequence[Client]:
         """Those of `clients` that a task can be sent to now."""
 
-    def train(self, round: int, clients: Sequence[Client], write: Write) -> Iterator[Answer]:
+    def train(self, round: int, clients: Sequence[Client], write: Write) -> Iterator[TaskResult]:
         """Have every client do its task, written by `write`; the answers come in the order of `clients`.
 
         `write` gives the same task each time that it is called in a round, so that none need be held meanwhile.
@@ -55,7 +55,7 @@ class InProcess:
         """All of them."""
         return clients
 
-    def train(self, round: int, clients: Sequence[Client], write: Write) -> Iterator[Answer]:
+    def train(self, round: int, clients: Sequence[Client], write: Write) -> Iterator[TaskResult]:
         """One after the other.
 
         Raises:
@@ -68,7 +68,7 @@ class InProcess:
             reply = self._clients.train(round, client, received)
             up = pack(reply.tensors)
             reply = dataclasses.replace(reply, tensors=unpack(up, layout(reply.tensors)))
-            yield Answer(client, task, len(down), len(up), reply)
+            yield TaskResult(client, task, len(down), len(up), reply)
 
     def statistics(self, round: int, clients: Sequence[Client], weights: State) -> Iterator[tuple[Client, State]]:
         """One after the other."""

@@ -19,7 +19,7 @@ def asked_clients(participation: float, clients: int) -> int:
 
 
 @dataclass(frozen=True)
-class Waiting:
+class CohortState:
     """The last round in which each client is `busy`, and the late updates by the round in which they arrive."""
 
     busy: Mapping[int, int] = field(default_factory=dict)
@@ -32,16 +32,18 @@ class Cohort:
     The draws depend on seed, round and client alone, so that they are the same for every method.
     """
 
-    def __init__(self, experiment: Experiment, clients: Sequence[Client], waiting: Waiting | None = None) -> None:
+    def __init__(
+        self, experiment: Experiment, clients: Sequence[Client], cohort_state: CohortState | None = None
+    ) -> None:
         self._experiment, self._clients = experiment, tuple(clients)
-        waiting = waiting or Waiting()
-        self._busy = dict(waiting.busy)
-        self._arriving = {round: list(updates) for round, updates in waiting.arriving.items()}
+        cohort_state = cohort_state or CohortState()
+        self._busy = dict(cohort_state.busy)
+        self._arriving = {round: list(updates) for round, updates in cohort_state.arriving.items()}
 
     @property
-    def waiting(self) -> Waiting:
+    def cohort_state(self) -> CohortState:
         """Who is busy now, and what has yet to arrive."""
-        return Waiting(dict(self._busy), {round: tuple(updates) for round, updates in self._arriving.items()})
+        return CohortState(dict(self._busy), {round: tuple(updates) for round, updates in self._arriving.items()})
 
     def asked(self, round: int) -> list[Client]:
         """The round's share of the clients, without those that are still busy with an earlier round."""

@@ -19,7 +19,7 @@ from hfp.reconstruct import Coupling, compact_model
 class RatioFinder:
     """Finds the smallest ratio, in steps of a hundredth, whose submodel keeps within given limits.
 
-    Limits are those of `hfp.federation.experiment.LIMITS`. A submodel that loses the share ``ratio`` of every coupled group's
+    Limits are those of `hfp.federation.experiment.BUDGET_LIMITS`. A submodel that loses the share ``ratio`` of every coupled group's
     channels goes down and comes up once a round.
     """
 

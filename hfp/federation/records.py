@@ -21,7 +21,7 @@ LOST = (DROPPED, FAILED, REFUSED)
 class Cost:
     """What rounds cost over all clients; `forward_macs` and `parameters` are one model's, for one image.
 
-    `seconds` is the simulated time until every round's slowest client is done, `memory` what training keeps on one
+    `seconds` is the simulated time until every round's slowest client is done, `peak_bytes` what training keeps on one
     client.
     """
 
@@ -30,7 +30,7 @@ class Cost:
     training_macs: int
     forward_macs: int
     parameters: int
-    memory: int
+    peak_bytes: int
     seconds: float
 
 
@@ -38,7 +38,7 @@ class Cost:
 class ClientRecord:
     """One client in one round. MACs: `forward_macs` of one image, `training_macs` of all its steps (3 forwards).
 
-    `memory` is what training keeps at its peak (`hfp.costs.memory`), in bytes. Seconds are simulated, on the profile of the
+    `peak_bytes` is what training keeps at its peak (`hfp.costs.memory`), in bytes. Seconds are simulated, on the profile of the
     client's `device`. `status` is one of `IN_TIME`, `LATE` (past the deadline), `DROPPED` (it got its task and was
     never heard of; its figures are those of the download), `FAILED` (it said that it could not do the task) and
     `REFUSED` (its reply is no answer to the task); `problem` says more.
@@ -56,7 +56,7 @@ class ClientRecord:
     parameters: int = 0
     forward_macs: int = 0
     training_macs: int = 0
-    memory: int = 0
+    peak_bytes: int = 0
     seconds_training: float = 0.0
     seconds_up: float = 0.0
     status: str = IN_TIME
@@ -208,9 +208,9 @@ class Run:
         return self._mean("parameters")
 
     @property
-    def memory(self) -> float:
+    def peak_bytes(self) -> float:
         """Bytes that a client's training keeps at its peak: the largest client's, over the run."""
-        return max((client.memory for record in self.history for client in record.clients), default=0)
+        return max((client.peak_bytes for record in self.history for client in record.clients), default=0)
 
     def _mean(self, figure: str) -> float:
         clients = next((record.trained for record in reversed(self.history) if record.trained), ())

@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 
 from hfp.errors import InputError
-from hfp.methods import Method, Reply, ServerState, Setting, Update
+from hfp.methods import Method, MethodContext, Reply, ServerState, Update
 from hfp.reconstruct import MapError
 
 
-def problem_of(method: Method, setting: Setting, state: ServerState, update: Update) -> str:
+def problem_of(method: Method, context: MethodContext, state: ServerState, update: Update) -> str:
     """Why an update can't be used, in a sentence; empty when it can."""
     try:
         check_values(update.reply)
-        method.check_reply(setting, state, update)
+        method.check_reply(context, state, update)
     except (InputError, MapError) as error:
         return " ".join(str(error).split())
     return ""
@@ -25,7 +25,7 @@ def check_values(reply: Reply) -> None:
     Raises:
         InputError: naming the figure or tensor.
     """
-    for name in ("steps", "samples", "parameters", "forward_macs", "training_macs", "memory"):
+    for name in ("steps", "samples", "parameters", "forward_macs", "training_macs", "peak_bytes"):
         if getattr(reply, name) < 0:
             raise InputError(f"{name} must be at least 0; found {getattr(reply, name)}")
     for name in ("loss", "variance"):

@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from hfp.costs.macs import TRAINING_FACTOR, macs, parameters
-from hfp.costs.memory import MemoryCounter
+from hfp.costs.memory import PeakBytesCounter
 from hfp.costs.payload import pack
-from hfp.federation.diagnostics import Observer, Seen
+from hfp.federation.diagnostics import Observer, ObserverState
 from hfp.federation.evaluation import Evaluator, Own
 from hfp.federation.exchange import Exchange, Plans
 from hfp.federation.experiment import Experiment
-from hfp.federation.fleet import Answer, Fleet, InProcess
-from hfp.federation.participation import Cohort, Waiting, asked_clients
+from hfp.federation.fleet import Fleet, InProcess, TaskResult
+from hfp.federation.participation import Cohort, CohortState, asked_clients
 from hfp.federation.records import LATE, REFUSED, ClientRecord, Cost, RoundRecord, Run
 from hfp.federation.replies import problem_of
 from hfp.federation.setup import Federation, set_up
@@ -57,48 +57,48 @@ def rounds(federation: Federation, on_client: Callable[[ClientRecord], None] | N
 
 
 @dataclass(frozen=True)
-class Standing:
+class RunState:
     """All that the coming rounds of a run depend on, beside its experiment."""
 
     state: ServerState
     plans: Plans
-    waiting: Waiting
-    seen: Seen | None
+    cohort_state: CohortState
+    observer_state: ObserverState | None
 
 
 class Course:
-    """A run under way, one round at a time, on any fleet; it goes on from a `standing`, if there is one."""
+    """A run under way, one round at a time, on any fleet; it goes on from a `run_state`, if there is one."""
 
     def __init__(
         self,
         federation: Federation,
         fleet: Fleet | None = None,
-        standing: Standing | None = None,
+        run_state: RunState | None = None,
         on_client: Callable[[ClientRecord], None] | None = None,
     ) -> None:
-        experiment, clients = federation.experiment, federation.setting.clients
+        experiment, clients = federation.experiment, federation.context.clients
         start = federation.method.start
-        self.state = standing.state if standing else start(federation.setting, federation.initial)
+        self.state = run_state.state if run_state else start(federation.context, federation.initial)
         self._federation, self._fleet = federation, fleet or InProcess(federation)
-        self._exchange = Exchange(federation, standing.plans if standing else None)
-        self._cohort = Cohort(experiment, clients, standing.waiting if standing else None)
-        seen = standing.seen if standing else None
-        self._observer = Observer(federation, seen) if experiment.diagnostics else None
+        self._exchange = Exchange(federation, run_state.plans if run_state else None)
+        self._cohort = Cohort(experiment, clients, run_state.cohort_state if run_state else None)
+        observer_state = run_state.observer_state if run_state else None
+        self._observer = Observer(federation, observer_state) if experiment.diagnostics else None
         self._evaluator = Evaluator(federation, self._fleet)
         self._on_client = on_client
 
     @property
-    def standing(self) -> Standing:
+    def run_state(self) -> RunState:
         """Where the run stands between two rounds."""
-        seen = self._observer.seen if self._observer else None
-        return Standing(self.state, self._exchange.plans, self._cohort.waiting, seen)
+        observer_state = self._observer.observer_state if self._observer else None
+        return RunState(self.state, self._exchange.plans, self._cohort.cohort_state, observer_state)
 
     def advance(self) -> Outcome:
         """Run the next round."""
         begun, experiment = time.perf_counter(), self._federation.experiment
         method, observer, state = self._federation.method, self._observer, self.state
         phase = method.phase(state)
-        collector = method.collect(self._federation.setting, state)
+        collector = method.collect(self._federation.context, state)
         watch = observer.watch(state, collector) if observer else None
         measured, own_too = experiment.measures(state.round), experiment.measures_own(state.round)
         own = Own(self._federation, self._evaluator, state, watch or collector) if own_too else None
@@ -122,11 +122,11 @@ class Course:
 
     def _ask(self, collector: Collector) -> tuple[list[ClientRecord], int]:
         """Have this round's clients train and collect their replies: the records, and how many were collected."""
-        method, setting, state = self._federation.method, self._federation.setting, self.state
+        method, context, state = self._federation.method, self._federation.context, self.state
         records, heard = [], 0
-        for answer in self._answers():
-            update, record = self._exchange.update(answer), self._exchange.record(answer)
-            problem = problem_of(method, setting, state, update) if update else ""
+        for result in self._task_results():
+            update, record = self._exchange.update(result), self._exchange.record(result)
+            problem = problem_of(method, context, state, update) if update else ""
             if update is None:
                 pass
             elif problem:
@@ -140,29 +140,29 @@ class Course:
             if self._on_client is not None:
                 self._on_client(record)
         for update in self._cohort.arrivals(state.round):
-            rebased = method.rebase(setting, state, update)
+            rebased = method.rebase(context, state, update)
             if rebased is not None:
                 collector.add(rebased)
                 heard += 1
         return records, heard
 
-    def _answers(self) -> Iterator[Answer]:
+    def _task_results(self) -> Iterator[TaskResult]:
         """What comes of every client that takes part, in their order; those that drop out are not even started."""
-        method, setting, state = self._federation.method, self._federation.setting, self.state
+        method, context, state = self._federation.method, self._federation.context, self.state
         present = self._fleet.reachable(state.round, self._cohort.asked(state.round))
-        chosen = method.select(setting, state, present) if present else ()
+        chosen = method.select(context, state, present) if present else ()
         lost = {client.index for client in chosen if self._cohort.drops_out(state.round, client)}
         sent = [client for client in chosen if client.index not in lost]
-        answers = self._fleet.train(state.round, sent, lambda client: self._exchange.task(state, client))
+        results = self._fleet.train(state.round, sent, lambda client: self._exchange.task(state, client))
         for client in chosen:
-            yield self._exchange.lose(state, client) if client.index in lost else next(answers)
+            yield self._exchange.lose(state, client) if client.index in lost else next(results)
 
 
 def full_cost(federation: Federation, rounds: int) -> Cost:
     """What the first `rounds` rounds cost when the clients that are asked train the full model, as in FedAvg."""
     message = len(pack(federation.initial))
-    experiment, clients = federation.experiment, federation.setting.clients
-    forward = macs(federation.model, federation.setting.example)
+    experiment, clients = federation.experiment, federation.context.clients
+    forward = macs(federation.model, federation.context.example)
     asked = asked_clients(experiment.participation, len(clients))
     epochs = [experiment.epochs_in(round) for round in range(rounds)]
     image = TRAINING_FACTOR * forward
@@ -176,6 +176,6 @@ def full_cost(federation: Federation, rounds: int) -> Cost:
         training_macs=image * sum(client.samples for client in clients) * sum(epochs) * asked // len(clients),
         forward_macs=forward,
         parameters=parameters(federation.model),
-        memory=MemoryCounter(federation.setting.example)(federation.model, experiment.batch_size),
+        peak_bytes=PeakBytesCounter(federation.context.example)(federation.model, experiment.batch_size),
         seconds=sum(slowest),
     )

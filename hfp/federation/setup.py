@@ -16,7 +16,7 @@ from hfp.federation.experiment import Experiment
 from hfp.federation.problem import Problem, dataset_of
 from hfp.federation.ratios import RatioFinder
 from hfp.layers.calling import modes_kept
-from hfp.methods import Client, Method, Setting, State, create_method
+from hfp.methods import Client, Method, MethodContext, State, create_method
 from hfp.models import classifier_of, create_model
 from hfp.reconstruct import Coupling, MapError
 from hfp.seeds import derive
@@ -34,7 +34,7 @@ class Federation:
     dataset: Dataset
     shards: tuple[LocalData, ...]
     model: nn.Module
-    setting: Setting
+    context: MethodContext
     training: LocalTraining
     device: torch.device
 
@@ -104,11 +104,11 @@ def with_data_of(federation: Federation, problem: Problem, client: int) -> Feder
     """
     own = problem.client_data(client, federation.experiment.clients)
     check_labels(own, len(federation.dataset.classes))
-    shards, clients = list(federation.shards), list(federation.setting.clients)
+    shards, clients = list(federation.shards), list(federation.context.clients)
     shards[client] = LocalData(own.images, own.labels, federation.dataset.normalise)
     clients[client] = dataclasses.replace(clients[client], samples=len(own.labels))
-    setting = dataclasses.replace(federation.setting, clients=tuple(clients))
-    return dataclasses.replace(federation, shards=tuple(shards), setting=setting)
+    context = dataclasses.replace(federation.context, clients=tuple(clients))
+    return dataclasses.replace(federation, shards=tuple(shards), context=context)
 
 
 def _assemble(
@@ -123,7 +123,7 @@ def _assemble(
             zip(samples, _ratios(experiment, model, groups, samples, dataset.shape), experiment.devices, strict=True)
         )
     )
-    setting = Setting(
+    context = MethodContext(
         model=model,
         groups=groups,
         parameters=tuple(dict(model.named_parameters())),
@@ -132,14 +132,14 @@ def _assemble(
         example=torch.zeros(1, *dataset.shape),
         classifier=_rows_of_classes(model, len(dataset.classes)),
     )
-    method.check(setting)
+    method.check(context)
     return Federation(
         experiment=experiment,
         method=method,
         dataset=dataset,
         shards=shards,
         model=model,
-        setting=setting,
+        context=context,
         training=LocalTraining(
             experiment.epochs,
             experiment.batch_size,

@@ -25,4 +25,4 @@ def use_threads(threads: int | None, federation: Federation) -> None:
 
 def _step_work(federation: Federation) -> int:
     """Multiply-accumulates of one batch through the full model."""
-    return macs(federation.model, federation.setting.example) * federation.experiment.batch_size
+    return macs(federation.model, federation.context.example) * federation.experiment.batch_size

@@ -16,12 +16,12 @@ from flwr.serverapp import Grid
 
 from hfp.costs.payload import layout
 from hfp.errors import InputError
-from hfp.federation.fleet import Answer, Write
+from hfp.federation.fleet import TaskResult, Write
 from hfp.federation.records import DROPPED, FAILED, IN_TIME, REFUSED
 from hfp.flower import wire
 from hfp.flower.letter import Letter, from_records, to_records
 from hfp.flower.settings import Settings
-from hfp.methods import Client, Setting, State, Task
+from hfp.methods import Client, MethodContext, State, Task
 
 SHORTEST, LONGEST = 0.02, 0.5  # seconds between looks for messages: twice as long each time that there are none
 PATIENCE = 5.0  # seconds that a message outlives its round, so that its end is heard of
@@ -218,9 +218,9 @@ class Nodes:
 class Flower:
     """A `hfp.federation.fleet.Fleet` of Flower nodes."""
 
-    def __init__(self, nodes: Nodes, setting: Setting, weights: State) -> None:
-        self._nodes, self._setting = nodes, setting
-        self._digest = wire.digest(setting, weights)
+    def __init__(self, nodes: Nodes, context: MethodContext, weights: State) -> None:
+        self._nodes, self._setting = nodes, context
+        self._digest = wire.digest(context, weights)
         self._has: dict[int, tuple[int, frozenset[str]]] = {}
         self._first = True
 
@@ -235,7 +235,7 @@ class Flower:
         free = self._nodes.free()
         return [client for client in clients if client.index in free and self._nodes.fits(client, self._digest)]
 
-    def train(self, round: int, clients: Sequence[Client], write: Write) -> Iterator[Answer]:
+    def train(self, round: int, clients: Sequence[Client], write: Write) -> Iterator[TaskResult]:
         """Have the clients' nodes do their tasks, all at once."""
         sent: dict[int, int] = {}
 
@@ -248,18 +248,18 @@ class Flower:
             if _forgotten(heard):
                 self._has.pop(client.index, None)
                 heard = next(self._nodes.converse("train", [client], compose))[1]
-            yield self._answer(client, write(client), sent.get(client.index, 0), heard)
+            yield self._task_result(client, write(client), sent.get(client.index, 0), heard)
 
-    def _answer(self, client: Client, task: Task, down: int, heard: Heard) -> Answer:
+    def _task_result(self, client: Client, task: Task, down: int, heard: Heard) -> TaskResult:
         if heard.letter is None:
-            return Answer(client, task, down, status=heard.status, problem=heard.problem)
+            return TaskResult(client, task, down, status=heard.status, problem=heard.problem)
         up = len(heard.letter.body)
         try:
             reply, kept = wire.read_reply(self._setting, task, heard.letter)
         except InputError as error:
-            return Answer(client, task, down, up, status=REFUSED, problem=" ".join(str(error).split()))
+            return TaskResult(client, task, down, up, status=REFUSED, problem=" ".join(str(error).split()))
         self._has[client.index] = self._nodes.nodes[client.index].id, kept
-        return Answer(client, task, down, up, reply)
+        return TaskResult(client, task, down, up, reply)
 
     def _known(self, client: Client) -> frozenset[str]:
         """What the client's node keeps, as it said last; a node that came back may have lost it."""

@@ -58,14 +58,14 @@ def run(grid: Grid, experiment: Experiment, settings: Settings, say: Callable[[s
     use_threads(settings.threads or None, federation)
     folder.configure(experiment)
     say(f"{experiment.method} on {experiment.clients} nodes; written to {folder.path.resolve()}")
-    fleet = Flower(nodes, federation.setting, federation.initial)
-    course = Course(federation, fleet, before.standing if before else None)
+    fleet = Flower(nodes, federation.context, federation.initial)
+    course = Course(federation, fleet, before.run_state if before else None)
     history = list(before.history) if before else []
     keeper = _Keeper(folder.path / CHECKPOINT)
     for _ in range(len(history), experiment.rounds):
         outcome = course.advance()
         history.append(outcome.record)
-        keeper.save(Checkpoint(experiment, tuple(history), course.standing))
+        keeper.save(Checkpoint(experiment, tuple(history), course.run_state))
         folder.rewrite(history)
         _tell(outcome.record, experiment.rounds, say)
     done = Run(experiment, tuple(history), course.state.weights, full_cost(federation, len(history)))

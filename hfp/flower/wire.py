@@ -21,7 +21,7 @@ from torch import Tensor
 from hfp.costs.payload import layout, pack, unpack
 from hfp.errors import InputError
 from hfp.flower.letter import Letter
-from hfp.methods import Client, Reply, Setting, State, Task
+from hfp.methods import Client, MethodContext, Reply, State, Task
 from hfp.methods.blocks.bits import from_bits, to_bits
 from hfp.reconstruct import IndexMap, MapError, Plan
 
@@ -47,12 +47,12 @@ LONGEST_NAME = 1_000
 MOST_WORDS = 500
 FAILED, FORGOTTEN = "failed", "forgotten"
 STATISTICS, GLOBAL, KEPT = "statistics", "global", "kept"
-FIGURES = ("steps", "samples", "parameters", "forward_macs", "training_macs", "memory")
+FIGURES = ("steps", "samples", "parameters", "forward_macs", "training_macs", "peak_bytes")
 
 Layout = Mapping[str, tuple[torch.Size, torch.dtype]]
 
 
-def write_task(setting: Setting, round: int, client: Client, task: Task, has: Iterable[str] = ()) -> Letter:
+def write_task(context: MethodContext, round: int, client: Client, task: Task, has: Iterable[str] = ()) -> Letter:
     """A task for a client that still `has` some of what the task takes as known; the rest is sent."""
     again = {name: tensor for name, tensor in task.known.items() if name not in set(has)}
     tensors = {**task.tensors, **again}
@@ -64,12 +64,12 @@ def write_task(setting: Setting, round: int, client: Client, task: Task, has: It
         "plan": _plan_fields(task.plan),
         "values": dict(task.values),
         "known": sorted(task.known),
-        **_described(tensors, compact_layout(setting, task.index_map)),
+        **_described(tensors, compact_layout(context, task.index_map)),
     }
     return Letter(_dump(header), pack(tensors))
 
 
-def read_task(setting: Setting, letter: Letter, client: int, kept: State) -> tuple[int, float, Task]:
+def read_task(context: MethodContext, letter: Letter, client: int, kept: State) -> tuple[int, float, Task]:
     """The round, the client's ratio and the task; `kept` is what the client has of earlier rounds.
 
     Raises:
@@ -80,11 +80,11 @@ def read_task(setting: Setting, letter: Letter, client: int, kept: State) -> tup
     if _whole(fields, "client") != client:
         raise InputError(f"this is client {client}; found a task for client {fields['client']}")
     try:
-        plan = setting.groups.plan(_plan_of(fields, setting))
-        index_map = setting.groups.index_map(plan)
+        plan = context.groups.plan(_plan_of(fields, context))
+        index_map = context.groups.index_map(plan)
     except MapError as error:
         raise InputError(f"the task's plan can't be used: {error}") from error
-    tensors = unpack(letter.body, _layout_of(fields, compact_layout(setting, index_map), len(letter.body)))
+    tensors = unpack(letter.body, _layout_of(fields, compact_layout(context, index_map), len(letter.body)))
     values = {_text(name): _number(value, name) for name, value in _mapping(fields, "values").items()}
     known = {_text(name) for name in _sequence(fields, "known")}
     forgotten = known - kept.keys() - tensors.keys()
@@ -99,7 +99,7 @@ class Forgotten(InputError):
     """A client has not what a task takes as known; the server sends it again."""
 
 
-def write_reply(setting: Setting, task: Task, reply: Reply, kept: Iterable[str] = ()) -> Letter:
+def write_reply(context: MethodContext, task: Task, reply: Reply, kept: Iterable[str] = ()) -> Letter:
     """What a client answers to a task, and the names of what it keeps for later ones."""
     header = {
         "kind": "reply",
@@ -109,19 +109,19 @@ def write_reply(setting: Setting, task: Task, reply: Reply, kept: Iterable[str] 
             if name != "tensors"
         },
         "kept": sorted(kept),
-        **_described(reply.tensors, compact_layout(setting, task.index_map)),
+        **_described(reply.tensors, compact_layout(context, task.index_map)),
     }
     return Letter(_dump(header), pack(reply.tensors))
 
 
-def read_reply(setting: Setting, task: Task, letter: Letter) -> tuple[Reply, frozenset[str]]:
+def read_reply(context: MethodContext, task: Task, letter: Letter) -> tuple[Reply, frozenset[str]]:
     """The reply to a task, and what the client keeps.
 
     Raises:
         InputError: this is no reply, or it is damaged.
     """
     fields = _load(letter.header, "reply")
-    tensors = unpack(letter.body, _layout_of(fields, compact_layout(setting, task.index_map), len(letter.body)))
+    tensors = unpack(letter.body, _layout_of(fields, compact_layout(context, task.index_map), len(letter.body)))
     figures = _mapping(fields, "figures")
     variance = figures.get("variance")
     reply = Reply(
@@ -195,9 +195,9 @@ def read_own_state(kind: str, letter: Letter) -> dict[str, Tensor]:
     return unpack(letter.body, _layout_of(fields, {}, len(letter.body)))
 
 
-def compact_layout(setting: Setting, index_map: IndexMap) -> Layout:
+def compact_layout(context: MethodContext, index_map: IndexMap) -> Layout:
     """Shape and dtype of every tensor of a compact model."""
-    full = setting.model.state_dict()
+    full = context.model.state_dict()
     return {name: (torch.Size(place.compact_shape), full[name].dtype) for name, place in index_map.tensors.items()}
 
 
@@ -206,10 +206,10 @@ def statistics_layout(state: State) -> Layout:
     return layout({n: t for n, t in state.items() if n.endswith(("running_mean", "running_var"))})
 
 
-def digest(setting: Setting, state: State) -> str:
+def digest(context: MethodContext, state: State) -> str:
     """A short word for the architecture: both sides must have the same names, shapes and coupled groups."""
     tensors = [f"{name} {list(tensor.shape)} {tensor.dtype}" for name, tensor in state.items()]
-    groups = [f"{name} {size}" for name, size in setting.groups.sizes.items()]
+    groups = [f"{name} {size}" for name, size in context.groups.sizes.items()]
     return hashlib.sha256("\n".join([*tensors, *groups]).encode()).hexdigest()[:16]
 
 
@@ -258,10 +258,10 @@ def _channels(kept: Sequence[int], size: int) -> list[int] | str:
     return base64.b64encode(to_bits(mask).numpy().tobytes()).decode()
 
 
-def _plan_of(fields: Mapping[str, Any], setting: Setting) -> dict[str, Tensor]:
+def _plan_of(fields: Mapping[str, Any], context: MethodContext) -> dict[str, Tensor]:
     plan = {}
     for name, channels in _mapping(fields, "plan").items():
-        size = setting.groups.sizes.get(name)
+        size = context.groups.sizes.get(name)
         if size is None:
             raise InputError(f"the plan names the coupled group {name[:80]!r}, which this model doesn't have")
         plan[name] = _kept(channels, size, name)

@@ -25,7 +25,7 @@ from hfp.reconstruct import MapError
 
 OWN_CLIENTS = 4  # clients whose own data one process keeps; in simulation it serves any of them
 
-Answer = tuple[Letter, Letter | None]
+AnswerAndKept = tuple[Letter, Letter | None]
 
 
 class Workshop:
@@ -41,7 +41,7 @@ class Workshop:
         self._problem = None if problem is None else load_problem(Path(problem))
         self._of = lru_cache(maxsize=OWN_CLIENTS if problem else 1)(self._set_up)
 
-    def answer(self, kind: str, letter: Letter, client: int, clients: int, kept: Letter | None) -> Answer:
+    def answer(self, kind: str, letter: Letter, client: int, clients: int, kept: Letter | None) -> AnswerAndKept:
         """The answer to a letter of some kind, and what the client is to keep now; failures are answers too."""
         try:
             return self._answer(kind, letter, client, clients, kept)
@@ -53,16 +53,16 @@ class Workshop:
             traceback.print_exc()
             return wire.write_failure(wire.FAILED, f"{type(error).__name__}: {error}"), kept
 
-    def _answer(self, kind: str, letter: Letter, index: int, clients: int, kept: Letter | None) -> Answer:
+    def _answer(self, kind: str, letter: Letter, index: int, clients: int, kept: Letter | None) -> AnswerAndKept:
         if clients != self._experiment.clients or not 0 <= index < clients:
             raise InputError(
                 f"this run has {self._experiment.clients} clients; this node is partition {index} of {clients}: "
                 "give matching partition-id and num-partitions"
             )
         federation, workers = self._of(index if self._problem else 0)
-        client = federation.setting.clients[index]
+        client = federation.context.clients[index]
         if kind == "hello":
-            architecture = wire.digest(federation.setting, federation.model.state_dict())
+            architecture = wire.digest(federation.context, federation.model.state_dict())
             return wire.write_hello(index, client.samples, architecture), kept
         if kind == "train":
             return self._train(federation, workers, client, letter, kept)
@@ -75,13 +75,13 @@ class Workshop:
 
     def _train(
         self, federation: Federation, workers: Clients, client: Client, letter: Letter, kept: Letter | None
-    ) -> Answer:
-        setting = federation.setting
+    ) -> AnswerAndKept:
+        context = federation.context
         before = _unpacked(kept)
-        round, ratio, task = wire.read_task(setting, letter, client.index, before)
+        round, ratio, task = wire.read_task(context, letter, client.index, before)
         reply = workers.train(round, dataclasses.replace(client, ratio=ratio), task)
         after = {**before, **federation.method.keep(task, reply)}
-        answer = wire.write_reply(setting, task, reply, after)
+        answer = wire.write_reply(context, task, reply, after)
         return answer, wire.write_state(wire.KEPT, after, {}) if after else kept
 
     def _set_up(self, index: int) -> tuple[Federation, Clients]:
@@ -116,7 +116,7 @@ def workshop(config: str, problem: str | None) -> Workshop:
     return Workshop(json.loads(config), problem)
 
 
-def answer(request: Mapping[str, Any], letter: Letter, kept: Letter | None) -> Answer:
+def answer(request: Mapping[str, Any], letter: Letter, kept: Letter | None) -> AnswerAndKept:
     """The answer to what a ClientApp passes on: kind, client, clients, config and problem, and the letter."""
     try:
         here = workshop(request["config"], request["problem"])

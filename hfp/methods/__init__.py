@@ -14,19 +14,19 @@ from hfp.methods import (  # noqa: F401  (each registers itself)
     prunefl,
 )
 from hfp.methods.interface.base import Collector, Method
-from hfp.methods.interface.client_context import Local
+from hfp.methods.interface.client_context import ClientContext
 from hfp.methods.interface.registry import create_method, methods, register
-from hfp.methods.interface.values import Client, Held, Reply, ServerState, Setting, State, Task, Update
+from hfp.methods.interface.values import Client, MethodContext, Reply, ServerState, State, Task, TrainedPart, Update
 
 __all__ = [
     "Client",
     "Collector",
-    "Held",
-    "Local",
+    "TrainedPart",
+    "ClientContext",
     "Method",
     "Reply",
     "ServerState",
-    "Setting",
+    "MethodContext",
     "State",
     "Task",
     "Update",

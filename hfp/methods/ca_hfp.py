@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import ClassVar
 
 from torch import nn
@@ -10,34 +12,33 @@ from torch import nn
 from hfp.errors import InputError, unknown
 from hfp.importance import Variation, VariationImportance
 from hfp.methods.blocks.calibration import calibrated, check_calibration
-from hfp.methods.blocks.momentum import check_momentum, pushed
+from hfp.methods.blocks.momentum import check_momentum, server_momentum_step
 from hfp.methods.blocks.pseudo_gradients import PseudoGradients
 from hfp.methods.blocks.selection import Scores, check_counts, keep_best, keep_random, scores_of
 from hfp.methods.interface.base import Method
-from hfp.methods.interface.client_context import Local
+from hfp.methods.interface.client_context import ClientContext
 from hfp.methods.interface.registry import register
-from hfp.methods.interface.values import Client, ServerState, Setting, State, Task, Update
-from hfp.reconstruct import Aggregator, Plan
+from hfp.methods.interface.values import Client, MethodContext, ServerState, State, Task, Update
+from hfp.reconstruct import AGGREGATION_RULES, Aggregator, Plan
 from hfp.seeds import generator
 from hfp.training.local_step import Objective
 
-RULES = ("fill", "holders")
 FORMS = ("curvature", "paper", "taylor")
 ESTIMATORS = ("fisher", "centered", "secant")
 
 
 @dataclass(frozen=True)
-class Memory:
+class CAHFPState:
     """What the server remembers between rounds.
 
     Its estimates, the channels' scores once warm-up is over, the global parameters' velocity, and by which share the
-    shrink ebbs from round to round, known after the first round that a client was heard of.
+    shrinking decays from round to round, known after the first round in which a client replied.
     """
 
     variation: Variation
     scores: Scores | None = None
     velocity: State = field(default_factory=dict)
-    ebb: float | None = None
+    shrink_decay: float | None = None
 
 
 @register
@@ -53,13 +54,13 @@ class CAHFP(Method):
     ``holders``; `explore`, the share of a client's channels that are drawn at random from those that don't score best,
     so that all get trained; `server_momentum`, the share of a round's change of the global parameters that moves them
     again in the next; `shrink`, the share ``λ`` of the perturbation ``e_t = Σ_k p_k (1 - m_k) w_t`` that a round takes
-    off the global parameters, and whether it `ebbs`: round ``t`` takes ``λ (1 - A u)^t``, ``A`` the clients' agreement
+    off the global parameters, and whether it decays (`shrink_decays`): round ``t`` takes ``λ (1 - A u)^t``, ``A`` the clients' agreement
     and ``u`` the share of the entries that nobody holds, both of the first round (`PseudoGradients`); `calibration`,
     how much a local step adds to the strength of the calibrated loss, at most 1 (`hfp.methods.blocks.calibration`).
 
     Why shrink: a submodel learns to do without what its client does not hold, and in the full model what nobody trains
     is noise. With ``fill`` a client counts with ``(1 - λ) w_t`` for what it did not hold: 0 is the paper's
-    reconstruction, 1 leaves it out. Why ebb: what some clients trained serves the others too, if they are alike, and
+    reconstruction, 1 leaves it out. Why it decays: what some clients trained serves the others too, if they are alike, and
     the fewer channels are held by anyone, the more is lost by shrinking those that only some of the clients hold.
     `hfp.methods.ca_hfp_paper` has the paper's own form.
 
@@ -68,7 +69,10 @@ class CAHFP(Method):
 
     name: ClassVar[str] = "ca-hfp"
     source: ClassVar[str] = "arXiv 2603.12591"
-    summary: ClassVar[str] = "each client trains the channels whose removal costs the least; what few train shrinks"
+    summary: ClassVar[str] = (
+        "each client trains the channels whose removal would cost most; entries that few clients train shrink"
+    )
+    renamed_options: ClassVar[Mapping[str, str]] = MappingProxyType({"ebbs": "shrink_decays"})
 
     warmup: int = 1
     nested: bool = True
@@ -78,7 +82,7 @@ class CAHFP(Method):
     rule: str = "holders"
     explore: float = 0.0
     shrink: float = 0.4
-    ebbs: bool = True
+    shrink_decays: bool = True
     server_momentum: float = 0.5
     calibration: float = 0.05
 
@@ -94,53 +98,53 @@ class CAHFP(Method):
         check_calibration(self.calibration)
         check_momentum(self.server_momentum)
         for kind, value, known in (
-            ("rule", self.rule, RULES),
+            ("rule", self.rule, AGGREGATION_RULES),
             ("form", self.form, FORMS),
             ("estimator", self.estimator, ESTIMATORS),
         ):
             if value not in known:
                 raise unknown(kind, value, known)
 
-    def check(self, setting: Setting) -> None:
+    def check(self, context: MethodContext) -> None:
         """Every client must keep a channel in every coupled group."""
-        check_counts(setting)
+        check_counts(context)
 
-    def start(self, setting: Setting, weights: State) -> ServerState:
+    def start(self, context: MethodContext, weights: State) -> ServerState:
         """No estimate yet."""
         variation = Variation(estimator=self.estimator, smoothing=self.smoothing)
-        return ServerState(round=0, weights=weights, memory=Memory(variation))
+        return ServerState(round=0, weights=weights, method_state=CAHFPState(variation))
 
-    def plan(self, setting: Setting, state: ServerState, client: Client) -> Plan:
+    def plan(self, context: MethodContext, state: ServerState, client: Client) -> Plan:
         """Random channels during warm-up, the best by score after it; as many as the client's ratio leaves."""
-        groups, scores = setting.groups, state.memory.scores
-        drawn = generator(setting.seed, "mask", state.round, client.index)
+        groups, scores = context.groups, state.method_state.scores
+        drawn = generator(context.seed, "mask", state.round, client.index)
         if scores is not None:
             return keep_best(groups, client.ratio, scores, self.explore, drawn)
-        return keep_random(groups, client.ratio, generator(setting.seed, "mask") if self.nested else drawn)
+        return keep_random(groups, client.ratio, generator(context.seed, "mask") if self.nested else drawn)
 
-    def objective(self, local: Local, task: Task, model: nn.Module) -> Objective:
+    def objective(self, local: ClientContext, task: Task, model: nn.Module) -> Objective:
         """Calibrated cross-entropy, the more so the longer the client trains."""
         return calibrated(local, self.calibration)
 
-    def collect(self, setting: Setting, state: ServerState) -> VariationCollector:
+    def collect(self, context: MethodContext, state: ServerState) -> VariationCollector:
         """Averages the submodels and estimates ``g`` and ``h`` on the way."""
-        return VariationCollector(self, setting, state)
+        return VariationCollector(self, context, state)
 
-    def score(self, setting: Setting, variation: Variation, weights: State) -> Scores:
+    def score(self, context: MethodContext, variation: Variation, weights: State) -> Scores:
         """How much loss each channel's removal costs, by coupled group."""
-        return scores_of(setting.groups, setting.model, VariationImportance(variation, form=self.form), weights)
+        return scores_of(context.groups, context.model, VariationImportance(variation, form=self.form), weights)
 
     def phase(self, state: ServerState) -> str:
         """``random`` masks or masks by ``score``."""
-        return "random" if state.memory.scores is None else "score"
+        return "random" if state.method_state.scores is None else "score"
 
 
 class VariationCollector:
     """Aggregates submodels and estimates from their pseudo-gradients on the way, all streaming."""
 
-    def __init__(self, method: CAHFP, setting: Setting, state: ServerState) -> None:
-        self._method, self._setting, self._state = method, setting, state
-        self._parameters = {name: state.weights[name] for name in setting.parameters}
+    def __init__(self, method: CAHFP, context: MethodContext, state: ServerState) -> None:
+        self._method, self._setting, self._state = method, context, state
+        self._parameters = {name: state.weights[name] for name in context.parameters}
         self._aggregator = Aggregator(state.weights, rule=method.rule)
         self._gradients = PseudoGradients(self._parameters)
 
@@ -148,29 +152,35 @@ class VariationCollector:
         """Fold one client's update in."""
         weight = update.client.samples
         self._aggregator.add(update.reply.tensors, update.task.index_map, weight=weight)
-        held = self._method.held(self._setting, self._state, update)
-        self._gradients.add(held, weight, update.step_size * update.reply.steps)
+        trained_part = self._method.trained_part(self._setting, self._state, update)
+        self._gradients.add(trained_part, weight, update.step_size * update.reply.steps)
 
     def finish(self) -> ServerState:
         """The state of the next round: new weights, new estimates and, once warm-up is over, new scores."""
         state, method = self._state, self._method
         coverage = self._gradients.coverage()
-        variation = state.memory.variation.update(
+        variation = state.method_state.variation.update(
             gradient_sum=self._gradients.gradient(),
             square_sum=self._gradients.square(),
             coverage=coverage,
             weights=self._parameters,
         )
-        weights, velocity = pushed(
-            state.weights, self._aggregator.result(), state.memory.velocity, method.server_momentum, self._parameters
+        weights, velocity = server_momentum_step(
+            state.weights,
+            self._aggregator.result(),
+            state.method_state.velocity,
+            method.server_momentum,
+            self._parameters,
         )
-        ebb = self._ebb() if state.memory.ebb is None else state.memory.ebb
-        shrink = method.shrink * (1 - ebb) ** state.round
+        shrink_decay = (
+            self._shrink_decay() if state.method_state.shrink_decay is None else state.method_state.shrink_decay
+        )
+        shrink = method.shrink * (1 - shrink_decay) ** state.round
         for name, before in self._parameters.items():
             weights[name] -= shrink * (1 - coverage[name]) * before
         warm = state.round + 1 >= method.warmup
         scores = method.score(self._setting, variation, weights) if warm else None
-        return ServerState(state.round + 1, weights, Memory(variation, scores, velocity, ebb))
+        return ServerState(state.round + 1, weights, CAHFPState(variation, scores, velocity, shrink_decay))
 
-    def _ebb(self) -> float:
-        return self._gradients.agreement() * self._gradients.unheld() if self._method.ebbs else 0.0
+    def _shrink_decay(self) -> float:
+        return self._gradients.agreement() * self._gradients.unheld() if self._method.shrink_decays else 0.0

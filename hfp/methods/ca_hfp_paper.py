@@ -25,6 +25,6 @@ class CAHFPPaper(CAHFP):
     nested: bool = False
     rule: str = "fill"
     shrink: float = 0.0
-    ebbs: bool = False
+    shrink_decays: bool = False
     server_momentum: float = 0.0
     calibration: float = 0.0

@@ -16,9 +16,9 @@ from hfp.methods.blocks.bits import from_bits, to_bits
 from hfp.methods.blocks.filters import filter_scores
 from hfp.methods.blocks.selection import check_counts, keep_best
 from hfp.methods.interface.base import Method
-from hfp.methods.interface.client_context import Local
+from hfp.methods.interface.client_context import ClientContext
 from hfp.methods.interface.registry import register
-from hfp.methods.interface.values import Client, Held, Reply, ServerState, Setting, State, Task, Update
+from hfp.methods.interface.values import Client, MethodContext, Reply, ServerState, State, Task, TrainedPart, Update
 from hfp.models import classifier_of
 from hfp.reconstruct import Aggregator, Coupling, Plan, compact_model
 from hfp.training.local_step import Objective, joined
@@ -43,7 +43,7 @@ class DapperFL(Method):
         "clients get the full model, train and fuse it, prune it by l1 themselves, train what is left"
     )
 
-    asides: ClassVar[tuple[str, ...]] = (KEPT,)
+    extra_tensor_prefixes: ClassVar[tuple[str, ...]] = (KEPT,)
 
     first: float = 0.9
     decay: float = 0.2
@@ -58,21 +58,21 @@ class DapperFL(Method):
         if not self.regularisation >= 0:
             raise InputError(f"regularisation must be at least 0; found {self.regularisation}")
 
-    def check(self, setting: Setting) -> None:
+    def check(self, context: MethodContext) -> None:
         """Every client must keep a channel in every coupled group."""
-        check_counts(setting)
+        check_counts(context)
 
-    def plan(self, setting: Setting, state: ServerState, client: Client) -> Plan:
+    def plan(self, context: MethodContext, state: ServerState, client: Client) -> Plan:
         """The full model: the client prunes it itself."""
-        return setting.groups.plan({})
+        return context.groups.plan({})
 
-    def send(self, setting: Setting, state: ServerState, client: Client, plan: Plan) -> Task:
+    def send(self, context: MethodContext, state: ServerState, client: Client, plan: Plan) -> Task:
         """The full state and the global model's share in the fusion."""
-        index_map = setting.groups.index_map(plan)
+        index_map = context.groups.index_map(plan)
         share = max((1 - self.decay) ** state.round * self.first, self.least)
         return Task(plan, index_map, index_map.restrict(state.weights), {"share": share})
 
-    def train(self, local: Local, task: Task) -> Reply:
+    def train(self, local: ClientContext, task: Task) -> Reply:
         """Dense steps, fusion, pruning, pruned steps."""
         schedule = local.schedule()
         dense_steps = len(schedule) // max(local.training.epochs, 2)
@@ -89,31 +89,31 @@ class DapperFL(Method):
             joined([dense, pruned]),
             also={KEPT: kept_bits(plan)},
             training_macs=TRAINING_FACTOR * work,
-            memory=local.peak(full),
+            peak_bytes=local.peak(full),
         )
 
-    def held(self, setting: Setting, state: ServerState, update: Update) -> Held:
+    def trained_part(self, context: MethodContext, state: ServerState, update: Update) -> TrainedPart:
         """The channels that the client kept; before, they were the global model's."""
         if KEPT not in update.reply.tensors:
             raise InputError(f"the reply lacks {KEPT}")
         after = {name: tensor for name, tensor in update.reply.tensors.items() if name != KEPT}
-        index_map = setting.groups.index_map(kept_plan(setting.groups, update.reply.tensors[KEPT]))
-        return Held(index_map, index_map.restrict(update.task.tensors), after)
+        index_map = context.groups.index_map(kept_plan(context.groups, update.reply.tensors[KEPT]))
+        return TrainedPart(index_map, index_map.restrict(update.task.tensors), after)
 
-    def objective(self, local: Local, task: Task, model: nn.Module) -> Objective:
+    def objective(self, local: ClientContext, task: Task, model: nn.Module) -> Objective:
         """Cross-entropy and the length of the features."""
         return ShortFeatures(model, self.regularisation)
 
-    def collect(self, setting: Setting, state: ServerState) -> PrunedByClient:
+    def collect(self, context: MethodContext, state: ServerState) -> PrunedByClient:
         """Fills what a client pruned with the global values."""
-        return PrunedByClient(setting, state)
+        return PrunedByClient(context, state)
 
 
 class PrunedByClient:
     """The mean weighted by samples of compact models whose channels the clients chose; the rest counts as unchanged."""
 
-    def __init__(self, setting: Setting, state: ServerState) -> None:
-        self._groups, self._state = setting.groups, state
+    def __init__(self, context: MethodContext, state: ServerState) -> None:
+        self._groups, self._state = context.groups, state
         self._aggregator = Aggregator(state.weights, rule="fill")
 
     def add(self, update: Update) -> None:
@@ -124,7 +124,7 @@ class PrunedByClient:
 
     def finish(self) -> ServerState:
         """The state of the next round."""
-        return ServerState(self._state.round + 1, self._aggregator.result(), self._state.memory)
+        return ServerState(self._state.round + 1, self._aggregator.result(), self._state.method_state)
 
 
 class ShortFeatures(Objective):

@@ -8,7 +8,7 @@ from typing import ClassVar
 from hfp.methods.blocks.mean import MeanCollector
 from hfp.methods.interface.base import Method
 from hfp.methods.interface.registry import register
-from hfp.methods.interface.values import Client, ServerState, Setting
+from hfp.methods.interface.values import Client, MethodContext, ServerState
 from hfp.reconstruct import Plan
 
 
@@ -22,10 +22,10 @@ class FedAvg(Method):
     summary: ClassVar[str] = "every client trains the full model; mean weighted by samples"
     uses_ratios: ClassVar[bool] = False
 
-    def plan(self, setting: Setting, state: ServerState, client: Client) -> Plan:
+    def plan(self, context: MethodContext, state: ServerState, client: Client) -> Plan:
         """The full model, whatever the client's ratio."""
-        return setting.groups.plan({})
+        return context.groups.plan({})
 
-    def collect(self, setting: Setting, state: ServerState) -> MeanCollector:
+    def collect(self, context: MethodContext, state: ServerState) -> MeanCollector:
         """A plain weighted mean."""
         return MeanCollector(state, rule="fill")

@@ -9,11 +9,11 @@ from torch import nn
 
 from hfp.methods.blocks.calibration import calibrated, check_calibration
 from hfp.methods.blocks.mean import MeanCollector
-from hfp.methods.blocks.momentum import check_momentum, pushed
+from hfp.methods.blocks.momentum import check_momentum, server_momentum_step
 from hfp.methods.fedavg import FedAvg
-from hfp.methods.interface.client_context import Local
+from hfp.methods.interface.client_context import ClientContext
 from hfp.methods.interface.registry import register
-from hfp.methods.interface.values import ServerState, Setting, State, Task
+from hfp.methods.interface.values import MethodContext, ServerState, State, Task
 from hfp.training.local_step import Objective
 
 
@@ -37,28 +37,30 @@ class FedAvgM(FedAvg):
         check_calibration(self.calibration)
         check_momentum(self.server_momentum)
 
-    def start(self, setting: Setting, weights: State) -> ServerState:
+    def start(self, context: MethodContext, weights: State) -> ServerState:
         """At rest."""
-        return ServerState(round=0, weights=weights, memory={})
+        return ServerState(round=0, weights=weights, method_state={})
 
-    def objective(self, local: Local, task: Task, model: nn.Module) -> Objective:
+    def objective(self, local: ClientContext, task: Task, model: nn.Module) -> Objective:
         """Cross-entropy, calibrated if asked for."""
         return calibrated(local, self.calibration)
 
-    def collect(self, setting: Setting, state: ServerState) -> MomentumCollector:
+    def collect(self, context: MethodContext, state: ServerState) -> MomentumCollector:
         """A weighted mean, and what is left of past changes."""
-        return MomentumCollector(self.server_momentum, setting, state)
+        return MomentumCollector(self.server_momentum, context, state)
 
 
 class MomentumCollector(MeanCollector):
     """The state's memory is the velocity."""
 
-    def __init__(self, momentum: float, setting: Setting, state: ServerState) -> None:
+    def __init__(self, momentum: float, context: MethodContext, state: ServerState) -> None:
         super().__init__(state, rule="fill")
-        self._momentum, self._parameters = momentum, setting.parameters
+        self._momentum, self._parameters = momentum, context.parameters
 
     def finish(self) -> ServerState:
         """The state of the next round."""
         after, before = super().finish(), self._state
-        weights, velocity = pushed(before.weights, after.weights, before.memory, self._momentum, self._parameters)
+        weights, velocity = server_momentum_step(
+            before.weights, after.weights, before.method_state, self._momentum, self._parameters
+        )
         return ServerState(after.round, weights, velocity)

@@ -14,7 +14,7 @@ from hfp.methods.blocks.mean import MeanCollector
 from hfp.methods.blocks.selection import Scores, check_counts, keep_best, kept_counts
 from hfp.methods.interface.base import Method
 from hfp.methods.interface.registry import register
-from hfp.methods.interface.values import Client, ServerState, Setting, State, Update
+from hfp.methods.interface.values import Client, MethodContext, ServerState, State, Update
 from hfp.reconstruct import Plan
 from hfp.seeds import generator
 
@@ -30,7 +30,7 @@ class Worker:
 
 
 @dataclass(frozen=True)
-class Memory:
+class FedMPState:
     """The channels' norms, and the workers met so far."""
 
     scores: Scores
@@ -65,27 +65,27 @@ class FedMP(Method):
             if not 0 < getattr(self, name) < 1:
                 raise InputError(f"{name} must be in (0, 1); found {getattr(self, name)}")
 
-    def check(self, setting: Setting) -> None:
+    def check(self, context: MethodContext) -> None:
         """Every client must keep a channel in every coupled group."""
         if self.bandit:
-            kept_counts(setting.groups, self.most)
+            kept_counts(context.groups, self.most)
         else:
-            check_counts(setting)
+            check_counts(context)
 
-    def start(self, setting: Setting, weights: State) -> ServerState:
+    def start(self, context: MethodContext, weights: State) -> ServerState:
         """The state before the first round: the channels' norms, and no worker known."""
-        return ServerState(0, weights, Memory(filter_scores(setting.groups, setting.model, weights)))
+        return ServerState(0, weights, FedMPState(filter_scores(context.groups, context.model, weights)))
 
-    def plan(self, setting: Setting, state: ServerState, client: Client) -> Plan:
+    def plan(self, context: MethodContext, state: ServerState, client: Client) -> Plan:
         """The largest channels."""
         ratio = client.ratio
         if self.bandit:
-            ratio = self._bandit(state, client).draw(generator(setting.seed, "bandit", state.round, client.index))
-        return keep_best(setting.groups, ratio, state.memory.scores)
+            ratio = self._bandit(state, client).draw(generator(context.seed, "bandit", state.round, client.index))
+        return keep_best(context.groups, ratio, state.method_state.scores)
 
-    def collect(self, setting: Setting, state: ServerState) -> WorkerCollector:
+    def collect(self, context: MethodContext, state: ServerState) -> WorkerCollector:
         """Every worker counts the same."""
-        return WorkerCollector(self, setting, state)
+        return WorkerCollector(self, context, state)
 
     def learned(
         self, state: ServerState, updates: Mapping[int, tuple[Client, float, float, float]]
@@ -93,7 +93,7 @@ class FedMP(Method):
         """The workers after a round of (client, ratio, loss, seconds) by client."""
         if not self.bandit:
             return {}
-        workers = dict(state.memory.workers)
+        workers = dict(state.method_state.workers)
         mean = sum(seconds for *_, seconds in updates.values()) / len(updates)
         for index, (client, ratio, loss, seconds) in updates.items():
             bandit = self._bandit(state, client)
@@ -104,15 +104,15 @@ class FedMP(Method):
         return workers
 
     def _bandit(self, state: ServerState, client: Client) -> Bandit:
-        worker = state.memory.workers.get(client.index)
+        worker = state.method_state.workers.get(client.index)
         return worker.bandit if worker else Bandit(((0.0, self.most),), self.discount, self.finest)
 
 
 class WorkerCollector:
     """The plain mean of recovered models, the channels' norms in it, and what the round says of each worker."""
 
-    def __init__(self, method: FedMP, setting: Setting, state: ServerState) -> None:
-        self._method, self._setting, self._state = method, setting, state
+    def __init__(self, method: FedMP, context: MethodContext, state: ServerState) -> None:
+        self._method, self._setting, self._state = method, context, state
         self._mean = MeanCollector(state, rule="fill", uniform=True)
         self._seen: dict[int, tuple[Client, float, float, float]] = {}
 
@@ -126,4 +126,6 @@ class WorkerCollector:
         """The state of the next round."""
         state = self._mean.finish()
         scores = filter_scores(self._setting.groups, self._setting.model, state.weights)
-        return dataclasses.replace(state, memory=Memory(scores, self._method.learned(self._state, self._seen)))
+        return dataclasses.replace(
+            state, method_state=FedMPState(scores, self._method.learned(self._state, self._seen))
+        )

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from hfp.errors import InputError
 from hfp.methods.blocks.mean import MeanCollector
 from hfp.methods.interface.base import Method
-from hfp.methods.interface.client_context import Local
+from hfp.methods.interface.client_context import ClientContext
 from hfp.methods.interface.registry import register
-from hfp.methods.interface.values import Client, Reply, ServerState, Setting, Task
+from hfp.methods.interface.values import Client, MethodContext, Reply, ServerState, Task
 from hfp.reconstruct import Plan
 from hfp.training.local_step import Objective
 
@@ -39,25 +39,25 @@ class FedProx(Method):
         if not self.mu >= 0:
             raise InputError(f"mu must be at least 0; found {self.mu}")
 
-    def plan(self, setting: Setting, state: ServerState, client: Client) -> Plan:
+    def plan(self, context: MethodContext, state: ServerState, client: Client) -> Plan:
         """The full model."""
-        return setting.groups.plan({})
+        return context.groups.plan({})
 
-    def send(self, setting: Setting, state: ServerState, client: Client, plan: Plan) -> Task:
+    def send(self, context: MethodContext, state: ServerState, client: Client, plan: Plan) -> Task:
         """The full state, and the share of the local steps to run."""
-        index_map = setting.groups.index_map(plan)
+        index_map = context.groups.index_map(plan)
         share = 1 - client.ratio if self.partial else 1.0
         return Task(plan, index_map, index_map.restrict(state.weights), {"share": share})
 
-    def train(self, local: Local, task: Task) -> Reply:
+    def train(self, local: ClientContext, task: Task) -> Reply:
         """Run the task's share of the steps under the proximal objective."""
         model, schedule = local.build(task), local.schedule()
         steps = max(1, round(task.values["share"] * len(schedule)))
         anchor = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
         result = local.fit(model, Proximal(model, self.mu), schedule[:steps])
-        return local.reply(model, result, memory=local.peak(model) + anchor)
+        return local.reply(model, result, peak_bytes=local.peak(model) + anchor)
 
-    def collect(self, setting: Setting, state: ServerState) -> MeanCollector:
+    def collect(self, context: MethodContext, state: ServerState) -> MeanCollector:
         """The mean weighted by samples."""
         return MeanCollector(state, rule="fill")
 

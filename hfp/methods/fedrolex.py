@@ -8,7 +8,7 @@ from typing import ClassVar
 from hfp.methods.blocks.selection import keep_window
 from hfp.methods.heterofl import HeteroFL
 from hfp.methods.interface.registry import register
-from hfp.methods.interface.values import Client, ServerState, Setting
+from hfp.methods.interface.values import Client, MethodContext, ServerState
 from hfp.reconstruct import Plan
 
 
@@ -24,6 +24,6 @@ class FedRolex(HeteroFL):
     source: ClassVar[str] = "Alam et al., NeurIPS 2022, arXiv 2212.01548"
     summary: ClassVar[str] = "HeteroFL whose window of channels rolls on by one every round"
 
-    def plan(self, setting: Setting, state: ServerState, client: Client) -> Plan:
+    def plan(self, context: MethodContext, state: ServerState, client: Client) -> Plan:
         """The window of the coming round."""
-        return keep_window(setting.groups, client.ratio, start=state.round)
+        return keep_window(context.groups, client.ratio, start=state.round)

@@ -16,9 +16,9 @@ from hfp.errors import InputError
 from hfp.methods.blocks.mean import MeanCollector
 from hfp.methods.blocks.selection import keep_window
 from hfp.methods.interface.base import Method
-from hfp.methods.interface.client_context import Local
+from hfp.methods.interface.client_context import ClientContext
 from hfp.methods.interface.registry import register
-from hfp.methods.interface.values import Client, Reply, ServerState, Setting, Task
+from hfp.methods.interface.values import Client, MethodContext, Reply, ServerState, Task
 from hfp.reconstruct import IndexMap, Plan, TensorMap, compact_model
 from hfp.training.local_step import Objective
 
@@ -55,11 +55,11 @@ class FjORD(Method):
         if not self.temperature > 0:
             raise InputError(f"temperature must be above 0; found {self.temperature}")
 
-    def plan(self, setting: Setting, state: ServerState, client: Client) -> Plan:
+    def plan(self, context: MethodContext, state: ServerState, client: Client) -> Plan:
         """The prefix of the client's own width."""
-        return keep_window(setting.groups, client.ratio)
+        return keep_window(context.groups, client.ratio)
 
-    def train(self, local: Local, task: Task) -> Reply:
+    def train(self, local: ClientContext, task: Task) -> Reply:
         """Train the nested widths inside the client's model."""
         model = local.build(task)
         narrower = [width for width in sorted(set(self.widths)) if width < 1 - local.client.ratio - 1e-9]
@@ -68,7 +68,7 @@ class FjORD(Method):
         result = local.fit(model, objective)
         return local.reply(model, result, training_macs=TRAINING_FACTOR * objective.macs)
 
-    def collect(self, setting: Setting, state: ServerState) -> MeanCollector:
+    def collect(self, context: MethodContext, state: ServerState) -> MeanCollector:
         """The mean over holders, weighted by samples."""
         return MeanCollector(state, rule="holders")
 
@@ -82,7 +82,7 @@ class _Width:
     macs: int
 
     @classmethod
-    def inside(cls, local: Local, task: Task, model: nn.Module, width: float) -> _Width:
+    def inside(cls, local: ClientContext, task: Task, model: nn.Module, width: float) -> _Width:
         inner = local.groups.index_map(keep_window(local.groups, 1 - width))
         within = relative(task.index_map, inner)
         state = {

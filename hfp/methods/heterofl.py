@@ -15,9 +15,9 @@ from torch.nn.modules.conv import _ConvNd
 from hfp.errors import InputError
 from hfp.methods.blocks.selection import keep_window
 from hfp.methods.interface.base import Method
-from hfp.methods.interface.client_context import Local
+from hfp.methods.interface.client_context import ClientContext
 from hfp.methods.interface.registry import register
-from hfp.methods.interface.values import Client, Reply, ServerState, Setting, Task, Update
+from hfp.methods.interface.values import Client, MethodContext, Reply, ServerState, Task, Update
 from hfp.reconstruct import Aggregator, IndexMap, Plan, TensorMap
 from hfp.training.local_step import Objective
 
@@ -40,22 +40,22 @@ class HeteroFL(Method):
         "each client trains the first channels of every layer; mean over the clients that hold an entry"
     )
 
-    asides: ClassVar[tuple[str, ...]] = (CLASSES,)
+    extra_tensor_prefixes: ClassVar[tuple[str, ...]] = (CLASSES,)
 
     scale: bool = True
     mask_classes: bool = True
 
-    def plan(self, setting: Setting, state: ServerState, client: Client) -> Plan:
+    def plan(self, context: MethodContext, state: ServerState, client: Client) -> Plan:
         """The first channels of every coupled group."""
-        return keep_window(setting.groups, client.ratio)
+        return keep_window(context.groups, client.ratio)
 
-    def objective(self, local: Local, task: Task, model: nn.Module) -> Objective:
+    def objective(self, local: ClientContext, task: Task, model: nn.Module) -> Objective:
         """Cross-entropy over the classes that the client has, on scaled activations."""
         if self.scale:
             scale_outputs(model, task.index_map, 1 / (1 - local.client.ratio))
         return MaskedCrossEntropy(local.data.labels.unique()) if self.mask_classes else Objective()
 
-    def train(self, local: Local, task: Task) -> Reply:
+    def train(self, local: ClientContext, task: Task) -> Reply:
         """Train; the reply names the client's classes where they are to count alone."""
         reply = super().train(local, task)
         if not self.mask_classes:
@@ -63,29 +63,29 @@ class HeteroFL(Method):
         classes = local.data.labels.unique().to(torch.int32)
         return dataclasses.replace(reply, tensors={**reply.tensors, CLASSES: classes})
 
-    def check_reply(self, setting: Setting, state: ServerState, update: Update) -> None:
+    def check_reply(self, context: MethodContext, state: ServerState, update: Update) -> None:
         """Also refuse classes that there aren't."""
-        super().check_reply(setting, state, update)
+        super().check_reply(context, state, update)
         classes = update.reply.tensors.get(CLASSES)
         if classes is None:
             return
-        count = max((len(state.weights[name]) for name in setting.classifier), default=0)
+        count = max((len(state.weights[name]) for name in context.classifier), default=0)
         ascending = classes.dim() == 1 and classes.dtype == torch.int32 and bool((classes[1:] > classes[:-1]).all())
         if not ascending or len(classes) == 0 or classes[0] < 0 or classes[-1] >= count:
             raise InputError(
                 f"{CLASSES} must be ascending int32 numbers below {count}; found {classes.reshape(-1)[:8]}"
             )
 
-    def collect(self, setting: Setting, state: ServerState) -> HolderCollector:
+    def collect(self, context: MethodContext, state: ServerState) -> HolderCollector:
         """The mean over holders."""
-        return HolderCollector(setting, state)
+        return HolderCollector(context, state)
 
 
 class HolderCollector:
     """Plain mean over the clients that hold an entry; of the classifier, over those that have the entry's class."""
 
-    def __init__(self, setting: Setting, state: ServerState) -> None:
-        self._setting, self._state = setting, state
+    def __init__(self, context: MethodContext, state: ServerState) -> None:
+        self._setting, self._state = context, state
         self._aggregator = Aggregator(state.weights, rule="holders")
 
     def add(self, update: Update) -> None:
@@ -99,7 +99,7 @@ class HolderCollector:
 
     def finish(self) -> ServerState:
         """The state of the next round."""
-        return ServerState(self._state.round + 1, self._aggregator.result(), self._state.memory)
+        return ServerState(self._state.round + 1, self._aggregator.result(), self._state.method_state)
 
 
 class MaskedCrossEntropy(Objective):

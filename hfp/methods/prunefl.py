@@ -17,9 +17,9 @@ from hfp.methods.blocks import sparse
 from hfp.methods.blocks.reconfigure import reconfigure
 from hfp.methods.blocks.sparse import Masks
 from hfp.methods.interface.base import Method
-from hfp.methods.interface.client_context import Local
+from hfp.methods.interface.client_context import ClientContext
 from hfp.methods.interface.registry import register
-from hfp.methods.interface.values import Client, Held, Reply, ServerState, Setting, State, Task, Update
+from hfp.methods.interface.values import Client, MethodContext, Reply, ServerState, State, Task, TrainedPart, Update
 from hfp.reconstruct import Aggregator, Plan
 from hfp.training.local_step import LocalResult, Objective, joined
 
@@ -28,7 +28,7 @@ SQUARES = "squares/"
 
 
 @dataclass(frozen=True)
-class Memory:
+class PruneFLState:
     """The mask (None before it is found), how often each weight is used in a pass, and which clients have the mask."""
 
     uses: Mapping[str, int]
@@ -60,7 +60,7 @@ class PruneFL(Method):
     source: ClassVar[str] = "Jiang et al., TNNLS 2022, arXiv 1909.12326"
     summary: ClassVar[str] = "one unstructured mask for all, adapted by squared gradients per unit of time"
 
-    asides: ClassVar[tuple[str, ...]] = (ACTIVE, SQUARES)
+    extra_tensor_prefixes: ClassVar[tuple[str, ...]] = (ACTIVE, SQUARES)
 
     every: int = 50
     share: float = 0.3
@@ -85,36 +85,39 @@ class PruneFL(Method):
         if self.density is not None and not 0 < self.density <= 1:
             raise InputError(f"density must be in (0, 1]; found {self.density}")
 
-    def start(self, setting: Setting, weights: State) -> ServerState:
+    def start(self, context: MethodContext, weights: State) -> ServerState:
         """No mask yet."""
-        return ServerState(0, weights, Memory(macs_per_weight(setting.model, setting.example)))
+        return ServerState(0, weights, PruneFLState(macs_per_weight(context.model, context.example)))
 
-    def select(self, setting: Setting, state: ServerState, clients: Sequence[Client]) -> Sequence[Client]:
+    def select(self, context: MethodContext, state: ServerState, clients: Sequence[Client]) -> Sequence[Client]:
         """One client until there is a mask, then all."""
-        return clients if state.memory.masks is not None else [max(clients, key=lambda client: client.samples)]
+        return clients if state.method_state.masks is not None else [max(clients, key=lambda client: client.samples)]
 
     def phase(self, state: ServerState) -> str:
         """``initial`` pruning, rounds that ``adapt`` the mask, or plain ``train``."""
-        if state.memory.masks is None:
+        if state.method_state.masks is None:
             return "initial"
         return "train" if state.round % self.every else "adapt"
 
-    def plan(self, setting: Setting, state: ServerState, client: Client) -> Plan:
+    def plan(self, context: MethodContext, state: ServerState, client: Client) -> Plan:
         """All channels: weights go one by one."""
-        return setting.groups.plan({})
+        return context.groups.plan({})
 
-    def send(self, setting: Setting, state: ServerState, client: Client, plan: Plan) -> Task:
+    def send(self, context: MethodContext, state: ServerState, client: Client, plan: Plan) -> Task:
         """The active weights' values, and the mask unless the client has it."""
-        index_map, memory = setting.groups.index_map(plan), state.memory
-        if memory.masks is None:
-            return Task(plan, index_map, index_map.restrict(state.weights), {"most": self.most(setting)})
-        values, bits = sparse.gather(state.weights, memory.masks), {ACTIVE: sparse.masks_to_bits(memory.masks)}
+        index_map, method_state = context.groups.index_map(plan), state.method_state
+        if method_state.masks is None:
+            return Task(plan, index_map, index_map.restrict(state.weights), {"most": self.most(context)})
+        values, bits = (
+            sparse.gather(state.weights, method_state.masks),
+            {ACTIVE: sparse.masks_to_bits(method_state.masks)},
+        )
         measure = {"measure": float(state.round % self.every == 0)}
-        if client.index in memory.holders:
+        if client.index in method_state.holders:
             return Task(plan, index_map, values, measure, known=bits)
         return Task(plan, index_map, {**values, **bits}, measure)
 
-    def train(self, local: Local, task: Task) -> Reply:
+    def train(self, local: ClientContext, task: Task) -> Reply:
         """Find a mask, or train under the one there is."""
         if "most" in task.values:
             return self._find(local, task)
@@ -128,43 +131,43 @@ class PruneFL(Method):
         """The mask, to be sent once."""
         return {ACTIVE: {**task.known, **task.tensors, **reply.tensors}[ACTIVE]}
 
-    def check_reply(self, setting: Setting, state: ServerState, update: Update) -> None:
+    def check_reply(self, context: MethodContext, state: ServerState, update: Update) -> None:
         """Also refuse a reply without the mask or the squares that it is to have."""
         tensors = update.reply.tensors
-        if state.memory.masks is None and ACTIVE not in tensors:
+        if state.method_state.masks is None and ACTIVE not in tensors:
             raise InputError(f"the reply lacks {ACTIVE}")
-        super().check_reply(setting, state, update)
+        super().check_reply(context, state, update)
         squares = _unprefixed(tensors)
-        measured = sparse.full_masks(setting.model) if update.task.values.get("measure") else {}
+        measured = sparse.full_masks(context.model) if update.task.values.get("measure") else {}
         if squares.keys() != measured.keys():
             raise InputError(f"the reply must have squares of {len(measured)} layers; found {len(squares)}")
         for name, square in squares.items():
             if square.shape != measured[name].shape or not bool((square >= 0).all()):
                 raise InputError(f"{SQUARES}{name} must be squares of shape {list(measured[name].shape)}")
 
-    def collect(self, setting: Setting, state: ServerState) -> MaskedCollector:
+    def collect(self, context: MethodContext, state: ServerState) -> MaskedCollector:
         """The mean weighted by samples; then a new mask, where one is due."""
-        return MaskedCollector(self, setting, state)
+        return MaskedCollector(self, context, state)
 
-    def held(self, setting: Setting, state: ServerState, update: Update) -> Held:
+    def trained_part(self, context: MethodContext, state: ServerState, update: Update) -> TrainedPart:
         """The active weights."""
-        model, masks = setting.model, state.memory.masks
+        model, masks = context.model, state.method_state.masks
         if masks is None:
             masks = sparse.masks_from_bits(update.reply.tensors[ACTIVE], model)
             before = update.task.tensors
         else:
             before = sparse.scatter(update.task.tensors, masks, model)
-        return Held(update.task.index_map, before, sparse.scatter(update.reply.tensors, masks, model), masks)
+        return TrainedPart(update.task.index_map, before, sparse.scatter(update.reply.tensors, masks, model), masks)
 
-    def rebase(self, setting: Setting, state: ServerState, update: Update) -> None:
+    def rebase(self, context: MethodContext, state: ServerState, update: Update) -> None:
         """Of no use: the mask may have turned since."""
         return
 
-    def most(self, setting: Setting) -> int:
+    def most(self, context: MethodContext) -> int:
         """How many weights may be active."""
-        shares = [(1 - client.ratio) ** 2 for client in setting.clients]
+        shares = [(1 - client.ratio) ** 2 for client in context.clients]
         density = sum(shares) / len(shares) if self.density is None else self.density
-        return round(density * sparse.count(sparse.full_masks(setting.model)))
+        return round(density * sparse.count(sparse.full_masks(context.model)))
 
     def adapt(
         self, state: State, squares: Masks, masks: Masks, uses: Mapping[str, int], most: int, round: int
@@ -180,7 +183,7 @@ class PruneFL(Method):
             most=most,
         )
 
-    def _find(self, local: Local, task: Task) -> Reply:
+    def _find(self, local: ClientContext, task: Task) -> Reply:
         """Train and reconfigure until the density is what it may be, or settles."""
         model, masks = local.build(task), sparse.full_masks(local.model)
         endless = chain.from_iterable(local.schedule() for _ in repeat(None))
@@ -226,7 +229,7 @@ class Masked(Objective):
 class _Trained:
     """A masked model after some training, and what that took."""
 
-    local: Local
+    local: ClientContext
     model: nn.Module
     masks: Masks
     result: LocalResult
@@ -234,7 +237,7 @@ class _Trained:
     work: int
 
     @classmethod
-    def of(cls, local: Local, model: nn.Module, masks: Masks, result: LocalResult) -> _Trained:
+    def of(cls, local: ClientContext, model: nn.Module, masks: Masks, result: LocalResult) -> _Trained:
         uses = macs_per_weight(local.model, local.count.example)
         forward = local.count(model) - sparse.saved_macs(masks, uses)
         return cls(local, model, masks, result, uses, forward * result.samples)
@@ -256,7 +259,7 @@ class _Trained:
             parameters=parameters(self.model) - pruned,
             forward_macs=self.local.count(self.model) - sparse.saved_macs(self.masks, self.uses),
             training_macs=TRAINING_FACTOR * self.work,
-            memory=self.local.peak(self.model) + sum(mask.numel() for mask in self.masks.values()),
+            peak_bytes=self.local.peak(self.model) + sum(mask.numel() for mask in self.masks.values()),
             variance=self.result.variance,
         )
 
@@ -264,9 +267,9 @@ class _Trained:
 class MaskedCollector:
     """Averages active weights and measured squares by samples, streaming, and turns the mask when it is time."""
 
-    def __init__(self, method: PruneFL, setting: Setting, state: ServerState) -> None:
-        self._method, self._setting, self._state = method, setting, state
-        self._masks = state.memory.masks
+    def __init__(self, method: PruneFL, context: MethodContext, state: ServerState) -> None:
+        self._method, self._setting, self._state = method, context, state
+        self._masks = state.method_state.masks
         self._aggregator = Aggregator(state.weights, rule="fill")
         self._squares: dict[str, Tensor] = {}
         self._samples = 0
@@ -285,14 +288,14 @@ class MaskedCollector:
 
     def finish(self) -> ServerState:
         """The state of the next round; new masks found here have no holders yet."""
-        state, memory, weights = self._state, self._state.memory, self._aggregator.result()
-        masks, holders = self._masks, memory.holders | self._clients
+        state, method_state, weights = self._state, self._state.method_state, self._aggregator.result()
+        masks, holders = self._masks, method_state.holders | self._clients
         if self._squares:
             squares = {name: total / self._samples for name, total in self._squares.items()}
             most = self._method.most(self._setting)
-            masks = self._method.adapt(weights, squares, masks, memory.uses, most, state.round)
+            masks = self._method.adapt(weights, squares, masks, method_state.uses, most, state.round)
             weights, holders = sparse.cleared(weights, masks), frozenset()
-        return ServerState(state.round + 1, weights, Memory(memory.uses, masks, holders))
+        return ServerState(state.round + 1, weights, PruneFLState(method_state.uses, masks, holders))
 
 
 def _unprefixed(tensors: State) -> dict[str, Tensor]:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from hfp.importance.capture.batches import Pass
-from hfp.pruning.schedule import Bundle, Rules
+from hfp.pruning.schedule import Bundle, RankingRules
 from hfp.training.batch_norm import batch_statistics
 
 LEVELS = (0.25, 0.5, 0.75, 0.875, 1.0)
@@ -32,7 +32,9 @@ SAMPLES = 256
 Kept = Mapping[str, Sequence[int]]
 
 
-def measured(bundles: Iterable[Bundle], rules: Rules, outcome: Callable[[Kept], tuple[float, float]]) -> list[Bundle]:
+def measured(
+    bundles: Iterable[Bundle], rules: RankingRules, outcome: Callable[[Kept], tuple[float, float]]
+) -> list[Bundle]:
     """The same groups in the same order inside each, with prices for scores that compare between groups.
 
     Args:

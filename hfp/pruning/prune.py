@@ -17,7 +17,7 @@ from hfp.pruning.layers_report import PruneReport, layer_reports
 from hfp.pruning.measuring import mean_loss, measured
 from hfp.pruning.repair import RepairReport, checked_kinds
 from hfp.pruning.repair import repair as repaired
-from hfp.pruning.schedule import Bundle, Order, Rules, meet
+from hfp.pruning.schedule import Bundle, Order, RankingRules, meet
 from hfp.reconstruct import IndexMap, MapError, Plan, compact_model
 from hfp.reconstruct.coupling.coupling import MOST_CHECKS, Coupling
 from hfp.reconstruct.models.running import run_error
@@ -46,13 +46,13 @@ class Goal:
 
 
 @dataclass(frozen=True)
-class Request:
+class PruneRequest:
     """What `prune` was asked for."""
 
     importance: Importance
     data: Any
     loss_fn: Callable[..., Tensor] | None
-    rules: Rules
+    rules: RankingRules
     ignored_layers: tuple[str, ...]
     prune_heads: bool
     steps: int
@@ -116,7 +116,7 @@ def prune(
         MapError: nothing of the model can be removed exactly.
     """
     _check(model, budget, importance, data, loss_fn, steps)
-    rules = Rules(ranking, round_to, min_channels)
+    rules = RankingRules(ranking, round_to, min_channels)
     if ranking == "measured" and (data is None or loss_fn is None):
         raise InputError("ranking 'measured' needs data (batches of inputs and targets) and loss_fn")
     names = {module: name for name, module in model.named_modules()}
@@ -125,7 +125,7 @@ def prune(
     if kinds and data is None:
         raise InputError(f"repair={kinds[0]!r} needs data (batches of inputs, or of inputs and targets)")
     data = list(data) if isinstance(data, Iterator) else data  # it is gone through more than once
-    request = Request(importance, data, loss_fn, rules, ignored, prune_heads, steps, kinds, progress or _silent)
+    request = PruneRequest(importance, data, loss_fn, rules, ignored, prune_heads, steps, kinds, progress or _silent)
     with torch.random.fork_rng():
         return _pruned(model, example_inputs, budget, request)
 
@@ -158,7 +158,7 @@ def _check(model: nn.Module, budget: Budget, importance: Importance, data: Any, 
         raise InputError(f"criterion {importance!r} needs data (batches of inputs and targets) and loss_fn")
 
 
-def _pruned(model: nn.Module, example_inputs: Any, budget: Budget, request: Request) -> PruneResult:
+def _pruned(model: nn.Module, example_inputs: Any, budget: Budget, request: PruneRequest) -> PruneResult:
     error = run_error(model, example_inputs)
     if error is not None:
         raise InputError(f"the model does not run on the example inputs ({error})")
@@ -200,7 +200,7 @@ def _costs(model: nn.Module, example_inputs: Any) -> dict[str, float]:
     return {"macs": macs(model, example_inputs), "params": parameters(model), "bytes": state_bytes(model)}
 
 
-def _plan(model: nn.Module, goal: Goal, request: Request) -> tuple[Coupling, Plan]:
+def _plan(model: nn.Module, goal: Goal, request: PruneRequest) -> tuple[Coupling, Plan]:
     """A plan that meets the budget and that the check finds nothing wrong with."""
     coupling = Coupling.trace(model, goal.inputs, request.ignored_layers, request.prune_heads)
     request.tell("scoring")
@@ -239,7 +239,7 @@ def _left_alone(refused: Mapping[str, str]) -> str:
     return f"; coupled groups left alone: {len(refused)}, such as that of {name}: {reason}"
 
 
-def _criterion(model: nn.Module, request: Request) -> Callable[[Any], Tensor]:
+def _criterion(model: nn.Module, request: PruneRequest) -> Callable[[Any], Tensor]:
     found = criteria.create(request.importance) if isinstance(request.importance, str) else request.importance
     if request.data is not None and hasattr(found, "accumulate"):
         found.accumulate(model, request.data, request.loss_fn)
@@ -285,7 +285,7 @@ def _scores(name: str, scores: Any, size: int) -> Tensor:
 
 
 def _measured(
-    bundles: list[Bundle], coupling: Coupling, model: nn.Module, goal: Goal, request: Request
+    bundles: list[Bundle], coupling: Coupling, model: nn.Module, goal: Goal, request: PruneRequest
 ) -> list[Bundle]:
     """Prices from losses, in place of scores."""
     assert request.loss_fn is not None

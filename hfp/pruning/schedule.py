@@ -18,7 +18,7 @@ _TRIES = 200  # of single steps, where the order alone is too coarse
 
 
 @dataclass(frozen=True)
-class Rules:
+class RankingRules:
     """What limits a plan.
 
     ranking: "layer" (every group loses the same share), "global" (the lowest scores go, wherever they are) or
@@ -55,11 +55,11 @@ class Bundle:
         """Into how many equal parts all groups can be cut."""
         return math.gcd(*(len(scores) for scores in self.scores.values()))
 
-    def levels(self, rules: Rules) -> list[int]:
+    def levels(self, rules: RankingRules) -> list[int]:
         """How many parts may be gone, ascending from 0."""
         return [cut for cut in range(self.steps) if all(self._allowed(name, cut, rules) for name in self.scores)] or [0]
 
-    def _allowed(self, name: str, cut: int, rules: Rules) -> bool:
+    def _allowed(self, name: str, cut: int, rules: RankingRules) -> bool:
         left = (len(self.scores[name]) - self.cut(name, cut)) * self.widths[name]
         return cut == 0 or (left >= rules.min_channels and left % (rules.round_to or 1) == 0)
 
@@ -98,10 +98,10 @@ class Order:
     bundles: tuple[Bundle, ...]
     events: tuple[tuple[int, int], ...]
     moments: tuple[float, ...]
-    rules: Rules
+    rules: RankingRules
 
     @classmethod
-    def of(cls, bundles: Sequence[Bundle], rules: Rules) -> Order:
+    def of(cls, bundles: Sequence[Bundle], rules: RankingRules) -> Order:
         """Sort all removals by the share that is gone, or by score."""
         found: list[tuple[float, int, int]] = []
         for index, bundle in enumerate(bundles):

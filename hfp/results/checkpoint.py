@@ -19,7 +19,7 @@ from torch import Tensor
 from hfp.errors import InputError
 from hfp.federation.experiment import Experiment
 from hfp.federation.records import RoundRecord
-from hfp.federation.rounds import Standing
+from hfp.federation.rounds import RunState
 from hfp.results.folder import write_atomically
 
 VERSION = "1"
@@ -32,7 +32,7 @@ class Checkpoint:
 
     experiment: Experiment
     history: tuple[RoundRecord, ...]
-    standing: Standing
+    run_state: RunState
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -46,7 +46,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         {
             "experiment": json.dumps(checkpoint.experiment.as_dict()),
             "history": checkpoint.history,
-            "standing": checkpoint.standing,
+            "standing": checkpoint.run_state,
         },
         tensors,
     )

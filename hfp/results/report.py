@@ -24,7 +24,7 @@ def run_document(run: Run, folder: str | None) -> dict[str, Any]:
             "fedavg_training": run.full_cost.training_macs,
         },
         "parameters": {"client": run.parameters, "full": run.full_cost.parameters},
-        "memory": {"client": run.memory, "full": run.full_cost.memory},
+        "peak_bytes": {"client": run.peak_bytes, "full": run.full_cost.peak_bytes},
         "fedavg_bytes_up": run.full_cost.bytes_up,
         "fedavg_bytes_down": run.full_cost.bytes_down,
         "seconds": run.seconds,
@@ -73,7 +73,7 @@ def run_table(run: Run) -> Table:
         ("training, GMACs", run.training_macs, full.training_macs, 1e9, ",.1f"),
         ("time on the devices, s", run.device_seconds, full.seconds, 1.0, ",.1f"),
         ("one image, MMACs", run.forward_macs, full.forward_macs, 1e6, ",.2f"),
-        ("memory of the largest client, MB", run.memory, full.memory, MEGABYTE, ",.1f"),
+        ("memory of the largest client, MB", run.peak_bytes, full.peak_bytes, MEGABYTE, ",.1f"),
         ("parameters, thousands", run.parameters, full.parameters, 1e3, ",.1f"),
     )
     for name, here, reference, unit, form in rows:

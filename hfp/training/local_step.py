@@ -180,27 +180,27 @@ def batches(samples: int, batch_size: int, generator: torch.Generator | None = N
 
 
 @dataclass(frozen=True, eq=False)
-class Answers:
+class Predictions:
     """What a model made of samples, in float64 `[samples]`: 1 where it was right, and its cross-entropy."""
 
     correct: Tensor
     losses: Tensor
 
     @classmethod
-    def none(cls, samples: int) -> Answers:
+    def none(cls, samples: int) -> Predictions:
         """Zeros, to add to."""
         return cls(torch.zeros(samples, dtype=torch.float64), torch.zeros(samples, dtype=torch.float64))
 
-    def plus(self, other: Answers, weight: float) -> Answers:
+    def plus(self, other: Predictions, weight: float) -> Predictions:
         """These and a share of others."""
-        return Answers(self.correct + weight * other.correct, self.losses + weight * other.losses)
+        return Predictions(self.correct + weight * other.correct, self.losses + weight * other.losses)
 
 
 @torch.no_grad()
-def answers(model: nn.Module, data: LocalData, schedule: Sequence[Tensor], training: LocalTraining) -> Answers:
+def predict(model: nn.Module, data: LocalData, schedule: Sequence[Tensor], training: LocalTraining) -> Predictions:
     """Ask `model`, in the mode that it is in, about all samples of `data`, in batches that hold each sample once."""
     device = next(model.parameters()).device
-    found = Answers.none(len(data.labels))
+    found = Predictions.none(len(data.labels))
     for chosen in schedule:
         with as_computed(device, training):
             scores = model(data.normalise(data.images[chosen].to(device)))

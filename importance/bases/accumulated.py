@@ -9,16 +9,16 @@ from torch import Tensor
 
 from hfp.importance.bases.diagonal import DiagonalImportance
 from hfp.importance.bases.from_data import FromData
-from hfp.importance.capture.moments import Moments
+from hfp.importance.capture.moments import GradientMoments
 from hfp.importance.errors import CriterionError
 
 
-class AccumulatedImportance(FromData[Moments], DiagonalImportance):
+class AccumulatedImportance(FromData[GradientMoments], DiagonalImportance):
     """A diagonal criterion that is given data: means over all samples accumulated so far."""
 
     def __init__(self, form: str = "curvature", reduction: str = "sum") -> None:
         super().__init__(form, reduction)
-        self._moments: Moments | None = None
+        self._moments: GradientMoments | None = None
 
     @property
     def samples(self) -> int:
@@ -53,7 +53,7 @@ class AccumulatedImportance(FromData[Moments], DiagonalImportance):
             raise CriterionError(
                 f"this is no state of a {type(self).__name__}: gradients and curvatures differ in names"
             )
-        self._add(Moments(int(state["samples"]), parts["gradient"], parts["curvature"]))
+        self._add(GradientMoments(int(state["samples"]), parts["gradient"], parts["curvature"]))
 
     def statistics(self, name: str) -> tuple[Tensor, Tensor]:
         """Mean gradient and mean curvature of one parameter, each of its full shape."""
@@ -67,9 +67,9 @@ class AccumulatedImportance(FromData[Moments], DiagonalImportance):
         return self._moments.gradient[name] / self.samples, self._moments.curvature[name] / self.samples
 
     @property
-    def _measured(self) -> Moments:
+    def _measured(self) -> GradientMoments:
         assert self._moments is not None
         return self._moments
 
-    def _add(self, moments: Moments) -> None:
+    def _add(self, moments: GradientMoments) -> None:
         self._moments = moments if self._moments is None else self._moments.plus(moments)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from hfp.importance.bases.from_data import FromData
 from hfp.importance.bases.joint import joint_scores
 from hfp.importance.capture.batches import Pass
-from hfp.importance.capture.gates import GateRecorder, Key, recording_gates
+from hfp.importance.capture.gates import GateKey, GateRecorder, recording_gates
 from hfp.importance.capture.state import untouched
 from hfp.importance.errors import CriterionError
 from hfp.importance.groups.members import Member, root_name, width
@@ -31,7 +31,7 @@ class GateBatch:
     output: what the criterion keeps of the model's output, `[samples, ...]`.
     """
 
-    rows: dict[Key, Tensor]
+    rows: dict[GateKey, Tensor]
     totals: dict[str, tuple[Tensor, int]]
     refused: dict[str, str]
     output: Tensor
@@ -181,7 +181,7 @@ class GatedImportance(FromData[list[GateBatch]], tp.importance.Importance):
         self._batches = [*self._batches, *batches]
 
 
-def _differentiate(scalars: list[Tensor], recorder: GateRecorder, scale: float) -> dict[Key, Tensor]:
+def _differentiate(scalars: list[Tensor], recorder: GateRecorder, scale: float) -> dict[GateKey, Tensor]:
     passes = []
     for place, scalar in enumerate(scalars):
         (scalar * scale).backward(retain_graph=place + 1 < len(scalars))

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from hfp.importance.capture.squares import Call
+from hfp.importance.capture.squares import LayerCall
 
 
 @dataclass
@@ -19,7 +19,7 @@ class CallRecorder:
     opaque: layers that return no tensor (recurrent ones): their weights have no gradient per sample.
     """
 
-    calls: dict[str, list[Call]] = field(default_factory=dict)
+    calls: dict[str, list[LayerCall]] = field(default_factory=dict)
     opaque: set[str] = field(default_factory=set)
 
 
@@ -62,7 +62,7 @@ def _record(recorder: CallRecorder, name: str) -> Any:
             return output
         kept = tuple(value.detach() if isinstance(value, Tensor) else value for value in args)
         written = output if output.requires_grad else output.detach().requires_grad_()
-        written.register_hook(lambda grad: recorder.calls.setdefault(name, []).append(Call(kept, grad.detach())))
+        written.register_hook(lambda grad: recorder.calls.setdefault(name, []).append(LayerCall(kept, grad.detach())))
         return written.clone() if written.is_leaf else written  # the next layer may work in place
 
     return hook

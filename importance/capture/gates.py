@@ -30,7 +30,7 @@ from hfp.importance.capture.norms import NORMS, Norm, channel_dim_of, norm_gate
 from hfp.importance.errors import CriterionError
 from hfp.importance.layers import reads_along
 
-Key = tuple[str, str]
+GateKey = tuple[str, str]
 
 
 @dataclass
@@ -42,8 +42,8 @@ class GateRecorder:
 
     means: bool = False
     size: int = 0
-    channels: dict[Key, int] = field(default_factory=dict)
-    rows: dict[Key, Tensor] = field(default_factory=dict)
+    channels: dict[GateKey, int] = field(default_factory=dict)
+    rows: dict[GateKey, Tensor] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
     totals: dict[str, tuple[Tensor, int]] = field(default_factory=dict)
 
@@ -61,11 +61,11 @@ class GateRecorder:
         )
         return False
 
-    def add(self, key: Key, value: Tensor) -> None:
+    def add(self, key: GateKey, value: Tensor) -> None:
         """Add one call's `v`: a layer that runs twice in a forward is one place to remove a channel from."""
         self.rows[key] = self.rows[key] + value if key in self.rows else value
 
-    def take(self) -> dict[Key, Tensor]:
+    def take(self) -> dict[GateKey, Tensor]:
         """`v` of the backward pass just done, 0 where the output has no influence.
 
         Raises:
@@ -161,7 +161,7 @@ def _record_tokens(recorder: GateRecorder, name: str, side: str, x: Tensor) -> N
         _record_product(recorder, (name, side), x, -1)
 
 
-def _record_product(recorder: GateRecorder, key: Key, x: Tensor, channel_dim: int) -> None:
+def _record_product(recorder: GateRecorder, key: GateKey, x: Tensor, channel_dim: int) -> None:
     recorder.channels[key] = x.shape[channel_dim]
     kept = x.detach()
     x.register_hook(lambda grad: recorder.add(key, _inner(_wide(kept), _wide(grad), channel_dim, recorder.size)))

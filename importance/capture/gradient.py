@@ -9,17 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from hfp.importance.capture.batches import Pass
-from hfp.importance.capture.moments import Moments, check_finite
+from hfp.importance.capture.moments import GradientMoments, check_finite
 from hfp.importance.capture.state import untouched
 
 
-def mean_gradient_of(model: nn.Module, batches: Iterable[Any], run: Pass) -> Moments:
+def mean_gradient_of(model: nn.Module, batches: Iterable[Any], run: Pass) -> GradientMoments:
     """Sums over samples of the gradient, by ordinary backward passes; there is no curvature (zeros).
 
     Raises:
         CriterionError: a gradient that isn't finite, and what `Pass` raises.
     """
-    total: Moments | None = None
+    total: GradientMoments | None = None
     with untouched(model, parameters_require_grad=True):
         for batch, size in run.batches(batches, model):
             output = run.output(model, batch)
@@ -27,7 +27,9 @@ def mean_gradient_of(model: nn.Module, batches: Iterable[Any], run: Pass) -> Mom
             gradient = check_finite(
                 {name: _taken(parameter) / run.scale for name, parameter in model.named_parameters()}
             )
-            moments = Moments(size, gradient, {name: torch.zeros_like(value) for name, value in gradient.items()})
+            moments = GradientMoments(
+                size, gradient, {name: torch.zeros_like(value) for name, value in gradient.items()}
+            )
             total = moments if total is None else total.plus(moments)
     assert total is not None
     return total

@@ -12,14 +12,14 @@ from hfp.importance.errors import CriterionError
 
 
 @dataclass(frozen=True)
-class Moments:
+class GradientMoments:
     """Sums over `samples` of gradient and curvature, by the parameter's name, each of full shape."""
 
     samples: int
     gradient: Mapping[str, Tensor]
     curvature: Mapping[str, Tensor]
 
-    def plus(self, other: Moments) -> Moments:
+    def plus(self, other: GradientMoments) -> GradientMoments:
         """The moments over both sets of samples.
 
         Raises:
@@ -33,7 +33,7 @@ class Moments:
                     f"parameter {name!r} has shape {shapes[0]} in what is accumulated and {shapes[1]} in what is new; "
                     "call reset() after pruning a model"
                 )
-        return Moments(
+        return GradientMoments(
             self.samples + other.samples,
             {name: value + other.gradient[name].to(value) for name, value in self.gradient.items()},
             {name: value + other.curvature[name].to(value) for name, value in self.curvature.items()},

@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hfp.importance.capture.batches import Pass, mapped
 from hfp.importance.capture.calls import layers_and_bare, recording_calls
-from hfp.importance.capture.moments import Moments, check_finite
+from hfp.importance.capture.moments import GradientMoments, check_finite
 from hfp.importance.capture.squares import gradient_moments
 from hfp.importance.capture.state import untouched
 from hfp.importance.errors import CriterionError
@@ -20,20 +20,20 @@ from hfp.importance.errors import CriterionError
 Sums = dict[str, Tensor]
 
 
-def gradient_moments_of(model: nn.Module, batches: Iterable[Any], run: Pass) -> Moments:
+def gradient_moments_of(model: nn.Module, batches: Iterable[Any], run: Pass) -> GradientMoments:
     """Sums over samples of the gradient and of its square, in one pass over the batches.
 
     Raises:
         CriterionError: a gradient that isn't finite, one that can't be formed per sample, and what `Pass` raises.
     """
-    total: Moments | None = None
+    total: GradientMoments | None = None
     layers, bare = layers_and_bare(model)
     with untouched(model, parameters_require_grad=False):
         for batch, size in run.batches(batches, model):
             gradient, square, target, unsplit = _of_layers(model, layers, batch, size, run)
             if bare or unsplit:
                 _add_bare(model, bare + unsplit, (batch, target), size, run, gradient, square)
-            moments = Moments(size, check_finite(gradient), square)
+            moments = GradientMoments(size, check_finite(gradient), square)
             total = moments if total is None else total.plus(moments)
     assert total is not None
     return total

@@ -20,13 +20,13 @@ CHUNK_BYTES = 1 << 26  # gradients are formed for as many samples at a time as f
 
 
 @dataclass(frozen=True)
-class Call:
+class LayerCall:
     """One run of a layer: its arguments and the gradient of its output, samples first (`samples * k` rows)."""
 
     args: tuple[Any, ...]
     grad: Tensor
 
-    def part(self, start: int, stop: int, samples: int) -> Call:
+    def part(self, start: int, stop: int, samples: int) -> LayerCall:
         """The same for samples `start` to `stop` alone."""
         rows = len(self.grad)
 
@@ -34,18 +34,18 @@ class Call:
             batched = isinstance(value, Tensor) and value.dim() > 0 and len(value) == rows
             return value[start * rows // samples : stop * rows // samples] if batched else value
 
-        return Call(tuple(map(cut, self.args)), cut(self.grad))
+        return LayerCall(tuple(map(cut, self.args)), cut(self.grad))
 
-    def to(self, dtype: torch.dtype) -> Call:
+    def to(self, dtype: torch.dtype) -> LayerCall:
         """The same with every floating-point tensor of one type, whatever mixed precision made of them."""
 
         def cast_floating(value: Any) -> Any:
             return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
 
-        return Call(tuple(map(cast_floating, self.args)), self.grad.to(dtype))
+        return LayerCall(tuple(map(cast_floating, self.args)), self.grad.to(dtype))
 
 
-def gradient_moments(module: nn.Module, calls: list[Call], samples: int) -> dict[str, tuple[Tensor, Tensor]]:
+def gradient_moments(module: nn.Module, calls: list[LayerCall], samples: int) -> dict[str, tuple[Tensor, Tensor]]:
     """Sum over samples of the gradient and of its square, `(sum, square)` for each of the layer's own parameters.
 
     A layer that ran several times in one forward pass has one gradient per sample: the sum over its calls.
@@ -63,7 +63,9 @@ def gradient_moments(module: nn.Module, calls: list[Call], samples: int) -> dict
     return sums
 
 
-def _summed_over_calls(module: nn.Module, calls: list[Call], start: int, stop: int, samples: int) -> dict[str, Tensor]:
+def _summed_over_calls(
+    module: nn.Module, calls: list[LayerCall], start: int, stop: int, samples: int
+) -> dict[str, Tensor]:
     total: dict[str, Tensor] = {}
     for call in calls:
         for name, value in per_sample_gradients(module, call.part(start, stop, samples), stop - start).items():
@@ -71,7 +73,7 @@ def _summed_over_calls(module: nn.Module, calls: list[Call], start: int, stop: i
     return total
 
 
-def per_sample_gradients(module: nn.Module, call: Call, samples: int) -> dict[str, Tensor]:
+def per_sample_gradients(module: nn.Module, call: LayerCall, samples: int) -> dict[str, Tensor]:
     """Gradients of the layer's own parameters in one call, each `[samples, *shape]`."""
     if isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward:
         return _linear(module, call, samples)
@@ -80,13 +82,13 @@ def per_sample_gradients(module: nn.Module, call: Call, samples: int) -> dict[st
     return _any_layer(module, call, samples)
 
 
-def _linear(module: nn.Linear, call: Call, samples: int) -> dict[str, Tensor]:
+def _linear(module: nn.Linear, call: LayerCall, samples: int) -> dict[str, Tensor]:
     x, grad = (value.reshape(samples, -1, value.shape[-1]) for value in (call.args[0], call.grad))
     gradients = {"weight": grad.transpose(1, 2) @ x}
     return gradients if module.bias is None else {**gradients, "bias": grad.sum(1)}
 
 
-def _conv2d(module: nn.Conv2d, call: Call, samples: int) -> dict[str, Tensor]:
+def _conv2d(module: nn.Conv2d, call: LayerCall, samples: int) -> dict[str, Tensor]:
     x, grad = call.args[0], call.grad.flatten(2)
     if module.kernel_size == (1, 1) and module.stride == (1, 1) and module.padding == (0, 0):
         patches = x.flatten(2)
@@ -105,7 +107,7 @@ def _plain_padding(module: nn.Conv2d) -> bool:
     return module.padding_mode == "zeros" and not isinstance(module.padding, str)
 
 
-def _any_layer(module: nn.Module, call: Call, samples: int) -> dict[str, Tensor]:
+def _any_layer(module: nn.Module, call: LayerCall, samples: int) -> dict[str, Tensor]:
     parameters = {name: p.detach() for name, p in module.named_parameters(recurse=False)}
     rows = len(call.grad)
     batched = [isinstance(value, Tensor) and value.dim() > 0 and len(value) == rows for value in call.args]

@@ -9,7 +9,7 @@ from torch import nn
 
 from hfp.importance.bases.accumulated import AccumulatedImportance
 from hfp.importance.capture.batches import Pass
-from hfp.importance.capture.moments import Moments
+from hfp.importance.capture.moments import GradientMoments
 from hfp.importance.capture.per_sample import gradient_moments_of
 
 
@@ -22,5 +22,5 @@ class EmpiricalFisherImportance(AccumulatedImportance):
     backward. Source: LeCun et al., Optimal Brain Damage, 1989; Theis et al., arXiv 1801.05787, for the Fisher in it.
     """
 
-    def _measure(self, model: nn.Module, batches: Iterable[Any], run: Pass) -> Moments:
+    def _measure(self, model: nn.Module, batches: Iterable[Any], run: Pass) -> GradientMoments:
         return gradient_moments_of(model, batches, run)

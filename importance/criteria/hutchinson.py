@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hfp.importance.bases.accumulated import AccumulatedImportance
 from hfp.importance.capture.batches import Pass
-from hfp.importance.capture.moments import Moments, check_finite
+from hfp.importance.capture.moments import GradientMoments, check_finite
 from hfp.importance.capture.state import untouched
 from hfp.importance.errors import CriterionError
 
@@ -33,8 +33,8 @@ class HutchinsonImportance(AccumulatedImportance):
         self.probes = probes
         self._generator = torch.Generator().manual_seed(seed)
 
-    def _measure(self, model: nn.Module, batches: Iterable[Any], run: Pass) -> Moments:
-        total: Moments | None = None
+    def _measure(self, model: nn.Module, batches: Iterable[Any], run: Pass) -> GradientMoments:
+        total: GradientMoments | None = None
         names = [name for name, _ in model.named_parameters()]
         with untouched(model, parameters_require_grad=True), sdpa_kernel(SDPBackend.MATH):
             for batch, size in run.batches(batches, model):
@@ -43,7 +43,7 @@ class HutchinsonImportance(AccumulatedImportance):
                 _check_differentiable_twice(loss)
                 gradient, curvature = self._probe(loss, list(model.parameters()))
                 named = dict(zip(names, gradient, strict=True)), dict(zip(names, curvature, strict=True))
-                moments = Moments(size, check_finite(named[0]), check_finite(named[1]))
+                moments = GradientMoments(size, check_finite(named[0]), check_finite(named[1]))
                 total = moments if total is None else total.plus(moments)
         assert total is not None
         return total

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from hfp.importance.bases.accumulated import AccumulatedImportance
 from hfp.importance.capture.batches import Pass
 from hfp.importance.capture.logits import logits_of
-from hfp.importance.capture.moments import Moments
+from hfp.importance.capture.moments import GradientMoments
 from hfp.importance.capture.per_sample import gradient_moments_of
 
 
@@ -32,7 +32,7 @@ class SampledFisherImportance(AccumulatedImportance):
         super().__init__(form, reduction)
         self._draws = np.random.default_rng(seed)
 
-    def _measure(self, model: nn.Module, batches: Iterable[Any], run: Pass) -> Moments:
+    def _measure(self, model: nn.Module, batches: Iterable[Any], run: Pass) -> GradientMoments:
         def relabel(output: Any, size: int) -> Tensor:
             return draw_labels(logits_of(output, size), self._draws)
 

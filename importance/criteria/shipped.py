@@ -15,7 +15,7 @@ from torch.nn.modules.conv import _ConvTransposeNd
 from hfp.importance.bases.accumulated import AccumulatedImportance
 from hfp.importance.capture.batches import Pass
 from hfp.importance.capture.gradient import mean_gradient_of
-from hfp.importance.capture.moments import Moments
+from hfp.importance.capture.moments import GradientMoments
 from hfp.importance.capture.per_sample import gradient_moments_of
 from hfp.importance.errors import CriterionError
 from hfp.importance.groups.members import members, root_name, width
@@ -96,7 +96,7 @@ class TaylorImportance(_ReadsGradients):
     def __init__(self, **options: Any) -> None:
         super().__init__(tp.importance.GroupTaylorImportance(**options))
 
-    def _measure(self, model: nn.Module, batches: Iterable[Any], run: Pass) -> Moments:
+    def _measure(self, model: nn.Module, batches: Iterable[Any], run: Pass) -> GradientMoments:
         return mean_gradient_of(model, batches, run)
 
     def _read(self, name: str) -> Tensor:
@@ -113,7 +113,7 @@ class HessianImportance(_ReadsGradients):
     def __init__(self, **options: Any) -> None:
         super().__init__(tp.importance.GroupHessianImportance(**options))
 
-    def _measure(self, model: nn.Module, batches: Iterable[Any], run: Pass) -> Moments:
+    def _measure(self, model: nn.Module, batches: Iterable[Any], run: Pass) -> GradientMoments:
         return gradient_moments_of(model, batches, run)
 
     def _read(self, name: str) -> Tensor:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from hfp.layers.calling import call
 from hfp.reconstruct.coupling.rules.labels import Lines
 from hfp.reconstruct.coupling.rules.registry import tensors_in
-from hfp.reconstruct.coupling.tracing import Call, CallCounter, Key, running
+from hfp.reconstruct.coupling.tracing import CallCounter, CallKey, TracedCall, running
 from hfp.reconstruct.coupling.wiring import Gone, Wiring
 from hfp.reconstruct.errors import MapError
 from hfp.reconstruct.maps.index_map import IndexMap
@@ -33,7 +33,7 @@ Digest = tuple[Tensor, Tensor]
 
 def first_difference(
     wiring: Wiring, model: nn.Module, example_inputs: Any, gone: Gone, index_map: IndexMap
-) -> tuple[Call, str] | None:
+) -> tuple[TracedCall, str] | None:
     """The first operation whose kept results differ between the masked parent and the compact model; None if none does.
 
     Args:
@@ -112,7 +112,7 @@ class _MaskedRun(_Run):
     def __init__(self, wiring: Wiring, gone: Gone) -> None:
         super().__init__(wiring)
         self._gone = gone
-        self.digests: dict[Key, list[Digest | None]] = {}
+        self.digests: dict[CallKey, list[Digest | None]] = {}
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         key = self.key(function)
@@ -134,7 +134,7 @@ class _MaskedRun(_Run):
                     tensor = tensor.index_select(dim, left.nonzero().view(-1).to(tensor.device))
         return tensor
 
-    def _reduced(self, function: Any, known: Call, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    def _reduced(self, function: Any, known: TracedCall, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """The operation on the kept entries only; removed entries of its results are zero."""
         lines = iter(known.inputs)
         small = [self._kept(arg, next(lines)) if isinstance(arg, Tensor) else arg for arg in args]
@@ -160,7 +160,7 @@ class _MaskedRun(_Run):
 class _CompactRun(_Run):
     """The compact model: compares every operation with the digest."""
 
-    def __init__(self, wiring: Wiring, digests: dict[Key, list[Digest | None]]) -> None:
+    def __init__(self, wiring: Wiring, digests: dict[CallKey, list[Digest | None]]) -> None:
         super().__init__(wiring)
         self._digests = digests
 
@@ -192,7 +192,7 @@ def _digest(tensor: Tensor) -> Digest | None:
     return weights @ flat, flat.norm()
 
 
-def _own_sizes(known: Call, args: list[Any], wiring: Wiring, gone: Gone) -> list[Any]:
+def _own_sizes(known: TracedCall, args: list[Any], wiring: Wiring, gone: Gone) -> list[Any]:
     """Arguments in which sizes that the operation is given are those of its smaller tensors."""
     name, tensor = known.key[1], args[0]
     if name in ("native_layer_norm", "_fused_rms_norm"):

@@ -24,7 +24,7 @@ from torch import nn
 from hfp.layers.calling import call_in
 from hfp.reconstruct.coupling.rules.labels import Array, Line
 from hfp.reconstruct.coupling.rules.registry import Stated, tensors_in
-from hfp.reconstruct.coupling.tracing import Call, CallCounter, Key, running
+from hfp.reconstruct.coupling.tracing import CallCounter, CallKey, TracedCall, running
 from hfp.reconstruct.coupling.wiring import Binding, Gone, Wiring
 from hfp.reconstruct.models.attributes import is_plain, plain
 from hfp.reconstruct.models.compact import compact_model
@@ -42,7 +42,7 @@ class Failure:
     """
 
     order: int
-    call: Call
+    call: TracedCall
     message: str
 
     @property
@@ -113,7 +113,7 @@ class _ShapeChecker(CallCounter):
         self._wiring = wiring
         self._gone = gone
         self._order = {key: order for order, key in enumerate(wiring.trace.calls)}
-        self._last: Key | None = None
+        self._last: CallKey | None = None
         self._inside = False
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -192,7 +192,7 @@ def _changed(wiring: Wiring, gone: Gone, stated: list[Stated]) -> list[tuple[int
     return list(found.values())
 
 
-def _written(call: Call) -> list[Stated]:
+def _written(call: TracedCall) -> list[Stated]:
     """The sizes that a call was given, and those of its results, which may have been given too."""
     results = [
         pair for shape, lines in zip(call.shapes, call.outputs, strict=True) for pair in zip(shape, lines, strict=True)
@@ -245,7 +245,7 @@ def _numbers(module: nn.Module) -> Iterator[tuple[str, int | None, int]]:
         yield from ((attribute, position, item) for position, item in items if type(item) is int)
 
 
-def _links(wiring: Wiring, call: Call, nearby: list[tuple[int, Array]]) -> Iterator[tuple[Array, Array]]:
+def _links(wiring: Wiring, call: TracedCall, nearby: list[tuple[int, Array]]) -> Iterator[tuple[Array, Array]]:
     """Pairs of dimensions that a reshape may take to be tied: one that it changes, and one as long as several of it."""
     lines = [line for each in (*call.inputs, *call.outputs) for line in each if line is not None]
     free = [line for line in lines if wiring.classes.reason(line) is None]
@@ -288,7 +288,7 @@ Place = tuple[str, str, int, str, int, int]
 """Where a dimension occurs, relative to a module: (path below it, operation, count, which list, tensor, dimension)."""
 
 
-def _twins(wiring: Wiring, module: str, call: Call | None = None) -> list[str]:
+def _twins(wiring: Wiring, module: str, call: TracedCall | None = None) -> list[str]:
     """Other modules of the same class; given a call, only those in which it has the same shapes."""
     kind = type(wiring.model.get_submodule(module))
     found = [name for name, other in wiring.model.named_modules() if type(other) is kind and name != module]
@@ -361,7 +361,7 @@ def _at(wiring: Wiring, module: str, place: Place) -> Line:
     return next(found, None)
 
 
-def _lines(call: Call) -> Iterator[tuple[str, int, int, Line]]:
+def _lines(call: TracedCall) -> Iterator[tuple[str, int, int, Line]]:
     yield from (("stated", 0, index, line) for index, (_, line) in enumerate(call.stated))
     for kind, tensors in (("in", call.inputs), ("out", call.outputs)):
         yield from ((kind, index, dim, line) for index, lines in enumerate(tensors) for dim, line in enumerate(lines))

@@ -21,11 +21,19 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from hfp.layers.calling import call_in, results, unfused
 from hfp.reconstruct.coupling.rules.labels import Labels, Line, Lines
-from hfp.reconstruct.coupling.rules.registry import RULES, Notes, Operation, Stated, opaque, pointwise, tensors_in
+from hfp.reconstruct.coupling.rules.registry import (
+    OPERATION_RULES,
+    Notes,
+    Operation,
+    Stated,
+    opaque,
+    pointwise,
+    tensors_in,
+)
 from hfp.reconstruct.errors import MapError
 from hfp.reconstruct.models.twin import tensors_of
 
-Key = tuple[str, str, int]
+CallKey = tuple[str, str, int]
 """A call's name: (module, operation, how often this module has called this operation)."""
 
 _ATTENTION = F.scaled_dot_product_attention
@@ -33,14 +41,14 @@ _SYNONYMS = {"_unsafe_view": "view", "reshape": "view", "_reshape_alias": "view"
 
 
 @dataclass(frozen=True)
-class Call:
+class TracedCall:
     """One operation of a trace.
 
     inputs: lines of its tensor arguments. outputs, shapes: lines and shapes of its results. stated: sizes given as
     numbers. reduces: it computes a statistic over a dimension that can lose indices.
     """
 
-    key: Key
+    key: CallKey
     inputs: tuple[Lines, ...]
     outputs: tuple[Lines, ...]
     shapes: tuple[tuple[int, ...], ...]
@@ -59,7 +67,7 @@ class Trace:
 
     labels: Labels
     tensors: Mapping[str, Lines]
-    calls: Mapping[Key, Call]
+    calls: Mapping[CallKey, TracedCall]
     channels: Mapping[str, tuple[Line, Line]]
     groups: Mapping[str, Line]
     unknown: frozenset[str]
@@ -151,7 +159,7 @@ class CallCounter(TorchDispatchMode):
         self.path: list[str] = []
         self._counts: Counter[tuple[str, str]] = Counter()
 
-    def key(self, function: Any) -> Key:
+    def key(self, function: Any) -> CallKey:
         """The name of the call that is under way."""
         name = function._schema.name.split("::")[1]
         name = name[:-1] if name.endswith("_") else name
@@ -164,7 +172,7 @@ class _Follower(CallCounter):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.labels = Labels()
-        self.calls: dict[Key, Call] = {}
+        self.calls: dict[CallKey, TracedCall] = {}
         self.channels: dict[str, tuple[Line, Line]] = {}
         self.groups: dict[str, Line] = {}
         self.unknown: set[str] = set()
@@ -192,7 +200,7 @@ class _Follower(CallCounter):
         op = Operation(key[1], args, kwargs or {}, outputs, self.where(), self.labels, self.lines, notes)
         fallback = pointwise if torch.Tag.pointwise in function.tags else opaque
         inputs = tuple(self.lines(tensor) for tensor in op.tensors)
-        found = RULES.get(key[1], fallback)(op)
+        found = OPERATION_RULES.get(key[1], fallback)(op)
         each = found if isinstance(found, list) else [found]
         for output, lines in zip(outputs, each, strict=True):
             _label(output, lines)
@@ -200,11 +208,16 @@ class _Follower(CallCounter):
         return result
 
     def _note(
-        self, key: Key, inputs: tuple[Lines, ...], lines: tuple[Lines, ...], outputs: tuple[Tensor, ...], notes: Notes
+        self,
+        key: CallKey,
+        inputs: tuple[Lines, ...],
+        lines: tuple[Lines, ...],
+        outputs: tuple[Tensor, ...],
+        notes: Notes,
     ) -> None:
         shapes = tuple(tuple(output.shape) for output in outputs)
         stated = tuple((size, line) for size, line in notes.stated if line is not None and size > 1)
-        self.calls[key] = Call(key, inputs, lines, shapes, stated, notes.reduces)
+        self.calls[key] = TracedCall(key, inputs, lines, shapes, stated, notes.reduces)
         if notes.channels is not None:
             self.channels[key[0]] = notes.channels
         if notes.groups is not None:

@@ -12,7 +12,7 @@ from hfp.reconstruct.errors import MapError
 from hfp.reconstruct.maps.coverage import Coverage
 from hfp.reconstruct.maps.index_map import IndexMap
 
-Rule = Callable[[Tensor, Tensor, Tensor, float], Tensor]
+AggregationRule = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 """(global value, weighted sum of the clients' values, weight that held each entry, weight of all) -> new value.
 
 All tensors broadcast to the full shape; the sum is zero where nobody held the entry.
@@ -30,7 +30,7 @@ def mean_over_holders(full: Tensor, total: Tensor, held: Tensor, weight: float) 
     return (full * unheld.to(full.dtype)).addcmul_(total, held.reciprocal().masked_fill_(unheld, 0))
 
 
-RULES: Mapping[str, Rule] = {"fill": fill_with_global, "holders": mean_over_holders}
+AGGREGATION_RULES: Mapping[str, AggregationRule] = {"fill": fill_with_global, "holders": mean_over_holders}
 
 
 class Aggregator:
@@ -55,9 +55,9 @@ class Aggregator:
     """
 
     def __init__(self, full_state: Mapping[str, Tensor], rule: str = "fill") -> None:
-        if rule not in RULES:
-            raise MapError(f"unknown aggregation rule {rule!r}; known: {', '.join(RULES)}")
-        self._rule = RULES[rule]
+        if rule not in AGGREGATION_RULES:
+            raise MapError(f"unknown aggregation rule {rule!r}; known: {', '.join(AGGREGATION_RULES)}")
+        self._rule = AGGREGATION_RULES[rule]
         self._full = {name: tensor.detach() for name, tensor in full_state.items()}
         self._sums: dict[str, Tensor] = {}
         self._coverage = Coverage({name: tuple(tensor.shape) for name, tensor in self._full.items()})

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from hfp.costs.macs import MacCounter
-from hfp.costs.memory import MemoryCounter
-from hfp.methods import Client, Local, Method, Reply, ServerState, Setting, Task, Update
+from hfp.costs.memory import PeakBytesCounter
+from hfp.methods import Client, ClientContext, Method, MethodContext, Reply, ServerState, Task, Update
 from hfp.models import classifier_of, create_model
 from hfp.reconstruct import Coupling
 from hfp.training.local_step import LocalData, LocalTraining
@@ -26,21 +26,23 @@ def small_network() -> nn.Module:
     return create_model("resnet8", in_channels=1, width=0.5).double()
 
 
-def setting_of(model: nn.Module, clients: tuple[Client, ...] = CLIENTS, shape: tuple[int, ...] = (1, 8, 8)) -> Setting:
+def context_of(
+    model: nn.Module, clients: tuple[Client, ...] = CLIENTS, shape: tuple[int, ...] = (1, 8, 8)
+) -> MethodContext:
     example = torch.zeros(1, *shape, dtype=next(model.parameters()).dtype)
     head = classifier_of(model)
     groups = Coupling.trace(model, example.repeat(2, 1, 1, 1), [head])
     own = {id(parameter) for parameter in head.parameters()}
     classifier = tuple(name for name, parameter in model.named_parameters() if id(parameter) in own)
-    return Setting(model, groups, tuple(dict(model.named_parameters())), clients, 0, example, classifier)
+    return MethodContext(model, groups, tuple(dict(model.named_parameters())), clients, 0, example, classifier)
 
 
-def begin(model: nn.Module, method: Method, setting: Setting) -> ServerState:
-    return method.start(setting, {name: tensor.clone() for name, tensor in model.state_dict().items()})
+def begin(model: nn.Module, method: Method, context: MethodContext) -> ServerState:
+    return method.start(context, {name: tensor.clone() for name, tensor in model.state_dict().items()})
 
 
-def assigned(method: Method, setting: Setting, state: ServerState, client: Client) -> Task:
-    return method.send(setting, state, client, method.plan(setting, state, client))
+def assigned(method: Method, context: MethodContext, state: ServerState, client: Client) -> Task:
+    return method.send(context, state, client, method.plan(context, state, client))
 
 
 def update_of(client: Client, task: Task, tensors: dict[str, Tensor], steps: int = STEPS) -> Update:
@@ -58,21 +60,23 @@ def shaken(tensors: dict[str, Tensor], generator: torch.Generator) -> dict[str, 
     }
 
 
-def made_up(setting: Setting, method: Method, state: ServerState, seed: int = 0) -> Iterator[Update]:
+def made_up(context: MethodContext, method: Method, state: ServerState, seed: int = 0) -> Iterator[Update]:
     """Replies as clients would send them, with random changes."""
     generator = torch.Generator().manual_seed(seed)
-    for client in setting.clients:
-        task = assigned(method, setting, state, client)
+    for client in context.clients:
+        task = assigned(method, context, state, client)
         yield update_of(client, task, shaken(dict(task.tensors), generator))
 
 
-def one_round(setting: Setting, method: Method, state: ServerState, seed: int = 0) -> tuple[list[Update], ServerState]:
-    updates = list(made_up(setting, method, state, seed))
-    return updates, collected(setting, method, state, updates)
+def one_round(
+    context: MethodContext, method: Method, state: ServerState, seed: int = 0
+) -> tuple[list[Update], ServerState]:
+    updates = list(made_up(context, method, state, seed))
+    return updates, collected(context, method, state, updates)
 
 
-def collected(setting: Setting, method: Method, state: ServerState, updates: list[Update]) -> ServerState:
-    collector = method.collect(setting, state)
+def collected(context: MethodContext, method: Method, state: ServerState, updates: list[Update]) -> ServerState:
+    collector = method.collect(context, state)
     for update in updates:
         collector.add(update)
     return collector.finish()
@@ -92,7 +96,7 @@ def dense(update: Update, name: str, elsewhere: Tensor) -> Tensor:
 
 def local_of(
     model: nn.Module,
-    setting: Setting,
+    context: MethodContext,
     client: Client,
     *,
     round: int = 0,
@@ -100,21 +104,21 @@ def local_of(
     samples: int = 16,
     epochs: int = 1,
     momentum: float = 0.0,
-) -> Local:
+) -> ClientContext:
     """A client with random images of some classes, four to a batch."""
     generator = torch.Generator().manual_seed(100 + client.index)
-    images = torch.randn(samples, *setting.example.shape[1:], generator=generator, dtype=setting.example.dtype)
+    images = torch.randn(samples, *context.example.shape[1:], generator=generator, dtype=context.example.dtype)
     labels = torch.tensor(classes)[torch.arange(samples) % len(classes)]
     training = LocalTraining(epochs, batch_size=4, learning_rate=0.1, momentum=momentum, weight_decay=0.0)
-    return Local(
+    return ClientContext(
         client=client,
         round=round,
         model=model,
-        groups=setting.groups,
+        groups=context.groups,
         data=LocalData(images, labels, lambda batch: batch),
         training=training,
-        count=MacCounter(setting.example),
-        memory=MemoryCounter(setting.example),
-        seed=setting.seed,
+        count=MacCounter(context.example),
+        count_peak_bytes=PeakBytesCounter(context.example),
+        seed=context.seed,
         device=torch.device("cpu"),
     )

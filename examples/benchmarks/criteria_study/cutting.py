@@ -15,7 +15,7 @@ from hfp.costs.macs import macs_per_weight
 from hfp.errors import InputError
 from hfp.pruning.measuring import mean_loss, measured
 from hfp.pruning.repair import repair
-from hfp.pruning.schedule import Bundle, Order, Rules, meet
+from hfp.pruning.schedule import Bundle, Order, RankingRules, meet
 from hfp.reconstruct import IndexMap, compact_model
 from hfp.reconstruct.coupling.coupling import Coupling
 
@@ -49,7 +49,7 @@ class Cutter:
 
     def order(self, score: Callable[[Any], Tensor], ranking: str) -> Order:
         """All removals, by the scores of a group and one of the rankings of `hfp.prune`."""
-        rules = Rules(ranking)
+        rules = RankingRules(ranking)
         bundles = [Bundle({name: score(self.groups(name)).detach()}, {name: 1}) for name in self.coupling.names]
         return Order.of(measured(bundles, rules, self.outcome) if ranking == "measured" else bundles, rules)
 

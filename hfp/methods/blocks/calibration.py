@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hfp.errors import InputError
-from hfp.methods.interface.client_context import Local
+from hfp.methods.interface.client_context import ClientContext
 from hfp.training.local_step import Objective
 
 
@@ -23,7 +23,7 @@ def check_calibration(calibration: float) -> None:
         raise InputError(f"calibration must be a finite number of at least 0; found {calibration}")
 
 
-def calibrated(local: Local, calibration: float) -> Objective:
+def calibrated(local: ClientContext, calibration: float) -> Objective:
     """A client's loss in one round: `calibration` for each of its steps, at most 1, is the strength.
 
     The longer a client trains alone, the more it unlearns the classes that it lacks.

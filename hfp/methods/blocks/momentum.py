@@ -20,7 +20,7 @@ def check_momentum(momentum: float) -> None:
         raise InputError(f"server_momentum must be in [0, 1); found {momentum}")
 
 
-def pushed(
+def server_momentum_step(
     before: State, mean: State, velocity: State, momentum: float, parameters: Iterable[str]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """``v ← β v + (w̄ - w)`` and ``w ← w + v`` for the `parameters`; what else the mean has stays as it is.

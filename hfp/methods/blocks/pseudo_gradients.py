@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from hfp.methods.interface.values import Held
+from hfp.methods.interface.values import TrainedPart
 
 
 class PseudoGradients:
@@ -24,7 +24,7 @@ class PseudoGradients:
         self._weight = 0.0
         self._moved, self._moved_square = 0.0, 0.0
 
-    def add(self, held: Held, weight: float, distance: float) -> None:
+    def add(self, trained_part: TrainedPart, weight: float, distance: float) -> None:
         """Add one client; `distance` is ``η E``, the length of its steps together, 0 when it took none."""
         self._weight += weight
         if not distance:
@@ -32,9 +32,11 @@ class PseudoGradients:
         self._moved += weight
         self._moved_square += weight**2
         for name, total in self._gradient.items():
-            place = held.index_map.tensors[name]
-            active = held.active.get(name, torch.ones((), dtype=torch.bool)).to(total).expand(place.compact_shape)
-            gradient = (held.before[name] - held.after[name]) * active / distance
+            place = trained_part.index_map.tensors[name]
+            active = (
+                trained_part.active.get(name, torch.ones((), dtype=torch.bool)).to(total).expand(place.compact_shape)
+            )
+            gradient = (trained_part.before[name] - trained_part.after[name]) * active / distance
             place.add(gradient, total, weight)
             place.add(gradient.square(), self._square[name], weight)
             place.add(active, self._coverage[name], weight)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hfp.errors import InputError
-from hfp.methods.interface.values import Setting
+from hfp.methods.interface.values import MethodContext
 from hfp.reconstruct import Coupling, IndexMap, Plan, compact_model
 
 Scores = Mapping[str, Tensor]
@@ -31,14 +31,14 @@ def keep_count(channels: int, ratio: float, group: str) -> int:
     return kept
 
 
-def check_counts(setting: Setting) -> None:
+def check_counts(context: MethodContext) -> None:
     """Refuse clients' ratios that leave a coupled group without channels.
 
     Raises:
         InputError: naming the ratio and the group.
     """
-    for ratio in sorted({client.ratio for client in setting.clients}):
-        kept_counts(setting.groups, ratio)
+    for ratio in sorted({client.ratio for client in context.clients}):
+        kept_counts(context.groups, ratio)
 
 
 def kept_counts(groups: Coupling, ratio: float) -> dict[str, int]:

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import ClassVar, Protocol
 
 from torch import nn
 
 from hfp.errors import InputError
-from hfp.methods.interface.client_context import Local
-from hfp.methods.interface.values import Client, Held, Reply, ServerState, Setting, State, Task, Update
+from hfp.methods.interface.client_context import ClientContext
+from hfp.methods.interface.values import Client, MethodContext, Reply, ServerState, State, Task, TrainedPart, Update
 from hfp.reconstruct import Plan
 from hfp.training.local_step import Objective
 
@@ -41,12 +42,14 @@ class Method(ABC):
     name: ClassVar[str]
     source: ClassVar[str]
     summary: ClassVar[str]
-    asides: ClassVar[tuple[str, ...]] = ()
+    extra_tensor_prefixes: ClassVar[tuple[str, ...]] = ()
     """How the names of tensors begin that a reply may have beside the model's."""
+    renamed_options: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    """Earlier names of options, which keep working with a warning, and today's."""
     uses_ratios: ClassVar[bool] = True
     """Whether a client's ratio makes any difference; a comparison runs what it doesn't matter to only once."""
 
-    def check(self, setting: Setting) -> None:
+    def check(self, context: MethodContext) -> None:
         """Refuse a setting that the method can't work in.
 
         Raises:
@@ -54,24 +57,24 @@ class Method(ABC):
         """
         return
 
-    def start(self, setting: Setting, weights: State) -> ServerState:
+    def start(self, context: MethodContext, weights: State) -> ServerState:
         """The state before the first round."""
         return ServerState(round=0, weights=weights)
 
-    def select(self, setting: Setting, state: ServerState, clients: Sequence[Client]) -> Sequence[Client]:
+    def select(self, context: MethodContext, state: ServerState, clients: Sequence[Client]) -> Sequence[Client]:
         """Those of the reachable `clients` that take part in the coming round: all of them."""
         return clients
 
     @abstractmethod
-    def plan(self, setting: Setting, state: ServerState, client: Client) -> Plan:
+    def plan(self, context: MethodContext, state: ServerState, client: Client) -> Plan:
         """The channels that `client` trains in the coming round."""
 
-    def send(self, setting: Setting, state: ServerState, client: Client, plan: Plan) -> Task:
+    def send(self, context: MethodContext, state: ServerState, client: Client, plan: Plan) -> Task:
         """What `client` is sent: the compact state of its plan."""
-        index_map = setting.groups.index_map(plan)
+        index_map = context.groups.index_map(plan)
         return Task(plan, index_map, index_map.restrict(state.weights))
 
-    def train(self, local: Local, task: Task) -> Reply:
+    def train(self, local: ClientContext, task: Task) -> Reply:
         """At the client: train the compact model under the method's objective and answer with its state."""
         model = local.build(task)
         return local.reply(model, local.fit(model, self.objective(local, task, model)))
@@ -80,20 +83,22 @@ class Method(ABC):
         """At the client: what it keeps of a task and its reply, for later tasks to have among their `known`."""
         return {}
 
-    def objective(self, local: Local, task: Task, model: nn.Module) -> Objective:
+    def objective(self, local: ClientContext, task: Task, model: nn.Module) -> Objective:
         """At the client: what `train` minimises on the compact `model`, which may be given hooks: cross-entropy."""
         return Objective()
 
     @abstractmethod
-    def collect(self, setting: Setting, state: ServerState) -> Collector:
+    def collect(self, context: MethodContext, state: ServerState) -> Collector:
         """A collector for the coming round's updates."""
 
-    def held(self, setting: Setting, state: ServerState, update: Update) -> Held:
+    def trained_part(self, context: MethodContext, state: ServerState, update: Update) -> TrainedPart:
         """What an update says about the full model: the entries of its task, before and after."""
         names = update.task.index_map.tensors
-        return Held(update.task.index_map, update.task.tensors, {name: update.reply.tensors[name] for name in names})
+        return TrainedPart(
+            update.task.index_map, update.task.tensors, {name: update.reply.tensors[name] for name in names}
+        )
 
-    def check_reply(self, setting: Setting, state: ServerState, update: Update) -> None:
+    def check_reply(self, context: MethodContext, state: ServerState, update: Update) -> None:
         """Refuse a reply that is no answer to its task, before anything is done with it.
 
         Raises:
@@ -102,22 +107,26 @@ class Method(ABC):
         missing = update.task.index_map.tensors.keys() - update.reply.tensors.keys()
         if missing:
             raise InputError(f"the reply lacks {', '.join(sorted(missing)[:4])}")
-        held = self.held(setting, state, update)
-        surplus = {name for name in update.reply.tensors.keys() - held.after.keys() if not name.startswith(self.asides)}
+        trained_part = self.trained_part(context, state, update)
+        surplus = {
+            name
+            for name in update.reply.tensors.keys() - trained_part.after.keys()
+            if not name.startswith(self.extra_tensor_prefixes)
+        }
         if surplus:
             raise InputError(f"the reply has unexpected tensors: {', '.join(sorted(surplus)[:4])}")
-        held.index_map.check_compact(held.after)
-        for name, tensor in held.after.items():
+        trained_part.index_map.check_compact(trained_part.after)
+        for name, tensor in trained_part.after.items():
             if tensor.dtype != state.weights[name].dtype:
                 raise InputError(f"{name} must be {state.weights[name].dtype}; found {tensor.dtype}")
 
-    def rebase(self, setting: Setting, state: ServerState, update: Update) -> Update | None:
+    def rebase(self, context: MethodContext, state: ServerState, update: Update) -> Update | None:
         """An update that comes in a later round: its change, made to the weights of today; None if it is of no use."""
-        held = self.held(setting, state, update)
-        now = held.index_map.restrict(state.weights)
+        trained_part = self.trained_part(context, state, update)
+        now = trained_part.index_map.restrict(state.weights)
         moved = {
-            name: now[name] + (after - held.before[name]) if after.is_floating_point() else after
-            for name, after in held.after.items()
+            name: now[name] + (after - trained_part.before[name]) if after.is_floating_point() else after
+            for name, after in trained_part.after.items()
         }
         task = dataclasses.replace(update.task, tensors=now)
         reply = dataclasses.replace(update.reply, tensors={**update.reply.tensors, **moved})

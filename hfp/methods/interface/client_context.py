@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hfp.costs.macs import TRAINING_FACTOR, MacCounter, parameters
-from hfp.costs.memory import MemoryCounter
+from hfp.costs.memory import PeakBytesCounter
 from hfp.methods.interface.values import Client, Reply, State, Task
 from hfp.reconstruct import Coupling, compact_model
 from hfp.seeds import generator
@@ -17,11 +17,11 @@ from hfp.training.local_step import LocalData, LocalResult, LocalTraining, Objec
 
 
 @dataclass(frozen=True, eq=False)
-class Local:
+class ClientContext:
     """What a client has when a task arrives in round `round`.
 
     `model` is the full model, for its architecture alone; `groups` its coupled groups, `count` what a forward pass
-    costs, `memory` what training keeps. `random` shuffles and augments; it is the same for every method under one seed.
+    costs, `peak_bytes` what training keeps. `random` shuffles and augments; it is the same for every method under one seed.
     """
 
     client: Client
@@ -31,7 +31,7 @@ class Local:
     data: LocalData
     training: LocalTraining
     count: MacCounter
-    memory: MemoryCounter
+    count_peak_bytes: PeakBytesCounter
     seed: int
     device: torch.device
     random: torch.Generator = field(init=False)
@@ -63,7 +63,7 @@ class Local:
 
     def peak(self, model: nn.Module) -> int:
         """The bytes that training `model` keeps."""
-        return self.memory(model, min(self.training.batch_size, len(self.data.labels)))
+        return self.count_peak_bytes(model, min(self.training.batch_size, len(self.data.labels)))
 
     def reply(
         self,
@@ -72,11 +72,11 @@ class Local:
         *,
         also: State | None = None,
         training_macs: int | None = None,
-        memory: int | None = None,
+        peak_bytes: int | None = None,
     ) -> Reply:
         """Answer with the state of `model` and the tensors in `also`.
 
-        `training_macs` and `memory` are needed where not every step was one of the whole of `model` alone.
+        `training_macs` and `peak_bytes` are needed where not every step was one of the whole of `model` alone.
         """
         forward = self.count(model)
         return Reply(
@@ -87,6 +87,6 @@ class Local:
             parameters=parameters(model),
             forward_macs=forward,
             training_macs=TRAINING_FACTOR * forward * result.samples if training_macs is None else training_macs,
-            memory=self.peak(model) if memory is None else memory,
+            peak_bytes=self.peak(model) if peak_bytes is None else peak_bytes,
             variance=result.variance,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from typing import Any
 
 from hfp.errors import InputError, unknown
@@ -31,6 +32,7 @@ def create_method(name: str, **options: Any) -> Method:
     if name not in _METHODS:
         raise unknown("method", name, _METHODS)
     kind = _METHODS[name]
+    options = _with_todays_names(kind, options)
     defaults = {entry.name: entry.default for entry in dataclasses.fields(kind)}  # type: ignore[arg-type]
     for option, value in options.items():
         if not defaults:
@@ -39,6 +41,13 @@ def create_method(name: str, **options: Any) -> Method:
             raise unknown(f"option of {name}", option, defaults)
         _check_type(name, option, value, defaults[option])
     return kind(**options)
+
+
+def _with_todays_names(kind: type[Method], options: dict[str, Any]) -> dict[str, Any]:
+    for old in options.keys() & kind.renamed_options.keys():
+        new = kind.renamed_options[old]
+        warnings.warn(f"option {old} of {kind.name} is called {new} now", FutureWarning, stacklevel=4)
+    return {kind.renamed_options.get(option, option): value for option, value in options.items()}
 
 
 def _check_type(method: str, option: str, value: Any, default: Any) -> None:

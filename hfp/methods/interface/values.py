@@ -30,11 +30,11 @@ class ServerState:
 
     round: int
     weights: State
-    memory: Any = None
+    method_state: Any = None
 
 
 @dataclass(frozen=True)
-class Setting:
+class MethodContext:
     """What stays the same over a run.
 
     `model` is the full model, for its architecture alone, `groups` its coupled groups, `parameters` its parameters by
@@ -72,7 +72,7 @@ class Reply:
     """What a client answers: `tensors` cross the wire, and the figures of its training.
 
     `loss` is the mean of the objective over the `samples` seen in `steps` steps. `parameters` and `forward_macs` (one
-    image) are those of the model it ended with, `training_macs` those of all its steps, `memory` the bytes that
+    image) are those of the model it ended with, `training_macs` those of all its steps, `peak_bytes` the bytes that
     training kept at its peak. `variance` is that of its steps' gradients, where it was to be measured.
     """
 
@@ -83,7 +83,7 @@ class Reply:
     parameters: int
     forward_macs: int
     training_macs: int
-    memory: int = 0
+    peak_bytes: int = 0
     variance: float | None = None
 
 
@@ -102,7 +102,7 @@ class Update:
 
 
 @dataclass(frozen=True)
-class Held:
+class TrainedPart:
     """The part of the full model that a client trained: compact states before and after, and where their entries lie.
 
     `active` has a boolean mask for tensors of which only single entries were trained, in the compact shape.

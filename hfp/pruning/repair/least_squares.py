@@ -36,7 +36,7 @@ RIDGE = 0.01
 
 
 @dataclass
-class Moments:
+class RegressionMoments:
     """Sums over rows, float64, by group of a convolution: counts, sums and products of inputs x and outputs y."""
 
     rows: int = 0
@@ -72,7 +72,7 @@ class Solution:
     error: tuple[float, float]
 
 
-def solve(moments: Moments, weight: Tensor, bias: Tensor, ridge: float, constant: bool) -> Solution:
+def solve(moments: RegressionMoments, weight: Tensor, bias: Tensor, ridge: float, constant: bool) -> Solution:
     """The minimiser above.
 
     weight: what pruning left, `[groups, out, in]`. bias: the layer's own, `[groups, out]`. constant: whether the
@@ -139,7 +139,7 @@ class _Fit:
         self.columns = self._weight.shape[-1]
         bias = module.bias if isinstance(module.bias, Tensor) else torch.zeros(1, device=module.weight.device)
         self._bias = bias.detach().clone().expand(len(module.weight)).unflatten(0, self._weight.shape[:2])
-        self._moments = Moments()
+        self._moments = RegressionMoments()
         self._solution: Solution | None = None
 
     def before(self, module: nn.Module, args: tuple[Any, ...]) -> None:

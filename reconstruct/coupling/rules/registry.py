@@ -71,16 +71,16 @@ class Notes:
     followed: bool = True
 
 
-Rule = Callable[[Operation], "Lines | list[Lines]"]
-AnyRule = TypeVar("AnyRule", bound=Rule)
-RULES: dict[str, Rule] = {}
+OperationRule = Callable[[Operation], "Lines | list[Lines]"]
+AnyRule = TypeVar("AnyRule", bound=OperationRule)
+OPERATION_RULES: dict[str, OperationRule] = {}
 
 
 def rule(*names: str) -> Callable[[AnyRule], AnyRule]:
     """Register a rule for the operations of these names."""
 
     def register(function: AnyRule) -> AnyRule:
-        RULES.update(dict.fromkeys(names, function))
+        OPERATION_RULES.update(dict.fromkeys(names, function))
         return function
 
     return register

@@ -29,7 +29,7 @@ def result(accuracies, megabytes, seconds=2.0):
         "bytes_down": total * megabytes * 6e5,
         "training_macs": 3e9,
         "device_seconds": total * seconds,
-        "memory": 5e6,
+        "peak_bytes": 5e6,
     }
 
 
@@ -91,7 +91,7 @@ def test_costs_to_target_are_those_of_the_seeds_that_got_there(made):
 def test_costs_are_a_runs_means(made):
     assert [row.megabytes_up for row in made] == pytest.approx([2.4, 9.6, 1.2])
     assert [row.megabytes_down for row in made] == pytest.approx([3.6, 14.4, 1.8])
-    assert (made[0].gmacs, made[0].memory, made[0].seconds) == (3.0, 5.0, 12.0)
+    assert (made[0].gmacs, made[0].peak_megabytes, made[0].seconds) == (3.0, 5.0, 12.0)
 
 
 def test_own_models_are_shown_where_all_runs_measured_them(runs):

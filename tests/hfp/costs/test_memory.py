@@ -1,9 +1,9 @@
 import pytest
 import torch
-from federated import assigned, begin, local_of, setting_of, small_network
+from federated import assigned, begin, context_of, local_of, small_network
 from torch import nn
 
-from hfp.costs.memory import MemoryCounter
+from hfp.costs.memory import PeakBytesCounter
 from hfp.methods import create_method
 
 
@@ -12,14 +12,14 @@ def test_a_steps_memory_is_state_and_saved_activations():
     parameters = 6 * 5 + 5 * 3 + 3
     saved = 6 + 5  # the input of the first layer; the rectified output, which two layers save
     for batch in (1, 7):
-        assert MemoryCounter(torch.zeros(1, 6))(model, batch) == 4 * (3 * parameters + saved * batch)
+        assert PeakBytesCounter(torch.zeros(1, 6))(model, batch) == 4 * (3 * parameters + saved * batch)
 
 
 def test_counting_leaves_the_model_and_the_random_state_alone():
     model = nn.Sequential(nn.BatchNorm1d(4), nn.Dropout(), nn.Linear(4, 2)).eval()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     random = torch.get_rng_state()
-    MemoryCounter(torch.ones(1, 4))(model, 8)
+    PeakBytesCounter(torch.ones(1, 4))(model, 8)
     assert torch.equal(torch.get_rng_state(), random)
     assert not model.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
@@ -28,13 +28,13 @@ def test_counting_leaves_the_model_and_the_random_state_alone():
 @pytest.mark.parametrize("name", ["ca-hfp", "heterofl", "dapperfl", "fedprox", "prunefl"])
 def test_only_methods_that_train_submodels_save_memory(name):
     model = small_network()
-    setting = setting_of(model)
+    context = context_of(model)
     method = create_method(name, **({"passes": 1, "limit": 1} if name == "prunefl" else {}))
-    state, client = begin(model, method, setting), setting.clients[1]
-    local = local_of(model, setting, client)
+    state, client = begin(model, method, context), context.clients[1]
+    local = local_of(model, context, client)
     full = local.peak(model)
-    reply = method.train(local, assigned(method, setting, state, client))
+    reply = method.train(local, assigned(method, context, state, client))
     if name in ("ca-hfp", "heterofl"):
-        assert reply.memory < 0.6 * full
+        assert reply.peak_bytes < 0.6 * full
     else:
-        assert full <= reply.memory < 1.3 * full
+        assert full <= reply.peak_bytes < 1.3 * full

@@ -6,7 +6,7 @@ from itertools import combinations
 
 import pytest
 import torch
-from federated import SAMPLES, STEP_SIZE, STEPS, begin, dense, held, made_up, setting_of, small_network
+from federated import SAMPLES, STEP_SIZE, STEPS, begin, context_of, dense, held, made_up, small_network
 from torch import nn
 from torch.nn import functional
 
@@ -26,7 +26,7 @@ SMALL = Experiment(train_images=120, clients=3, rounds=2, batch_size=8, diagnost
 def federation():
     """The small network and its clients as a federation that the observer can sample images from."""
     model = small_network()
-    setting = setting_of(model)
+    context = context_of(model)
     random = torch.Generator().manual_seed(0)
     shards = tuple(
         LocalData(
@@ -34,29 +34,29 @@ def federation():
             torch.randint(10, (client.samples,), generator=random),
             lambda images: images,
         )
-        for client in setting.clients
+        for client in context.clients
     )
     return dataclasses.replace(
-        set_up(SMALL), method=create_method("fedrolex", mask_classes=False), model=model, setting=setting, shards=shards
+        set_up(SMALL), method=create_method("fedrolex", mask_classes=False), model=model, context=context, shards=shards
     )
 
 
 def watched(federation: Federation, rounds: int):
     """Rounds of made-up updates: for each the state before it, the updates and the figures."""
-    method, setting, observer = federation.method, federation.setting, Observer(federation)
-    state, seen = begin(federation.model, method, setting), []
+    method, context, observer = federation.method, federation.context, Observer(federation)
+    state, observer_state = begin(federation.model, method, context), []
     for round in range(rounds):
-        watch = observer.watch(state, method.collect(setting, state))
-        updates = list(made_up(setting, method, state, seed=round))
+        watch = observer.watch(state, method.collect(context, state))
+        updates = list(made_up(context, method, state, seed=round))
         updates = [
             dataclasses.replace(u, reply=dataclasses.replace(u.reply, variance=float(u.client.index))) for u in updates
         ]
         for update in updates:
             watch.add(update)
         after = watch.finish()
-        seen.append((state, updates, observer.report(watch)))
+        observer_state.append((state, updates, observer.report(watch)))
         state = after
-    return seen
+    return observer_state
 
 
 def pseudo(update, name, state):
@@ -66,7 +66,7 @@ def pseudo(update, name, state):
 
 def test_figures_are_their_definitions(federation):
     (first, _, before), (state, updates, figures) = watched(federation, 2)
-    names = federation.setting.parameters
+    names = federation.context.parameters
     assert figures.gradient_variance == pytest.approx((50 * 1 + 20 * 2) / SAMPLES)
 
     masks = {name: [held(u, name) for u in updates] for name in names}
@@ -98,7 +98,7 @@ def test_figures_are_their_definitions(federation):
 def test_the_predicted_change_uses_the_estimates_of_the_rounds_before(federation):
     (first, updates, _), (state, later, figures) = watched(federation, 2)
     predicted = 0.0
-    for name in federation.setting.parameters:
+    for name in federation.context.parameters:
         weight = sum(u.client.samples * held(u, name).double() for u in updates)
         total = [(u.client.samples, pseudo(u, name, first)) for u in updates]
         g = torch.where(weight > 0, sum(n * x for n, x in total) / weight.clamp(min=1), 0.0)
@@ -118,7 +118,7 @@ def test_the_actual_change_is_that_of_the_loss_without_what_is_missing(federatio
     for present in (1, 0):
         model = small_network().train()
         weights = dict(state.weights)
-        for name in federation.setting.parameters:
+        for name in federation.context.parameters:
             missing = sum(u.client.samples / SAMPLES * ~held(u, name) for u in updates)
             weights[name] = weights[name] * (1 - (1 - present) * missing)
         model.load_state_dict(weights)
@@ -129,14 +129,14 @@ def test_the_actual_change_is_that_of_the_loss_without_what_is_missing(federatio
 
 def test_coverage_counts_channels_that_somebody_trained(federation):
     rounds = watched(federation, 7)
-    setting, method = federation.setting, federation.method
+    context, method = federation.context, federation.method
     plans = [
-        [method.plan(setting, dataclasses.replace(state, round=r), c).kept for c in setting.clients]
+        [method.plan(context, dataclasses.replace(state, round=r), c).kept for c in context.clients]
         for r, (state, _, _) in enumerate(rounds)
     ]
     for r, (_, _, figures) in enumerate(rounds):
-        assert set(figures.coverage) == set(setting.groups.names)
-        for name, size in setting.groups.sizes.items():
+        assert set(figures.coverage) == set(context.groups.names)
+        for name, size in context.groups.sizes.items():
             now = set().union(*(kept[name] for kept in plans[r]))
             lately = set().union(*(kept[name] for past in plans[max(0, r - 4) : r + 1] for kept in past))
             assert figures.coverage[name] == pytest.approx(len(now) / size)
@@ -144,17 +144,17 @@ def test_coverage_counts_channels_that_somebody_trained(federation):
 
 
 def test_unstructured_masks_overlap_by_their_weights(federation):
-    model, setting = federation.model, federation.setting
+    model, context = federation.model, federation.context
     method = create_method("prunefl")
     federation = dataclasses.replace(federation, method=method)
-    state = begin(model, method, setting)
+    state = begin(model, method, context)
     random = torch.Generator().manual_seed(0)
     masks = {name: torch.rand(m.shape, generator=random) < 0.3 for name, m in sparse.full_masks(model).items()}
-    memory = dataclasses.replace(state.memory, masks=masks, holders=frozenset({0, 1, 2}))
-    state = dataclasses.replace(state, round=1, memory=memory, weights=sparse.cleared(state.weights, masks))
+    method_state = dataclasses.replace(state.method_state, masks=masks, holders=frozenset({0, 1, 2}))
+    state = dataclasses.replace(state, round=1, method_state=method_state, weights=sparse.cleared(state.weights, masks))
     observer = Observer(federation)
-    watch = observer.watch(state, method.collect(setting, state))
-    for update in made_up(setting, method, state):
+    watch = observer.watch(state, method.collect(context, state))
+    for update in made_up(context, method, state):
         watch.add(update)
     figures = observer.report(watch)
     assert figures.overlap == 1.0
@@ -164,10 +164,10 @@ def test_unstructured_masks_overlap_by_their_weights(federation):
 
 
 def test_one_client_overlaps_with_nobody(federation):
-    method, setting = federation.method, federation.setting
-    state, observer = begin(federation.model, method, setting), Observer(federation)
-    watch = observer.watch(state, method.collect(setting, state))
-    watch.add(next(made_up(setting, method, state)))
+    method, context = federation.method, federation.context
+    state, observer = begin(federation.model, method, context), Observer(federation)
+    watch = observer.watch(state, method.collect(context, state))
+    watch.add(next(made_up(context, method, state)))
     assert observer.report(watch).overlap is None
 
 

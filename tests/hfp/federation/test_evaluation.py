@@ -106,12 +106,12 @@ def test_own_models_are_what_clients_trained_with_their_own_statistics(method):
     options = {"passes": 2, "limit": 2} if method == "prunefl" else {}
     experiment = dataclasses.replace(SMALL, method=method, options=options)
     federation = set_up(experiment)
-    state = federation.method.start(federation.setting, federation.initial)
-    client = federation.method.select(federation.setting, state, federation.setting.clients)[0]
+    state = federation.method.start(federation.context, federation.initial)
+    client = federation.method.select(federation.context, state, federation.context.clients)[0]
     exchange = Exchange(federation)
     (answer,) = InProcess(federation).train(0, [client], lambda client: exchange.task(state, client))
     update = exchange.update(answer)
-    held = federation.method.held(federation.setting, state, update)
+    held = federation.method.trained_part(federation.context, state, update)
     found = Evaluator(federation, InProcess(federation)).own(client.index, held)
     shard = federation.shards[client.index]
     model = statistics_replaced(

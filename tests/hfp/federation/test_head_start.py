@@ -45,21 +45,21 @@ def test_a_limit_of_bytes_is_none_of_time():
 @pytest.mark.parametrize("name", ["fedavg", "fedavgm", "ca-hfp", "heterofl", "fedrolex", "fjord", "fedmp", "dapperfl"])
 def test_every_methods_clients_train_so_many_epochs(name):
     federation = set_up(dataclasses.replace(SMALL, method=name))
-    method, setting = federation.method, federation.setting
-    state, client = method.start(setting, federation.initial), setting.clients[0]
+    method, context = federation.method, federation.context
+    state, client = method.start(context, federation.initial), context.clients[0]
     a_pass = math.ceil(client.samples / federation.experiment.batch_size)
     for round, epochs in enumerate((3, 2, 1)):
         now = dataclasses.replace(state, round=round)
-        task = method.send(setting, now, client, method.plan(setting, now, client))
+        task = method.send(context, now, client, method.plan(context, now, client))
         reply = Clients(federation).train(round, client, task)
         assert (reply.steps, reply.samples) == (epochs * a_pass, epochs * client.samples)
 
 
 def test_the_epochs_go_on_from_one_another_with_an_order_of_their_own_each():
     federation = set_up(SMALL)
-    method, setting = federation.method, federation.setting
-    state, client = method.start(setting, federation.initial), setting.clients[0]
-    task = method.send(setting, state, client, method.plan(setting, state, client))
+    method, context = federation.method, federation.context
+    state, client = method.start(context, federation.initial), context.clients[0]
+    task = method.send(context, state, client, method.plan(context, state, client))
     reply = Clients(federation).train(0, client, task)
     assert reply.training_macs == 3 * reply.forward_macs * 3 * client.samples
 

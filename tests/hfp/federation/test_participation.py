@@ -5,7 +5,7 @@ import json
 
 import pytest
 import torch
-from federated import assigned, begin, collected, dense, held, setting_of, shaken, small_network, update_of
+from federated import assigned, begin, collected, context_of, dense, held, shaken, small_network, update_of
 
 from hfp import Experiment, InputError, simulate
 from hfp.costs.devices import Seconds
@@ -119,39 +119,39 @@ def test_late_changes_join_the_next_round():
 
 
 @pytest.fixture(scope="module")
-def setting():
+def context():
     model = small_network()
-    return model, setting_of(model)
+    return model, context_of(model)
 
 
 @pytest.mark.parametrize("name", ["ca-hfp-paper", "heterofl", "fedmp"])
-def test_a_late_change_is_made_to_the_weights_of_today(setting, name):
-    model, setting = setting
+def test_a_late_change_is_made_to_the_weights_of_today(context, name):
+    model, context = context
     method, random = create_method(name), torch.Generator().manual_seed(1)
-    then, client = begin(model, method, setting), setting.clients[1]
-    task = assigned(method, setting, then, client)
+    then, client = begin(model, method, context), context.clients[1]
+    task = assigned(method, context, then, client)
     update = update_of(client, task, shaken(dict(task.tensors), random))
     now = dataclasses.replace(then, round=3, weights=shaken(dict(then.weights), random))
-    rebased = method.rebase(setting, now, update)
-    after = collected(setting, method, now, [rebased])
-    for tensor in setting.parameters:
+    rebased = method.rebase(context, now, update)
+    after = collected(context, method, now, [rebased])
+    for tensor in context.parameters:
         change = dense(update, tensor, then.weights[tensor]) - then.weights[tensor]
         torch.testing.assert_close(after.weights[tensor], now.weights[tensor] + change, rtol=1e-12, atol=1e-12)
         assert torch.equal(after.weights[tensor][~held(update, tensor)], now.weights[tensor][~held(update, tensor)])
 
 
-def test_a_late_client_that_pruned_itself_is_rebased_on_what_it_kept(setting):
-    model, setting = setting
+def test_a_late_client_that_pruned_itself_is_rebased_on_what_it_kept(context):
+    model, context = context
     method, random = create_method("dapperfl"), torch.Generator().manual_seed(1)
-    then, client = begin(model, method, setting), setting.clients[1]
-    plan = keep_random(setting.groups, 0.5, random)
-    index_map = setting.groups.index_map(plan)
+    then, client = begin(model, method, context), context.clients[1]
+    plan = keep_random(context.groups, 0.5, random)
+    index_map = context.groups.index_map(plan)
     trained = shaken(index_map.restrict(then.weights), random)
-    update = update_of(client, assigned(method, setting, then, client), {**trained, KEPT: kept_bits(plan)})
+    update = update_of(client, assigned(method, context, then, client), {**trained, KEPT: kept_bits(plan)})
     now = dataclasses.replace(then, weights=shaken(dict(then.weights), random))
-    after = collected(setting, method, now, [method.rebase(setting, now, update)])
+    after = collected(context, method, now, [method.rebase(context, now, update)])
     full = index_map.embed(trained, into=then.weights)
-    for tensor in setting.parameters:
+    for tensor in context.parameters:
         expected = now.weights[tensor] + full[tensor] - then.weights[tensor]
         torch.testing.assert_close(after.weights[tensor], expected, rtol=1e-12, atol=1e-12)
 
@@ -159,8 +159,8 @@ def test_a_late_client_that_pruned_itself_is_rebased_on_what_it_kept(setting):
 @pytest.mark.parametrize(("replan", "distinct"), [(1, 4), (2, 2), (0, 1)])
 def test_a_plan_stays_for_as_many_rounds_as_asked(replan, distinct):
     federation = set_up(experiment(method="fedrolex", replan=replan, ratio=0.5))
-    exchange, state = Exchange(federation), federation.method.start(federation.setting, federation.initial)
-    client = federation.setting.clients[0]
+    exchange, state = Exchange(federation), federation.method.start(federation.context, federation.initial)
+    client = federation.context.clients[0]
     kept = {tuple(exchange._plan(dataclasses.replace(state, round=round), client).kept.items()) for round in range(4)}
     assert len(kept) == distinct
 
@@ -173,10 +173,10 @@ def test_a_new_phase_makes_a_new_plan():
 def test_budgets_decide_ratios():
     settings = {"profile": ("laptop", "board"), "method": "ca-hfp"}
     by_time = set_up(experiment(**settings, budget={"seconds": 0.5}))
-    ratios = [client.ratio for client in by_time.setting.clients]
+    ratios = [client.ratio for client in by_time.context.clients]
     assert ratios[0] < ratios[1]
     by_macs = set_up(experiment(**settings, budget={"macs": 0.25}))
-    assert len({client.ratio for client in by_macs.setting.clients}) == 1
+    assert len({client.ratio for client in by_macs.context.clients}) == 1
     record = simulate(experiment(**settings, budget={"seconds": 0.5}, rounds=1)).history[0]
     assert all(client.device_seconds <= 0.5 for client in record.clients)
 

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from federated import assigned, begin, local_of, setting_of, small_network, update_of
+from federated import assigned, begin, context_of, local_of, small_network, update_of
 
 from hfp import Experiment
 from hfp.federation.fleet import InProcess
@@ -23,17 +23,17 @@ METHODS = {"prunefl": {"passes": 1, "limit": 1, "every": 1}}
 @pytest.fixture(scope="module")
 def network():
     model = small_network()
-    return model, setting_of(model)
+    return model, context_of(model)
 
 
 def answered(network, name):
     """A method, its state and what a client really answered."""
-    model, setting = network
+    model, context = network
     method = create_method(name, **METHODS.get(name, {}))
-    state, client = begin(model, method, setting), setting.clients[1]
-    task = assigned(method, setting, state, client)
-    reply = method.train(local_of(model, setting, client), task)
-    return method, setting, state, dataclasses.replace(update_of(client, task, {}), reply=reply)
+    state, client = begin(model, method, context), context.clients[1]
+    task = assigned(method, context, state, client)
+    reply = method.train(local_of(model, context, client), task)
+    return method, context, state, dataclasses.replace(update_of(client, task, {}), reply=reply)
 
 
 def changed(update, **tensors):
@@ -64,9 +64,9 @@ def damages(update):
 
 @pytest.mark.parametrize("name", ["ca-hfp", "dapperfl", "heterofl", "prunefl"])
 def test_damaged_answers_are_refused_with_a_reason(network, name):
-    method, setting, state, update = answered(network, name)
+    method, context, state, update = answered(network, name)
     for reason, damaged in damages(update):
-        assert reason in problem_of(method, setting, state, damaged)
+        assert reason in problem_of(method, context, state, damaged)
 
 
 @pytest.mark.parametrize(
@@ -85,8 +85,8 @@ def test_damaged_answers_are_refused_with_a_reason(network, name):
     ],
 )
 def test_what_a_method_adds_is_checked_too(network, name, tensor, value, reason):
-    method, setting, state, update = answered(network, name)
-    found = problem_of(method, setting, state, changed(update, **{tensor: value}))
+    method, context, state, update = answered(network, name)
+    found = problem_of(method, context, state, changed(update, **{tensor: value}))
     assert found and (reason in found or name == "prunefl")
 
 

@@ -79,12 +79,12 @@ def test_reestimated_statistics_are_the_global_models_own():
     state = next(iter(rounds(federation))).state
     model = federation.model
     model.load_state_dict(dict(state.weights))
-    seen = []
-    model.stem[0].register_forward_hook(lambda module, inputs, output: seen.append(output.detach()))
+    observer_state = []
+    model.stem[0].register_forward_hook(lambda module, inputs, output: observer_state.append(output.detach()))
     with torch.no_grad():
         for shard in federation.shards:
             model(federation.dataset.normalise(shard.images))
-    together = torch.cat(seen).transpose(0, 1).flatten(1)
+    together = torch.cat(observer_state).transpose(0, 1).flatten(1)
     torch.testing.assert_close(state.weights["stem.1.running_mean"], together.mean(1), rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(state.weights["stem.1.running_var"], together.var(1), rtol=1e-2, atol=1e-3)
 

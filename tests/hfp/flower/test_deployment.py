@@ -104,7 +104,7 @@ def test_a_run_outlives_killed_and_lying_nodes_and_its_superlink(stage):
     (folder / "garbage-2").unlink()
     refused = next(record for record in records(out) if statuses(record).get(2) == "refused")
     assert next(one for one in refused["clients"] if one["client"] == 2)["problem"]
-    assert all(tensor.isfinite().all() for tensor in load_checkpoint(out / CHECKPOINT).standing.state.weights.values())
+    assert all(tensor.isfinite().all() for tensor in load_checkpoint(out / CHECKPOINT).run_state.state.weights.values())
 
     os.killpg(deployment.link.pid, signal.SIGKILL)
     deployment.link.wait()
@@ -140,11 +140,11 @@ def next_checkpoint(out, rounds, run):
 def assert_alone_held_stays(before, after):
     """What only client 1 held in the last round has kept its values; the rest has moved."""
     samples = [client.samples for client in after.history[0].clients]
-    setting = set_up_own(after.experiment, load_problem(APP / "held_problem.py"), samples).setting
-    held = {client: setting.groups.index_map(plan).masks() for client, (_, _, plan) in after.standing.plans.items()}
+    context = set_up_own(after.experiment, load_problem(APP / "held_problem.py"), samples).context
+    held = {client: context.groups.index_map(plan).masks() for client, (_, _, plan) in after.run_state.plans.items()}
     alone = moved = 0
-    for name in setting.parameters:
-        old, new = before.standing.state.weights[name], after.standing.state.weights[name]
+    for name in context.parameters:
+        old, new = before.run_state.state.weights[name], after.run_state.state.weights[name]
         only = held[1][name] & ~held[0][name] & ~held[2][name]
         alone += int(only.sum())
         assert torch.equal(old[only], new[only])

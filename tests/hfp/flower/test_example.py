@@ -18,10 +18,10 @@ def test_the_examples_problem_is_learnt():
     experiment = Experiment(clients=30, rounds=1, ratio=0.5)
     federation = set_up_own(experiment, problem, [50] * 30, here=3)
     assert [len(shard.labels) for shard in federation.shards] == [0] * 3 + [50] + [0] * 26
-    client = federation.setting.clients[3]
-    state = federation.method.start(federation.setting, federation.initial)
+    client = federation.context.clients[3]
+    state = federation.method.start(federation.context, federation.initial)
     task = federation.method.send(
-        federation.setting, state, client, federation.method.plan(federation.setting, state, client)
+        federation.context, state, client, federation.method.plan(federation.context, state, client)
     )
     reply = Course(federation)._fleet._clients.train(0, client, task)
     assert reply.samples == 10 * 50, "the first round is ten epochs"

@@ -45,10 +45,10 @@ def test_a_silent_node_is_left_out_when_the_round_ends_and_what_it_alone_held_st
     initial = server.set_up(server.experiment_from(config))
     grid = grid_of(config)
     held = {}
-    state = initial.method.start(initial.setting, initial.initial)
-    for one in initial.setting.clients:
-        plan = initial.method.plan(initial.setting, state, one)
-        held[one.index] = initial.setting.groups.index_map(plan).masks()
+    state = initial.method.start(initial.context, initial.initial)
+    for one in initial.context.clients:
+        plan = initial.method.plan(initial.context, state, one)
+        held[one.index] = initial.context.groups.index_map(plan).masks()
 
     grid.silent_in = {"train"}
     grid.silent = {1001}
@@ -57,7 +57,7 @@ def test_a_silent_node_is_left_out_when_the_round_ends_and_what_it_alone_held_st
     assert "no answer when the round ended" in run.history[0].clients[1].problem
     assert any("client 1: dropped" in line for line in said)
     moved = 0
-    for name in initial.setting.parameters:
+    for name in initial.context.parameters:
         lost = held[1][name] & ~held[0][name] & ~held[2][name]
         assert torch.equal(run.global_state[name][lost], initial.initial[name][lost])
         moved += int((run.global_state[name] != initial.initial[name]).sum())

@@ -9,7 +9,7 @@ import torch
 
 pytest.importorskip("flwr")
 
-from federated import begin, local_of, setting_of, small_network
+from federated import begin, context_of, local_of, small_network
 from flwr.app import RecordDict
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,7 +21,7 @@ from hfp.flower.letter import Letter, from_records, to_records
 from hfp.methods import Reply, Task, create_method
 
 MODEL = small_network()
-SETTING = setting_of(MODEL)
+SETTING = context_of(MODEL)
 CLIENT = SETTING.clients[1]
 STATE = {name: tensor.clone() for name, tensor in MODEL.state_dict().items()}
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from federated import CLIENTS, assigned, begin, local_of, setting_of, small_network
+from federated import CLIENTS, assigned, begin, context_of, local_of, small_network
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -59,10 +59,10 @@ def test_steps_are_those_that_training_takes(samples, batch, epochs):
 @pytest.mark.parametrize(("epochs", "strength"), [(1, 0.5), (2, 1.0), (5, 1.0)])
 def test_clients_calibrate_the_more_the_longer_they_train(name, epochs, strength):
     model = small_network()
-    setting = setting_of(model)
+    context = context_of(model)
     method = create_method(name, calibration=0.125)
-    task = assigned(method, setting, begin(model, method, setting), CLIENTS[1])
-    local = local_of(model, setting, CLIENTS[1], classes=(1, 2), epochs=epochs)
+    task = assigned(method, context, begin(model, method, context), CLIENTS[1])
+    local = local_of(model, context, CLIENTS[1], classes=(1, 2), epochs=epochs)
     objective = method.objective(local, task, model)
     own = Calibrated(local.data.labels, strength)
     at = torch.randn(16, 10, dtype=torch.float64)
@@ -72,10 +72,10 @@ def test_clients_calibrate_the_more_the_longer_they_train(name, epochs, strength
 @pytest.mark.parametrize(("name", "options"), [("ca-hfp", {"calibration": 0}), ("ca-hfp-paper", {}), ("fedavgm", {})])
 def test_without_calibration_it_is_cross_entropy(name, options):
     model = small_network()
-    setting = setting_of(model)
+    context = context_of(model)
     method = create_method(name, **options)
-    task = assigned(method, setting, begin(model, method, setting), CLIENTS[0])
-    assert type(method.objective(local_of(model, setting, CLIENTS[0]), task, model)) is Objective
+    task = assigned(method, context, begin(model, method, context), CLIENTS[0])
+    assert type(method.objective(local_of(model, context, CLIENTS[0]), task, model)) is Objective
 
 
 @pytest.mark.parametrize("name", ["ca-hfp", "fedavgm"])

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from federated import SAMPLES, assigned, begin, collected, local_of, setting_of, shaken, small_network, update_of
+from federated import SAMPLES, assigned, begin, collected, context_of, local_of, shaken, small_network, update_of
 from torch.nn import functional
 
 from hfp.errors import InputError
@@ -16,9 +16,9 @@ from hfp.reconstruct import IndexMap, MapError, compact_model
 
 
 @pytest.fixture(scope="module")
-def setting():
+def context():
     model = small_network()
-    return model, setting_of(model)
+    return model, context_of(model)
 
 
 def steps(model, local, batches, gamma):
@@ -38,15 +38,15 @@ def steps(model, local, batches, gamma):
 
 @pytest.mark.parametrize(("round", "share"), [(0, 0.9), (2, 0.9 * 0.64), (40, 0.1)])
 @pytest.mark.parametrize(("epochs", "dense_steps"), [(1, 2), (3, 4)])
-def test_a_client_trains_fuses_prunes_and_trains_on(setting, round, share, epochs, dense_steps):
-    model, setting = setting
-    method, client = create_method("dapperfl", regularisation=0.05), setting.clients[1]
-    state = begin(model, method, setting)
+def test_a_client_trains_fuses_prunes_and_trains_on(context, round, share, epochs, dense_steps):
+    model, context = context
+    method, client = create_method("dapperfl", regularisation=0.05), context.clients[1]
+    state = begin(model, method, context)
     state = type(state)(round, state.weights)
-    task = assigned(method, setting, state, client)
+    task = assigned(method, context, state, client)
     assert task.values["share"] == pytest.approx(share)
-    local = local_of(model, setting, client, round=round, epochs=epochs)
-    reply = method.train(local_of(model, setting, client, round=round, epochs=epochs), task)
+    local = local_of(model, context, client, round=round, epochs=epochs)
+    reply = method.train(local_of(model, context, client, round=round, epochs=epochs), task)
 
     schedule = local.schedule()
     full = steps(compact_model(model, IndexMap.identity(model), state.weights), local, schedule[:dense_steps], 0.05)
@@ -54,11 +54,11 @@ def test_a_client_trains_fuses_prunes_and_trains_on(setting, round, share, epoch
         name: share * state.weights[name] + (1 - share) * tensor if tensor.is_floating_point() else tensor
         for name, tensor in full.state_dict().items()
     }
-    plan = keep_best(setting.groups, client.ratio, filter_scores(setting.groups, setting.model, fused))
-    index_map = setting.groups.index_map(plan)
+    plan = keep_best(context.groups, client.ratio, filter_scores(context.groups, context.model, fused))
+    index_map = context.groups.index_map(plan)
     small = compact_model(model, index_map, index_map.restrict(fused))
     expected = steps(small, local, schedule[dense_steps:], 0.05).state_dict()
-    assert kept_plan(setting.groups, reply.tensors[KEPT]) == plan
+    assert kept_plan(context.groups, reply.tensors[KEPT]) == plan
     for name, tensor in expected.items():
         torch.testing.assert_close(reply.tensors[name], tensor, rtol=1e-9, atol=1e-11)
     assert reply.steps == 4 * epochs
@@ -66,53 +66,53 @@ def test_a_client_trains_fuses_prunes_and_trains_on(setting, round, share, epoch
     assert reply.training_macs == 3 * 4 * passes
 
 
-def test_the_full_model_goes_down_and_the_compact_one_comes_up(setting):
-    model, setting = setting
+def test_the_full_model_goes_down_and_the_compact_one_comes_up(context):
+    model, context = context
     method = create_method("dapperfl")
-    state = begin(model, method, setting)
-    for client in setting.clients:
-        task = assigned(method, setting, state, client)
+    state = begin(model, method, context)
+    for client in context.clients:
+        task = assigned(method, context, state, client)
         assert {n: t.shape for n, t in task.tensors.items()} == {n: t.shape for n, t in state.weights.items()}
-        reply = method.train(local_of(model, setting, client), task)
-        index_map = setting.groups.index_map(kept_plan(setting.groups, reply.tensors[KEPT]))
+        reply = method.train(local_of(model, context, client), task)
+        index_map = context.groups.index_map(kept_plan(context.groups, reply.tensors[KEPT]))
         values = sum(tensor.numel() for name, tensor in reply.tensors.items() if name != KEPT)
         assert values == index_map.kept_entries < index_map.full_entries
-        assert reply.tensors[KEPT].numel() == (sum(setting.groups.sizes.values()) + 7) // 8
+        assert reply.tensors[KEPT].numel() == (sum(context.groups.sizes.values()) + 7) // 8
 
 
-def test_what_clients_pruned_counts_as_unchanged(setting):
-    model, setting = setting
+def test_what_clients_pruned_counts_as_unchanged(context):
+    model, context = context
     method = create_method("dapperfl")
-    state, random = begin(model, method, setting), torch.Generator().manual_seed(3)
+    state, random = begin(model, method, context), torch.Generator().manual_seed(3)
     updates, fulls = [], []
-    for client in setting.clients:
-        plan = keep_random(setting.groups, client.ratio, random)
-        index_map = setting.groups.index_map(plan)
+    for client in context.clients:
+        plan = keep_random(context.groups, client.ratio, random)
+        index_map = context.groups.index_map(plan)
         tensors = shaken(index_map.restrict(state.weights), random)
         fulls.append(index_map.embed(tensors, into=state.weights))
-        task = assigned(method, setting, state, client)
+        task = assigned(method, context, state, client)
         updates.append(update_of(client, task, {**tensors, KEPT: kept_bits(plan)}))
-    after = collected(setting, method, state, updates)
+    after = collected(context, method, state, updates)
     for name in state.weights:
-        shares = [client.samples / SAMPLES for client in setting.clients]
+        shares = [client.samples / SAMPLES for client in context.clients]
         expected = sum(share * full[name].double() for share, full in zip(shares, fulls, strict=True))
         expected = expected if state.weights[name].is_floating_point() else expected.round()
         torch.testing.assert_close(after.weights[name].double(), expected, rtol=1e-12, atol=1e-12)
 
 
-def test_kept_channels_survive_the_wire_and_an_empty_group_is_refused(setting):
-    _, setting = setting
-    plan = keep_random(setting.groups, 0.5, torch.Generator().manual_seed(0))
-    assert kept_plan(setting.groups, kept_bits(plan)) == plan
+def test_kept_channels_survive_the_wire_and_an_empty_group_is_refused(context):
+    _, context = context
+    plan = keep_random(context.groups, 0.5, torch.Generator().manual_seed(0))
+    assert kept_plan(context.groups, kept_bits(plan)) == plan
     with pytest.raises(MapError, match="no channel is kept; keep at least one of"):
-        kept_plan(setting.groups, torch.zeros_like(kept_bits(plan)))
+        kept_plan(context.groups, torch.zeros_like(kept_bits(plan)))
 
 
-def test_ratios_that_empty_a_layer_are_refused(setting):
-    _, setting = setting
-    clients = (type(setting.clients[0])(0, 10, 0.97),)
+def test_ratios_that_empty_a_layer_are_refused(context):
+    _, context = context
+    clients = (type(context.clients[0])(0, 10, 0.97),)
     with pytest.raises(InputError, match="leaves none; use a smaller ratio"):
-        create_method("dapperfl").check(dataclasses.replace(setting, clients=clients))
+        create_method("dapperfl").check(dataclasses.replace(context, clients=clients))
 
 
 @pytest.mark.parametrize(

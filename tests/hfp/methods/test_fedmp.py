@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from federated import assigned, begin, dense, held, one_round, setting_of, small_network, update_of
+from federated import assigned, begin, context_of, dense, held, one_round, small_network, update_of
 
 from hfp.costs.devices import Seconds
 from hfp.errors import InputError
@@ -23,34 +23,34 @@ WRITERS = {
 
 
 @pytest.fixture(scope="module")
-def setting():
+def context():
     model = small_network()
-    return model, setting_of(model)
+    return model, context_of(model)
 
 
-def test_clients_get_the_filters_of_largest_l1_norm(setting):
-    model, setting = setting
+def test_clients_get_the_filters_of_largest_l1_norm(context):
+    model, context = context
     method = create_method("fedmp")
-    state = begin(model, method, setting)
+    state = begin(model, method, context)
     found = 0
-    for name in setting.groups.names:
+    for name in context.groups.names:
         layers = next((w for w in WRITERS.values() if f"{name}.weight" in w), None)
         if layers is None:
             continue
         found += 1
         norms = sum(state.weights[layer].abs().flatten(1).sum(1) for layer in layers)
-        for client in setting.clients:
-            kept = method.plan(setting, state, client).kept[name]
+        for client in context.clients:
+            kept = method.plan(context, state, client).kept[name]
             expected = norms.argsort(descending=True)[: round((1 - client.ratio) * len(norms))]
             assert kept == tuple(sorted(expected.tolist()))
     assert found == len(WRITERS)
 
 
-def test_recovered_models_count_all_the_same(setting):
-    model, setting = setting
+def test_recovered_models_count_all_the_same(context):
+    model, context = context
     method = create_method("fedmp")
-    state = begin(model, method, setting)
-    updates, after = one_round(setting, method, state)
+    state = begin(model, method, context)
+    updates, after = one_round(context, method, state)
     for name, before in state.weights.items():
         recovered = []
         for update in updates:
@@ -63,21 +63,21 @@ def test_recovered_models_count_all_the_same(setting):
         assert torch.equal(after.weights[name][nobody], before[nobody])
 
 
-def test_norms_are_those_of_the_new_weights(setting):
-    model, setting = setting
+def test_norms_are_those_of_the_new_weights(context):
+    model, context = context
     method = create_method("fedmp")
-    _, after = one_round(setting, method, begin(model, method, setting))
+    _, after = one_round(context, method, begin(model, method, context))
     norms = after.weights["blocks.0.first.0.weight"].abs().flatten(1).sum(1)
-    torch.testing.assert_close(after.memory.scores["blocks.0.first.0"].double(), norms, rtol=1e-6, atol=0)
+    torch.testing.assert_close(after.method_state.scores["blocks.0.first.0"].double(), norms, rtol=1e-6, atol=0)
 
 
-def test_the_compact_model_goes_both_ways(setting):
-    model, setting = setting
+def test_the_compact_model_goes_both_ways(context):
+    model, context = context
     method = create_method("fedmp")
-    state = begin(model, method, setting)
+    state = begin(model, method, context)
     sizes = []
-    for client in setting.clients:
-        task = assigned(method, setting, state, client)
+    for client in context.clients:
+        task = assigned(method, context, state, client)
         sizes.append(sum(tensor.numel() for tensor in task.tensors.values()))
         assert sizes[-1] == task.index_map.kept_entries
         assert (task.values, task.known) == ({}, {})
@@ -110,20 +110,20 @@ def test_a_leaf_is_cut_at_a_pull_while_it_is_wide():
     assert bandit.learn(0.5, 1.0).leaves == bandit.leaves
 
 
-def test_rewards_are_loss_decreases_over_distances_from_the_mean_time(setting):
-    model, setting = setting
+def test_rewards_are_loss_decreases_over_distances_from_the_mean_time(context):
+    model, context = context
     method = create_method("fedmp", bandit=True)
-    state, seen = begin(model, method, setting), []
+    state, seen = begin(model, method, context), []
     for losses, times in (((2.0, 1.5, 1.0), (4.0, 4.0, 4.0)), ((1.0, 1.4, 1.1), (2.0, 4.0, 3.0))):
-        collector = method.collect(setting, state)
-        for client, loss, seconds in zip(setting.clients, losses, times, strict=True):
-            task = assigned(method, setting, state, client)
+        collector = method.collect(context, state)
+        for client, loss, seconds in zip(context.clients, losses, times, strict=True):
+            task = assigned(method, context, state, client)
             update = update_of(client, task, dict(task.tensors))
             reply = dataclasses.replace(update.reply, loss=loss)
             collector.add(dataclasses.replace(update, reply=reply, seconds=Seconds(1.0, seconds - 1, 0.0)))
             seen.append(task.plan.ratio)
         state = collector.finish()
-    workers = state.memory.workers
+    workers = state.method_state.workers
     assert [workers[i].loss for i in range(3)] == [1.0, 1.4, 1.1]
     rewards = [1.0 / (1 / 3), 0.1 / (1 / 3), -0.1 / 0.01]
     for index, reward in enumerate(rewards):
@@ -132,14 +132,14 @@ def test_rewards_are_loss_decreases_over_distances_from_the_mean_time(setting):
         assert found == pytest.approx(reward)
 
 
-def test_a_bandit_draws_other_ratios_for_rounds_and_workers_and_stays_below_the_most(setting):
-    model, setting = setting
+def test_a_bandit_draws_other_ratios_for_rounds_and_workers_and_stays_below_the_most(context):
+    model, context = context
     method = create_method("fedmp", bandit=True, most=0.6)
-    state = begin(model, method, setting)
+    state = begin(model, method, context)
     ratios = {
-        method.plan(setting, dataclasses.replace(state, round=round), client).ratio
+        method.plan(context, dataclasses.replace(state, round=round), client).ratio
         for round in range(10)
-        for client in setting.clients
+        for client in context.clients
     }
     assert len(ratios) > 10
     assert max(ratios) < 0.65
@@ -161,11 +161,11 @@ def test_wrong_options_are_refused(name):
         create_method("fedmp", **{name: 1.5})
 
 
-def test_a_most_that_empties_a_layer_is_refused(setting):
-    _, setting = setting
+def test_a_most_that_empties_a_layer_is_refused(context):
+    _, context = context
     with pytest.raises(InputError, match="removing 0.98 of the .* channels of .* leaves none"):
-        create_method("fedmp", bandit=True, most=0.98).check(setting)
-    weak = dataclasses.replace(setting, clients=(Client(0, 5, 0.98),))
+        create_method("fedmp", bandit=True, most=0.98).check(context)
+    weak = dataclasses.replace(context, clients=(Client(0, 5, 0.98),))
     with pytest.raises(InputError, match="leaves none"):
         create_method("fedmp").check(weak)
     create_method("fedmp", bandit=True).check(weak)

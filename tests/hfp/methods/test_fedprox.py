@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from federated import SAMPLES, assigned, begin, local_of, one_round, setting_of, small_network
+from federated import SAMPLES, assigned, begin, context_of, local_of, one_round, small_network
 from torch import nn
 from torch.nn import functional
 
@@ -14,9 +14,9 @@ from hfp.training.local_step import LocalData, LocalTraining, train
 
 
 @pytest.fixture(scope="module")
-def setting():
+def context():
     model = small_network()
-    return model, setting_of(model)
+    return model, context_of(model)
 
 
 def test_local_steps_minimise_the_loss_and_the_squared_distance_to_the_start():
@@ -47,24 +47,24 @@ def test_local_steps_minimise_the_loss_and_the_squared_distance_to_the_start():
 
 
 @pytest.mark.parametrize(("partial", "steps"), [(True, [3, 2, 1]), (False, [4, 4, 4])])
-def test_weak_clients_run_a_part_of_the_steps_on_the_full_model(setting, partial, steps):
-    model, setting = setting
+def test_weak_clients_run_a_part_of_the_steps_on_the_full_model(context, partial, steps):
+    model, context = context
     method = create_method("fedprox", partial=partial)
-    state = begin(model, method, setting)
-    for client, expected in zip(setting.clients, steps, strict=True):
-        task = assigned(method, setting, state, client)
+    state = begin(model, method, context)
+    for client, expected in zip(context.clients, steps, strict=True):
+        task = assigned(method, context, state, client)
         assert task.index_map == IndexMap.identity(model)
-        reply = method.train(local_of(model, setting, client), task)
+        reply = method.train(local_of(model, context, client), task)
         assert (reply.steps, reply.samples) == (expected, 4 * expected)
         assert reply.training_macs == 3 * reply.forward_macs * 4 * expected
         assert reply.tensors.keys() == state.weights.keys()
 
 
-def test_the_mean_is_weighted_by_samples(setting):
-    model, setting = setting
+def test_the_mean_is_weighted_by_samples(context):
+    model, context = context
     method = create_method("fedprox")
-    state = begin(model, method, setting)
-    updates, after = one_round(setting, method, state)
+    state = begin(model, method, context)
+    updates, after = one_round(context, method, state)
     for name in state.weights:
         expected = sum(u.client.samples / SAMPLES * u.reply.tensors[name].double() for u in updates)
         torch.testing.assert_close(after.weights[name].double(), expected, rtol=1e-12, atol=1e-12)

@@ -12,12 +12,12 @@ from federated import (
     assigned,
     begin,
     collected,
+    context_of,
     dense,
     held,
     local_of,
     made_up,
     one_round,
-    setting_of,
     small_network,
 )
 from torch import nn
@@ -34,16 +34,16 @@ QUICK = {"prunefl": {"passes": 2, "limit": 2, "every": 2}}
 
 
 @pytest.fixture(scope="module")
-def setting():
+def context():
     model = small_network()
-    return model, setting_of(model)
+    return model, context_of(model)
 
 
-def test_ca_hfp_fills_with_the_global_values(setting):
-    model, setting = setting
+def test_ca_hfp_fills_with_the_global_values(context):
+    model, context = context
     method = create_method("ca-hfp-paper")
-    state = begin(model, method, setting)
-    updates, after = one_round(setting, method, state)
+    state = begin(model, method, context)
+    updates, after = one_round(context, method, state)
     for name, before in state.weights.items():
         expected = sum(u.client.samples / SAMPLES * dense(u, name, before).double() for u in updates)
         torch.testing.assert_close(after.weights[name].double(), expected, rtol=1e-12, atol=1e-12)
@@ -52,43 +52,47 @@ def test_ca_hfp_fills_with_the_global_values(setting):
 
 
 @pytest.mark.parametrize("shrink", [0.3, 1.0])
-def test_ca_hfp_fills_with_shrunken_global_values(setting, shrink):
-    model, setting = setting
+def test_ca_hfp_fills_with_shrunken_global_values(context, shrink):
+    model, context = context
     method = create_method("ca-hfp", rule="fill", shrink=shrink)
-    state = begin(model, method, setting)
-    updates, after = one_round(setting, method, state)
+    state = begin(model, method, context)
+    updates, after = one_round(context, method, state)
     for name, before in state.weights.items():
-        elsewhere = (1 - shrink) * before if name in setting.parameters else before
+        elsewhere = (1 - shrink) * before if name in context.parameters else before
         expected = sum(u.client.samples / SAMPLES * dense(u, name, elsewhere).double() for u in updates)
         torch.testing.assert_close(after.weights[name].double(), expected, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("ebbs", [True, False])
-def test_ca_hfp_takes_less_of_the_perturbation_off_from_round_to_round_as_clients_agree(setting, ebbs):
-    model, setting = setting
-    plain, shrunken = (create_method("ca-hfp", shrink=shrink, ebbs=ebbs) for shrink in (0.0, 0.25))
-    state, share = begin(model, plain, setting), 0.25
+@pytest.mark.parametrize("shrink_decays", [True, False])
+def test_ca_hfp_takes_less_of_the_perturbation_off_from_round_to_round_as_clients_agree(context, shrink_decays):
+    model, context = context
+    plain, shrunken = (create_method("ca-hfp", shrink=shrink, shrink_decays=shrink_decays) for shrink in (0.0, 0.25))
+    state, share = begin(model, plain, context), 0.25
     for _ in range(3):
-        updates = [pulled(update) for update in made_up(setting, shrunken, state, seed=state.round)]
-        without, after = (collected(setting, method, state, updates) for method in (plain, shrunken))
+        updates = [pulled(update) for update in made_up(context, shrunken, state, seed=state.round)]
+        without, after = (collected(context, method, state, updates) for method in (plain, shrunken))
         if state.round == 0:
-            nobody = [~torch.stack([held(u, name) for u in updates]).any(0) for name in setting.parameters]
-            ebb = ebbs * agreement(setting, plain, state, updates) * share_of_true(nobody)
-            assert not ebbs or 0.1 < ebb < 0.5
-        assert after.memory.ebb == without.memory.ebb == pytest.approx(ebb, rel=1e-12)
-        for name in setting.parameters:
+            nobody = [~torch.stack([held(u, name) for u in updates]).any(0) for name in context.parameters]
+            shrink_decay = shrink_decays * agreement(context, plain, state, updates) * share_of_true(nobody)
+            assert not shrink_decays or 0.1 < shrink_decay < 0.5
+        assert (
+            after.method_state.shrink_decay
+            == without.method_state.shrink_decay
+            == pytest.approx(shrink_decay, rel=1e-12)
+        )
+        for name in context.parameters:
             missing = sum(u.client.samples / SAMPLES * (~held(u, name)).double() for u in updates)
             expected = without.weights[name] - share * missing * state.weights[name]
             torch.testing.assert_close(after.weights[name], expected, rtol=1e-12, atol=1e-12)
-        state, share = after, share * (1 - ebb)
+        state, share = after, share * (1 - shrink_decay)
 
 
-def agreement(setting, method, state, updates) -> float:
+def agreement(context, method, state, updates) -> float:
     """As `PseudoGradients` has it, which has tests of its own."""
-    gradients = PseudoGradients({name: state.weights[name] for name in setting.parameters})
+    gradients = PseudoGradients({name: state.weights[name] for name in context.parameters})
     for update in updates:
         distance = update.step_size * update.reply.steps
-        gradients.add(method.held(setting, state, update), update.client.samples, distance)
+        gradients.add(method.trained_part(context, state, update), update.client.samples, distance)
     return gradients.agreement()
 
 
@@ -105,33 +109,33 @@ def pulled(update: Update) -> Update:
 
 
 @pytest.mark.parametrize("name, options", [("ca-hfp", {"shrink": 0.0}), ("fedavgm", {})])
-def test_momentum_keeps_a_share_of_the_last_change_moving(setting, name, options):
-    model, setting = setting
+def test_momentum_keeps_a_share_of_the_last_change_moving(context, name, options):
+    model, context = context
     moving, plain = (create_method(name, server_momentum=momentum, **options) for momentum in (0.5, 0.0))
-    states = [begin(model, moving, setting)]
+    states = [begin(model, moving, context)]
     for _ in range(3):
-        before, (_, after), (_, mean) = states[-1], *(one_round(setting, each, states[-1]) for each in (moving, plain))
-        for key in setting.parameters:
+        before, (_, after), (_, mean) = states[-1], *(one_round(context, each, states[-1]) for each in (moving, plain))
+        for key in context.parameters:
             past = 0.5 * (before.weights[key] - states[-2].weights[key]) if len(states) > 1 else 0
             torch.testing.assert_close(after.weights[key], mean.weights[key] + past, rtol=1e-12, atol=1e-12)
         states.append(after)
 
 
-def test_ca_hfp_leaves_the_weights_of_the_round_before_alone(setting):
-    model, setting = setting
+def test_ca_hfp_leaves_the_weights_of_the_round_before_alone(context):
+    model, context = context
     method = create_method("ca-hfp")
-    state = begin(model, method, setting)
+    state = begin(model, method, context)
     before = {name: tensor.clone() for name, tensor in state.weights.items()}
-    one_round(setting, method, state)
+    one_round(context, method, state)
     assert all(torch.equal(state.weights[name], tensor) for name, tensor in before.items())
 
 
-def test_ca_hfp_averages_over_holders_when_asked(setting):
-    model, setting = setting
+def test_ca_hfp_averages_over_holders_when_asked(context):
+    model, context = context
     method = create_method("ca-hfp", rule="holders", shrink=0.0)
-    state = begin(model, method, setting)
-    updates, after = one_round(setting, method, state)
-    for name in setting.parameters:
+    state = begin(model, method, context)
+    updates, after = one_round(context, method, state)
+    for name in context.parameters:
         weights = sum(u.client.samples * held(u, name).double() for u in updates)
         total = sum(u.client.samples * dense(u, name, torch.zeros_like(state.weights[name])) for u in updates)
         expected = torch.where(weights > 0, total / weights, state.weights[name])
@@ -145,14 +149,14 @@ def entries_of(groups: Coupling, group: str, channel: int) -> dict[str, torch.Te
 
 
 @pytest.mark.parametrize("form", ["curvature", "paper", "taylor"])
-def test_ca_hfp_scores_channels_by_their_entries(setting, form):
-    model, setting = setting
+def test_ca_hfp_scores_channels_by_their_entries(context, form):
+    model, context = context
     method = create_method("ca-hfp", warmup=1, form=form)
-    state = begin(model, method, setting)
-    updates, after = one_round(setting, method, state)
+    state = begin(model, method, context)
+    updates, after = one_round(context, method, state)
 
     gradient, curvature = {}, {}
-    for name in setting.parameters:
+    for name in context.parameters:
         weights = sum(u.client.samples * held(u, name).double() for u in updates)
         zero = torch.zeros_like(state.weights[name])
         steps = [
@@ -168,78 +172,78 @@ def test_ca_hfp_scores_channels_by_their_entries(setting, form):
         "paper": lambda g, h, w: g * w + h * w * w,
         "taylor": lambda g, h, w: -g * w + h * w * w / 2,
     }[form]
-    for group, size in setting.groups.sizes.items():
+    for group, size in context.groups.sizes.items():
         for channel in range(0, size, 3):
-            gone = entries_of(setting.groups, group, channel)
+            gone = entries_of(context.groups, group, channel)
             expected = sum(
-                definition(gradient[n], curvature[n], after.weights[n])[gone[n]].sum() for n in setting.parameters
+                definition(gradient[n], curvature[n], after.weights[n])[gone[n]].sum() for n in context.parameters
             )
-            assert after.memory.scores[group][channel].item() == pytest.approx(expected.item(), rel=1e-6)
+            assert after.method_state.scores[group][channel].item() == pytest.approx(expected.item(), rel=1e-6)
 
 
-def test_ca_hfp_draws_other_random_masks_each_round_and_client_until_warmup_ends(setting):
-    model, setting = setting
+def test_ca_hfp_draws_other_random_masks_each_round_and_client_until_warmup_ends(context):
+    model, context = context
     method = create_method("ca-hfp", warmup=2, nested=False)
-    first = begin(model, method, setting)
-    _, second = one_round(setting, method, first)
-    _, third = one_round(setting, method, second)
+    first = begin(model, method, context)
+    _, second = one_round(context, method, first)
+    _, third = one_round(context, method, second)
     same_ratio = (Client(5, 10, 0.5), Client(6, 10, 0.5))
     assert [method.phase(state) for state in (first, second, third)] == ["random", "random", "score"]
-    maps = [[method.plan(setting, state, client) for client in same_ratio] for state in (first, second, third)]
+    maps = [[method.plan(context, state, client) for client in same_ratio] for state in (first, second, third)]
     assert maps[0][0] != maps[0][1]
     assert maps[0][0] != maps[1][0]
     assert maps[2][0] == maps[2][1]
 
 
 @pytest.mark.parametrize("ratio", [0.3, 0.75])
-def test_random_masks_can_be_nested_over_clients_and_rounds(setting, ratio):
-    model, setting = setting
+def test_random_masks_can_be_nested_over_clients_and_rounds(context, ratio):
+    model, context = context
     method = create_method("ca-hfp", warmup=2, nested=True)
-    first = begin(model, method, setting)
-    _, second = one_round(setting, method, first)
+    first = begin(model, method, context)
+    _, second = one_round(context, method, first)
     narrow, wide = Client(7, 10, ratio), Client(8, 10, 0.25)
-    assert method.plan(setting, first, narrow) == method.plan(setting, second, narrow)
-    for name in setting.groups.names:
-        small, large = (set(method.plan(setting, first, client).kept[name]) for client in (narrow, wide))
+    assert method.plan(context, first, narrow) == method.plan(context, second, narrow)
+    for name in context.groups.names:
+        small, large = (set(method.plan(context, first, client).kept[name]) for client in (narrow, wide))
         assert small <= large
 
 
-def test_ca_hfp_keeps_the_highest_scores(setting):
-    model, setting = setting
+def test_ca_hfp_keeps_the_highest_scores(context):
+    model, context = context
     method = create_method("ca-hfp", warmup=1)
-    _, after = one_round(setting, method, begin(model, method, setting))
-    plan = keep_best(setting.groups, 0.5, after.memory.scores)
-    for name, scores in after.memory.scores.items():
+    _, after = one_round(context, method, begin(model, method, context))
+    plan = keep_best(context.groups, 0.5, after.method_state.scores)
+    for name, scores in after.method_state.scores.items():
         kept = torch.zeros(len(scores), dtype=torch.bool)
         kept[list(plan.kept[name])] = True
         assert scores[kept].min() >= scores[~kept].max()
 
 
-def test_exploring_keeps_the_very_best_and_draws_the_others(setting):
-    _, setting = setting
-    scores = {name: torch.arange(size, dtype=torch.float) for name, size in setting.groups.sizes.items()}
-    drawn = [keep_best(setting.groups, 0.5, scores, 0.5, torch.Generator().manual_seed(seed)) for seed in range(60)]
-    for name, size in setting.groups.sizes.items():
+def test_exploring_keeps_the_very_best_and_draws_the_others(context):
+    _, context = context
+    scores = {name: torch.arange(size, dtype=torch.float) for name, size in context.groups.sizes.items()}
+    drawn = [keep_best(context.groups, 0.5, scores, 0.5, torch.Generator().manual_seed(seed)) for seed in range(60)]
+    for name, size in context.groups.sizes.items():
         for plan in drawn:
             assert len(plan.kept[name]) == size // 2
             assert set(range(size - size // 4, size)) <= set(plan.kept[name])
         assert set.union(*(set(plan.kept[name]) for plan in drawn)) == set(range(size))
 
 
-def test_submodels_of_higher_ratios_are_nested(setting):
-    model, setting = setting
+def test_submodels_of_higher_ratios_are_nested(context):
+    model, context = context
     method = create_method("ca-hfp", warmup=1)
-    _, after = one_round(setting, method, begin(model, method, setting))
-    wide, narrow = (keep_best(setting.groups, ratio, after.memory.scores) for ratio in (0.25, 0.75))
-    for name in setting.groups.names:
+    _, after = one_round(context, method, begin(model, method, context))
+    wide, narrow = (keep_best(context.groups, ratio, after.method_state.scores) for ratio in (0.25, 0.75))
+    for name in context.groups.names:
         assert set(narrow.kept[name]) <= set(wide.kept[name])
 
 
-def test_fedavg_is_the_weighted_mean_of_full_models(setting):
-    model, setting = setting
+def test_fedavg_is_the_weighted_mean_of_full_models(context):
+    model, context = context
     method = create_method("fedavg")
-    state = begin(model, method, setting)
-    updates, after = one_round(setting, method, state)
+    state = begin(model, method, context)
+    updates, after = one_round(context, method, state)
     for update in updates:
         assert update.task.index_map == IndexMap.identity(model)
     for name in state.weights:
@@ -260,12 +264,12 @@ def test_a_layer_left_without_channels_is_refused():
         keep_count(4, 0.9, "stem.0")
 
 
-def test_random_choice_is_uniform_over_channels(setting):
-    _, setting = setting
-    name = setting.groups.names[0]
-    counts = torch.zeros(setting.groups.sizes[name])
+def test_random_choice_is_uniform_over_channels(context):
+    _, context = context
+    name = context.groups.names[0]
+    counts = torch.zeros(context.groups.sizes[name])
     for seed in range(200):
-        counts[list(keep_random(setting.groups, 0.5, torch.Generator().manual_seed(seed)).kept[name])] += 1
+        counts[list(keep_random(context.groups, 0.5, torch.Generator().manual_seed(seed)).kept[name])] += 1
     assert counts.min() > 60
     assert counts.max() < 140
 
@@ -280,14 +284,14 @@ def test_channels_that_go_together_are_chosen_together():
         groups.index_map(plan)
 
 
-def test_a_window_starts_anywhere_and_wraps(setting):
-    _, setting = setting
-    name = setting.groups.names[0]
-    size = setting.groups.sizes[name]
-    assert keep_window(setting.groups, 0.5).kept[name] == tuple(range(size // 2))
-    assert keep_window(setting.groups, 0.5, start=size - 1).kept[name] == (*range(size // 2 - 1), size - 1)
-    assert keep_window(setting.groups, 0.0, start=3).kept[name] == tuple(range(size))
-    assert len(keep_window(setting.groups, 0.999).kept[name]) == 1
+def test_a_window_starts_anywhere_and_wraps(context):
+    _, context = context
+    name = context.groups.names[0]
+    size = context.groups.sizes[name]
+    assert keep_window(context.groups, 0.5).kept[name] == tuple(range(size // 2))
+    assert keep_window(context.groups, 0.5, start=size - 1).kept[name] == (*range(size // 2 - 1), size - 1)
+    assert keep_window(context.groups, 0.0, start=3).kept[name] == tuple(range(size))
+    assert len(keep_window(context.groups, 0.999).kept[name]) == 1
 
 
 @pytest.mark.parametrize(("ratio", "kept"), [(0.7, 3), (0.71, 3), (0.69, 4), (0.1, 9)])
@@ -323,28 +327,28 @@ def mixed():
     torch.manual_seed(0)
     model = Mixed().double()
     clients = (Client(0, 16, 0.5), Client(1, 14, 0.5), Client(2, 12, 0.0))
-    return model, setting_of(model, clients, shape=(1, 6, 6))
+    return model, context_of(model, clients, shape=(1, 6, 6))
 
 
-def trained_round(model, setting, method, state):
+def trained_round(model, context, method, state):
     """One round with real training."""
     updates = []
-    for client in method.select(setting, state, setting.clients):
-        task = assigned(method, setting, state, client)
-        local = local_of(model, setting, client, round=state.round, samples=client.samples)
+    for client in method.select(context, state, context.clients):
+        task = assigned(method, context, state, client)
+        local = local_of(model, context, client, round=state.round, samples=client.samples)
         updates.append(Update(client, task, method.train(local, task), local.training.step_size))
-    return updates, collected(setting, method, state, updates)
+    return updates, collected(context, method, state, updates)
 
 
 @pytest.mark.parametrize("kind", methods(), ids=lambda kind: kind.name)
 def test_every_method_runs_on_any_architecture_and_changes_nothing_it_was_given(kind, mixed):
-    model, setting = mixed
+    model, context = mixed
     method = create_method(kind.name, **QUICK.get(kind.name, {}))
-    state = begin(model, method, setting)
+    state = begin(model, method, context)
     skeleton = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     for _ in range(3):
         before = {name: tensor.clone() for name, tensor in state.weights.items()}
-        updates, after = trained_round(model, setting, method, state)
+        updates, after = trained_round(model, context, method, state)
         assert after.round == state.round + 1
         for name, tensor in before.items():
             assert torch.equal(state.weights[name], tensor)
@@ -360,20 +364,20 @@ def test_every_method_runs_on_any_architecture_and_changes_nothing_it_was_given(
 
 @pytest.mark.parametrize("kind", methods(), ids=lambda kind: kind.name)
 def test_a_client_elsewhere_gives_the_same_reply(kind, mixed):
-    model, setting = mixed
+    model, context = mixed
     options = QUICK.get(kind.name, {})
     method, state = create_method(kind.name, **options), None
-    state = begin(model, method, setting)
+    state = begin(model, method, context)
     if kind.name == "prunefl":
-        _, state = trained_round(model, setting, method, state)
-    client = setting.clients[1]
-    task = assigned(method, setting, state, client)
+        _, state = trained_round(model, context, method, state)
+    client = context.clients[1]
+    task = assigned(method, context, state, client)
     assert json.loads(json.dumps(task.values)) == dict(task.values)
-    here = method.train(local_of(model, setting, client), task)
+    here = method.train(local_of(model, context, client), task)
     torch.manual_seed(99)
     other = Mixed().double()
     elsewhere = create_method(kind.name, **options).train(
-        local_of(other, setting_of(other, (), (1, 6, 6)), client), task
+        local_of(other, context_of(other, (), (1, 6, 6)), client), task
     )
     assert here.tensors.keys() == elsewhere.tensors.keys()
     for name, tensor in here.tensors.items():
@@ -389,3 +393,9 @@ def test_options_come_as_json_gives_them():
         create_method("prunefl", density="half")
     with pytest.raises(InputError, match="option widths of fjord must be of type tuple; found 0.5"):
         create_method("fjord", widths=0.5)
+
+
+def test_an_options_earlier_name_keeps_working_with_a_warning_that_says_todays():
+    with pytest.warns(FutureWarning, match="option ebbs of ca-hfp is called shrink_decays now"):
+        method = create_method("ca-hfp", ebbs=False)
+    assert method == create_method("ca-hfp", shrink_decays=False)

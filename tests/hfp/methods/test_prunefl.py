@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from federated import SAMPLES, assigned, begin, collected, local_of, setting_of, shaken, small_network, update_of
+from federated import SAMPLES, assigned, begin, collected, context_of, local_of, shaken, small_network, update_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
@@ -14,14 +14,14 @@ from hfp.errors import InputError
 from hfp.methods import ServerState, create_method
 from hfp.methods.blocks import sparse
 from hfp.methods.blocks.reconfigure import reconfigure
-from hfp.methods.prunefl import ACTIVE, SQUARES, Memory
+from hfp.methods.prunefl import ACTIVE, SQUARES, PruneFLState
 from hfp.reconstruct import IndexMap, compact_model
 
 
 @pytest.fixture(scope="module")
-def setting():
+def context():
     model = small_network()
-    return model, setting_of(model)
+    return model, context_of(model)
 
 
 def naive_reconfigure(weights, squares, active, times, overhead, share, most):
@@ -74,22 +74,22 @@ def test_masks_survive_the_wire():
     assert all(torch.equal(back[name], tensor) for name, tensor in state.items())
 
 
-def masked_state(model, method, setting, round, holders=frozenset()):
+def masked_state(model, method, context, round, holders=frozenset()):
     """A server that has a mask of three weights in ten."""
     random = torch.Generator().manual_seed(5)
-    state = begin(model, method, setting)
+    state = begin(model, method, context)
     masks = {name: torch.rand(m.shape, generator=random) < 0.3 for name, m in sparse.full_masks(model).items()}
-    memory = Memory(state.memory.uses, masks, frozenset(holders))
-    return ServerState(round, sparse.cleared(state.weights, masks), memory)
+    method_state = PruneFLState(state.method_state.uses, masks, frozenset(holders))
+    return ServerState(round, sparse.cleared(state.weights, masks), method_state)
 
 
-def test_the_mask_goes_to_those_who_lack_it_and_values_to_all(setting):
-    model, setting = setting
+def test_the_mask_goes_to_those_who_lack_it_and_values_to_all(context):
+    model, context = context
     method = create_method("prunefl", every=5)
-    state = masked_state(model, method, setting, round=3, holders={0})
-    has, lacks = (assigned(method, setting, state, client) for client in setting.clients[:2])
-    active = sum(int(mask.sum()) for mask in state.memory.masks.values())
-    rest = sum(t.numel() for name, t in state.weights.items() if name not in state.memory.masks)
+    state = masked_state(model, method, context, round=3, holders={0})
+    has, lacks = (assigned(method, context, state, client) for client in context.clients[:2])
+    active = sum(int(mask.sum()) for mask in state.method_state.masks.values())
+    rest = sum(t.numel() for name, t in state.weights.items() if name not in state.method_state.masks)
     assert sum(tensor.numel() for tensor in has.tensors.values()) == active + rest
     assert ACTIVE not in has.tensors
     assert torch.equal(lacks.tensors[ACTIVE], has.known[ACTIVE])
@@ -97,14 +97,14 @@ def test_the_mask_goes_to_those_who_lack_it_and_values_to_all(setting):
 
 
 @pytest.mark.parametrize(("round", "measured"), [(3, False), (5, True)])
-def test_clients_train_active_weights_alone_and_measure_all_when_it_is_time(setting, round, measured):
-    model, setting = setting
-    method, client = create_method("prunefl", every=5), setting.clients[0]
-    state = masked_state(model, method, setting, round)
-    task = assigned(method, setting, state, client)
-    reply = method.train(local_of(model, setting, client, round=round), task)
+def test_clients_train_active_weights_alone_and_measure_all_when_it_is_time(context, round, measured):
+    model, context = context
+    method, client = create_method("prunefl", every=5), context.clients[0]
+    state = masked_state(model, method, context, round)
+    task = assigned(method, context, state, client)
+    reply = method.train(local_of(model, context, client, round=round), task)
 
-    local, masks = local_of(model, setting, client, round=round), state.memory.masks
+    local, masks = local_of(model, context, client, round=round), state.method_state.masks
     reference = compact_model(model, IndexMap.identity(model), state.weights).train()
     squares = {name: torch.zeros(mask.shape, dtype=torch.float64) for name, mask in masks.items()}
     for chosen in local.schedule():
@@ -127,49 +127,51 @@ def test_clients_train_active_weights_alone_and_measure_all_when_it_is_time(sett
         torch.testing.assert_close(reply.tensors[SQUARES + name].double(), square, rtol=1e-5, atol=1e-12)
 
 
-def test_costs_are_those_of_active_weights(setting):
-    model, setting = setting
-    method, client = create_method("prunefl", every=5), setting.clients[0]
-    state = masked_state(model, method, setting, round=3)
-    reply = method.train(local_of(model, setting, client), assigned(method, setting, state, client))
-    masks, uses = state.memory.masks, macs_per_weight(model, setting.example)
+def test_costs_are_those_of_active_weights(context):
+    model, context = context
+    method, client = create_method("prunefl", every=5), context.clients[0]
+    state = masked_state(model, method, context, round=3)
+    reply = method.train(local_of(model, context, client), assigned(method, context, state, client))
+    masks, uses = state.method_state.masks, macs_per_weight(model, context.example)
     assert reply.forward_macs == sum(uses[name] * int(mask.sum()) for name, mask in masks.items())
     assert reply.training_macs == 3 * 16 * reply.forward_macs
     dense = sum(p.numel() for name, p in model.named_parameters() if name not in masks)
     assert reply.parameters == dense + sum(int(mask.sum()) for mask in masks.values())
 
 
-def test_the_server_averages_active_weights_and_keeps_the_others_at_zero(setting):
-    model, setting = setting
+def test_the_server_averages_active_weights_and_keeps_the_others_at_zero(context):
+    model, context = context
     method = create_method("prunefl", every=5)
-    state = masked_state(model, method, setting, round=3, holders={2})
+    state = masked_state(model, method, context, round=3, holders={2})
     random, updates = torch.Generator().manual_seed(0), []
-    for client in setting.clients[:2]:
-        task = assigned(method, setting, state, client)
+    for client in context.clients[:2]:
+        task = assigned(method, context, state, client)
         tensors = {name: tensor for name, tensor in task.tensors.items() if name != ACTIVE}
         updates.append(update_of(client, task, shaken(tensors, random)))
-    after = collected(setting, method, state, updates)
+    after = collected(context, method, state, updates)
     for name, before in state.weights.items():
         mean = sum(u.client.samples / 80 * u.reply.tensors[name].double() for u in updates)
         expected = mean if before.is_floating_point() else mean.round()
-        if name in state.memory.masks:
-            expected = torch.zeros_like(before).masked_scatter(state.memory.masks[name], mean)
+        if name in state.method_state.masks:
+            expected = torch.zeros_like(before).masked_scatter(state.method_state.masks[name], mean)
         torch.testing.assert_close(after.weights[name].double(), expected.double(), rtol=1e-12, atol=1e-12)
-    assert after.memory.holders == {0, 1, 2}
-    assert after.memory.masks == state.memory.masks
+    assert after.method_state.holders == {0, 1, 2}
+    assert after.method_state.masks == state.method_state.masks
 
 
-def test_measured_squares_turn_the_mask(setting):
-    model, setting = setting
+def test_measured_squares_turn_the_mask(context):
+    model, context = context
     method = create_method("prunefl", every=5, density=0.4, halving=10.0)
-    state = masked_state(model, method, setting, round=5, holders={0, 1, 2})
+    state = masked_state(model, method, context, round=5, holders={0, 1, 2})
     random, updates = torch.Generator().manual_seed(0), []
-    for client in setting.clients:
-        task = assigned(method, setting, state, client)
-        squares = {SQUARES + name: torch.rand(m.shape, generator=random) for name, m in state.memory.masks.items()}
+    for client in context.clients:
+        task = assigned(method, context, state, client)
+        squares = {
+            SQUARES + name: torch.rand(m.shape, generator=random) for name, m in state.method_state.masks.items()
+        }
         updates.append(update_of(client, task, {**shaken(dict(task.tensors), random), **squares}))
-    after = collected(setting, method, state, updates)
-    masks, uses = state.memory.masks, state.memory.uses
+    after = collected(context, method, state, updates)
+    masks, uses = state.method_state.masks, state.method_state.uses
     squares = {
         name: sum(u.client.samples / SAMPLES * u.reply.tensors[SQUARES + name] for u in updates) for name in masks
     }
@@ -185,38 +187,38 @@ def test_measured_squares_turn_the_mask(setting):
         overhead=sum(uses[name] * mask.numel() for name, mask in masks.items()),
     )  # fmt: skip
     for name, mask in expected.items():
-        assert torch.equal(after.memory.masks[name], mask)
+        assert torch.equal(after.method_state.masks[name], mask)
         assert torch.equal(after.weights[name] != 0, mask & masks[name])
-    assert after.memory.holders == frozenset()
-    assert sparse.count(after.memory.masks) == round(0.4 * total)
+    assert after.method_state.holders == frozenset()
+    assert sparse.count(after.method_state.masks) == round(0.4 * total)
 
 
-def test_one_client_finds_the_first_mask(setting):
-    model, setting = setting
+def test_one_client_finds_the_first_mask(context):
+    model, context = context
     method = create_method("prunefl", passes=6, density=0.2, limit=9, overhead=100.0)
-    state = begin(model, method, setting)
+    state = begin(model, method, context)
     assert method.phase(state) == "initial"
-    (chosen,) = method.select(setting, state, setting.clients)
+    (chosen,) = method.select(context, state, context.clients)
     assert chosen.samples == 50
-    task = assigned(method, setting, state, chosen)
-    reply = method.train(local_of(model, setting, chosen), task)
-    after = collected(setting, method, state, [update_of(chosen, task, dict(reply.tensors))])
-    masks = after.memory.masks
+    task = assigned(method, context, state, chosen)
+    reply = method.train(local_of(model, context, chosen), task)
+    after = collected(context, method, state, [update_of(chosen, task, dict(reply.tensors))])
+    masks = after.method_state.masks
     assert sparse.count(masks) == round(0.2 * sparse.count(sparse.full_masks(model)))
     assert reply.steps % 6 == 0
     assert reply.steps == 6 * 5  # of ten weights 7, 4.9, 3.4, 2.4 are protected, and then 2 at most are left
     assert all(not after.weights[name][~mask].any() for name, mask in masks.items())
-    assert after.memory.holders == {1}
+    assert after.method_state.holders == {1}
     assert [method.phase(dataclasses.replace(after, round=r)) for r in (1, 49, 50)] == ["train", "train", "adapt"]
-    assert list(method.select(setting, after, setting.clients)) == list(setting.clients)
+    assert list(method.select(context, after, context.clients)) == list(context.clients)
 
 
-def test_by_default_as_many_weights_are_active_as_submodels_would_hold(setting):
-    model, setting = setting
+def test_by_default_as_many_weights_are_active_as_submodels_would_hold(context):
+    model, context = context
     total = sparse.count(sparse.full_masks(model))
     mean = (0.75**2 + 0.5**2 + 0.25**2) / 3
-    assert create_method("prunefl").most(setting) == round(mean * total)
-    assert create_method("prunefl", density=0.5).most(setting) == round(0.5 * total)
+    assert create_method("prunefl").most(context) == round(mean * total)
+    assert create_method("prunefl", density=0.5).most(context) == round(0.5 * total)
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from federated import setting_of
+from federated import context_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
 from hfp.methods.blocks.pseudo_gradients import PseudoGradients
-from hfp.methods.interface.values import Held
+from hfp.methods.interface.values import TrainedPart
 
 
 class Tiny(nn.Sequential):
@@ -23,7 +23,7 @@ class Tiny(nn.Sequential):
         return self[-1]
 
 
-SETTING = setting_of(Tiny().double())
+SETTING = context_of(Tiny().double())
 GROUPS = SETTING.groups
 PARAMETERS = {name: SETTING.model.state_dict()[name] for name in SETTING.parameters}
 DISTANCE = 0.5
@@ -35,7 +35,7 @@ def moved(gradient, kept=1.0):
     index_map = GROUPS.index_map(plan)
     before = {name: index_map.tensors[name].restrict(tensor) for name, tensor in PARAMETERS.items()}
     change = {name: DISTANCE * index_map.tensors[name].restrict(gradient[name]) for name in PARAMETERS}
-    return Held(index_map, before, {name: before[name] - change[name] for name in PARAMETERS})
+    return TrainedPart(index_map, before, {name: before[name] - change[name] for name in PARAMETERS})
 
 
 def drawn(seed, common=0.0):

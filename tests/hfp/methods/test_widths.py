@@ -9,11 +9,11 @@ from federated import (
     assigned,
     begin,
     collected,
+    context_of,
     held,
     local_of,
     made_up,
     one_round,
-    setting_of,
     small_network,
 )
 from torch import nn
@@ -29,40 +29,40 @@ from hfp.reconstruct import Coupling, compact_model
 
 
 @pytest.fixture(scope="module")
-def setting():
+def context():
     model = small_network()
-    return model, setting_of(model)
+    return model, context_of(model)
 
 
-def test_heterofl_and_fjord_train_the_first_channels(setting):
-    model, setting = setting
+def test_heterofl_and_fjord_train_the_first_channels(context):
+    model, context = context
     for name in ("heterofl", "fjord"):
         method = create_method(name)
-        state = dataclasses.replace(begin(model, method, setting), round=7)
-        for client in setting.clients:
-            for group, kept in method.plan(setting, state, client).kept.items():
-                assert kept == tuple(range(math.ceil((1 - client.ratio) * setting.groups.sizes[group])))
+        state = dataclasses.replace(begin(model, method, context), round=7)
+        for client in context.clients:
+            for group, kept in method.plan(context, state, client).kept.items():
+                assert kept == tuple(range(math.ceil((1 - client.ratio) * context.groups.sizes[group])))
 
 
-def test_fedrolex_rolls_on_by_one_channel_a_round(setting):
-    model, setting = setting
+def test_fedrolex_rolls_on_by_one_channel_a_round(context):
+    model, context = context
     method = create_method("fedrolex")
-    state = begin(model, method, setting)
+    state = begin(model, method, context)
     for round in (0, 3, 9):
         now = dataclasses.replace(state, round=round)
-        for client in setting.clients:
-            for group, kept in method.plan(setting, now, client).kept.items():
-                size = setting.groups.sizes[group]
+        for client in context.clients:
+            for group, kept in method.plan(context, now, client).kept.items():
+                size = context.groups.sizes[group]
                 width = math.ceil((1 - client.ratio) * size)
                 assert set(kept) == {(round + i) % size for i in range(width)}
 
 
-def test_fedrolex_trains_every_channel_in_as_many_rounds_as_channels(setting):
-    model, setting = setting
+def test_fedrolex_trains_every_channel_in_as_many_rounds_as_channels(context):
+    model, context = context
     method = create_method("fedrolex")
-    state, weak = begin(model, method, setting), Client(0, 1, 0.9)
-    for group, size in setting.groups.sizes.items():
-        plans = [method.plan(setting, dataclasses.replace(state, round=r), weak) for r in range(size)]
+    state, weak = begin(model, method, context), Client(0, 1, 0.9)
+    for group, size in context.groups.sizes.items():
+        plans = [method.plan(context, dataclasses.replace(state, round=r), weak) for r in range(size)]
         assert set().union(*(plan.kept[group] for plan in plans)) == set(range(size))
 
 
@@ -103,12 +103,12 @@ def test_heterofl_sets_the_logits_of_absent_classes_to_zero():
     assert logits.grad[:, [1, 3]].abs().min() > 0
 
 
-def test_heterofl_leaves_the_rows_of_absent_classes_where_they_were(setting):
-    model, setting = setting
+def test_heterofl_leaves_the_rows_of_absent_classes_where_they_were(context):
+    model, context = context
     method = create_method("heterofl")
-    state, client = begin(model, method, setting), setting.clients[0]
-    task = assigned(method, setting, state, client)
-    reply = method.train(local_of(model, setting, client, classes=(2, 5)), task)
+    state, client = begin(model, method, context), context.clients[0]
+    task = assigned(method, context, state, client)
+    reply = method.train(local_of(model, context, client, classes=(2, 5)), task)
     assert reply.tensors[CLASSES].tolist() == [2, 5]
     absent = [c for c in range(10) if c not in (2, 5)]
     assert torch.equal(reply.tensors["classifier.weight"][absent], task.tensors["classifier.weight"][absent])
@@ -116,19 +116,19 @@ def test_heterofl_leaves_the_rows_of_absent_classes_where_they_were(setting):
 
 
 @pytest.mark.parametrize("name", ["heterofl", "fedrolex"])
-def test_entries_are_the_plain_mean_of_the_clients_that_hold_them(setting, name):
-    model, setting = setting
+def test_entries_are_the_plain_mean_of_the_clients_that_hold_them(context, name):
+    model, context = context
     method = create_method(name)
-    state = begin(model, method, setting)
+    state = begin(model, method, context)
     owned = ([0, 1, 2], [1, 2, 3], [7])
     updates = [
         dataclasses.replace(
             update,
             reply=dataclasses.replace(update.reply, tensors={**update.reply.tensors, CLASSES: torch.tensor(own)}),
         )
-        for update, own in zip(made_up(setting, method, state), owned, strict=True)
+        for update, own in zip(made_up(context, method, state), owned, strict=True)
     ]
-    after = collected(setting, method, state, updates)
+    after = collected(context, method, state, updates)
     untouched = 0
     for tensor, before in state.weights.items():
         expected = before.double().clone().reshape(-1)
@@ -149,11 +149,11 @@ def test_entries_are_the_plain_mean_of_the_clients_that_hold_them(setting, name)
     assert untouched > 0
 
 
-def test_fjord_averages_holders_by_samples(setting):
-    model, setting = setting
+def test_fjord_averages_holders_by_samples(context):
+    model, context = context
     method = create_method("fjord")
-    state = begin(model, method, setting)
-    updates, after = one_round(setting, method, state)
+    state = begin(model, method, context)
+    updates, after = one_round(context, method, state)
     for name, before in state.weights.items():
         weights = sum(u.client.samples * held(u, name).double() for u in updates)
         total = torch.zeros(before.shape, dtype=torch.float64)
@@ -202,46 +202,46 @@ def nested_reference(local, task, widths, distillation, temperature, learning_ra
 
 
 @pytest.mark.parametrize(("distillation", "temperature"), [(0.0, 1.0), (0.4, 2.0)])
-def test_fjord_trains_a_width_drawn_for_every_step(setting, distillation, temperature):
-    model, setting = setting
+def test_fjord_trains_a_width_drawn_for_every_step(context, distillation, temperature):
+    model, context = context
     method = create_method("fjord", distillation=distillation, temperature=temperature)
-    client = setting.clients[0]
-    task = assigned(method, setting, begin(model, method, setting), client)
+    client = context.clients[0]
+    task = assigned(method, context, begin(model, method, context), client)
     settings = {"epochs": 3, "momentum": 0.9}
-    reply = method.train(local_of(model, setting, client, **settings), task)
+    reply = method.train(local_of(model, context, client, **settings), task)
     index_map, full, widest, drawn = nested_reference(
-        local_of(model, setting, client, **settings), task, method.widths, distillation, temperature
+        local_of(model, context, client, **settings), task, method.widths, distillation, temperature
     )
     assert len(set(drawn)) == 4
     for name, tensor in reply.tensors.items():
-        if name in setting.parameters:
+        if name in context.parameters:
             expected = index_map.tensors[name].restrict(full[name])
         else:
             expected = widest.state_dict()[name]
         torch.testing.assert_close(tensor, expected, rtol=1e-9, atol=1e-11)
 
 
-def test_fjord_counts_the_passes_of_the_widths_it_drew(setting):
-    model, setting = setting
-    client = setting.clients[0]
-    local = local_of(model, setting, client, epochs=3)
+def test_fjord_counts_the_passes_of_the_widths_it_drew(context):
+    model, context = context
+    client = context.clients[0]
+    local = local_of(model, context, client, epochs=3)
     costs = [
-        local.count(compact_model(model, setting.groups.index_map(keep_window(setting.groups, 1 - width))))
+        local.count(compact_model(model, context.groups.index_map(keep_window(context.groups, 1 - width))))
         for width in (0.2, 0.4, 0.6, 0.75)
     ]
     plain, taught = create_method("fjord"), create_method("fjord", distillation=0.5)
-    task = assigned(plain, setting, begin(model, plain, setting), client)
+    task = assigned(plain, context, begin(model, plain, context), client)
     random = local.draws("widths")
     drawn = [int(torch.randint(4, (), generator=random)) for _ in range(12)]
     passes = sum(costs[index] for index in drawn)
     assert plain.train(local, task).training_macs == 3 * 4 * passes
     extra = sum(costs[3] for index in drawn if index < 3)
-    assert taught.train(local_of(model, setting, client, epochs=3), task).training_macs == 3 * 4 * (passes + extra)
+    assert taught.train(local_of(model, context, client, epochs=3), task).training_macs == 3 * 4 * (passes + extra)
 
 
-def test_relative_maps_find_a_submodel_inside_a_submodel(setting):
-    model, setting = setting
-    outer, inner = (setting.groups.index_map(keep_window(setting.groups, ratio, 2)) for ratio in (0.25, 0.6))
+def test_relative_maps_find_a_submodel_inside_a_submodel(context):
+    model, context = context
+    outer, inner = (context.groups.index_map(keep_window(context.groups, ratio, 2)) for ratio in (0.25, 0.6))
     state = model.state_dict()
     within = relative(outer, inner)
     for name, tensor in outer.restrict(state).items():

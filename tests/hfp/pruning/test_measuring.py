@@ -16,7 +16,7 @@ import hfp
 from hfp.costs.macs import macs, parameters
 from hfp.errors import InputError
 from hfp.pruning.measuring import mean_loss, measured, prices, tried
-from hfp.pruning.schedule import Bundle, Order, Rules
+from hfp.pruning.schedule import Bundle, Order, RankingRules
 
 
 def test_prices_are_the_slopes_of_the_lower_hull():
@@ -66,7 +66,7 @@ def test_what_costs_least_for_what_it_saves_goes_first(removals, gone):
         first, second = taken(kept)
         return -float(first + second), float(first**2 + 4 * second**2)
 
-    order = Order.of(measured(bundles, Rules("measured"), outcome), Rules("measured"))
+    order = Order.of(measured(bundles, RankingRules("measured"), outcome), RankingRules("measured"))
     found = taken(order.kept(range(removals)))
     assert sum(found) == sum(gone)
     assert found == pytest.approx(gone, abs=1)

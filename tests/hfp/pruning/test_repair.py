@@ -14,7 +14,7 @@ import hfp
 from hfp.errors import InputError
 from hfp.importance import CriterionError, GroupFisherImportance
 from hfp.pruning.repair import repair
-from hfp.pruning.repair.least_squares import RIDGE, Moments, solve
+from hfp.pruning.repair.least_squares import RIDGE, RegressionMoments, solve
 from hfp.pruning.repair.report import repair_lines
 from hfp.reconstruct import IndexMap, TensorMap, compact_model
 
@@ -192,7 +192,7 @@ def test_layers_without_a_place_for_a_constant_are_fitted_without():
 @pytest.mark.parametrize("constant", [True, False])
 def test_groups_of_a_convolution_are_fitted_apart(constant):
     x, y, weight, bias = draw(3, 50, 4), draw(3, 50, 2, seed=2), draw(3, 2, 4, seed=3), draw(3, 2, seed=4)
-    moments = Moments()
+    moments = RegressionMoments()
     for part in (slice(0, 13), slice(13, 50)):
         moments.add(x[:, part], y[:, part])
     found = solve(moments, weight, bias, 0.0, constant)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from hfp.errors import InputError
 from hfp.pruning.budget import Budget
-from hfp.pruning.schedule import Bundle, Order, Rules, meet, search
+from hfp.pruning.schedule import Bundle, Order, RankingRules, meet, search
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_a_budget_in_steps_ends_at_itself():
 )
 def test_rules_are_checked(options, message):
     with pytest.raises(InputError, match=message):
-        Rules(**options)
+        RankingRules(**options)
 
 
 def bundle(**scores: list[float]) -> Bundle:
@@ -55,7 +55,7 @@ def bundle(**scores: list[float]) -> Bundle:
 
 
 def test_the_lowest_scores_go_first():
-    order = Order.of([bundle(a=[3.0, 1.0, 4.0, 2.0])], Rules())
+    order = Order.of([bundle(a=[3.0, 1.0, 4.0, 2.0])], RankingRules())
     assert order.until(0.5) == {"a": [0, 2]}
     assert order.until(0.99) == {"a": [2]}
     assert order.until(0.0) == {"a": [0, 1, 2, 3]}
@@ -63,12 +63,12 @@ def test_the_lowest_scores_go_first():
 
 def test_global_ranking_takes_the_lowest_wherever_they_are():
     bundles = [bundle(a=[1.0, 2.0, 3.0, 4.0]), bundle(b=[10.0, 20.0, 30.0, 40.0])]
-    assert Order.of(bundles, Rules("global")).until(0.4) == {"a": [3], "b": [0, 1, 2, 3]}
-    assert Order.of(bundles, Rules("layer")).until(0.4) == {"a": [1, 2, 3], "b": [1, 2, 3]}
+    assert Order.of(bundles, RankingRules("global")).until(0.4) == {"a": [3], "b": [0, 1, 2, 3]}
+    assert Order.of(bundles, RankingRules("layer")).until(0.4) == {"a": [1, 2, 3], "b": [1, 2, 3]}
 
 
 def test_linked_groups_lose_the_same_share():
-    order = Order.of([bundle(a=[0.0, 1, 2, 3, 4, 5], b=[2.0, 1.0])], Rules())
+    order = Order.of([bundle(a=[0.0, 1, 2, 3, 4, 5], b=[2.0, 1.0])], RankingRules())
     assert order.until(0.5) == {"a": [3, 4, 5], "b": [0]}
     assert order.until(0.49) == {"a": [0, 1, 2, 3, 4, 5], "b": [0, 1]}
 
@@ -77,10 +77,12 @@ def test_rounding_counts_the_layer_s_own_channels():
     wide = Bundle({"heads": torch.arange(6.0)}, {"heads": 4})
     left = {
         count * 4
-        for count in (len(Order.of([wide], Rules(round_to=8)).until(share)["heads"]) for share in (0.2, 0.5, 0.9))
+        for count in (
+            len(Order.of([wide], RankingRules(round_to=8)).until(share)["heads"]) for share in (0.2, 0.5, 0.9)
+        )
     }
     assert left == {24, 16, 8}
-    plain = Order.of([bundle(a=[float(v) for v in range(20)])], Rules(round_to=8, min_channels=8))
+    plain = Order.of([bundle(a=[float(v) for v in range(20)])], RankingRules(round_to=8, min_channels=8))
     assert [len(plain.until(share)["a"]) for share in (0.1, 0.2, 0.7, 0.9)] == [20, 16, 8, 8]
 
 
@@ -96,7 +98,7 @@ def test_budgets_are_met_from_below_within_two_percent(target, ranking, seed):
         bundle(**{name: torch.rand(size, generator=draw).tolist()}) for name, size in (("a", 40), ("b", 40), ("c", 20))
     ]
     try:
-        kept = meet(Order.of(bundles, Rules(ranking)), target, cost, "macs", exact=True)
+        kept = meet(Order.of(bundles, RankingRules(ranking)), target, cost, "macs", exact=True)
     except InputError as error:
         assert "of the full model's" in str(error)
         return
@@ -110,11 +112,11 @@ def test_budgets_are_met_from_below_within_two_percent(target, ranking, seed):
 def test_most_budgets_can_be_met():
     bundles = [bundle(**{name: list(map(float, range(size)))}) for name, size in (("a", 40), ("b", 40), ("c", 20))]
     for target in (0.9, 0.7, 0.5, 0.3, 0.1):
-        assert meet(Order.of(bundles, Rules()), target, cost, "macs", exact=True)
+        assert meet(Order.of(bundles, RankingRules()), target, cost, "macs", exact=True)
 
 
 def test_unreachable_budgets_say_what_is_reachable():
-    order = Order.of([bundle(a=[1.0, 2.0], b=[1.0, 2.0], c=[1.0, 2.0])], Rules())
+    order = Order.of([bundle(a=[1.0, 2.0], b=[1.0, 2.0], c=[1.0, 2.0])], RankingRules())
     with pytest.raises(InputError, match="can't go down to 0.0001 of the full model's: 0.0008333 is the least"):
         meet(order, 0.0001, cost, "macs", exact=True)
     with pytest.raises(InputError, match=r"the next channels to go, of a, b, c, lead from 0.003333 to 0.0008333"):

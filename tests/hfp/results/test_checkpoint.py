@@ -34,11 +34,11 @@ def test_a_run_goes_on_as_if_it_had_not_been_interrupted(method, tmp_path):
     outcomes = [whole.advance() for _ in range(4)]
     part = Course(federation)
     history = tuple(part.advance().record for _ in range(2))
-    save_checkpoint(tmp_path / CHECKPOINT, Checkpoint(experiment, history, part.standing))
+    save_checkpoint(tmp_path / CHECKPOINT, Checkpoint(experiment, history, part.run_state))
     again = load_checkpoint(tmp_path / CHECKPOINT)
     assert again.experiment == experiment
     assert again.history == history
-    rest = Course(set_up(experiment), standing=again.standing)
+    rest = Course(set_up(experiment), run_state=again.run_state)
     records = [*again.history, *(rest.advance().record for _ in range(2))]
     assert [figures(record) for record in records] == [figures(outcome.record) for outcome in outcomes]
     if method == "heterofl":
@@ -51,7 +51,7 @@ def test_a_run_goes_on_as_if_it_had_not_been_interrupted(method, tmp_path):
 def checkpoint(tmp_path):
     experiment = Experiment(method="fedavg", **{**QUICK, "rounds": 1})
     course = Course(set_up(experiment))
-    saved = Checkpoint(experiment, (course.advance().record,), course.standing)
+    saved = Checkpoint(experiment, (course.advance().record,), course.run_state)
     save_checkpoint(tmp_path / CHECKPOINT, saved)
     return tmp_path / CHECKPOINT, saved
 
@@ -89,8 +89,8 @@ def test_files_make_nothing_but_dataclasses_of_ours(tmp_path, tree):
 def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path, checkpoint):
     path, saved = checkpoint
     before = path.read_bytes()
-    strange = dataclasses.replace(saved.standing.state, memory=object())
+    strange = dataclasses.replace(saved.run_state.state, method_state=object())
     with pytest.raises(InputError, match="a object can't be written to a checkpoint"):
-        save_checkpoint(path, dataclasses.replace(saved, standing=dataclasses.replace(saved.standing, state=strange)))
+        save_checkpoint(path, dataclasses.replace(saved, run_state=dataclasses.replace(saved.run_state, state=strange)))
     assert path.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == [CHECKPOINT]

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from hfp.errors import InputError
-from hfp.training.local_step import LocalData, LocalTraining, Objective, answers, batches, train
+from hfp.training.local_step import LocalData, LocalTraining, Objective, batches, predict, train
 
 
 def identity(images):
@@ -103,7 +103,7 @@ def test_answers_cover_every_sample_once():
         LocalData(images, labels, identity),
         [torch.tensor([4, 0]), torch.tensor([3]), torch.tensor([1, 2])],
     )
-    found = answers(FirstColumn(), data, schedule, LocalTraining(1, 2, 0.1, 0.0, 0.0))
+    found = predict(FirstColumn(), data, schedule, LocalTraining(1, 2, 0.1, 0.0, 0.0))
     assert found.correct.tolist() == [1, 1, 1, 0, 1]
     expected = functional.cross_entropy(torch.cat([images, -images], 1).double(), labels, reduction="none")
     torch.testing.assert_close(found.losses, expected)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from index_map_strategies import assert_same_bits, index_maps, tensors
 
-from hfp.reconstruct import RULES, Aggregator, IndexMap, MapError, TensorMap
+from hfp.reconstruct import AGGREGATION_RULES, Aggregator, IndexMap, MapError, TensorMap
 from hfp.reconstruct.maps.coverage import Coverage
 
 SHAPES = {"conv": (4, 3, 2, 2), "deep": (3, 2, 2), "norm": (4,), "count": (), "fc": (5, 4), "bias": (5,)}
@@ -56,7 +56,7 @@ def aggregated(full, clients, rule):
     return aggregator.result()
 
 
-@given(federations(), st.sampled_from(sorted(RULES)))
+@given(federations(), st.sampled_from(sorted(AGGREGATION_RULES)))
 def test_streaming_equals_the_dense_definition(federation, rule):
     full, clients = federation
     before = copy.deepcopy(full)
@@ -72,7 +72,7 @@ def test_streaming_equals_the_dense_definition(federation, rule):
         torch.testing.assert_close(value.double(), expected[name], rtol=slack, atol=slack)
 
 
-@given(federations(), st.sampled_from(sorted(RULES)))
+@given(federations(), st.sampled_from(sorted(AGGREGATION_RULES)))
 def test_entries_that_nobody_held_keep_their_value(federation, rule):
     full, clients = federation
     found = aggregated(full, clients, rule)
@@ -82,7 +82,7 @@ def test_entries_that_nobody_held_keep_their_value(federation, rule):
 
 
 @settings(max_examples=5)
-@given(st.sampled_from(sorted(RULES)), st.integers(63, 130))
+@given(st.sampled_from(sorted(AGGREGATION_RULES)), st.integers(63, 130))
 def test_any_number_of_clients(rule, number):
     """Coverage is summed up once in a while; what came before must not be lost."""
     generator = torch.Generator().manual_seed(number)
@@ -101,7 +101,7 @@ def test_any_number_of_clients(rule, number):
 def test_full_participation_is_the_weighted_mean():
     full = {"w": torch.randn(3, 2), "n": torch.tensor(10)}
     states = [{"w": torch.randn(3, 2), "n": torch.tensor(n)} for n in (4, 8)]
-    for rule in RULES:
+    for rule in AGGREGATION_RULES:
         found = aggregated(
             full, [(state, IndexMap.identity(full), p) for state, p in zip(states, (3, 1), strict=True)], rule
         )

@@ -11,7 +11,7 @@ CLASSES = 3
 here: dict[str, int] = {}
 
 
-class Held(nn.Sequential):
+class TrainedPart(nn.Sequential):
     """A network that waits, in training, when it is told to."""
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -28,7 +28,7 @@ def wait(client: int) -> None:
 
 
 def model() -> nn.Module:
-    return Held(
+    return TrainedPart(
         nn.Conv2d(1, 16, 3),
         nn.BatchNorm2d(16),
         nn.ReLU(),
