@@ -5,8 +5,9 @@ Names are loaded when first used: ``import hfp`` and ``hfp --help`` don't wait f
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from hfp.lazy import lazily
 
 if TYPE_CHECKING:
     from hfp import importance, reconstruct
@@ -35,27 +36,18 @@ __all__ = [
     "simulate",
 ]
 
-_HOMES = {
-    "Budget": "hfp.pruning.budget",
-    "Experiment": "hfp.federation.experiment",
-    "InputError": "hfp.errors",
-    "PruneResult": "hfp.pruning.prune",
-    "Run": "hfp.federation.records",
-    "create_model": "hfp.models",
-    "load_pruned": "hfp.reconstruct",
-    "prune": "hfp.pruning.prune",
-    "save_pruned": "hfp.pruning.storing",
-    "simulate": "hfp.federation.rounds",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name in ("importance", "reconstruct"):
-        return import_module(f"hfp.{name}")
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
-    raise AttributeError(f"module 'hfp' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+__getattr__, __dir__ = lazily(
+    __name__,
+    {
+        "hfp.errors": "InputError",
+        "hfp.federation.experiment": "Experiment",
+        "hfp.federation.records": "Run",
+        "hfp.federation.rounds": "simulate",
+        "hfp.models": "create_model",
+        "hfp.pruning.budget": "Budget",
+        "hfp.pruning.prune": "PruneResult prune",
+        "hfp.pruning.storing": "save_pruned",
+        "hfp.reconstruct": "load_pruned",
+    },
+    modules=("importance", "reconstruct"),
+)

@@ -1,16 +1,17 @@
-"""Criteria by name."""
+"""Criteria by name. Names and what criteria need are known before torch is loaded."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-import torch_pruning as tp
-
-from hfp.importance.bases.scaled import ScaledImportance
 from hfp.importance.errors import CriterionError
+
+if TYPE_CHECKING:
+    import torch_pruning as tp
 
 NEEDS = ("nothing", "data", "variation")
 
@@ -28,11 +29,17 @@ class Criterion:
     needs: str
 
 
-_ENTRIES: dict[str, tuple[Criterion, Callable[..., Any]]] = {}
+_ENTRIES: dict[str, tuple[Criterion, Callable[..., Any] | str]] = {}
 
 
-def register(name: str, factory: Callable[..., Any], *, source: str, needs: str = "nothing") -> None:
+def register(name: str, factory: Callable[..., Any] | str, *, source: str, needs: str = "nothing") -> None:
     """Make `create(name, **options)` call `factory(**options)`, which returns a torch-pruning Importance.
+
+    Args:
+        name: what a person types.
+        factory: a class or a function, or where it is as ``module:name``, to be loaded when it is first used.
+        source: where the criterion is published.
+        needs: what it must be given before it scores, one of `NEEDS`.
 
     Raises:
         CriterionError: a name that is taken, or needs that aren't one of "nothing", "data", "variation".
@@ -66,8 +73,10 @@ def create(name: str, **options: Any) -> tp.importance.Importance:
     Raises:
         CriterionError: an unknown name, or options that the criterion doesn't take.
     """
-    factory = _entry(name)[1]
+    factory = factory_of(name)
     scale = {key: options.pop(key) for key in ("normalise", "power") if key in options}
+    from hfp.importance.bases.scaled import ScaledImportance
+
     try:
         made = factory(**options)
         return ScaledImportance(made, **scale) if scale else made
@@ -75,9 +84,46 @@ def create(name: str, **options: Any) -> tp.importance.Importance:
         raise CriterionError(f"criterion {name!r} can't be made with options {sorted(options)}: {error}") from error
 
 
-def _entry(name: str) -> tuple[Criterion, Callable[..., Any]]:
+def factory_of(name: str) -> Callable[..., Any]:
+    """The class or function that makes a criterion.
+
+    Raises:
+        CriterionError: an unknown name.
+    """
+    factory = _entry(name)[1]
+    if not isinstance(factory, str):
+        return factory
+    module, _, attribute = factory.partition(":")
+    return getattr(import_module(module), attribute)
+
+
+def _entry(name: str) -> tuple[Criterion, Callable[..., Any] | str]:
     if name not in _ENTRIES:
         near = get_close_matches(name, _ENTRIES, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names())}"
         raise CriterionError(f"unknown criterion {name!r}; {hint}")
     return _ENTRIES[name]
+
+
+def _bundled(name: str, place: str, source: str, needs: str = "nothing") -> None:
+    register(name, f"hfp.importance.criteria.{place}", source=source, needs=needs)
+
+
+_bundled("variation", "variation:VariationImportance", "CA-HFP, arXiv 2603.12591", "variation")
+_bundled("group-fisher", "group_fisher:GroupFisherImportance", "Liu et al., Group Fisher Pruning, ICML 2021", "data")
+_bundled("group-kl", "group_kl:GroupKLImportance", "linearised gates, exact divergence; this project", "data")
+_bundled("group-loss", "group_loss:GroupLossImportance", "linearised gates, greedy over a group; this project", "data")
+_bundled(
+    "kronecker", "kronecker:KroneckerImportance", "K-FAC, arXiv 1503.05671, greedy over a group; this project", "data"
+)
+_bundled("empirical-fisher", "empirical_fisher:EmpiricalFisherImportance", "Theis et al., arXiv 1801.05787", "data")
+_bundled("sampled-fisher", "sampled_fisher:SampledFisherImportance", "Martens, arXiv 1412.1193", "data")
+_bundled("hutchinson", "hutchinson:HutchinsonImportance", "Yao et al., AdaHessian, arXiv 2006.00719", "data")
+_bundled("l1", "from_torch_pruning:l1", "Li et al., Pruning Filters, ICLR 2017")
+_bundled("l2", "from_torch_pruning:l2", "Fang et al., DepGraph, CVPR 2023")
+_bundled("random", "shipped:RandomImportance", "uniform, seeded")
+_bundled("bn-scale", "from_torch_pruning:bn_scale", "Liu et al., Network Slimming, ICCV 2017")
+_bundled("lamp", "from_torch_pruning:lamp", "Lee et al., LAMP, ICLR 2021")
+_bundled("fpgm", "from_torch_pruning:fpgm", "He et al., Geometric Median, CVPR 2019")
+_bundled("taylor", "shipped:TaylorImportance", "Molchanov et al., CVPR 2019", "data")
+_bundled("hessian", "shipped:HessianImportance", "LeCun et al., Optimal Brain Damage, 1989, in torch-pruning", "data")

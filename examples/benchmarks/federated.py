@@ -15,11 +15,11 @@ from typing import Any
 
 import torch
 
-from hfp.commands.run import option
 from hfp.comparison.definition import Comparison, Variant
 from hfp.comparison.runs import ComparisonFolder, run_missing
 from hfp.comparison.table import Row, gather, rows
 from hfp.federation.experiment import Experiment
+from hfp.settings import pair
 
 Study = dict[str, dict[str, Any]]
 
@@ -128,7 +128,7 @@ def main() -> None:
         "--head-start", type=float, default=Experiment.head_start, help="`hfp run --help` tells what it is"
     )
     parser.add_argument("--head-start-decay", type=float, default=Experiment.head_start_decay)
-    parser.add_argument("--option", type=option, action="append", default=[], help="NAME=VALUE for every variant")
+    parser.add_argument("--option", type=pair, action="append", default=[], help="NAME=VALUE for every variant")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("runs/federated"))
     arguments = parser.parse_args()

@@ -6,7 +6,6 @@ import argparse
 import json
 import sys
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,17 +18,6 @@ from hfp.models.source import full_model
 from hfp.pruning.layer_picture import save_layer_picture
 from hfp.pruning.layers_report import LayerReport, layer_reports, shown, tensor_reports
 from hfp.reconstruct import IndexMap, PrunedFile, compact_model, read_pruned
-
-
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of ``hfp inspect``."""
-    parser.add_argument("file", type=Path, metavar="FILE", help="written by hfp prune or hfp.save_pruned")
-    parser.add_argument(
-        "--model", metavar="MODEL", help="the full model, where the file does not name it: a name or module:factory"
-    )
-    parser.add_argument("--image-size", type=int, metavar="PIXELS", help="to count with (default: as pruned)")
-    parser.add_argument("--picture", type=Path, metavar="PNG", help="draw what is left of every layer")
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -1,10 +1,17 @@
-"""Data sets in memory and the ways to deal them out to clients."""
+"""Data sets in memory and the ways to deal them out to clients. What needs torch is loaded when it is first used."""
 
-from hfp.data.augment import augment
-from hfp.data.dataset import Dataset, Split, make_dataset
-from hfp.data.load import datasets, load_dataset, register_dataset
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from hfp.data.partition import partition, schemes
-from hfp.data.request import DataRequest
+from hfp.lazy import lazily
+
+if TYPE_CHECKING:
+    from hfp.data.augmentation import augment
+    from hfp.data.dataset import Dataset, Split, make_dataset
+    from hfp.data.load import datasets, load_dataset, register_dataset
+    from hfp.data.request import DataRequest
 
 __all__ = [
     "Dataset",
@@ -18,3 +25,13 @@ __all__ = [
     "register_dataset",
     "schemes",
 ]
+
+__getattr__, __dir__ = lazily(
+    __name__,
+    {
+        "hfp.data.augmentation": "augment",
+        "hfp.data.dataset": "Dataset Split make_dataset",
+        "hfp.data.load": "datasets load_dataset register_dataset",
+        "hfp.data.request": "DataRequest",
+    },
+)

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from hfp.data.cifar import load_cifar10, load_cifar100
-from hfp.data.dataset import Dataset
-from hfp.data.digits import load_digits
-from hfp.data.fmnist import load_fmnist
-from hfp.data.imagefolder import load_imagefolder
 from hfp.data.request import DataRequest
 from hfp.errors import InputError, unknown
 
-_OWN: Mapping[str, Callable[[DataRequest], Dataset]] = {
-    "digits": load_digits,
-    "fmnist": load_fmnist,
-    "cifar10": load_cifar10,
-    "cifar100": load_cifar100,
-    "imagefolder": load_imagefolder,
+if TYPE_CHECKING:
+    from hfp.data.dataset import Dataset
+
+_OWN: Mapping[str, str] = {
+    "digits": "hfp.data.digits",
+    "fmnist": "hfp.data.fmnist",
+    "cifar10": "hfp.data.cifar",
+    "cifar100": "hfp.data.cifar",
+    "imagefolder": "hfp.data.imagefolder",
 }
-_LOADERS = dict(_OWN)
+"""The modules of hfp's own data sets, each with a function ``load_NAME``: names are known before torch is loaded."""
+_LOADERS: dict[str, Callable[[DataRequest], Dataset]] = {}
 
 
 def register_dataset(name: str, load: Callable[[DataRequest], Dataset]) -> None:
@@ -40,7 +41,7 @@ def register_dataset(name: str, load: Callable[[DataRequest], Dataset]) -> None:
 
 def datasets() -> tuple[str, ...]:
     """The names that `load_dataset` knows."""
-    return tuple(_LOADERS)
+    return (*_OWN, *_LOADERS)
 
 
 def load_dataset(
@@ -68,11 +69,12 @@ def load_dataset(
     Raises:
         InputError: an unknown name, a data set that is missing or damaged, or an argument that doesn't fit it.
     """
-    if name not in _LOADERS:
-        raise unknown("data set", name, _LOADERS)
+    if name not in datasets():
+        raise unknown("data set", name, datasets())
     if image_size is not None and (name != "imagefolder" or image_size < 1):
         raise InputError(f"image_size is a positive number and for imagefolder only, found {image_size} for {name}")
     folder = None if root is None else Path(root).expanduser()
     if folder is not None and not download and not folder.is_dir():
         raise InputError(f"the data root {folder} is not a folder")
-    return _LOADERS[name](DataRequest(name, folder, limit, download, seed, image_size, cache))
+    load = getattr(import_module(_OWN[name]), f"load_{name}") if name in _OWN else _LOADERS[name]
+    return load(DataRequest(name, folder, limit, download, seed, image_size, cache))

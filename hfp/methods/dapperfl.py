@@ -21,6 +21,7 @@ from hfp.methods.interface.registry import register
 from hfp.methods.interface.values import Client, MethodContext, Reply, ServerState, State, Task, TrainedPart, Update
 from hfp.models import classifier_of
 from hfp.reconstruct import Aggregator, Coupling, Plan, compact_model
+from hfp.settings import setting
 from hfp.training.local_step import Objective, joined
 
 KEPT = "channels/kept"
@@ -45,18 +46,12 @@ class DapperFL(Method):
 
     extra_tensor_prefixes: ClassVar[tuple[str, ...]] = (KEPT,)
 
-    first: float = 0.9
-    decay: float = 0.2
-    least: float = 0.1
-    regularisation: float = 0.01
-
-    def __post_init__(self) -> None:
-        """Check the options."""
-        for name in ("first", "decay", "least"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"{name} must be in [0, 1]; found {getattr(self, name)}")
-        if not self.regularisation >= 0:
-            raise InputError(f"regularisation must be at least 0; found {self.regularisation}")
+    first: float = setting(0.9, "The global model has this share in the first round's fusion.", within="[0, 1]")
+    decay: float = setting(0.2, "The global model loses this part of its share from round to round.", within="[0, 1]")
+    least: float = setting(0.1, "The global model keeps at least this share in the fusion.", within="[0, 1]")
+    regularisation: float = setting(
+        0.01, "The local loss counts the mean length of the classifier's input with this weight.", within="[0, inf)"
+    )
 
     def check(self, context: MethodContext) -> None:
         """Every client must keep a channel in every coupled group."""

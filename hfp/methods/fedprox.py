@@ -8,13 +8,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from hfp.errors import InputError
 from hfp.methods.blocks.mean import MeanCollector
 from hfp.methods.interface.base import Method
 from hfp.methods.interface.client_context import ClientContext
 from hfp.methods.interface.registry import register
 from hfp.methods.interface.values import Client, MethodContext, Reply, ServerState, Task
 from hfp.reconstruct import Plan
+from hfp.settings import setting
 from hfp.training.local_step import Objective
 
 
@@ -31,13 +31,8 @@ class FedProx(Method):
     source: ClassVar[str] = "Li et al., MLSys 2020, arXiv 1812.06127"
     summary: ClassVar[str] = "full models, held near the global one by a proximal term; weak clients run fewer steps"
 
-    mu: float = 0.01
-    partial: bool = True
-
-    def __post_init__(self) -> None:
-        """Check the options."""
-        if not self.mu >= 0:
-            raise InputError(f"mu must be at least 0; found {self.mu}")
+    mu: float = setting(0.01, "The proximal term has this weight.", within="[0, inf)")
+    partial: bool = setting(True, "A client of ratio r runs the share 1 - r of its local steps, and at least one.")
 
     def plan(self, context: MethodContext, state: ServerState, client: Client) -> Plan:
         """The full model."""

@@ -19,6 +19,7 @@ from hfp.methods.interface.client_context import ClientContext
 from hfp.methods.interface.registry import register
 from hfp.methods.interface.values import Client, MethodContext, Reply, ServerState, Task, Update
 from hfp.reconstruct import Aggregator, IndexMap, Plan, TensorMap
+from hfp.settings import setting
 from hfp.training.local_step import Objective
 
 CLASSES = "classes/present"
@@ -42,8 +43,10 @@ class HeteroFL(Method):
 
     extra_tensor_prefixes: ClassVar[tuple[str, ...]] = (CLASSES,)
 
-    scale: bool = True
-    mask_classes: bool = True
+    scale: bool = setting(True, "While training, hidden outputs are divided by the share of channels that is kept.")
+    mask_classes: bool = setting(
+        True, "A client does not train the logits of classes that it lacks, and has no say in their rows."
+    )
 
     def plan(self, context: MethodContext, state: ServerState, client: Client) -> Plan:
         """The first channels of every coupled group."""

@@ -21,6 +21,7 @@ from hfp.methods.interface.client_context import ClientContext
 from hfp.methods.interface.registry import register
 from hfp.methods.interface.values import Client, MethodContext, Reply, ServerState, State, Task, TrainedPart, Update
 from hfp.reconstruct import Aggregator, Plan
+from hfp.settings import setting
 from hfp.training.local_step import LocalResult, Objective, joined
 
 ACTIVE = "weights/active"
@@ -62,28 +63,34 @@ class PruneFL(Method):
 
     extra_tensor_prefixes: ClassVar[tuple[str, ...]] = (ACTIVE, SQUARES)
 
-    every: int = 50
-    share: float = 0.3
-    halving: float = 10_000.0
-    density: float | None = None
-    overhead: float = 1.0
-    passes: int = 50
-    patience: int = 5
-    tolerance: float = 0.1
-    limit: int = 20
-
-    def __post_init__(self) -> None:
-        """Check the options."""
-        for name in ("every", "passes", "patience", "limit"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1; found {getattr(self, name)}")
-        for name in ("halving", "overhead"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"{name} must be above 0; found {getattr(self, name)}")
-        if not 0 <= self.share <= 1:
-            raise InputError(f"share must be in [0, 1]; found {self.share}")
-        if self.density is not None and not 0 < self.density <= 1:
-            raise InputError(f"density must be in (0, 1]; found {self.density}")
+    every: int = setting(50, "The mask is adapted after every so many rounds.", within="[1, inf)", unit="rounds")
+    share: float = setting(
+        0.3, "Adapting reconsiders this share of a layer's active weights in the first round.", within="[0, 1]"
+    )
+    halving: float = setting(
+        10_000.0, "The share that is reconsidered halves in this many rounds.", within="(0, inf)", unit="rounds"
+    )
+    density: float | None = setting(
+        None,
+        "At most this share of the weights is active; by default it is what the clients' submodels would hold.",
+        kind=float,
+        within="(0, 1]",
+    )
+    overhead: float = setting(
+        1.0,
+        "A round takes this time beside the weights', in units of the dense model's time.",
+        within="(0, inf)",
+    )
+    passes: int = setting(
+        50, "The first client trains this many batches before it reconfigures.", within="[1, inf)", unit="batches"
+    )
+    patience: int = setting(
+        5, "The first client stops after this many reconfigurations that change little.", within="[1, inf)"
+    )
+    tolerance: float = setting(
+        0.1, "A reconfiguration changes little where the density changes by at most this part.", within="[0, inf)"
+    )
+    limit: int = setting(20, "The first client reconfigures at most this many times.", within="[1, inf)")
 
     def start(self, context: MethodContext, weights: State) -> ServerState:
         """No mask yet."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from hfp.data.augment import augment
+from hfp.data.augmentation import augment
 from hfp.data.dataset import Dataset, Split
 from hfp.layers.calling import modes_kept
 from hfp.seeds import generator

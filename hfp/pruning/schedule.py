@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from hfp.errors import InputError
+from hfp.pruning.choices import RANKINGS
 
-RANKINGS = ("layer", "global", "measured")
 _SLACK = 0.02  # a budget is met from below within this share of itself
 _TRIES = 200  # of single steps, where the order alone is too coarse
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -17,17 +16,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
 
 from hfp.layers.calling import modes_kept
-
-POLICIES: Mapping[str, str] = MappingProxyType(
-    {
-        "aggregate": "average the running statistics of the submodels by the method's own rule, like any parameter",
-        "reestimate": "after aggregation every client runs the global model over its own data, and the server pools "
-        "the statistics it sends back",
-        "local": "every client keeps the statistics of its own data; accuracy is the mean over the clients' models, "
-        "weighted by samples, each over the whole test set",
-        "batch": "every batch of 500 test images, in random order, is normalised by its own statistics",
-    }
-)
 
 
 def has_statistics(model: nn.Module) -> bool:

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hfp.errors import InputError
 from hfp.methods.interface.client_context import ClientContext
+from hfp.settings import setting
 from hfp.training.local_step import Objective
 
 
-def check_calibration(calibration: float) -> None:
-    """Refuse what a step can't add to the strength of a loss.
-
-    Raises:
-        InputError: it is below 0, infinite or NaN.
-    """
-    if not 0 <= calibration < math.inf:
-        raise InputError(f"calibration must be a finite number of at least 0; found {calibration}")
+def calibration_setting(default: float) -> Any:
+    """The option of a method whose clients train with the calibrated loss."""
+    return setting(
+        default,
+        "Each local step adds this much to the strength of the calibrated loss, which is at most 1.",
+        within="[0, inf)",
+    )
 
 
 def calibrated(local: ClientContext, calibration: float) -> Objective:

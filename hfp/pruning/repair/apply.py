@@ -11,6 +11,7 @@ from torch import nn
 
 from hfp.errors import InputError
 from hfp.layers.calling import modes_kept
+from hfp.pruning.choices import REPAIRS as KINDS
 from hfp.pruning.repair import bias, least_squares
 from hfp.pruning.repair.batch_norm import recalibrate
 from hfp.pruning.repair.constants import constants
@@ -19,8 +20,6 @@ from hfp.pruning.repair.readers import left_alone, readers
 from hfp.pruning.repair.report import LayerRepair, RepairReport
 from hfp.pruning.repair.rows import supported
 from hfp.reconstruct import IndexMap
-
-KINDS = ("batch-norm", "bias", "least-squares")
 
 
 def checked_kinds(kinds: str | Iterable[str] | None) -> tuple[str, ...]:

@@ -197,9 +197,9 @@ def test_failures_are_told_and_make_the_status_1(tmp_path, capsys):
     [
         (["--methods", "fedavgg"], "unknown method 'fedavgg'; did you mean fedavg"),
         (["--option", "warmup=1"], "expected METHOD.NAME=VALUE; found 'warmup=1'"),
-        (["--seeds", "x"], "argument --seeds: invalid seeds value: 'x'"),
-        (["--seeds", "1,,2"], "argument --seeds: invalid seeds value: '1,,2'"),
-        (["--rank", "a"], "argument --rank: invalid list of int value: 'a'"),
+        (["--seeds", "x"], "seeds of a comparison must be a whole number or a list of whole numbers; found 'x'"),
+        (["--seeds", "1,,2"], "seeds of a comparison must be a whole number or a list of whole numbers; found '1,,2'"),
+        (["--rank", "a"], "ranks of a comparison must be a list of whole numbers; found 'a'"),
         (["--jobs", "0"], "jobs must be at least 1; found 0"),
         (["--dataset", "cifar100", "--data-root", "."], "cifar100"),
     ],

@@ -81,5 +81,5 @@ def test_without_calibration_it_is_cross_entropy(name, options):
 @pytest.mark.parametrize("name", ["ca-hfp", "fedavgm"])
 @pytest.mark.parametrize("calibration", [-0.1, math.inf, math.nan])
 def test_a_step_adds_a_finite_share(name, calibration):
-    with pytest.raises(InputError, match="calibration must be a finite number of at least 0; found"):
+    with pytest.raises(InputError, match=r"calibration of \S+ must be a finite number of at least 0; found"):
         create_method(name, calibration=calibration)
