@@ -59,8 +59,10 @@ def spread(name: str, values: Sequence[float], form: str = ".2f") -> Line:
 
 def both(name: str, found: Spread | None, form: str = ".2f") -> Line:
     """The two columns of a figure whose mean and deviation are known; none of them without a figure."""
-    mean, _, deviation = "" if found is None else f"{found:{form}}".partition(" ± ")
-    return {name: mean, f"{name}_spread": deviation} if mean else {}
+    if found is None:
+        return {}
+    mean, _, deviation = f"{found:{form}}".partition(" ± ")
+    return {name: mean, f"{name}_spread": deviation}
 
 
 def commit() -> str:
