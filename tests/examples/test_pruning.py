@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from data_files import read
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -47,6 +48,8 @@ def test_the_sweep_s_protocol(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit, match="0"):
         run(script, monkeypatch, "--results", str(tmp_path))
     with pytest.raises(SystemExit, match="0"):
-        run(script, monkeypatch, "--results", str(tmp_path), "--page", str(tmp_path / "page.md"))
-    assert "1 of 1 pass (100.0%)" in (tmp_path / "page.md").read_text()
+        run(script, monkeypatch, "--results", str(tmp_path), "--data", str(tmp_path / "sweep.csv"))
+    (line,) = read(tmp_path / "sweep.csv")
+    assert (line["family"], line["model"], line["result"], line["plain"]) == ("resnet", "test_resnet", "pass", "")
+    assert 20 < float(line["macs_left"]) < 40
     assert "pass" in capsys.readouterr().out
