@@ -94,11 +94,14 @@ def _nothing(arguments: argparse.Namespace) -> None:
 
 def _shown_plainly(command: str) -> Callable[..., None]:
     """Shows what is deprecated as one line; other warnings are for developers and look as usual."""
-    usual = warnings.showwarning
+    usual, said = warnings.showwarning, set[str]()
 
     def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        line = f"hfp {command}: {message}"
         if issubclass(category, FutureWarning):
-            print(f"hfp {command}: {message}", file=sys.stderr)
+            if line not in said:
+                print(line, file=sys.stderr)
+            said.add(line)
         else:
             usual(message, category, *place, **more)
 

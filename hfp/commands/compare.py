@@ -96,7 +96,7 @@ def _run(
             where = f"{cell.variant}, seed {cell.seed}, {cell.size}, alpha {cell.alpha:g}"
             result = folder.load(cell.experiment)
             reached = f"{final_accuracy(result):.1f} %" if result else "failed"
-            progress.console.print(f"{where}: {reached}", soft_wrap=True)
+            progress.console.print(f"{where}: {reached}", soft_wrap=True, markup=False)
 
         return run_missing(comparison, folder, jobs, lambda: progress.advance(rounds), on_run)
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import inspect
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
 from hfp import importance
-from hfp.methods import Method, methods
-from hfp.methods.interface.registry import method_class
+from hfp.importance.options import criterion_options
+from hfp.methods.interface.registry import method_class, methods
 from hfp.settings import described, settings_of
+
+if TYPE_CHECKING:
+    from hfp.methods import Method
 
 Row = dict[str, Any]
 
@@ -38,16 +40,6 @@ def method_options(name: str) -> list[Row]:
     return [described(declared) for declared in settings_of(method_class(name)).values()]
 
 
-def criterion_options(name: str) -> list[Row]:
-    """One object per option of a criterion: its name and default, as the criterion's function declares them.
-
-    Raises:
-        CriterionError: there is no such criterion.
-    """
-    parameters = inspect.signature(importance.factory_of(name)).parameters.values()
-    return [{"name": one.name, "default": one.default} for one in parameters if one.default is not one.empty]
-
-
 def run_methods(arguments: argparse.Namespace) -> int:
     """Print the methods, or one method and its options."""
     if arguments.name is None:
@@ -59,7 +51,9 @@ def run_criteria(arguments: argparse.Namespace) -> int:
     """Print the criteria, or one criterion and its options."""
     if arguments.name is None:
         return _print_all(criterion_rows(), arguments.json)
-    return _print_one(_criterion_row(arguments.name), criterion_options(arguments.name), arguments.json)
+    row = _criterion_row(arguments.name)
+    options = [described(declared) for declared in criterion_options(arguments.name).values()]
+    return _print_one(row, options, arguments.json)
 
 
 def _method_row(method: type[Method]) -> Row:
@@ -89,7 +83,7 @@ def _print_one(row: Row, options: list[Row], as_json: bool) -> int:
     if options:
         console.print(_table(options, tuple(name for name in options[0] if name != "unit")))
     else:
-        console.print("it has no options")
+        console.print("it has no options of its own")
     return 0
 
 

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -17,6 +18,7 @@ from hfp.federation.records import IN_TIME, ClientRecord, Run
 from hfp.federation.rounds import Outcome, full_cost, rounds
 from hfp.federation.setup import Federation, set_up
 from hfp.federation.threads import use_threads
+from hfp.results.beginning import first_lines
 from hfp.results.folder import RunFolder, default_folder
 from hfp.results.plots import save_curves, save_diagnostics
 from hfp.results.report import round_line, run_document, run_table
@@ -80,9 +82,8 @@ class _Display:
 
     def __init__(self, console: Console, federation: Federation) -> None:
         self._console = console
+        self._federation = federation
         self._experiment = federation.experiment
-        self._fleet = federation.context.clients
-        self._parameters = sum(parameter.numel() for parameter in federation.model.parameters())
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -95,17 +96,8 @@ class _Display:
 
     def __enter__(self) -> _Display:
         experiment = self._experiment
-        shares = ", ".join(f"{ratio:.0%}" for ratio in sorted({client.ratio for client in self._fleet}))
-        about = (
-            experiment.method,
-            experiment.dataset,
-            f"{experiment.model} ({self._parameters / 1e3:,.1f} K parameters)",
-            f"{experiment.clients} clients remove {shares} of their channels",
-            _dealt(experiment),
-            _local_epochs(experiment),
-            f"seed {experiment.seed}",
-        )
-        self._console.print(" · ".join(about), soft_wrap=True)
+        for line in first_lines(self._federation, torch.get_num_threads()):
+            self._console.print(line, soft_wrap=True, markup=False)
         self._rounds = self._progress.add_task("rounds", total=experiment.rounds, note="")
         self._clients = self._progress.add_task(
             "clients", total=asked_clients(experiment.participation, experiment.clients), note=""
@@ -128,12 +120,3 @@ class _Display:
             self._progress.update(self._rounds, note=f"accuracy {accuracy:.1f} %")
         self._progress.update(self._rounds, advance=1)
         self._progress.update(self._clients, completed=0)
-
-
-def _dealt(experiment: Experiment) -> str:
-    return f"alpha {experiment.alpha:g}" if experiment.partition == "dirichlet" else experiment.partition
-
-
-def _local_epochs(experiment: Experiment) -> str:
-    first, last = experiment.epochs_in(0), experiment.epochs_in(experiment.rounds - 1)
-    return f"{f'{first} to ' if first > last else ''}{last} local epoch{'s' * (first > 1)} a round"

@@ -205,7 +205,8 @@ def axes() -> dict[str, Setting]:
     }
     lists = {name: replace(one, name=name, default=None, shape=SEVERAL, aliases=()) for name, one in listed.items()}
     seeds = replace(own["seeds"], shape=EITHER)
-    return {**lists, "seeds": seeds, **{name: own[name] for name in ("alphas", "ranks", "ratios", "target")}}
+    others = {name: one for name, one in own.items() if name not in ("variants", "base", "seeds")}
+    return {**lists, "seeds": seeds, **others}
 
 
 def checked_axes(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from hfp.comparison.definition import Cell, Comparison
 from hfp.federation.records import MEGABYTE
@@ -263,7 +264,7 @@ def tables(made: Sequence[Row]) -> list[Table]:
         for heading in ("accuracy, %", "difference", *own, "MB", "GMACs", "device s", f"to {target:.1f} %"):
             table.add_column(heading, justify="right", no_wrap=True)
         for row in group:
-            table.add_row(*_short(row, personal))
+            table.add_row(*map(Text, _short(row, personal)))
         shown.append(table)
     return shown
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 _CHUNK = 4096
+_NAMED = 10  # classes that a description lists
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +27,7 @@ class Dataset:
     """A training and a test split over the same classes.
 
     `shape` is `(channels, height, width)`. `mean` and `std` `[channels]` are those of the training images, in the
-    images' own units.
+    images' own units. `notes` are sentences about what the loader assumed or left out.
     """
 
     name: str
@@ -36,6 +37,18 @@ class Dataset:
     shape: tuple[int, int, int]
     mean: Tensor
     std: Tensor
+    notes: tuple[str, ...] = ()
+
+    @property
+    def description(self) -> str:
+        """One line that says what was found: images of both splits, their shape, the classes and the notes."""
+        kind = "images" if len(self.shape) == 3 else "samples"
+        shown = [*self.classes[:_NAMED], *(["..."] if len(self.classes) > _NAMED else [])]
+        found = (
+            f"{self.name}: {len(self.train):,} training and {len(self.test):,} test {kind} of "
+            f"{'x'.join(map(str, self.shape))} in {len(self.classes)} classes ({', '.join(shown)})"
+        )
+        return "; ".join((found, *self.notes))
 
     def normalise(self, images: Tensor) -> Tensor:
         """Images `[samples, channels, height, width]` as float32 with mean 0 and deviation 1 in every channel.

@@ -29,7 +29,7 @@ def check_model_name(name: str) -> None:
     if bare in OWN or ":" in name:
         return
     word = re.compile(rf"\b{re.escape(bare)}\b")
-    if not any(word.search(text) for text in _sources()):
+    if not any(bare in text and word.search(text) for text in _sources()):
         raise unknown("model", name, [*OWN, *(found for text in _sources() for found in _MAKER.findall(text))])
 
 
