@@ -65,7 +65,7 @@ def describe(name: str) -> Criterion:
     return _entry(name)[0]
 
 
-def create(name: str, **options: Any) -> tp.importance.Importance:
+def create(name: str, /, **options: Any) -> tp.importance.Importance:
     """A new criterion.
 
     options: the criterion's own, and for any of them `normalise` and `power`, which wrap it in `ScaledImportance`.

@@ -50,7 +50,7 @@ def method_class(name: str) -> type[Method]:
     return _METHODS[name]
 
 
-def create_method(name: str, **options: Any) -> Method:
+def create_method(name: str, /, **options: Any) -> Method:
     """Make a method by name.
 
     >>> create_method("fedprox", mu=0.1).mu

@@ -63,6 +63,16 @@ def test_a_ratio_per_client_survives_json():
         ({"options": {"smoothing": True}}, "option smoothing of ca-hfp must be a number; found True"),
         ({"options": {"form": "curvture"}}, "did you mean curvature"),
         ({"method": "fedavg", "options": {"warmup": 1}}, "fedavg has no options; found 'warmup'"),
+        ({"options": {"name": "fedavg"}}, "unknown option of ca-hfp 'name'"),
+        ({"options": {3: 1}}, "options must be a table of names and values; found {3: 1}"),
+        ({"options": [1]}, r"options must be a table of names and values; found \[1\]"),
+        ({"train_images": "many"}, "train_images must be a whole number; found 'many'"),
+        ({"deadline": [1.0]}, r"deadline must be a number; found \[1.0\]"),
+        ({"profile": 3}, "profile must be a name or a list of names; found 3"),
+        ({"ratio": "half"}, "ratio must be a number or a list of numbers; found 'half'"),
+        ({"budget": 3}, "budget must be a table of names and numbers; found 3"),
+        ({"alpha": 10**400}, "alpha must be a finite number above 0; found 10"),
+        ({"device": "meta"}, "device must be one that computes"),
     ],
 )
 def test_wrong_settings_are_refused_with_what_was_found(settings, message):
