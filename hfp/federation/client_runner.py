@@ -13,6 +13,7 @@ from hfp.federation.setup import Federation
 from hfp.methods import Client, ClientContext, Reply, State, Task
 from hfp.reconstruct import IndexMap, compact_model
 from hfp.training.local_step import statistics_of
+from hfp.training.shells import Lease, Shells
 
 
 class Clients:
@@ -23,6 +24,8 @@ class Clients:
         self._count = MacCounter(federation.context.example)
         self._count_peak_bytes = PeakBytesCounter(federation.context.example)
         self._model: nn.Module | None = None
+        device, training = torch.device(federation.device), federation.training
+        self._shells = Shells(federation.model, device, channels_last=training.channels_last)
 
     def train(self, round: int, client: Client, task: Task) -> Reply:
         """Do a task.
@@ -30,7 +33,9 @@ class Clients:
         Raises:
             InputError: training diverged.
         """
-        return self._federation.method.train(self._local(round, client), task)
+        with self._shells.lent() as lease:
+            reply = self._federation.method.train(self._local(round, client, lease), task)
+            return dataclasses.replace(reply, tensors=_copied(reply.tensors))
 
     def statistics(self, client: Client, weights: State) -> dict[str, Tensor]:
         """The global model's batch-norm statistics on the client's data."""
@@ -40,7 +45,7 @@ class Clients:
         self._model.load_state_dict(dict(weights))
         return statistics_of(self._model, self._federation.shards[client.index], self._federation.training)
 
-    def _local(self, round: int, client: Client) -> ClientContext:
+    def _local(self, round: int, client: Client, lease: Lease) -> ClientContext:
         federation = self._federation
         return ClientContext(
             client=client,
@@ -53,4 +58,10 @@ class Clients:
             count_peak_bytes=self._count_peak_bytes,
             seed=federation.experiment.seed,
             device=torch.device(federation.device),
+            shells=lease,
         )
+
+
+def _copied(tensors: State) -> dict[str, Tensor]:
+    """Copies in row-major order: a reply is kept when its model has become the next client's."""
+    return {name: tensor.detach().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from hfp.costs.payload import pack
+from hfp.costs.payload import packed_bytes
 from hfp.federation.fleet import Fleet
 from hfp.federation.records import Personal
 from hfp.federation.setup import Federation
@@ -137,7 +137,7 @@ class Evaluator:
         clients = len(self._federation.context.clients)
         full: State = self._federation.initial
         moments = {name: tensor for name, tensor in full.items() if name.endswith(("running_mean", "running_var"))}
-        return clients * len(pack(full)), clients * len(pack(moments))
+        return clients * packed_bytes(full), clients * packed_bytes(moments)
 
 
 def class_weights(test: Tensor, own: Tensor) -> Tensor:

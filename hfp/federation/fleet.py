@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from hfp.costs.payload import layout, pack, unpack
+from hfp.costs.payload import packed_bytes
 from hfp.federation.client_runner import Clients
 from hfp.federation.records import IN_TIME
 from hfp.federation.setup import Federation
@@ -46,7 +45,11 @@ class Fleet(Protocol):
 
 
 class InProcess:
-    """Runs clients in this process, one after the other; what passes between them and the server are wire bytes."""
+    """Runs clients in this process, one after the other.
+
+    Nothing is packed to be unpacked: the bytes of a task and of its reply are those that `hfp.costs.payload.pack` would
+    write.
+    """
 
     def __init__(self, federation: Federation) -> None:
         self._federation, self._clients = federation, Clients(federation)
@@ -63,12 +66,8 @@ class InProcess:
         """
         for client in clients:
             task = write(client)
-            down = pack(task.tensors)
-            received = dataclasses.replace(task, tensors=unpack(down, layout(task.tensors)))
-            reply = self._clients.train(round, client, received)
-            up = pack(reply.tensors)
-            reply = dataclasses.replace(reply, tensors=unpack(up, layout(reply.tensors)))
-            yield TaskResult(client, task, len(down), len(up), reply)
+            reply = self._clients.train(round, client, task)
+            yield TaskResult(client, task, packed_bytes(task.tensors), packed_bytes(reply.tensors), reply)
 
     def statistics(self, round: int, clients: Sequence[Client], weights: State) -> Iterator[tuple[Client, State]]:
         """One after the other."""

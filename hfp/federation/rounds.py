@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from hfp.costs.macs import TRAINING_FACTOR, macs, parameters
 from hfp.costs.memory import PeakBytesCounter
-from hfp.costs.payload import pack
+from hfp.costs.payload import packed_bytes
 from hfp.federation.diagnostics import Observer, ObserverState
 from hfp.federation.evaluation import Evaluator, Own
 from hfp.federation.exchange import Exchange, Plans
@@ -160,7 +160,7 @@ class Course:
 
 def full_cost(federation: Federation, rounds: int) -> Cost:
     """What the first `rounds` rounds cost when the clients that are asked train the full model, as in FedAvg."""
-    message = len(pack(federation.initial))
+    message = packed_bytes(federation.initial)
     experiment, clients = federation.experiment, federation.context.clients
     forward = macs(federation.model, federation.context.example)
     asked = asked_clients(experiment.participation, len(clients))

@@ -20,7 +20,7 @@ from hfp.methods.interface.client_context import ClientContext
 from hfp.methods.interface.registry import register
 from hfp.methods.interface.values import Client, MethodContext, Reply, ServerState, State, Task, TrainedPart, Update
 from hfp.models import classifier_of
-from hfp.reconstruct import Aggregator, Coupling, Plan, compact_model
+from hfp.reconstruct import Aggregator, Coupling, Plan
 from hfp.settings import setting
 from hfp.training.local_step import Objective, joined
 
@@ -73,10 +73,10 @@ class DapperFL(Method):
         dense_steps = len(schedule) // max(local.training.epochs, 2)
         full = local.build(task)
         dense = local.fit(full, self.objective(local, task, full), schedule[:dense_steps])
-        fused = fuse(task.tensors, full.cpu().state_dict(), task.values["share"])
+        fused = fuse(task.tensors, full.state_dict(), task.values["share"])
         plan = keep_best(local.groups, local.client.ratio, filter_scores(local.groups, local.model, fused))
         index_map = local.groups.index_map(plan)
-        model = compact_model(local.model, index_map, index_map.restrict(fused)).to(local.device)
+        model = local.model_of(index_map, index_map.restrict(fused))
         pruned = local.fit(model, self.objective(local, task, model), schedule[dense_steps:])
         work = local.count(full) * dense.samples + local.count(model) * pruned.samples
         return local.reply(
@@ -145,7 +145,7 @@ class ShortFeatures(Objective):
 def fuse(received: State, trained: State, share: float) -> dict[str, Tensor]:
     """``share`` of the received values and the rest of the trained ones; integers as trained."""
     return {
-        name: torch.lerp(value, received[name], share) if value.is_floating_point() else value
+        name: torch.lerp(value, received[name].to(value.device), share) if value.is_floating_point() else value
         for name, value in trained.items()
     }
 

@@ -123,7 +123,11 @@ class Variation:
 
 
 def _fill(curvature: Tensor, seen: Tensor) -> Tensor:
-    return curvature if seen.all() or not seen.any() else torch.where(seen, curvature, curvature[seen].mean())
+    return (
+        curvature
+        if seen.all() or not seen.any()
+        else torch.where(seen, curvature, curvature.masked_select(seen).mean())
+    )
 
 
 class VariationImportance(DiagonalImportance):
