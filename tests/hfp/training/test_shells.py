@@ -103,7 +103,7 @@ def test_a_shell_refuses_another_state_and_knows_of_hooks(parent, coupling):
         assert not lease.shell(model).has_new_hooks
         model.classifier.register_forward_pre_hook(lambda *_: None)
         assert lease.shell(model).has_new_hooks
-    with shells.lent() as lease, pytest.raises(MapError, match="not the compact state"):
+    with shells.lent() as lease, pytest.raises(MapError, match="expected the compact shape"):
         lease.build(index_map, parent.state_dict())
 
 
