@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -13,19 +14,26 @@ from hfp.federation.setup import Federation
 from hfp.methods import Client, ClientContext, Reply, State, Task
 from hfp.reconstruct import IndexMap, compact_model
 from hfp.training.local_step import statistics_of
-from hfp.training.shells import Lease, Shells
+from hfp.training.shells import Lease, Replay, Shells
 
 
 class Clients:
-    """Does the work of a federation's clients, any number of them."""
+    """Does the work of a federation's clients, any number of them, one at a time.
 
-    def __init__(self, federation: Federation) -> None:
+    Their local steps are replayed where `replay` is given; `wait` is called before a value is read from the device.
+    """
+
+    def __init__(
+        self, federation: Federation, replay: Replay | None = None, wait: Callable[[], None] = lambda: None
+    ) -> None:
         self._federation = federation
         self._count = MacCounter(federation.context.example)
         self._count_peak_bytes = PeakBytesCounter(federation.context.example)
         self._model: nn.Module | None = None
         device, training = torch.device(federation.device), federation.training
-        self._shells = Shells(federation.model, device, channels_last=training.channels_last)
+        self._shells = Shells(
+            federation.model, device, channels_last=training.channels_last, replay=replay, wait=wait
+        )
 
     def train(self, round: int, client: Client, task: Task) -> Reply:
         """Do a task.

@@ -132,11 +132,16 @@ class ShortFeatures(Objective):
         layer = head[0] if isinstance(head, nn.ModuleList) else head
         layer.register_forward_pre_hook(self._remember)
 
+    def constants(self) -> tuple[float]:
+        """The weight; the hook is the same for all models of one shape."""
+        return (self._weight,)
+
     def loss(self, model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
         """The mean loss over a batch."""
         loss = functional.cross_entropy(model(inputs), labels)
         assert self._features is not None  # the classifier has just been called
-        return loss + self._weight * self._features.flatten(1).norm(dim=1).mean()
+        features, self._features = self._features, None
+        return loss + self._weight * features.flatten(1).norm(dim=1).mean()
 
     def _remember(self, _module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         self._features = inputs[0]

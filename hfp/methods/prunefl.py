@@ -26,6 +26,7 @@ from hfp.training.local_step import LocalResult, Objective, joined
 
 ACTIVE = "weights/active"
 SQUARES = "squares/"
+MASK, STEPS = "mask/", "steps"
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ class PruneFL(Method):
             return self._find(local, task)
         masks = sparse.masks_from_bits({**task.known, **task.tensors}[ACTIVE], local.model)
         model = local.build(dataclasses.replace(task, tensors=sparse.scatter(task.tensors, masks, local.model)))
-        objective = Masked(masks, measure=bool(task.values["measure"]))
+        objective = Masked(masks, local.device, measure=bool(task.values["measure"]))
         trained = _Trained.of(local, model, masks, local.fit(model, objective))
         return trained.reply(also=objective.squares())
 
@@ -197,7 +198,7 @@ class PruneFL(Method):
         rounds: list[_Trained] = []
         settled, most, reached = 0, int(task.values["most"]), False
         while len(rounds) < self.limit and settled < self.patience and not reached:
-            objective = Masked(masks, measure=True)
+            objective = Masked(masks, local.device, measure=True)
             result = local.fit(model, objective, list(islice(endless, self.passes)))
             rounds.append(_Trained.of(local, model, masks, result))
             before, squares = sparse.count(masks), _unprefixed(objective.squares())
@@ -212,24 +213,33 @@ class PruneFL(Method):
 class Masked(Objective):
     """Cross-entropy whose gradients reach active weights alone; `measure` also sums the squares of all of them."""
 
-    def __init__(self, masks: Masks, *, measure: bool) -> None:
-        self._masks = masks
-        self._sums = {name: torch.zeros(mask.shape) for name, mask in masks.items()} if measure else {}
-        self._steps = 0
+    def __init__(self, masks: Masks, device: torch.device, *, measure: bool) -> None:
+        self._measure = measure
+        self.tensors = {MASK + name: mask.to(device) for name, mask in masks.items()}
+        if measure:
+            self.tensors |= {SQUARES + name: torch.zeros(mask.shape, device=device) for name, mask in masks.items()}
+            self.tensors |= {STEPS: torch.zeros((), device=device)}
+
+    def constants(self) -> tuple[()]:
+        """None beside the masks and the sums."""
+        return ()
 
     def gradients(self, model: nn.Module) -> None:
         """Measure, then mask."""
-        self._steps += 1
+        if self._measure:
+            self.tensors[STEPS].add_(1)
         for name, parameter in model.named_parameters():
-            if name not in self._masks or parameter.grad is None:
+            mask = self.tensors.get(MASK + name)
+            if mask is None or parameter.grad is None:
                 continue
-            if name in self._sums:
-                self._sums[name] += parameter.grad.square().cpu()
-            parameter.grad *= self._masks[name].to(parameter.device)
+            if self._measure:
+                self.tensors[SQUARES + name].add_(parameter.grad.square())
+            parameter.grad *= mask
 
     def squares(self) -> dict[str, Tensor]:
         """The mean square of a step's gradients, under the names that they are sent by; none if not measured."""
-        return {SQUARES + name: total / max(self._steps, 1) for name, total in self._sums.items()}
+        steps = max(float(self.tensors[STEPS]), 1.0) if self._measure else 1.0
+        return {name: total / steps for name, total in self.tensors.items() if name.startswith(SQUARES)}
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,15 +5,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+import warnings
 from collections import OrderedDict
-from collections.abc import Hashable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hfp.reconstruct import IndexMap, compact_model
+from hfp.training.local_step import LocalData, LocalResult, LocalStep, LocalTraining, Objective, train
+from hfp.training.static_step import StaticStep
 
 _HOOKS = tuple(name for name in vars(nn.Module()) if name.endswith("_hooks"))
 
@@ -67,15 +71,81 @@ class Shell:
         return any(hooks.keys() != first.keys() for hooks, first in self._hooks)
 
 
+class Replay:
+    """Keeps the steps of shells and says which can't be replayed, each reason once.
+
+    Steps share one graph memory: they must never run at the same time.
+    """
+
+    def __init__(self, device: torch.device, said: set[str] | None = None) -> None:
+        self._pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
+        self._said = set() if said is None else said
+
+    def step(
+        self,
+        shell: Shell,
+        data: LocalData,
+        training: LocalTraining,
+        objective: Objective,
+        schedule: Sequence[Tensor],
+    ) -> StaticStep | None:
+        """The step of a shell's model under an objective; None where it can't be replayed or there is no batch."""
+        reason = _why_not(shell, training, objective)
+        if reason:
+            self._say(reason)
+        if reason or not schedule:
+            return None
+        sizes = [len(chosen) for chosen in schedule]
+        size = max(dict.fromkeys(sizes), key=sizes.count)
+        tensors = {name: (tensor.shape, tensor.dtype) for name, tensor in objective.tensors.items()}
+        key = (
+            *(size, data.images.shape[1:], data.images.dtype, data.normalise),
+            *(dataclasses.replace(training, epochs=1), type(objective), objective.constants()),
+            tuple(tensors.items()),
+        )
+        step = shell.steps.get(key)
+        if step is None or step.moved:
+            step = StaticStep(shell.model, data.normalise, training, objective, size, self._pool)
+            shell.steps[key] = step
+        return step
+
+    def _say(self, reason: str) -> None:
+        if reason not in self._said:
+            self._said.add(reason)
+            warnings.warn(f"local steps are not replayed as CUDA graphs but run one by one: {reason}", stacklevel=2)
+
+
+def _why_not(shell: Shell, training: LocalTraining, objective: Objective) -> str:
+    """Why a step can't be replayed; empty when it can."""
+    if training.measure_variance:
+        return "the variance of their gradients is measured"
+    if objective.constants() is None:
+        return f"{type(objective).__name__} does not say that it does the same in every step"
+    if shell.has_new_hooks and type(objective) is Objective:
+        return "the method gave the model hooks"
+    return ""
+
+
 class Shells:
     """The shells of one full model: those that nobody uses wait for the next client of their shape, at most `most`.
 
-    Shells that have waited longest go first. A model that shares a tensor between names has none: its compact models
+    Shells that have waited longest go first. With `replay` their steps are kept and replayed; `wait` is called before a
+    value is read from the device. A model that shares a tensor between names has none: its compact models
     are made anew, so that what is given for these names is compared.
     """
 
-    def __init__(self, parent: nn.Module, device: torch.device, *, channels_last: bool = False, most: int = 8) -> None:
+    def __init__(
+        self,
+        parent: nn.Module,
+        device: torch.device,
+        *,
+        channels_last: bool = False,
+        most: int = 8,
+        replay: Replay | None = None,
+        wait: Callable[[], None] = lambda: None,
+    ) -> None:
         self._parent, self._device, self._channels_last, self._most = parent, device, channels_last, most
+        self.replay, self.wait = replay, wait
         self._waiting: OrderedDict[int, tuple[Hashable, Shell]] = OrderedDict()
         names = [id(tensor) for tensor in parent.state_dict(keep_vars=True).values()]
         self._reused = len(names) == len(set(names))
@@ -119,6 +189,27 @@ class Lease:
         key, shell = self._shells.take(index_map, state)
         self._taken.append((key, shell))
         return shell.model
+
+    def train(
+        self,
+        model: nn.Module,
+        data: LocalData,
+        training: LocalTraining,
+        generator: torch.Generator,
+        objective: Objective,
+        schedule: Sequence[Tensor],
+    ) -> LocalResult:
+        """Train as `hfp.training.local_step.train` does, replaying the steps of models that were built here.
+
+        Raises:
+            InputError: training diverged.
+        """
+        shell, replay = self.shell(model), self._shells.replay
+        step = replay.step(shell, data, training, objective, schedule) if replay and shell else None
+        # a shell has the layout that `channels_last` asks for, and its tensors must stay where they are
+        step = step or (LocalStep(model, data.normalise, training, objective) if shell else None)
+        with step.of(objective) if isinstance(step, StaticStep) else nullcontext():
+            return train(model, data, training, generator, objective, schedule, step, self._shells.wait)
 
     def shell(self, model: nn.Module) -> Shell | None:
         """The shell whose model this is; None for a model that was not built here."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from hfp.costs.macs import TRAINING_FACTOR, MacCounter, parameters
 from hfp.costs.memory import PeakBytesCounter
 from hfp.methods.interface.values import Client, Reply, State, Task
+from hfp.models import classifier_of
 from hfp.reconstruct import Coupling, IndexMap, compact_model
 from hfp.seeds import generator
 from hfp.training.local_step import LocalData, LocalResult, LocalTraining, Objective, schedule_of, train
@@ -68,7 +69,15 @@ class ClientContext:
         Raises:
             InputError: training diverged.
         """
-        return train(model, self.data, self.training, self.random, objective, schedule)
+        objective = Objective() if objective is None else objective
+        schedule = self.schedule() if schedule is None else schedule
+        fit = train if self.shells is None else self.shells.train
+        return fit(model, self.data, self.training, self.random, objective, schedule)
+
+    @property
+    def classes(self) -> int:
+        """How many classes the model tells apart."""
+        return len(list(classifier_of(self.model).parameters())[-1])
 
     def draws(self, purpose: str) -> torch.Generator:
         """A generator for one more purpose, so that batches stay the same for every method."""
