@@ -13,7 +13,7 @@ from hfp.costs.memory import PeakBytesCounter
 from hfp.federation.setup import Federation
 from hfp.methods import Client, ClientContext, Reply, State, Task
 from hfp.reconstruct import IndexMap, compact_model
-from hfp.training.local_step import statistics_of
+from hfp.training.local_step import LocalData, on_device, statistics_of
 from hfp.training.shells import Lease, Replay, Shells
 
 
@@ -21,19 +21,23 @@ class Clients:
     """Does the work of a federation's clients, any number of them, one at a time.
 
     Their local steps are replayed where `replay` is given; `wait` is called before a value is read from the device.
+    `shards` is where data that is on the device already is shared with others who do the same.
     """
 
     def __init__(
-        self, federation: Federation, replay: Replay | None = None, wait: Callable[[], None] = lambda: None
+        self,
+        federation: Federation,
+        replay: Replay | None = None,
+        wait: Callable[[], None] = lambda: None,
+        shards: dict[int, LocalData] | None = None,
     ) -> None:
         self._federation = federation
         self._count = MacCounter(federation.context.example)
         self._count_peak_bytes = PeakBytesCounter(federation.context.example)
         self._model: nn.Module | None = None
+        self._shards = {} if shards is None else shards
         device, training = torch.device(federation.device), federation.training
-        self._shells = Shells(
-            federation.model, device, channels_last=training.channels_last, replay=replay, wait=wait
-        )
+        self._shells = Shells(federation.model, device, channels_last=training.channels_last, replay=replay, wait=wait)
 
     def train(self, round: int, client: Client, task: Task) -> Reply:
         """Do a task.
@@ -51,7 +55,14 @@ class Clients:
             full = self._federation.model
             self._model = compact_model(full, IndexMap.identity(full), weights).to(self._federation.device)
         self._model.load_state_dict(dict(weights))
-        return statistics_of(self._model, self._federation.shards[client.index], self._federation.training)
+        return statistics_of(self._model, self._data(client), self._federation.training)
+
+    def _data(self, client: Client) -> LocalData:
+        """The client's data, on the device from its first use on."""
+        if client.index not in self._shards:
+            shard = self._federation.shards[client.index]
+            self._shards[client.index] = on_device(shard, torch.device(self._federation.device))
+        return self._shards[client.index]
 
     def _local(self, round: int, client: Client, lease: Lease) -> ClientContext:
         federation = self._federation
@@ -60,7 +71,7 @@ class Clients:
             round=round,
             model=federation.model,
             groups=federation.context.groups,
-            data=federation.shards[client.index],
+            data=self._data(client),
             training=dataclasses.replace(federation.training, epochs=federation.experiment.epochs_in(round)),
             count=self._count,
             count_peak_bytes=self._count_peak_bytes,

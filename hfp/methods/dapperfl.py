@@ -92,7 +92,7 @@ class DapperFL(Method):
         if KEPT not in update.reply.tensors:
             raise InputError(f"the reply lacks {KEPT}")
         after = {name: tensor for name, tensor in update.reply.tensors.items() if name != KEPT}
-        index_map = context.groups.index_map(kept_plan(context.groups, update.reply.tensors[KEPT]))
+        index_map = context.groups.index_map(kept_plan(context.groups, update.reply.tensors[KEPT].cpu()))
         return TrainedPart(index_map, index_map.restrict(update.task.tensors), after)
 
     def objective(self, local: ClientContext, task: Task, model: nn.Module) -> Objective:
@@ -114,7 +114,7 @@ class PrunedByClient:
     def add(self, update: Update) -> None:
         """Fold one client's update in."""
         tensors = dict(update.reply.tensors)
-        plan = kept_plan(self._groups, tensors.pop(KEPT))
+        plan = kept_plan(self._groups, tensors.pop(KEPT).cpu())
         self._aggregator.add(tensors, self._groups.index_map(plan), weight=update.client.samples)
 
     def finish(self) -> ServerState:

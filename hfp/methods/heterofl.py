@@ -98,9 +98,10 @@ class HolderCollector:
         """Fold one client's update in."""
         tensors, index_map = dict(update.reply.tensors), update.task.index_map
         if CLASSES in tensors:
-            classes = tensors.pop(CLASSES).long()
+            classes = tensors.pop(CLASSES).long().cpu()
             index_map = only_rows(index_map, self._setting.classifier, classes)
-            tensors.update({name: tensors[name].index_select(0, classes) for name in self._setting.classifier})
+            there = classes.to(next(iter(tensors.values())).device)
+            tensors.update({name: tensors[name].index_select(0, there) for name in self._setting.classifier})
         self._aggregator.add(tensors, index_map, weight=1)
 
     def finish(self) -> ServerState:

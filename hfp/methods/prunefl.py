@@ -202,7 +202,7 @@ class PruneFL(Method):
             result = local.fit(model, objective, list(islice(endless, self.passes)))
             rounds.append(_Trained.of(local, model, masks, result))
             before, squares = sparse.count(masks), _unprefixed(objective.squares())
-            state = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
+            state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
             masks = self.adapt(state, squares, masks, rounds[-1].uses, most, local.round)
             model.load_state_dict(sparse.cleared(state, masks))
             reached = sparse.count(masks) <= most < sparse.count(sparse.full_masks(local.model))
@@ -267,9 +267,8 @@ class _Trained:
 
     def reply(self, also: State) -> Reply:
         pruned = sum(mask.numel() for mask in self.masks.values()) - sparse.count(self.masks)
-        state = {name: tensor.cpu() for name, tensor in self.model.state_dict().items()}
         return Reply(
-            tensors={**sparse.gather(state, self.masks), **also},
+            tensors={**sparse.gather(self.model.state_dict(), self.masks), **also},
             steps=self.result.steps,
             samples=self.result.samples,
             loss=self.result.loss,

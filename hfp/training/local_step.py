@@ -71,6 +71,16 @@ class LocalData:
     normalise: Normalise
 
 
+def on_device(data: LocalData, device: torch.device) -> LocalData:
+    """The same data on `device`, where its images are no more than half of what is free there; else as it is."""
+    if device.type != "cuda" or data.images.device == device:
+        return data
+    free, _ = torch.cuda.mem_get_info(device)
+    if data.images.numel() * data.images.element_size() > free // 2:
+        return data
+    return LocalData(data.images.to(device), data.labels.to(device), data.normalise)
+
+
 class Objective:
     """What a client minimises: cross-entropy. A method that wants something else overrides a step of it.
 
@@ -270,13 +280,14 @@ class Predictions:
 def predict(model: nn.Module, data: LocalData, schedule: Sequence[Tensor], training: LocalTraining) -> Predictions:
     """Ask `model`, in the mode that it is in, about all samples of `data`, in batches that hold each sample once."""
     device = next(model.parameters()).device
-    found = Predictions.none(len(data.labels))
-    for chosen in schedule:
+    found, correct, losses = Predictions.none(len(data.labels)), [], []
+    for batch in _batches_on(device, data, schedule, ()):
         with as_computed(device, training):
-            scores = model(data.normalise(data.images[chosen].to(device)))
-        labels = data.labels[chosen].to(device)
-        found.correct[chosen] = (scores.argmax(1) == labels).double().cpu()
-        found.losses[chosen] = functional.cross_entropy(scores.double(), labels, reduction="none").cpu()
+            scores = model(data.normalise(batch.images))
+        correct.append((scores.argmax(1) == batch.labels).double())
+        losses.append(functional.cross_entropy(scores.double(), batch.labels, reduction="none"))
+    order = torch.cat(list(schedule))
+    found.correct[order], found.losses[order] = torch.cat(correct).cpu(), torch.cat(losses).cpu()
     return found
 
 
@@ -288,6 +299,7 @@ def as_computed(device: torch.device, training: LocalTraining) -> torch.autocast
 def statistics_of(model: nn.Module, data: LocalData, training: LocalTraining) -> dict[str, Tensor]:
     """Give `model` the batch-norm statistics of all the images; returns them (`hfp.training.batch_norm.estimate`)."""
     device = next(model.parameters()).device
-    inputs = (data.normalise(data.images[chosen].to(device)) for chosen in batches(len(data.labels), LARGE_BATCH))
+    schedule = list(batches(len(data.labels), LARGE_BATCH))
+    inputs = (data.normalise(batch.images) for batch in _batches_on(device, data, schedule, ()))
     with as_computed(device, training):
         return estimate(model, inputs)
