@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hfp.data.augment import draw_moves, move
+from hfp.data.augmentation import draw_moves, move
 from hfp.errors import InputError
 from hfp.training.batch_norm import estimate
 

@@ -20,9 +20,9 @@ from hfp.training.static_step import StaticStep
 
 CPU = torch.device("cpu")
 SMALL = Experiment(
-    train_images=70,
+    train_images=54,
     clients=3,
-    rounds=3,
+    rounds=2,
     head_start=1.0,
     epochs=2,
     rank=2,
@@ -56,8 +56,11 @@ def states_of(experiment, replay):
     return [course.advance() for _ in range(experiment.rounds)]
 
 
-@pytest.mark.parametrize("method", [method.name for method in methods() if method.name not in STEP_BY_STEP])
-@pytest.mark.parametrize("momentum", [0.9, 0.0])
+@pytest.mark.parametrize(
+    ("method", "momentum"),
+    [(method.name, 0.9) for method in methods() if method.name not in STEP_BY_STEP]
+    + [("fedavg", 0.0), ("prunefl", 0.0)],
+)
 def test_a_run_on_static_steps_is_the_plain_run_to_the_last_bit(method, momentum):
     experiment = dataclasses.replace(SMALL, method=method, options=OPTIONS.get(method, {}), momentum=momentum)
     replay = Counted()
