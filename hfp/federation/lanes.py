@@ -54,7 +54,7 @@ class Stream:
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def used(self) -> AbstractContextManager[Any]:
-        """Inside, work goes to this stream, once what the server has begun is done."""
+        """Inside, what this thread begins goes to this stream."""
         if self._stream is None:
             return nullcontext()
         return torch.cuda.stream(self._stream)

@@ -181,15 +181,16 @@ class PruneFL(Method):
         self, state: State, squares: Masks, masks: Masks, uses: Mapping[str, int], most: int, round: int
     ) -> dict[str, Tensor]:
         """New masks from the weights, the measured squares and the present masks."""
-        return reconfigure(
-            {name: state[name] for name in masks},
-            squares,
-            masks,
+        device = next(iter(masks.values())).device
+        weights = {name: state[name] for name in masks}
+        found = reconfigure(  # on the processor, where sums over all weights have one order
+            *({name: tensor.cpu() for name, tensor in part.items()} for part in (weights, squares, masks)),
             uses,
             overhead=self.overhead * sum(uses[name] * mask.numel() for name, mask in masks.items()),
             share=self.share * 0.5 ** (round / self.halving),
             most=most,
         )
+        return {name: mask.to(device) for name, mask in found.items()}
 
     def _find(self, local: ClientContext, task: Task) -> Reply:
         """Train and reconfigure until the density is what it may be, or settles."""

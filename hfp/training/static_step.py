@@ -67,9 +67,7 @@ class StaticStep(LocalStep):
         with torch.no_grad():
             for name, tensor in self._own.items():
                 tensor.copy_(given[name])
-            for momentum in self._momentum:
-                momentum.zero_()
-            self.total.zero_()
+            torch._foreach_zero_([*self._momentum, self.total])
         self.objective = objective
         if self._own:
             objective.tensors = self._own
@@ -107,8 +105,8 @@ class StaticStep(LocalStep):
         try:
             for _ in range(WARM_UP if self._device.type == "cuda" else 1):
                 super().run(batch)
-            draws = any(not torch.equal(a, b) for a, b in zip(random, self._random_states(), strict=True))
-            if draws:
+            if any(not torch.equal(a, b) for a, b in zip(random, self._random_states(), strict=True)):
+                self._set_random_states(random)
                 self._say("it draws random numbers")
             elif self._device.type == "cuda":
                 self._graph = self._captured(batch)
@@ -120,7 +118,6 @@ class StaticStep(LocalStep):
             self.optimizer.zero_grad(set_to_none=True)
             for tensor, value in zip(values, before, strict=True):
                 tensor.copy_(value)
-            self._set_random_states(random)
 
     def _captured(self, batch: Batch) -> torch.cuda.CUDAGraph:
         graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream(self._device)

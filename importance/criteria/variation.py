@@ -116,7 +116,7 @@ class Variation:
                     raise CriterionError(
                         f"{argument}[{name!r}] has shape {list(tensors[name].shape)}, not {list(like.shape)}"
                     )
-                if not torch.isfinite(tensors[name]).all():
+                if tensors[name].numel() and not torch.stack(tensors[name].aminmax()).isfinite().all():
                     raise CriterionError(
                         f"{argument}[{name!r}] holds values that are not finite; did a client diverge?"
                     )

@@ -24,6 +24,7 @@ METHODS = [method.name for method in methods()]
 @pytest.fixture(autouse=True)
 def full_precision(monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
 
 
 def both(**changes):
@@ -75,7 +76,7 @@ def test_the_number_of_clients_in_flight_changes_nothing(method):
 
 
 def test_steps_are_captured_once_for_a_shape_and_replayed():
-    federation = set_up(dataclasses.replace(REPLAYED, clients_in_flight=1))
+    federation = set_up(dataclasses.replace(REPLAYED, clients_in_flight=1, alpha=100.0))
     fleet = InProcess(federation)
     course = Course(federation, fleet)
     for _ in range(3):

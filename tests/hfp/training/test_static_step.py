@@ -65,7 +65,7 @@ def test_a_run_on_static_steps_is_the_plain_run_to_the_last_bit(method, momentum
     experiment = dataclasses.replace(SMALL, method=method, options=OPTIONS.get(method, {}), momentum=momentum)
     replay = Counted()
     plain, static = states_of(experiment, None), states_of(experiment, replay)
-    assert sum(step.replays for step in replay.steps) > 20
+    assert sum(step.replays for step in replay.steps) >= 10
     for one, other in zip(plain, static, strict=True):
         assert [client.loss for client in one.record.clients] == [client.loss for client in other.record.clients]
         for name, tensor in one.state.weights.items():
