@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -38,6 +38,7 @@ class Dataset:
     mean: Tensor
     std: Tensor
     notes: tuple[str, ...] = ()
+    _constants: dict[torch.device, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def description(self) -> str:
@@ -55,8 +56,10 @@ class Dataset:
 
         The result is on the images' device; the input is not changed.
         """
-        mean = self.mean.to(images.device).view(-1, 1, 1)
-        std = self.std.to(images.device).view(-1, 1, 1)
+        if images.device not in self._constants:
+            mean, std = (constant.to(images.device).view(-1, 1, 1) for constant in (self.mean, self.std))
+            self._constants[images.device] = mean, std
+        mean, std = self._constants[images.device]
         return (images.to(torch.float32) - mean) / std
 
 

@@ -247,6 +247,18 @@ class Experiment:
     channels_last: bool = setting(
         False, "Images are laid out with their channels last, which half precision on a GPU prefers.", group="devices"
     )
+    cuda_graphs: bool = setting(
+        True,
+        "On a GPU local steps are captured as CUDA graphs and replayed; results are the same to the last bit.",
+        group="devices",
+    )
+    clients_in_flight: int = setting(
+        4,
+        "On a GPU this many clients train at once, which takes as many times the memory; results are the same.",
+        within="[1, inf)",
+        unit="clients",
+        group="devices",
+    )
     rounds: int = setting(
         30, "The run lasts this many rounds.", within="[1, inf)", unit="rounds", group="training",
         aliases=("num-rounds",),

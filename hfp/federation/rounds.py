@@ -7,14 +7,17 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import torch
+
 from hfp.costs.macs import TRAINING_FACTOR, macs, parameters
 from hfp.costs.memory import PeakBytesCounter
-from hfp.costs.payload import pack
+from hfp.costs.payload import packed_bytes
 from hfp.federation.diagnostics import Observer, ObserverState
 from hfp.federation.evaluation import Evaluator, Own
 from hfp.federation.exchange import Exchange, Plans
 from hfp.federation.experiment import Experiment
 from hfp.federation.fleet import Fleet, InProcess, TaskResult
+from hfp.federation.home import moved
 from hfp.federation.participation import Cohort, CohortState, asked_clients
 from hfp.federation.records import LATE, REFUSED, ClientRecord, Cost, RoundRecord, Run
 from hfp.federation.replies import problem_of
@@ -46,7 +49,8 @@ def simulate(experiment: Experiment, on_round: Callable[[Outcome], None] | None 
         if on_round is not None:
             on_round(outcome)
     assert state is not None  # an experiment has at least one round
-    return Run(experiment, tuple(history), state.weights, full_cost(federation, experiment.rounds))
+    weights = moved(state.weights, torch.device("cpu"))
+    return Run(experiment, tuple(history), weights, full_cost(federation, experiment.rounds))
 
 
 def rounds(federation: Federation, on_client: Callable[[ClientRecord], None] | None = None) -> Iterator[Outcome]:
@@ -78,8 +82,10 @@ class Course:
     ) -> None:
         experiment, clients = federation.experiment, federation.context.clients
         start = federation.method.start
-        self.state = run_state.state if run_state else start(federation.context, federation.initial)
         self._federation, self._fleet = federation, fleet or InProcess(federation)
+        run_state = run_state and moved(run_state, self._fleet.home)
+        initial = moved(federation.initial, self._fleet.home)
+        self.state = run_state.state if run_state else start(federation.context, initial)
         self._exchange = Exchange(federation, run_state.plans if run_state else None)
         self._cohort = Cohort(experiment, clients, run_state.cohort_state if run_state else None)
         observer_state = run_state.observer_state if run_state else None
@@ -160,7 +166,7 @@ class Course:
 
 def full_cost(federation: Federation, rounds: int) -> Cost:
     """What the first `rounds` rounds cost when the clients that are asked train the full model, as in FedAvg."""
-    message = len(pack(federation.initial))
+    message = packed_bytes(federation.initial)
     experiment, clients = federation.experiment, federation.context.clients
     forward = macs(federation.model, federation.context.example)
     asked = asked_clients(experiment.participation, len(clients))

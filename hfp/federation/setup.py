@@ -224,8 +224,7 @@ def _model(experiment: Experiment, dataset: Dataset) -> nn.Module:
 
 def _device(name: str) -> torch.device:
     try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
+        device = torch.zeros(1, device=torch.device(name)).device  # with the number of the GPU
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"device {name!r} can't be used here ({reason}); use cpu") from error

@@ -62,10 +62,14 @@ class Proximal(Objective):
 
     def __init__(self, model: nn.Module, mu: float) -> None:
         self._mu = mu
-        self._anchor = [parameter.detach().clone() for parameter in model.parameters()]
+        self.tensors = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+    def constants(self) -> tuple[float]:
+        """``μ``."""
+        return (self._mu,)
 
     def loss(self, model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
         """The mean loss over a batch."""
-        pairs = zip(model.parameters(), self._anchor, strict=True)
+        pairs = zip(model.parameters(), self.tensors.values(), strict=True)
         distance = torch.stack([(parameter - anchor).square().sum() for parameter, anchor in pairs]).sum()
         return super().loss(model, inputs, labels) + self._mu / 2 * distance

@@ -18,7 +18,7 @@ from hfp.methods.interface.base import Method
 from hfp.methods.interface.client_context import ClientContext
 from hfp.methods.interface.registry import register
 from hfp.methods.interface.values import Client, MethodContext, Reply, ServerState, Task
-from hfp.reconstruct import IndexMap, Plan, TensorMap, compact_model
+from hfp.reconstruct import IndexMap, Plan, TensorMap
 from hfp.settings import SEVERAL, setting
 from hfp.training.local_step import Objective
 
@@ -87,7 +87,7 @@ class _Width:
             name: place.restrict(tensor)
             for (name, tensor), place in zip(model.state_dict().items(), within.values(), strict=True)
         }
-        skeleton = compact_model(local.model, inner, state).to(local.device)
+        skeleton = local.model_of(inner, state)
         return cls(skeleton, within, local.count(skeleton))
 
     def __call__(self, model: nn.Module, inputs: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ from hfp.training.local_step import LocalResult, Objective, joined
 
 ACTIVE = "weights/active"
 SQUARES = "squares/"
+MASK, STEPS = "mask/", "steps"
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ class PruneFL(Method):
             return self._find(local, task)
         masks = sparse.masks_from_bits({**task.known, **task.tensors}[ACTIVE], local.model)
         model = local.build(dataclasses.replace(task, tensors=sparse.scatter(task.tensors, masks, local.model)))
-        objective = Masked(masks, measure=bool(task.values["measure"]))
+        objective = Masked(masks, local.device, measure=bool(task.values["measure"]))
         trained = _Trained.of(local, model, masks, local.fit(model, objective))
         return trained.reply(also=objective.squares())
 
@@ -180,15 +181,16 @@ class PruneFL(Method):
         self, state: State, squares: Masks, masks: Masks, uses: Mapping[str, int], most: int, round: int
     ) -> dict[str, Tensor]:
         """New masks from the weights, the measured squares and the present masks."""
-        return reconfigure(
-            {name: state[name] for name in masks},
-            squares,
-            masks,
+        device = next(iter(masks.values())).device
+        weights = {name: state[name] for name in masks}
+        found = reconfigure(  # on the processor, where sums over all weights have one order
+            *({name: tensor.cpu() for name, tensor in part.items()} for part in (weights, squares, masks)),
             uses,
             overhead=self.overhead * sum(uses[name] * mask.numel() for name, mask in masks.items()),
             share=self.share * 0.5 ** (round / self.halving),
             most=most,
         )
+        return {name: mask.to(device) for name, mask in found.items()}
 
     def _find(self, local: ClientContext, task: Task) -> Reply:
         """Train and reconfigure until the density is what it may be, or settles."""
@@ -197,11 +199,11 @@ class PruneFL(Method):
         rounds: list[_Trained] = []
         settled, most, reached = 0, int(task.values["most"]), False
         while len(rounds) < self.limit and settled < self.patience and not reached:
-            objective = Masked(masks, measure=True)
+            objective = Masked(masks, local.device, measure=True)
             result = local.fit(model, objective, list(islice(endless, self.passes)))
             rounds.append(_Trained.of(local, model, masks, result))
             before, squares = sparse.count(masks), _unprefixed(objective.squares())
-            state = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
+            state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
             masks = self.adapt(state, squares, masks, rounds[-1].uses, most, local.round)
             model.load_state_dict(sparse.cleared(state, masks))
             reached = sparse.count(masks) <= most < sparse.count(sparse.full_masks(local.model))
@@ -212,24 +214,33 @@ class PruneFL(Method):
 class Masked(Objective):
     """Cross-entropy whose gradients reach active weights alone; `measure` also sums the squares of all of them."""
 
-    def __init__(self, masks: Masks, *, measure: bool) -> None:
-        self._masks = masks
-        self._sums = {name: torch.zeros(mask.shape) for name, mask in masks.items()} if measure else {}
-        self._steps = 0
+    def __init__(self, masks: Masks, device: torch.device, *, measure: bool) -> None:
+        self._measure = measure
+        self.tensors = {MASK + name: mask.to(device) for name, mask in masks.items()}
+        if measure:
+            self.tensors |= {SQUARES + name: torch.zeros(mask.shape, device=device) for name, mask in masks.items()}
+            self.tensors |= {STEPS: torch.zeros((), device=device)}
+
+    def constants(self) -> tuple[()]:
+        """None beside the masks and the sums."""
+        return ()
 
     def gradients(self, model: nn.Module) -> None:
         """Measure, then mask."""
-        self._steps += 1
+        if self._measure:
+            self.tensors[STEPS].add_(1)
         for name, parameter in model.named_parameters():
-            if name not in self._masks or parameter.grad is None:
+            mask = self.tensors.get(MASK + name)
+            if mask is None or parameter.grad is None:
                 continue
-            if name in self._sums:
-                self._sums[name] += parameter.grad.square().cpu()
-            parameter.grad *= self._masks[name].to(parameter.device)
+            if self._measure:
+                self.tensors[SQUARES + name].add_(parameter.grad.square())
+            parameter.grad *= mask
 
     def squares(self) -> dict[str, Tensor]:
         """The mean square of a step's gradients, under the names that they are sent by; none if not measured."""
-        return {SQUARES + name: total / max(self._steps, 1) for name, total in self._sums.items()}
+        steps = max(float(self.tensors[STEPS]), 1.0) if self._measure else 1.0
+        return {name: total / steps for name, total in self.tensors.items() if name.startswith(SQUARES)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -257,9 +268,8 @@ class _Trained:
 
     def reply(self, also: State) -> Reply:
         pruned = sum(mask.numel() for mask in self.masks.values()) - sparse.count(self.masks)
-        state = {name: tensor.cpu() for name, tensor in self.model.state_dict().items()}
         return Reply(
-            tensors={**sparse.gather(state, self.masks), **also},
+            tensors={**sparse.gather(self.model.state_dict(), self.masks), **also},
             steps=self.result.steps,
             samples=self.result.samples,
             loss=self.result.loss,

@@ -116,14 +116,18 @@ class Variation:
                     raise CriterionError(
                         f"{argument}[{name!r}] has shape {list(tensors[name].shape)}, not {list(like.shape)}"
                     )
-                if not torch.isfinite(tensors[name]).all():
+                if tensors[name].numel() and not torch.stack(tensors[name].aminmax()).isfinite().all():
                     raise CriterionError(
                         f"{argument}[{name!r}] holds values that are not finite; did a client diverge?"
                     )
 
 
 def _fill(curvature: Tensor, seen: Tensor) -> Tensor:
-    return curvature if seen.all() or not seen.any() else torch.where(seen, curvature, curvature[seen].mean())
+    return (
+        curvature
+        if seen.all() or not seen.any()
+        else torch.where(seen, curvature, curvature.masked_select(seen).mean())
+    )
 
 
 class VariationImportance(DiagonalImportance):

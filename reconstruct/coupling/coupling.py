@@ -28,6 +28,7 @@ from hfp.reconstruct.models.compact import compact_model
 from hfp.reconstruct.models.running import run_error
 from hfp.reconstruct.models.twin import computed, like, tensors_of
 
+LAST_MAPS = 8  # index maps that are kept: clients of one ratio often have one plan
 MOST_CHECKS = 12  # rounds of leaving alone what a check finds
 
 
@@ -50,6 +51,7 @@ class Coupling:
         self._inputs = example_inputs
         self.sizes: Mapping[str, int] = MappingProxyType({name: len(g.classes) for name, g in wiring.groups.items()})
         self.linked: tuple[tuple[str, ...], ...] = wiring.linked
+        self._maps: dict[tuple[tuple[str, tuple[int, ...]], ...], IndexMap] = {}
 
     @classmethod
     def trace(
@@ -129,7 +131,12 @@ class Coupling:
         """
         if dict(plan.sizes) != dict(self.sizes):
             raise MapError("this plan was made for other coupled groups")
-        return self._wiring.index_map(self._wiring.gone(plan.kept))
+        key = tuple(plan.kept.items())
+        if key not in self._maps:
+            while len(self._maps) >= LAST_MAPS:
+                self._maps.pop(next(iter(self._maps)))
+            self._maps[key] = self._wiring.index_map(self._wiring.gone(plan.kept))
+        return self._maps[key]
 
     def masked_output(self, model: nn.Module, example_inputs: Any, index_map: IndexMap) -> Any:
         """What the full model computes without the channels that a map removes: what its compact model must compute.

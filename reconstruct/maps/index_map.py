@@ -33,6 +33,7 @@ class TensorMap:
     kept: tuple[Tensor | None, ...]
     last_cut: int = field(init=False, repr=False)
     """The last dimension that loses indices, -1 for none."""
+    _elsewhere: dict[torch.device, tuple[Tensor | None, ...]] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if len(self.kept) != len(self.shape):
@@ -64,8 +65,9 @@ class TensorMap:
     def restrict(self, full: Tensor) -> Tensor:
         """A copy of the kept entries of `full`."""
         part = full
-        for dim, kept in self._cuts():
-            part = part.index_select(dim, kept.to(part.device))
+        for dim, kept in enumerate(self.kept_on(full.device)):
+            if kept is not None:
+                part = part.index_select(dim, kept)
         return part.clone() if part is full else part
 
     def embed(self, sub: Tensor, into: Tensor) -> Tensor:
@@ -141,20 +143,38 @@ class TensorMap:
         cuts = "; ".join(f"dim {dim}: {_preview(kept)}" for dim, kept in self._cuts())
         return f"{list(self.shape)} -> {list(self.compact_shape)}, {cuts}"
 
+    def kept_on(self, device: torch.device) -> tuple[Tensor | None, ...]:
+        """`kept` on a device; copies are made once for each."""
+        if device.type == "cpu":
+            return self.kept
+        if device not in self._elsewhere:
+            self._elsewhere[device] = tuple(None if kept is None else kept.to(device) for kept in self.kept)
+        if device.type == "cuda":  # another stream may have made the copies
+            for kept in self._elsewhere[device]:
+                if kept is not None:
+                    kept.record_stream(torch.cuda.current_stream(device))
+        return self._elsewhere[device]
+
     def _cuts(self) -> Iterator[tuple[int, Tensor]]:
         return ((dim, kept) for dim, kept in enumerate(self.kept) if kept is not None)
 
     def _rows(self, device: torch.device) -> tuple[Tensor, int]:
         """The kept rows when the full tensor is seen as [rows, width]; `width` is the part behind the last cut."""
         outer = slice(self.last_cut + 1)
-        rows = positions(self.shape[outer], self.kept[outer])
-        return rows.to(device), math.prod(self.shape[self.last_cut + 1 :])
+        rows = positions(self.shape[outer], self.kept_on(device)[outer], device)
+        return rows, math.prod(self.shape[self.last_cut + 1 :])
 
 
-def positions(shape: tuple[int, ...], kept: tuple[Tensor | None, ...]) -> Tensor:
-    """The flat, row-major positions of the kept entries of a tensor of `shape`, int64 [entries], ascending."""
-    lines = [torch.arange(size) if indices is None else indices for size, indices in zip(shape, kept, strict=True)]
-    found = lines[0] if lines else torch.zeros(1, dtype=torch.int64)
+def positions(shape: tuple[int, ...], kept: tuple[Tensor | None, ...], device: torch.device | None = None) -> Tensor:
+    """The flat, row-major positions of the kept entries of a tensor of `shape`, int64 [entries], ascending.
+
+    They are on `device`, where the kept indices are too.
+    """
+    lines = [
+        torch.arange(size, device=device) if indices is None else indices
+        for size, indices in zip(shape, kept, strict=True)
+    ]
+    found = lines[0] if lines else torch.zeros(1, dtype=torch.int64, device=device)
     for size, line in zip(shape[1:], lines[1:], strict=True):
         found = (found[:, None] * size + line).view(-1)
     return found
@@ -224,6 +244,8 @@ class IndexMap:
             MapError: `full_state` has other keys or shapes than the full model of this map.
         """
         self.check_full(full_state)
+        for device in {tensor.device for tensor in full_state.values()}:
+            self._place(device)
         return {name: tensor.restrict(full_state[name].detach()) for name, tensor in self.tensors.items()}
 
     def embed(self, sub: State, into: State) -> dict[str, Tensor]:
@@ -315,6 +337,17 @@ class IndexMap:
                     f"{name}: expected a non-persistent buffer of shape {list(tensor.shape)}, "
                     f"got {shapes.get(name, 'none')}"
                 )
+
+    def _place(self, device: torch.device) -> None:
+        """Have all kept indices on a device, in one transfer."""
+        waiting = [tensor for tensor in self.tensors.values() if device not in tensor._elsewhere]
+        lines = {id(kept): kept for tensor in waiting for kept in tensor.kept if kept is not None}
+        if device.type == "cpu" or not lines:
+            return
+        parts = torch.cat(list(lines.values())).to(device).split([len(kept) for kept in lines.values()])
+        there = dict(zip(lines, parts, strict=True))
+        for tensor in waiting:
+            tensor._elsewhere[device] = tuple(None if kept is None else there[id(kept)] for kept in tensor.kept)
 
     def _check(self, state: State, kind: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
         if state.keys() != shapes.keys():

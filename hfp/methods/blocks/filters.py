@@ -25,9 +25,11 @@ def filter_norms(group: Any) -> Tensor:
 
     Layers that read the channel don't count: their weights belong to the filters of other channels.
     """
-    scores = torch.zeros(width(group))
+    scores = None
     for member in members(group):
         if member.direction == "out" and isinstance(member.layer, (_ConvNd, nn.Linear)):
             weight = next(entry for entry in member.tensors() if entry[1].dim() > 1)
+            if scores is None:
+                scores = weight[1].new_zeros(width(group), dtype=torch.float32)
             member.add_to(scores, member.sums(weight[1].abs(), weight[2]))
-    return scores
+    return torch.zeros(width(group)) if scores is None else scores
