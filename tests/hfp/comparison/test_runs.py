@@ -227,7 +227,9 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path, capsys):
 def test_studies_of_the_defaults_run_through_the_same_machinery(tmp_path, monkeypatch, capsys):
     script = Path(__file__).parents[3] / "examples/benchmarks/federated.py"
     words = ["--study", "batch-norm", "--seeds", "1", "--train-images", "60", "--rounds", "1", "--option", "warmup=1"]
-    monkeypatch.setattr(sys, "argv", [str(script), *words, "--out", str(tmp_path / "out"), "--data", str(tmp_path / "d.csv")])
+    monkeypatch.setattr(
+        sys, "argv", [str(script), *words, "--out", str(tmp_path / "out"), "--data", str(tmp_path / "d.csv")]
+    )
     runpy.run_path(str(script), run_name="__main__")
     written = (tmp_path / "d.csv").read_text().splitlines()
     assert written[1].startswith('batch-norm,digits,resnet8,1,1,1,10,1,"ca-hfp, reestimate",')
