@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -271,7 +271,7 @@ def _check_fields(where: str, changes: Mapping[str, Any]) -> None:
             raise InputError(f"{name} is an axis of the comparison; don't set it in {where}")
 
 
-def _check_known(kind: str, given: Mapping[str, Any], known: Sequence[str]) -> None:
+def _check_known(kind: str, given: Mapping[str, Any], known: Collection[str]) -> None:
     for name in given:
         if name not in known:
             raise unknown(kind, name, known)

@@ -60,23 +60,15 @@ class CAHFPState:
 class CAHFP(Method):
     """CA-HFP, METHODS of arXiv 2603.12591: random submodels first, then those whose removal costs the least loss.
 
-    Options: `warmup`, rounds of random masks, and whether these are `nested` (one random order of the channels for all
-    clients and rounds) or drawn for every client and round alone; `form`, the score of a channel (``curvature`` is ``h
-    w²``, ``paper`` its eq. 15 ``g w + h w²``, ``taylor`` its eq. 14 ``-g w + h w² / 2``); `estimator` of ``g`` and
-    ``h`` from the clients' model variations, and `smoothing`, the share of the last estimate that stays; `rule`, how
-    entries that a client did not hold enter the mean: ``fill`` with the global value (the paper's) or the mean over
-    ``holders``; `explore`, the share of a client's channels that are drawn at random from those that don't score best,
-    so that all get trained; `server_momentum`, the share of a round's change of the global parameters that moves them
-    again in the next; `shrink`, the share ``λ`` of the perturbation ``e_t = Σ_k p_k (1 - m_k) w_t`` that a round takes
-    off the global parameters, and whether it decays (`shrink_decays`): round ``t`` takes ``λ (1 - A u)^t``, ``A`` the clients' agreement
-    and ``u`` the share of the entries that nobody holds, both of the first round (`PseudoGradients`); `calibration`,
-    how much a local step adds to the strength of the calibrated loss, at most 1 (`hfp.methods.blocks.calibration`).
+    Why it shrinks: a submodel learns to do without what its client does not hold, and in the full model what nobody
+    trains is noise. A round takes the share ``λ`` (`shrink`) of the perturbation ``e_t = Σ_k p_k (1 - m_k) w_t`` off
+    the global parameters. With the rule ``fill`` a client then counts with ``(1 - λ) w_t`` for what it did not hold:
+    0 is the paper's reconstruction, and 1 leaves it out.
 
-    Why shrink: a submodel learns to do without what its client does not hold, and in the full model what nobody trains
-    is noise. With ``fill`` a client counts with ``(1 - λ) w_t`` for what it did not hold: 0 is the paper's
-    reconstruction, 1 leaves it out. Why it decays: what some clients trained serves the others too, if they are alike, and
-    the fewer channels are held by anyone, the more is lost by shrinking those that only some of the clients hold.
-    `hfp.methods.ca_hfp_paper` has the paper's own form.
+    Why shrinking decays: what some clients trained serves the others too, if they are alike, and the fewer channels
+    are held by anyone, the more is lost by shrinking those that only some of the clients hold. Round ``t`` takes
+    ``λ (1 - A u)^t``, where ``A`` is the clients' agreement and ``u`` the share of the entries that nobody holds, both
+    measured in the first round (`PseudoGradients`). `hfp.methods.ca_hfp_paper` has the paper's own form.
 
     Estimating costs the server three models' memory beside the global one, momentum one more, and the clients nothing.
     """

@@ -22,7 +22,7 @@ from hfp.training.local_step import Objective
 class FedAvgM(FedAvg):
     """``v ← β v + Σ p_k (w_k - w_t)``, ``w_{t+1} = w_t + v`` over full models; `server_momentum` is ``β``.
 
-    With a `calibration` above 0 clients minimise the loss of `hfp.methods.blocks.calibration`, as those of `ca-hfp` do.
+    The calibrated loss is that of `hfp.methods.blocks.calibration`, as in `ca-hfp`.
     """
 
     name: ClassVar[str] = "fedavgm"

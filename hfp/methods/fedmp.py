@@ -45,9 +45,9 @@ class FedMP(Method):
     Recovering (R2SP) adds to a worker's trained submodel the residual ``w_t - w_t[S_k]`` that the server kept: entries
     that it did not hold enter the mean with their global value.
 
-    With `bandit` a worker's ratio is not its own but drawn by E-UCB (`hfp.methods.blocks.eucb`) from ``[0, most)``, with the
-    options `discount` and `finest`. A pull's reward is the decrease of the worker's loss since its last report, over
-    the distance of its time from the round's mean time (relative to that mean, at least a hundredth).
+    With `bandit` a worker's ratio is drawn by E-UCB (`hfp.methods.blocks.eucb`). A pull's reward is the decrease of the
+    worker's loss since its last report, over the distance of its time from the round's mean time (relative to that
+    mean, at least a hundredth).
     """
 
     name: ClassVar[str] = "fedmp"

@@ -23,8 +23,7 @@ from hfp.training.local_step import Objective
 class FedProx(Method):
     """Local loss ``F_k(w) + (μ/2) ‖w - w_t‖²``; ``w_{t+1} = Σ p_k w_k`` over full models.
 
-    Options: `mu`; `partial`, whether a client whose ratio is ``ρ`` runs the share ``1 - ρ`` of its local steps (at
-    least one), which is how FedProx meets clients that other methods give a smaller model. Their work is kept.
+    Partial work is how FedProx meets clients that other methods give a smaller model. What they did is kept.
     """
 
     name: ClassVar[str] = "fedprox"

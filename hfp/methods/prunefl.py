@@ -43,10 +43,10 @@ class PruneFLState:
 class PruneFL(Method):
     """First the client with the most samples prunes alone; then masked rounds, a new mask every `every` of them.
 
-    Alone, the client trains `passes` batches, reconfigures (`hfp.methods.blocks.reconfigure`), and so on until no more weights
-    are active than `density` allows, or the density changed by no more than `tolerance` (relative) `patience` times
-    running, or `limit` times in all. In a round that ends with a new mask, clients also measure squared gradients of
-    all weights. Of a layer's active weights the part ``share · 0.5^(round / halving)`` is up for removal.
+    Alone, the client trains `passes` batches, reconfigures (`hfp.methods.blocks.reconfigure`), and so on until no more
+    weights are active than `density` allows, or the density changed by no more than `tolerance` (relative) `patience`
+    times running, or `limit` times in all. In a round that ends with a new mask, clients also measure squared
+    gradients of all weights. Of a layer's active weights the part ``share · 0.5^(round / halving)`` is up for removal.
 
     `density` bounds the share of weights that are active; by default it is the mean of the clients' ``(1 - ratio)²``,
     what their submodels would hold. That the client alone stops there is not the paper's: going on, it may leave less
