@@ -9,6 +9,7 @@ from typing import Any
 from hfp.commands.arguments.settings import add_setting, add_settings, given_settings, read_pair
 from hfp.comparison.definition import AXES, axes, checked_axes
 from hfp.methods.interface.registry import method_names
+from hfp.methods.interface.sources import check_option_names
 
 _FLAGS = {"alphas": "--alpha", "ranks": "--rank", "ratios": "--ratio", "batch_norms": "--batch-norm"}
 
@@ -59,6 +60,8 @@ def check(arguments: argparse.Namespace) -> None:
     """
     axes_of(arguments)
     given_settings(arguments)
+    for method, option, _ in arguments.method_options or ():
+        check_option_names(method, [option])
 
 
 def axes_of(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -44,8 +44,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="repair by one pass over the batches; may be given several times, done in that order",
     )
     data.add_argument("--finetune", type=int, default=0, metavar="EPOCHS", help="train the pruned model on")
-    data.add_argument("--learning-rate", type=float, default=0.01, metavar="LR", help="of the training (default: 0.01)")
-    data.add_argument("--batch-size", type=int, default=64, metavar="N", help="default: 64")
+    data.add_argument(
+        "--learning-rate", "--lr", type=float, default=0.01, metavar="LR", help="of the training (default: 0.01)"
+    )
+    data.add_argument("--batch-size", "--bs", type=int, default=64, metavar="N", help="default: 64")
     data.add_argument("--batches", type=int, default=16, metavar="N", help="to score and repair with (default: 16)")
     parser.add_argument("--export", choices=("onnx",), help="also write FILE.onnx, and check it with ONNX Runtime")
     parser.add_argument("--picture", type=Path, metavar="PNG", help="draw what is left of every layer")

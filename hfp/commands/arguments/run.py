@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from hfp.commands.arguments.settings import add_settings, given_settings
+from hfp.errors import InputError
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -39,3 +40,5 @@ def check(arguments: argparse.Namespace) -> None:
         InputError: a value is of another kind, outside its range, or a name that isn't known.
     """
     given_settings(arguments)
+    if arguments.threads is not None and arguments.threads < 1:
+        raise InputError(f"threads must be at least 1; found {arguments.threads}")

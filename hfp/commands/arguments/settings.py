@@ -8,6 +8,7 @@ from typing import Any
 
 from hfp.errors import InputError
 from hfp.federation.experiment import Experiment
+from hfp.methods.interface.sources import check_option_names
 from hfp.models.names import check_model_name
 from hfp.settings import PAIRS, Setting, pair, settings_of
 from hfp.settings.tables import default_text, sentence
@@ -65,6 +66,7 @@ def given_settings(arguments: argparse.Namespace) -> dict[str, Any]:
         if value is not None:
             given[name] = declared.checked(dict(value) if declared.shape == PAIRS else value)
     check_model_name(given.get("model", Experiment.model))
+    check_option_names(given.get("method", Experiment.method), given.get("options", {}))
     return {name: dict(value) if isinstance(value, Mapping) else value for name, value in given.items()}
 
 

@@ -10,8 +10,11 @@ from hfp import importance
 from hfp.commands.cli import COMMANDS
 from hfp.data import datasets
 from hfp.errors import InputError
+from hfp.methods import create_method, methods
+from hfp.methods.interface.sources import check_option_names
 from hfp.models import create, models
 from hfp.models.names import OWN, check_model_name
+from hfp.settings import settings_of
 
 ANSWERS = [
     ["--help"],
@@ -24,6 +27,11 @@ ANSWERS = [
     ["run", "--dataset", "digist"],
     ["run", "--model", "resnet9"],
     ["run", "--model", "mobilenet_v33"],
+    ["run", "--option", "wamrup=2"],
+    ["run", "--method", "ca-hfp-paper", "--option", "ebss=true"],
+    ["run", "--method", "fedavg", "--option", "lr=2"],
+    ["run", "--threads", "0"],
+    ["compare", "--option", "fjord.temprature=2"],
     ["compare", "--methods", "fedavgg"],
     ["compare", "--option", "fedproxx.mu=1"],
     ["prune", "resnet18", "--macs", "0.5", "--out", "x", "--importance", "l3"],
@@ -84,6 +92,17 @@ def test_names_that_the_libraries_list_pass():
 def test_a_name_that_no_library_has_is_refused_with_the_nearest():
     with pytest.raises(InputError, match="unknown model 'mobilenetv3_smal_100'; did you mean mobilenetv3_small_100"):
         check_model_name("mobilenetv3_smal_100")
+
+
+@pytest.mark.parametrize("method", methods(), ids=lambda method: method.name)
+def test_an_unknown_option_gets_the_same_words_before_and_after_the_method_is_loaded(method):
+    check_option_names(method.name, [*settings_of(method), *method.renamed_options])
+    for option in ("wamrup", "tempreature", "zzzz"):
+        with pytest.raises(InputError) as later:
+            create_method(method.name, **{option: 1})
+        with pytest.raises(InputError) as early:
+            check_option_names(method.name, [option])
+        assert str(early.value) == str(later.value)
 
 
 @pytest.mark.parametrize("name", importance.names())
