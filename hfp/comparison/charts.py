@@ -26,6 +26,10 @@ FEW = 20
 """A curve of no more points has a mark at each."""
 
 
+LEGEND = 80
+"""About as many letters are as wide as a chart."""
+
+
 @dataclass(frozen=True)
 class Line:
     """A curve, of points (x, y), or (x, y, low, high) with a band around them.
@@ -69,7 +73,9 @@ def line_chart(
     Raises:
         InputError: matplotlib isn't installed.
     """
-    figure = make_figure(6.4, 4.1 + 0.2 * legend * len(lines) / 4)
+    longest = max((len(line.name) for line in lines), default=0)
+    columns = max(1, min(4, LEGEND // (8 + longest)))
+    figure = make_figure(6.4, 4.1 + 0.2 * legend * len(lines) / columns)
     axes = figure.subplots()
     for line in lines:
         _draw(axes, line)
@@ -92,7 +98,7 @@ def line_chart(
     if zero:
         axes.set_ylim(bottom=0)
     if legend:
-        figure.legend(loc="outside lower center", ncols=4, frameon=False, labelcolor=_INK, fontsize=9)
+        figure.legend(loc="outside lower center", ncols=columns, frameon=False, labelcolor=_INK, fontsize=9)
     return _as_element(_svg(figure), title, lines)
 
 
