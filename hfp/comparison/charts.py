@@ -23,7 +23,7 @@ _MARKS = "osD^vPX*<>"
 _STROKES = ("-", "--", ":", "-.")
 
 FEW = 20
-"""A curve of no more points has a mark at each."""
+"""A curve of at most so many points has a mark at each of them."""
 
 
 LEGEND = 80
@@ -32,7 +32,7 @@ LEGEND = 80
 
 @dataclass(frozen=True)
 class Line:
-    """A curve, of points (x, y), or (x, y, low, high) with a band around them.
+    """A curve through points (x, y), or (x, y, low, high) where a band is drawn around it.
 
     `index` picks its colour and mark, and dashes where colours come round again.
     """
@@ -43,7 +43,7 @@ class Line:
 
 
 def variables() -> str:
-    """The style sheet's rules for the colours that charts use, light and dark."""
+    """Return the style sheet's rules for the colours that charts use, light and dark."""
 
     def declared(ink: str, soft: str, rule: str, colours: Sequence[str]) -> str:
         own = "".join(f" --c{index}: {colour};" for index, colour in enumerate(colours))
@@ -65,7 +65,7 @@ def line_chart(
     zero: bool = False,
     legend: bool = False,
 ) -> str:
-    """An SVG element; every curve says its name and last value when pointed at.
+    """Draw an SVG element. Every curve says its name and its last value when it is pointed at.
 
     `places` are what the x axis is labelled at, and with what, instead of round numbers. With `zero` the y axis starts
     there.
@@ -103,7 +103,7 @@ def line_chart(
 
 
 def standalone(chart: str) -> str:
-    """A chart as a file of its own, light or dark as its reader has it."""
+    """Make a file of a chart, which is light or dark as its reader prefers."""
     return chart.replace(">", f"><style>{variables()}text {{ font-family: system-ui, sans-serif }}</style>", 1)
 
 
@@ -134,7 +134,7 @@ def _svg(figure: Any) -> str:
 
 
 def _as_element(svg: str, title: str, lines: Sequence[Line]) -> str:
-    """The element alone: sized by its page, in its page's colours and font, each curve with a tooltip."""
+    """Take the SVG element out of the file; its page gives size, colours and font, and each curve gets a tooltip."""
     text = svg[svg.index("<svg") :].strip()
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
     text = re.sub(r"<!--.*?-->\s*|<style.*?</style>\s*", "", text, flags=re.DOTALL)
@@ -157,5 +157,5 @@ def _opening(title: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """The text without matplotlib's mathematics."""
+    """Return the text so that matplotlib reads no mathematics into it."""
     return text.replace("$", r"\$")
