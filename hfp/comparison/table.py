@@ -57,10 +57,11 @@ class Reached:
 class Row:
     """What a variant reached at an alpha and a size, over `seeds` runs.
 
-    `accuracy` is in percent. `difference` from the first variant is in points and paired by seed. `own` and `shared` are
-    the accuracies of clients' own models and of the global one on data like theirs, where they were measured
-    (`hfp.federation.evaluation`). Costs are one run's, as the mean over seeds: megabytes moved, 1e9 multiply-accumulates
-    of training, simulated seconds on the clients' devices, and megabytes of the largest client's memory.
+    `accuracy` is in percent. `difference` from the first variant is in points and paired by seed. `own` and `shared`
+    are the accuracies of clients' own models and of the global one on data like theirs, where they were measured
+    (`hfp.federation.evaluation`). Costs are one run's, as the mean over seeds: megabytes moved, 1e9
+    multiply-accumulates of training, simulated seconds on the clients' devices, and megabytes of the largest client's
+    memory.
     """
 
     alpha: float
