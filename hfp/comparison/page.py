@@ -1,4 +1,4 @@
-"""A comparison as one HTML page that opens from disk: no scripts, nothing fetched, light and dark."""
+"""Make one HTML page of a comparison. It opens from disk, has no scripts, fetches nothing, and is light or dark."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hfp.methods import methods
 
 
 def page(comparison: Comparison, runs: Runs, rows: Sequence[Row]) -> str:
-    """The whole page.
+    """Make the whole page from the template `page.html.jinja`.
 
     Raises:
         InputError: matplotlib isn't installed.
@@ -54,7 +54,7 @@ def _about(comparison: Comparison) -> str:
 
 
 def figures(comparison: Comparison, runs: Runs, rows: Sequence[Row]) -> dict[str, str]:
-    """The page's charts as SVG files of their own, each with its legend, by name.
+    """Make the page's charts as SVG files, each with its own legend, by file name.
 
     Raises:
         InputError: matplotlib isn't installed.
@@ -72,7 +72,7 @@ def figures(comparison: Comparison, runs: Runs, rows: Sequence[Row]) -> dict[str
 
 
 def file_name(title: str) -> str:
-    """The title in lower case, what is no letter, digit or dot as a dash."""
+    """Return the title in lower case, with a dash for what is not a letter, a digit or a dot."""
     return "-".join("".join(c if c.isalnum() or c == "." else " " for c in title.lower()).split())
 
 
@@ -87,11 +87,11 @@ FIGURES: Mapping[str, tuple[str, Callable[[Row], float | None]]] = {
     "Training": ("1e9 multiply-accumulates", lambda row: row.gmacs),
     "Time on the clients' devices": ("simulated seconds", lambda row: row.seconds),
 }
-"""What is drawn against what clients remove: title -> label, figure."""
+"""What can be drawn against what clients remove: the chart's title -> the axis' label, and the figure of a row."""
 
 
 def size_chart(comparison: Comparison, rows: Sequence[Row], alpha: float, title: str, *, legend: bool = False) -> str:
-    """One of `FIGURES` for every variant against the sizes, ratios in their proportions, at one alpha.
+    """Draw one of `FIGURES` for every variant at one alpha, against the sizes; ratios keep their proportions.
 
     Raises:
         InputError: matplotlib isn't installed.
@@ -114,7 +114,7 @@ def size_chart(comparison: Comparison, rows: Sequence[Row], alpha: float, title:
 def round_chart(
     comparison: Comparison, runs: Runs, alpha: float, size: str, against: str, *, legend: bool = False
 ) -> str:
-    """Accuracy along the run `against` "round" or "megabytes", for every variant at one alpha and size.
+    """Draw accuracy against "round" or "megabytes" for every variant at one alpha and size.
 
     Raises:
         InputError: matplotlib isn't installed.

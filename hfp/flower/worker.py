@@ -1,4 +1,5 @@
-"""The process that holds torch and a client's data between messages: started by the first, ended when idle.
+"""The worker is the process that keeps torch and a client's data between messages. The first message starts it, and it
+ends when it is idle.
 
 ``ask`` is the ClientApp's end and imports no torch; ``python -m hfp.flower.worker FOLDER OWNER`` is the other. They
 speak over a Unix socket in a folder that only its owner can enter, in messages of bytes: nothing is unpickled.
@@ -34,7 +35,7 @@ _STARTED: list[subprocess.Popen[bytes]] = []  # held, since Python warns of a ru
 
 
 def ask(name: str, request: dict[str, Any], letter: Letter, kept: Letter | None) -> tuple[Letter, Letter | None]:
-    """Have the node's worker called `name` answer a letter; it is started if there is none.
+    """Have the node's worker called `name` answer a letter; the worker is started if it does not run.
 
     Raises:
         InputError: it doesn't start, or ends before it answers.
@@ -77,7 +78,7 @@ def serve(folder: Path, owner: int) -> None:
 
 
 def _folder(name: str) -> Path:
-    """Where the worker called `name` is: a path that is short enough for a socket."""
+    """Return the folder of the worker called `name`, whose path is short enough for a socket."""
     short = hashlib.sha256(name.encode()).hexdigest()[:16]
     return Path(tempfile.gettempdir()) / f"hfp-{os.getuid()}" / short
 
@@ -97,7 +98,7 @@ def _make_private(folder: Path) -> None:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """One message at a time, and one process that starts a worker or clears up after it."""
+    """Let one process at a time send a message, start the worker, or clear up after it."""
     while True:
         _make_private(folder)
         with open(folder / "lock", "w") as lock:
@@ -151,7 +152,7 @@ def _start(folder: Path) -> subprocess.Popen[bytes]:
 
 
 def _owner() -> int:
-    """The process that outlives this one: Flower's executor, which the node starts and ends."""
+    """Return the process that outlives this one: Flower's executor, which the node starts and ends."""
     return os.getppid()
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import runpy
 import sys
 from pathlib import Path
 
 import pytest
 from data_files import read
+
+from hfp.importance import registry as criteria
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -30,6 +33,19 @@ def test_prune_custom_layer(monkeypatch, capsys):
     assert "29% of the multiply-accumulates are left; output (2, 10)" in shown
     assert "2: heads = 3" in shown
     assert "1.mix: [48, 128] -> [24, 64]" in shown
+
+
+def test_custom_criterion(monkeypatch, capsys):
+    monkeypatch.setattr(criteria, "_ENTRIES", dict(criteria._ENTRIES))
+    run("custom_criterion.py", monkeypatch)
+    share = float(capsys.readouterr().out.split("%")[0])
+    assert 30 < share <= 50
+
+
+@pytest.mark.parametrize("name", ["custom_method.py", "custom_criterion.py"])
+def test_what_a_user_adds_needs_two_import_lines(name):
+    text = (EXAMPLES / name).read_text(encoding="utf-8")
+    assert len(re.findall(r"^(?:import|from) hfp", text, re.MULTILINE)) == 2
 
 
 def test_restore_and_continue(monkeypatch, capsys):
