@@ -21,7 +21,6 @@ from hfp.comparison.runs import COMPARISON, ComparisonFolder, Failure, default_j
 from hfp.comparison.table import final_accuracy, gather, markdown, plain, rows, tables
 from hfp.errors import InputError
 from hfp.federation.setup import set_up
-from hfp.federation.threads import use_threads
 
 TABLE, PAGE, FIGURES = "table.md", "report.html", "figures"
 
@@ -29,13 +28,13 @@ TABLE, PAGE, FIGURES = "table.md", "report.html", "figures"
 def run(arguments: argparse.Namespace) -> int:
     """Run what is missing and report; 0 when all runs finished, 1 when some failed, 130 when interrupted."""
     comparison = comparison_of(arguments)
-    folder = ComparisonFolder(arguments.out or Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-compare")
+    place = arguments.out or Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-compare"
+    folder = ComparisonFolder(place, comparison.threads)
     console = Console(stderr=arguments.json, highlight=False)
     todo = missing(comparison, folder)
-    jobs = _jobs(arguments.jobs, todo)
+    jobs = _jobs(arguments.jobs, todo, comparison.threads)
     if todo:
-        federation = set_up(todo[0].experiment)  # data, model and sizes are there, before a folder is made
-        use_threads(None, federation)
+        set_up(todo[0].experiment)  # data, model and sizes are there, before a folder is made
     folder.describe(comparison)
     failures: list[Failure] = []
     try:
@@ -72,20 +71,28 @@ def comparison_of(arguments: argparse.Namespace) -> Comparison:
     return comparison_from({**document, "compare": axes, **({"options": options} if options else {})})
 
 
-def _jobs(asked: int | None, todo: list[Cell]) -> int:
+def _jobs(asked: int | None, todo: list[Cell], threads: int) -> int:
     if asked is not None and asked < 1:
         raise InputError(f"jobs must be at least 1; found {asked}")
-    return min(asked or default_jobs(todo), max(len(todo), 1))
+    return min(asked or default_jobs(todo, threads), max(len(todo), 1))
 
 
 def _run(
     comparison: Comparison, folder: ComparisonFolder, todo: list[Cell], jobs: int, console: Console
 ) -> list[Failure]:
-    total = len(distinct(comparison))
+    total = len(distinct(comparison, folder))
     console.print(
-        f"{total} runs of {len(comparison.variants)} variants, {total - len(todo)} done; {jobs} at a time",
+        f"{total} runs of {len(comparison.variants)} variants, {total - len(todo)} done; {jobs} at a time, "
+        f"{comparison.threads} thread{'s' * (comparison.threads > 1)} each",
         soft_wrap=True,
     )
+    reasons = [reason for cell in todo if (reason := folder.outdated(cell.experiment))]
+    if reasons:
+        console.print(
+            f"earlier results of {len(reasons)} of them don't count, because they were made with "
+            f"{', '.join(sorted(set(reasons)))}; they are run again",
+            soft_wrap=True,
+        )
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TaskProgressColumn(), TimeRemainingColumn(), console=console, transient=True) as progress:
         rounds = progress.add_task("rounds", total=sum(cell.experiment.rounds for cell in todo))

@@ -57,7 +57,8 @@ class Comparison:
 
     At one seed all variants see the same partition, initial weights and batches. `base` are the fields of `Experiment`
     that all runs share; sizes are `ranks`, or `ratios` when there are any. `target` is the accuracy (percent) that
-    costs are counted to; without it 90 % of the best variant's, for every alpha and size.
+    costs are counted to; without it 90 % of the best variant's, for every alpha and size. Every run computes with
+    `threads` of the processor.
 
     Raises:
         InputError: no variant or seed, two variants of one name, or a field or value that `Experiment` refuses.
@@ -75,6 +76,12 @@ class Comparison:
         kind=float,
         within="(0, 100]",
         unit="percent",
+    )
+    threads: int = setting(
+        1,
+        "Each run computes with this many threads of the processor; their number changes a result's last digits.",
+        within="[1, inf)",
+        unit="threads",
     )
 
     def __post_init__(self) -> None:
@@ -123,6 +130,7 @@ class Comparison:
                 "alphas": list(self.alphas),
                 **({"ratios": list(self.ratios)} if self.ratios else {"ranks": list(self.ranks)}),
                 **({} if self.target is None else {"target": self.target}),
+                "threads": self.threads,
             },
             "experiment": dict(self.base),
             "variant": [{"name": variant.name, **variant.changes} for variant in self.variants],

@@ -1,4 +1,7 @@
-"""Data sets in memory and the ways to deal them out to clients. What needs torch is loaded when it is first used."""
+"""Data sets, by name or from your own tensors, and the ways in which they are dealt out to clients.
+
+What needs torch is loaded when it is first used.
+"""
 
 from __future__ import annotations
 

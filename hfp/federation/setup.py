@@ -11,6 +11,7 @@ from torch import nn
 
 from hfp.data import Dataset, load_dataset, partition
 from hfp.data.dataset import Split
+from hfp.data.rows import share_of
 from hfp.errors import InputError
 from hfp.federation.experiment import Experiment
 from hfp.federation.problem import Problem, dataset_of
@@ -68,7 +69,8 @@ def set_up(experiment: Experiment) -> Federation:
         minimum=FEWEST_IMAGES,
     )
     shards = tuple(
-        LocalData(dataset.train.images[share], dataset.train.labels[share], dataset.normalise) for share in shares
+        LocalData(share_of(dataset.train.images, share), dataset.train.labels[share], dataset.normalise)
+        for share in shares
     )
     return _assemble(experiment, dataset, _model(experiment, dataset), shards, [len(share) for share in shares])
 
