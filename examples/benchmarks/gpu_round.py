@@ -19,7 +19,8 @@ import statistics
 import subprocess
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -31,12 +32,11 @@ from hfp.data import make_dataset, register_dataset
 from hfp.data.dataset import Dataset, Split
 from hfp.data.request import DataRequest
 from hfp.federation.rounds import Course
-from hfp.federation.setup import set_up
+from hfp.federation.setup import Federation, set_up
 
 MADE_UP = "made-up-cifar"
 TEST_IMAGES = 10_000
 ROWS = (("vgg16", "ca-hfp"), ("vgg16", "fedavg"), ("resnet32", "ca-hfp"), ("resnet32", "fedavg"))
-CHECKED = (("vgg16", "ca-hfp"), ("vgg16", "fedavg"), ("resnet32", "ca-hfp"))
 PRECISIONS: Mapping[str, Mapping[str, bool]] = MappingProxyType(
     {"bfloat16": {"amp": True, "channels_last": True}, "float32": {"amp": False, "channels_last": False}}
 )
@@ -48,17 +48,10 @@ def main() -> None:
     arguments = _arguments()
     register_dataset(MADE_UP, made_up)
     report = Report(arguments.data, arguments.device, arguments.commit or commit())
-    rows, checks = ([(arguments.model or model, method) for model, method in pairs] for pairs in (ROWS, CHECKED))
-    for model, method in rows[: arguments.rows]:
+    for model, method in ROWS[: arguments.rows]:
+        model = arguments.model or model
         report.section(f"{model} {method}: seconds", lambda m=model, k=method: timed(arguments, report, m, k))
-    for model, method in checks[: arguments.rows]:
-        for name in PRECISIONS:
-            report.section(
-                f"{model} {method}: same weights, {name}",
-                lambda m=model, k=method, p=name: checked(arguments, report, m, k, p),
-            )
-    if arguments.profile:
-        report.section("profile", lambda: profiled(arguments, rows[: arguments.rows]))
+        report.section(f"{model} {method}: same weights", lambda m=model, k=method: checked(arguments, report, m, k))
 
 
 class Report:
@@ -117,9 +110,11 @@ def timed(arguments: argparse.Namespace, report: Report, model: str, method: str
             rounds=len(found),
             fastest=round(min(found), 4),
         )
-    course = next(iter(courses.values()))
+    course = courses["graphs"]
     tests = [_seconds(lambda: course._evaluator.score(course._evaluator.refresh(course.state))) for _ in range(4)][1:]
     report.add(f"test and batch-norm statistics, {model}, bfloat16", seconds=round(statistics.median(tests), 4))
+    if arguments.profile:
+        profiled(course, arguments.data.with_name(f"profile-{model}-{method}.txt"))
 
 
 def interleaved(rounds: Mapping[str, Callable[[], Any]], arguments: argparse.Namespace) -> dict[str, list[float]]:
@@ -136,51 +131,51 @@ def interleaved(rounds: Mapping[str, Callable[[], Any]], arguments: argparse.Nam
     return seconds
 
 
-def checked(arguments: argparse.Namespace, report: Report, model: str, method: str, precision: str) -> None:
-    """Whether all ways end at the same weights, to the last bit, after three rounds with a test."""
-    base = experiment(
-        arguments, model, method, **PRECISIONS[precision], train_images=min(arguments.images, 10_000), evaluate=1
-    )
+def checked(arguments: argparse.Namespace, report: Report, model: str, method: str) -> None:
+    """Whether all ways end at the same weights, to the last bit, after three rounds with a test, in both precisions."""
+    base = experiment(arguments, model, method, train_images=min(arguments.images, 10_000), evaluate=1)
     federation = set_up(base)
-    found: list[list[Mapping[str, torch.Tensor]]] = []
-    losses = []
-    for how in ways(arguments).values():
-        course = Course(dataclasses.replace(federation, experiment=dataclasses.replace(base, **how)))
-        outcomes = [course.advance() for _ in range(CHECKED_ROUNDS)]
-        found.append([outcome.state.weights for outcome in outcomes])
-        losses.append([client.loss for outcome in outcomes for client in outcome.record.clients])
-    for way, states, loss in zip(list(ways(arguments))[1:], found[1:], losses[1:], strict=True):
-        differing = [
-            f"{name} in round {number}"
-            for number, (one, other) in enumerate(zip(found[0], states, strict=True), 1)
-            for name, tensor in one.items()
-            if not torch.equal(tensor, other[name])
-        ]
-        report.add(
-            f"same weights, {model}, {method}, {precision}, {way}",
-            same=not differing,
-            same_losses=loss == losses[0],
-            first=differing[:3],
-        )
+    for precision, how_precise in PRECISIONS.items():
+        same = dataclasses.replace(federation, training=dataclasses.replace(federation.training, **how_precise))
+        found = {
+            way: three_rounds(dataclasses.replace(same, experiment=dataclasses.replace(base, **how_precise, **how)))
+            for way, how in ways(arguments).items()
+        }
+        (_, (states, losses)), *others = found.items()
+        for way, (other_states, other_losses) in others:
+            differing = [
+                f"{name} in round {number}"
+                for number, (one, other) in enumerate(zip(states, other_states, strict=True), 1)
+                for name, tensor in one.items()
+                if not torch.equal(tensor, other[name])
+            ]
+            report.add(
+                f"same weights, {model}, {method}, {precision}, {way}",
+                same=not differing,
+                same_losses=losses == other_losses,
+                first=differing[:3],
+            )
 
 
-def profiled(arguments: argparse.Namespace, rows: Sequence[tuple[str, str]]) -> None:
-    """Where the processor's time goes in a round with graphs, printed and written beside the data file."""
-    for model, method in rows:
-        base = experiment(arguments, model, method, **PRECISIONS["bfloat16"], clients_in_flight=1)
-        course = Course(set_up(base))
-        for _ in range(2):
-            course.advance()
-        profile = cProfile.Profile()
-        profile.enable()
-        course.advance()
-        _settle()
-        profile.disable()
-        file = arguments.data.with_name(f"profile-{model}-{method}.txt")
-        with file.open("w") as stream:
-            for order in ("cumtime", "tottime"):
-                pstats.Stats(profile, stream=stream).sort_stats(order).print_stats(45)
-        print(f"# {file}", flush=True)
+def three_rounds(federation: Federation) -> tuple[list[Mapping[str, torch.Tensor]], list[float]]:
+    """The global weights after each of the first rounds, and the clients' losses in all of them."""
+    course = Course(federation)
+    outcomes = [course.advance() for _ in range(CHECKED_ROUNDS)]
+    losses = [client.loss for outcome in outcomes for client in outcome.record.clients]
+    return [outcome.state.weights for outcome in outcomes], losses
+
+
+def profiled(course: Course, file: Path) -> None:
+    """Write where the processor's time goes in one more round."""
+    profile = cProfile.Profile()
+    profile.enable()
+    course.advance()
+    _settle()
+    profile.disable()
+    with file.open("w") as stream:
+        for order in ("cumtime", "tottime"):
+            pstats.Stats(profile, stream=stream).sort_stats(order).print_stats(45)
+    print(f"# {file}", flush=True)
 
 
 def experiment(arguments: argparse.Namespace, model: str, method: str, **changes: Any) -> Experiment:
@@ -200,16 +195,21 @@ def experiment(arguments: argparse.Namespace, model: str, method: str, **changes
 
 def made_up(request: DataRequest) -> Dataset:
     """Images of CIFAR-10's shape that can be told apart: a pattern for each class, under noise."""
+    return _made_up(request.limit or 50_000)
+
+
+@lru_cache(maxsize=2)
+def _made_up(images: int) -> Dataset:
     random = torch.Generator().manual_seed(0)
-    patterns = torch.randint(64, 192, (10, 3, 32, 32), generator=random)
+    patterns = torch.randint(64, 192, (10, 3, 32, 32), generator=random, dtype=torch.int16)
 
     def split(images: int) -> Split:
         labels = torch.randint(10, (images,), generator=random)
-        noise = torch.randint(-60, 60, (images, 3, 32, 32), generator=random)
-        return Split((patterns[labels] + noise).clamp(0, 255).to(torch.uint8), labels)
+        noise = torch.randint(-60, 60, (images, 3, 32, 32), generator=random, dtype=torch.int16)
+        return Split(noise.add_(patterns[labels]).to(torch.uint8), labels)
 
-    train = split(request.limit or 50_000)
-    return make_dataset(request.name, train, split(min(TEST_IMAGES, len(train))), tuple(map(str, range(10))))
+    train = split(images)
+    return make_dataset(MADE_UP, train, split(min(TEST_IMAGES, images)), tuple(map(str, range(10))))
 
 
 def commit() -> str:

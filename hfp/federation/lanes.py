@@ -86,8 +86,8 @@ class Stream:
 class Lanes:
     """Runs clients side by side, each lane one at a time on a stream of its own; replies come in the clients' order.
 
-    Client `i` of a round always runs in lane `i` modulo the number of lanes. Every lane has models and captured steps of
-    its own, so memory grows with the lanes. What a client computes does not depend on who runs beside it.
+    Client `i` of a round always runs in lane `i` modulo the number of lanes. Every lane has models and captured steps
+    of its own, so memory grows with the lanes. What a client computes does not depend on who runs beside it.
     """
 
     def __init__(

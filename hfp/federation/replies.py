@@ -40,6 +40,6 @@ def check_values(reply: Reply) -> None:
         for name, tensor in reply.tensors.items()
         if tensor.is_floating_point() and tensor.numel()
     }
-    if finite and not torch.stack(list(finite.values())).all():
+    if finite and not torch.stack([whole.to(next(iter(finite.values()))) for whole in finite.values()]).all():
         broken = next(name for name, whole in finite.items() if not whole)
         raise InputError(f"{broken} holds values that are not finite")

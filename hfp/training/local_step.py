@@ -110,7 +110,7 @@ class Objective:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Images `[samples, channels, height, width]`, labels `[samples]`, and how `augment` moves the images, if it does."""
+    """Images `[samples, channels, height, width]`, labels `[samples]`, and how the images are moved, if they are."""
 
     images: Tensor
     labels: Tensor
@@ -203,8 +203,9 @@ def _batches_on(
     order = torch.cat(list(schedule)).to(data.images.device).split(sizes)
     moved: list[tuple[Tensor, Tensor] | None] = [None] * len(sizes)
     if moves:
-        shifts, mirrored = (torch.cat(parts, dim).to(device) for parts, dim in zip(zip(*moves, strict=True), (1, 0)))
-        moved = list(zip(shifts.split(sizes, 1), mirrored.split(sizes), strict=True))
+        shifts = torch.cat([shift for shift, _ in moves], 1).to(device).split(sizes, 1)
+        mirrored = torch.cat([mirror for _, mirror in moves]).to(device).split(sizes)
+        moved = list(zip(shifts, mirrored, strict=True))
     for chosen, each in zip(order, moved, strict=True):
         yield Batch(data.images[chosen].to(device), data.labels[chosen].to(device), each)
 

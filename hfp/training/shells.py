@@ -1,4 +1,4 @@
-"""Compact models that are used again: one is made for a shape once, and then filled with one client's values after another.
+"""Compact models that are used again: one is made for each shape, and filled with one client's values after another.
 
 `hfp.reconstruct.compact_model` is the plain reference: a filled shell computes what a newly made model does.
 """

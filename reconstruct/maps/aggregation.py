@@ -43,8 +43,8 @@ class Aggregator:
     - rule "holders" (HeteroFL, arXiv 2010.01264): for every entry the weighted mean over the clients that held it.
 
     Entries that nobody held keep their value. Weights need not sum to one: sample counts will do. Sums are taken in
-    float32 (float64 for float64 and integer tensors), on the devices of `w`; integer tensors are rounded, every tensor keeps its dtype. Memory
-    is one model, whatever the number of clients, and the index maps of up to 64 of them.
+    float32 (float64 for float64 and integer tensors), on the devices of `w`; integer tensors are rounded, every
+    tensor keeps its dtype. Memory is one model, whatever the number of clients, and the index maps of up to 64 of them.
 
     Args:
         full_state: the global state `w`; not changed, and not to be changed before `result()`.

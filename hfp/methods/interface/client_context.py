@@ -23,8 +23,8 @@ class ClientContext:
     """What a client has when a task arrives in round `round`.
 
     `model` is the full model, for its architecture alone; `groups` its coupled groups, `count` what a forward pass
-    costs, `peak_bytes` what training keeps. `random` shuffles and augments; it is the same for every method under one seed.
-    Compact models come from `shells` where there are any, and are only the client's until it has replied.
+    costs, `peak_bytes` what training keeps. `random` shuffles and augments; it is the same for every method under one
+    seed. Compact models come from `shells` where there are any, and are only the client's until it has replied.
     """
 
     client: Client
