@@ -67,7 +67,8 @@ def load_dataset(
         cache: keep decoded images under `$XDG_CACHE_HOME/hfp`; it can be deleted at any time.
 
     Raises:
-        InputError: an unknown name, a data set that is missing or damaged, or an argument that doesn't fit it.
+        InputError: an unknown name, a data set that is missing or damaged, an argument that doesn't fit it, or a
+            registered data set that can't be trained and tested on (`hfp.data.dataset.check_splits`).
     """
     if name not in datasets():
         raise unknown("data set", name, datasets())
@@ -76,5 +77,13 @@ def load_dataset(
     folder = None if root is None else Path(root).expanduser()
     if folder is not None and not download and not folder.is_dir():
         raise InputError(f"the data root {folder} is not a folder")
+    from hfp.data.dataset import Dataset, check_splits
+
     load = getattr(import_module(_OWN[name]), f"load_{name}") if name in _OWN else _LOADERS[name]
-    return load(DataRequest(name, folder, limit, download, seed, image_size, cache))
+    found = load(DataRequest(name, folder, limit, download, seed, image_size, cache))
+    if not isinstance(found, Dataset):
+        raise InputError(f"the loader of data set {name} must return a hfp.data.Dataset; found {type(found).__name__}")
+    check_splits(name, found.train, found.test, found.classes)
+    if len(found.classes) < 2:
+        raise InputError(f"data set {name} has the class {', '.join(found.classes)} alone; two or more are needed")
+    return found
