@@ -55,7 +55,7 @@ def full_model(
     Raises:
         InputError: no such model, or one that can't be made so; a file that is not its state.
     """
-    known = _timm_model(spec, num_classes, in_channels)
+    known = timm_model(spec, num_classes, in_channels)
     if pretrained and known is None:
         raise InputError("--pretrained loads timm's weights; give --weights FILE for another model")
     if known is not None:
@@ -142,7 +142,7 @@ def _imported(spec: str) -> Any:
         raise InputError(f"no model {spec!r}: {error}; expected module:factory") from error
 
 
-def _timm_model(spec: str, num_classes: int | None, in_channels: int) -> TimmModel | None:
+def timm_model(spec: str, num_classes: int | None, in_channels: int) -> TimmModel | None:
     """What a file may call the model, if it is one of timm's."""
     bare = spec.removeprefix("timm:")
     if is_factory(spec) or spec.startswith("torchvision:") or not timm.is_model(bare):
@@ -152,7 +152,7 @@ def _timm_model(spec: str, num_classes: int | None, in_channels: int) -> TimmMod
 
 
 def _pretrained(source: object, num_classes: int, in_channels: int) -> nn.Module:
-    known = _timm_model(source, num_classes, in_channels) if isinstance(source, str) else None
+    known = timm_model(source, num_classes, in_channels) if isinstance(source, str) else None
     if known is None or source in models():
         also = f"; timm's network of this name is timm:{source}" if known else ""
         raise InputError(f"pretrained weights are timm's: name one of its models, or give a file of weights{also}")

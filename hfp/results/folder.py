@@ -60,7 +60,7 @@ class RunFolder:
 
     def save_model(self, experiment: Experiment, state: State) -> None:
         """Write the global model's state, with the names needed to make the model again."""
-        metadata = {"model": experiment.model, "dataset": experiment.dataset, "method": experiment.method}
+        metadata = {name: str(experiment.as_dict()[name]) for name in ("model", "dataset", "method")}
         content = save({name: tensor.contiguous().cpu() for name, tensor in state.items()}, metadata)
         write_atomically(self.path / MODEL, content)
 
