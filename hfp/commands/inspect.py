@@ -79,7 +79,7 @@ def run_lines(found: dict[str, Any]) -> list[str]:
     taken, classes = found["input"], found["classes"]
     units = "floats" if taken["largest"] is None else f"{taken['dtype']} 0 to {taken['largest']}"
     lines = [
-        f"{found['folder']}: a run of {found.get('method')} on {found.get('dataset')} with {found.get('clients')} clients",
+        f"{found['folder']}: a run of {found['method']} on {found['dataset']} with {found['clients']} clients",
         f"global model: {found['model']}, {found['entries']:,} numbers, {accuracy} after {found['rounds']} of "
         f"{found['rounds_planned']} rounds",
         f"takes: {' x '.join(map(str, taken['shape']))}, {units} in the data set's units",

@@ -89,8 +89,8 @@ class Experiment:
     ``seconds``: a device that has just enough of it would miss the first rounds.
 
     `dataset` may be a `hfp.data.Dataset`, and `model` a module, which is copied and starts with its own weights, or a
-    callable without arguments that returns one. A file can't keep what is given in Python: give it again to go on from a
-    checkpoint.
+    callable without arguments that returns one. A file can't keep what is given in Python: give it again to go on from
+    a checkpoint.
 
     >>> Experiment(clients=4, rank=2).ratios
     (0.5, 0.5, 0.75, 0.75)

@@ -30,7 +30,8 @@ class TrainedClassifier:
     """A trained model that is ready to predict.
 
     Args:
-        model: in evaluation mode, on the CPU. It takes what `input.prepare` gives and returns scores `[samples, classes]`.
+        model: in evaluation mode, on the CPU; it takes what `input.prepare` gives and returns scores
+            `[samples, classes]`.
         classes: the name of every class.
         input: what goes in: shape, scale and normalisation.
     """

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from hfp.errors import InputError
+from hfp.federation.experiment import GIVEN
 from hfp.federation.setup import Federation
 from hfp.models import create_model, models
 from hfp.models.source import from_factory, is_factory, timm_model
@@ -52,8 +53,8 @@ class ModelDescription:
 
     @property
     def named(self) -> bool:
-        """Whether the name alone says how to make the model; else a person has to give it, since making it runs code."""
-        return not self.model.startswith("python:") and not is_factory(self.model)
+        """Whether the name says how to make the model; else a person has to give it, since making it runs code."""
+        return not self.model.startswith(GIVEN) and not is_factory(self.model)
 
     @property
     def timm(self) -> TimmModel | None:
@@ -83,10 +84,10 @@ class ModelDescription:
 
     @property
     def _asked_for(self) -> str:
-        if self.model.startswith("python:"):
+        if self.model.startswith(GIVEN):
             return (
-                f"the run's model {self.model.removeprefix('python:')} was given in Python, and files don't keep it; give it "
-                "again: model=MODULE in Python, --model module:factory on the command line"
+                f"the run's model {self.model.removeprefix(GIVEN)} was given in Python, and files don't keep it; "
+                "give it again: model=MODULE in Python, --model module:factory on the command line"
             )
         return (
             f"the run's model is {self.model}, whose code is not run for a file's sake; if you trust it, give it: "

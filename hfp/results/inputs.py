@@ -1,4 +1,4 @@
-"""What a trained model takes, so that images of any kind reach it at the scale, size and channels that it was trained on."""
+"""What a trained model takes: images of any kind reach it at the scale and size that it was trained on."""
 
 from __future__ import annotations
 

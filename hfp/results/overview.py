@@ -31,7 +31,7 @@ def run_overview(folder: Path) -> dict[str, Any]:
         "kind": "run",
         "folder": str(folder),
         "model": description.model,
-        **{name: settings[name] for name in _SETTINGS if name in settings},
+        **{name: settings.get(name) for name in _SETTINGS},
         "rounds": len(history),
         "rounds_planned": settings.get("rounds"),
         "accuracy": tested[-1] if tested else None,
@@ -63,8 +63,8 @@ def full_model_alone(path: Path) -> str | None:
         return None
     return (
         f"{path} is the full model of a run ({metadata['model']}, trained by {metadata['method']} on "
-        f"{metadata['dataset']}); what else is needed to use it is in the run's folder, which hfp.load_run takes: keep the "
-        "file there, under its name"
+        f"{metadata['dataset']}); what else is needed to use it is in the run's folder, which hfp.load_run takes: keep "
+        "the file there, under its name"
     )
 
 

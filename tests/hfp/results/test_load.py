@@ -315,7 +315,7 @@ def test_a_model_given_in_python_has_to_be_given_again(tmp_path: Path) -> None:
 
 def test_a_run_on_a_data_set_that_is_not_registered_here_can_be_used(copied: Path) -> None:
     settings = json.loads((copied / "config.json").read_text())
-    (copied / "config.json").write_text(json.dumps({**settings, "dataset": "elsewhere", "method": "mine"}))
+    (copied / "config.json").write_text(json.dumps({**settings, "dataset": "elsewhere"}))
     run = hfp.load_run(copied)
     assert run.predict(DIGITS.test.images[:2])
     with pytest.raises(hfp.InputError, match="unknown data set 'elsewhere'"):
