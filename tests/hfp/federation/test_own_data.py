@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import hfp
+from hfp.comparison.definition import Comparison, Variant
 from hfp.data import Dataset, from_tensors, load_dataset
 from hfp.federation.problem import load_problem
 from hfp.federation.rounds import Course
@@ -129,6 +130,12 @@ def test_a_model_that_does_not_fit_the_data_is_one_line(model: object, message: 
 def test_an_experiment_refuses_what_it_can_not_use(settings: dict, message: str) -> None:
     with pytest.raises(hfp.InputError, match=message):
         hfp.Experiment(**settings)
+
+
+def test_a_comparison_wants_names_by_which_its_results_are_known_again() -> None:
+    for given in ({"model": table_network}, {"dataset": dataset(7)}):
+        with pytest.raises(hfp.InputError, match="a comparison's (model|dataset) must be a name"):
+            Comparison(variants=(Variant("fedavg", {"method": "fedavg"}),), base=given)
 
 
 def test_a_checkpoint_names_what_was_given_in_python_and_wants_it_again(tmp_path: Path) -> None:
