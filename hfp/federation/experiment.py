@@ -417,8 +417,9 @@ class Experiment:
     @property
     def model_name(self) -> str:
         """What results call the model."""
-        kind = self.model if isinstance(self.model, str) or hasattr(self.model, "__qualname__") else type(self.model)
-        return kind if isinstance(kind, str) else kind.__qualname__
+        if isinstance(self.model, str):
+            return self.model
+        return str(getattr(self.model, "__qualname__", type(self.model).__qualname__))
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, as written to a run's ``config.json``; ``Experiment(**values)`` gives the experiment back.

@@ -35,7 +35,7 @@ def pretrained_model(name: str, **arguments: Any) -> nn.Module:
         with _quiet():
             return timm.create_model(name, pretrained=True, **arguments)
     except Exception as error:
-        raise _unreachable(name, known.hf_hub_id or known.url, str(error).splitlines()[0]) from error
+        raise _unreachable(name, str(known.hf_hub_id or known.url), str(error).splitlines()[0]) from error
 
 
 def _unreachable(name: str, source: str, reason: str) -> InputError:

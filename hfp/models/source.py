@@ -20,6 +20,9 @@ from hfp.models.pretrained import pretrained_model
 from hfp.models.weights import load_weights
 from hfp.reconstruct import TimmModel
 
+RANDOM = "random weights"
+"""Where the weights of a model are from that is named and nothing else is said."""
+
 _SOURCES = ("timm", "torchvision")
 
 
@@ -102,7 +105,7 @@ def classifier(
     elif not isinstance(source, str) or is_factory(source):
         model, origin = from_factory(source), "the factory's weights"
     else:
-        model, origin = create_model(source, num_classes, in_channels), "random weights"
+        model, origin = create_model(source, num_classes, in_channels), RANDOM
     if weights is not None:
         origin = load_weights(model, weights, new_classifier=True)
     return model, origin

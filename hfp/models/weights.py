@@ -56,7 +56,7 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str], *, new_classifi
     if reshaped:
         raise InputError(f"{path} is not the state of this {type(model).__name__}: {_first(reshaped, '; ')}")
     model.load_state_dict(state, strict=False)
-    return f"weights from {path}{f'; {_first(sorted(head))} new, for another number of classes' if head else ''}"
+    return f"the weights in {path}{f'; {_first(sorted(head))} new, for another number of classes' if head else ''}"
 
 
 def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:

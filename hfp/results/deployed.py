@@ -15,11 +15,14 @@ class Deployed(nn.Module):
     A model of data that was floats takes floats in the data set's own units. Nothing is resized.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, model: nn.Module, taken: ModelInput) -> None:
         """Put what `taken` says in front of `model`."""
         super().__init__()
         self.model = model
-        self._scale = None if taken.largest is None else taken.largest / 255
+        self._scale = taken.scale
         self._pictures = taken.takes_pictures
         self._shape = taken.shape
         self.register_buffer("mean", torch.tensor(taken.mean))

@@ -54,6 +54,11 @@ class ModelInput:
         return cls(shape, UINT8, brightest if 0 < brightest < _DARK else 255, mean, std)
 
     @property
+    def scale(self) -> float:
+        """What a picture's values of 0 to 255 are multiplied by to be in the data set's units."""
+        return 1.0 if self.largest is None else self.largest / 255
+
+    @property
     def takes_pictures(self) -> bool:
         """Whether image files make sense to the model: it was trained on uint8 images of one or three channels."""
         return self.dtype == UINT8 and len(self.shape) == 3 and self.shape[0] in (1, 3)
@@ -87,18 +92,18 @@ class ModelInput:
         if not self.takes_pictures:
             raise InputError(f"the model takes {self._words}, no image files; give tensors as the data set has them")
         channels, height, width = self.shape
-        named = not isinstance(source, Image.Image)
+        where = "the PIL image" if isinstance(source, Image.Image) else f"image {os.fspath(source)}"
         try:
             with images_bounded():
-                picture = (
-                    read_picture(os.fspath(source), (width, height)) if named else picture_of(source, (width, height))
-                )
+                if isinstance(source, Image.Image):
+                    picture = picture_of(source, (width, height))
+                else:
+                    picture = read_picture(os.fspath(source), (width, height))
         except (Unreadable, OSError, ValueError) as error:
-            where = f"image {os.fspath(source)}" if named else "the PIL image"
             raise InputError(f"{where} can't be read: {error}") from error
         pixels = Image.fromarray(picture.pixels)
         array = np.asarray(pixels.convert("L"))[..., None] if channels == 1 else picture.pixels
-        return torch.from_numpy(array.transpose(2, 0, 1).astype(np.float32)) * (self.largest / 255)
+        return torch.from_numpy(array.transpose(2, 0, 1).astype(np.float32)) * self.scale
 
     def _from_tensor(self, samples: Tensor) -> Tensor:
         if samples.dim() == len(self.shape):

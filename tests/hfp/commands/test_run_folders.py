@@ -151,7 +151,7 @@ def test_a_run_starts_from_given_weights(tmp_path, capsys):
     quick = ["--train-images", "60", "--clients", "2", "--rounds", "1", "--head-start", "1"]
     assert main(["run", *quick, "--weights", str(weights), "--out", str(tmp_path / "run")]) == 0
     assert hfp.load_run(tmp_path / "run").settings["weights"] == str(weights)
-    capsys.readouterr()
+    assert f"the weights in {weights}" in capsys.readouterr().out
     line = refused(capsys, "run", *quick, "--weights", str(tmp_path / "none.pth"), "--out", str(tmp_path / "other"))
     assert "there is no such file" in line
     assert "pretrained weights are timm's" in refused(

@@ -159,7 +159,7 @@ def test_a_run_starts_from_a_files_weights(tmp_path: Path) -> None:
     first = set_up(hfp.Experiment(train_images=60, **QUICK))
     torch.save({name: tensor + 1 for name, tensor in first.initial.items()}, tmp_path / "start.pth")
     federation = set_up(hfp.Experiment(train_images=60, weights=str(tmp_path / "start.pth"), **QUICK))
-    assert federation.origin == f"weights from {tmp_path / 'start.pth'}"
+    assert federation.origin == f"the weights in {tmp_path / 'start.pth'}"
     for name, tensor in federation.initial.items():
         assert torch.equal(tensor, first.initial[name] + 1), name
 

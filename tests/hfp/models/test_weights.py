@@ -41,7 +41,7 @@ WRAPPED = {
 def test_a_state_that_torch_saved_is_read(wrapped: str, tmp_path: Path) -> None:
     model, other = network(), network()
     torch.save(WRAPPED[wrapped](model.state_dict()), tmp_path / "weights.pth")
-    assert load_weights(other, tmp_path / "weights.pth") == f"weights from {tmp_path / 'weights.pth'}"
+    assert load_weights(other, tmp_path / "weights.pth") == f"the weights in {tmp_path / 'weights.pth'}"
     assert_same_state(other, model)
 
 
