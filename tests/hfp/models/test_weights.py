@@ -53,7 +53,7 @@ def test_a_state_of_torch_is_known_whatever_the_file_is_called(tmp_path: Path) -
 
 class Hostile:
     def __reduce__(self):
-        return exec, ("raise KeyboardInterrupt('the file ran code')",)
+        return exec, ("raise SystemError('the file ran code')",)
 
 
 @pytest.mark.parametrize(
