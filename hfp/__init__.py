@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from hfp.pruning.budget import Budget
     from hfp.pruning.prune import PruneResult, prune
     from hfp.pruning.storing import save_pruned
-    from hfp.reconstruct import load_pruned
+    from hfp.results.load import SavedRun, load_pruned, load_run
 
 __all__ = [
     "Budget",
@@ -27,9 +27,11 @@ __all__ = [
     "InputError",
     "PruneResult",
     "Run",
+    "SavedRun",
     "create_model",
     "importance",
     "load_pruned",
+    "load_run",
     "prune",
     "reconstruct",
     "save_pruned",
@@ -47,7 +49,7 @@ __getattr__, __dir__ = lazily(
         "hfp.pruning.budget": "Budget",
         "hfp.pruning.prune": "PruneResult prune",
         "hfp.pruning.storing": "save_pruned",
-        "hfp.reconstruct": "load_pruned",
+        "hfp.results.load": "SavedRun load_pruned load_run",
     },
     modules=("importance", "reconstruct"),
 )

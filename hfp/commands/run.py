@@ -20,6 +20,7 @@ from hfp.federation.setup import Federation, set_up
 from hfp.federation.threads import use_threads
 from hfp.results.beginning import first_lines
 from hfp.results.folder import RunFolder, default_folder
+from hfp.results.model_files import ModelFiles
 from hfp.results.plots import save_curves, save_diagnostics
 from hfp.results.report import round_line, run_document, run_table
 
@@ -34,10 +35,12 @@ def run(arguments: argparse.Namespace) -> int:
     federation = set_up(experiment)
     use_threads(arguments.threads, federation)
     folder.configure(experiment)
+    models = ModelFiles(folder.path, save_clients=arguments.save_clients)
+    models.run_began(federation, ())
     history, state, interrupted = [], None, False
     with _Display(console, federation) as display:
         try:
-            for outcome in rounds(federation, on_client=display.client_done):
+            for outcome in rounds(federation, display.client_done, models.update_came, models.state_settled):
                 history.append(outcome.record)
                 state = outcome.state.weights
                 folder.append(outcome.record)

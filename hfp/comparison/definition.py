@@ -139,6 +139,12 @@ class Comparison:
 
 def _experiment(fields: dict[str, Any]) -> Experiment:
     experiment = Experiment(**fields)
+    for name in ("dataset", "model"):
+        if not isinstance(getattr(experiment, name), str):
+            raise InputError(
+                f"a comparison's {name} must be a name, by which its results are known again: use module:factory for a "
+                "model, hfp.data.register_dataset for data"
+            )
     if experiment.budget is not None or create_method(experiment.method, **experiment.options).uses_ratios:
         return experiment
     return dataclasses.replace(experiment, rank=Experiment.rank, ratio=0.0)

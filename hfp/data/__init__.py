@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from hfp.data.dataset import Dataset, Split, make_dataset
     from hfp.data.load import datasets, load_dataset, register_dataset
     from hfp.data.request import DataRequest
+    from hfp.data.tensors import from_tensors
 
 __all__ = [
     "Dataset",
@@ -22,6 +23,7 @@ __all__ = [
     "Split",
     "augment",
     "datasets",
+    "from_tensors",
     "load_dataset",
     "make_dataset",
     "partition",
@@ -36,5 +38,6 @@ __getattr__, __dir__ = lazily(
         "hfp.data.dataset": "Dataset Split make_dataset",
         "hfp.data.load": "datasets load_dataset register_dataset",
         "hfp.data.request": "DataRequest",
+        "hfp.data.tensors": "from_tensors",
     },
 )

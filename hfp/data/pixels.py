@@ -35,7 +35,7 @@ _one_large = threading.Lock()
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """An image as uint8 `[size, size, 3]`, whether it is grey, and which of the findings above apply to it."""
+    """An image as uint8 `[height, width, 3]`, whether it is grey, and which of the findings above apply to it."""
 
     pixels: np.ndarray
     grey: bool
@@ -46,11 +46,8 @@ class Unreadable(Exception):
     """An image can't be decoded; the message says why."""
 
 
-def read_picture(path: str, size: int) -> Picture:
-    """Decode an image, turn it as its EXIF says, cut it to a square about its centre and resize it.
-
-    16-bit images are scaled from 0 to 65535 and floats from 0 to 1; of an animation or of several pages the first is
-    taken; transparency is dropped.
+def read_picture(path: str, size: int | tuple[int, int]) -> Picture:
+    """Decode an image file as `picture_of` does.
 
     Raises:
         Unreadable: the file is damaged, of another format, too large, or of values whose range is not known.
@@ -59,9 +56,9 @@ def read_picture(path: str, size: int) -> Picture:
         with Image.open(path, formats=FORMATS) as image:
             large = image.width * image.height > _LARGE
             if not large:
-                return _picture(image, size)
+                return picture_of(image, size)
             with _one_large:
-                return _picture(image, size)
+                return picture_of(image, size)
     except Unreadable:
         raise
     except Exception as error:  # decoders raise errors of any kind on damaged files
@@ -85,13 +82,26 @@ def _reason(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _picture(image: Image.Image, size: int) -> Picture:
+def picture_of(image: Image.Image, size: int | tuple[int, int]) -> Picture:
+    """Turn an image as its EXIF says, cut it about its centre and resize it.
+
+    16-bit images are scaled from 0 to 65535 and floats from 0 to 1; of an animation or of several pages the first is
+    taken; transparency is dropped.
+
+    Args:
+        image: of any mode and size; it is not changed.
+        size: (width, height), or the side of a square.
+
+    Raises:
+        Unreadable: its values have no known range.
+    """
+    width, height = (size, size) if isinstance(size, int) else size
     findings = frozenset(_findings(image))  # before the image is loaded: some forget then what they were
     grey = image.mode in _GREY_MODES or image.mode.startswith("I;16")
     turn = _turn(image)
     if turn is not None:
         image = image.transpose(turn)
-    square = ImageOps.fit(_as_rgb(image), (size, size), Image.Resampling.BILINEAR)
+    square = ImageOps.fit(_as_rgb(image), (width, height), Image.Resampling.BILINEAR)
     return Picture(np.asarray(square), grey, findings)
 
 

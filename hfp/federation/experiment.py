@@ -5,16 +5,24 @@ from __future__ import annotations
 import builtins
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hfp.costs.devices import PROFILES, Device, parse_device
 from hfp.data import datasets, schemes
 from hfp.errors import InputError
 from hfp.methods.interface.registry import create_method, method_names
 from hfp.settings import EITHER, PAIRS, check_settings, setting
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from hfp.data import Dataset
+
+GIVEN = "python:"
+"""How files name a model or data set that was given in Python, which they can't give again."""
 
 RANKS: Mapping[int, tuple[float, float]] = MappingProxyType(
     {0: (0.25, 0.0), 1: (0.25, 0.5), 2: (0.5, 0.75), 3: (0.75, 0.9)}
@@ -59,6 +67,15 @@ def _check_device(name: str) -> None:
         raise InputError(f"device must be one that computes, such as cpu, cuda, cuda:1 or mps; found {name!r}")
 
 
+def _is_dataset(value: object) -> bool:
+    """Whether it is a data set itself, or a file's name of one that was given in Python."""
+    if isinstance(value, str):
+        return value.startswith(GIVEN)
+    from hfp.data import Dataset
+
+    return isinstance(value, Dataset)
+
+
 @dataclass(frozen=True)
 class Experiment:
     """One federated run. Every field is declared with its default, range and meaning, and checked on construction.
@@ -70,6 +87,10 @@ class Experiment:
     `head_start_decay` of that from round to round, until it is `epochs` (decaying local epochs, Mills et al. 2023,
     arXiv 2305.09628). There is no head start where rounds are bounded in time, by a `deadline` or a budget of
     ``seconds``: a device that has just enough of it would miss the first rounds.
+
+    `dataset` may be a `hfp.data.Dataset`, and `model` a module, which is copied and starts with its own weights, or a
+    callable without arguments that returns one. A file can't keep what is given in Python: give it again to go on from
+    a checkpoint.
 
     >>> Experiment(clients=4, rank=2).ratios
     (0.5, 0.5, 0.75, 0.75)
@@ -94,10 +115,11 @@ class Experiment:
         unit="name=value",
         group="method",
     )
-    dataset: str = setting(
+    dataset: str | Dataset = setting(
         "digits",
         "The run trains on this data set.",
         choices=datasets,
+        also=_is_dataset,
         noun="data set",
         group="data",
         aliases=("data",),
@@ -141,11 +163,22 @@ class Experiment:
         group="data",
     )
     augment: bool = setting(False, "Training images are shifted and mirrored at random.", group="data")
-    model: str = setting(
+    model: str | nn.Module | Callable[[], nn.Module] = setting(
         "resnet8",
-        "The global model is this network, one of hfp's own or any classifier of timm or torchvision.",
+        "The global model is this network, one of hfp's own, any classifier of timm or torchvision, or module:factory.",
+        also=callable,
         group="model",
         aliases=("arch",),
+    )
+    pretrained: bool = setting(
+        False, "Training starts from timm's pretrained weights, which are downloaded where need be.", group="model"
+    )
+    weights: str | None = setting(
+        None,
+        "Training starts from the weights in this file, safetensors or a state_dict that torch.save wrote.",
+        kind=str,
+        unit="file",
+        group="model",
     )
     batch_norm: str = setting(
         "reestimate",
@@ -330,6 +363,15 @@ class Experiment:
             raise InputError(f"ratio must be one number or one per client ({self.clients}); found {len(self.ratio)}")
         if self.budget is not None and self.ratio is not None:
             raise InputError(f"budget must be given alone, because ratios follow from it; found ratio {self.ratio} too")
+        if self.pretrained and self.weights is not None:
+            raise InputError(
+                f"weights must be left out with pretrained, which says too where to start; found {self.weights!r}"
+            )
+        for name in ("data_root", "train_images", "image_size", "download"):
+            if not isinstance(self.dataset, str) and getattr(self, name):
+                raise InputError(
+                    f"{name} must be left out where the data set itself is given; found {getattr(self, name)!r}"
+                )
         create_method(self.method, **self.options)
 
     def measures(self, round: int) -> bool:
@@ -367,8 +409,29 @@ class Experiment:
             return tuple(self.ratio)
         return (self.ratio,) * self.clients
 
+    @property
+    def dataset_name(self) -> str:
+        """What results call the data set."""
+        return self.dataset if isinstance(self.dataset, str) else self.dataset.name
+
+    @property
+    def model_name(self) -> str:
+        """What results call the model."""
+        if isinstance(self.model, str):
+            return self.model
+        return str(getattr(self.model, "__qualname__", type(self.model).__qualname__))
+
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, as written to a run's ``config.json``; ``Experiment(**values)`` gives the experiment back."""
+        """Plain values, as written to a run's ``config.json``; ``Experiment(**values)`` gives the experiment back.
+
+        A model or data set that was given in Python is there by name alone, after `GIVEN`; replace it before the
+        experiment is set up again.
+        """
         values = {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self)}
+        given = {
+            field: f"{GIVEN}{name}"
+            for field, name in (("dataset", self.dataset_name), ("model", self.model_name))
+            if not isinstance(values[field], str)
+        }
         budget = None if self.budget is None else dict(self.budget)
-        return {**values, "options": dict(self.options), "budget": budget}
+        return {**values, "options": dict(self.options), "budget": budget, **given}

@@ -22,7 +22,7 @@ from hfp.federation.participation import Cohort, CohortState, asked_clients
 from hfp.federation.records import LATE, REFUSED, ClientRecord, Cost, RoundRecord, Run
 from hfp.federation.replies import problem_of
 from hfp.federation.setup import Federation, set_up
-from hfp.methods import Collector, ServerState
+from hfp.methods import Collector, ServerState, Update
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,23 @@ def simulate(experiment: Experiment, on_round: Callable[[Outcome], None] | None 
     return Run(experiment, tuple(history), weights, full_cost(federation, experiment.rounds))
 
 
-def rounds(federation: Federation, on_client: Callable[[ClientRecord], None] | None = None) -> Iterator[Outcome]:
-    """Yield each round's outcome as it ends; `on_client` is called after every client of a round."""
-    course = Course(federation, on_client=on_client)
+def rounds(
+    federation: Federation,
+    on_client: Callable[[ClientRecord], None] | None = None,
+    on_update: Callable[[ServerState, Update], None] | None = None,
+    on_state: Callable[[RunState], None] | None = None,
+) -> Iterator[Outcome]:
+    """Yield each round's outcome as it ends.
+
+    `on_client` is called after every client of a round, `on_update` with every update that is collected, `on_state`
+    after every round.
+    """
+    course = Course(federation, on_client=on_client, on_update=on_update)
     for _ in range(federation.experiment.rounds):
-        yield course.advance()
+        outcome = course.advance()
+        if on_state is not None:
+            on_state(course.run_state)
+        yield outcome
 
 
 @dataclass(frozen=True)
@@ -79,6 +91,7 @@ class Course:
         fleet: Fleet | None = None,
         run_state: RunState | None = None,
         on_client: Callable[[ClientRecord], None] | None = None,
+        on_update: Callable[[ServerState, Update], None] | None = None,
     ) -> None:
         experiment, clients = federation.experiment, federation.context.clients
         start = federation.method.start
@@ -91,7 +104,7 @@ class Course:
         observer_state = run_state.observer_state if run_state else None
         self._observer = Observer(federation, observer_state) if experiment.diagnostics else None
         self._evaluator = Evaluator(federation, self._fleet)
-        self._on_client = on_client
+        self._on_client, self._on_update = on_client, on_update
 
     @property
     def run_state(self) -> RunState:
@@ -138,7 +151,7 @@ class Course:
             elif problem:
                 record = dataclasses.replace(record, status=REFUSED, problem=problem)
             elif self._cohort.admit(state.round, update):
-                collector.add(update)
+                self._collect(collector, update)
                 heard += 1
             else:
                 record = dataclasses.replace(record, status=LATE)
@@ -148,9 +161,14 @@ class Course:
         for update in self._cohort.arrivals(state.round):
             rebased = method.rebase(context, state, update)
             if rebased is not None:
-                collector.add(rebased)
+                self._collect(collector, rebased)
                 heard += 1
         return records, heard
+
+    def _collect(self, collector: Collector, update: Update) -> None:
+        collector.add(update)
+        if self._on_update is not None:
+            self._on_update(self.state, update)
 
     def _task_results(self) -> Iterator[TaskResult]:
         """What comes of every client that takes part, in their order; those that drop out are not even started."""

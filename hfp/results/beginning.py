@@ -6,6 +6,7 @@ import torch
 
 from hfp.federation.experiment import Experiment
 from hfp.federation.setup import Federation
+from hfp.models.source import RANDOM
 
 
 def first_lines(federation: Federation, threads: int) -> tuple[str, ...]:
@@ -19,16 +20,17 @@ def first_lines(federation: Federation, threads: int) -> tuple[str, ...]:
     return (
         f"data     {federation.dataset.description}",
         f"clients  {_clients(federation)}",
-        f"model    {experiment.model}: {_parameters(federation):,} parameters, {weights_origin(experiment)}",
+        f"model    {experiment.model_name}: {_parameters(federation):,} parameters, {weights_origin(federation)}",
         f"method   {experiment.method}{_options(experiment)}: {_counted(experiment.rounds, 'round')}, "
         f"{_local_epochs(experiment)}",
         f"machine  {_machine(federation.device)}, {_counted(threads, 'thread')}; seed {experiment.seed}",
     )
 
 
-def weights_origin(experiment: Experiment) -> str:
+def weights_origin(federation: Federation) -> str:
     """Where the first weights come from."""
-    return f"random weights drawn by seed {experiment.seed}"
+    drawn = f" drawn by seed {federation.experiment.seed}" if federation.origin == RANDOM else ""
+    return f"{federation.origin}{drawn}"
 
 
 def _clients(federation: Federation) -> str:

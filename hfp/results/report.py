@@ -61,7 +61,7 @@ def run_table(run: Run) -> Table:
     rounds, full = len(run.history), run.full_cost
     experiment = run.experiment
     table = Table(
-        title=escape(f"{experiment.method} on {experiment.dataset}: {run.accuracy:.2f} % after {rounds} rounds"),
+        title=escape(f"{experiment.method} on {experiment.dataset_name}: {run.accuracy:.2f} % after {rounds} rounds"),
         title_justify="left",
         caption=_caption(run),
         caption_justify="left",

@@ -46,6 +46,7 @@ class Setting:
         group: the heading under which it is shown.
         aliases: other names of its flag on the command line.
         check: a further check of one value, which raises InputError.
+        also: whether a value of another kind, or that is none of the choices, is taken as it is.
         name: the field's name.
         default: the field's default.
     """
@@ -62,6 +63,7 @@ class Setting:
     group: str = ""
     aliases: tuple[str, ...] = ()
     check: Callable[[Any], object] | None = None
+    also: Callable[[Any], bool] | None = None
     name: str = ""
     default: Any = None
 
@@ -78,6 +80,8 @@ class Setting:
         label = label or self.name
         if value is None and self.optional:
             return None
+        if self.also is not None and self.also(value):
+            return value
         if self.shape == PAIRS and isinstance(value, Mapping):
             return MappingProxyType({name: self._pair(name, part, label) for name, part in value.items()})
         if self.shape in (EITHER, SEVERAL) and isinstance(value, Sequence) and not isinstance(value, (str, bytes)):

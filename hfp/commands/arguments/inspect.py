@@ -8,7 +8,12 @@ from pathlib import Path
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``hfp inspect``."""
-    parser.add_argument("file", type=Path, metavar="FILE", help="written by hfp prune or hfp.save_pruned")
+    parser.add_argument(
+        "file",
+        type=Path,
+        metavar="PATH",
+        help="a run's folder, or a file that hfp prune, hfp extract or hfp.save_pruned wrote",
+    )
     parser.add_argument(
         "--model", metavar="MODEL", help="the full model, where the file does not name it: a name or module:factory"
     )

@@ -27,6 +27,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="Results are written to this folder, which must be new or empty [default: a fresh one under runs/]",
     )
     output.add_argument(
+        "--save-clients",
+        action="store_true",
+        help="Every client's own model is kept as its training left it, in the folder clients/ of the results.",
+    )
+    output.add_argument(
         "--json",
         action="store_true",
         help="The result is printed as one JSON document, and progress goes to standard error.",

@@ -27,7 +27,7 @@ def test_run_writes_metrics_configuration_model_and_picture(tmp_path, capsys):
         assert file.metadata()["model"] == "resnet8"
     assert (folder / "accuracy.png").read_bytes().startswith(b"\x89PNG")
     assert sorted(path.name for path in folder.iterdir()) == [
-        "accuracy.png", "config.json", "global.safetensors", "metrics.jsonl",
+        "accuracy.png", "config.json", "global.safetensors", "metrics.jsonl", "model.json", "plans.json",
     ]  # fmt: skip
     shown = capsys.readouterr().out
     assert "FedAvg's cost" in shown
