@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from hfp.federation.rounds import simulate
     from hfp.models import create_model
     from hfp.pruning.budget import Budget
-    from hfp.pruning.prune import PruneResult, prune
-    from hfp.pruning.storing import save_pruned
-    from hfp.reconstruct import load_pruned
+    from hfp.pruning.prune import prune
+    from hfp.pruning.result import PruneResult
+    from hfp.reconstruct import load_pruned, save_pruned
 
 __all__ = [
     "Budget",
@@ -45,9 +45,9 @@ __getattr__, __dir__ = lazily(
         "hfp.federation.rounds": "simulate",
         "hfp.models": "create_model",
         "hfp.pruning.budget": "Budget",
-        "hfp.pruning.prune": "PruneResult prune",
-        "hfp.pruning.storing": "save_pruned",
-        "hfp.reconstruct": "load_pruned",
+        "hfp.pruning.prune": "prune",
+        "hfp.pruning.result": "PruneResult",
+        "hfp.reconstruct": "load_pruned save_pruned",
     },
     modules=("importance", "reconstruct"),
 )
