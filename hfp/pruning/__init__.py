@@ -4,5 +4,5 @@
 groups are scored (`scoring`), sorted (`schedule`, `measuring`), and a plan is found that meets the budget (`planning`,
 `meeting`, `budget`); the plan is applied and repaired (`repair/`). `result`, `report`, `layers_report` and `tables` say
 what came out, `progress` what is being done. `finetuning`, `export` and `layer_picture` are what ``hfp prune`` offers
-beside. `names` holds what the command line must know without loading torch.
+beside. `choices` holds names that the command line must know without loading torch.
 """

@@ -140,3 +140,11 @@ def test_latency_is_met_by_the_order_alone():
 
     assert meet(order, {"latency": 0.002}, timed) == {"a": [1], "b": [1], "c": [1]}
     assert len(calls) == 2
+
+
+def test_one_group_may_go_back_a_step_while_another_goes_on():
+    draw = torch.Generator().manual_seed(0)
+    sizes = (("a", 40), ("b", 40), ("c", 20))
+    bundles = [bundle(**{name: torch.rand(size, generator=draw).tolist()}) for name, size in sizes]
+    kept = meet(Order.of(bundles, RankingRules("global")), {"macs": 0.0625}, costs)
+    assert cost(kept) == pytest.approx(144 / 2400)  # 143 / 2400 by whole groups that follow the order
