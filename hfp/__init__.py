@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from hfp.federation.rounds import simulate
     from hfp.models import create_model
     from hfp.pruning.budget import Budget
-    from hfp.pruning.prune import PruneResult, prune
-    from hfp.pruning.storing import save_pruned
+    from hfp.pruning.prune import prune
+    from hfp.pruning.result import PruneResult
+    from hfp.reconstruct import save_pruned
     from hfp.results.load import SavedRun, load_pruned, load_run
 
 __all__ = [
@@ -47,8 +48,9 @@ __getattr__, __dir__ = lazily(
         "hfp.federation.rounds": "simulate",
         "hfp.models": "create_model",
         "hfp.pruning.budget": "Budget",
-        "hfp.pruning.prune": "PruneResult prune",
-        "hfp.pruning.storing": "save_pruned",
+        "hfp.pruning.prune": "prune",
+        "hfp.pruning.result": "PruneResult",
+        "hfp.reconstruct": "save_pruned",
         "hfp.results.load": "SavedRun load_pruned load_run",
     },
     modules=("importance", "reconstruct"),

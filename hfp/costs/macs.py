@@ -97,7 +97,7 @@ def state_bytes(model: nn.Module) -> int:
 
 
 def latencies(models: Sequence[nn.Module], example_inputs: Any, repeats: int = 9) -> list[float]:
-    """Seconds of one forward pass of each model on this machine, in evaluation mode: medians of `repeats`.
+    """Seconds of one forward pass of each model on the device that holds it, in evaluation mode: medians of `repeats`.
 
     The models take turns, so that other work on the machine slows all of them; two passes of each warm up.
     """
@@ -113,8 +113,9 @@ def latencies(models: Sequence[nn.Module], example_inputs: Any, repeats: int = 9
 
 
 def _seconds(model: nn.Module, example_inputs: Any) -> float:
+    devices = {parameter.device for parameter in model.parameters() if parameter.device.type != "cpu"}
     start = time.perf_counter()
     call(model, example_inputs)
-    if any(parameter.is_cuda for parameter in model.parameters()):
-        torch.cuda.synchronize()
+    for device in devices:
+        torch.accelerator.synchronize(device)
     return time.perf_counter() - start

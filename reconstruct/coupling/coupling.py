@@ -162,10 +162,39 @@ class Coupling:
                     found[name] = reason
         return found
 
+    def widths(self, name: str) -> tuple[int, ...]:
+        """How many outputs one channel of a group is, of its own layer and of every layer that the group reaches.
+
+        Layers of which the group's channels hold different numbers are left out.
+        """
+        return tuple(sorted({self.layer_channels(name), *self._reached.get(name, ())}))
+
     def layer_channels(self, name: str) -> int:
         """How many channels of its root layer one channel of a group holds."""
         group = self._wiring.groups[name]
         return int((self._wiring.classes.of[group.line] == group.classes[0]).sum())
+
+    @cached_property
+    def _reached(self) -> Mapping[str, set[int]]:
+        """Group -> how many outputs of each convolution or linear layer one of its channels is."""
+        groups = list(self._wiring.groups.values())
+        group_of = np.full(self._wiring.trace.labels.count, -1)
+        for place, group in enumerate(groups):
+            group_of[list(group.classes)] = place
+        found: dict[str, set[int]] = {}
+        for name, module in self._wiring.model.named_modules():
+            lines = self._wiring.trace.tensors.get(f"{name}.weight".lstrip("."))
+            if not isinstance(module, nn.Linear | _ConvNd) or lines is None:
+                continue
+            line = lines[1 if getattr(module, "transposed", False) else 0]
+            if line is None:
+                continue
+            classes, counts = np.unique(self._wiring.classes.of[line], return_counts=True)
+            for place in set(group_of[classes].tolist()) - {-1}:
+                each = counts[group_of[classes] == place]
+                if len(each) == len(groups[place].classes) and (each == each[0]).all():
+                    found.setdefault(groups[place].name, set()).add(int(each[0]))
+        return found
 
     def reason(self, tensor: str, dim: int) -> str | None:
         """Why a dimension of a parameter or buffer keeps all its indices; None when it can lose some."""

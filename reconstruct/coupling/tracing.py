@@ -200,7 +200,9 @@ class _Follower(CallCounter):
         op = Operation(key[1], args, kwargs or {}, outputs, self.where(), self.labels, self.lines, notes)
         fallback = pointwise if torch.Tag.pointwise in function.tags else opaque
         inputs = tuple(self.lines(tensor) for tensor in op.tensors)
-        found = OPERATION_RULES.get(key[1], fallback)(op)
+        reshaped = any(len(lines) != tensor.dim() for lines, tensor in zip(inputs, op.tensors, strict=True))
+        follow = opaque if reshaped else OPERATION_RULES.get(key[1], fallback)  # in place: its old shape is not known
+        found = follow(op)
         each = found if isinstance(found, list) else [found]
         for output, lines in zip(outputs, each, strict=True):
             _label(output, lines)

@@ -6,10 +6,10 @@ import os
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -28,19 +28,35 @@ _VECTOR = "hfp/kept/"  # names of index vectors; all other tensors are the compa
 _LIBRARIES = ("hfp", "torch", "torch-pruning", "timm", "safetensors")
 
 
+class PrunedModel(Protocol):
+    """What `save_pruned` writes: a result of `hfp.prune`, or a `Pruned`."""
+
+    @property
+    def model(self) -> Any:
+        """The compact model, or its state."""
+
+    @property
+    def index_map(self) -> IndexMap:
+        """Its place in the full model."""
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """How it was pruned."""
+
+
 @dataclass(frozen=True)
 class Pruned:
-    """What `load_pruned` returns.
+    """A compact model and its place in the full one: what `load_pruned` returns and `save_pruned` takes.
 
     Args:
-        model: the compact model, in evaluation mode.
-        index_map: its place in the full model.
-        metadata: what the writer of the file added (criterion, budget, ...).
+        model: the compact model, in evaluation mode when it was loaded. To save, its state will do.
+        index_map: its place in the full model, with the attributes that pruning changed.
+        metadata: how it was pruned, as anything JSON can hold (criterion, budget, ...).
     """
 
-    model: nn.Module
+    model: Any
     index_map: IndexMap
-    metadata: Mapping[str, Any]
+    metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -77,23 +93,22 @@ class PrunedFile:
 
 
 def save_pruned(
-    model: nn.Module | Mapping[str, Tensor],
-    index_map: IndexMap,
+    pruned: PrunedModel,
     path: str | os.PathLike[str],
     *,
     timm: TimmModel | None = None,
     metadata: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write a compact model to one safetensors file; an existing file is replaced in one step or not at all.
+    """Write a pruned model to one safetensors file, which `load_pruned` reads.
 
-    The tensors of the compact state keep their names, so that any reader of safetensors finds them.
+    The tensors of the compact state keep their names, so that any reader of safetensors finds them. An existing file is
+    replaced in one step or not at all.
 
     Args:
-        model: the compact model, or its state_dict.
-        index_map: its place in the full model, with the attributes that pruning changed.
+        pruned: what `hfp.prune` returned, or a `Pruned` of any compact model (or its state) and its index map.
         path: the file.
         timm: the full model, if it is one of timm's; `load_pruned` then needs no skeleton.
-        metadata: anything JSON can hold; by convention `criterion` and `budget` say how the model was pruned.
+        metadata: what to add to `pruned.metadata`, as anything JSON can hold.
 
     Returns:
         The path.
@@ -102,12 +117,20 @@ def save_pruned(
         MapError: the state is not the compact one of the map, the timm model not the full one, or something can't be
             stored. Nothing was written.
         OSError: the file can't be written; one that was there before is untouched.
+
+    >>> import hfp, tempfile, torch
+    >>> full = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2))
+    >>> result = hfp.prune(full, torch.zeros(1, 4), hfp.Budget(ratio=0.5))
+    >>> path = save_pruned(result, tempfile.mkdtemp() + "/half.safetensors")
+    >>> load_pruned(path, full).model[0].out_features
+    4
     """
+    model, index_map = pruned.model, pruned.index_map
     state = dict(model.state_dict() if isinstance(model, nn.Module) else model)
     index_map.check_compact(state)
     if timm is not None:
         _check_skeleton(timm.create("meta"), index_map, timm.name)
-    tensors, document = _packed(state, index_map, timm, metadata or {})
+    tensors, document = _packed(state, index_map, timm, {**pruned.metadata, **(metadata or {})})
     path = Path(path)
     unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:

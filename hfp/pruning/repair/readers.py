@@ -1,4 +1,4 @@
-"""Which layers of a compact model read what a pruning has changed, and so can be repaired."""
+"""Find the layers of a compact model that lost inputs, and so can be repaired."""
 
 from __future__ import annotations
 
@@ -16,7 +16,14 @@ from hfp.reconstruct import IndexMap
 
 @dataclass(frozen=True)
 class Reader:
-    """A layer that lost inputs. kept: the full layer's outputs that are left, `[out]`; None for all."""
+    """A layer that lost inputs.
+
+    Args:
+        name: its name in both models.
+        full: the layer of the full model.
+        compact: the layer of the compact model.
+        kept: the indices of the full layer's outputs that are left, `[out]`; None where all are.
+    """
 
     name: str
     full: nn.Module
@@ -24,21 +31,21 @@ class Reader:
     kept: Tensor | None
 
     def target(self, output: Tensor) -> Tensor:
-        """What the compact layer should give where the full one gives `output`."""
+        """Select from the full layer's output what the compact layer should give."""
         return output if self.kept is None else output.index_select(self.dim, self.kept.to(output.device))
 
     @property
     def dim(self) -> int:
-        """The outputs' dimension of channels."""
+        """The dimension of the outputs that counts channels."""
         return 1 if isinstance(self.compact, _ConvNd) else -1
 
     def shifted(self, output: Tensor, shift: Tensor) -> Tensor:
-        """Outputs plus a constant per channel, `[out]`."""
+        """Add a constant per channel, `[out]`, to outputs."""
         return output + shift.to(output).view([-1] + [1] * (output.dim() - 2 if self.dim == 1 else 0))
 
 
 def readers(full: nn.Module, compact: nn.Module, index_map: IndexMap) -> list[Reader]:
-    """The convolutions and linear layers whose weights lost inputs, in the model's order."""
+    """List the convolutions and linear layers whose weights lost inputs, in the model's order."""
     parents = dict(full.named_modules())
     found = []
     for name, module in compact.named_modules():
@@ -51,9 +58,15 @@ def readers(full: nn.Module, compact: nn.Module, index_map: IndexMap) -> list[Re
 
 
 def left_alone(model: nn.Module, layers: list[Reader], run: Callable[[], Any]) -> dict[str, str]:
-    """Layer -> why no repair can work on it.
+    """Say why no repair can work on some layers.
 
-    run: runs the compact model once.
+    Args:
+        model: the compact model.
+        layers: those that lost inputs.
+        run: a function that runs the compact model once.
+
+    Returns:
+        Layer -> the reason; layers that can be repaired are left out.
     """
     owners = Counter(id(p) for module in model.modules() for p in module.parameters(recurse=False))
     with counted({layer.name: layer.compact for layer in layers}) as calls:

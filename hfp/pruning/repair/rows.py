@@ -1,4 +1,4 @@
-"""A layer's inputs and outputs as the rows of a linear regression: one row per sample and position."""
+"""Make a layer's inputs and outputs the rows of a linear regression, one row per sample and position."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch.nn import functional
 from torch.nn.modules.conv import _ConvNd
 
 _FEWEST = 4096
-"""Rows taken of a batch, or twice the columns if that is more: beyond that they cost more than the forward pass."""
+"""How many rows of a batch are used, or twice the columns if that is more. More would cost more than a forward pass."""
 
 
 def supported(layer: nn.Module) -> bool:
-    """Whether the layer is a plain product of its inputs and weights."""
+    """Return whether the layer is a plain product of its inputs and weights."""
     if isinstance(layer, nn.Linear):
         return type(layer).forward is nn.Linear.forward and _plain(layer)
     plain = {kind.forward for kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d)}
@@ -28,25 +28,29 @@ def _plain(layer: nn.Module) -> bool:
 
 @dataclass(frozen=True)
 class Chosen:
-    """Which rows of a batch are looked at, `[rows]` per dimension: samples, then positions."""
+    """The rows of a batch that are used.
+
+    Args:
+        places: for each dimension, samples first and positions then, an index per row, `[rows]`.
+    """
 
     places: tuple[Tensor, ...]
 
     def outputs(self, layer: nn.Module, output: Tensor) -> Tensor:
-        """`[groups, rows, out / groups]`."""
+        """Select the rows of an output, as `[groups, rows, out / groups]`."""
         channels_last = output.movedim(1, -1) if isinstance(layer, _ConvNd) else output
         rows = channels_last[self.places]
         return rows.unflatten(1, (_groups(layer), -1)).movedim(1, 0)
 
     def inputs(self, layer: nn.Module, entering: Tensor) -> Tensor:
-        """`[groups, rows, in / groups * kernel]`, in the order of the weight's entries."""
+        """Select the rows of an input, `[groups, rows, in / groups * kernel]`, in the order of the weight's entries."""
         if not isinstance(layer, _ConvNd):
             return entering[self.places][None]
         return _patches(layer, entering, self.places).unflatten(1, (layer.groups, -1)).flatten(2).movedim(1, 0)
 
 
 def choose(layer: nn.Module, output: Tensor, columns: int, seed: int) -> Chosen:
-    """Rows of a batch, drawn without replacement by `seed` where there are more than needed."""
+    """Choose rows of a batch; where there are more than needed, `seed` draws them without replacement."""
     dims = (output.shape[0], *output.shape[2:]) if isinstance(layer, _ConvNd) else output.shape[:-1]
     total, most = int(torch.Size(dims).numel()), max(_FEWEST, 2 * columns)
     flat = torch.arange(total)
@@ -56,7 +60,7 @@ def choose(layer: nn.Module, output: Tensor, columns: int, seed: int) -> Chosen:
 
 
 def as_rows(layer: nn.Module, weight: Tensor) -> Tensor:
-    """A weight as `[groups, out / groups, in / groups * kernel]`."""
+    """Reshape a weight to `[groups, out / groups, in / groups * kernel]`."""
     return weight.flatten(1).unflatten(0, (_groups(layer), -1))
 
 
@@ -65,7 +69,7 @@ def _groups(layer: nn.Module) -> int:
 
 
 def _patches(layer: _ConvNd, entering: Tensor, places: tuple[Tensor, ...]) -> Tensor:
-    """What the kernel lies on at some places, `[rows, in, *kernel]`; views until the rows are picked."""
+    """Take what the kernel lies on at some places, `[rows, in, *kernel]`; it is a view until the rows are picked."""
     mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
     windows = functional.pad(entering, layer._reversed_padding_repeated_twice, mode=mode)
     for dim, (size, stride, dilation) in enumerate(

@@ -124,7 +124,7 @@ def opaque(op: Operation) -> list[Lines]:
     """The rule of operations that no rule knows: they fix everything they touch."""
     op.notes.followed = False
     for tensor in op.tensors:
-        op.without(tensor, range(tensor.dim()), f"the operation {op.name} is not followed")
+        op.without(tensor, range(len(op.lines(tensor))), f"the operation {op.name} is not followed")
     return [(None,) * output.dim() for output in op.outputs]
 
 
