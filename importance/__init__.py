@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from hfp.importance.criteria.shipped import HessianImportance, RandomImportance, ShippedImportance, TaylorImportance
     from hfp.importance.criteria.variation import Variation, VariationImportance
     from hfp.importance.errors import CriterionError
-    from hfp.importance.layers import Slot, register_layer
+    from hfp.importance.layers import register_layer
     from hfp.importance.registry import Criterion, create, describe, factory_of, names, register
+    from hfp.layers.table import Slot
 
 __all__ = [
     "Criterion",
@@ -67,7 +68,8 @@ __getattr__, __dir__ = lazily(
         "hfp.importance.criteria.shipped": "HessianImportance RandomImportance ShippedImportance TaylorImportance",
         "hfp.importance.criteria.variation": "Variation VariationImportance",
         "hfp.importance.errors": "CriterionError",
-        "hfp.importance.layers": "Slot register_layer",
+        "hfp.importance.layers": "register_layer",
         "hfp.importance.registry": "Criterion create describe factory_of names register",
+        "hfp.layers.table": "Slot",
     },
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
-def call(model: nn.Module, example_inputs: Any) -> Any:
+def call(model: Callable[..., Any], example_inputs: Any) -> Any:
     """The model's output for example inputs given as one value, a tuple or list of arguments, or a dict of keywords."""
     if isinstance(example_inputs, Mapping):
         return model(**example_inputs)

@@ -10,9 +10,9 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 from torch import nn
-from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 
+from hfp.layers.products import PRODUCTS, counts_of, weight_dims
 from hfp.pruning.repair.report import RepairReport, repair_lines
 from hfp.reconstruct import IndexMap
 
@@ -175,18 +175,13 @@ def _own_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
 
 def _out_dim(module: nn.Module, rank: int) -> int:
     """The dimension of a layer's weight that counts its outputs."""
-    if isinstance(module, _ConvNd | nn.Linear):
-        return int(getattr(module, "transposed", False))
-    return max(rank - 1, 0)
+    return weight_dims(module)[0] if isinstance(module, PRODUCTS) else max(rank - 1, 0)
 
 
-def _size_attributes(module: nn.Module) -> tuple[str, str] | tuple[None, None]:
-    """The attributes that count a layer's inputs and outputs."""
-    if isinstance(module, _ConvNd):
-        return "in_channels", "out_channels"
-    if isinstance(module, nn.Linear):
-        return "in_features", "out_features"
-    return ("input_size", "hidden_size") if isinstance(module, nn.RNNBase | nn.RNNCellBase) else (None, None)
+def _size_attributes(module: nn.Module) -> tuple[str | None, str] | tuple[None, None]:
+    """The attributes that count the inputs and outputs of a layer whose outputs are not its inputs."""
+    counts = counts_of(module) if isinstance(module, (*PRODUCTS, nn.RNNBase, nn.RNNCellBase)) else None
+    return counts or (None, None)
 
 
 def _entries(shape: tuple[int, ...]) -> int:

@@ -9,12 +9,13 @@ from typing import Any
 import torch
 import torch_pruning as tp
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from hfp.importance.capture.batches import unwrapped
 from hfp.importance.capture.state import untouched
 from hfp.importance.errors import CriterionError
 from hfp.importance.groups.members import members, root_name, width
+from hfp.layers.calling import call
+from hfp.layers.products import PRODUCTS, channel_dim, counts_of, multiplies_inputs
 
 NORMALISATIONS = ("none", "mean", "max", "sum")
 
@@ -67,14 +68,11 @@ class ScaledImportance(tp.importance.Importance):
         handles = [
             module.register_forward_hook(_count(found, name))
             for name, module in model.named_modules()
-            if isinstance(module, (_ConvNd, nn.Linear))
+            if isinstance(module, PRODUCTS)
         ]
         try:
             with untouched(model, parameters_require_grad=False), torch.no_grad():
-                if isinstance(example_inputs, dict):
-                    model(**example_inputs)
-                else:
-                    model(*example_inputs) if isinstance(example_inputs, (tuple, list)) else model(example_inputs)
+                call(model, example_inputs)
         finally:
             for handle in handles:
                 handle.remove()
@@ -106,7 +104,7 @@ class ScaledImportance(tp.importance.Importance):
         total = torch.zeros(width(group), dtype=torch.float64)
         for member in members(group):
             layer: Any = member.layer
-            if isinstance(layer, (_ConvNd, nn.Linear)):
+            if isinstance(layer, PRODUCTS):
                 if member.name not in self._positions:
                     raise CriterionError(f"layer {member.name!r} is not measured; call measure(model, example_inputs)")
                 channels = _channels(layer, member.direction)
@@ -118,15 +116,15 @@ class ScaledImportance(tp.importance.Importance):
 
 
 def _channels(layer: Any, direction: str) -> int:
-    if isinstance(layer, nn.Linear):
-        return layer.out_features if direction == "out" else layer.in_features
-    return layer.out_channels if direction == "out" else layer.in_channels
+    counts = counts_of(layer)
+    assert counts is not None
+    return int(getattr(layer, str(counts[direction == "out"])))
 
 
 def _count(found: dict[str, float], name: str) -> Any:
     def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        positions = args[0] if isinstance(module, _ConvTransposeNd) else output
-        channels = positions.shape[-1 if isinstance(module, nn.Linear) else 1]
+        positions = args[0] if multiplies_inputs(module) else output
+        channels = positions.shape[channel_dim(module)]
         found[name] = found.get(name, 0.0) + positions.numel() / channels / len(positions)
 
     return hook

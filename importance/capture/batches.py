@@ -13,6 +13,7 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from hfp.importance.errors import CriterionError
+from hfp.layers.calling import call
 
 Loss = Callable[..., Tensor]
 Forward = Callable[[Any, Any], Any]
@@ -80,9 +81,7 @@ class Pass:
             if self.forward is not None:
                 return self.forward(model, batch)
             inputs = batch[0] if isinstance(batch, tuple) else batch
-            if isinstance(inputs, Mapping):
-                return model(**inputs)
-            return model(*inputs) if isinstance(inputs, tuple) else model(inputs)
+            return call(model, inputs)
 
     def target(self, output: Any, batch: Any, size: int) -> Any:
         """What the loss compares the output with: what the batch holds beside its inputs, or drawn labels."""

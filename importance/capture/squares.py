@@ -9,12 +9,13 @@ at once (`torch.func`). No loop over samples, and no backward pass beyond the on
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vjp, vmap
-from torch.nn import functional
+
+from hfp.layers.patches import columns
 
 CHUNK_BYTES = 1 << 26  # gradients are formed for as many samples at a time as fit
 
@@ -93,8 +94,7 @@ def _conv2d(module: nn.Conv2d, call: LayerCall, samples: int) -> dict[str, Tenso
     if module.kernel_size == (1, 1) and module.stride == (1, 1) and module.padding == (0, 0):
         patches = x.flatten(2)
     else:
-        padding = cast(tuple[int, ...], module.padding)
-        patches = functional.unfold(x, module.kernel_size, module.dilation, padding, module.stride)
+        patches = columns(module, x)
     patches = patches.unflatten(1, (module.groups, -1))
     weight = grad.unflatten(1, (module.groups, -1)) @ patches.transpose(2, 3)
     weight = weight.reshape(samples, -1, *module.weight.shape).sum(1)

@@ -10,18 +10,18 @@ import numpy as np
 import torch
 import torch_pruning as tp
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 
 from hfp.importance.bases.from_data import FromData
 from hfp.importance.bases.joint import quadratic_joint_scores
 from hfp.importance.capture.batches import Pass
-from hfp.importance.capture.factors import Factors, as_matrix, exact, groups_of, recording_factors
+from hfp.importance.capture.factors import Factors, as_matrix, exact, recording_factors
 from hfp.importance.capture.logits import logits_of
 from hfp.importance.capture.state import untouched
 from hfp.importance.criteria.group_fisher import gauss_newton_root
 from hfp.importance.errors import CriterionError
 from hfp.importance.groups.members import Member, root_name, width
 from hfp.importance.groups.roles import channels_at, is_attention, roles_of
+from hfp.layers.products import PRODUCTS, groups_of
 
 FISHERS = ("empirical", "gauss-newton")
 _PARTS = ("rows", "total", "square", "gradient")
@@ -210,7 +210,7 @@ class KroneckerImportance(FromData[Totals], tp.importance.Importance):
 
     def _of(self, member: Member, side: str) -> Factors:
         layer: Any = member.layer
-        if not isinstance(layer, nn.Linear | _ConvNd):
+        if not isinstance(layer, PRODUCTS):
             raise CriterionError(
                 f"layer {member.name!r} is a {type(layer).__name__}: Kronecker factors are of convolution and linear "
                 "layers; take group-fisher, or put its group into ignored_layers"

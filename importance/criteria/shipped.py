@@ -10,7 +10,6 @@ from typing import Any
 import torch
 import torch_pruning as tp
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvTransposeNd
 
 from hfp.importance.bases.accumulated import AccumulatedImportance
 from hfp.importance.capture.batches import Pass
@@ -19,6 +18,7 @@ from hfp.importance.capture.moments import GradientMoments
 from hfp.importance.capture.per_sample import gradient_moments_of
 from hfp.importance.errors import CriterionError
 from hfp.importance.groups.members import members, root_name, width
+from hfp.layers.products import multiplies_inputs
 
 
 class ShippedImportance(tp.importance.Importance):
@@ -143,7 +143,7 @@ def _fitting(value: Tensor, parameter: Tensor, name: str) -> Tensor:
 def _is_misread(item: Any) -> bool:
     """Whether torch-pruning takes the outputs of one group of a transposed convolution for those of all."""
     layer = item.dep.target.module
-    return isinstance(layer, _ConvTransposeNd) and 1 < layer.groups < layer.out_channels
+    return multiplies_inputs(layer) and 1 < layer.groups < layer.out_channels
 
 
 def _magnitudes(group: Any, p: int) -> Tensor | None:

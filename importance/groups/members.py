@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from hfp.importance.errors import CriterionError
-from hfp.importance.layers import Slot, channel_sums, registered_slot, tensors_of
+from hfp.importance.layers import channel_sums, tensors_of
+from hfp.layers.products import groups_of
+from hfp.layers.table import Slot, direction_of
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Member:
 
     def sums(self, entries: Tensor, slot: Slot) -> Tensor:
         """Per-entry values of one of this member's tensors, summed into the layer's own channels."""
-        return channel_sums(entries, slot, getattr(self.layer, "groups", 1))
+        return channel_sums(entries, slot, groups_of(self.layer))
 
 
 def width(group: Any) -> int:
@@ -117,7 +119,7 @@ def _owner(group: Any, name: str, node: Any) -> tuple[str, nn.Module, str] | Non
     module = group._DG.model.get_submodule(path)
     if isinstance(module, nn.MultiheadAttention):
         return None  # its parameters hold channels of several groups
-    direction = registered_slot(module, attribute, node.pruning_dim, node.module.dim())
+    direction = direction_of(module, attribute, node.pruning_dim, node.module.dim())
     return None if direction is None else (path, module, direction)
 
 

@@ -6,13 +6,13 @@ from dataclasses import replace
 from typing import Any
 
 from torch import nn
-from torch.nn.modules.conv import _ConvNd
 
 from hfp.importance.capture.attention import READING
 from hfp.importance.capture.norms import NORMS
 from hfp.importance.errors import CriterionError
 from hfp.importance.groups.members import Member, members, operations, root_name
 from hfp.importance.layers import channels_of, slots_of
+from hfp.layers.products import PRODUCTS, counts_of
 
 
 def roles_of(group: Any) -> tuple[list[Member], list[Member], list[Member]]:
@@ -82,15 +82,14 @@ def _attention_reading(group: Any, member: Member) -> Member | None:
 def channels_at(member: Member, side: str) -> int:
     """How many channels the layer has at its input ("in") or output ("out")."""
     layer: Any = member.layer
-    if isinstance(layer, nn.Linear):
-        return layer.out_features if side == "out" else layer.in_features
+    counts = counts_of(layer)
+    if isinstance(layer, (*PRODUCTS, nn.GroupNorm)) and counts is not None:
+        return int(getattr(layer, str(counts[side == "out"])))
     if isinstance(layer, nn.LayerNorm | nn.RMSNorm):
         return layer.normalized_shape[-1]
     if isinstance(layer, nn.MultiheadAttention):
         return layer.embed_dim
-    if isinstance(layer, nn.GroupNorm):
-        return layer.num_channels
-    return layer.in_channels if isinstance(layer, _ConvNd) else channels_of(layer, member.direction, member.name)
+    return channels_of(layer, member.direction, member.name)
 
 
 def is_attention(group: Any) -> bool:

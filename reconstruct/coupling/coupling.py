@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 from torch_pruning.dependency.group import Group
 
 from hfp.layers.calling import is_recurrent
+from hfp.layers.products import PRODUCTS, weight_dims
 from hfp.reconstruct.coupling.checking import first_difference, masked_output
 from hfp.reconstruct.coupling.fitting import fit, trial
 from hfp.reconstruct.coupling.rules.labels import Array
@@ -156,8 +156,8 @@ class Coupling:
         found = {}
         for name, module in self._wiring.model.named_modules():
             weight = f"{name}.weight" if name else "weight"
-            if isinstance(module, nn.Linear | _ConvNd) and weight in self._wiring.trace.tensors:
-                reason = self.reason(weight, 1 if getattr(module, "transposed", False) else 0)
+            if isinstance(module, PRODUCTS) and weight in self._wiring.trace.tensors:
+                reason = self.reason(weight, weight_dims(module)[0])
                 if reason is not None:
                     found[name] = reason
         return found
@@ -295,7 +295,7 @@ def _names(model: nn.Module, layers: Iterable[nn.Module | str]) -> frozenset[str
 def _written(model: nn.Module, tensor: str, lines: Sequence[Array | None]) -> Sequence[Array | None]:
     """The lines of a tensor that belong to its layer's outputs, not to its inputs."""
     module = model.get_submodule(tensor.rpartition(".")[0])
-    if tensor.endswith("weight") and isinstance(module, nn.Linear | _ConvNd):
-        out = 1 if getattr(module, "transposed", False) else 0
+    if tensor.endswith("weight") and isinstance(module, PRODUCTS):
+        out, _ = weight_dims(module)
         return lines[out : out + 1]
     return lines
