@@ -16,10 +16,11 @@ from torch_pruning.dependency.group import Group
 from hfp.layers.calling import is_recurrent
 from hfp.layers.products import PRODUCTS, weight_dims
 from hfp.reconstruct.coupling.checking import first_difference, masked_output
-from hfp.reconstruct.coupling.fitting import fit, trial
+from hfp.reconstruct.coupling.fitting import fit
 from hfp.reconstruct.coupling.rules.labels import Array
 from hfp.reconstruct.coupling.torch_groups import TorchGroups
 from hfp.reconstruct.coupling.tracing import Trace, check_followable, trace
+from hfp.reconstruct.coupling.trials import trial
 from hfp.reconstruct.coupling.wiring import Gone, Wiring, layer_bindings
 from hfp.reconstruct.errors import MapError
 from hfp.reconstruct.maps.index_map import IndexMap
