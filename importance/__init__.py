@@ -1,6 +1,21 @@
 """Criteria: what does removing a channel do to the loss? As torch-pruning Importance classes.
 
-A criterion is loaded, and torch with it, when it is first used.
+A criterion maps a coupled group (torch-pruning's `Group`) to one score per channel; the lowest go first. Read
+`registry` for what there is (`create`, `names`), then `bases/diagonal` and `bases/gated`, the two families: sums over a
+channel's weights, and derivatives of a channel's gate. `criteria` has one criterion per file, `capture` what one pass
+over data records, and `groups` what a criterion reads from a group. `layers` adds a user's layer type to the table of
+layers, which is in `hfp.layers`. A criterion is loaded, and torch with it, when it is first used.
+Nothing here finds groups: torch-pruning does, or `hfp.reconstruct.Coupling`, which
+follows labels through the forward pass.
+
+A criterion of one's own takes two import lines:
+
+>>> from hfp.importance import DiagonalImportance, register
+>>> import torch
+>>> class SquaredWeights(DiagonalImportance):
+...     def statistics(self, name):
+...         return torch.zeros(()), torch.ones(())
+>>> register("squared", SquaredWeights, source="an example")
 """
 
 from __future__ import annotations

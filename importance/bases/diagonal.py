@@ -19,10 +19,29 @@ REDUCTIONS = ("sum", "mean", "max", "first")
 class DiagonalImportance(tp.importance.Importance):
     r"""Sum over a channel's weights `w` of one of three forms, with `g` gradient and `h` curvature.
 
-    form: "curvature" \(h w^2\); "paper" \(g w + h w^2\) (CA-HFP, arXiv 2603.12591, eq. 15, as printed); "taylor"
-        \(-g w + \tfrac12 h w^2\) (its eq. 14: the second-order change of the loss when `w` becomes 0).
-    reduction: over the layers of a group that hold the channel, each with the sum of its entries: "sum" (the change of
-        the loss when all go), "mean", "max", or "first" (the root's layer alone).
+    A subclass says in `statistics` where `g` and `h` come from.
+
+    Args:
+        form: "curvature" (default) \(h w^2\); "paper" \(g w + h w^2\) (CA-HFP, arXiv 2603.12591, eq. 15, as printed);
+            "taylor" \(-g w + \tfrac12 h w^2\) (its eq. 14: the second-order change of the loss when `w` becomes 0).
+        reduction: over the layers of a group that hold the channel, each with the sum of its entries: "sum" (default:
+        the
+            change of the loss when all go), "mean", "max", or "first" (the root's layer alone).
+
+    Raises:
+        CriterionError: an unknown form or reduction.
+
+    >>> import torch
+    >>> from hfp.importance import DiagonalImportance
+    >>> class SquaredWeights(DiagonalImportance):
+    ...     def statistics(self, name):
+    ...         weight = model.get_parameter(name)
+    ...         return torch.zeros_like(weight), torch.ones_like(weight)
+    >>> from hfp.reconstruct import Coupling
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 2))
+    >>> group = Coupling.trace(model, torch.randn(2, 4)).groups_of(model)("0")
+    >>> SquaredWeights()(group).shape
+    torch.Size([6])
     """
 
     def __init__(self, form: str = "curvature", reduction: str = "sum") -> None:

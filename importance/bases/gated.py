@@ -40,13 +40,16 @@ class GateBatch:
 class GatedImportance(FromData[list[GateBatch]], tp.importance.Importance):
     """A criterion that scores a coupled channel by the gradients of its gate, sample by sample.
 
-    Memory: one float per sample, pass and channel read, two where means are repaired.
+    Memory: one float per sample, pass and channel read; two where means are repaired.
 
-    joint: score a channel by what its removal adds to that of all channels of its group that score lower, in a greedy
-        order (`joint_scores`), in place of its removal alone. For removing many at once.
-    repaired: score the removal of what a channel adds to its mean, for use where a repair keeps the mean: biases that
-        absorb it, or batch-norm statistics taken anew. The mean is that of each reader's input over the accumulated
-        samples and positions.
+    Args:
+        joint: score a channel by what its removal adds to that of all channels of its group that score lower, in a
+        greedy
+            order (`joint_scores`), in place of its removal alone (the default). This is for removing many at once.
+        repaired: score the removal of what a channel adds to its mean, for use where a repair keeps the mean: biases
+        that
+            absorb it, or batch-norm statistics taken anew. The mean is that of each reader's input over the accumulated
+            samples and positions. The default scores the removal of all of it.
     """
 
     def __init__(self, joint: bool = False, repaired: bool = False) -> None:

@@ -23,16 +23,27 @@ _INNER = ("accumulate", "reset", "samples", "state", "load")
 
 
 class ScaledImportance(tp.importance.Importance):
-    r"""Another criterion's scores `s`, as \(s_c / m_c^{\gamma}\), and divided by the group's mean, maximum or sum
-    before.
+    r"""Another criterion's scores, made comparable between groups.
 
-    \(m_c\) are the multiply-accumulates of convolution and linear layers, for one sample, that go with channel `c` of
-    the
-    group: of every layer that writes or reads it, its share. A global ranking then buys the most loss per operation.
-    Grouped and depthwise convolutions count by their weights; products inside attention aren't counted.
+    The scores `s` become \(s_c / m_c^{\gamma}\), after division by the group's mean, maximum or sum. \(m_c\) are the
+    multiply-accumulates of convolution and linear layers, for one sample, that go with channel `c` of the group: of
+    every layer that writes or reads it, its share. A global ranking then buys the most loss per operation. Grouped and
+    depthwise convolutions count by their weights; products inside attention aren't counted.
 
-    power: \(\gamma\), 0 for no scaling; any other needs `measure` first. normalise: "none", "mean", "max" or "sum".
     `accumulate`, `reset`, `samples`, `state`, `load` and `merge` are those of the inner criterion, where it has them.
+
+    Args:
+        inner: the other criterion.
+        power: \(\gamma\); 0 (default) scales nothing, any other needs `measure` first.
+        normalise: "none" (default), "mean", "max" or "sum".
+
+    Raises:
+        CriterionError: an unknown normalisation.
+
+    >>> import torch
+    >>> from hfp.importance import ScaledImportance, create
+    >>> criterion = ScaledImportance(create("l1"), power=0.5, normalise="mean")
+    >>> criterion.measure(torch.nn.Linear(4, 2), torch.randn(1, 4))
     """
 
     def __init__(self, inner: tp.importance.Importance, power: float = 0.0, normalise: str = "none") -> None:
@@ -61,7 +72,9 @@ class ScaledImportance(tp.importance.Importance):
     def measure(self, model: nn.Module, example_inputs: Any) -> None:
         """Run the model once to see how many positions each layer computes; the model is left as it was.
 
-        example_inputs: what the model is called with; a tuple or list is unpacked, a dictionary are keywords.
+        Args:
+            model: the model that will be pruned.
+            example_inputs: what the model is called with; a tuple or list is unpacked, a dictionary are keywords.
         """
         model = unwrapped(model)
         found: dict[str, float] = {}

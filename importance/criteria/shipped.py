@@ -26,6 +26,13 @@ class ShippedImportance(tp.importance.Importance):
 
     Magnitudes also score what torch-pruning passes over or fails on: bare parameters, embeddings, recurrent layers and
     grouped transposed convolutions, by the same norm.
+
+    Args:
+        inner: one of torch-pruning's criteria.
+
+    >>> import torch_pruning as tp
+    >>> from hfp.importance import ShippedImportance
+    >>> criterion = ShippedImportance(tp.importance.GroupMagnitudeImportance(p=1))
     """
 
     def __init__(self, inner: tp.importance.Importance) -> None:
@@ -88,9 +95,23 @@ class _ReadsGradients(AccumulatedImportance):
 
 
 class TaylorImportance(_ReadsGradients):
-    """torch-pruning's first-order criterion on the mean gradient. Cost: one forward and backward.
+    """torch-pruning's first-order criterion on the mean gradient.
 
-    Options are those of `torch_pruning.importance.GroupTaylorImportance`. Source: Molchanov et al., CVPR 2019.
+    Cost: one forward and one backward.
+
+    Args:
+        options: those of `torch_pruning.importance.GroupTaylorImportance`.
+
+    Source: Molchanov et al., CVPR 2019.
+
+    >>> import torch
+    >>> from hfp.importance import TaylorImportance
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 3))
+    >>> batches = [(torch.randn(8, 4), torch.randint(3, (8,)))]
+    >>> criterion = TaylorImportance()
+    >>> criterion.accumulate(model, batches, torch.nn.functional.cross_entropy)
+    >>> criterion.samples
+    8
     """
 
     def __init__(self, **options: Any) -> None:
@@ -106,8 +127,21 @@ class TaylorImportance(_ReadsGradients):
 class HessianImportance(_ReadsGradients):
     """torch-pruning's second-order criterion on the mean of squared per-sample gradients, over all samples.
 
-    torch-pruning's own accumulation keeps the last sample alone. Cost: as the empirical Fisher. Options are those of
-    `torch_pruning.importance.GroupHessianImportance`. Source: LeCun et al., Optimal Brain Damage, 1989.
+    torch-pruning's own accumulation keeps the last sample alone. Cost: as the empirical Fisher.
+
+    Args:
+        options: those of `torch_pruning.importance.GroupHessianImportance`.
+
+    Source: LeCun et al., Optimal Brain Damage, 1989.
+
+    >>> import torch
+    >>> from hfp.importance import HessianImportance
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 3))
+    >>> batches = [(torch.randn(8, 4), torch.randint(3, (8,)))]
+    >>> criterion = HessianImportance()
+    >>> criterion.accumulate(model, batches, torch.nn.functional.cross_entropy)
+    >>> criterion.samples
+    8
     """
 
     def __init__(self, **options: Any) -> None:
@@ -121,7 +155,14 @@ class HessianImportance(_ReadsGradients):
 
 
 class RandomImportance(tp.importance.Importance):
-    """Uniform random scores from a generator of its own, so that the caller's random state isn't consumed."""
+    """Uniform random scores from a generator of its own, so that the caller's random state isn't consumed.
+
+    Args:
+        seed: of the generator.
+
+    >>> from hfp.importance import RandomImportance
+    >>> criterion = RandomImportance(seed=1)
+    """
 
     def __init__(self, seed: int = 0) -> None:
         self._generator = torch.Generator().manual_seed(seed)

@@ -25,6 +25,7 @@ from hfp.reconstruct.coupling.wiring import Gone, Wiring, layer_bindings
 from hfp.reconstruct.errors import MapError
 from hfp.reconstruct.maps.index_map import IndexMap
 from hfp.reconstruct.maps.plan import Plan
+from hfp.reconstruct.maps.tables import counted
 from hfp.reconstruct.models.compact import compact_model
 from hfp.reconstruct.models.running import run_error
 from hfp.reconstruct.models.twin import computed, like, tensors_of
@@ -39,12 +40,21 @@ class Coupling:
     Unlike torch-pruning's dependency graph, which follows autograd's graph and guesses how indices map, this follows
     labels of single indices through every operation: reshapes, splits, concatenations, windows, attention heads,
     weights that are computed from parameters. A channel of a group may hold several of a layer's (an attention head, a
-    group of a convolution).
+    group of a convolution). `Coupling.trace` makes one.
 
     Attributes:
         sizes: group name (the layer that writes the channels) -> number of channels.
         linked: every group once, together with those that must lose the same share of their channels because the
             model's code takes their sizes to be tied; most are alone.
+
+    >>> import torch
+    >>> from hfp.reconstruct import Coupling
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 2))
+    >>> coupling = Coupling.trace(model, torch.randn(2, 4))
+    >>> coupling
+    <Coupling: 6 channels in 1 coupled group; 1 layer keeps all outputs>
+    >>> coupling.left_alone["2"]
+    'it is an output of the model'
     """
 
     def __init__(self, wiring: Wiring, example_inputs: Any) -> None:
@@ -53,6 +63,12 @@ class Coupling:
         self.sizes: Mapping[str, int] = MappingProxyType({name: len(g.classes) for name, g in wiring.groups.items()})
         self.linked: tuple[tuple[str, ...], ...] = wiring.linked
         self._maps: dict[tuple[tuple[str, tuple[int, ...]], ...], IndexMap] = {}
+
+    def __repr__(self) -> str:
+        """One line, however many groups there are."""
+        groups = f"{counted(sum(self.sizes.values()), 'channel')} in {counted(len(self.sizes), 'coupled group')}"
+        alone = counted(len(self.left_alone), "layer")
+        return f"<Coupling: {groups}; {alone} keep{'s' if len(self.left_alone) == 1 else ''} all outputs>"
 
     @classmethod
     def trace(

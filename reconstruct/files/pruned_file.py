@@ -28,24 +28,34 @@ _VECTOR = "hfp/kept/"  # names of index vectors; all other tensors are the compa
 _LIBRARIES = ("hfp", "torch", "torch-pruning", "timm", "safetensors")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Pruned:
-    """What `load_pruned` returns.
+    """A compact model read from a file; `load_pruned` returns it.
 
     Args:
         model: the compact model, in evaluation mode.
         index_map: its place in the full model.
         metadata: what the writer of the file added (criterion, budget, ...).
+
+    >>> from torch import nn
+    >>> from hfp.reconstruct import IndexMap, Pruned
+    >>> layer = nn.Linear(2, 2)
+    >>> Pruned(layer, IndexMap.identity(layer), {"criterion": "l1"})
+    <Pruned: a Linear, 6 of 6 entries kept (100.0 %)>
     """
 
     model: nn.Module
     index_map: IndexMap
     metadata: Mapping[str, Any]
 
+    def __repr__(self) -> str:
+        """One line, however large the model is."""
+        return f"<Pruned: a {type(self.model).__name__}, {self.index_map.entries_kept}>"
+
 
 @dataclass(frozen=True)
 class PrunedFile:
-    """A checked file of a pruned model, without its weights.
+    """A checked file of a pruned model, without its weights; `read_pruned` returns it.
 
     Args:
         path: where it is.
@@ -54,6 +64,13 @@ class PrunedFile:
         metadata: what the writer added (criterion, budget, ...).
         libraries: library -> version that wrote the file.
         tied: name -> other name under which the same tensor is stored.
+
+    >>> import torch
+    >>> from hfp.reconstruct import IndexMap, read_pruned, save_pruned
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 2))
+    >>> file = read_pruned(save_pruned(model, IndexMap.identity(model), "small.safetensors"))
+    >>> sorted(file.state())
+    ['0.bias', '0.weight', '2.bias', '2.weight']
     """
 
     path: Path
@@ -102,6 +119,12 @@ def save_pruned(
         MapError: the state is not the compact one of the map, the timm model not the full one, or something can't be
             stored. Nothing was written.
         OSError: the file can't be written; one that was there before is untouched.
+
+    >>> import torch
+    >>> from hfp.reconstruct import IndexMap, save_pruned
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 2))
+    >>> save_pruned(model, IndexMap.identity(model), "small.safetensors", metadata={"criterion": "l1"}).name
+    'small.safetensors'
     """
     state = dict(model.state_dict() if isinstance(model, nn.Module) else model)
     index_map.check_compact(state)
@@ -125,8 +148,20 @@ def read_pruned(path: str | os.PathLike[str]) -> PrunedFile:
 
     No code from the file is run, nothing is unpickled, and no memory beyond the file's own size is asked for.
 
+    Args:
+        path: a file written by `save_pruned`.
+
+    Returns:
+        What the file says; its `state` reads the weights.
+
     Raises:
         MapError: the file is missing, damaged, of another format version, or contradicts itself.
+
+    >>> import torch
+    >>> from hfp.reconstruct import IndexMap, read_pruned, save_pruned
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 2))
+    >>> read_pruned(save_pruned(model, IndexMap.identity(model), "small.safetensors")).index_map
+    <IndexMap: 0 of 4 tensors cut; 44 of 44 entries kept (100.0 %)>
     """
     path = Path(path)
     with _opened(path) as file:
@@ -155,14 +190,21 @@ def load_pruned(path: str | os.PathLike[str], skeleton: nn.Module | None = None)
 
     Args:
         path: a file written by `save_pruned`.
-        skeleton: the full model (any weights; not changed), which gives the classes and the forward pass. Needed
-            unless the file names a timm model.
+        skeleton: the full model (any weights; not changed), which gives the classes and the forward pass. None is
+            enough where the file names a timm model.
 
     Returns:
         The compact model in evaluation mode with the file's dtypes, its index map and the file's metadata.
 
     Raises:
-        MapError: see `read_pruned`; or the skeleton is missing, or another model than the one that was pruned.
+        MapError: as `read_pruned`; or the skeleton is missing, or another model than the one that was pruned.
+
+    >>> import torch
+    >>> from hfp.reconstruct import IndexMap, load_pruned, save_pruned
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 2))
+    >>> again = load_pruned(save_pruned(model, IndexMap.identity(model), "small.safetensors"), skeleton=model)
+    >>> again.model[0]
+    Linear(in_features=4, out_features=6, bias=True)
     """
     file = read_pruned(path)
     if skeleton is None:

@@ -1,7 +1,8 @@
 """What a trace learns about the indices of a model's tensors: which of them can only go together.
 
 Every index along every dimension carries a label, an integer. Operations say that labels are equal, that they can't be
-removed, or that a dimension is a product of others (a reshape). `hfp.reconstruct.coupling.classes` works out what follows.
+removed, or that a dimension is a product of others (a reshape). `hfp.reconstruct.coupling.classes` works out what
+follows.
 """
 
 from __future__ import annotations
