@@ -17,6 +17,7 @@ from hfp.reconstruct.coupling.trials import Failure, trial
 from hfp.reconstruct.coupling.wiring import Binding, Gone, Wiring
 from hfp.reconstruct.models.attributes import is_plain, plain
 
+_SUSPECTS = 8  # of the calls before one that differs
 _ANCESTORS = 3  # how far above the running module an attribute is looked for
 Link = tuple[Array, Array]
 
@@ -124,6 +125,34 @@ def left_alone(wiring: Wiring, failure: Failure, seed: int) -> Change:
         f"{failure.module or 'the model'}: {call.key[1]} depends on its size ({failure.message.splitlines()[0][:160]})"
     )
     return Change(failure.module, fixed=tuple((line, reason) for _, line in changed))
+
+
+def cut_lines(wiring: Wiring, call: TracedCall, gone: Gone) -> list[Array]:
+    """The dimensions of a call's inputs and outputs that lose channels."""
+    lines = (line for each in (*call.inputs, *call.outputs) for line in each if line is not None)
+    return [line for line in lines if wiring.left(line, gone) < len(line)]
+
+
+def suspects(wiring: Wiring, call: TracedCall, gone: Gone) -> Iterator[Change]:
+    """Dimensions to leave alone where a call differs that has none of them: code may have computed with their size.
+
+    They are those of the calls before it, the nearest first, and last those of all of them together.
+    """
+    before = list(wiring.trace.calls.values())[: list(wiring.trace.calls).index(call.key)]
+    tried: set[bytes] = set()
+    found: list[Change] = []
+    for earlier in reversed(before):
+        lines = {wiring.classes.of[line].tobytes(): line for line in cut_lines(wiring, earlier, gone)}
+        new = [line for key, line in lines.items() if key not in tried]
+        tried.update(lines)
+        if new:
+            reason = f"{call.key[0] or 'the model'}: {call.key[1]} depends on the size of this dimension"
+            found.append(Change(earlier.key[0], fixed=tuple((line, reason) for line in new)))
+            yield found[-1]
+        if len(found) == _SUSPECTS:
+            break
+    if len(found) > 1:
+        yield Change(call.key[0], fixed=tuple(pair for change in found for pair in change.fixed))
 
 
 def _changed(wiring: Wiring, gone: Gone, stated: list[Stated]) -> list[tuple[int, Array]]:

@@ -15,12 +15,14 @@ from torch_pruning.dependency.group import Group
 
 from hfp.layers.calling import is_recurrent
 from hfp.layers.products import PRODUCTS, weight_dims
+from hfp.reconstruct.coupling.changes import cut_lines, suspects
 from hfp.reconstruct.coupling.checking import first_difference, masked_output
 from hfp.reconstruct.coupling.fitting import fit
 from hfp.reconstruct.coupling.rules.labels import Array
 from hfp.reconstruct.coupling.torch_groups import TorchGroups
-from hfp.reconstruct.coupling.tracing import Trace, check_followable, trace
+from hfp.reconstruct.coupling.tracing import Trace, TracedCall, check_followable, trace
 from hfp.reconstruct.coupling.trials import trial
+from hfp.reconstruct.coupling.twins import applied, twins_of
 from hfp.reconstruct.coupling.wiring import Gone, Wiring, layer_bindings
 from hfp.reconstruct.errors import MapError
 from hfp.reconstruct.maps.index_map import IndexMap
@@ -193,8 +195,7 @@ class Coupling:
     def leaving(self, reasons: Mapping[str, str]) -> Coupling:
         """The coupling in which these groups can't be removed; group name -> the reason."""
         lines = [(self._wiring.groups[name], reason) for name, reason in reasons.items()]
-        fixed = [(np.array(group.classes), reason) for group, reason in lines]
-        return Coupling(fit(self._wiring.extended(fixed=fixed), self._inputs), self._inputs)
+        return self._fitted(self._wiring.extended(fixed=[(np.array(group.classes), reason) for group, reason in lines]))
 
     @cached_property
     def unknown(self) -> frozenset[str]:
@@ -247,17 +248,26 @@ class Coupling:
             return self
         call, message = found
         reason = f"{call.key[0] or 'the model'}: {call.key[1]} computes something else in the compact model ({message})"
-        lines: list[Array] = [
-            line
-            for each in (*call.inputs, *call.outputs)
-            for line in each
-            if line is not None and self._wiring.left(line, gone) < len(line)
-        ]
-        if not lines:
-            raise MapError(f"{reason}, although none of its dimensions is pruned")
-        return Coupling(
-            fit(self._wiring.extended(fixed=[(line, reason) for line in lines]), self._inputs), self._inputs
-        )
+        lines = cut_lines(self._wiring, call, gone)
+        if lines:
+            return self._fitted(self._wiring.extended(fixed=[(line, reason) for line in lines]))
+        for change in suspects(self._wiring, call, gone):
+            coupling = self._fitted(applied(self._wiring, change, twins_of(self._wiring, change.module)))
+            if coupling._gets_beyond(call, model, example_inputs):
+                return coupling
+        raise MapError(f"{reason}, although none of its dimensions is pruned")
+
+    def _fitted(self, wiring: Wiring) -> Coupling:
+        return Coupling(fit(wiring, self._inputs), self._inputs)
+
+    def _gets_beyond(self, call: TracedCall, model: nn.Module, example_inputs: Any) -> bool:
+        """Whether the check, with about 40 % of every group gone, finds nothing wrong up to a call."""
+        gone = trial(self._wiring, seed=0)
+        found = first_difference(self._wiring, model, example_inputs, gone, self._wiring.index_map(gone))
+        if found is None:
+            return True
+        order = list(self._wiring.trace.calls)
+        return order.index(found[0].key) > order.index(call.key)
 
 
 def _traced(own: nn.Module, inputs: Any) -> Trace:

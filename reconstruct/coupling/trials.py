@@ -9,8 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from hfp.layers.calling import call_in
+from hfp.reconstruct.coupling.replay import replayed
+from hfp.reconstruct.coupling.rules.labels import Lines
 from hfp.reconstruct.coupling.rules.registry import tensors_in
 from hfp.reconstruct.coupling.tracing import CallCounter, CallKey, TracedCall, running
 from hfp.reconstruct.coupling.wiring import Gone, Wiring
@@ -81,7 +84,10 @@ class _ShapeChecker(CallCounter):
         expected = self._wiring.trace.calls.get(key)
         if expected is not None:
             self._last, self._inside = key, True
-        result = function(*args, **(kwargs or {}))
+        result = self.compute(function, key, args, kwargs)
+        if key in self._wiring.trace.decisions:
+            lines = () if expected is None else expected.outputs
+            result = replayed(result, self._wiring.trace.decisions[key], lines, [args, kwargs], self._kept)
         if expected is not None and key[1] not in COPIES:
             for output, lines, shape in zip(tensors_in(result), expected.outputs, expected.shapes, strict=False):
                 wanted = tuple(
@@ -91,6 +97,9 @@ class _ShapeChecker(CallCounter):
                     raise _Surprise(f"its result has shape {list(output.shape)} instead of {list(wanted)}")
         self._inside = False
         return result
+
+    def _kept(self, tensor: Tensor, lines: Lines) -> Tensor:
+        return self._wiring.kept(tensor, lines, self._gone)
 
     def failure(self, error: Exception) -> Failure:
         message = str(error) if isinstance(error, _Surprise) else f"{type(error).__name__}: {error}"

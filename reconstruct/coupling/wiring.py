@@ -116,6 +116,15 @@ class Wiring:
         """How many indices of a dimension (of `size`, where it has no line) are left."""
         return size if line is None else int(len(line) - np.count_nonzero(gone[self.classes.of[line]]))
 
+    def kept(self, tensor: Tensor, lines: Sequence[Line], gone: Gone) -> Tensor:
+        """The part of a tensor of the full model that is left."""
+        for dim, line in enumerate(lines):
+            if line is not None:
+                left = ~torch.from_numpy(gone[self.classes.of[line]])
+                if not left.all():
+                    tensor = tensor.index_select(dim, left.nonzero().view(-1).to(tensor.device))
+        return tensor
+
     def index_map(self, gone: Gone) -> IndexMap:
         """The map of removing these classes."""
         state = self.model.state_dict()
