@@ -239,8 +239,12 @@ class Coupling:
 
     @property
     def why_nothing(self) -> str:
-        """Some reasons for which layers are left alone."""
-        return "; ".join(dict.fromkeys(list(self.left_alone.values())[-3:])) or "it has no channels"
+        """Some reasons for which layers, or parameters where there are no layers, are left alone."""
+        reasons = list(self.left_alone.values())
+        if not reasons:
+            wide = [(name, len(lines)) for name, lines in self._wiring.trace.tensors.items() if len(lines) > 1]
+            reasons = [reason for name, rank in wide for dim in range(rank) if (reason := self.reason(name, dim))]
+        return "; ".join(dict.fromkeys(reasons[-3:])) or "it has no channels"
 
     def _checked(self, model: nn.Module, example_inputs: Any, gone: Gone) -> Coupling:
         found = first_difference(self._wiring, model, example_inputs, gone, self._wiring.index_map(gone))

@@ -195,7 +195,8 @@ class _Follower(CallCounter):
         self.decisions: dict[CallKey, Any] = {}
         for name, tensor in tensors_of(model):
             if not hasattr(tensor, "_hfp_lines"):
-                numbers = tensor.is_floating_point()  # tables of integers index other tensors: they are never cut
+                # tables of integers index other tensors: they are never cut
+                numbers = tensor.is_floating_point() or tensor.dtype is torch.bool
                 _label(tensor, tuple(self.labels.fresh(size) if numbers else None for size in tensor.shape))
             self.tensors[name] = self.lines(tensor)
 

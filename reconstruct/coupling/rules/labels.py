@@ -99,6 +99,10 @@ class Labels:
         self.products.append(Product(whole, factors, tuple(sizes), where, True))
         return factors
 
+    def is_factor(self, line: Line) -> bool:
+        """Whether a dimension came out of a reshape together with others."""
+        return line is not None and any(line is factor for product in self.products for factor in product.factors)
+
     def tie(self, whole: Line, factors: Lines, sizes: Sequence[int], where: str, outer_first: bool) -> None:
         """A dimension that exists is the product of factors that exist."""
         wide = [(factor, size) for factor, size in zip(factors, sizes, strict=True) if size > 1]
