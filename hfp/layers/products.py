@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.modules.instancenorm import _InstanceNorm
@@ -38,6 +38,26 @@ def weight_dims(layer: nn.Module) -> tuple[int, int]:
 def channel_dim(layer: nn.Module) -> int:
     """The dimension of a convolution's or linear layer's inputs and outputs that counts channels: 1, or -1 (last)."""
     return 1 if isinstance(layer, _ConvNd) else -1
+
+
+def computed_weight(layer: nn.Module) -> Tensor | None:
+    """The weight of a convolution or linear layer that is computed from others (weight norm, masks); None if it is not.
+
+    It is that of the last forward pass, or a new one.
+    """
+    if not isinstance(layer, PRODUCTS) or "weight" in layer._parameters:
+        return None
+    weight = getattr(layer, "weight", None)
+    return weight.detach() if isinstance(weight, Tensor) else None
+
+
+def owner_of(parameter: str) -> tuple[str, str]:
+    """(module, name in it) of a parameter by its name; a parametrization belongs to the layer that it is of."""
+    path, _, name = parameter.rpartition(".")
+    parts = path.split(".")
+    if "parametrizations" in parts:
+        path = ".".join(parts[: parts.index("parametrizations")])
+    return path, name
 
 
 def multiplies_inputs(layer: nn.Module) -> bool:

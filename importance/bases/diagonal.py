@@ -3,6 +3,7 @@ r"""Diagonal criteria: gradient and curvature of every weight on its own, summed
 from __future__ import annotations
 
 from abc import abstractmethod
+from itertools import combinations
 from typing import Any
 
 import torch
@@ -10,7 +11,8 @@ import torch_pruning as tp
 from torch import Tensor
 
 from hfp.importance.errors import CriterionError
-from hfp.importance.groups.members import members, root_name, width
+from hfp.importance.groups.members import members, parameter_name, root_name, width
+from hfp.layers.table import Slot
 
 FORMS = ("curvature", "paper", "taylor")
 REDUCTIONS = ("sum", "mean", "max", "first")
@@ -64,11 +66,20 @@ class DiagonalImportance(tp.importance.Importance):
             CriterionError: no estimate yet, estimates of another model, or a layer type that the table doesn't know.
         """
         layers = []
+        counted: dict[tuple[int, int], str] = {}  # tied weights are removed once
         for member in members(group):
-            sums = [member.sums(self._entries(name, weight), slot) for name, weight, slot in member.tensors()]
-            if sums:
-                layers.append(sums[0].new_zeros(width(group)))
-                member.add_to(layers[-1], torch.stack(sums).sum(0))
+            found = [
+                (slot, self._entries(parameter_name(group, weight, name), weight), id(weight))
+                for name, weight, slot in member.tensors()
+                if counted.setdefault((id(weight), slot.dim), member.name) == member.name
+            ]
+            if found:
+                sums = torch.stack([member.sums(entries, slot) for slot, entries, _ in found]).sum(0)
+                for (one, entries, first), (other, _, second) in combinations(found, 2):
+                    if first == second:
+                        sums = sums - crossing(entries, one, other)
+                layers.append(sums.new_zeros(width(group)))
+                member.add_to(layers[-1], sums)
         if not layers:
             raise CriterionError(f"the group of {root_name(group)!r} has no weights to score")
         stacked = torch.stack(layers)
@@ -90,3 +101,10 @@ class DiagonalImportance(tp.importance.Importance):
         if self.form == "paper":
             return gradient * weight + curvature * weight.square()
         return curvature * weight.square() / 2 - gradient * weight
+
+
+def crossing(entries: Tensor, one: Slot, other: Slot) -> Tensor:
+    """The entries of a tensor that belong to a channel along both of two dimensions, summed, `[channels]`."""
+    parts = entries.movedim((one.dim, other.dim), (0, 1))
+    parts = parts.unflatten(1, (other.blocks, -1)).unflatten(0, (one.blocks, -1))
+    return parts.diagonal(dim1=1, dim2=3).flatten(0, -2).sum(0)

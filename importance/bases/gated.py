@@ -157,7 +157,7 @@ class GatedImportance(FromData[list[GateBatch]], tp.importance.Importance):
         part = torch.zeros_like(gate)
         for member in readers:
             totals = [batch.totals[member.name] for batch in self._batches if member.name in batch.totals]
-            mean = sum(total for total, _ in totals) / sum(count for _, count in totals)
+            mean = sum(total for total, _ in totals) / max(sum(count for _, count in totals), 1)
             sums = torch.cat([_rows_of(batch, member, "in-sum") for batch in self._batches])
             member.add_to(part, sums * mean)
         return part

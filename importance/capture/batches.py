@@ -139,13 +139,19 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The model inside torch.compile or a data-parallel wrapper: its names are those that a dependency graph knows."""
+    """The model inside torch.compile or a data-parallel wrapper; estimates go by the names in it."""
+    prefix = wrapper_prefix(model)
+    return model.get_submodule(prefix[:-1]) if prefix else model
+
+
+def wrapper_prefix(model: nn.Module) -> str:
+    """What torch.compile or a data-parallel wrapper puts before the names of the model inside, such as "module."."""
     for attribute in ("_orig_mod", "module"):
         inner = getattr(model, attribute, None)
         wraps = attribute == "_orig_mod" or type(model).__name__ in ("DataParallel", "DistributedDataParallel")
         if wraps and isinstance(inner, nn.Module):
-            return unwrapped(inner)
-    return model
+            return f"{attribute}.{wrapper_prefix(inner)}"
+    return ""
 
 
 def mapped(value: Any, function: Callable[[Tensor], Any], other: Callable[[Any], Any] = lambda value: value) -> Any:

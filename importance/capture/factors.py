@@ -47,8 +47,9 @@ class Factors:
 
     def moment(self, centred: bool) -> Tensor:
         """The mean of products of inputs, or their covariance, `[groups, columns, columns]`."""
-        mean = self.total / self.rows
-        square = self.square / self.rows
+        rows = max(self.rows, 1)  # a layer that was given no rows has sums of zero
+        mean = self.total / rows
+        square = self.square / rows
         return square - mean[:, :, None] * mean[:, None] if centred else square
 
 

@@ -218,7 +218,7 @@ class KroneckerImportance(FromData[Totals], tp.importance.Importance):
         moment = matrix @ factors.moment(True)[0] @ matrix.T
         if not self.repaired:
             bias: Any = member.layer.bias  # type: ignore[union-attr]
-            mean = matrix @ (factors.total[0] / factors.rows) + (0 if bias is None else exact(bias.detach()))
+            mean = matrix @ (factors.total[0] / max(factors.rows, 1)) + (0 if bias is None else exact(bias.detach()))
             moment = moment + mean[:, None] * mean
         return member, moment * factors.gradient[0] / self.samples
 

@@ -17,7 +17,7 @@ from hfp.importance.capture.gradient import mean_gradient_of
 from hfp.importance.capture.moments import GradientMoments
 from hfp.importance.capture.per_sample import gradient_moments_of
 from hfp.importance.errors import CriterionError
-from hfp.importance.groups.members import members, root_name, width
+from hfp.importance.groups.members import members, parameter_name, root_name, width
 from hfp.layers.products import multiplies_inputs
 
 
@@ -79,7 +79,7 @@ class _ReadsGradients(AccumulatedImportance):
             CriterionError: nothing accumulated, or accumulated on another model.
         """
         found = {
-            f"{member.name}.{name}": parameter
+            parameter_name(group, parameter, f"{member.name}.{name}"): parameter
             for member in members(group)
             if isinstance(member.layer, nn.Module)
             for name, parameter in member.layer.named_parameters(recurse=False)
