@@ -130,14 +130,16 @@ def _layer_reports(
         changed = index_map.attributes.get(name, {})
         out = _out_dim(module, own[key].dim())
         read, written = _size_attributes(module)
-        before, after = maps[key].shape[out], maps[key].compact_shape[out]
+        single = own[key].dim() == 0  # a number, such as a learnt temperature
+        before, after = (1, 1) if single else (maps[key].shape[out], maps[key].compact_shape[out])
         if written is not None:
             before = getattr(module, written)
             after = changed.get(written, before)
         inputs = None if read is None else (getattr(module, read), changed.get(read, getattr(module, read)))
         why = None
         if before == after:
-            why = reason(f"{name}.{key}" if name else key, out) if reason else None
+            why = reason(f"{name}.{key}" if name else key, out) if reason and not single else None
+            why = "it is a single number" if single else why
             why = why or ("the budget is met without it" if reason else None)
         yield LayerReport(name or "(model)", type(module).__name__, before, after, inputs, sizes, why)
 

@@ -61,7 +61,8 @@ class AccumulatedImportance(FromData[GradientMoments], DiagonalImportance):
             raise CriterionError("nothing has been accumulated; call accumulate(model, batches, loss_fn) first")
         if name not in self._moments.gradient:
             path, dot, _ = name.rpartition(".")
-            made_from = (f"{path}{dot}parametrizations.weight.", f"{path}{dot}weight_")
+            parts = ("parametrizations.weight.", "weight_g", "weight_v", "weight_orig")
+            made_from = tuple(f"{path}{dot}{part}" for part in parts)
             if name.startswith(made_from) or any(key.startswith(made_from) for key in self._moments.gradient):
                 raise CriterionError(
                     f"layer {path!r} computes its weight from other parameters, and a {type(self).__name__} has no "

@@ -36,12 +36,14 @@ def layers_and_bare(model: nn.Module) -> tuple[dict[str, nn.Module], list[str]]:
     layers: dict[str, nn.Module] = {}
     bare: list[str] = []
     seen: set[int] = set()
-    for name, module in model.named_modules():
+    modules = dict(model.named_modules())
+    for name, module in modules.items():
         own = dict(module.named_parameters(recurse=False))
         if owner_of(f"{name}.")[0] in layers:
             continue
         computed = computed_weight(module) is not None
-        alone = computed or not any(True for _ in module.children())
+        called = not isinstance(modules.get(name.rpartition(".")[0]), nn.MultiheadAttention)  # it calls no layers
+        alone = called and (computed or not any(True for _ in module.children()))
         if alone and (own or computed) and all(uses[id(p)] == 1 for p in own.values()):
             layers[name] = module
         else:
