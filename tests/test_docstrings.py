@@ -17,7 +17,6 @@ WITHOUT_EXAMPLE = {
     f"hfp.{name}"
     for name in (
         "Budget",
-        "Experiment",
         "InputError",
         "PruneResult",
         "Run",
