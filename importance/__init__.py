@@ -1,6 +1,21 @@
 """Criteria: what does removing a channel do to the loss? As torch-pruning Importance classes.
 
-A criterion is loaded, and torch with it, when it is first used.
+A criterion maps a coupled group (torch-pruning's `Group`) to one score per channel; the lowest go first. Read
+`registry` for what there is (`create`, `names`), then `bases/diagonal` and `bases/gated`, the two families: sums over a
+channel's weights, and derivatives of a channel's gate. `criteria` has one criterion per file, `capture` what one pass
+over data records, and `groups` what a criterion reads from a group. `layers` adds a user's layer type to the table of
+layers, which is in `hfp.layers`. A criterion is loaded, and torch with it, when it is first used.
+Nothing here finds groups: torch-pruning does, or `hfp.reconstruct.Coupling`, which
+follows labels through the forward pass.
+
+A criterion of one's own takes two import lines:
+
+>>> from hfp.importance import DiagonalImportance, register
+>>> import torch
+>>> class SquaredWeights(DiagonalImportance):
+...     def statistics(self, name):
+...         return torch.zeros(()), torch.ones(())
+>>> register("squared", SquaredWeights, source="an example")
 """
 
 from __future__ import annotations
@@ -22,8 +37,9 @@ if TYPE_CHECKING:
     from hfp.importance.criteria.shipped import HessianImportance, RandomImportance, ShippedImportance, TaylorImportance
     from hfp.importance.criteria.variation import Variation, VariationImportance
     from hfp.importance.errors import CriterionError
-    from hfp.importance.layers import Slot, register_layer
+    from hfp.importance.layers import register_layer
     from hfp.importance.registry import Criterion, create, describe, factory_of, names, register
+    from hfp.layers.table import Slot
 
 __all__ = [
     "Criterion",
@@ -67,7 +83,8 @@ __getattr__, __dir__ = lazily(
         "hfp.importance.criteria.shipped": "HessianImportance RandomImportance ShippedImportance TaylorImportance",
         "hfp.importance.criteria.variation": "Variation VariationImportance",
         "hfp.importance.errors": "CriterionError",
-        "hfp.importance.layers": "Slot register_layer",
+        "hfp.importance.layers": "register_layer",
         "hfp.importance.registry": "Criterion create describe factory_of names register",
+        "hfp.layers.table": "Slot",
     },
 )

@@ -20,8 +20,14 @@ NEEDS = ("nothing", "data", "variation")
 class Criterion:
     """What there is to know about a criterion before making one.
 
-    name: what `create` takes. source: the paper (or project) it is from.
-    needs: "nothing" (weights alone), "data" (batches and a loss first), "variation" (a server's `Variation`).
+    Args:
+        name: what `create` takes.
+        source: the paper (or project) that it is from.
+        needs: "nothing" (weights alone), "data" (batches and a loss first), "variation" (a server's `Variation`).
+
+    >>> from hfp.importance import describe
+    >>> describe("l1")
+    Criterion(name='l1', source='Li et al., Pruning Filters, ICLR 2017', needs='nothing')
     """
 
     name: str
@@ -33,16 +39,22 @@ _ENTRIES: dict[str, tuple[Criterion, Callable[..., Any] | str]] = {}
 
 
 def register(name: str, factory: Callable[..., Any] | str, *, source: str, needs: str = "nothing") -> None:
-    """Make `create(name, **options)` call `factory(**options)`, which returns a torch-pruning Importance.
+    """Make `create(name, **options)` call `factory(**options)`.
 
     Args:
-        name: what a person types.
-        factory: a class or a function, or where it is as ``module:name``, to be loaded when it is first used.
-        source: where the criterion is published.
-        needs: what it must be given before it scores, one of `NEEDS`.
+        name: a name that is not taken.
+        factory: a class or function that returns a torch-pruning Importance, or where it is as ``module:name``, to be
+            loaded when it is first used.
+        source: the paper (or project) that the criterion is from.
+        needs: "nothing" (the default: weights alone), "data" or "variation"; see `Criterion`.
 
     Raises:
         CriterionError: a name that is taken, or needs that aren't one of "nothing", "data", "variation".
+
+    >>> from hfp.importance import RandomImportance, names, register
+    >>> register("coin", RandomImportance, source="an example")
+    >>> "coin" in names()
+    True
     """
     if name in _ENTRIES:
         raise CriterionError(f"criterion {name!r} is registered already ({_ENTRIES[name][0].source})")
@@ -52,26 +64,47 @@ def register(name: str, factory: Callable[..., Any] | str, *, source: str, needs
 
 
 def names() -> tuple[str, ...]:
-    """The registered criteria, in alphabetical order."""
+    """The names of the registered criteria, in alphabetical order.
+
+    >>> from hfp.importance import names
+    >>> names()[:3]
+    ('bn-scale', ...)
+    """
     return tuple(sorted(_ENTRIES))
 
 
 def describe(name: str) -> Criterion:
     """Source and needs of a criterion.
 
+    Args:
+        name: a registered name.
+
     Raises:
         CriterionError: an unknown name; the message has the nearest known ones.
+
+    >>> from hfp.importance import describe
+    >>> describe("kronecker").needs
+    'data'
     """
     return _entry(name)[0]
 
 
 def create(name: str, /, **options: Any) -> tp.importance.Importance:
-    """A new criterion.
+    """Make a new criterion by its name.
 
-    options: the criterion's own, and for any of them `normalise` and `power`, which wrap it in `ScaledImportance`.
+    Args:
+        name: a registered name (`names`).
+        options: the criterion's own, and for any of them `normalise` and `power`, which wrap it in `ScaledImportance`.
+
+    Returns:
+        A torch-pruning Importance.
 
     Raises:
         CriterionError: an unknown name, or options that the criterion doesn't take.
+
+    >>> from hfp.importance import create
+    >>> create("group-fisher", fisher="gauss-newton").fisher
+    'gauss-newton'
     """
     factory = factory_of(name)
     scale = {key: options.pop(key) for key in ("normalise", "power") if key in options}
@@ -87,8 +120,15 @@ def create(name: str, /, **options: Any) -> tp.importance.Importance:
 def factory_of(name: str) -> Callable[..., Any]:
     """The class or function that makes a criterion.
 
+    Args:
+        name: a registered name.
+
     Raises:
         CriterionError: an unknown name.
+
+    >>> from hfp.importance import factory_of
+    >>> factory_of("kronecker").__name__
+    'KroneckerImportance'
     """
     factory = _entry(name)[1]
     if not isinstance(factory, str):

@@ -20,7 +20,7 @@ from torch_pruning.dependency.group import Group
 from hfp.costs.macs import macs, parameters
 from hfp.errors import unknown
 from hfp.importance.groups.members import members
-from hfp.importance.layers import is_depthwise
+from hfp.layers.products import is_depthwise
 from hfp.methods.blocks.selection import keep_count
 from hfp.models import classifier_of, create_model
 from hfp.reconstruct import Coupling, compact_model

@@ -10,9 +10,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.modules.conv import _ConvNd
 
 from hfp.errors import InputError
+from hfp.layers.products import PRODUCTS, reads_single_channels, weight_dims
 from hfp.methods.blocks.selection import keep_window
 from hfp.methods.interface.base import Method
 from hfp.methods.interface.client_context import ClientContext
@@ -138,12 +138,9 @@ def scale_outputs(model: nn.Module, index_map: IndexMap, factor: float) -> None:
     """
     for name, module in model.named_modules():
         place = index_map.tensors.get(f"{name}.weight")
-        if place is None or not isinstance(module, (_ConvNd, nn.Linear)):
+        if place is None or not isinstance(module, PRODUCTS) or reads_single_channels(module):
             continue
-        if isinstance(module, _ConvNd) and module.groups == module.in_channels > 1:
-            continue
-        outputs = 1 if isinstance(module, _ConvNd) and module.transposed else 0
-        if place.kept[outputs] is not None:
+        if place.kept[weight_dims(module)[0]] is not None:
             module.register_forward_hook(lambda _module, _inputs, output: output * factor)
 
 

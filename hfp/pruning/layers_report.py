@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import nn
-from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 
+from hfp.layers.products import PRODUCTS, counts_of, weight_dims
 from hfp.reconstruct import IndexMap
 
 
@@ -60,14 +60,16 @@ def _layer_reports(
         changed = index_map.attributes.get(name, {})
         out = _out_dim(module, own[key].dim())
         read, written = _size_attributes(module)
-        before, after = maps[key].shape[out], maps[key].compact_shape[out]
+        single = own[key].dim() == 0  # a number, such as a learnt temperature
+        before, after = (1, 1) if single else (maps[key].shape[out], maps[key].compact_shape[out])
         if written is not None:
             before = getattr(module, written)
             after = changed.get(written, before)
         inputs = None if read is None else (getattr(module, read), changed.get(read, getattr(module, read)))
         why = None
         if before == after:
-            why = reason(f"{name}.{key}" if name else key, out) if reason else None
+            why = reason(f"{name}.{key}" if name else key, out) if reason and not single else None
+            why = "it is a single number" if single else why
             why = why or ("the budget is met without it" if reason else None)
         yield LayerReport(name or "(model)", type(module).__name__, before, after, inputs, sizes, why)
 
@@ -118,18 +120,13 @@ def _own_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
 
 def _out_dim(module: nn.Module, rank: int) -> int:
     """The dimension of a layer's weight that counts its outputs."""
-    if isinstance(module, _ConvNd | nn.Linear):
-        return int(getattr(module, "transposed", False))
-    return max(rank - 1, 0)
+    return weight_dims(module)[0] if isinstance(module, PRODUCTS) else max(rank - 1, 0)
 
 
-def _size_attributes(module: nn.Module) -> tuple[str, str] | tuple[None, None]:
-    """The attributes that count a layer's inputs and outputs."""
-    if isinstance(module, _ConvNd):
-        return "in_channels", "out_channels"
-    if isinstance(module, nn.Linear):
-        return "in_features", "out_features"
-    return ("input_size", "hidden_size") if isinstance(module, nn.RNNBase | nn.RNNCellBase) else (None, None)
+def _size_attributes(module: nn.Module) -> tuple[str | None, str] | tuple[None, None]:
+    """The attributes that count the inputs and outputs of a layer whose outputs are not its inputs."""
+    counts = counts_of(module) if isinstance(module, (*PRODUCTS, nn.RNNBase, nn.RNNCellBase)) else None
+    return counts or (None, None)
 
 
 def _entries(shape: tuple[int, ...]) -> int:

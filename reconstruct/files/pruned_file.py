@@ -44,7 +44,7 @@ class PrunedModel(Protocol):
         """How it was pruned."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Pruned:
     """A compact model and its place in the full one: what `load_pruned` returns and `save_pruned` takes.
 
@@ -52,16 +52,26 @@ class Pruned:
         model: the compact model, in evaluation mode when it was loaded. To save, its state will do.
         index_map: its place in the full model, with the attributes that pruning changed.
         metadata: how it was pruned, as anything JSON can hold (criterion, budget, ...).
+
+    >>> from torch import nn
+    >>> from hfp.reconstruct import IndexMap, Pruned
+    >>> layer = nn.Linear(2, 2)
+    >>> Pruned(layer, IndexMap.identity(layer), {"criterion": "l1"})
+    <Pruned: a Linear, 6 of 6 entries kept (100.0 %)>
     """
 
     model: Any
     index_map: IndexMap
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        """One line, however large the model is."""
+        return f"<Pruned: a {type(self.model).__name__}, {self.index_map.entries_kept}>"
+
 
 @dataclass(frozen=True)
 class PrunedFile:
-    """A checked file of a pruned model, without its weights.
+    """A checked file of a pruned model, without its weights; `read_pruned` returns it.
 
     Args:
         path: where it is.
@@ -70,6 +80,13 @@ class PrunedFile:
         metadata: what the writer added (criterion, budget, ...).
         libraries: library -> version that wrote the file.
         tied: name -> other name under which the same tensor is stored.
+
+    >>> import torch
+    >>> from hfp.reconstruct import IndexMap, read_pruned, save_pruned
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 2))
+    >>> file = read_pruned(save_pruned(model, IndexMap.identity(model), "small.safetensors"))
+    >>> sorted(file.state())
+    ['0.bias', '0.weight', '2.bias', '2.weight']
     """
 
     path: Path
@@ -148,8 +165,20 @@ def read_pruned(path: str | os.PathLike[str]) -> PrunedFile:
 
     No code from the file is run, nothing is unpickled, and no memory beyond the file's own size is asked for.
 
+    Args:
+        path: a file written by `save_pruned`.
+
+    Returns:
+        What the file says; its `state` reads the weights.
+
     Raises:
         MapError: the file is missing, damaged, of another format version, or contradicts itself.
+
+    >>> import torch
+    >>> from hfp.reconstruct import IndexMap, read_pruned, save_pruned
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 2))
+    >>> read_pruned(save_pruned(model, IndexMap.identity(model), "small.safetensors")).index_map
+    <IndexMap: 0 of 4 tensors cut; 44 of 44 entries kept (100.0 %)>
     """
     path = Path(path)
     with _opened(path) as file:
@@ -178,14 +207,21 @@ def load_pruned(path: str | os.PathLike[str], skeleton: nn.Module | None = None)
 
     Args:
         path: a file written by `save_pruned`.
-        skeleton: the full model (any weights; not changed), which gives the classes and the forward pass. Needed
-            unless the file names a timm model.
+        skeleton: the full model (any weights; not changed), which gives the classes and the forward pass. None is
+            enough where the file names a timm model.
 
     Returns:
         The compact model in evaluation mode with the file's dtypes, its index map and the file's metadata.
 
     Raises:
-        MapError: see `read_pruned`; or the skeleton is missing, or another model than the one that was pruned.
+        MapError: as `read_pruned`; or the skeleton is missing, or another model than the one that was pruned.
+
+    >>> import torch
+    >>> from hfp.reconstruct import IndexMap, load_pruned, save_pruned
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 2))
+    >>> again = load_pruned(save_pruned(model, IndexMap.identity(model), "small.safetensors"), skeleton=model)
+    >>> again.model[0]
+    Linear(in_features=4, out_features=6, bias=True)
     """
     file = read_pruned(path)
     if skeleton is None:

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from hfp.reconstruct.errors import MapError
 from hfp.reconstruct.maps.rows import add_rows, put_rows
+from hfp.reconstruct.maps.tables import counted, html_table, share
 
 State = Mapping[str, Tensor]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class TensorMap:
     """Which entries of one tensor are kept: the product of one index set per dimension.
 
@@ -27,6 +28,14 @@ class TensorMap:
 
     Raises:
         MapError: the indices do not describe a non-empty part of `shape`.
+
+    >>> import torch
+    >>> from hfp.reconstruct import TensorMap
+    >>> rows = TensorMap((4, 2), (torch.tensor([1, 3]), None))
+    >>> rows
+    TensorMap([4, 2] -> [2, 2], dim 0: 1 3)
+    >>> rows.restrict(torch.arange(8).view(4, 2)).tolist()
+    [[2, 3], [6, 7]]
     """
 
     shape: tuple[int, ...]
@@ -155,6 +164,10 @@ class TensorMap:
                     kept.record_stream(torch.cuda.current_stream(device))
         return self._elsewhere[device]
 
+    def __repr__(self) -> str:
+        """For instance `TensorMap([8, 3, 3, 3] -> [2, 3, 3, 3], dim 0: 1 5)`."""
+        return f"TensorMap({self})"
+
     def _cuts(self) -> Iterator[tuple[int, Tensor]]:
         return ((dim, kept) for dim, kept in enumerate(self.kept) if kept is not None)
 
@@ -194,7 +207,7 @@ def _preview(kept: Tensor, most: int = 8) -> str:
     return " ".join(values if len(values) <= most else [*values[: most - 1], "...", values[-1]])
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class IndexMap:
     """Which entries of a full model's state a compact model holds, and what else must change to build it.
 
@@ -202,6 +215,16 @@ class IndexMap:
         tensors: a `TensorMap` for every key of the full `state_dict`, in its order; parameters and buffers.
         attributes: module name -> {plain attribute: value in the compact model}, only what surgery changed.
         transient: a `TensorMap` for every buffer outside the state_dict (non-persistent) that surgery changed.
+
+    >>> import torch
+    >>> from hfp.reconstruct import Coupling
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 2))
+    >>> coupling = Coupling.trace(model, torch.randn(2, 4))
+    >>> index_map = coupling.index_map(coupling.plan({"0": [0, 2, 5]}))
+    >>> index_map
+    <IndexMap: 3 of 4 tensors cut by 1 set of kept channels; 23 of 44 entries kept (52.3 %)>
+    >>> compact = index_map.restrict(model.state_dict())
+    >>> full = index_map.embed(compact, into=model.state_dict())
     """
 
     tensors: Mapping[str, TensorMap]
@@ -238,7 +261,13 @@ class IndexMap:
         return sum(math.prod(tensor.shape) for tensor in self.tensors.values())
 
     def restrict(self, full_state: State) -> dict[str, Tensor]:
-        """The compact state: a copy of the kept entries of every tensor.
+        """Cut a full state to the compact one.
+
+        Args:
+            full_state: the full model's `state_dict`; not changed.
+
+        Returns:
+            A copy of the kept entries of every tensor.
 
         Raises:
             MapError: `full_state` has other keys or shapes than the full model of this map.
@@ -249,9 +278,14 @@ class IndexMap:
         return {name: tensor.restrict(full_state[name].detach()) for name, tensor in self.tensors.items()}
 
     def embed(self, sub: State, into: State) -> dict[str, Tensor]:
-        """The full state whose kept entries come from `sub` and all others, bit for bit, from `into`.
+        """Put a compact state back into a full one.
 
-        Values are cast to the dtype and device of `into`, which is not changed.
+        Args:
+            sub: the compact model's `state_dict`.
+            into: a full state; not changed. Values are cast to its dtypes and devices.
+
+        Returns:
+            The full state whose kept entries come from `sub` and all others, bit for bit, from `into`.
 
         Raises:
             MapError: `sub` is no compact state of this map, or `into` no full one.
@@ -309,16 +343,44 @@ class IndexMap:
 
     def __str__(self) -> str:
         """One line per tensor that lost entries, one per module whose attributes changed, and the total."""
-        cut = [(name, tensor) for name, tensor in {**self.tensors, **self.transient}.items() if not tensor.is_identity]
-        share = self.kept_entries / max(self.full_entries, 1)
+        cut = self._cut()
+        kept = self.kept_entries / max(self.full_entries, 1)
         lines = [
-            f"IndexMap: {self.kept_entries:,} of {self.full_entries:,} entries kept ({share:.1%}), "
+            f"IndexMap: {self.kept_entries:,} of {self.full_entries:,} entries kept ({kept:.1%}), "
             f"{len(cut)} of {len(self.tensors)} tensors cut"
         ]
-        lines += [f"  {name}: {tensor}" for name, tensor in cut]
+        lines += [f"  {name}: {tensor}" for name, tensor in cut.items()]
         for name, changed in self.attributes.items():
             lines.append(f"  {name or '(model)'}: " + ", ".join(f"{key} = {value!r}" for key, value in changed.items()))
         return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        """One line, however large the model is; `str` lists every tensor that lost entries."""
+        sets = {(k.numel(), k.numpy().tobytes()) for t in self._cut().values() for k in t.kept if k is not None}
+        by = f" by {counted(len(sets), 'set')} of kept channels" if sets else ""
+        return f"<IndexMap: {len(self._cut())} of {counted(len(self.tensors), 'tensor')} cut{by}; {self.entries_kept}>"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (
+                name,
+                list(tensor.shape),
+                list(tensor.compact_shape),
+                share(*map(math.prod, (tensor.compact_shape, tensor.shape))),
+            )
+            for name, tensor in self._cut().items()
+        ]
+        return html_table(f"IndexMap: {self.entries_kept}", ("tensor", "full shape", "kept shape", "kept"), rows)
+
+    @property
+    def entries_kept(self) -> str:
+        """How many entries are kept, in words."""
+        kept, full = self.kept_entries, self.full_entries
+        return f"{kept:,} of {full:,} entries kept ({share(kept, full)})"
+
+    def _cut(self) -> dict[str, TensorMap]:
+        """The tensors that lost entries."""
+        return {name: t for name, t in {**self.tensors, **self.transient}.items() if not t.is_identity}
 
     def check_full(self, state: State) -> None:
         """Raise a `MapError` unless `state` has the keys and shapes of the full model."""

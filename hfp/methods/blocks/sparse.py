@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 
 from hfp.errors import InputError
+from hfp.layers.products import PRODUCTS
 from hfp.methods.blocks.bits import from_bits, to_bits
 from hfp.methods.interface.values import State
 
@@ -20,7 +20,7 @@ def full_masks(model: nn.Module) -> dict[str, Tensor]:
     return {
         f"{name}.weight".lstrip("."): torch.ones(module.weight.shape, dtype=torch.bool)
         for name, module in model.named_modules()
-        if isinstance(module, (_ConvNd, nn.Linear))
+        if isinstance(module, PRODUCTS)
     }
 
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 
+from hfp.layers.products import PRODUCTS, channel_dim, weight_dims
 from hfp.reconstruct import IndexMap
 
 
@@ -37,7 +37,7 @@ class Reader:
     @property
     def dim(self) -> int:
         """The dimension of the outputs that counts channels."""
-        return 1 if isinstance(self.compact, _ConvNd) else -1
+        return channel_dim(self.compact)
 
     def shifted(self, output: Tensor, shift: Tensor) -> Tensor:
         """Add a constant per channel, `[out]`, to outputs."""
@@ -50,8 +50,8 @@ def readers(full: nn.Module, compact: nn.Module, index_map: IndexMap) -> list[Re
     found = []
     for name, module in compact.named_modules():
         cut = index_map.tensors.get(f"{name}.weight" if name else "weight")
-        if isinstance(module, _ConvNd | nn.Linear) and cut is not None:
-            out, entering = (1, 0) if getattr(module, "transposed", False) else (0, 1)
+        if isinstance(module, PRODUCTS) and cut is not None:
+            out, entering = weight_dims(module)
             if cut.kept[entering] is not None:
                 found.append(Reader(name, parents[name], module, cut.kept[out]))
     return found

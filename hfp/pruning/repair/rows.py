@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.nn.modules.conv import _ConvNd
+
+from hfp.layers.patches import windows
+from hfp.layers.products import channel_dim, groups_of, is_plain
 
 _FEWEST = 4096
 """How many rows of a batch are used, or twice the columns if that is more. More would cost more than a forward pass."""
@@ -16,14 +17,7 @@ _FEWEST = 4096
 
 def supported(layer: nn.Module) -> bool:
     """Return whether the layer is a plain product of its inputs and weights."""
-    if isinstance(layer, nn.Linear):
-        return type(layer).forward is nn.Linear.forward and _plain(layer)
-    plain = {kind.forward for kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d)}
-    return isinstance(layer, _ConvNd) and type(layer).forward in plain and _plain(layer)
-
-
-def _plain(layer: nn.Module) -> bool:
-    return "weight" in layer._parameters  # not one that is computed from others
+    return is_plain(layer) and "weight" in layer._parameters  # not one that is computed from others
 
 
 @dataclass(frozen=True)
@@ -38,9 +32,8 @@ class Chosen:
 
     def outputs(self, layer: nn.Module, output: Tensor) -> Tensor:
         """Select the rows of an output, as `[groups, rows, out / groups]`."""
-        channels_last = output.movedim(1, -1) if isinstance(layer, _ConvNd) else output
-        rows = channels_last[self.places]
-        return rows.unflatten(1, (_groups(layer), -1)).movedim(1, 0)
+        rows = output.movedim(channel_dim(layer), -1)[self.places]
+        return rows.unflatten(1, (groups_of(layer), -1)).movedim(1, 0)
 
     def inputs(self, layer: nn.Module, entering: Tensor) -> Tensor:
         """Select the rows of an input, `[groups, rows, in / groups * kernel]`, in the order of the weight's entries."""
@@ -61,19 +54,9 @@ def choose(layer: nn.Module, output: Tensor, columns: int, seed: int) -> Chosen:
 
 def as_rows(layer: nn.Module, weight: Tensor) -> Tensor:
     """Reshape a weight to `[groups, out / groups, in / groups * kernel]`."""
-    return weight.flatten(1).unflatten(0, (_groups(layer), -1))
-
-
-def _groups(layer: nn.Module) -> int:
-    return cast(int, getattr(layer, "groups", 1))
+    return weight.flatten(1).unflatten(0, (groups_of(layer), -1))
 
 
 def _patches(layer: _ConvNd, entering: Tensor, places: tuple[Tensor, ...]) -> Tensor:
     """Take what the kernel lies on at some places, `[rows, in, *kernel]`; it is a view until the rows are picked."""
-    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-    windows = functional.pad(entering, layer._reversed_padding_repeated_twice, mode=mode)
-    for dim, (size, stride, dilation) in enumerate(
-        zip(layer.kernel_size, layer.stride, layer.dilation, strict=True), start=2
-    ):
-        windows = windows.unfold(dim, (size - 1) * dilation + 1, stride)[..., ::dilation]
-    return windows.movedim(1, len(places))[places]
+    return windows(layer, entering).movedim(1, len(places))[places]

@@ -61,13 +61,15 @@ class Notes:
     """What a rule says about its call beside the labels.
 
     stated: sizes the caller wrote as numbers. reduces: it computes a statistic over a dimension that can lose indices.
-    channels: the lines (in, out) of a grouped convolution. followed: False when no rule knows the operation.
+    channels: the lines (in, out) of a grouped convolution. choice: the dimension of which the last result holds the
+    numbers of chosen indices. followed: False when no rule knows the operation.
     """
 
     stated: list[Stated]
     reduces: bool = False
     channels: tuple[Line, Line] | None = None
     groups: Line = None
+    choice: Line = None
     followed: bool = True
 
 

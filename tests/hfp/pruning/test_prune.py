@@ -232,3 +232,20 @@ def test_models_that_can_t_be_pruned_say_why():
 def test_inputs_that_the_model_does_not_take_are_refused():
     with pytest.raises(InputError, match="does not run on the example inputs"):
         hfp.prune(network(), torch.randn(2, 2, 16, 16), hfp.Budget(ratio=0.5))
+
+
+def test_a_parameter_without_dimensions_is_reported_and_kept():
+    class Tempered(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.head = nn.Linear(8, 16), nn.Linear(16, 3)
+            self.temperature = nn.Parameter(torch.tensor(2.0))
+
+        def forward(self, x):
+            return self.head(self.body(x).relu()) * self.temperature
+
+    report = hfp.prune(Tempered(), torch.randn(2, 8), hfp.Budget(macs=0.5)).report
+    before, after = report.costs["macs"]
+    assert after <= 0.5 * before
+    own = next(layer for layer in report.layers if layer.name == "(model)")
+    assert (own.before, own.after, own.parameters, own.reason) == (1, 1, (1, 1), "it is a single number")
