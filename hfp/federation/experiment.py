@@ -71,6 +71,7 @@ class Experiment:
     arXiv 2305.09628). There is no head start where rounds are bounded in time, by a `deadline` or a budget of
     ``seconds``: a device that has just enough of it would miss the first rounds.
 
+    >>> from hfp import Experiment
     >>> Experiment(clients=4, rank=2).ratios
     (0.5, 0.5, 0.75, 0.75)
 
