@@ -16,13 +16,12 @@ CONSTANTS = {"hfp.reconstruct.AGGREGATION_RULES", "hfp.importance", "hfp.reconst
 WITHOUT_EXAMPLE = {
     f"hfp.{name}"
     for name in (
-        "Budget",
         "InputError",
         "PruneResult",
         "Run",
         "create_model",
-        "prune",
-        "save_pruned",
+        "load_pruned",
+        "load_run",
         "simulate",
     )
 }

@@ -92,6 +92,7 @@ class Experiment:
     callable without arguments that returns one. A file can't keep what is given in Python: give it again to go on from
     a checkpoint.
 
+    >>> from hfp import Experiment
     >>> Experiment(clients=4, rank=2).ratios
     (0.5, 0.5, 0.75, 0.75)
 

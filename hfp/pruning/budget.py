@@ -38,6 +38,7 @@ class Budget:
     Raises:
         InputError: nothing is given, a number is out of its range, or ``ratio`` is given with another one.
 
+    >>> from hfp import Budget
     >>> Budget(macs=0.5, params=0.6)
     Budget(macs=0.5, params=0.6)
     >>> Budget(macs=50)

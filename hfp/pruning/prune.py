@@ -83,10 +83,10 @@ def prune(
             alone.
         MapError: nothing of the model can be removed exactly.
 
-    >>> import torch
+    >>> import hfp, torch
     >>> from torch import nn
     >>> model = nn.Sequential(nn.Linear(4, 64), nn.ReLU(), nn.Linear(64, 2))
-    >>> result = prune(model, torch.zeros(1, 4), Budget(params=0.5))
+    >>> result = hfp.prune(model, torch.zeros(1, 4), hfp.Budget(params=0.5))
     >>> result.model[0].out_features, model[0].out_features
     (31, 64)
     """
