@@ -13,18 +13,20 @@ if TYPE_CHECKING:
     from hfp import importance, reconstruct
     from hfp.errors import InputError
     from hfp.federation.experiment import Experiment
+    from hfp.federation.observer import Observer
     from hfp.federation.records import Run
-    from hfp.federation.rounds import simulate
     from hfp.models import create_model
     from hfp.pruning.budget import Budget
     from hfp.pruning.prune import PruneResult, prune
     from hfp.pruning.storing import save_pruned
     from hfp.reconstruct import load_pruned
+    from hfp.results.simulate import simulate
 
 __all__ = [
     "Budget",
     "Experiment",
     "InputError",
+    "Observer",
     "PruneResult",
     "Run",
     "create_model",
@@ -41,13 +43,14 @@ __getattr__, __dir__ = lazily(
     {
         "hfp.errors": "InputError",
         "hfp.federation.experiment": "Experiment",
+        "hfp.federation.observer": "Observer",
         "hfp.federation.records": "Run",
-        "hfp.federation.rounds": "simulate",
         "hfp.models": "create_model",
         "hfp.pruning.budget": "Budget",
         "hfp.pruning.prune": "PruneResult prune",
         "hfp.pruning.storing": "save_pruned",
         "hfp.reconstruct": "load_pruned",
+        "hfp.results.simulate": "simulate",
     },
     modules=("importance", "reconstruct"),
 )

@@ -6,11 +6,12 @@ import dataclasses
 import hashlib
 import json
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -22,11 +23,13 @@ from hfp.comparison.definition import Cell, Comparison
 from hfp.errors import InputError
 from hfp.federation.experiment import Experiment
 from hfp.federation.records import Run
-from hfp.federation.rounds import Outcome, simulate
+from hfp.federation.rounds import Outcome
 from hfp.methods import create_method
-from hfp.results.folder import write_atomically
+from hfp.results.atomic import clear_unfinished, write_atomically
+from hfp.results.folder import LOCK, locked, make_folder, told
+from hfp.results.simulate import simulate
 
-COMPARISON, RUNS = "comparison.json", "runs"
+COMPARISON, RUNS, UNFINISHED = "comparison.json", "runs", "unfinished"
 
 Result = dict[str, Any]
 Progress = Callable[[], None]
@@ -35,16 +38,29 @@ Progress = Callable[[], None]
 class ComparisonFolder:
     """Keeps a comparison's description and one file for every finished run, by what the run was."""
 
-    def __init__(self, path: Path) -> None:
-        """Open a comparison's folder, or a new one; nothing is made yet.
+    def __init__(self, path: Path, *, numbered: bool = False) -> None:
+        """Open a comparison's folder, or a new one; nothing is made yet. A `numbered` one gets a name that is free.
 
         Raises:
             InputError: there is something else at `path`.
         """
-        taken = path.exists() and (not path.is_dir() or any(path.iterdir()))
-        if taken and not (path / COMPARISON).is_file():
-            raise InputError(f"{path} holds something that is no comparison; give another folder with --out")
-        self.path = path
+        self.path, self._numbered = path, numbered
+        with told(f"output folder {path} can't be used"):
+            used = not numbered and path.exists() and (not path.is_dir() or any(p.name != LOCK for p in path.iterdir()))
+            if used and not (path / COMPARISON).is_file():
+                raise InputError(f"{path} holds something that is no comparison; give another folder with --out")
+
+    @contextmanager
+    def taken(self) -> Iterator[None]:
+        """Make the folder, and keep other comparisons out of it while inside.
+
+        Raises:
+            InputError: it can't be made, or another comparison has it.
+        """
+        self.path = make_folder(self.path, numbered=self._numbered)
+        with locked(self.path):
+            clear_unfinished(self.path)
+            yield
 
     def describe(self, comparison: Comparison) -> None:
         """Make the folder and write what is compared.
@@ -52,12 +68,11 @@ class ComparisonFolder:
         Raises:
             InputError: the folder can't be made or written to.
         """
-        try:
+        with told(f"output folder {self.path} can't be made"):
             (self.path / RUNS).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"output folder {self.path} can't be made: {error.strerror}") from error
-        text = json.dumps(comparison.as_dict(), indent=2) + "\n"
-        write_atomically(self.path / COMPARISON, text.encode())
+            clear_unfinished(self.path / RUNS)
+            text = json.dumps(comparison.as_dict(), indent=2) + "\n"
+            write_atomically(self.path / COMPARISON, text.encode())
 
     def load(self, experiment: Experiment) -> Result | None:
         """The result of an experiment that has been run; None for one that hasn't, or whose file is damaged."""
@@ -69,8 +84,20 @@ class ComparisonFolder:
         return result if known == _plain(experiment) else None
 
     def save(self, experiment: Experiment, result: Result) -> None:
-        """Keep a result."""
-        write_atomically(self._file(experiment), (json.dumps(result) + "\n").encode())
+        """Keep a result; what was kept of the run while it was unfinished goes.
+
+        Raises:
+            InputError: it can't be written.
+        """
+        with told(f"{self._file(experiment)} can't be written"):
+            write_atomically(self._file(experiment), (json.dumps(result) + "\n").encode())
+        shutil.rmtree(self.unfinished(experiment), ignore_errors=True)
+        with suppress(OSError):  # others may be unfinished
+            (self.path / UNFINISHED).rmdir()
+
+    def unfinished(self, experiment: Experiment) -> Path:
+        """Where a run is kept until it is finished."""
+        return self.path / UNFINISHED / _key(experiment)
 
     def write(self, name: str, text: str) -> Path:
         """Write a report; returns where it is."""
@@ -127,15 +154,22 @@ def default_jobs(cells: Sequence[Cell]) -> int:
 
 
 def run_missing(
-    comparison: Comparison, folder: ComparisonFolder, jobs: int, on_round: Progress, on_run: Callable[[Cell], None]
+    comparison: Comparison,
+    folder: ComparisonFolder,
+    jobs: int,
+    on_round: Progress,
+    on_run: Callable[[Cell], None],
+    every: int = 0,
 ) -> list[Failure]:
     """Run what the folder doesn't have yet; `on_round` is called after every round, `on_run` after every run.
 
-    Finished runs are kept when this is interrupted.
+    When this is interrupted, finished runs are kept, and unfinished ones go on the next time from where they were
+    saved, which is after `every` rounds; 0 is never.
     """
-    cells = missing(comparison, folder)
+    jobs_of = [(cell, folder.unfinished(cell.experiment) if every else None) for cell in missing(comparison, folder)]
     failures = []
-    for cell, result in _in_turn(cells, on_round) if jobs == 1 else _side_by_side(cells, jobs, on_round):
+    results = _in_turn(jobs_of, every, on_round) if jobs == 1 else _side_by_side(jobs_of, every, jobs, on_round)
+    for cell, result in results:
         if isinstance(result, str):
             failures.append(Failure(cell, result))
         else:
@@ -157,19 +191,23 @@ def distinct(comparison: Comparison) -> list[Cell]:
     return list(first.values())
 
 
-def _in_turn(cells: Sequence[Cell], on_round: Progress) -> Iterable[tuple[Cell, Result | str]]:
-    for cell in cells:
-        yield cell, _run(cell.experiment, lambda _: on_round())
+def _in_turn(
+    cells: Sequence[tuple[Cell, Path | None]], every: int, on_round: Progress
+) -> Iterable[tuple[Cell, Result | str]]:
+    for cell, kept in cells:
+        yield cell, _run(cell.experiment, lambda _: on_round(), kept, every)
 
 
-def _run(experiment: Experiment, on_round: Callable[[Outcome], None]) -> Result | str:
+def _run(experiment: Experiment, on_round: Callable[[Outcome], None], kept: Path | None, every: int) -> Result | str:
     try:
-        return result_of(simulate(experiment, on_round))
+        return result_of(simulate(experiment, on_round, resume=kept, checkpoint=every))
     except InputError as error:
         return str(error)
 
 
-def _side_by_side(cells: Sequence[Cell], jobs: int, on_round: Progress) -> Iterable[tuple[Cell, Result | str]]:
+def _side_by_side(
+    cells: Sequence[tuple[Cell, Path | None]], every: int, jobs: int, on_round: Progress
+) -> Iterable[tuple[Cell, Result | str]]:
     """Results as they come from processes of one thread each; an interruption stops them at their next round."""
     context = get_context("spawn")
     events, stop = context.SimpleQueue(), context.Event()
@@ -177,7 +215,7 @@ def _side_by_side(cells: Sequence[Cell], jobs: int, on_round: Progress) -> Itera
     listener.start()
     with ProcessPoolExecutor(jobs, context, initializer=_begin, initargs=(events, stop)) as pool:
         with _ignored_by_children():
-            futures = {pool.submit(_work, cell.experiment.as_dict()): cell for cell in cells}
+            futures = {pool.submit(_work, cell.experiment.as_dict(), kept, every): cell for cell, kept in cells}
         try:
             for future in as_completed(futures):
                 yield futures[future], future.result()
@@ -196,11 +234,13 @@ def _ignored_by_children() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    handlers = {number: signal.signal(number, signal.SIG_IGN) for number in (getattr(signal, n) for n in names)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def _listen(events: Any, on_round: Progress) -> None:
@@ -223,10 +263,10 @@ class _Stopped(Exception):
     """The parent wants no more."""
 
 
-def _work(settings: dict[str, Any]) -> Result | str:
+def _work(settings: dict[str, Any], kept: Path | None, every: int) -> Result | str:
     def tell(_: Outcome) -> None:
         _events.put(1)
         if _stop.is_set():
             raise _Stopped
 
-    return _run(Experiment(**settings), tell)
+    return _run(Experiment(**settings), tell, kept, every)

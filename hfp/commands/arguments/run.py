@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from hfp.commands.arguments.checkpoint import add_checkpoint, check_checkpoint
 from hfp.commands.arguments.settings import add_settings, given_settings
+from hfp.errors import InputError
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -26,6 +28,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="Results are written to this folder, which must be new or empty [default: a fresh one under runs/]",
     )
     output.add_argument(
+        "--resume",
+        type=Path,
+        metavar="FOLDER",
+        help="The interrupted run in this folder goes on where it was saved, with the settings that it was started with",
+    )
+    add_checkpoint(output)
+    output.add_argument(
         "--json",
         action="store_true",
         help="The result is printed as one JSON document, and progress goes to standard error.",
@@ -39,3 +48,6 @@ def check(arguments: argparse.Namespace) -> None:
         InputError: a value is of another kind, outside its range, or a name that isn't known.
     """
     given_settings(arguments)
+    check_checkpoint(arguments)
+    if arguments.resume is not None and arguments.out is not None:
+        raise InputError("a resumed run stays in its folder: give --resume or --out, not both")
