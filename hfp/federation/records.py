@@ -167,9 +167,6 @@ class RoundRecord:
             "device_seconds": round(self.device_seconds, 6),
             "clients": [dataclasses.asdict(client) for client in self.clients],
         }
-        clash = sorted(plain.keys() & self.figures.keys())
-        if clash:
-            raise InputError(f"an observer's figure can't be called {clash[0]!r}: every round has that already")
         clients = plain.pop("clients")
         return finite({**plain, **{name: _plain(value) for name, value in self.figures.items()}, "clients": clients})
 
@@ -189,19 +186,21 @@ def finite(document: Any) -> Any:
     return document
 
 
-def check_figures(figures: Mapping[str, Any]) -> None:
-    """Refuse figures that a metrics file can't hold.
+def check_figures(record: RoundRecord) -> None:
+    """Refuse figures of observers that a metrics file can't hold beside the record's own.
 
     Raises:
         InputError: naming the figure.
     """
-    for name, value in figures.items():
+    own = dataclasses.replace(record, clients=(), figures={}).as_dict()
+    for name, value in record.figures.items():
+        if name in own:
+            raise InputError(f"an observer's figure can't be called {name!r}: every round has that already")
         try:
             json.dumps({name: _plain(value)})
         except (TypeError, ValueError) as error:
-            raise InputError(
-                f"an observer's figure {name!r} must be numbers, text, lists or mappings: {error}"
-            ) from None
+            message = f"an observer's figure {name!r} must be of numbers, text, lists and mappings: {error}"
+            raise InputError(message) from None
 
 
 def _plain(value: Any) -> Any:

@@ -179,8 +179,9 @@ class Course:
             if twice:
                 raise InputError(f"{name} gives a figure {min(twice)!r}, which another observer of the run gives too")
             figures.update(found)
-        check_figures(figures)
-        return Outcome(dataclasses.replace(outcome.record, figures=figures), outcome.state)
+        record = dataclasses.replace(outcome.record, figures=figures)
+        check_figures(record)
+        return Outcome(record, outcome.state)
 
     def _ask(self, collector: Collector) -> tuple[list[ClientRecord], int]:
         """Have this round's clients train and collect their replies: the records, and how many were collected."""

@@ -22,6 +22,7 @@ class RunFiles(Observer):
     def __init__(self, folder: RunFolder, every: int = 1) -> None:
         self._folder, self._every = folder, every
         self._unsaved: RunState | None = None
+        self._model_is_due = True
         self._last = self._stamp()
 
     def run_began(self, federation: Federation, history: Sequence[RoundRecord]) -> None:
@@ -44,6 +45,8 @@ class RunFiles(Observer):
     def run_ended(self, run: Run, finished: bool) -> None:
         """Save what has not been saved; the second checkpoint is of no more use in a finished run."""
         self._save()
+        if run.history and self._model_is_due:  # the run before was killed between its last checkpoint and its model
+            self._folder.save_model(self._experiment, run.global_state)
         if finished:
             (self._folder.path / PREVIOUS).unlink(missing_ok=True)
 
@@ -55,10 +58,10 @@ class RunFiles(Observer):
             if self._every:
                 self._save_checkpoint(run_state)
             self._folder.save_model(self._experiment, run_state.state.weights)
-        except Exception:
-            self._unsaved = None  # what could not be written is not tried again in the end; an interruption is
+        except Exception:  # what could not be written is not tried again in the end; after an interruption it is
+            self._unsaved, self._model_is_due = None, False
             raise
-        self._unsaved = None
+        self._unsaved, self._model_is_due = None, False
 
     def _save_checkpoint(self, run_state: RunState) -> None:
         path = self._folder.path
