@@ -12,10 +12,10 @@ from pathlib import Path
 _UNFINISHED = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
 
 
-def write_atomically(path: Path, content: bytes, before_rename: Callable[[], None] = lambda: None) -> None:
+def write_atomically(path: Path, content: bytes, before_rename: Callable[[Path], None] = lambda _: None) -> None:
     """Write the whole file or nothing: a temporary file beside it, on the disk before it gets its name.
 
-    `before_rename` is called once the content is on the disk.
+    `before_rename` is called with the temporary file once the content is on the disk.
     """
     unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
@@ -23,7 +23,7 @@ def write_atomically(path: Path, content: bytes, before_rename: Callable[[], Non
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        before_rename()
+        before_rename(unfinished)
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)

@@ -95,8 +95,12 @@ def fingerprint(federation: Federation) -> str:
     return digest.hexdigest()
 
 
-def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
+def save_checkpoint(
+    folder: Path, checkpoint: Checkpoint, before_rename: Callable[[Path], None] = lambda _: None
+) -> None:
     """Write a checkpoint whole or not at all; the one that was there becomes the previous one.
+
+    `before_rename` is called with the finished file before it gets its name.
 
     Raises:
         InputError: the method or an observer remembers something that can't be written.
@@ -113,7 +117,8 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     )
     content = to_bytes(tensors, {"hfp_checkpoint": VERSION, "tree": json.dumps(tree, separators=(",", ":"))})
 
-    def keep_previous() -> None:
+    def keep_previous(unfinished: Path) -> None:
+        before_rename(unfinished)
         with contextlib.suppress(FileNotFoundError):
             os.replace(folder / CHECKPOINT, folder / PREVIOUS)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from hfp.errors import InputError
 from hfp.federation.observer import Observer
@@ -23,7 +24,7 @@ class RunFiles(Observer):
         self._folder, self._every = folder, every
         self._unsaved: RunState | None = None
         self._model_is_due = True
-        self._last = self._stamp()
+        self._own = {self._stamp(folder.path / CHECKPOINT)}
 
     def run_began(self, federation: Federation, history: Sequence[RoundRecord]) -> None:
         """Write the rounds that were done before: an interrupted run may have left half a line, or one too many."""
@@ -65,18 +66,19 @@ class RunFiles(Observer):
 
     def _save_checkpoint(self, run_state: RunState) -> None:
         path = self._folder.path
-        if self._stamp() != self._last:
+        if self._stamp(path / CHECKPOINT) not in {None, *self._own}:
             raise InputError(f"another process goes on with the run in {path}; this one leaves it alone")
         try:
-            save_checkpoint(path, Checkpoint(self._experiment, run_state, self._data))
+            checkpoint = Checkpoint(self._experiment, run_state, self._data)
+            save_checkpoint(path, checkpoint, lambda file: self._own.add(self._stamp(file)))
         except OSError as error:
             raise InputError(f"{path / CHECKPOINT} can't be written: {error.strerror or error}") from error
-        finally:
-            self._last = self._stamp()
 
-    def _stamp(self) -> tuple[int, int] | None:
+    @staticmethod
+    def _stamp(path: Path) -> tuple[int, int] | None:
+        """What tells a file from another's of the same name; a rename leaves it as it is. None without a file."""
         try:
-            status = (self._folder.path / CHECKPOINT).stat()
+            status = path.stat()
         except OSError:
             return None
         return status.st_ino, status.st_mtime_ns

@@ -31,7 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--resume",
         type=Path,
         metavar="FOLDER",
-        help="The interrupted run in this folder goes on where it was saved, with the settings that it was started with",
+        help="The interrupted run in this folder goes on where it was saved, with the settings it was started with.",
     )
     add_checkpoint(output)
     output.add_argument(
