@@ -86,8 +86,8 @@ class _ShapeChecker(CallCounter):
             self._last, self._inside = key, True
         result = self.compute(function, key, args, kwargs)
         if key in self._wiring.trace.decisions:
-            lines = () if expected is None else expected.outputs
-            result = replayed(result, self._wiring.trace.decisions[key], lines, [args, kwargs], self._kept)
+            results = () if expected is None else expected.outputs
+            result = replayed(result, self._wiring.trace.decisions[key], results, [args, kwargs], self._kept)
         if expected is not None and key[1] not in COPIES:
             for output, lines, shape in zip(tensors_in(result), expected.outputs, expected.shapes, strict=False):
                 wanted = tuple(
