@@ -82,9 +82,9 @@ class PrunedFile:
         tied: name -> other name under which the same tensor is stored.
 
     >>> import torch
-    >>> from hfp.reconstruct import IndexMap, read_pruned, save_pruned
+    >>> from hfp.reconstruct import IndexMap, Pruned, read_pruned, save_pruned
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 2))
-    >>> file = read_pruned(save_pruned(model, IndexMap.identity(model), "small.safetensors"))
+    >>> file = read_pruned(save_pruned(Pruned(model, IndexMap.identity(model), {}), "small.safetensors"))
     >>> sorted(file.state())
     ['0.bias', '0.weight', '2.bias', '2.weight']
     """
@@ -175,9 +175,9 @@ def read_pruned(path: str | os.PathLike[str]) -> PrunedFile:
         MapError: the file is missing, damaged, of another format version, or contradicts itself.
 
     >>> import torch
-    >>> from hfp.reconstruct import IndexMap, read_pruned, save_pruned
+    >>> from hfp.reconstruct import IndexMap, Pruned, read_pruned, save_pruned
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 2))
-    >>> read_pruned(save_pruned(model, IndexMap.identity(model), "small.safetensors")).index_map
+    >>> read_pruned(save_pruned(Pruned(model, IndexMap.identity(model), {}), "small.safetensors")).index_map
     <IndexMap: 0 of 4 tensors cut; 44 of 44 entries kept (100.0 %)>
     """
     path = Path(path)
@@ -217,9 +217,9 @@ def load_pruned(path: str | os.PathLike[str], skeleton: nn.Module | None = None)
         MapError: as `read_pruned`; or the skeleton is missing, or another model than the one that was pruned.
 
     >>> import torch
-    >>> from hfp.reconstruct import IndexMap, load_pruned, save_pruned
+    >>> from hfp.reconstruct import IndexMap, Pruned, load_pruned, save_pruned
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 2))
-    >>> again = load_pruned(save_pruned(model, IndexMap.identity(model), "small.safetensors"), skeleton=model)
+    >>> again = load_pruned(save_pruned(Pruned(model, IndexMap.identity(model), {}), "small.safetensors"), skeleton=model)
     >>> again.model[0]
     Linear(in_features=4, out_features=6, bias=True)
     """
