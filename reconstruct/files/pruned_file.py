@@ -219,7 +219,8 @@ def load_pruned(path: str | os.PathLike[str], skeleton: nn.Module | None = None)
     >>> import torch
     >>> from hfp.reconstruct import IndexMap, Pruned, load_pruned, save_pruned
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 2))
-    >>> again = load_pruned(save_pruned(Pruned(model, IndexMap.identity(model), {}), "small.safetensors"), skeleton=model)
+    >>> path = save_pruned(Pruned(model, IndexMap.identity(model), {}), "small.safetensors")
+    >>> again = load_pruned(path, skeleton=model)
     >>> again.model[0]
     Linear(in_features=4, out_features=6, bias=True)
     """
