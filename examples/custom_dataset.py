@@ -2,7 +2,8 @@
 
     python examples/custom_dataset.py
 
-For folders of images there is nothing to write: `hfp run --dataset imagefolder --data-root FOLDER`.
+For folders of images there is nothing to write: `hfp run --dataset imagefolder --data-root FOLDER`. Data that only
+Python needs, or that are no images, need no name: `hfp.Experiment(dataset=hfp.data.from_tensors(...), model=...)`.
 """
 
 from __future__ import annotations

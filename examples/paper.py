@@ -3,16 +3,18 @@
     python examples/paper.py --dataset fmnist
     python examples/paper.py --dataset cifar10 --data-root FOLDER
 
-Runs four studies, one after the other, keeps every finished run (--out; started again, it goes on), and writes a page
-with tables and pictures. Sizes are those of minutes: less data, fewer rounds and smaller networks than the paper's, and
-2,000 test images, the same for all, unless --whole-test-set.
+Runs four studies, one after the other, and keeps every finished run (--out; started again, it goes on). It writes the
+figures to a data file beside the page, pictures beside that, and a page with the tables where there is no page yet; of
+a page that is there only the tables change. Sizes are those of minutes: less data, fewer rounds and smaller networks
+than the paper's, and 2,000 test images, the same for all, unless --whole-test-set.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,9 +28,13 @@ from hfp.comparison.charts import standalone
 from hfp.comparison.definition import Comparison, Variant, variants_of
 from hfp.comparison.page import file_name, round_chart, size_chart
 from hfp.comparison.runs import ComparisonFolder, missing, run_missing
-from hfp.comparison.table import Row, Runs, gather, grouped, rows
+from hfp.comparison.table import Row, Runs, gather, rows
 from hfp.data import DataRequest, Dataset, Split, load_dataset, register_dataset
 from hfp.results.folder import write_atomically
+
+sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
+from data_files import Line, both, put  # noqa: E402  (beside the benchmarks)
+from render_pages import rendered  # noqa: E402
 
 ALPHAS = (0.1, 1.0, 10.0)
 TABLE_1 = ("ca-hfp", "ca-hfp-paper", "fedavg", "fedavgm", "fedprox", "prunefl", "fedmp", "dapperfl")
@@ -44,6 +50,7 @@ TABLE_2 = (
     Variant("Δw, with", {"method": "delta-w"}),
 )
 TESTED = 2000
+SETTING = ("study", "variant", "alpha", "size")
 
 
 def _tested_in_part(name: str, request: DataRequest) -> Dataset:
@@ -144,13 +151,14 @@ def main() -> None:
     for name, study in studies(base, tuple(range(arguments.seeds))).items():
         if name in arguments.studies:
             parts += _section(name, study, arguments, console)
-    page = "\n".join([*_head(arguments), *parts])
-    write_atomically(arguments.page, page.encode())
+    if not arguments.page.exists():
+        write_atomically(arguments.page, "\n".join([*_head(arguments), *parts]).encode())
+    write_atomically(arguments.page, rendered(arguments.page).encode())
     print(f"written to {arguments.page}")
 
 
 def _section(name: str, study: Study, arguments: argparse.Namespace, console: Console) -> list[str]:
-    """Run a study and write its part of the page, pictures beside it."""
+    """Run a study, write its figures and pictures beside the page, and make its part of the page."""
     folder = ComparisonFolder(arguments.out / arguments.dataset)  # one for all, so that studies share runs
     folder.describe(study.comparison)
     todo = len(missing(study.comparison, folder))
@@ -164,7 +172,9 @@ def _section(name: str, study: Study, arguments: argparse.Namespace, console: Co
         failures = run_missing(study.comparison, folder, arguments.jobs, advance, lambda cell: None)
     runs = gather(study.comparison, lambda cell: folder.load(cell.experiment))
     made = rows(study.comparison, runs)
-    lines = [f"## {study.title}", "", study.about, "", *_table(study.comparison, made), ""]
+    data = arguments.page.with_suffix(".csv")
+    put(data, SETTING, lines_of(name, made))
+    lines = [f"## {study.title}", "", study.about, "", *_table(name, data, study.comparison), ""] if made else []
     for title, chart in study.pictures(study.comparison, runs, made).items() if made else ():
         file = f"{arguments.page.stem}-{name}-{file_name(title)}.svg"
         write_atomically(arguments.page.parent / file, standalone(chart).encode())
@@ -172,21 +182,35 @@ def _section(name: str, study: Study, arguments: argparse.Namespace, console: Co
     return lines + [f"Not finished: {failure.cell.variant}: {failure.reason}" for failure in failures]
 
 
-def _table(comparison: Comparison, made: Sequence[Row]) -> list[str]:
-    """A row for every variant, a column for every alpha or size; costs are those at the first alpha and last size."""
-    groups = grouped(made)
-    heads = [f"{size}, α = {alpha:g}" if len(comparison.sizes) > 1 else f"α = {alpha:g}" for alpha, size in groups]
-    costs = ("MB up", "MB down", "training, GMACs")
-    lines = ["| accuracy, % | " + " | ".join([*heads, *costs]) + " |", "|---" * (1 + len(heads) + len(costs)) + "|"]
-    for variant in comparison.variants:
-        mine = [next((row for row in group if row.variant == variant.name), None) for group in groups.values()]
-        texts = ["" if row is None else f"{row.accuracy:.2f}" for row in mine]
-        last = next((row for row in reversed(mine) if row is not None), None)
-        figures = (last.megabytes_up, last.megabytes_down, last.gmacs) if last else ()
-        lines.append("| " + " | ".join([variant.name, *texts, *(f"{figure:,.1f}" for figure in figures)]) + " |")
-    if len(comparison.sizes) > 1:
-        lines += ["", f"Costs are those at {comparison.sizes[-1][0]}."]
-    return lines
+def lines_of(study: str, made: Sequence[Row]) -> Iterator[Line]:
+    """A study's rows as lines of the data file."""
+    for row in made:
+        yield {
+            "study": study,
+            "variant": row.variant,
+            "alpha": f"{row.alpha:g}",
+            "size": row.size,
+            **both("accuracy", row.accuracy),
+            "megabytes_up": f"{row.megabytes_up:.1f}",
+            "megabytes_down": f"{row.megabytes_down:.1f}",
+            "training_gmacs": f"{row.gmacs:.1f}",
+        }
+
+
+def _table(study: str, data: Path, comparison: Comparison) -> list[str]:
+    """The request for a table with a row for every variant and a column for every alpha, or for every size."""
+    columns, heading = ("size", "{}") if len(comparison.sizes) > 1 else ("alpha", "α = {}")
+    return [
+        "<!-- table",
+        f'file = "{data.name}"',
+        f'where = {{study = "{study}"}}',
+        'rows = "variant"',
+        'labels = ["accuracy, %"]',
+        f'columns = "{columns}"',
+        f'heading = "{heading}"',
+        'cells = "accuracy"',
+        "-->",
+    ]
 
 
 def _head(arguments: argparse.Namespace) -> list[str]:

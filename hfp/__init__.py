@@ -5,8 +5,9 @@ Names are loaded when first used: ``import hfp`` and ``hfp --help`` don't wait f
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from hfp.lazy import lazily
 
 if TYPE_CHECKING:
     from hfp import importance, reconstruct
@@ -16,9 +17,10 @@ if TYPE_CHECKING:
     from hfp.federation.rounds import simulate
     from hfp.models import create_model
     from hfp.pruning.budget import Budget
-    from hfp.pruning.prune import PruneResult, prune
-    from hfp.pruning.storing import save_pruned
-    from hfp.reconstruct import load_pruned
+    from hfp.pruning.prune import prune
+    from hfp.pruning.result import PruneResult
+    from hfp.reconstruct import save_pruned
+    from hfp.results.load import SavedRun, load_pruned, load_run
 
 __all__ = [
     "Budget",
@@ -26,36 +28,30 @@ __all__ = [
     "InputError",
     "PruneResult",
     "Run",
+    "SavedRun",
     "create_model",
     "importance",
     "load_pruned",
+    "load_run",
     "prune",
     "reconstruct",
     "save_pruned",
     "simulate",
 ]
 
-_HOMES = {
-    "Budget": "hfp.pruning.budget",
-    "Experiment": "hfp.federation.experiment",
-    "InputError": "hfp.errors",
-    "PruneResult": "hfp.pruning.prune",
-    "Run": "hfp.federation.records",
-    "create_model": "hfp.models",
-    "load_pruned": "hfp.reconstruct",
-    "prune": "hfp.pruning.prune",
-    "save_pruned": "hfp.pruning.storing",
-    "simulate": "hfp.federation.rounds",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name in ("importance", "reconstruct"):
-        return import_module(f"hfp.{name}")
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
-    raise AttributeError(f"module 'hfp' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+__getattr__, __dir__ = lazily(
+    __name__,
+    {
+        "hfp.errors": "InputError",
+        "hfp.federation.experiment": "Experiment",
+        "hfp.federation.records": "Run",
+        "hfp.federation.rounds": "simulate",
+        "hfp.models": "create_model",
+        "hfp.pruning.budget": "Budget",
+        "hfp.pruning.prune": "prune",
+        "hfp.pruning.result": "PruneResult",
+        "hfp.reconstruct": "save_pruned",
+        "hfp.results.load": "SavedRun load_pruned load_run",
+    },
+    modules=("importance", "reconstruct"),
+)

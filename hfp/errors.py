@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 MOST = 20
@@ -24,3 +24,9 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:
     else:
         hint = f"none of the {len(names):,} known names is like it"
     return InputError(f"unknown {kind} {name!r}; {hint}")
+
+
+def listed(words: Sequence[str], between: str = ", ") -> str:
+    """Words in one line, the first `MOST` of them and how many more there are."""
+    more = len(words) - MOST
+    return between.join(words[:MOST]) + (f"{between}and {more:,} more" if more > 0 else "")

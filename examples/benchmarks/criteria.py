@@ -1,6 +1,6 @@
 """Which criterion picks the right channels, and what does it cost?
 
-    python examples/benchmarks/criteria.py --root cifar10=PATH --report examples/benchmarks/criteria.md
+    python examples/benchmarks/criteria.py --root cifar10=PATH --data examples/benchmarks/criteria.csv
 
 Networks are trained here and kept in --cache. The protocols run on each, for every criterion of ours and of
 torch-pruning (its Hessian corrected, its activation criterion left out because it keeps one batch alone):
@@ -13,7 +13,7 @@ torch-pruning (its Hessian corrected, its activation criterion left out because 
 - time: scoring data, as a ratio of a plain forward and backward over the same batches, processor time, median of five.
 
 Results are JSON lines (--results) and nothing that is there is run again, so that it can be stopped at any time;
---report writes the tables between two marks of a Markdown page, and the plot beside it.
+--data writes the figures to the page's data files, whose names begin with the given one's, and the plot beside them.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from criteria_study.cutting import accuracy
 from criteria_study.entries import ENTRIES
 from criteria_study.log import Log, read
 from criteria_study.networks import Sizes, trained
-from criteria_study.page import update
 from criteria_study.plot import draw
 from criteria_study.pruned import RATIOS, REPAIRS, Choice, run_once, run_steps, run_tuned
-from criteria_study.report import report
+from criteria_study.report import FILES
 from criteria_study.timing import run_time
+from data_files import put
 
 PROTOCOLS = {"once": run_once, "alone": run_alone, "tuned": run_tuned, "steps": run_steps, "time": run_time}
 NETWORKS = ("fmnist/vgg-small/0.5", "fmnist/resnet20/0.5", "cifar10/vgg-small/0.5", "cifar10/resnet20/0.5")
 
 
 def main() -> None:
-    """Read the command line, run what is missing, write the page."""
+    """Read the command line, run what is missing, write the figures."""
     given = _parser().parse_args()
     torch.set_num_threads(given.threads)
     epochs = {name: int(count) for name, count in _pairs(given.epochs).items()}
@@ -54,11 +54,10 @@ def main() -> None:
                 if log.wants(protocol="trained"):
                     log.add(protocol="trained", accuracy=accuracy(network.model, network.test))
                 PROTOCOLS[protocol](network, log, choice)
-    tables = report(read(given.results))
-    print(tables)
-    if given.report:
-        update(given.report, tables)
-        draw(read(given.results), given.report.with_suffix(".png"))
+    if given.data:
+        for name, (setting, figures) in FILES.items():
+            put(given.data.with_stem(given.data.stem + name), setting, figures(read(given.results)))
+        draw(read(given.results), given.data.with_suffix(".png"))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -78,7 +77,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tune-images", type=int, default=5000, help="for one epoch of fine-tuning")
     parser.add_argument("--cache", type=Path, default=Path("runs/criteria"))
     parser.add_argument("--results", type=Path, default=Path("runs/criteria/results.jsonl"))
-    parser.add_argument("--report", type=Path, metavar="PAGE")
+    parser.add_argument(
+        "--data", type=Path, metavar="FILE", help="write the figures to this data file and others beside"
+    )
     parser.add_argument("--threads", type=int, default=1)
     return parser
 

@@ -1,9 +1,10 @@
 """Defaults of the federated run, measured: variants of one experiment under the same seeds.
 
-    python examples/benchmarks/federated.py --study batch-norm --seeds 3
+    python examples/benchmarks/federated.py --study batch-norm --seeds 3 --data examples/benchmarks/federated.csv
 
 Every variant sees the same partition, initial weights and batches at a seed, so the last column is a mean of paired
-differences from the first variant. Finished runs are kept (--out) and not repeated.
+differences from the first variant. Finished runs are kept (--out) and not repeated. With --data the figures are written
+to the page's data file.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from data_files import Line, both, put
 
-from hfp.commands.run import option
 from hfp.comparison.definition import Comparison, Variant
 from hfp.comparison.runs import ComparisonFolder, run_missing
 from hfp.comparison.table import Row, gather, rows
 from hfp.federation.experiment import Experiment
+from hfp.settings import pair
 
 Study = dict[str, dict[str, Any]]
 
@@ -110,6 +112,7 @@ STUDIES = {
 }
 STUDIES |= OWN_STUDIES
 
+SETTING = ("study", "dataset", "model", "alpha", "rank", "rounds", "head_start", "seeds", "variant")
 SHARED = ("dataset", "model", "train_images", "rounds", "head_start", "head_start_decay")
 
 
@@ -128,9 +131,10 @@ def main() -> None:
         "--head-start", type=float, default=Experiment.head_start, help="`hfp run --help` tells what it is"
     )
     parser.add_argument("--head-start-decay", type=float, default=Experiment.head_start_decay)
-    parser.add_argument("--option", type=option, action="append", default=[], help="NAME=VALUE for every variant")
+    parser.add_argument("--option", type=pair, action="append", default=[], help="NAME=VALUE for every variant")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("runs/federated"))
+    parser.add_argument("--data", type=Path, help="write the figures to this data file")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     comparison = Comparison(
@@ -143,7 +147,10 @@ def main() -> None:
     folder = ComparisonFolder(arguments.out)
     folder.describe(comparison)
     failures = run_missing(comparison, folder, 1, on_round=lambda: None, on_run=lambda cell: None)
-    print(markdown(rows(comparison, gather(comparison, lambda cell: folder.load(cell.experiment)))))
+    made = rows(comparison, gather(comparison, lambda cell: folder.load(cell.experiment)))
+    print(markdown(made))
+    if arguments.data:
+        put(arguments.data, SETTING, [line(arguments, row) for row in made])
     for failure in failures:
         print(f"\n{failure.cell.variant}, seed {failure.cell.seed}: {failure.reason}")
 
@@ -159,6 +166,14 @@ def variants(study: Mapping[str, Mapping[str, Any]], options: Mapping[str, Any])
         )
         for name, changes in study.items()
     )
+
+
+def line(arguments: argparse.Namespace, row: Row) -> Line:
+    """A row of a study as a line of the data file."""
+    asked = {name: str(getattr(arguments, name)) for name in ("study", "dataset", "model", "rank", "rounds")}
+    asked |= {name: f"{getattr(arguments, name):g}" for name in ("alpha", "head_start")}
+    figures = {**both("accuracy", row.accuracy), **both("difference", row.difference, "+.2f")}
+    return {**asked, "seeds": str(row.seeds), "variant": row.variant, **figures}
 
 
 def markdown(made: list[Row]) -> str:

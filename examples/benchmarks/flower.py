@@ -1,7 +1,7 @@
 """What Flower costs: the same rounds embedded, simulated and deployed on loopback; the server's memory by clients.
 
-    python examples/benchmarks/flower.py overhead --out flower-overhead.json
-    python examples/benchmarks/flower.py memory --out flower-memory.json
+    python examples/benchmarks/flower.py overhead --data examples/benchmarks/flower.csv
+    python examples/benchmarks/flower.py memory --data examples/benchmarks/flower.csv
 
 Processor seconds are those of every process of a run, sampled from /proc (Linux); a round's are the difference between
 a long and a short run, divided by the rounds between them, so that starting up does not count.
@@ -21,6 +21,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from data_files import Line, put
 
 from hfp.flower.local import LocalDeployment
 
@@ -123,31 +125,33 @@ def embedded(rounds: int, clients: int, settings: dict[str, object]) -> dict[str
         return {"cpu": watch.seconds, "wall": sum(seconds[1:]) / max(len(seconds) - 1, 1), "server": peak}
 
 
-def overhead(ways: list[str], clients: int = 3) -> dict[str, dict[str, float]]:
+def overhead(ways: list[str], clients: int = 3) -> Iterator[Line]:
     """A round's processor and wall seconds in each way of running the same clients."""
     settings = "train-images=300 threads=1 wait=300.0"
-    found: dict[str, dict[str, float]] = {}
-
-    def note(name: str, short: dict[str, float], long: dict[str, float]) -> None:
-        found[name] = {
-            "cpu_a_round": (long["cpu"] - short["cpu"]) / (LONG - SHORT),
-            "cpu_start": short["cpu"] - SHORT * (long["cpu"] - short["cpu"]) / (LONG - SHORT),
-            "wall_a_round": long["wall"],
-            "server_peak": long["server"],
-        }
-        print(name, found[name], file=sys.stderr, flush=True)
-
     same = {"train_images": 300}
     for way in ways:
         if way == "embedded":
-            note(way, embedded(SHORT, clients, same), embedded(LONG, clients, same))
+            yield _per_round(way, clients, *(embedded(rounds, clients, same) for rounds in (SHORT, LONG)))
             continue
         simulated = way == "simulation"
         with deployment(simulated) as local:
             if not simulated:
                 local.start_nodes(clients)
-            note(way, *(measure(local, rounds, clients, settings, simulated) for rounds in (SHORT, LONG)))
-    return found
+            both = (measure(local, rounds, clients, settings, simulated) for rounds in (SHORT, LONG))
+            yield _per_round(way, clients, *both)
+
+
+def _per_round(way: str, clients: int, short: dict[str, float], long: dict[str, float]) -> Line:
+    """What a round costs, from a short and a long run."""
+    per_round = (long["cpu"] - short["cpu"]) / (LONG - SHORT)
+    return {
+        "way": way,
+        "clients": str(clients),
+        "cpu_seconds_per_round": f"{per_round:.2f}",
+        "cpu_seconds_to_start": f"{short['cpu'] - SHORT * per_round:.1f}",
+        "wall_seconds_per_round": f"{long['wall']:.2f}",
+        "peak_megabytes": f"{long['server'] / 1e6:.0f}",
+    }
 
 
 LARGE = """
@@ -166,14 +170,13 @@ def test_data():
 """
 
 
-def memory(inline: bool) -> dict[str, float]:
-    """The peak memory in MB of the server's process, by clients, each of them with a full model of 17.9 MB.
+def memory(inline: bool) -> Iterator[Line]:
+    """The peak memory of the server's process for 10 and for 100 clients with full models of 17.9 MB each.
 
     It is that of Flower's simulation; `inline` runs server and clients in one process, one message after the other,
     through Flower's serialisation but without Ray, where the process also holds one client's work.
     """
     settings = 'method="fedavg" problem="large_problem" threads=1 wait=300.0'
-    found = {}
     with tempfile.TemporaryDirectory(prefix="hfp-large-") as folder:
         app = Path(folder) / "app"
         shutil.copytree(APP, app)
@@ -181,12 +184,12 @@ def memory(inline: bool) -> dict[str, float]:
         for clients in (10, 100):
             if inline:
                 words = [sys.executable, "-c", INLINE, str(clients), folder, str(TESTS)]
-                found[str(clients)] = float(subprocess.run(words, check=True, capture_output=True).stdout.split()[-1])
+                peak = float(subprocess.run(words, check=True, capture_output=True).stdout.split()[-1])
             else:
                 with deployment(simulation=True) as local:
-                    found[str(clients)] = measure(local, 2, clients, settings, True, app)["server"] / 1e6
-            print(clients, found, file=sys.stderr, flush=True)
-    return found
+                    peak = measure(local, 2, clients, settings, True, app)["server"] / 1e6
+            way = "one process" if inline else "simulation, large models"
+            yield {"way": way, "clients": str(clients), "peak_megabytes": f"{peak:.0f}"}
 
 
 TESTS = Path(__file__).parents[2] / "tests" / "support"
@@ -205,17 +208,17 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Measure, print, and write to the data file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["overhead", "memory"])
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS, help="of running, for overhead")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS, help="ways of running, for overhead")
     parser.add_argument("--inline", action="store_true", help="memory without Ray: all in one process")
-    parser.add_argument("--out", type=Path)
-    arguments = parser.parse_args()
-    found = overhead(arguments.ways) if arguments.what == "overhead" else memory(arguments.inline)
-    text = json.dumps(found, indent=2)
-    print(text)
-    if arguments.out:
-        arguments.out.write_text(text + "\n")
+    parser.add_argument("--data", type=Path, help="write the figures to this data file")
+    given = parser.parse_args()
+    for line in overhead(given.ways) if given.what == "overhead" else memory(given.inline):
+        print(", ".join(f"{name} {value}" for name, value in line.items()), flush=True)
+        if given.data:
+            put(given.data, ("way", "clients"), [line])
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 """How fast are recording, restricting, embedding, aggregating and compact models? Ratios to what one does without them.
 
-Prints one line per figure: median ratio, spread (lowest to highest), and the target. Both sides of a ratio are timed
-one after the other in every repeat, as processor time of one thread, so that other work on the machine disturbs little.
+Prints one line per figure: median ratio, spread (lowest to highest), and the target; with --data they are written to
+the page's data file. Both sides of a ratio are timed one after the other in every repeat, as processor time of one
+thread, so that other work on the machine disturbs little.
 
-    python examples/benchmarks/reconstruct.py --repeats 7
+    python examples/benchmarks/reconstruct.py --repeats 7 --data examples/benchmarks/reconstruct.csv
 """
 
 from __future__ import annotations
@@ -14,11 +15,14 @@ import gc
 import statistics
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
 import timm
 import torch
 import torch_pruning as tp
+from data_files import Line, put
 from torch import Tensor, nn
 
 import hfp
@@ -110,34 +114,48 @@ def speed_up(name: str, size: int) -> Callable[[], float]:
     return ratio
 
 
-def report(what: str, target: str, ratio: Callable[[], float], repeats: int) -> None:
-    """Print the median and the spread of a ratio, after one unmeasured run."""
-    ratio()
-    found = [ratio() for _ in range(repeats)]
-    spread = f"({min(found):.2f} to {max(found):.2f})"
-    print(f"{what:<58} {statistics.median(found):5.2f}  {spread}  target {target}", flush=True)
+@dataclass(frozen=True)
+class Figure:
+    """A ratio to be measured, and the target that it is to reach: "<= 2" or ">= 2"."""
+
+    name: str
+    target: str
+    ratio: Callable[[], float]
+
+    def measure(self, repeats: int) -> Line:
+        """The median and the spread of the ratio as a line of the data file, after one unmeasured run."""
+        self.ratio()
+        found = [self.ratio() for _ in range(repeats)]
+        median, bound = statistics.median(found), float(self.target[3:])
+        return {
+            "figure": self.name,
+            "repeats": str(repeats),
+            "ratio": f"{median:.2f}",
+            "lowest": f"{min(found):.2f}",
+            "highest": f"{max(found):.2f}",
+            "target": self.target,
+            "met": "yes" if (median <= bound if self.target[0] == "<" else median >= bound) else "no",
+        }
 
 
-def compact_models(repeats: int) -> None:
+def compact_models() -> Iterator[Figure]:
     """Latency of compact models."""
     for name, size in (("resnet18", 112), ("resnet50", 112)):
-        what = f"full / compact forward pass ({name}, {size} pixels)"
-        report(what, ">= 2.2", speed_up(name, size), repeats)
+        yield Figure(f"full / compact forward pass ({name}, {size} pixels)", ">= 2.2", speed_up(name, size))
 
 
-def recording(repeats: int) -> None:
+def recording() -> Iterator[Figure]:
     """Recording a pruning of resnet50, and putting a compact state back."""
     parent, x = timm.create_model("resnet50"), torch.randn(2, 3, 224, 224)
     full = parent.state_dict()
-    report(
-        "record + restrict + embed / build + step (resnet50)", "<= 2", lambda: record_ratio(parent, x, full), repeats
-    )
+    both = "record + restrict + embed / build + step (resnet50)"
+    yield Figure(both, "<= 2", lambda: record_ratio(parent, x, full))
     index_map = random_map(Coupling.trace(parent, x, ignored_layers=["fc"]), seed=0)
     sub = index_map.restrict(full)
-    report("embed / clone (resnet50 at 50 %)", "<= 3", lambda: embed_ratio(index_map, sub, full), repeats)
+    yield Figure("embed / clone (resnet50 at 50 %)", "<= 3", lambda: embed_ratio(index_map, sub, full))
 
 
-def aggregating(repeats: int) -> None:
+def aggregating() -> Iterator[Figure]:
     """Ten clients' halves of resnet18."""
     parent, x = timm.create_model("resnet18"), torch.randn(2, 3, 64, 64)
     full = parent.state_dict()
@@ -146,21 +164,19 @@ def aggregating(repeats: int) -> None:
     clients = [(index_map.restrict(full), index_map) for index_map in maps]
     states = [copy.deepcopy(full) for _ in range(10)]
     for rule in ("fill", "holders"):
-        report(
+        yield Figure(
             f"aggregate 10 x resnet18 at 50 % ({rule}) / mean of 10 full",
             "<= 2",
             lambda rule=rule: seconds(lambda: aggregate(full, clients, rule)) / seconds(lambda: plain_mean(states)),
-            repeats,
         )
-    plans = seconds(lambda: random_map(groups, seed=1))
-    print(f"one plan to its index map (resnet18): {plans * 1e3:.1f} ms of processor time")
 
 
 def main() -> None:
-    """Run all of them."""
+    """Measure all of them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--only", choices=("record", "aggregate", "latency"), help="one part of it")
+    parser.add_argument("--data", type=Path, help="write the figures to this data file")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -168,8 +184,11 @@ def main() -> None:
 
     parts = {"record": recording, "aggregate": aggregating, "latency": compact_models}
     for name, part in parts.items():
-        if arguments.only in (None, name):
-            part(arguments.repeats)
+        for figure in part() if arguments.only in (None, name) else ():
+            line = figure.measure(arguments.repeats)
+            print("{figure:<60} {ratio:>5} ({lowest} to {highest}), target {target}".format(**line), flush=True)
+            if arguments.data:
+                put(arguments.data, ("figure",), [line])
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """What does each closed-form repair of `hfp.prune` give back?
 
-    python examples/benchmarks/repair.py --root cifar10=PATH --report examples/benchmarks/repair.md
+    python examples/benchmarks/repair.py --root cifar10=PATH --data examples/benchmarks/repair.csv
 
 Small networks of half width are trained (kept in --cache), pruned to shares of their multiply-accumulates by
 `hfp.prune`, and repaired in each way from the same 1,024 training images; accuracy on test images, at once and after
 one more epoch over the 8,000. Every repair starts from the same pruned network, so that rows are paired by seed.
-Results are JSON lines and nothing that is there is run again.
+Results are kept as JSON lines and nothing that is there is run again; with --data their means are written to the page's
+data file.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import statistics
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from data_files import Line, put, spread
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn.functional import cross_entropy
@@ -31,6 +32,7 @@ from hfp.models import create_model
 from hfp.pruning.finetuning import accuracy, finetune, training_batches
 from hfp.pruning.repair import repair
 
+SETTING = ("network", "seeds", "criterion", "repair", "macs_left", "after")
 SHARES = (0.7, 0.5, 0.3)
 CRITERIA = ("group-fisher",)
 REPAIRS: tuple[tuple[str, ...], ...] = (
@@ -89,50 +91,28 @@ def measure(model: nn.Module, data: Dataset, seed: int) -> Iterator[dict[str, An
                 yield {**row, "seconds": seconds, "accuracy": at_once, "tuned": accuracy(compact, data)}
 
 
-def table(rows: Sequence[dict[str, Any]], network: str, criterion: str, figure: str) -> str:
-    """An accuracy of one network and criterion: mean and standard deviation over seeds, one column a share."""
-    mine = [row for row in rows if row["network"] == network]
-    shares = sorted({row["share"] for row in mine if row["criterion"] == criterion}, reverse=True)
-    lines = [
-        "| repair | " + " | ".join(f"{100 * share:.0f} % of MACs left" for share in shares) + " |",
-        "|---|" + "---|" * len(shares),
-    ]
-    for name in dict.fromkeys(row["repair"] for row in mine if row["criterion"] == criterion):
-        cells = []
-        for share in shares:
-            found = [
-                100 * row[figure]
-                for row in mine
-                if (row["criterion"], row["repair"], row["share"]) == (criterion, name, share)
-            ]
-            spread = f" ± {statistics.stdev(found):.1f}" if len(found) > 1 else ""
-            cells.append(f"{statistics.mean(found):.1f}{spread}")
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def report(rows: Sequence[dict[str, Any]]) -> str:
-    """The tables as Markdown."""
-    parts = []
-    for network in dict.fromkeys(row["network"] for row in rows):
-        full = [100 * row["accuracy"] for row in rows if row["network"] == network and row["share"] == 1.0]
-        parts.append(f"## {network}, full network {statistics.mean(full):.1f} %, seeds: {len(full)}\n")
-        for criterion in CRITERIA:
-            for figure, when in (("accuracy", "repaired"), ("tuned", "repaired, then an epoch of fine-tuning")):
-                parts.append(
-                    f"Pruned by {criterion}, {when}, accuracy in %:\n\n{table(rows, network, criterion, figure)}\n"
-                )
-    return "\n".join(parts)
+def lines(rows: Sequence[dict[str, Any]]) -> Iterator[Line]:
+    """Accuracies in percent over seeds, at once and after fine-tuning, as lines of the data file."""
+    alike: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        alike.setdefault((row["network"], row["criterion"], row["repair"], row["share"]), []).append(row)
+    for (network, criterion, kinds, share), found in alike.items():
+        setting = {"network": network, "seeds": str(len(found)), "criterion": criterion, "repair": kinds}
+        setting["macs_left"] = f"{100 * share:.0f}"
+        for figure, after in (("accuracy", "repair" if criterion else "training"), ("tuned", "fine-tuning")):
+            if figure in found[0]:
+                values = [100 * row[figure] for row in found]
+                yield {**setting, "after": after, **spread("accuracy", values, ".1f")}
 
 
 def main() -> None:
-    """Read the command line, run what is missing, write the page's tables."""
+    """Read the command line, run what is missing, write the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="+", default=["fmnist/resnet8", "cifar10/resnet8"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--root", nargs="*", default=[], metavar="DATASET=PATH", help="where a data set lies")
     parser.add_argument("--cache", type=Path, default=Path("runs/repair"))
-    parser.add_argument("--report", type=Path, help="write the tables here")
+    parser.add_argument("--data", type=Path, help="write the figures to this data file")
     given = parser.parse_args()
     torch.set_num_threads(1)
     roots = dict(item.split("=", 1) for item in given.root)
@@ -151,8 +131,10 @@ def main() -> None:
                 file.writelines(json.dumps(row) + "\n" for row in found)
             rows += found
             print(network, seed, flush=True)
-    if given.report:
-        given.report.write_text(report(rows))
+    for line in (made := list(lines(rows))):
+        print(", ".join(line.values()))
+    if given.data:
+        put(given.data, SETTING, made)
 
 
 if __name__ == "__main__":

@@ -12,11 +12,11 @@ check that
     python examples/benchmarks/timm_sweep.py --results sweep                       # timm's families, resumable
     python examples/benchmarks/timm_sweep.py --results sweep --source torchvision
     python examples/benchmarks/timm_sweep.py --results sweep --baseline --sample 26 --timeout 120
-    python examples/benchmarks/timm_sweep.py --results sweep --page timm_sweep.md  # the table
 
 Each model runs in its own process, one thread, one after the other; results are JSON lines, and a second start goes on
-where the first one stopped. `--baseline` runs torch-pruning's own pruner instead, which has to give a smaller model
-that runs and whose outputs have the shapes they had.
+where the first one stopped. With `--data FILE` what has run is written to the page's data file. `--baseline` runs
+torch-pruning's own pruner instead, which has to give a smaller model that runs and whose outputs have the shapes they
+had.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from data_files import Line, commit, put
 
 MOST_MACS_LEFT = 0.75
 ATOL = 1e-4
@@ -63,7 +63,7 @@ class Row:
 
 
 def main() -> int:
-    """Run the sweep, or write its page."""
+    """Run the sweep and write what has run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, required=True, help="folder for the JSON lines")
     parser.add_argument("--source", choices=("timm", "torchvision"), default="timm")
@@ -74,8 +74,7 @@ def main() -> int:
     parser.add_argument("--baseline", action="store_true", help="prune with torch-pruning's own pruner instead")
     parser.add_argument("--sample", type=int, help="run this many families, drawn at random, always the same")
     parser.add_argument("--timeout", type=float, default=600, help="seconds for one model")
-    parser.add_argument("--page", type=Path, help="write the table of what has run, and stop")
-    parser.add_argument("--note", default="", help="a remark for the page")
+    parser.add_argument("--data", type=Path, help="write the figures of what has run to this data file")
     parser.add_argument("--one", nargs=2, metavar=("FAMILY", "MODEL"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     tool = "torch-pruning" if arguments.baseline else "hfp"
@@ -84,9 +83,6 @@ def main() -> int:
         return 0
     arguments.results.mkdir(parents=True, exist_ok=True)
     lines = arguments.results / "sweep.jsonl"
-    if arguments.page:
-        arguments.page.write_text(page(read(lines), arguments.note))
-        return 0
     state = commit()
     done = {
         (row.tool, row.source, row.model)
@@ -105,6 +101,8 @@ def main() -> int:
             file.write(json.dumps(asdict(row)) + "\n")
         state = "pass" if row.passed else f"FAIL {row.reason}"
         print(f"{row.family:28} {row.model:40} {row.seconds:5.0f} s  MACs {row.macs:.2f}  {state}", flush=True)
+    if arguments.data:
+        put(arguments.data, ("source", "model"), figures(read(lines)))
     return 0
 
 
@@ -112,13 +110,6 @@ def read(lines: Path) -> list[Row]:
     """The latest row of every model."""
     found = [Row(**json.loads(line)) for line in lines.read_text().splitlines()] if lines.exists() else []
     return list({(row.tool, row.source, row.model): row for row in found}.values())
-
-
-def commit() -> str:
-    """The commit that is checked out, with a mark if files differ from it; empty outside a repository."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--exclude", "*"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    return done.stdout.strip()
 
 
 def candidates(source: str, results: Path, everything: bool) -> Iterator[tuple[str, str]]:
@@ -314,62 +305,26 @@ def _tensors(output: Any) -> list[Any]:
     return results(output)
 
 
-def page(rows: list[Row], note: str = "") -> str:
-    """The results as Markdown."""
-    versions = ", ".join(f"{name} {version(name)}" for name in ("timm", "torchvision", "torch", "torch-pruning"))
-    parts = ["# Pruning half of the channels of any model", "", _INTRODUCTION, "", f"Run with {versions}.", ""]
-    parts += [note, ""] if note else []
-    plain = {(row.source, row.model): row for row in rows if row.tool != "hfp"}
-    for source in ("timm", "torchvision"):
-        mine = sorted((row for row in rows if row.source == source and row.tool == "hfp"), key=lambda row: row.family)
-        if mine:
-            parts += _section(source, mine, [row for row in plain.values() if row.source == source])
-    return "\n".join(parts)
+def figures(rows: list[Row]) -> Iterator[Line]:
+    """What has run as lines of the data file; `plain` is what torch-pruning's own pruner did, where it was run."""
+    plain = {(row.source, row.model): row.reason or "pass" for row in rows if row.tool != "hfp"}
+    for row in sorted((row for row in rows if row.tool == "hfp"), key=lambda row: (row.source, row.family)):
+        yield {
+            "source": row.source,
+            "family": row.family,
+            "model": row.model,
+            "input": str(row.size),
+            "macs_left": f"{100 * row.macs:.1f}",
+            "params_left": f"{100 * row.params:.1f}",
+            "largest_difference": f"{row.error:.1g}",
+            "result": _shortened(row.reason or "pass"),
+            "plain": _shortened(plain.get((row.source, row.model), "")),
+            "commit": row.commit or "unknown",
+        }
 
 
-def _section(source: str, mine: list[Row], plain: list[Row]) -> list[str]:
-    passed, commits = sum(row.passed for row in mine), Counter(row.commit for row in mine)
-    parts = [f"## {source}: {passed} of {len(mine)} pass ({passed / len(mine):.1%})", ""]
-    parts += [
-        "Commits: " + ", ".join(f"{name or 'unknown'} ({count} rows)" for name, count in commits.items()) + ".",
-        "",
-    ]
-    if plain:
-        good = sum(row.passed for row in plain)
-        parts += [f"torch-pruning's own pruner, on {len(plain)} of these families: {good} pass.", ""]
-    parts += [
-        "| family | model | input | MACs left | parameters left | largest difference | commit | result | plain |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    beside = {row.model: row.reason or "pass" for row in plain}
-    parts += [_line(row, beside.get(row.model, "")) for row in mine]
-    parts.append("")
-    return parts
-
-
-def _line(row: Row, plain: str) -> str:
-    shares = f"{row.macs:.1%} | {row.params:.1%} | {row.error:.1g}"
-    result, plain = (_cell(text) for text in (row.reason or "pass", plain))
-    return f"| {row.family} | {row.model} | {row.size} | {shares} | {row.commit} | {result} | {plain} |"
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.replace("|", "\\|").split())[:160]
-
-
-_INTRODUCTION = """One smallest variant of every family, random weights, half of the channels of every coupled group
-removed (attention loses whole heads) by `hfp.prune(model, x, hfp.Budget(ratio=0.5))`. A model
-passes when putting the kept entries back into the full state gives the full state, the compact
-model computes what the full model computes without the removed channels (float64, atol 1e-4), a file loaded
-into a fresh skeleton gives exactly the same outputs, and at least a quarter of the
-multiply-accumulates are gone. The column "plain" is torch-pruning's own pruner (`BasePruner`, ratio 0.5, group l2, the
-classifier ignored, heads given and `num_heads` corrected afterwards) where it was run; it passes more easily, by giving
-a model that runs, with outputs of the same shapes and at least a quarter of the multiply-accumulates gone. Made by
-
-    python examples/benchmarks/timm_sweep.py --results sweep
-    python examples/benchmarks/timm_sweep.py --results sweep --source torchvision
-    python examples/benchmarks/timm_sweep.py --results sweep --baseline --sample 26 --timeout 120
-    python examples/benchmarks/timm_sweep.py --results sweep --page examples/benchmarks/timm_sweep.md"""
+def _shortened(text: str) -> str:
+    return " ".join(text.split())[:160]
 
 
 if __name__ == "__main__":

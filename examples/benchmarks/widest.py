@@ -1,6 +1,6 @@
 """The global model, and the part of it that the largest client would hold: is a method bad, or what nobody trains?
 
-    python examples/benchmarks/widest.py --rank 1 --seeds 3
+    python examples/benchmarks/widest.py --rank 1 --seeds 3 --data examples/benchmarks/widest.csv
 
 Where no client is as large as the global model, a method may leave a part of that untrained, and the whole is tested
 with it. This tests the submodel of the coming round's largest client as well, after the last round, both with
@@ -14,6 +14,7 @@ import json
 from pathlib import Path
 
 import torch
+from data_files import put, spread
 from torch import nn
 
 from hfp import Experiment
@@ -26,6 +27,7 @@ from hfp.results.folder import write_atomically
 from hfp.training import batch_norm as batchnorm
 from hfp.training.local_step import LARGE_BATCH, LocalData, predict, statistics_of
 
+SETTING = ("dataset", "model", "rank", "rounds", "head_start", "seeds", "method")
 METHODS = ("ca-hfp", "fedavg", "fedmp", "heterofl", "fedrolex", "fjord", "ca-hfp-paper")
 
 
@@ -43,6 +45,7 @@ def main() -> None:
     )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("runs/widest"))
+    parser.add_argument("--data", type=Path, help="write the figures to this data file")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     given.out.mkdir(parents=True, exist_ok=True)
@@ -64,10 +67,11 @@ def main() -> None:
             )
             for seed in range(given.seeds)
         ]
-        print(
-            f"| {method} | " + " | ".join(f"{Spread.of(column):.1f}" for column in zip(*found, strict=True)) + " |",
-            flush=True,
-        )
+        whole, part = (list(column) for column in zip(*found, strict=True))
+        print(f"| {method} | {Spread.of(whole):.1f} | {Spread.of(part):.1f} |", flush=True)
+        if given.data:
+            line = {name: getattr(given, name) for name in SETTING if name != "method"} | {"method": method}
+            put(given.data, SETTING, [{**line, **spread("whole", whole, ".1f"), **spread("part", part, ".1f")}])
 
 
 def accuracies(experiment: Experiment, folder: Path) -> tuple[float, float]:

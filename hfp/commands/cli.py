@@ -1,61 +1,119 @@
-"""The command line: ``hfp COMMAND``. A wrong input is one line on standard error and exit status 2."""
+"""The command line: ``hfp COMMAND``. A wrong input is one line on standard error and exit status 2.
+
+What a command takes is parsed and checked before the command itself is loaded, and torch with it.
+"""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib import import_module, metadata
-from typing import NoReturn
+from types import ModuleType
+from typing import Any
 
-COMMANDS: dict[str, tuple[str, str, str]] = {
-    "run": ("hfp.commands.run", "run", "run one federated experiment (without arguments: the embedded default)"),
-    "compare": ("hfp.commands.compare", "run", "run several federated methods on equal terms, and report"),
-    "prune": ("hfp.commands.prune", "run", "prune one model to a budget, and save it"),
-    "inspect": ("hfp.commands.inspect", "run", "show what a file of a pruned model holds"),
-    "flower": ("hfp.commands.flower", "run", "try a federation on Flower out, with processes on this machine"),
-    "methods": ("hfp.commands.listing", "run_methods", "list the federated methods and their papers"),
-    "criteria": ("hfp.commands.listing", "run_criteria", "list the criteria that score channels, and their papers"),
+from hfp.commands.arguments.parser import Parser
+from hfp.errors import InputError, unknown
+from hfp.importance import CriterionError
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command: what it does, the modules of its arguments and of its work, and the function that does the work."""
+
+    text: str
+    arguments: str
+    module: str
+    function: str = "run"
+
+
+COMMANDS: dict[str, Command] = {
+    "run": Command("run one federated experiment (without arguments: the embedded default)", "run", "run"),
+    "compare": Command("run several federated methods on equal terms, and report", "compare", "compare"),
+    "prune": Command("prune one model to a budget, and save it", "prune", "prune"),
+    "inspect": Command("show what a run's folder or a file of a pruned model holds", "inspect", "inspect"),
+    "predict": Command("classify images with a run's model", "predict", "predict"),
+    "extract": Command("write a client's own model, or the global one, out of a run's folder", "extract", "extract"),
+    "flower": Command("try a federation on Flower out, with processes on this machine", "flower", "flower"),
+    "methods": Command("list the federated methods, or one method's options", "methods", "listing", "run_methods"),
+    "criteria": Command(
+        "list the criteria that score channels, or one's options", "criteria", "listing", "run_criteria"
+    ),
 }
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
-    arguments = build_parser(words).parse_args(words)
-    module, function, _ = COMMANDS[arguments.command]
-    try:
-        return getattr(import_module(module), function)(arguments)
-    except _expected_errors() as error:
-        message = " ".join(str(error).split())
-        print(f"hfp {arguments.command}: {message}", file=sys.stderr)
+    if words and not words[0].startswith("-") and words[0] not in COMMANDS:
+        print(f"hfp: {unknown('command', words[0], COMMANDS)}", file=sys.stderr)
         return 2
+    arguments = build_parser(words).parse_args(words)
+    with warnings.catch_warnings():
+        warnings.showwarning = _shown_plainly(arguments.command)
+        return _run(arguments)
 
 
-def build_parser(words: Sequence[str]) -> argparse.ArgumentParser:
-    """The parser for a command line of these `words`: torch takes seconds, so only the typed command is loaded."""
+def build_parser(words: Sequence[str]) -> Parser:
+    """The parser for a command line of these `words`, with the arguments of the typed command alone."""
     typed = next((word for word in words if not word.startswith("-")), None)
-    parser = _Parser(prog="hfp", description="Structured pruning that can be undone, shared and federated.")
+    parser = Parser(prog="hfp", description="Structured pruning that can be undone, shared and federated.")
     parser.add_argument("--version", action="version", version=f"hfp {metadata.version('hfp')}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
-    for name, (module, _, text) in COMMANDS.items():
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
+    for name, command in COMMANDS.items():
+        text = command.text
         subparser = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
         if name == typed:
-            import_module(module).configure(subparser)
+            _arguments_of(command).configure(subparser)
     return parser
 
 
-def _expected_errors() -> tuple[type[Exception], ...]:
-    from hfp.errors import InputError
-    from hfp.importance import CriterionError
-    from hfp.reconstruct import MapError
+def _run(arguments: argparse.Namespace) -> int:
+    command = COMMANDS[arguments.command]
+    try:
+        getattr(_arguments_of(command), "check", _nothing)(arguments)
+        return getattr(import_module(f"hfp.commands.{command.module}"), command.function)(arguments)
+    except (InputError, CriterionError) as error:
+        return _refused(arguments.command, error)
+    except _map_error() as error:
+        return _refused(arguments.command, error)
 
-    return InputError, CriterionError, MapError
+
+def _refused(command: str, error: Exception) -> int:
+    print(f"hfp {command}: {' '.join(str(error).split())}", file=sys.stderr)
+    return 2
+
+
+def _arguments_of(command: Command) -> ModuleType:
+    return import_module(f"hfp.commands.arguments.{command.arguments}")
+
+
+def _nothing(arguments: argparse.Namespace) -> None:
+    """Most commands have no more to check."""
+
+
+def _shown_plainly(command: str) -> Callable[..., None]:
+    """Shows what is deprecated as one line; other warnings are for developers and look as usual."""
+    usual, said = warnings.showwarning, set[str]()
+
+    def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        line = f"hfp {command}: {message}"
+        if issubclass(category, FutureWarning):
+            if line not in said:
+                print(line, file=sys.stderr)
+            said.add(line)
+        else:
+            usual(message, category, *place, **more)
+
+    return show
+
+
+def _map_error() -> type[Exception]:
+    from hfp.reconstruct import MapError  # with torch, which an early refusal does not wait for
+
+    return MapError
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""``hfp inspect``: what a file of a pruned model holds, and what was removed from every layer."""
+"""``hfp inspect``: what a run's folder or a file of a pruned model holds, and what was removed from every layer."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import argparse
 import json
 import sys
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,23 +16,20 @@ from hfp.costs.macs import macs, parameters, state_bytes
 from hfp.errors import InputError
 from hfp.models.source import full_model
 from hfp.pruning.layer_picture import save_layer_picture
-from hfp.pruning.layers_report import LayerReport, layer_reports, shown, tensor_reports
+from hfp.pruning.layers_report import LayerReport, layer_reports, tensor_reports
+from hfp.pruning.tables import shown
 from hfp.reconstruct import IndexMap, PrunedFile, compact_model, read_pruned
-
-
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of ``hfp inspect``."""
-    parser.add_argument("file", type=Path, metavar="FILE", help="written by hfp prune or hfp.save_pruned")
-    parser.add_argument(
-        "--model", metavar="MODEL", help="the full model, where the file does not name it: a name or module:factory"
-    )
-    parser.add_argument("--image-size", type=int, metavar="PIXELS", help="to count with (default: as pruned)")
-    parser.add_argument("--picture", type=Path, metavar="PNG", help="draw what is left of every layer")
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
+from hfp.results.load import description_in, is_run, skeleton_in
+from hfp.results.overview import full_model_alone, run_overview
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Read and show; returns 0."""
+    if is_run(arguments.file):
+        return _show_run(arguments)
+    alone = full_model_alone(arguments.file)
+    if alone is not None:
+        raise InputError(alone)
     stored = read_pruned(arguments.file)
     layers, costs = _described(stored, arguments)
     measured = stored.metadata.get("costs", {})
@@ -61,6 +57,41 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _show_run(arguments: argparse.Namespace) -> int:
+    """Show what a run's folder holds; returns 0."""
+    for option in ("model", "image_size", "picture"):
+        if getattr(arguments, option) is not None:
+            raise InputError(f"--{option.replace('_', '-')} is for files of pruned models; {arguments.file} is a run")
+    found = run_overview(arguments.file if arguments.file.is_dir() else arguments.file.parent)
+    if arguments.json:
+        json.dump(found, sys.stdout)
+        sys.stdout.write("\n")
+        return 0
+    console = Console(highlight=False)
+    for line in run_lines(found):
+        console.print(line, soft_wrap=True, markup=False)
+    return 0
+
+
+def run_lines(found: dict[str, Any]) -> list[str]:
+    """A run's overview (`hfp.results.overview`) as lines of text."""
+    accuracy = "not tested yet" if found["accuracy"] is None else f"accuracy {found['accuracy']:.2f} %"
+    clients = ", ".join(map(str, found["trained_clients"])) or "none (hfp run --save-clients saves them)"
+    taken, classes = found["input"], found["classes"]
+    units = "floats" if taken["largest"] is None else f"{taken['dtype']} 0 to {taken['largest']}"
+    lines = [
+        f"{found['folder']}: a run of {found['method']} on {found['dataset']} with {found['clients']} clients",
+        f"global model: {found['model']}, {found['entries']:,} numbers, {accuracy} after {found['rounds']} of "
+        f"{found['rounds_planned']} rounds",
+        f"takes: {' x '.join(map(str, taken['shape']))}, {units} in the data set's units",
+        f"{len(classes)} classes: {', '.join(classes[:12])}{', ...' if len(classes) > 12 else ''}",
+        f"clients' models as trained: {clients}",
+        f"written by: hfp {found['hfp']}",
+        f"load it: {found['load']}",
+    ]
+    return lines + [f"use it: {found[name]}" for name in ("predict", "extract") if found[name]]
+
+
 def _is_pair(value: Any) -> bool:
     """Whether a value of the file's metadata is two times in seconds."""
     return isinstance(value, list) and len(value) == 2 and all(isinstance(v, float) and 0 < v < 1e6 for v in value)
@@ -86,8 +117,12 @@ def _described(
 ) -> tuple[tuple[LayerReport, ...], dict[str, tuple[float, float]]]:
     """Layers and costs: with the full model by its layers, else by the tensors of the file alone."""
     size = arguments.image_size or _size_in(stored)
-    if stored.timm is not None:
-        skeleton: nn.Module = stored.timm.create("meta")
+    skeleton: nn.Module
+    of_run = description_in(stored)
+    if of_run is not None and (named := skeleton_in(stored)) is not None:
+        skeleton = named.to("meta")
+    elif stored.timm is not None:
+        skeleton = stored.timm.create("meta")
         channels, *sides = getattr(skeleton, "pretrained_cfg", {}).get("input_size", (3, 224, 224))
         channels = stored.timm.arguments.get("in_chans", channels)
         shape = (channels, *([size] * 2 if size else sides))
@@ -97,6 +132,8 @@ def _described(
     else:
         index_map = stored.index_map
         return tensor_reports(index_map), {"entries": (index_map.full_entries, index_map.kept_entries)}
+    if of_run is not None:
+        shape = of_run.input.shape
     stored.index_map.check_full(skeleton.state_dict())
     return layer_reports(skeleton, stored.index_map), _costs(skeleton, stored.index_map, shape)
 

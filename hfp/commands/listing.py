@@ -1,53 +1,102 @@
-"""``hfp methods`` and ``hfp criteria``: what there is, and where it is published."""
+"""``hfp methods`` and ``hfp criteria``: what there is, where it is published, and the options of one of them."""
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
 from hfp import importance
-from hfp.methods import methods
+from hfp.importance.options import criterion_options
+from hfp.methods.interface.registry import method_class, methods
+from hfp.settings import described, settings_of
 
-Row = dict[str, str]
+if TYPE_CHECKING:
+    from hfp.methods import Method
 
-
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments, the same for both lists."""
-    parser.add_argument("--json", action="store_true", help="print a list of objects")
+Row = dict[str, Any]
 
 
 def method_rows() -> list[Row]:
-    """One object a method: name, source, what it does."""
-    return [{"name": m.name, "source": m.source, "summary": m.summary} for m in methods()]
+    """One object per method: its name, source, and what it does."""
+    return [_method_row(method) for method in methods()]
 
 
 def criterion_rows() -> list[Row]:
-    """One object a criterion: name, source, what it needs to score."""
-    described = (importance.describe(name) for name in importance.names())
-    return [{"name": info.name, "source": info.source, "needs": info.needs} for info in described]
+    """One object per criterion: its name, source, and what it needs to score."""
+    return [_criterion_row(name) for name in importance.names()]
+
+
+def method_options(name: str) -> list[Row]:
+    """One object per option of a method: its name, default, allowed values, unit and sentence.
+
+    Raises:
+        InputError: there is no such method.
+    """
+    return [described(declared) for declared in settings_of(method_class(name)).values()]
 
 
 def run_methods(arguments: argparse.Namespace) -> int:
-    """Print the methods."""
-    return _print(method_rows(), arguments.json)
+    """Print the methods, or one method and its options."""
+    if arguments.name is None:
+        return _print_all(method_rows(), arguments.json)
+    return _print_one(_method_row(method_class(arguments.name)), method_options(arguments.name), arguments.json)
 
 
 def run_criteria(arguments: argparse.Namespace) -> int:
-    """Print the criteria."""
-    return _print(criterion_rows(), arguments.json)
+    """Print the criteria, or one criterion and its options."""
+    if arguments.name is None:
+        return _print_all(criterion_rows(), arguments.json)
+    row = _criterion_row(arguments.name)
+    options = [described(declared) for declared in criterion_options(arguments.name).values()]
+    return _print_one(row, options, arguments.json)
 
 
-def _print(rows: list[Row], as_json: bool) -> int:
+def _method_row(method: type[Method]) -> Row:
+    return {"name": method.name, "source": method.source, "summary": method.summary}
+
+
+def _criterion_row(name: str) -> Row:
+    info = importance.describe(name)
+    return {"name": info.name, "source": info.source, "needs": info.needs}
+
+
+def _print_all(rows: list[Row], as_json: bool) -> int:
     if as_json:
         print(json.dumps(rows))
+    else:
+        Console().print(_table(rows, tuple(rows[0])))
+    return 0
+
+
+def _print_one(row: Row, options: list[Row], as_json: bool) -> int:
+    if as_json:
+        print(json.dumps({**row, "options": options}))
         return 0
+    console = Console(highlight=False)
+    for key, value in row.items():
+        console.print(f"{key}: {value}", markup=False)
+    if options:
+        console.print(_table(options, tuple(name for name in options[0] if name != "unit")))
+    else:
+        console.print("it has no options of its own")
+    return 0
+
+
+def _table(rows: Sequence[Row], columns: Sequence[str]) -> Table:
     table = Table()
-    for column in rows[0]:
+    for column in columns:
         table.add_column(column, no_wrap=column == "name")
     for row in rows:
-        table.add_row(*row.values())
-    Console().print(table)
-    return 0
+        table.add_row(*(_cell(row[column]) for column in columns))
+    return table
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "" if value is None else ", ".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)

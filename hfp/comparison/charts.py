@@ -23,12 +23,16 @@ _MARKS = "osD^vPX*<>"
 _STROKES = ("-", "--", ":", "-.")
 
 FEW = 20
-"""A curve of no more points has a mark at each."""
+"""A curve of at most so many points has a mark at each of them."""
+
+
+LEGEND = 80
+"""About as many letters are as wide as a chart."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """A curve, of points (x, y), or (x, y, low, high) with a band around them.
+    """A curve through points (x, y), or (x, y, low, high) where a band is drawn around it.
 
     `index` picks its colour and mark, and dashes where colours come round again.
     """
@@ -39,7 +43,7 @@ class Line:
 
 
 def variables() -> str:
-    """The style sheet's rules for the colours that charts use, light and dark."""
+    """Return the style sheet's rules for the colours that charts use, light and dark."""
 
     def declared(ink: str, soft: str, rule: str, colours: Sequence[str]) -> str:
         own = "".join(f" --c{index}: {colour};" for index, colour in enumerate(colours))
@@ -61,7 +65,7 @@ def line_chart(
     zero: bool = False,
     legend: bool = False,
 ) -> str:
-    """An SVG element; every curve says its name and last value when pointed at.
+    """Draw an SVG element. Every curve says its name and its last value when it is pointed at.
 
     `places` are what the x axis is labelled at, and with what, instead of round numbers. With `zero` the y axis starts
     there.
@@ -69,7 +73,9 @@ def line_chart(
     Raises:
         InputError: matplotlib isn't installed.
     """
-    figure = make_figure(6.4, 4.1 + 0.2 * legend * len(lines) / 4)
+    longest = max((len(line.name) for line in lines), default=0)
+    columns = max(1, min(4, LEGEND // (8 + longest)))
+    figure = make_figure(6.4, 4.1 + 0.2 * legend * len(lines) / columns)
     axes = figure.subplots()
     for line in lines:
         _draw(axes, line)
@@ -92,12 +98,12 @@ def line_chart(
     if zero:
         axes.set_ylim(bottom=0)
     if legend:
-        figure.legend(loc="outside lower center", ncols=4, frameon=False, labelcolor=_INK, fontsize=9)
+        figure.legend(loc="outside lower center", ncols=columns, frameon=False, labelcolor=_INK, fontsize=9)
     return _as_element(_svg(figure), title, lines)
 
 
 def standalone(chart: str) -> str:
-    """A chart as a file of its own, light or dark as its reader has it."""
+    """Make a file of a chart, which is light or dark as its reader prefers."""
     return chart.replace(">", f"><style>{variables()}text {{ font-family: system-ui, sans-serif }}</style>", 1)
 
 
@@ -128,7 +134,7 @@ def _svg(figure: Any) -> str:
 
 
 def _as_element(svg: str, title: str, lines: Sequence[Line]) -> str:
-    """The element alone: sized by its page, in its page's colours and font, each curve with a tooltip."""
+    """Take the SVG element out of the file; its page gives size, colours and font, and each curve gets a tooltip."""
     text = svg[svg.index("<svg") :].strip()
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
     text = re.sub(r"<!--.*?-->\s*|<style.*?</style>\s*", "", text, flags=re.DOTALL)
@@ -151,5 +157,5 @@ def _opening(title: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """The text without matplotlib's mathematics."""
+    """Return the text so that matplotlib reads no mathematics into it."""
     return text.replace("$", r"\$")

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import numbers
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from hfp.errors import InputError, unknown
 from hfp.federation.experiment import Experiment
-from hfp.methods import create_method, methods
+from hfp.methods.interface.registry import create_method, method_names
+from hfp.settings import EITHER, SEVERAL, Setting, check_settings, field_of, setting, settings_of, shown
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -23,6 +22,14 @@ else:
 
 AXES = ("method", "seed", "alpha", "rank", "ratio", "batch_norm", "options")
 """Fields of `Experiment` that a comparison sets itself."""
+AXIS_LABEL = "{} of a comparison"
+MOST_SEEDS = 1_000
+
+
+def _axis(name: str, default: Any, help: str) -> Any:
+    """A field that lists values of a field of `Experiment`."""
+    like = settings_of(Experiment)[name]
+    return field_of(replace(like, help=help, shape=SEVERAL, optional=False, aliases=()), default)
 
 
 @dataclass(frozen=True)
@@ -50,7 +57,8 @@ class Comparison:
 
     At one seed all variants see the same partition, initial weights and batches. `base` are the fields of `Experiment`
     that all runs share; sizes are `ranks`, or `ratios` when there are any. `target` is the accuracy (percent) that
-    costs are counted to; without it 90 % of the best variant's, for every alpha and size.
+    costs are counted to; without it 90 % of the best variant's, for every alpha and size. Every run computes with
+    `threads` of the processor.
 
     Raises:
         InputError: no variant or seed, two variants of one name, or a field or value that `Experiment` refuses.
@@ -58,24 +66,36 @@ class Comparison:
 
     variants: tuple[Variant, ...]
     base: Mapping[str, Any] = field(default_factory=dict)
-    seeds: tuple[int, ...] = (0, 1, 2)
-    alphas: tuple[float, ...] = (Experiment.alpha,)
-    ranks: tuple[int, ...] = (Experiment.rank,)
-    ratios: tuple[float, ...] = ()
-    target: float | None = None
+    seeds: tuple[int, ...] = _axis("seed", (0, 1, 2), "The runs have these seeds; a number alone counts them from 0.")
+    alphas: tuple[float, ...] = _axis("alpha", (1.0,), "The Dirichlet partition has these concentrations.")
+    ranks: tuple[int, ...] = _axis("rank", (1,), "The two halves of the clients remove the shares of these ranks.")
+    ratios: tuple[float, ...] = _axis("ratio", (), "Every client removes these shares, in place of the ranks.")
+    target: float | None = setting(
+        None,
+        "Costs are counted up to this accuracy; by default to 90 % of the best variant's.",
+        kind=float,
+        within="(0, 100]",
+        unit="percent",
+    )
+    threads: int = setting(
+        1,
+        "Each run computes with this many threads of the processor; their number changes a result's last digits.",
+        within="[1, inf)",
+        unit="threads",
+    )
 
     def __post_init__(self) -> None:
         """Check everything before any run starts."""
+        check_settings(self, AXIS_LABEL)
         for name in ("variants", "seeds", "alphas", "ranks"):
             if not getattr(self, name):
                 raise InputError(f"a comparison needs at least one of its {name}")
+        if len(self.seeds) > MOST_SEEDS:
+            raise InputError(f"a comparison has at most {MOST_SEEDS:,} seeds; found {len(self.seeds):,}")
         names = [variant.name for variant in self.variants]
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
             raise InputError(f"two variants are called {twice!r}; give each a name of its own")
-        if self.target is not None and not 0 < self.target <= 100:
-            raise InputError(f"target must be an accuracy in (0, 100]; found {self.target}")
-        object.__setattr__(self, "base", MappingProxyType(dict(self.base)))
         for where, changes in (("base", self.base), *((v.name, v.changes) for v in self.variants)):
             _check_fields(where, changes)
         for _ in self.cells():
@@ -110,6 +130,7 @@ class Comparison:
                 "alphas": list(self.alphas),
                 **({"ratios": list(self.ratios)} if self.ratios else {"ranks": list(self.ranks)}),
                 **({} if self.target is None else {"target": self.target}),
+                "threads": self.threads,
             },
             "experiment": dict(self.base),
             "variant": [{"name": variant.name, **variant.changes} for variant in self.variants],
@@ -118,6 +139,12 @@ class Comparison:
 
 def _experiment(fields: dict[str, Any]) -> Experiment:
     experiment = Experiment(**fields)
+    for name in ("dataset", "model"):
+        if not isinstance(getattr(experiment, name), str):
+            raise InputError(
+                f"a comparison's {name} must be a name, by which its results are known again: use module:factory for a "
+                "model, hfp.data.register_dataset for data"
+            )
     if experiment.budget is not None or create_method(experiment.method, **experiment.options).uses_ratios:
         return experiment
     return dataclasses.replace(experiment, rank=Experiment.rank, ratio=0.0)
@@ -134,9 +161,11 @@ def variants_of(
         InputError: options for a method that isn't compared.
     """
     options = options or {}
-    for name in options:
+    for name, own in options.items():
         if name not in names:
             raise unknown("method with options", name, names)
+        if not isinstance(own, Mapping):
+            raise InputError(f"options of {name} must be a table, [options.{name}]; found {shown(own)}")
     policies: Sequence[str | None] = batch_norms or (None,)
     return tuple(
         Variant(
@@ -163,25 +192,63 @@ def comparison_from(document: Mapping[str, Any], **over: Any) -> Comparison:
     """
     for name, value in document.items():
         if name != "variant" and not isinstance(value, Mapping):
-            raise InputError(f"{name} is a table of a comparison, [{name}]; found {value!r}")
+            raise InputError(f"{name} is a table of a comparison, [{name}]; found {shown(value)}")
     _check_known("table of a comparison", document, ("compare", "experiment", "options", "variant"))
-    axes = dict(document.get("compare", {}))
-    fields = ("seeds", "alphas", "ranks", "ratios", "target")
-    _check_known("key of [compare]", axes, ("methods", "batch_norms", *fields))
-    for name, value in axes.items():
-        _check_axis(name, value)
-    given = [Variant(str(entry.get("name", "")), _without_name(entry)) for entry in document.get("variant", ())]
-    names = axes.get("methods", [] if given else [method.name for method in methods()])
-    made = variants_of(names, document.get("options"), axes.get("batch_norms", ()))
+    axes = checked_axes(document.get("compare", {}))
+    given = variants_in(document.get("variant", ()))
+    names = axes.pop("methods", () if given else method_names())
+    made = variants_of(names, document.get("options"), axes.pop("batch_norms", ()))
     if "ranks" in axes and "ratios" in axes:
         raise InputError("a comparison has ranks or ratios, not both")
-    settings: dict[str, Any] = {"base": document.get("experiment", {}), "variants": (*made, *given)}
-    settings.update({name: axes[name] for name in fields if name in axes})
-    settings.update(over)
-    if isinstance(settings.get("seeds"), int):
-        settings["seeds"] = range(settings["seeds"])
-    frozen: dict[str, Any] = {n: tuple(v) if isinstance(v, (list, range)) else v for n, v in settings.items()}
-    return Comparison(**frozen)
+    return Comparison(**{"base": document.get("experiment", {}), "variants": (*made, *given), **axes, **over})
+
+
+def axes() -> dict[str, Setting]:
+    """What the table ``compare`` of a document may hold, by name."""
+    own = settings_of(Comparison)
+    listed = {
+        "methods": replace(
+            settings_of(Experiment)["method"],
+            help="These methods are compared, and the others' accuracy is told by its difference from the first's; "
+            "by default all methods.",
+        ),
+        "batch_norms": replace(
+            settings_of(Experiment)["batch_norm"],
+            help="Every method is run under each of these policies for batch-norm statistics.",
+        ),
+    }
+    lists = {name: replace(one, name=name, default=None, shape=SEVERAL, aliases=()) for name, one in listed.items()}
+    seeds = replace(own["seeds"], shape=EITHER)
+    others = {name: one for name, one in own.items() if name not in ("variants", "base", "seeds")}
+    return {**lists, "seeds": seeds, **others}
+
+
+def checked_axes(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a table ``compare`` in normal form.
+
+    Raises:
+        InputError: an unknown key, or a value of another kind, outside its range or unknown.
+    """
+    known = axes()
+    _check_known("key of [compare]", given, known)
+    found = {name: known[name].checked(value, AXIS_LABEL.format(name)) for name, value in given.items()}
+    if isinstance(found.get("seeds"), int):
+        found["seeds"] = tuple(range(min(found["seeds"], MOST_SEEDS + 1)))
+    return found
+
+
+def variants_in(entries: Any) -> tuple[Variant, ...]:
+    """The variants that a document's list of tables describes.
+
+    Raises:
+        InputError: it is no list of tables, or a name is no text.
+    """
+    if not isinstance(entries, (list, tuple)) or not all(isinstance(entry, Mapping) for entry in entries):
+        raise InputError(f"variant must be a list of tables, [[variant]]; found {shown(entries)}")
+    for entry in entries:
+        if not isinstance(entry.get("name"), str) or not entry["name"].strip():
+            raise InputError(f"a variant needs a name; found {shown(entry.get('name'))}")
+    return tuple(Variant(entry["name"], _without_name(entry)) for entry in entries)
 
 
 def read_comparison(path: Path) -> dict[str, Any]:
@@ -192,29 +259,16 @@ def read_comparison(path: Path) -> dict[str, Any]:
     """
     try:
         text = path.read_text(encoding="utf-8")
-        return json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+        document = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except OSError as error:
         raise InputError(f"{path} can't be read: {error.strerror}") from error
     except (json.JSONDecodeError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not what its name says: {error}") from error
-
-
-_AXIS_KINDS: Mapping[str, tuple[type, str]] = MappingProxyType(
-    {"methods": (str, "names"), "batch_norms": (str, "names"), "seeds": (int, "whole numbers"),
-     "alphas": (numbers.Real, "numbers"), "ranks": (int, "whole numbers"), "ratios": (numbers.Real, "numbers")}
-)  # fmt: skip
-
-
-def _check_axis(name: str, value: Any) -> None:
-    if name == "target":
-        fits, words = isinstance(value, numbers.Real), "a number"
-    elif name == "seeds" and isinstance(value, int):
-        fits, words = True, ""
-    else:
-        kind, kinds = _AXIS_KINDS[name]
-        fits, words = isinstance(value, list) and all(isinstance(part, kind) for part in value), f"a list of {kinds}"
-    if not fits:
-        raise InputError(f"{name} of a comparison must be {words}; found {value!r}")
+    except RecursionError as error:
+        raise InputError(f"{path} nests tables or lists too deeply; a comparison needs three levels") from error
+    if not isinstance(document, dict):
+        raise InputError(f"{path} must hold a table of tables; found {shown(document)}")
+    return document
 
 
 def _without_name(entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -226,13 +280,12 @@ def _check_fields(where: str, changes: Mapping[str, Any]) -> None:
         raise InputError("a variant needs a name")
     known = [entry.name for entry in dataclasses.fields(Experiment)]
     _check_known(f"field of an experiment (in {where})", changes, known)
-    axes = AXES if where == "base" else ("seed",)
-    for name in axes:
+    for name in AXES if where == "base" else ("seed",):
         if name in changes:
             raise InputError(f"{name} is an axis of the comparison; don't set it in {where}")
 
 
-def _check_known(kind: str, given: Mapping[str, Any], known: Sequence[str]) -> None:
+def _check_known(kind: str, given: Mapping[str, Any], known: Collection[str]) -> None:
     for name in given:
         if name not in known:
             raise unknown(kind, name, known)

@@ -1,29 +1,27 @@
-"""Runs a comparison: what is missing, over processes, every finished run kept."""
+"""Runs what a comparison lacks, in one process or several, and keeps every finished run."""
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import os
-import signal
-import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+import sys
+import traceback
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from hfp.comparison.definition import Cell, Comparison
+from hfp.comparison.identity import REASONS, Identities, plain
+from hfp.comparison.workers import Lost, shared_out
 from hfp.errors import InputError
 from hfp.federation.experiment import Experiment
 from hfp.federation.records import Run
 from hfp.federation.rounds import Outcome, simulate
-from hfp.methods import create_method
 from hfp.results.folder import write_atomically
 
 COMPARISON, RUNS = "comparison.json", "runs"
@@ -33,10 +31,18 @@ Progress = Callable[[], None]
 
 
 class ComparisonFolder:
-    """Keeps a comparison's description and one file for every finished run, by what the run was."""
+    """Keeps a comparison's description, and a file for every finished run.
 
-    def __init__(self, path: Path) -> None:
+    A run is known by its experiment and by what it was made with (`hfp.comparison.identity`): the content of its data,
+    the number of threads, the version of hfp. Results that were made otherwise stay in the folder and are not shown.
+    """
+
+    def __init__(self, path: Path, threads: int = 1) -> None:
         """Open a comparison's folder, or a new one; nothing is made yet.
+
+        Args:
+            path: the folder.
+            threads: how many of the processor's threads each run computes with.
 
         Raises:
             InputError: there is something else at `path`.
@@ -44,7 +50,8 @@ class ComparisonFolder:
         taken = path.exists() and (not path.is_dir() or any(path.iterdir()))
         if taken and not (path / COMPARISON).is_file():
             raise InputError(f"{path} holds something that is no comparison; give another folder with --out")
-        self.path = path
+        self.path, self.threads = path, threads
+        self._identities = Identities(threads)
 
     def describe(self, comparison: Comparison) -> None:
         """Make the folder and write what is compared.
@@ -60,46 +67,64 @@ class ComparisonFolder:
         write_atomically(self.path / COMPARISON, text.encode())
 
     def load(self, experiment: Experiment) -> Result | None:
-        """The result of an experiment that has been run; None for one that hasn't, or whose file is damaged."""
-        try:
-            result = json.loads(self._file(experiment).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        """Return an experiment's result, or None if it has not been run or its file is damaged.
+
+        Raises:
+            InputError: the experiment's data can't be read, so that nothing tells whether a result is of it.
+        """
+        result = _read(self._file(experiment))
+        if result is None or result.get("experiment") != plain(experiment):
             return None
-        known = result.get("experiment") if isinstance(result, dict) else None
-        return result if known == _plain(experiment) else None
+        return result if result.get("made_with") == self._identities.made_with(experiment) else None
 
     def save(self, experiment: Experiment, result: Result) -> None:
-        """Keep a result."""
+        """Keep an experiment's result, together with what it was made with."""
+        result = {**result, "made_with": self._identities.made_with(experiment)}
         write_atomically(self._file(experiment), (json.dumps(result) + "\n").encode())
 
+    def outdated(self, experiment: Experiment) -> str | None:
+        """Say why results of the same experiment in the folder don't count; None if there are none."""
+        wanted, made_with = plain(experiment), self._identities.made_with(experiment)
+        reasons = set()
+        for path in (self.path / RUNS).glob(f"{experiment.method}-*.json"):
+            result = _read(path) or {}
+            settings, found = result.get("experiment"), result.get("made_with")
+            if not isinstance(settings, dict) or any(wanted.get(name) != value for name, value in settings.items()):
+                continue
+            if not isinstance(found, dict):
+                reasons.add("no record of their data")
+            elif found != made_with:
+                reasons.update(why for name, why in REASONS.items() if found.get(name) != made_with.get(name))
+        return " and ".join(sorted(reasons)) or None
+
     def write(self, name: str, text: str) -> Path:
-        """Write a report; returns where it is."""
+        """Write a report into the folder; returns its path."""
         path = self.path / name
         path.parent.mkdir(exist_ok=True)
         write_atomically(path, text.encode())
         return path
 
+    def key(self, experiment: Experiment) -> str:
+        """Return the name of an experiment's file, a hash of all that it is known by."""
+        identity = json.dumps([plain(experiment), self._identities.made_with(experiment)], sort_keys=True).encode()
+        return f"{experiment.method}-{hashlib.sha256(identity).hexdigest()[:16]}"
+
     def _file(self, experiment: Experiment) -> Path:
-        return self.path / RUNS / f"{_key(experiment)}.json"
+        return self.path / RUNS / f"{self.key(experiment)}.json"
 
 
-def _plain(experiment: Experiment) -> dict[str, Any]:
-    """What identifies a run: its experiment with all of the method's options, without where the data lies."""
-    values = {name: v for name, v in experiment.as_dict().items() if name not in ("data_root", "download")}
-    method = create_method(experiment.method, **experiment.options)
-    options = {entry.name: getattr(method, entry.name) for entry in dataclasses.fields(method)}  # type: ignore[arg-type]
-    return json.loads(json.dumps({**values, "options": options}))
-
-
-def _key(experiment: Experiment) -> str:
-    plain = json.dumps(_plain(experiment), sort_keys=True).encode()
-    return f"{experiment.method}-{hashlib.sha256(plain).hexdigest()[:16]}"
+def _read(path: Path) -> Result | None:
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return result if isinstance(result, dict) else None
 
 
 def result_of(run: Run) -> Result:
-    """A finished run as a comparison keeps it."""
+    """Turn a finished run into the plain values that a comparison keeps of it."""
     return {
-        "experiment": _plain(run.experiment),
+        "experiment": plain(run.experiment),
         "bytes_up": run.bytes_up,
         "bytes_down": run.bytes_down,
         "training_macs": run.training_macs,
@@ -112,121 +137,113 @@ def result_of(run: Run) -> Result:
 
 @dataclass(frozen=True)
 class Failure:
-    """A run that could not be finished, and why."""
+    """A run that was not finished, and the reason."""
 
     cell: Cell
     reason: str
 
 
-def default_jobs(cells: Sequence[Cell]) -> int:
-    """One process a core where everything runs on the CPU, else one."""
+def default_jobs(cells: Sequence[Cell], threads: int = 1) -> int:
+    """Choose the number of processes: as many as there are cores for if everything runs on the CPU, else one."""
     if any(cell.experiment.device != "cpu" for cell in cells):
         return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cores, len(cells)))
+    return max(1, min(cores // threads, len(cells)))
 
 
 def run_missing(
     comparison: Comparison, folder: ComparisonFolder, jobs: int, on_round: Progress, on_run: Callable[[Cell], None]
 ) -> list[Failure]:
-    """Run what the folder doesn't have yet; `on_round` is called after every round, `on_run` after every run.
+    """Run what the folder doesn't have yet.
 
-    Finished runs are kept when this is interrupted.
+    Every run computes with the folder's number of threads, so its result does not depend on `jobs`. A run that fails,
+    or whose process is killed, does not stop the others. Finished runs are kept when this is interrupted.
+
+    Args:
+        comparison: what is compared.
+        folder: where results are kept; it has been made by `describe`.
+        jobs: how many processes run side by side; with 1 everything runs in this one.
+        on_round: is called after every round of every run.
+        on_run: is called after every run, finished or not.
+
+    Returns:
+        The runs that were not finished, with the reasons.
     """
     cells = missing(comparison, folder)
     failures = []
-    for cell, result in _in_turn(cells, on_round) if jobs == 1 else _side_by_side(cells, jobs, on_round):
-        if isinstance(result, str):
-            failures.append(Failure(cell, result))
-        else:
-            folder.save(cell.experiment, result)
-        on_run(cell)
+    with closing((_in_turn if jobs == 1 else _side_by_side)(cells, folder.threads, jobs, on_round)) as results:
+        for cell, result in results:
+            if isinstance(result, str):
+                failures.append(Failure(cell, result))
+            else:
+                folder.save(cell.experiment, result)
+            on_run(cell)
     return failures
 
 
 def missing(comparison: Comparison, folder: ComparisonFolder) -> list[Cell]:
-    """The runs that have no result yet."""
-    return [cell for cell in distinct(comparison) if folder.load(cell.experiment) is None]
+    """List the runs that have no result yet."""
+    return [cell for cell in distinct(comparison, folder) if folder.load(cell.experiment) is None]
 
 
-def distinct(comparison: Comparison) -> list[Cell]:
-    """The runs that a comparison takes: one of those cells that are the same experiment."""
+def distinct(comparison: Comparison, folder: ComparisonFolder) -> list[Cell]:
+    """List the runs that a comparison takes: of cells that are the same experiment on the same data, the first."""
     first: dict[str, Cell] = {}
     for cell in comparison.cells():
-        first.setdefault(_key(cell.experiment), cell)
+        first.setdefault(folder.key(cell.experiment), cell)
     return list(first.values())
 
 
-def _in_turn(cells: Sequence[Cell], on_round: Progress) -> Iterable[tuple[Cell, Result | str]]:
+def _in_turn(
+    cells: Sequence[Cell], threads: int, _: int, on_round: Progress
+) -> Generator[tuple[Cell, Result | str], None, None]:
     for cell in cells:
-        yield cell, _run(cell.experiment, lambda _: on_round())
+        with _threads(threads):
+            result = _run(cell.experiment, on_round)
+        yield cell, result
 
 
-def _run(experiment: Experiment, on_round: Callable[[Outcome], None]) -> Result | str:
+def _side_by_side(
+    cells: Sequence[Cell], threads: int, jobs: int, on_round: Progress
+) -> Generator[tuple[Cell, Result | str], None, None]:
+    tasks = [(cell.experiment.as_dict(), threads) for cell in cells]
+    with closing(shared_out(_work, tasks, jobs, on_round)) as results:
+        for number, result in results:
+            yield cells[number], result.reason if isinstance(result, Lost) else result
+
+
+def _work(task: tuple[dict[str, Any], int], on_round: Progress) -> Result | str:
+    """Make one run, in a worker process."""
+    settings, threads = task
     try:
-        return result_of(simulate(experiment, on_round))
+        experiment = Experiment(**settings)
+    except InputError as error:  # a data set or method that only the process which started this one knows
+        return f"{error}; take --jobs 1 for what is registered in Python"
+    with _threads(threads):
+        return _run(experiment, on_round)
+
+
+def _run(experiment: Experiment, on_round: Progress) -> Result | str:
+    """Make a run; returns its result, or the reason why there is none. An unexpected error is printed as well."""
+
+    def tell(_: Outcome) -> None:
+        on_round()
+
+    try:
+        return result_of(simulate(experiment, tell))
     except InputError as error:
         return str(error)
-
-
-def _side_by_side(cells: Sequence[Cell], jobs: int, on_round: Progress) -> Iterable[tuple[Cell, Result | str]]:
-    """Results as they come from processes of one thread each; an interruption stops them at their next round."""
-    context = get_context("spawn")
-    events, stop = context.SimpleQueue(), context.Event()
-    listener = threading.Thread(target=_listen, args=(events, on_round), daemon=True)
-    listener.start()
-    with ProcessPoolExecutor(jobs, context, initializer=_begin, initargs=(events, stop)) as pool:
-        with _ignored_by_children():
-            futures = {pool.submit(_work, cell.experiment.as_dict()): cell for cell in cells}
-        try:
-            for future in as_completed(futures):
-                yield futures[future], future.result()
-        except BaseException:
-            stop.set()
-            pool.shutdown(cancel_futures=True)
-            raise
-        finally:
-            events.put(None)
-    listener.join()
+    except Exception as error:
+        traceback.print_exc(file=sys.stderr)
+        return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 @contextmanager
-def _ignored_by_children() -> Iterator[None]:
-    """Processes started inside leave interruptions to this one, from their first moment on."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _threads(threads: int) -> Iterator[None]:
+    """Compute with so many threads while inside."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, handler)
-
-
-def _listen(events: Any, on_round: Progress) -> None:
-    while events.get() is not None:
-        on_round()
-
-
-_events: Any = None
-_stop: Any = None
-
-
-def _begin(events: Any, stop: Any) -> None:
-    """In a new process: compute with one thread."""
-    global _events, _stop
-    _events, _stop = events, stop
-    torch.set_num_threads(1)
-
-
-class _Stopped(Exception):
-    """The parent wants no more."""
-
-
-def _work(settings: dict[str, Any]) -> Result | str:
-    def tell(_: Outcome) -> None:
-        _events.put(1)
-        if _stop.is_set():
-            raise _Stopped
-
-    return _run(Experiment(**settings), tell)
+        torch.set_num_threads(before)

@@ -11,12 +11,13 @@ from typing import Any
 
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from hfp.comparison.definition import Cell, Comparison
 from hfp.federation.records import MEGABYTE
 
 LAST = 5
-"""A run's accuracy is the mean of its last five rounds, those that were tested: a single round's wobbles."""
+"""A run's accuracy is the mean over those of its last five rounds that were tested, since that of one round wobbles."""
 
 SHARE_OF_BEST = 0.9
 
@@ -32,11 +33,11 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """Of at least one value."""
+        """Return mean and deviation of at least one value."""
         return cls(statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None)
 
     def __format__(self, form: str) -> str:
-        """Mean ± deviation, each in this form; what rounds to zero has no sign that says it is below."""
+        """Write mean ± deviation, each in this form; a mean that rounds to zero has no minus sign."""
         mean = self.mean if float(format(self.mean, form)) else 0.0
         spread = "" if self.deviation is None else f" ± {self.deviation.__format__(form.lstrip('+'))}"
         return f"{mean:{form}}{spread}"
@@ -54,12 +55,13 @@ class Reached:
 
 @dataclass(frozen=True)
 class Row:
-    """A variant at an alpha and a size, over `seeds` runs.
+    """What a variant reached at an alpha and a size, over `seeds` runs.
 
-    `accuracy` in percent; `difference` from the first variant in points, paired by seed. `own` and `shared` are the
-    accuracies of clients' own models and of the global one on data like theirs (`hfp.federation.evaluation`), if measured. Costs
-    are one run's, the mean over seeds: megabytes moved, 1e9 multiply-accumulates of training, simulated seconds on the
-    clients' devices, megabytes of the largest client's memory.
+    `accuracy` is in percent. `difference` from the first variant is in points and paired by seed. `own` and `shared`
+    are the accuracies of clients' own models and of the global one on data like theirs, where they were measured
+    (`hfp.federation.evaluation`). Costs are one run's, as the mean over seeds: megabytes moved, 1e9
+    multiply-accumulates of training, simulated seconds on the clients' devices, and megabytes of the largest client's
+    memory.
     """
 
     alpha: float
@@ -93,7 +95,7 @@ Runs = Mapping[tuple[str, float, str], Mapping[int, Result]]
 def gather(
     comparison: Comparison, load: Callable[[Cell], Result | None]
 ) -> dict[tuple[str, float, str], dict[int, Result]]:
-    """The results there are: (variant, alpha, size) -> seed -> result."""
+    """Load the results there are: (variant, alpha, size) -> seed -> result."""
     runs: dict[tuple[str, float, str], dict[int, Result]] = {}
     for cell in comparison.cells():
         result = load(cell)
@@ -103,7 +105,7 @@ def gather(
 
 
 def rows(comparison: Comparison, runs: Runs) -> list[Row]:
-    """A row for every variant, alpha and size that has a result, in the order of the comparison."""
+    """Make a row for every variant, alpha and size that has a result, in the order of the comparison."""
     made = []
     for alpha in comparison.alphas:
         for size, _ in comparison.sizes:
@@ -120,12 +122,12 @@ def rows(comparison: Comparison, runs: Runs) -> list[Row]:
 
 
 def final_accuracy(result: Result) -> float:
-    """The mean accuracy of a run's last rounds, in percent."""
+    """Return the mean accuracy of a run's last rounds in percent."""
     return statistics.mean(r["accuracy"] for r in result["history"][-LAST:] if r["accuracy"] is not None)
 
 
 def curves(comparison: Comparison, runs: Runs, alpha: float, size: str, against: str) -> list[Curve]:
-    """Accuracy `against` "round" or "megabytes" moved so far, for every variant at one alpha and size."""
+    """Return accuracy against "round" or "megabytes" moved so far, for every variant at one alpha and size."""
     made = []
     for variant in comparison.variants:
         results = list(runs.get((variant.name, alpha, size), {}).values())
@@ -183,7 +185,7 @@ def _row(
 
 
 def _personal(results: Sequence[Result], which: str) -> Spread | None:
-    """A figure of the last round that measured clients' own models; None unless all runs did."""
+    """Return a figure of the last round that measured clients' own models; None unless all runs have one."""
     last = [[r["personal"][which] for r in result["history"] if r.get("personal")][-1:] for result in results]
     return Spread.of([value for values in last for value in values]) if all(last) else None
 
@@ -207,7 +209,7 @@ def _reached(results: Sequence[Result], target: float) -> Reached:
 
 
 def headings(made: Sequence[Row]) -> tuple[str, ...]:
-    """What stands over the texts of `cells_of`."""
+    """Return the headings of the columns that `cells_of` fills."""
     personal = ("own models, %", "global, same data, %") if _with_personal(made) else ()
     costs = ("MB up", "MB down", "GMACs", "device s", "memory, MB", "to target")
     return ("variant", "accuracy, %", "difference", *personal, *costs)
@@ -218,7 +220,7 @@ def _with_personal(made: Sequence[Row]) -> bool:
 
 
 def cells_of(row: Row, personal: bool = False) -> tuple[str, ...]:
-    """A row's texts under `headings`, `personal` when any of the rows has clients' own models."""
+    """Return a row's texts under `headings`; `personal` says that some row has clients' own models."""
     reached = row.reached
     to_target = "never"
     if reached.runs:
@@ -240,7 +242,7 @@ def cells_of(row: Row, personal: bool = False) -> tuple[str, ...]:
 
 
 def tables(made: Sequence[Row]) -> list[Table]:
-    """A table for the terminal, 80 columns wide, at every alpha and size."""
+    """Make a table for the terminal, 80 columns wide, for every alpha and size."""
     personal = _with_personal(made)
     shown: list[Table] = []
     groups = grouped(made)
@@ -263,13 +265,13 @@ def tables(made: Sequence[Row]) -> list[Table]:
         for heading in ("accuracy, %", "difference", *own, "MB", "GMACs", "device s", f"to {target:.1f} %"):
             table.add_column(heading, justify="right", no_wrap=True)
         for row in group:
-            table.add_row(*_short(row, personal))
+            table.add_row(*map(Text, _short(row, personal)))
         shown.append(table)
     return shown
 
 
 def _short(row: Row, personal: bool) -> tuple[str, ...]:
-    """The texts of a row in the terminal."""
+    """Return the texts of a row in the terminal."""
     name, accuracy, difference, *_ = cells_of(row)
     own = ("" if row.own is None else f"{row.own.mean:.1f}",) if personal else ()
     costs = (f"{cost:,.1f}" for cost in (row.megabytes_up + row.megabytes_down, row.gmacs, row.seconds))
@@ -277,7 +279,7 @@ def _short(row: Row, personal: bool) -> tuple[str, ...]:
 
 
 def grouped(made: Sequence[Row]) -> dict[tuple[float, str], list[Row]]:
-    """The rows at every alpha and size."""
+    """Group the rows by alpha and size."""
     groups: dict[tuple[float, str], list[Row]] = {}
     for row in made:
         groups.setdefault((row.alpha, row.size), []).append(row)
@@ -285,7 +287,7 @@ def grouped(made: Sequence[Row]) -> dict[tuple[float, str], list[Row]]:
 
 
 def markdown(made: Sequence[Row]) -> str:
-    """All rows as Markdown tables under headings."""
+    """Write all rows as Markdown tables under headings."""
     lines: list[str] = []
     for (alpha, size), group in grouped(made).items():
         lines += [f"## {size}, alpha {alpha:g}", "", f"Target {group[0].target:.1f} %.", ""]
@@ -296,7 +298,7 @@ def markdown(made: Sequence[Row]) -> str:
 
 
 def plain(made: Sequence[Row]) -> list[dict[str, Any]]:
-    """The rows as plain values, for JSON; what was never reached is null."""
+    """Return the rows as plain values for JSON; what was never reached is null."""
     return [
         {
             "alpha": row.alpha,

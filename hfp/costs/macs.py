@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 from torch.utils.flop_counter import FlopCounterMode
 
 from hfp.layers.calling import call, modes_kept, unfused
+from hfp.layers.products import PRODUCTS, counts_of, multiplies_inputs
 
 TRAINING_FACTOR = 3  # a training step costs a forward pass and, by the usual count, two more for the backward one
 
@@ -45,7 +45,7 @@ def macs_per_weight(model: nn.Module, example: Any) -> dict[str, int]:
     For one forward pass of `example`; every weight of a layer takes part in as many, and in at least one. The order is
     that of the modules; the model is left as it was.
     """
-    layers = {name: module for name, module in model.named_modules() if isinstance(module, (_ConvNd, nn.Linear))}
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, PRODUCTS)}
     uses = {f"{name}.weight".lstrip("."): 0 for name in layers}
     hooks = [
         layer.register_forward_hook(partial(_count_uses, uses, name))
@@ -60,12 +60,10 @@ def macs_per_weight(model: nn.Module, example: Any) -> dict[str, int]:
 
 
 def _count_uses(uses: dict[str, int], name: str, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-    if isinstance(layer, nn.Linear):
-        uses[name] += output.numel() // layer.out_features
-    elif isinstance(layer, _ConvNd):
-        uses[name] += (
-            inputs[0].numel() // layer.in_channels if layer.transposed else output.numel() // layer.out_channels
-        )
+    counts = counts_of(layer)
+    assert counts is not None
+    positions, channels = (inputs[0], counts[0]) if multiplies_inputs(layer) else (output, counts[1])
+    uses[name] += positions.numel() // getattr(layer, str(channels))
 
 
 class MacCounter:
@@ -97,7 +95,7 @@ def state_bytes(model: nn.Module) -> int:
 
 
 def latencies(models: Sequence[nn.Module], example_inputs: Any, repeats: int = 9) -> list[float]:
-    """Seconds of one forward pass of each model on this machine, in evaluation mode: medians of `repeats`.
+    """Seconds of one forward pass of each model on the device that holds it, in evaluation mode: medians of `repeats`.
 
     The models take turns, so that other work on the machine slows all of them; two passes of each warm up.
     """
@@ -113,8 +111,9 @@ def latencies(models: Sequence[nn.Module], example_inputs: Any, repeats: int = 9
 
 
 def _seconds(model: nn.Module, example_inputs: Any) -> float:
+    devices = {parameter.device for parameter in model.parameters() if parameter.device.type != "cpu"}
     start = time.perf_counter()
     call(model, example_inputs)
-    if any(parameter.is_cuda for parameter in model.parameters()):
-        torch.cuda.synchronize()
+    for device in devices:
+        torch.accelerator.synchronize(device)
     return time.perf_counter() - start

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import lru_cache
 
 import torch
 from safetensors import SafetensorError
@@ -19,6 +20,25 @@ def pack(state: Mapping[str, Tensor]) -> bytes:
     for tensor in state.values():
         flat.setdefault(_name(tensor.dtype), []).append(tensor.detach().cpu().reshape(-1))
     return save({dtype: torch.cat(parts) for dtype, parts in flat.items()})
+
+
+def packed_bytes(state: Mapping[str, Tensor]) -> int:
+    """Count the bytes of the message that `pack` would write for `state`; no value is looked at.
+
+    >>> state = {"weight": torch.zeros(4, 3), "count": torch.tensor(1)}
+    >>> packed_bytes(state) == len(pack(state))
+    True
+    """
+    counts: dict[torch.dtype, int] = {}
+    for tensor in state.values():
+        counts[tensor.dtype] = counts.get(tensor.dtype, 0) + tensor.numel()
+    return _message_bytes(frozenset(counts.items()))
+
+
+@lru_cache(maxsize=256)
+def _message_bytes(counts: frozenset[tuple[torch.dtype, int]]) -> int:
+    """The length of a message with so many values of each dtype, from one that is written once."""
+    return len(save({_name(dtype): torch.zeros(count, dtype=dtype) for dtype, count in counts}))
 
 
 def unpack(message: bytes, like: Mapping[str, tuple[torch.Size, torch.dtype]]) -> dict[str, Tensor]:

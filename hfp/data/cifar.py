@@ -9,8 +9,9 @@ import torch
 from torchvision.datasets import CIFAR10, CIFAR100
 
 from hfp.data.dataset import Dataset, Split, make_dataset
-from hfp.data.imagefolder import has_splits, load_tree
+from hfp.data.imagefolder import load_tree
 from hfp.data.request import DataRequest, missing
+from hfp.data.tree import has_splits
 from hfp.errors import InputError
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

@@ -1,18 +1,24 @@
-"""Images and labels held in memory, with the statistics that normalise them."""
+"""Images and labels of two splits, the checks they pass, and the statistics that normalise them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-_CHUNK = 4096
+from hfp.errors import InputError
+
+CHUNK = 4096
+_NAMED = 10  # classes that a description lists
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Images `[samples, channels, height, width]` (uint8) and int64 labels `[samples]`."""
+    """Samples and their int64 labels `[samples]`.
+
+    `images` are `[samples, channels, height, width]` (uint8 or floats); own data may have any shape `[samples, ...]`.
+    """
 
     images: Tensor
     labels: Tensor
@@ -25,44 +31,153 @@ class Split:
 class Dataset:
     """A training and a test split over the same classes.
 
-    `shape` is `(channels, height, width)`. `mean` and `std` `[channels]` are those of the training images, in the
-    images' own units.
+    `shape` is that of one sample: `(channels, height, width)` for images. `mean` and `std` `[channels]` belong to the
+    sample's first dimension and are in the samples' own units: those of the training images, or 0 and 1 for data
+    that is taken as it is. `notes` are sentences about what the loader assumed or left out.
+
+    >>> from hfp.data import load_dataset
+    >>> digits = load_dataset("digits", limit=100)
+    >>> print(digits.description)
+    digits: 100 training and 359 test images of 1x8x8 in 10 classes (0, 1, 2, 3, 4, 5, 6, 7, 8, 9)
+    >>> digits.normalise(digits.train.images[:4]).shape
+    torch.Size([4, 1, 8, 8])
     """
 
     name: str
     train: Split
     test: Split
     classes: tuple[str, ...]
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     mean: Tensor
     std: Tensor
+    notes: tuple[str, ...] = ()
+    _constants: dict[torch.device, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False, repr=False)
+
+    @property
+    def description(self) -> str:
+        """Say in one line what was found: the images of both splits, their shape, the classes and the notes."""
+        kind = "images" if len(self.shape) == 3 else "samples"
+        shown = [*self.classes[:_NAMED], *(["..."] if len(self.classes) > _NAMED else [])]
+        found = (
+            f"{self.name}: {len(self.train):,} training and {len(self.test):,} test {kind} of "
+            f"{'x'.join(map(str, self.shape))} in {len(self.classes)} classes ({', '.join(shown)})"
+        )
+        return "; ".join((found, *self.notes))
 
     def normalise(self, images: Tensor) -> Tensor:
-        """Images `[samples, channels, height, width]` as float32 with mean 0 and deviation 1 in every channel.
+        """Return samples `[samples, channels, ...]` as float32, less each channel's mean and over its deviation.
 
         The result is on the images' device; the input is not changed.
         """
-        mean = self.mean.to(images.device).view(-1, 1, 1)
-        std = self.std.to(images.device).view(-1, 1, 1)
-        return (images.to(torch.float32) - mean) / std
+        if images.device not in self._constants:
+            self._constants[images.device] = self.mean.to(images.device), self.std.to(images.device)
+        return normalised(images, *self._constants[images.device])
 
 
-def make_dataset(name: str, train: Split, test: Split, classes: tuple[str, ...]) -> Dataset:
-    """Put two splits together and measure the training images."""
+def normalised(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Return samples `[samples, channels, ...]` as float32, less `mean` `[channels]` and over `std` `[channels]`."""
+    sides = (-1, *[1] * (images.dim() - 2))
+    return (images.to(torch.float32) - mean.to(images.device).view(sides)) / std.to(images.device).view(sides)
+
+
+def make_dataset(
+    name: str, train: Split, test: Split, classes: tuple[str, ...], notes: tuple[str, ...] = ()
+) -> Dataset:
+    """Put two splits of images together and measure the training images.
+
+    Args:
+        name: what errors and results call it.
+        train: images `[samples, channels, height, width]`, uint8 or floats, and int64 labels.
+        test: images of the same shape and dtype, and their labels.
+        classes: a name for every label from 0 on.
+        notes: sentences about what was assumed or left out, for the data set's `description`.
+
+    Raises:
+        InputError: a split is not what it should be (`check_splits`), or its samples are not images.
+
+    >>> import torch
+    >>> images, labels = torch.rand(30, 1, 8, 8), torch.arange(30) % 2
+    >>> made = make_dataset("mine", Split(images[:20], labels[:20]), Split(images[20:], labels[20:]), ("cat", "dog"))
+    >>> print(made.description)
+    mine: 20 training and 10 test images of 1x8x8 in 2 classes (cat, dog)
+    """
+    check_splits(name, train, test, classes)
+    if train.images.dim() != 4:
+        raise InputError(
+            f"data set {name}: expected images [samples, channels, height, width]; found {list(train.images.shape)}; "
+            "make data of another shape with hfp.data.from_tensors"
+        )
     mean, std = channel_statistics(train.images)
-    channels, height, width = train.images.shape[1:]
-    return Dataset(name, train, test, classes, (channels, height, width), mean, std)
+    return Dataset(name, train, test, tuple(classes), tuple(train.images.shape[1:]), mean, std, tuple(notes))
+
+
+def check_splits(name: str, train: Split, test: Split, classes: tuple[str, ...]) -> None:
+    """Refuse two splits that can't be trained and tested on, before anything is done with them.
+
+    Raises:
+        InputError: a split is empty or no pair of tensors, its samples are neither uint8 nor finite floats, it has
+            another number of labels than samples, labels that are not int64 or are no index of `classes`; or the two
+            splits hold samples of different shapes or dtypes.
+    """
+    for part, split in (("training", train), ("test", test)):
+        _check_split(f"data set {name}, {part} split", split, len(classes))
+    for what, one, other in (
+        ("shape", list(train.images.shape[1:]), list(test.images.shape[1:])),
+        ("dtype", train.images.dtype, test.images.dtype),
+    ):
+        if one != other:
+            raise InputError(
+                f"data set {name}: the test samples must have the training samples' {what} {one}; found {other}"
+            )
+
+
+def _check_split(where: str, split: Split, classes: int) -> None:
+    images, labels = split.images, split.labels
+    for what, found in (("images", images), ("labels", labels)):
+        if not isinstance(found, Tensor):
+            raise InputError(f"{where}: {what} must be a tensor; found {type(found).__name__}; use torch.as_tensor")
+    if images.dtype != torch.uint8 and not images.is_floating_point():
+        raise InputError(f"{where}: images must be uint8 or floats; found {images.dtype}")
+    if images.dim() < 2:
+        raise InputError(f"{where}: images must be [samples, ...]; found {list(images.shape)}")
+    if labels.dtype != torch.int64 or labels.dim() != 1:
+        raise InputError(
+            f"{where}: labels must be int64 [samples]; found {labels.dtype} {list(labels.shape)}; use labels.long()"
+        )
+    if not len(images) or len(images) != len(labels):
+        raise InputError(
+            f"{where}: expected as many labels as images, at least one; found {len(images)} and {len(labels)}"
+        )
+    check_labels(where, labels, classes)
+    if images.is_floating_point():
+        for number, chunk in enumerate(images.split(CHUNK)):
+            finite = chunk.flatten(1).isfinite().all(1)
+            if not finite.all():
+                first = number * CHUNK + int(finite.logical_not().nonzero()[0])
+                raise InputError(f"{where}: image {first} holds NaN or infinite values; mend or remove it")
+
+
+def check_labels(where: str, labels: Tensor, classes: int) -> None:
+    """Refuse labels that are no index of a class.
+
+    Raises:
+        InputError: naming the label and the number of classes.
+    """
+    least, most = int(labels.min()), int(labels.max())
+    if least < 0 or most >= classes:
+        found = least if least < 0 else most
+        raise InputError(f"{where}: labels must be in [0, {classes}), one a class; found {found}")
 
 
 def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation `[channels]` (float32) of images `[samples, channels, height, width]`.
+    """Measure the mean and standard deviation `[channels]` (float32) of images `[samples, channels, height, width]`.
 
-    Summed in float64 a chunk at a time, so that no float copy of all images is made. A channel without any
-    variation gets deviation 1, which leaves it at 0 after normalising.
+    The sums are float64 and made a part at a time, so that no float copy of all images is needed. A channel without
+    any variation gets deviation 1, so that it is 0 after normalising.
     """
     total = torch.zeros(images.shape[1], dtype=torch.float64)
     squares = torch.zeros_like(total)
-    for chunk in images.split(_CHUNK):
+    for chunk in images.split(CHUNK):
         values = chunk.to(torch.float64)
         total += values.sum(dim=(0, 2, 3))
         squares += values.square().sum(dim=(0, 2, 3))

@@ -1,93 +1,225 @@
-"""Image files to one array, kept in a cache so that the next run need not decode them again."""
+"""Image files to one array, kept in a cache and mapped from there, so that neither time nor memory is spent twice."""
 
 from __future__ import annotations
 
 import hashlib
+import json
+import mmap
 import os
+import sys
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from itertools import repeat
 from pathlib import Path
+from typing import IO
 
 import numpy as np
-from PIL import Image, ImageOps
 
+from hfp.data import rows
+from hfp.data.pixels import Picture, Unreadable, images_bounded, read_picture
 from hfp.data.request import cache_home
-from hfp.errors import InputError
+from hfp.errors import InputError, listed
 
-_RECIPE = 1  # raise it when the same files would decode to other pixels, so that arrays kept before are not taken
-_GREY_MODES = frozenset({"1", "L", "LA", "I", "I;16", "F"})
+_RECIPE = 2  # raise it when the same files would decode to other pixels, so that arrays kept before are not taken
+_CHUNK_BYTES = 2**25
+_NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)  # named from Python 3.13 on
 
 
-def decode(root: Path, paths: Sequence[str], size: int, cache: bool) -> np.ndarray:
-    """Images as uint8 `[samples, channels, size, size]`, cropped about the centre and resized.
+@dataclass(frozen=True, eq=False)
+class Decoded:
+    """Images as uint8 `[samples, channels, size, size]`, and of how many something is to be said (`hfp.data.pixels`).
 
-    One channel when every image is grey, else three. With `cache`, the array is kept under `cache_home()`, named
-    after the files' paths, sizes and times of change; that folder can be deleted at any time.
+    Large arrays are mapped from a file: only what is looked at is read, and writing to them changes no file.
+    """
+
+    images: np.ndarray
+    findings: Mapping[str, int]
+
+
+class Undecodable(InputError):
+    """Some images can't be decoded; `problems` are the reasons by path."""
+
+    def __init__(self, problems: Mapping[str, str], samples: int) -> None:
+        """Name all files in one line."""
+        self.problems, self.samples = dict(problems), samples
+        reasons = [f"{printable(path)}: {reason}" for path, reason in problems.items()]
+        if len(reasons) == 1:
+            super().__init__(f"can't decode image {reasons[0]}; remove or replace it")
+        else:
+            what = f"can't decode {len(reasons)} of {samples} images"
+            super().__init__(f"{what}: {listed(reasons, '; ')}; remove or replace them")
+
+
+def printable(path: str | Path) -> str:
+    """A path as it can be shown: bytes that are no UTF-8 and control characters are escaped."""
+    text = os.fsencode(path).decode(errors="backslashreplace")
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
+def decode(root: Path, paths: Sequence[str], size: int, cache: bool) -> Decoded:
+    """Decode images, cropped about the centre and resized to `size` × `size` pixels.
+
+    The result has one channel when every image is grey, else three. With `cache`, the array is kept under
+    `cache_home()`, named after the files' paths, sizes and times of change, and mapped from there when large; that
+    folder can be deleted at any time.
 
     Raises:
-        InputError: an image that can't be decoded.
+        Undecodable: images that can't be decoded, all of them named.
     """
     if not cache:
-        return _decode_all(paths, size)
+        return _in_memory(paths, size)
     stored = cache_home() / "images" / f"{_key(root, paths, size)}.npy"
-    array = _read(stored, len(paths), size)
-    if array is None:
-        array = _decode_all(paths, size)
-        _write(stored, array)
-    return array
-
-
-def _decode_all(paths: Sequence[str], size: int) -> np.ndarray:
-    images = np.empty((len(paths), size, size, 3), dtype=np.uint8)
-    grey = True
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for position, (image, is_grey) in enumerate(pool.map(_decode_one, paths, repeat(size))):
-            images[position] = image
-            grey = grey and is_grey
-    return np.ascontiguousarray(images.transpose(0, 3, 1, 2)[:, : 1 if grey else 3])
-
-
-def _decode_one(path: str, size: int) -> tuple[np.ndarray, bool]:
+    known = _read(stored, len(paths), size)
+    if known is not None:
+        return known
     try:
-        with Image.open(path) as image:
-            grey = image.mode in _GREY_MODES
-            square = ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.BILINEAR)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f"can't decode image {path}: {error}; remove or replace it") from error
-    return np.asarray(square), grey
+        _store(stored, paths, size)
+    except OSError as error:
+        warnings.warn(f"decoded images are not cached in {stored.parent}: {error}", stacklevel=2)
+        return _in_memory(paths, size)
+    return _read(stored, len(paths), size) or _in_memory(paths, size)
+
+
+@dataclass
+class _Pass:
+    """What a pass over the files found."""
+
+    grey: bool = True
+    findings: Counter[str] = field(default_factory=Counter)
+    problems: dict[str, str] = field(default_factory=dict)
+
+    def check(self, samples: int) -> None:
+        if self.problems:
+            raise Undecodable(self.problems, samples)
+
+
+def _decode_all(paths: Sequence[str], size: int, found: _Pass) -> Iterator[np.ndarray]:
+    """Arrays `[samples, 3, size, size]`, a few images each, in order."""
+    several = max(1, _CHUNK_BYTES // (3 * size * size))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for start in range(0, len(paths), several):
+            part = paths[start : start + several]
+            images = np.zeros((len(part), size, size, 3), dtype=np.uint8)
+            with images_bounded():
+                for position, picture in enumerate(pool.map(_try, part, repeat(size))):
+                    if isinstance(picture, str):
+                        found.problems[part[position]] = picture
+                        continue
+                    images[position] = picture.pixels
+                    found.grey = found.grey and picture.grey
+                    found.findings.update(picture.findings)
+            yield np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+
+
+def _try(path: str, size: int) -> Picture | str:
+    try:
+        return read_picture(path, size)
+    except Unreadable as error:
+        return str(error)
+
+
+def _in_memory(paths: Sequence[str], size: int) -> Decoded:
+    found, images, end = _Pass(), np.empty((len(paths), 3, size, size), dtype=np.uint8), 0
+    for part in _decode_all(paths, size, found):
+        images[end : end + len(part)] = part
+        end += len(part)
+    found.check(len(paths))
+    return Decoded(np.ascontiguousarray(images[:, :1]) if found.grey else images, dict(found.findings))
 
 
 def _key(root: Path, paths: Sequence[str], size: int) -> str:
-    digest = hashlib.sha256(f"{_RECIPE}\n{root.resolve()}\n{size}\n".encode())
+    digest = hashlib.sha256(b"%d\n%s\n%d\n" % (_RECIPE, os.fsencode(root.resolve()), size))
     for path in paths:
         status = os.stat(path)
-        digest.update(f"{os.path.relpath(path, root)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+        digest.update(os.fsencode(os.path.relpath(path, root)))
+        digest.update(f"\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
     return digest.hexdigest()
 
 
-def _read(stored: Path, samples: int, size: int) -> np.ndarray | None:
+def _store(stored: Path, paths: Sequence[str], size: int) -> None:
+    """Decode into a file: an .npy array, and behind it a line of JSON with the findings."""
+    found, shape = _Pass(), (len(paths), 3, size, size)
+    stored.parent.mkdir(parents=True, exist_ok=True)
+    with _part(stored) as colour:
+        _write(colour, shape, _decode_all(paths, size, found))
+        found.check(len(paths))
+        if not found.grey:
+            _finish(colour, stored, found)
+            return
+        colour.flush()
+        whole = _mapped(colour, shape)
+        assert whole is not None  # it was just written
+        several = max(1, _CHUNK_BYTES // (3 * size * size))
+        with _part(stored) as grey:
+            starts = range(0, len(paths), several)
+            _write(grey, (len(paths), 1, size, size), (whole[start : start + several, :1] for start in starts))
+            _finish(grey, stored, found)
+
+
+@contextmanager
+def _part(stored: Path) -> Iterator[IO[bytes]]:
+    """A file beside `stored` that is gone afterwards, unless it was finished."""
+    with tempfile.NamedTemporaryFile(dir=stored.parent, suffix=".part", delete=False) as part:
+        try:
+            yield part
+        finally:
+            Path(part.name).unlink(missing_ok=True)
+
+
+def _write(file: IO[bytes], shape: tuple[int, ...], parts: Iterable[np.ndarray]) -> None:
+    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    for part in parts:
+        file.write(part.tobytes())
+
+
+def _finish(part: IO[bytes], stored: Path, found: _Pass) -> None:
+    part.write(json.dumps(found.findings, sort_keys=True).encode() + b"\n")
+    part.close()
+    os.replace(part.name, stored)
+
+
+def _read(stored: Path, samples: int, size: int) -> Decoded | None:
+    """What is kept in a file; None when there is none, or it is damaged or of other images."""
     try:
         with stored.open("rb") as file:
-            array = np.lib.format.read_array(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+            for channels in (1, 3):
+                images = _mapped(file, (samples, channels, size, size))
+                if images is not None:
+                    kept = images if images.nbytes >= rows.LARGE_BYTES else images.copy()
+                    return Decoded(kept, _findings(file.read()))
+    except (OSError, ValueError):
+        pass
+    return None
+
+
+def _mapped(file: IO[bytes], shape: tuple[int, ...]) -> np.ndarray | None:
+    """The array of that shape in a file, mapped; None when it holds another. The file is left behind the array."""
+    file.seek(0)
+    if np.lib.format.read_magic(file) != (1, 0):
         return None
-    fits = array.dtype == np.uint8 and array.shape in {(samples, channels, size, size) for channels in (1, 3)}
-    return array if fits else None
+    found, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
+    start, count = file.tell(), int(np.prod(shape, dtype=np.int64))
+    if (found, fortran_order, dtype) != (shape, False, np.uint8) or os.fstat(file.fileno()).st_size < start + count:
+        return None
+    file.seek(start + count)
+    return np.frombuffer(_memory_of(file), np.uint8, count, start).reshape(shape)
 
 
-def _write(stored: Path, array: np.ndarray) -> None:
-    try:
-        stored.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=stored.parent, suffix=".part", delete=False) as part:
-            try:
-                np.save(part, array)
-                part.close()
-                os.replace(part.name, stored)
-            except BaseException:
-                os.unlink(part.name)
-                raise
-    except OSError as error:
-        warnings.warn(f"decoded images are not cached in {stored.parent}: {error}", stacklevel=2)
+def _memory_of(file: IO[bytes]) -> mmap.mmap:
+    """The file in memory: read when looked at, written to in private; no memory is set aside for all of it."""
+    if hasattr(mmap, "MAP_PRIVATE"):
+        flags = mmap.MAP_PRIVATE | _NO_RESERVE
+        return mmap.mmap(file.fileno(), 0, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+    return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+
+
+def _findings(text: bytes) -> dict[str, int]:
+    found = json.loads(text)
+    if not isinstance(found, dict) or not all(isinstance(count, int) for count in found.values()):
+        raise ValueError("no findings")
+    return found

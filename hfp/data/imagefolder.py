@@ -2,39 +2,40 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
-from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes
-from torchvision.datasets.folder import make_dataset as list_images
 
 from hfp.data.dataset import Dataset, Split, make_dataset
-from hfp.data.decode import decode
+from hfp.data.decode import Decoded, Undecodable, decode, printable
+from hfp.data.pixels import ANIMATED, DEEP, TRANSPARENT
 from hfp.data.request import DataRequest
 from hfp.data.stratify import stratified_halves
-from hfp.errors import InputError
+from hfp.data.tree import Listing, find_layout, list_images
+from hfp.errors import InputError, listed
 
 _TEST_SHARE = 0.2
 _DEFAULT_SIZE = 32
-
-
-@dataclass(frozen=True, eq=False)
-class _Files:
-    paths: np.ndarray
-    labels: np.ndarray
-
-    def at(self, chosen: np.ndarray) -> _Files:
-        return _Files(self.paths[chosen], self.labels[chosen])
+_SAID = {
+    DEEP: "images of more than 8 bits are scaled to 8",
+    ANIMATED: "animated images or files of several pages count with the first",
+    TRANSPARENT: "images lose their transparency",
+}
 
 
 def load_imagefolder(request: DataRequest) -> Dataset:
-    """Read `root/train/<class>/*` and `root/test/<class>/*` (or `val`), else split `root/<class>/*` 80 to 20 by seed.
+    """Read an image tree under the request's root, e.g. `root/train/<class>/*` and `root/test/<class>/*`.
+
+    `hfp.data.tree.SPLIT_NAMES` are the names that splits may have. Of a tree without splits, `root/<class>/*`, or with
+    one alone a fifth of every class is held out for testing, drawn by the seed. What was assumed is in the data set's
+    `notes`.
 
     Raises:
-        InputError: no root, no class folders, a class without images, splits with different classes, or an image
-            that can't be decoded.
+        InputError: no root, no class folders or one alone, a class without images, splits with different classes, or
+            images that can't be decoded, all of them named.
     """
     if request.root is None:
         raise InputError("data set imagefolder needs the folder of the images: --data-root PATH")
@@ -43,60 +44,69 @@ def load_imagefolder(request: DataRequest) -> Dataset:
 
 def load_tree(request: DataRequest, size: int) -> Dataset:
     """Read an image tree under the request's root; images are cut to `size` × `size` pixels about their centre."""
-    root = request.folder
-    train, test, classes = _list_splits(root, request.seed)
+    layout = find_layout(request.folder)
+    train = list_images(layout.train)
+    left_out = Counter(train.left_out)
+    if layout.test is None:
+        train, test = _held_out(layout.train, train, request.seed)
+        held_out = f"no test split found: {_TEST_SHARE:.0%} of every class is held out, drawn by seed {request.seed}"
+        notes = (*layout.notes, held_out)
+    else:
+        test, notes = list_images(layout.test), layout.notes
+        left_out += test.left_out
+        _check_same_classes(layout.train, train, layout.test, test)
     train = train.at(request.select(train.labels))
-    return make_dataset(
-        request.name,
-        *_decode_splits(root, train, test, size, request.cache),
-        classes,
+    arrays = _decode_both(request.folder, train, test, size, request.cache)
+    channels = max(array.images.shape[1] for array in arrays)
+    first, second = (
+        Split(torch.from_numpy(array.images).expand(-1, channels, -1, -1), torch.from_numpy(listing.labels))
+        for array, listing in zip(arrays, (train, test), strict=True)
     )
+    notes += (*_findings(arrays), *_left_out(left_out))
+    return make_dataset(request.name, first, second, train.classes, notes)
 
 
-def has_splits(root: Path) -> bool:
-    """Whether a folder holds `train` and `test` (or `val`)."""
-    return (root / "train").is_dir() and _test_folder(root) is not None
-
-
-def _test_folder(root: Path) -> Path | None:
-    return next((root / name for name in ("test", "val") if (root / name).is_dir()), None)
-
-
-def _list_splits(root: Path, seed: int) -> tuple[_Files, _Files, tuple[str, ...]]:
-    test_folder = _test_folder(root)
-    if not (root / "train").is_dir() or test_folder is None:
-        return _split_tree(root, seed)
-    train, classes = _list(root / "train")
-    test, test_classes = _list(test_folder)
-    if classes != test_classes:
-        odd = sorted(set(classes) ^ set(test_classes))
-        raise InputError(f"{root / 'train'} and {test_folder} hold different classes; only one has {', '.join(odd)}")
-    return train, test, classes
-
-
-def _split_tree(root: Path, seed: int) -> tuple[_Files, _Files, tuple[str, ...]]:
-    files, classes = _list(root)
+def _held_out(folder: Path, files: Listing, seed: int) -> tuple[Listing, Listing]:
     counts = np.bincount(files.labels)
     if counts.min() < 2:
-        raise InputError(f"class {classes[counts.argmin()]} in {root} has one image; a split needs two or more a class")
+        name = files.classes[counts.argmin()]
+        raise InputError(f"class {name} in {printable(folder)} has one image; a split needs two or more a class")
     train, test = stratified_halves(files.labels, _TEST_SHARE, seed)
-    return files.at(train), files.at(test), classes
+    return files.at(train), files.at(test)
 
 
-def _list(folder: Path) -> tuple[_Files, tuple[str, ...]]:
-    try:
-        classes, index = find_classes(folder)
-        paths, labels = zip(*list_images(folder, index, IMG_EXTENSIONS), strict=True)
-    except OSError as error:
-        raise InputError(f"{folder} is not a tree of images, one folder a class: {error}") from error
-    return _Files(np.array(paths), np.array(labels, dtype=np.int64)), tuple(classes)
+def _check_same_classes(folder: Path, train: Listing, test_folder: Path, test: Listing) -> None:
+    if train.classes != test.classes:
+        odd = sorted(set(train.classes) ^ set(test.classes))
+        raise InputError(
+            f"{printable(folder)} and {printable(test_folder)} hold different classes; only one has {listed(odd)}"
+        )
 
 
-def _decode_splits(root: Path, train: _Files, test: _Files, size: int, cache: bool) -> tuple[Split, Split]:
-    arrays = [decode(root, files.paths.tolist(), size, cache) for files in (train, test)]
-    channels = max(array.shape[1] for array in arrays)
-    first, second = (
-        Split(torch.from_numpy(array).expand(-1, channels, -1, -1).contiguous(), torch.from_numpy(files.labels))
-        for array, files in zip(arrays, (train, test), strict=True)
-    )
-    return first, second
+def _decode_both(root: Path, train: Listing, test: Listing, size: int, cache: bool) -> list[Decoded]:
+    """Decode both splits, so that what can't be decoded in either is told at once."""
+    arrays: list[Decoded] = []
+    problems: dict[str, str] = {}
+    for files in (train, test):
+        try:
+            arrays.append(decode(root, files.paths.tolist(), size, cache))
+        except Undecodable as error:
+            problems |= error.problems
+    if problems:
+        raise Undecodable(problems, len(train.paths) + len(test.paths))
+    return arrays
+
+
+def _findings(arrays: Iterable[Decoded]) -> Iterator[str]:
+    found: Counter[str] = Counter()
+    for array in arrays:
+        found.update(array.findings)
+    for finding, what in _SAID.items():
+        if found[finding]:
+            yield f"{found[finding]:,} {what}"
+
+
+def _left_out(left_out: Counter[str]) -> Iterator[str]:
+    if left_out:
+        kinds = [f"{count:,} {kind}" for kind, count in sorted(left_out.items())]
+        yield f"files left out: {listed(kinds)}"

@@ -4,34 +4,52 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from hfp.data.cifar import load_cifar10, load_cifar100
-from hfp.data.dataset import Dataset
-from hfp.data.digits import load_digits
-from hfp.data.fmnist import load_fmnist
-from hfp.data.imagefolder import load_imagefolder
 from hfp.data.request import DataRequest
 from hfp.errors import InputError, unknown
 
-_OWN: Mapping[str, Callable[[DataRequest], Dataset]] = {
-    "digits": load_digits,
-    "fmnist": load_fmnist,
-    "cifar10": load_cifar10,
-    "cifar100": load_cifar100,
-    "imagefolder": load_imagefolder,
+if TYPE_CHECKING:
+    from hfp.data.dataset import Dataset
+
+_OWN: Mapping[str, str] = {
+    "digits": "hfp.data.digits",
+    "fmnist": "hfp.data.fmnist",
+    "cifar10": "hfp.data.cifar",
+    "cifar100": "hfp.data.cifar",
+    "imagefolder": "hfp.data.imagefolder",
 }
-_LOADERS = dict(_OWN)
+"""The modules of hfp's own data sets, each with a function ``load_NAME``: names are known before torch is loaded."""
+_LOADERS: dict[str, Callable[[DataRequest], Dataset]] = {}
 
 
 def register_dataset(name: str, load: Callable[[DataRequest], Dataset]) -> None:
-    """Make a data set of your own known by `name`, to everything that takes names of data sets.
+    """Make a data set of your own known by `name` to everything that takes the names of data sets.
 
-    `load` is given what was asked for (`hfp.data.Request`: root folder, which training images) and returns the images,
-    most simply by `hfp.data.make_dataset`. Give the name again and the last one counts.
+    A second call with the same name replaces the first. What the loader returns is checked whenever it is loaded.
+
+    Args:
+        name: what the data set is called from now on, in this process.
+        load: is given a `hfp.data.DataRequest` (root folder, which training images to keep) and returns a `Dataset`,
+            most simply one of `hfp.data.make_dataset`.
 
     Raises:
         InputError: the name is one of hfp's own data sets.
+
+    >>> import torch
+    >>> from hfp.data import Split, load_dataset, make_dataset
+    >>> def stripes(request):
+    ...     labels = torch.arange(60) % 2
+    ...     images = torch.zeros(60, 1, 8, 8)
+    ...     images[labels == 1, :, ::2] = 1
+    ...     chosen = torch.from_numpy(request.select(labels[:40].numpy()))
+    ...     train, test = Split(images[chosen], labels[chosen]), Split(images[40:], labels[40:])
+    ...     return make_dataset(request.name, train, test, ("plain", "striped"))
+    >>> register_dataset("stripes", stripes)
+    >>> len(load_dataset("stripes", limit=10).train)
+    10
     """
     if name in _OWN:
         raise InputError(f"{name} is one of hfp's own data sets; give yours another name")
@@ -39,8 +57,8 @@ def register_dataset(name: str, load: Callable[[DataRequest], Dataset]) -> None:
 
 
 def datasets() -> tuple[str, ...]:
-    """The names that `load_dataset` knows."""
-    return tuple(_LOADERS)
+    """Return the names that `load_dataset` knows, the registered ones last."""
+    return (*_OWN, *_LOADERS)
 
 
 def load_dataset(
@@ -53,26 +71,48 @@ def load_dataset(
     image_size: int | None = None,
     cache: bool = True,
 ) -> Dataset:
-    """Load a data set into memory.
+    """Load a data set by its name.
+
+    Images are held in memory; those of a large image folder stay in a file in the cache and are read when they are
+    looked at.
 
     Args:
         name: one of `datasets()`.
-        root: folder that holds the files; by default the Debian package of fmnist, else where downloads go.
-        limit: number of training images to keep, a subset with the classes' shares drawn by `seed`; the test split
-            stays whole.
-        download: fetch what is missing (fmnist, cifar10, cifar100) into `root`, by default `$XDG_CACHE_HOME/hfp`.
-        seed: draws the limited subset, and the split of an imagefolder that has none.
-        image_size: side in pixels of imagefolder's images, 32 by default.
-        cache: keep decoded images under `$XDG_CACHE_HOME/hfp`; it can be deleted at any time.
+        root: the folder that holds the files. By default fmnist is looked for where its Debian package puts it, and
+            everything else where downloads go.
+        limit: how many training images to keep: a random subset, drawn by `seed`, in which every class keeps its
+            share. By default all are kept. The test split always stays whole.
+        download: whether to fetch what is missing (fmnist, cifar10, cifar100) into `root`, by default into
+            `$XDG_CACHE_HOME/hfp`.
+        seed: draws the limited subset, and the test split of an image folder that has none.
+        image_size: the side of an image folder's images in pixels; 32 by default.
+        cache: whether decoded images are kept under `$XDG_CACHE_HOME/hfp`, which can be deleted at any time.
+
+    Returns:
+        The data set, checked; its `description` says in one line what was found and what was assumed.
 
     Raises:
-        InputError: an unknown name, a data set that is missing or damaged, or an argument that doesn't fit it.
+        InputError: an unknown name, a data set that is missing or damaged, an argument that doesn't fit it, or a
+            registered data set that can't be trained and tested on (`hfp.data.dataset.check_splits`).
+
+    >>> digits = load_dataset("digits", limit=200)
+    >>> digits.shape, len(digits.train), len(digits.test)
+    ((1, 8, 8), 200, 359)
     """
-    if name not in _LOADERS:
-        raise unknown("data set", name, _LOADERS)
+    if name not in datasets():
+        raise unknown("data set", name, datasets())
     if image_size is not None and (name != "imagefolder" or image_size < 1):
         raise InputError(f"image_size is a positive number and for imagefolder only, found {image_size} for {name}")
     folder = None if root is None else Path(root).expanduser()
     if folder is not None and not download and not folder.is_dir():
         raise InputError(f"the data root {folder} is not a folder")
-    return _LOADERS[name](DataRequest(name, folder, limit, download, seed, image_size, cache))
+    from hfp.data.dataset import Dataset, check_splits
+
+    load = getattr(import_module(_OWN[name]), f"load_{name}") if name in _OWN else _LOADERS[name]
+    found = load(DataRequest(name, folder, limit, download, seed, image_size, cache))
+    if not isinstance(found, Dataset):
+        raise InputError(f"the loader of data set {name} must return a hfp.data.Dataset; found {type(found).__name__}")
+    check_splits(name, found.train, found.test, found.classes)
+    if len(found.classes) < 2:
+        raise InputError(f"data set {name} has the class {', '.join(found.classes)} alone; two or more are needed")
+    return found

@@ -1,4 +1,4 @@
-"""Deal a data set's samples out to clients."""
+"""The ways in which a data set's samples are dealt out to clients."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SCHEMES = ("dirichlet", "iid", "shards")
 
 
 def schemes() -> tuple[str, ...]:
-    """The names of the ways to deal samples out."""
+    """Return the names of the schemes that `partition` knows."""
     return _SCHEMES
 
 
@@ -35,23 +35,29 @@ def partition(
     """Give every sample to exactly one client, and every client at least `minimum` samples.
 
     Args:
-        labels: class of each sample `[samples]`.
-        clients: number of clients.
-        scheme: "dirichlet" draws, for each class, the clients' shares of it from Dirichlet(alpha) (arXiv 1909.06335);
-            "iid" deals at random in equal parts; "shards" sorts by label and deals out equal shards, a few classes a
-            client (McMahan et al., arXiv 1602.05629, section 3).
-        alpha: concentration; large is near uniform, small gives every class to few clients.
-        shards_per_client: number of shards that each client gets.
-        seed: same seed, same partition.
-        minimum: fewest samples a client may have. Dirichlet shares are drawn up to ten times; where no draw gives
-            every client enough, random samples move from the largest clients of the best draw.
+        labels: the class of each sample, `[samples]`.
+        clients: how many clients there are.
+        scheme: "dirichlet" draws, for each class, the clients' shares of it from Dirichlet(alpha) (Hsu et al., arXiv
+            1909.06335). "iid" deals equal parts at random. "shards" sorts the samples by label, cuts them into equal
+            shards and deals these, so that a client has few classes (McMahan et al., arXiv 1602.05629, section 3).
+        alpha: the concentration of "dirichlet". A large one gives every client nearly the same classes, a small one
+            gives every class to few clients.
+        shards_per_client: how many shards each client gets of "shards".
+        seed: draws the partition; the same seed gives the same one.
+        minimum: the fewest samples that a client may have. Dirichlet shares are drawn up to ten times. If none of the
+            draws gives every client enough, random samples of the best draw move from the largest clients.
 
     Returns:
-        One ascending int64 index array a client.
+        For each client the ascending indices of its samples, int64.
 
     Raises:
         InputError: an unknown scheme, `clients`, `minimum` or `shards_per_client` below 1, an alpha that is not a
             positive finite number, or too few samples.
+
+    >>> labels = [0, 0, 0, 0, 1, 1, 1, 1]
+    >>> parts = partition(labels, 2, "shards", shards_per_client=1, seed=0)
+    >>> [part.tolist() for part in parts]
+    [[0, 1, 2, 3], [4, 5, 6, 7]]
     """
     classes = np.unique(np.asarray(labels), return_inverse=True)[1].ravel()
     _check(len(classes), clients, scheme, alpha, shards_per_client, minimum)
@@ -107,7 +113,7 @@ def _dirichlet(
 
 
 def _draw_owners(classes: np.ndarray, clients: int, alpha: float, rng: np.random.Generator) -> np.ndarray:
-    """The client of each sample `[samples]`."""
+    """Draw the client of each sample, `[samples]`."""
     owners = np.empty(len(classes), dtype=np.int64)
     concentration = np.full(clients, min(alpha, _UNIFORM))
     for label in range(classes.max() + 1):

@@ -15,7 +15,13 @@ from hfp.errors import InputError
 
 @dataclass(frozen=True)
 class DataRequest:
-    """The arguments of `load_dataset`, checked."""
+    """What `load_dataset` was asked for, as a loader is told: see the arguments there.
+
+    >>> import numpy as np
+    >>> request = DataRequest("mine", None, limit=4, download=False, seed=0, image_size=None, cache=True)
+    >>> len(request.select(np.array([0, 0, 0, 0, 1, 1, 1, 1])))
+    4
+    """
 
     name: str
     root: Path | None
@@ -27,11 +33,11 @@ class DataRequest:
 
     @property
     def folder(self) -> Path:
-        """The caller's root, else where downloads are kept."""
+        """The folder that was given, else the one where downloads are kept."""
         return self.root if self.root is not None else cache_home() / "datasets"
 
     def select(self, labels: np.ndarray) -> np.ndarray:
-        """Ascending indices of the training images to use.
+        """Choose the training images to use, by their labels `[samples]`; returns ascending indices.
 
         Raises:
             InputError: the limit is larger than the training split, or smaller than the number of classes.
@@ -48,11 +54,11 @@ class DataRequest:
 
 
 def cache_home() -> Path:
-    """The folder for what can be made or fetched again: `$XDG_CACHE_HOME/hfp`, by default `~/.cache/hfp`."""
+    """Return the folder of what can be made or fetched again: `$XDG_CACHE_HOME/hfp`, by default `~/.cache/hfp`."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hfp"
 
 
 def missing(name: str, looked: Sequence[Path | str], remedies: Sequence[str]) -> InputError:
-    """The one line about a data set that is not there: where was looked and what to do."""
+    """Make the error about a data set that is not there: it says where was looked and what to do."""
     places = ", ".join(str(place) for place in looked)
     return InputError(f"data set {name} not found (looked in {places}); {', or '.join(remedies)}")

@@ -1,4 +1,4 @@
-"""A random subset that keeps the classes' shares."""
+"""Random subsets in which every class keeps its share."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hfp.errors import InputError
 
 
 def generator(seed: int) -> np.random.Generator:
-    """The random generator of a seed.
+    """Make the random generator of a seed.
 
     Raises:
         InputError: the seed is negative.
@@ -19,7 +19,7 @@ def generator(seed: int) -> np.random.Generator:
 
 
 def stratified_subset(labels: np.ndarray, size: int, seed: int) -> np.ndarray:
-    """`size` ascending indices into `labels`: one share of every class, rounded up or down to whole samples.
+    """Draw `size` ascending indices into `labels`, the same share of every class, rounded to whole samples.
 
     Every class that occurs is in the subset as soon as `size` is at least the number of classes.
     """
@@ -33,7 +33,7 @@ def stratified_subset(labels: np.ndarray, size: int, seed: int) -> np.ndarray:
 
 
 def stratified_halves(labels: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Ascending indices of the rest and of a stratified `share` of `labels` with every class in it."""
+    """Draw a `share` of `labels` with every class in it; returns the ascending indices of the rest and of the share."""
     size = max(round(share * len(labels)), len(np.unique(labels)))
     chosen = stratified_subset(labels, size, seed)
     return np.setdiff1d(np.arange(len(labels)), chosen, assume_unique=True), chosen

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -12,17 +13,31 @@ from hfp.costs.memory import PeakBytesCounter
 from hfp.federation.setup import Federation
 from hfp.methods import Client, ClientContext, Reply, State, Task
 from hfp.reconstruct import IndexMap, compact_model
-from hfp.training.local_step import statistics_of
+from hfp.training.local_step import LocalData, on_device, statistics_of
+from hfp.training.shells import Lease, Replay, Shells
 
 
 class Clients:
-    """Does the work of a federation's clients, any number of them."""
+    """Does the work of a federation's clients, any number of them, one at a time.
 
-    def __init__(self, federation: Federation) -> None:
+    Their local steps are replayed where `replay` is given; `wait` is called before a value is read from the device.
+    `shards` is where data that is on the device already is shared with others who do the same.
+    """
+
+    def __init__(
+        self,
+        federation: Federation,
+        replay: Replay | None = None,
+        wait: Callable[[], None] = lambda: None,
+        shards: dict[int, LocalData] | None = None,
+    ) -> None:
         self._federation = federation
         self._count = MacCounter(federation.context.example)
         self._count_peak_bytes = PeakBytesCounter(federation.context.example)
         self._model: nn.Module | None = None
+        self._shards = {} if shards is None else shards
+        device, training = torch.device(federation.device), federation.training
+        self._shells = Shells(federation.model, device, channels_last=training.channels_last, replay=replay, wait=wait)
 
     def train(self, round: int, client: Client, task: Task) -> Reply:
         """Do a task.
@@ -30,7 +45,9 @@ class Clients:
         Raises:
             InputError: training diverged.
         """
-        return self._federation.method.train(self._local(round, client), task)
+        with self._shells.lent() as lease:
+            reply = self._federation.method.train(self._local(round, client, lease), task)
+            return dataclasses.replace(reply, tensors=_copied(reply.tensors))
 
     def statistics(self, client: Client, weights: State) -> dict[str, Tensor]:
         """The global model's batch-norm statistics on the client's data."""
@@ -38,19 +55,32 @@ class Clients:
             full = self._federation.model
             self._model = compact_model(full, IndexMap.identity(full), weights).to(self._federation.device)
         self._model.load_state_dict(dict(weights))
-        return statistics_of(self._model, self._federation.shards[client.index], self._federation.training)
+        return statistics_of(self._model, self._data(client), self._federation.training)
 
-    def _local(self, round: int, client: Client) -> ClientContext:
+    def _data(self, client: Client) -> LocalData:
+        """The client's data, on the device from its first use on."""
+        if client.index not in self._shards:
+            shard = self._federation.shards[client.index]
+            self._shards[client.index] = on_device(shard, torch.device(self._federation.device))
+        return self._shards[client.index]
+
+    def _local(self, round: int, client: Client, lease: Lease) -> ClientContext:
         federation = self._federation
         return ClientContext(
             client=client,
             round=round,
             model=federation.model,
             groups=federation.context.groups,
-            data=federation.shards[client.index],
+            data=self._data(client),
             training=dataclasses.replace(federation.training, epochs=federation.experiment.epochs_in(round)),
             count=self._count,
             count_peak_bytes=self._count_peak_bytes,
             seed=federation.experiment.seed,
             device=torch.device(federation.device),
+            shells=lease,
         )
+
+
+def _copied(tensors: State) -> dict[str, Tensor]:
+    """Copies in row-major order: a reply is kept when its model has become the next client's."""
+    return {name: tensor.detach().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}

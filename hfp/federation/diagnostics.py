@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from hfp.federation.setup import Federation
 from hfp.importance import Variation
+from hfp.layers.products import PRODUCTS, weight_dims
 from hfp.methods import Collector, ServerState, State, TrainedPart, Update
 from hfp.methods.blocks.pseudo_gradients import PseudoGradients
 from hfp.reconstruct import TensorMap
@@ -160,7 +161,8 @@ def trained_channels(federation: Federation, coverage: Mapping[str, Tensor]) -> 
         weight = coverage.get(f"{name}.weight")
         if weight is None:
             continue
-        rows = weight.transpose(0, 1) if getattr(federation.model.get_submodule(name), "transposed", False) else weight
+        layer = federation.model.get_submodule(name)
+        rows = weight.movedim(weight_dims(layer)[0], 0) if isinstance(layer, PRODUCTS) else weight
         if len(rows) == size:
             trained[name] = (rows.reshape(size, -1) > 0).any(1)
     return trained

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from hfp.costs.payload import pack
+from hfp.costs.payload import packed_bytes
 from hfp.federation.fleet import Fleet
 from hfp.federation.records import Personal
 from hfp.federation.setup import Federation
@@ -16,7 +16,7 @@ from hfp.methods import Client, Collector, ServerState, State, TrainedPart, Upda
 from hfp.reconstruct import IndexMap, compact_model
 from hfp.seeds import generator
 from hfp.training import batch_norm as batchnorm
-from hfp.training.local_step import LARGE_BATCH, LocalData, Predictions, predict, statistics_of
+from hfp.training.local_step import LARGE_BATCH, LocalData, Predictions, on_device, predict, statistics_of
 
 
 class Own:
@@ -53,6 +53,8 @@ class Evaluator:
         normalised = batchnorm.has_statistics(federation.model)
         self._policy = federation.experiment.batch_norm if normalised else "aggregate"
         self._predictions: Predictions | None = None
+        test = federation.dataset.test
+        self._test = on_device(LocalData(test.images, test.labels, federation.dataset.normalise), federation.device)
         self.traffic = self._statistics_traffic()
 
     def refresh(self, state: ServerState) -> ServerState:
@@ -114,12 +116,10 @@ class Evaluator:
 
     def _ask(self, model: nn.Module, schedule: Sequence[Tensor] | None = None) -> Predictions:
         """Answers to the whole test set, in evaluation mode unless there is a schedule of batches."""
-        test = self._federation.dataset.test
-        data = LocalData(test.images, test.labels, self._federation.dataset.normalise)
         if schedule is None:
             model.eval()
-            schedule = torch.arange(len(test)).split(LARGE_BATCH)
-        return predict(model, data, schedule, self._federation.training)
+            schedule = torch.arange(len(self._test.labels)).split(LARGE_BATCH)
+        return predict(model, self._test, schedule, self._federation.training)
 
     def _build(self, index_map: IndexMap, state: State) -> nn.Module:
         return compact_model(self._federation.model, index_map, state).to(self._federation.device)
@@ -137,7 +137,7 @@ class Evaluator:
         clients = len(self._federation.context.clients)
         full: State = self._federation.initial
         moments = {name: tensor for name, tensor in full.items() if name.endswith(("running_mean", "running_var"))}
-        return clients * len(pack(full)), clients * len(pack(moments))
+        return clients * packed_bytes(full), clients * packed_bytes(moments)
 
 
 def class_weights(test: Tensor, own: Tensor) -> Tensor:

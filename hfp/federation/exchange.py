@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
-from hfp.costs.payload import pack
+from hfp.costs.payload import packed_bytes
 from hfp.federation.fleet import TaskResult
 from hfp.federation.records import DROPPED, ClientRecord
 from hfp.federation.setup import Federation
@@ -72,7 +72,7 @@ class Exchange:
     def lose(self, state: ServerState, client: Client) -> TaskResult:
         """A client gets its task and is never heard of."""
         task = self.task(state, client)
-        return TaskResult(client, task, len(pack(task.tensors)), status=DROPPED)
+        return TaskResult(client, task, packed_bytes(task.tensors), status=DROPPED)
 
     def _plan(self, state: ServerState, client: Client) -> Plan:
         """The client's plan of an earlier round while it is to stay, else a new one."""

@@ -1,21 +1,28 @@
-"""What a federated run is made of: a frozen value that is checked when it is made."""
+"""What a federated run is made of: a frozen value that is checked when it is made. Torch is not imported for it."""
 
 from __future__ import annotations
 
 import builtins
 import dataclasses
-import math
-import numbers
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from hfp.costs.devices import Device, parse_device
+from hfp.costs.devices import PROFILES, Device, parse_device
 from hfp.data import datasets, schemes
-from hfp.errors import InputError, unknown
-from hfp.methods import create_method
-from hfp.training.batch_norm import POLICIES
+from hfp.errors import InputError
+from hfp.methods.interface.registry import create_method, method_names
+from hfp.settings import EITHER, PAIRS, check_settings, setting
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from hfp.data import Dataset
+
+GIVEN = "python:"
+"""How files name a model or data set that was given in Python, which they can't give again."""
 
 RANKS: Mapping[int, tuple[float, float]] = MappingProxyType(
     {0: (0.25, 0.0), 1: (0.25, 0.5), 2: (0.5, 0.75), 3: (0.75, 0.9)}
@@ -26,8 +33,8 @@ BUDGET_LIMITS: Mapping[str, str] = MappingProxyType(
     {
         "macs": "share of the full model's multiply-accumulates",
         "params": "share of the full model's parameters",
-        "bytes": "bytes a round, down and up together",
-        "seconds": "seconds a round on the client's device: download, training, upload",
+        "bytes": "bytes per round, down and up together",
+        "seconds": "seconds per round on the client's device, for download, training and upload",
     }
 )
 """What a client's budget may limit."""
@@ -40,145 +47,333 @@ LATE_REPLIES: Mapping[str, str] = MappingProxyType(
 )
 """What becomes of replies after the deadline."""
 
+BATCH_NORM_POLICIES: Mapping[str, str] = MappingProxyType(
+    {
+        "aggregate": "the submodels' running statistics are averaged by the method's own rule, like any parameter",
+        "reestimate": "after aggregation every client runs the global model over its own data, and the server pools "
+        "the statistics it sends back",
+        "local": "every client keeps the statistics of its own data, and accuracy is the mean over the clients' "
+        "models, weighted by samples, each over the whole test set",
+        "batch": "every batch of 500 test images, in random order, is normalised by its own statistics",
+    }
+)
+"""Which batch-norm statistics the global model is tested with (`hfp.training.batch_norm`)."""
+
+_DEVICE = re.compile(r"(?!meta)[a-z]+(:\d+)?")
+
+
+def _check_device(name: str) -> None:
+    if not _DEVICE.fullmatch(name):
+        raise InputError(f"device must be one that computes, such as cpu, cuda, cuda:1 or mps; found {name!r}")
+
+
+def _is_dataset(value: object) -> bool:
+    """Whether it is a data set itself, or a file's name of one that was given in Python."""
+    if isinstance(value, str):
+        return value.startswith(GIVEN)
+    from hfp.data import Dataset
+
+    return isinstance(value, Dataset)
+
 
 @dataclass(frozen=True)
 class Experiment:
-    """One federated run. Every field is checked on construction.
+    """One federated run. Every field is declared with its default, range and meaning, and checked on construction.
 
-    Clients differ by `ratio`, the share of channels each one removes: one number for all of them, or one for each;
-    without it `rank` gives the paper's pairs (`RANKS`). `options` are the method's own settings, by name.
-    `train_images` keeps that many training images (a stratified subset); the test set stays whole. `image_size` is the
-    side in pixels of an image folder's images.
+    Clients differ by the share of channels that each of them removes: `ratio` says it, or `rank`, or it follows from
+    a `budget`. A client's device is a `profile`, and says what a round takes in simulated time.
 
-    A client's device is a `profile` (`hfp.costs.devices`: a name or MACS:DOWN:UP); several are dealt out in turn. They say
-    what a round takes in simulated time. With a `budget` (`BUDGET_LIMITS`: the most that a client can afford) each client's
-    ratio is the smallest that keeps within it. Every round asks the share `participation` of the clients; each of them
-    drops out with probability `dropout`; replies after `deadline` simulated seconds are `late` (`LATE_REPLIES`). A client keeps
-    its plan for `replan` rounds, 0 for as long as the method's phase lasts.
-
-    A round trains `epochs` on each client, the first ones more: `head_start` times as many, and `head_start_decay` of
-    that from round to round, until it is `epochs` (decaying local epochs, Mills et al. 2023, arXiv 2305.09628). A
-    `head_start` of 1 is none, and there is none where rounds are bounded in time, by a `deadline` or a budget of
+    A round trains `epochs` on each client, and the first rounds train more: `head_start` times as many at first, and
+    `head_start_decay` of that from round to round, until it is `epochs` (decaying local epochs, Mills et al. 2023,
+    arXiv 2305.09628). There is no head start where rounds are bounded in time, by a `deadline` or a budget of
     ``seconds``: a device that has just enough of it would miss the first rounds.
 
-    The global model is tested every `evaluate` rounds and after the last one; clients' own models every `personal`
-    rounds and after the last one, never with 0 (`hfp.federation.evaluation`). `diagnostics` measures more every round
-    (`hfp.federation.diagnostics`). `amp` computes in bfloat16 where that is safe, `channels_last` lays images out for it; both are
-    for GPUs.
+    `dataset` may be a `hfp.data.Dataset`, and `model` a module, which is copied and starts with its own weights, or a
+    callable without arguments that returns one. A file can't keep what is given in Python: give it again to go on from
+    a checkpoint.
+
+    >>> from hfp import Experiment
+    >>> Experiment(clients=4, rank=2).ratios
+    (0.5, 0.5, 0.75, 0.75)
 
     Raises:
-        InputError: a name isn't known (with the nearest known ones) or a number is out of its range.
+        InputError: a name isn't known (with the nearest known ones), or a value is of another kind or out of its range.
     """
 
-    method: str = "ca-hfp"
-    dataset: str = "digits"
-    model: str = "resnet8"
-    clients: int = 10
-    rank: int = 1
-    ratio: float | Sequence[float] | None = None
-    partition: str = "dirichlet"
-    alpha: float = 1.0
-    rounds: int = 30
-    epochs: int = 1
-    head_start: float = 10.0
-    head_start_decay: float = 0.85
-    batch_size: int = 32
-    learning_rate: float = 0.05
-    momentum: float = 0.9
-    weight_decay: float = 0.0
-    augment: bool = False
-    batch_norm: str = "reestimate"
-    seed: int = 0
-    device: str = "cpu"
-    data_root: str | None = None
-    download: bool = False
-    train_images: int | None = None
-    image_size: int | None = None
-    profile: str | Sequence[str] = "phone"
-    budget: Mapping[str, float] | None = None
-    participation: float = 1.0
-    dropout: float = 0.0
-    deadline: float | None = None
-    late: str = "discard"
-    replan: int = 1
-    diagnostics: bool = False
-    evaluate: int = 1
-    personal: int = 0
-    amp: bool = False
-    channels_last: bool = False
-    options: Mapping[str, Any] = field(default_factory=dict)
+    method: str = setting(
+        "ca-hfp",
+        "The federation trains by this method; `hfp methods` says more about each.",
+        choices=method_names,
+        noun="method",
+        group="method",
+        aliases=("algorithm",),
+    )
+    options: Mapping[str, Any] = setting(
+        {},
+        "The method's own options; `hfp methods NAME` lists those of a method.",
+        kind=object,
+        shape=PAIRS,
+        unit="name=value",
+        group="method",
+    )
+    dataset: str | Dataset = setting(
+        "digits",
+        "The run trains on this data set.",
+        choices=datasets,
+        also=_is_dataset,
+        noun="data set",
+        group="data",
+        aliases=("data",),
+    )
+    data_root: str | None = setting(
+        None,
+        "The data set's files are in this folder; an imagefolder is any tree of images.",
+        kind=str,
+        unit="path",
+        group="data",
+    )
+    download: bool = setting(False, "The data set is downloaded into the data root where it is missing.", group="data")
+    train_images: int | None = setting(
+        None,
+        "Only this many training images are used, the classes in their shares; the test set stays whole.",
+        kind=int,
+        within="[1, inf)",
+        unit="images",
+        group="data",
+    )
+    image_size: int | None = setting(
+        None,
+        "The images of an imagefolder are scaled to squares with sides of this length.",
+        kind=int,
+        within="[1, inf)",
+        unit="pixels",
+        group="data",
+        aliases=("img-size",),
+    )
+    partition: str = setting(
+        "dirichlet",
+        "The training images are dealt out to the clients by this scheme.",
+        choices=schemes,
+        noun="partition scheme",
+        group="data",
+    )
+    alpha: float = setting(
+        1.0,
+        "The Dirichlet partition has this concentration: small values give every class to few clients.",
+        within="(0, inf)",
+        group="data",
+    )
+    augment: bool = setting(False, "Training images are shifted and mirrored at random.", group="data")
+    model: str | nn.Module | Callable[[], nn.Module] = setting(
+        "resnet8",
+        "The global model is this network, one of hfp's own, any classifier of timm or torchvision, or module:factory.",
+        also=callable,
+        group="model",
+        aliases=("arch",),
+    )
+    pretrained: bool = setting(
+        False, "Training starts from timm's pretrained weights, which are downloaded where need be.", group="model"
+    )
+    weights: str | None = setting(
+        None,
+        "Training starts from the weights in this file, safetensors or a state_dict that torch.save wrote.",
+        kind=str,
+        unit="file",
+        group="model",
+    )
+    batch_norm: str = setting(
+        "reestimate",
+        "The global model is tested with batch-norm statistics from this source.",
+        choices=BATCH_NORM_POLICIES,
+        noun="batch-norm policy",
+        group="model",
+    )
+    clients: int = setting(
+        10, "The federation has this many clients.", within="[1, inf)", unit="clients", group="clients",
+        aliases=("num-clients",),
+    )  # fmt: skip
+    rank: int = setting(
+        1,
+        "The first half of the clients removes one share of its channels, the second half another, as this rank says.",
+        choices={rank: f"{first:.0%} and {second:.0%}" for rank, (first, second) in RANKS.items()},
+        group="clients",
+    )
+    ratio: float | Sequence[float] | None = setting(
+        None,
+        "Every client removes this share of its channels, or each client its own share from a list; it replaces the "
+        "rank.",
+        kind=float,
+        shape=EITHER,
+        within="[0, 1)",
+        reason="the share of channels removed",
+        unit="share",
+        group="clients",
+        aliases=("pruning-ratio",),
+    )
+    budget: Mapping[str, float] | None = setting(
+        None,
+        "Every client removes as little as keeps it within these limits, which replaces rank and ratio.",
+        kind=float,
+        shape=PAIRS,
+        within="(0, inf)",
+        choices=BUDGET_LIMITS,
+        noun="limit",
+        unit="limit=most",
+        group="clients",
+    )
+    participation: float = setting(
+        1.0,
+        "The server asks this share of the clients in each round.",
+        within="(0, 1]",
+        unit="share",
+        group="clients",
+        aliases=("fraction",),
+    )
+    replan: int = setting(
+        1,
+        "A client keeps its submodel's channels for this many rounds; with 0 it keeps them as long as the method's "
+        "phase lasts.",
+        within="[0, inf)",
+        unit="rounds",
+        group="clients",
+    )
+    profile: str | Sequence[str] = setting(
+        "phone",
+        f"Clients run on these simulated devices, dealt out in turn: {', '.join(PROFILES)}, or figures per second as "
+        "MACS:DOWN:UP.",
+        shape=EITHER,
+        check=parse_device,
+        unit="device",
+        group="devices",
+    )
+    dropout: float = setting(
+        0.0,
+        "Each client that is asked never answers with this probability.",
+        within="[0, 1)",
+        unit="probability",
+        group="devices",
+    )
+    deadline: float | None = setting(
+        None,
+        "Replies that take more than this simulated time are late.",
+        kind=float,
+        within="(0, inf)",
+        unit="seconds",
+        group="devices",
+    )
+    late: str = setting(
+        "discard",
+        "Late replies are treated in this way.",
+        choices=LATE_REPLIES,
+        noun="way with late replies",
+        group="devices",
+    )
+    device: str = setting(
+        "cpu",
+        "The run computes on this device of PyTorch: cpu, cuda, cuda:1, mps and so on.",
+        check=_check_device,
+        unit="device",
+        group="devices",
+    )
+    amp: bool = setting(
+        False, "Training computes in bfloat16 where that is safe, on a GPU that has it.", group="devices"
+    )
+    channels_last: bool = setting(
+        False, "Images are laid out with their channels last, which half precision on a GPU prefers.", group="devices"
+    )
+    cuda_graphs: bool = setting(
+        True,
+        "On a GPU local steps are captured as CUDA graphs and replayed; results are the same to the last bit.",
+        group="devices",
+    )
+    clients_in_flight: int = setting(
+        4,
+        "On a GPU this many clients train at once, which takes as many times the memory; results are the same.",
+        within="[1, inf)",
+        unit="clients",
+        group="devices",
+    )
+    rounds: int = setting(
+        30, "The run lasts this many rounds.", within="[1, inf)", unit="rounds", group="training",
+        aliases=("num-rounds",),
+    )  # fmt: skip
+    epochs: int = setting(
+        1, "A client trains this many local epochs per round.", within="[1, inf)", unit="epochs", group="training",
+        aliases=("local-epochs",),
+    )  # fmt: skip
+    head_start: float = setting(
+        10.0,
+        "The first round trains this many times the local epochs; with 1 all rounds are alike.",
+        within="[1, inf)",
+        unit="factor",
+        group="training",
+    )
+    head_start_decay: float = setting(
+        0.85,
+        "The head start is multiplied by this factor from one round to the next.",
+        within="[0, 1)",
+        unit="factor",
+        group="training",
+    )
+    batch_size: int = setting(
+        32,
+        "A local step trains on this many images.",
+        within="[2, inf)",
+        reason="batch-norm needs two images",
+        unit="images",
+        group="training",
+        aliases=("batch", "bs"),
+    )
+    learning_rate: float = setting(
+        0.05, "Local SGD has this learning rate.", within="(0, inf)", group="training", aliases=("lr",)
+    )
+    momentum: float = setting(0.9, "Local SGD has this momentum.", within="[0, 1)", group="training")
+    weight_decay: float = setting(
+        0.0, "Local SGD has this weight decay.", within="[0, inf)", group="training", aliases=("wd",)
+    )
+    seed: int = setting(
+        0,
+        "This number decides the subset and partition of the data, the initial weights, the batches and the masks.",
+        within="[0, inf)",
+        group="training",
+    )
+    evaluate: int = setting(
+        1,
+        "The global model is tested after every so many rounds, and at the end.",
+        within="[1, inf)",
+        unit="rounds",
+        group="output",
+    )
+    personal: int = setting(
+        0,
+        "The clients' own models are tested after every so many rounds, and at the end; with 0 they are never tested.",
+        within="[0, inf)",
+        unit="rounds",
+        group="output",
+    )
+    diagnostics: bool = setting(
+        False, "The run also measures gradient variance, the overlap of submodels, coverage and more.", group="output"
+    )
 
     def __post_init__(self) -> None:
-        """Check every field that can be checked without reading data."""
-        self._check_kinds()
-        if isinstance(self.ratio, Sequence):
-            object.__setattr__(self, "ratio", tuple(self.ratio))
-        if self.dataset not in datasets():
-            raise unknown("data set", self.dataset, datasets())
-        if self.partition not in schemes():
-            raise unknown("partition scheme", self.partition, schemes())
-        if self.batch_norm not in POLICIES:
-            raise unknown("batch-norm policy", self.batch_norm, POLICIES)
-        for name in ("clients", "rounds", "epochs"):
-            _check(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
-        start, decay = self.head_start, self.head_start_decay
-        _check(_finite(start) and start >= 1, "head_start", "a finite number of at least 1", start)
-        _check(0 <= decay < 1, "head_start_decay", "in [0, 1)", decay)
-        _check(self.batch_size >= 2, "batch_size", "at least 2 (batch-norm needs two images)", self.batch_size)
-        _check(self.seed >= 0, "seed", "at least 0", self.seed)
-        _check(_finite(self.alpha) and self.alpha > 0, "alpha", "a finite number above 0", self.alpha)
-        _check(_finite(self.learning_rate) and self.learning_rate > 0, "learning_rate", "above 0", self.learning_rate)
-        _check(0 <= self.momentum < 1, "momentum", "in [0, 1)", self.momentum)
-        _check(_finite(self.weight_decay) and self.weight_decay >= 0, "weight_decay", "at least 0", self.weight_decay)
-        images = self.train_images
-        _check(images is None or images >= self.clients, "train_images", f"at least {self.clients} (clients)", images)
-        if self.ratio is None and self.rank not in RANKS:
-            raise InputError(f"rank must be one of {', '.join(map(str, RANKS))}; found {self.rank}")
-        if isinstance(self.ratio, Sequence) and len(self.ratio) != self.clients:
+        """Check what can be checked without reading data."""
+        check_settings(self)
+        if self.train_images is not None and self.train_images < self.clients:
+            raise InputError(f"train_images must be at least {self.clients} (clients); found {self.train_images}")
+        if isinstance(self.ratio, tuple) and len(self.ratio) != self.clients:
             raise InputError(f"ratio must be one number or one per client ({self.clients}); found {len(self.ratio)}")
-        for ratio in self.ratios:
-            _check(0 <= ratio < 1, "ratio", "in [0, 1): the share of channels removed", ratio)
-        self._check_fleet()
-        object.__setattr__(self, "options", MappingProxyType(dict(self.options)))
-        create_method(self.method, **self.options)
-
-    def _check_kinds(self) -> None:
-        """Files give any kind of value; comparing a wrong one would not say what is wrong."""
-        for entry in dataclasses.fields(self):
-            value, kind = getattr(self, entry.name), type(entry.default)
-            if kind not in _KINDS or entry.name == "profile":
-                continue
-            accepted, words = _KINDS[kind]
-            fits = isinstance(value, accepted) and (kind is bool or not isinstance(value, bool))
-            _check(fits, entry.name, words, repr(value))
-
-    def _check_fleet(self) -> None:
-        """Check what says how clients differ."""
-        if not isinstance(self.profile, str):
-            object.__setattr__(self, "profile", tuple(self.profile))
-        _check(len(self.profile) > 0, "profile", "the name of a device profile", repr(self.profile))
-        for text in self._profiles:
-            parse_device(text)
-        if self.budget is not None:
-            object.__setattr__(self, "budget", MappingProxyType(dict(self.budget)))
-            _check(
-                self.ratio is None, "budget", "given alone, because ratios follow from it", f"ratio {self.ratio} too"
+        if self.budget is not None and self.ratio is not None:
+            raise InputError(f"budget must be given alone, because ratios follow from it; found ratio {self.ratio} too")
+        if self.pretrained and self.weights is not None:
+            raise InputError(
+                f"weights must be left out with pretrained, which says too where to start; found {self.weights!r}"
             )
-        for name, limit in (self.budget or {}).items():
-            if name not in BUDGET_LIMITS:
-                raise unknown("limit", name, BUDGET_LIMITS)
-            _check(_finite(limit) and limit > 0, f"limit {name}", "a finite number above 0", limit)
-        _check(0 < self.participation <= 1, "participation", "in (0, 1]", self.participation)
-        _check(0 <= self.dropout < 1, "dropout", "in [0, 1)", self.dropout)
-        deadline = self.deadline
-        _check(
-            deadline is None or (_finite(deadline) and deadline > 0), "deadline", "a finite number above 0", deadline
-        )
-        if self.late not in LATE_REPLIES:
-            raise unknown("way with late replies", self.late, LATE_REPLIES)
-        _check(self.replan >= 0, "replan", "at least 0", self.replan)
-        _check(self.evaluate >= 1, "evaluate", "at least 1", self.evaluate)
-        _check(self.personal >= 0, "personal", "at least 0", self.personal)
+        for name in ("data_root", "train_images", "image_size", "download"):
+            if not isinstance(self.dataset, str) and getattr(self, name):
+                raise InputError(
+                    f"{name} must be left out where the data set itself is given; found {getattr(self, name)!r}"
+                )
+        create_method(self.method, **self.options)
 
     def measures(self, round: int) -> bool:
         """Whether the global model is tested after a round, counted from 0."""
@@ -215,27 +410,29 @@ class Experiment:
             return tuple(self.ratio)
         return (self.ratio,) * self.clients
 
+    @property
+    def dataset_name(self) -> str:
+        """What results call the data set."""
+        return self.dataset if isinstance(self.dataset, str) else self.dataset.name
+
+    @property
+    def model_name(self) -> str:
+        """What results call the model."""
+        if isinstance(self.model, str):
+            return self.model
+        return str(getattr(self.model, "__qualname__", type(self.model).__qualname__))
+
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, as written to a run's ``config.json``; ``Experiment(**values)`` gives the experiment back."""
+        """Plain values, as written to a run's ``config.json``; ``Experiment(**values)`` gives the experiment back.
+
+        A model or data set that was given in Python is there by name alone, after `GIVEN`; replace it before the
+        experiment is set up again.
+        """
         values = {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self)}
+        given = {
+            field: f"{GIVEN}{name}"
+            for field, name in (("dataset", self.dataset_name), ("model", self.model_name))
+            if not isinstance(values[field], str)
+        }
         budget = None if self.budget is None else dict(self.budget)
-        return {**values, "options": dict(self.options), "budget": budget}
-
-
-_KINDS: Mapping[type, tuple[type, str]] = MappingProxyType(
-    {
-        bool: (bool, "true or false"),
-        int: (numbers.Integral, "a whole number"),
-        float: (numbers.Real, "a number"),
-        str: (str, "a name"),
-    }
-)
-
-
-def _finite(value: float) -> bool:
-    return math.isfinite(value)
-
-
-def _check(holds: bool, name: str, expected: str, found: object) -> None:
-    if not holds:
-        raise InputError(f"{name} must be {expected}; found {found}")
+        return {**values, "options": dict(self.options), "budget": budget, **given}

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from hfp.costs.payload import layout, pack, unpack
+import torch
+
+from hfp.costs.payload import packed_bytes
 from hfp.federation.client_runner import Clients
+from hfp.federation.lanes import Lanes, Write
 from hfp.federation.records import IN_TIME
 from hfp.federation.setup import Federation
 from hfp.methods import Client, Reply, State, Task
-
-Write = Callable[[Client], Task]
+from hfp.training.local_step import LocalData
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,11 @@ class TaskResult:
 
 
 class Fleet(Protocol):
-    """Runs clients, wherever they are."""
+    """Runs clients, wherever they are. The server keeps its state on the device `home`, where it hands tensors over."""
+
+    @property
+    def home(self) -> torch.device:
+        """The device of the tensors that it is given and gives back."""
 
     def reachable(self, round: int, clients: Sequence[Client]) -> Sequence[Client]:
         """Those of `clients` that a task can be sent to now."""
@@ -46,29 +51,43 @@ class Fleet(Protocol):
 
 
 class InProcess:
-    """Runs clients in this process, one after the other; what passes between them and the server are wire bytes."""
+    """Runs clients in this process: one after the other on the processor, several at once on a GPU.
+
+    Nothing is packed to be unpacked: the bytes of a task and of its reply are those that `hfp.costs.payload.pack` would
+    write.
+    """
 
     def __init__(self, federation: Federation) -> None:
-        self._federation, self._clients = federation, Clients(federation)
+        shards: dict[int, LocalData] = {}
+        self._federation, self._clients = federation, Clients(federation, shards=shards)
+        self._lanes = Lanes.of(federation, shards) if federation.device.type == "cuda" else None
+
+    @property
+    def home(self) -> torch.device:
+        """The device that clients train on."""
+        return self._federation.device
 
     def reachable(self, round: int, clients: Sequence[Client]) -> Sequence[Client]:
         """All of them."""
         return clients
 
     def train(self, round: int, clients: Sequence[Client], write: Write) -> Iterator[TaskResult]:
-        """One after the other.
+        """One after the other, or several at once.
 
         Raises:
             InputError: training diverged.
         """
+        if self._lanes is not None:
+            replies = self._lanes.train(round, clients, write)
+        else:
+            replies = self._in_turn(round, clients, write)
+        for client, task, reply in replies:
+            yield TaskResult(client, task, packed_bytes(task.tensors), packed_bytes(reply.tensors), reply)
+
+    def _in_turn(self, round: int, clients: Sequence[Client], write: Write) -> Iterator[tuple[Client, Task, Reply]]:
         for client in clients:
             task = write(client)
-            down = pack(task.tensors)
-            received = dataclasses.replace(task, tensors=unpack(down, layout(task.tensors)))
-            reply = self._clients.train(round, client, received)
-            up = pack(reply.tensors)
-            reply = dataclasses.replace(reply, tensors=unpack(up, layout(reply.tensors)))
-            yield TaskResult(client, task, len(down), len(up), reply)
+            yield client, task, self._clients.train(round, client, task)
 
     def statistics(self, round: int, clients: Sequence[Client], weights: State) -> Iterator[tuple[Client, State]]:
         """One after the other."""

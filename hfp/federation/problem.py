@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from hfp.data.dataset import Dataset, Split
+from hfp.data.tensors import unnormalised
 from hfp.errors import InputError
 from hfp.seeds import derive
 
@@ -23,9 +24,9 @@ FUNCTIONS = ("model", "client_data", "test_data")
 class Problem:
     """What is learnt, as the functions of a module give it.
 
-    ``model()`` returns the full model. ``client_data(client, clients)`` returns one client's images, floats
-    ``[samples, ...]`` as the model takes them, and labels, int64 ``[samples]``; it is only called where that client
-    runs. ``test_data()`` returns such a pair; it is called where the global model is evaluated.
+    ``model()`` returns the full model. ``client_data(client, clients)`` returns one client's samples, floats
+    ``[samples, ...]`` of any shape as the model takes them, and labels, int64 ``[samples]``; it is only called where
+    that client runs. ``test_data()`` returns such a pair; it is called where the global model is evaluated.
     """
 
     module: ModuleType
@@ -75,6 +76,8 @@ class Problem:
             )
         if len(images) != len(labels) or len(labels) < 2:
             raise InputError(f"{where} must return as many images as labels, at least 2; found {len(images)}")
+        if not images.isfinite().all():
+            raise InputError(f"{where} returned images with NaN or infinite values; mend or remove them")
         return Split(images, labels)
 
 
@@ -99,9 +102,6 @@ def load_problem(path: str | Path) -> Problem:
 
 
 def dataset_of(test: Split, classes: int) -> Dataset:
-    """The data that the server knows of: the test split. Images are taken as they are."""
+    """The data that the server knows of: the test split alone. Samples are taken as they are."""
     nothing = Split(test.images[:0], test.labels[:0])
-    shape: Any = tuple(test.images.shape[1:])
-    channels = shape[0]
-    names = tuple(str(index) for index in range(classes))
-    return Dataset("own", nothing, test, names, shape, torch.zeros(channels), torch.ones(channels))
+    return unnormalised("own", nothing, test, tuple(str(index) for index in range(classes)))

@@ -10,7 +10,7 @@ from torch import nn
 
 from hfp.costs.devices import Device
 from hfp.costs.macs import TRAINING_FACTOR, MacCounter, parameters
-from hfp.costs.payload import pack
+from hfp.costs.payload import packed_bytes
 from hfp.errors import InputError
 from hfp.methods.blocks.selection import keep_best, kept_counts
 from hfp.reconstruct import Coupling, compact_model
@@ -63,7 +63,7 @@ class RatioFinder:
             scores = {name: torch.zeros(size) for name, size in self._groups.sizes.items()}
             index_map = self._groups.index_map(keep_best(self._groups, ratio, scores))
             model = compact_model(self._model, index_map)
-            self._costs[ratio] = self._count(model), parameters(model), len(pack(model.state_dict()))
+            self._costs[ratio] = self._count(model), parameters(model), packed_bytes(model.state_dict())
         return self._costs[ratio]
 
     def _leaves_channels(self, ratio: float) -> bool:

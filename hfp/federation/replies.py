@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import torch
+
 from hfp.errors import InputError
 from hfp.methods import Method, MethodContext, Reply, ServerState, Update
 from hfp.reconstruct import MapError
@@ -32,6 +34,12 @@ def check_values(reply: Reply) -> None:
         value = getattr(reply, name)
         if value is not None and not math.isfinite(value):
             raise InputError(f"{name} must be finite; found {value}")
-    for name, tensor in reply.tensors.items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise InputError(f"{name} holds values that are not finite")
+    # the least and the greatest value are finite if all are, and looking for them is one quick pass
+    finite = {
+        name: torch.stack(tensor.aminmax()).isfinite().all()
+        for name, tensor in reply.tensors.items()
+        if tensor.is_floating_point() and tensor.numel()
+    }
+    if finite and not torch.stack([whole.to(next(iter(finite.values()))) for whole in finite.values()]).all():
+        broken = next(name for name, whole in finite.items() if not whole)
+        raise InputError(f"{broken} holds values that are not finite")

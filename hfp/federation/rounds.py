@@ -7,19 +7,22 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import torch
+
 from hfp.costs.macs import TRAINING_FACTOR, macs, parameters
 from hfp.costs.memory import PeakBytesCounter
-from hfp.costs.payload import pack
+from hfp.costs.payload import packed_bytes
 from hfp.federation.diagnostics import Observer, ObserverState
 from hfp.federation.evaluation import Evaluator, Own
 from hfp.federation.exchange import Exchange, Plans
 from hfp.federation.experiment import Experiment
 from hfp.federation.fleet import Fleet, InProcess, TaskResult
+from hfp.federation.home import moved
 from hfp.federation.participation import Cohort, CohortState, asked_clients
 from hfp.federation.records import LATE, REFUSED, ClientRecord, Cost, RoundRecord, Run
 from hfp.federation.replies import problem_of
 from hfp.federation.setup import Federation, set_up
-from hfp.methods import Collector, ServerState
+from hfp.methods import Collector, ServerState, Update
 
 
 @dataclass(frozen=True)
@@ -46,14 +49,27 @@ def simulate(experiment: Experiment, on_round: Callable[[Outcome], None] | None 
         if on_round is not None:
             on_round(outcome)
     assert state is not None  # an experiment has at least one round
-    return Run(experiment, tuple(history), state.weights, full_cost(federation, experiment.rounds))
+    weights = moved(state.weights, torch.device("cpu"))
+    return Run(experiment, tuple(history), weights, full_cost(federation, experiment.rounds))
 
 
-def rounds(federation: Federation, on_client: Callable[[ClientRecord], None] | None = None) -> Iterator[Outcome]:
-    """Yield each round's outcome as it ends; `on_client` is called after every client of a round."""
-    course = Course(federation, on_client=on_client)
+def rounds(
+    federation: Federation,
+    on_client: Callable[[ClientRecord], None] | None = None,
+    on_update: Callable[[ServerState, Update], None] | None = None,
+    on_state: Callable[[RunState], None] | None = None,
+) -> Iterator[Outcome]:
+    """Yield each round's outcome as it ends.
+
+    `on_client` is called after every client of a round, `on_update` with every update that is collected, `on_state`
+    after every round.
+    """
+    course = Course(federation, on_client=on_client, on_update=on_update)
     for _ in range(federation.experiment.rounds):
-        yield course.advance()
+        outcome = course.advance()
+        if on_state is not None:
+            on_state(course.run_state)
+        yield outcome
 
 
 @dataclass(frozen=True)
@@ -75,17 +91,20 @@ class Course:
         fleet: Fleet | None = None,
         run_state: RunState | None = None,
         on_client: Callable[[ClientRecord], None] | None = None,
+        on_update: Callable[[ServerState, Update], None] | None = None,
     ) -> None:
         experiment, clients = federation.experiment, federation.context.clients
         start = federation.method.start
-        self.state = run_state.state if run_state else start(federation.context, federation.initial)
         self._federation, self._fleet = federation, fleet or InProcess(federation)
+        run_state = run_state and moved(run_state, self._fleet.home)
+        initial = moved(federation.initial, self._fleet.home)
+        self.state = run_state.state if run_state else start(federation.context, initial)
         self._exchange = Exchange(federation, run_state.plans if run_state else None)
         self._cohort = Cohort(experiment, clients, run_state.cohort_state if run_state else None)
         observer_state = run_state.observer_state if run_state else None
         self._observer = Observer(federation, observer_state) if experiment.diagnostics else None
         self._evaluator = Evaluator(federation, self._fleet)
-        self._on_client = on_client
+        self._on_client, self._on_update = on_client, on_update
 
     @property
     def run_state(self) -> RunState:
@@ -132,7 +151,7 @@ class Course:
             elif problem:
                 record = dataclasses.replace(record, status=REFUSED, problem=problem)
             elif self._cohort.admit(state.round, update):
-                collector.add(update)
+                self._collect(collector, update)
                 heard += 1
             else:
                 record = dataclasses.replace(record, status=LATE)
@@ -142,9 +161,14 @@ class Course:
         for update in self._cohort.arrivals(state.round):
             rebased = method.rebase(context, state, update)
             if rebased is not None:
-                collector.add(rebased)
+                self._collect(collector, rebased)
                 heard += 1
         return records, heard
+
+    def _collect(self, collector: Collector, update: Update) -> None:
+        collector.add(update)
+        if self._on_update is not None:
+            self._on_update(self.state, update)
 
     def _task_results(self) -> Iterator[TaskResult]:
         """What comes of every client that takes part, in their order; those that drop out are not even started."""
@@ -160,7 +184,7 @@ class Course:
 
 def full_cost(federation: Federation, rounds: int) -> Cost:
     """What the first `rounds` rounds cost when the clients that are asked train the full model, as in FedAvg."""
-    message = len(pack(federation.initial))
+    message = packed_bytes(federation.initial)
     experiment, clients = federation.experiment, federation.context.clients
     forward = macs(federation.model, federation.context.example)
     asked = asked_clients(experiment.participation, len(clients))

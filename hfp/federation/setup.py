@@ -7,17 +7,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hfp.data import Dataset, load_dataset, partition
-from hfp.data.dataset import Split
+from hfp.data.dataset import Split, check_labels, check_splits
+from hfp.data.rows import share_of
 from hfp.errors import InputError
-from hfp.federation.experiment import Experiment
+from hfp.federation.experiment import GIVEN, Experiment
 from hfp.federation.problem import Problem, dataset_of
 from hfp.federation.ratios import RatioFinder
 from hfp.layers.calling import modes_kept
 from hfp.methods import Client, Method, MethodContext, State, create_method
-from hfp.models import classifier_of, create_model
+from hfp.models import classifier_of
+from hfp.models.source import classifier, is_factory
 from hfp.reconstruct import Coupling, MapError
 from hfp.seeds import derive
 from hfp.training.local_step import LocalData, LocalTraining
@@ -27,7 +29,7 @@ FEWEST_IMAGES = 2  # a client with one image has no batch that batch-norm can tr
 
 @dataclass(frozen=True)
 class Federation:
-    """Everything that stays the same over the rounds of one experiment."""
+    """Everything that stays the same over the rounds of one experiment; `origin` says where its weights are from."""
 
     experiment: Experiment
     method: Method
@@ -37,6 +39,7 @@ class Federation:
     context: MethodContext
     training: LocalTraining
     device: torch.device
+    origin: str
 
     @property
     def initial(self) -> State:
@@ -48,17 +51,11 @@ def set_up(experiment: Experiment) -> Federation:
     """Read the data, deal it out, make the model, trace its coupled groups; all from the experiment's seed.
 
     Raises:
-        InputError: data, model or device can't be had, there are more clients than samples, or a ratio leaves a layer
-            without channels.
+        InputError: data, model or device can't be had, there are more clients than samples, a ratio leaves a layer
+            without channels, or the experiment is from a file and its model or data was given in Python.
     """
-    dataset = load_dataset(
-        experiment.dataset,
-        experiment.data_root,
-        limit=experiment.train_images,
-        download=experiment.download,
-        seed=experiment.seed,
-        image_size=experiment.image_size,
-    )
+    _check_nothing_missing(experiment)
+    dataset = _dataset(experiment)
     shares = partition(
         dataset.train.labels,
         experiment.clients,
@@ -68,9 +65,11 @@ def set_up(experiment: Experiment) -> Federation:
         minimum=FEWEST_IMAGES,
     )
     shards = tuple(
-        LocalData(dataset.train.images[share], dataset.train.labels[share], dataset.normalise) for share in shares
+        LocalData(share_of(dataset.train.images, share), dataset.train.labels[share], dataset.normalise)
+        for share in shares
     )
-    return _assemble(experiment, dataset, _model(experiment, dataset), shards, [len(share) for share in shares])
+    model, origin = _model(experiment, dataset)
+    return _assemble(experiment, dataset, model, origin, shards, [len(share) for share in shares])
 
 
 def set_up_own(experiment: Experiment, problem: Problem, samples: Sequence[int], here: int | None = None) -> Federation:
@@ -89,10 +88,14 @@ def set_up_own(experiment: Experiment, problem: Problem, samples: Sequence[int],
     for name in ("diagnostics", "personal"):
         if getattr(experiment, name):
             raise InputError(f"{name} needs the clients' data on the server, which it hasn't when the data is your own")
+    for name in ("pretrained", "weights"):
+        if getattr(experiment, name):
+            raise InputError(f"{name} can't be used with a model of your own; load the weights in its model()")
     model, test = problem.model(experiment.seed), problem.test_data()
     dataset = dataset_of(test, _outputs(model, test))
     nothing = LocalData(dataset.train.images, dataset.train.labels, dataset.normalise)
-    federation = _assemble(experiment, dataset, model, (nothing,) * experiment.clients, list(samples))
+    shards = (nothing,) * experiment.clients
+    federation = _assemble(experiment, dataset, model, "the weights of model()", shards, list(samples))
     return federation if here is None else with_data_of(federation, problem, here)
 
 
@@ -103,7 +106,12 @@ def with_data_of(federation: Federation, problem: Problem, client: int) -> Feder
         InputError: the user's function doesn't give what it should.
     """
     own = problem.client_data(client, federation.experiment.clients)
-    check_labels(own, len(federation.dataset.classes))
+    check_labels(f"data of client {client}", own.labels, len(federation.dataset.classes))
+    if own.images.shape[1:] != federation.dataset.shape:
+        raise InputError(
+            f"data of client {client}: samples must have the test samples' shape {list(federation.dataset.shape)}; "
+            f"found {list(own.images.shape[1:])}"
+        )
     shards, clients = list(federation.shards), list(federation.context.clients)
     shards[client] = LocalData(own.images, own.labels, federation.dataset.normalise)
     clients[client] = dataclasses.replace(clients[client], samples=len(own.labels))
@@ -112,8 +120,16 @@ def with_data_of(federation: Federation, problem: Problem, client: int) -> Feder
 
 
 def _assemble(
-    experiment: Experiment, dataset: Dataset, model: nn.Module, shards: tuple[LocalData, ...], samples: list[int]
+    experiment: Experiment,
+    dataset: Dataset,
+    model: nn.Module,
+    origin: str,
+    shards: tuple[LocalData, ...],
+    samples: list[int],
 ) -> Federation:
+    for name in ("augment", "channels_last"):
+        if getattr(experiment, name) and len(dataset.shape) != 3:
+            raise InputError(f"{name} is for images [channels, height, width]; found samples {list(dataset.shape)}")
     device = _device(experiment.device)
     method = create_method(experiment.method, **experiment.options)
     groups = coupled_groups(model, dataset.shape)
@@ -152,6 +168,7 @@ def _assemble(
             channels_last=experiment.channels_last,
         ),
         device=device,
+        origin=origin,
     )
 
 
@@ -190,25 +207,15 @@ def _outputs(model: nn.Module, test: Split) -> int:
     with torch.no_grad(), modes_kept(model):
         try:
             scores = model.eval()(test.images[:2])
-        except RuntimeError as error:
+        except (RuntimeError, TypeError, ValueError) as error:
             raise InputError(
                 f"the model does not run on the test data {list(test.images[:2].shape)}: {error}"
             ) from error
-    if scores.dim() != 2:
-        raise InputError(f"the model must return scores [samples, classes]; found {list(scores.shape)}")
-    check_labels(test, scores.shape[1])
+    if not isinstance(scores, Tensor) or scores.dim() != 2:
+        found = list(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+        raise InputError(f"the model must return scores [samples, classes]; found {found}")
+    check_labels("the model's outputs and the test data", test.labels, scores.shape[1])
     return scores.shape[1]
-
-
-def check_labels(split: Split, classes: int) -> None:
-    """Refuse labels that the model has no score for.
-
-    Raises:
-        InputError: naming the label and the number of classes.
-    """
-    least, most = int(split.labels.min()), int(split.labels.max())
-    if least < 0 or most >= classes:
-        raise InputError(f"labels must be in [0, {classes}), the model's classes; found {least if least < 0 else most}")
 
 
 def _rows_of_classes(model: nn.Module, classes: int) -> tuple[str, ...]:
@@ -216,16 +223,56 @@ def _rows_of_classes(model: nn.Module, classes: int) -> tuple[str, ...]:
     return tuple(name for name, parameter in model.named_parameters() if id(parameter) in own)
 
 
-def _model(experiment: Experiment, dataset: Dataset) -> nn.Module:
+def _check_nothing_missing(experiment: Experiment) -> None:
+    """Refuse what a file can't give back: it is named there, and has to be given again."""
+    for what, value, again in (
+        ("model", experiment.model, "or --model module:factory"),
+        ("dataset", experiment.dataset, "or hfp.data.register_dataset"),
+    ):
+        if isinstance(value, str) and value.startswith(GIVEN):
+            raise InputError(
+                f"the {what} {value.removeprefix(GIVEN)} was given in Python, and files don't keep it; "
+                f"give the same again: dataclasses.replace(experiment, {what}=...) {again}"
+            )
+
+
+def _dataset(experiment: Experiment) -> Dataset:
+    if isinstance(experiment.dataset, Dataset):
+        given = experiment.dataset
+        check_splits(given.name, given.train, given.test, given.classes)
+        return given
+    return load_dataset(
+        experiment.dataset,
+        experiment.data_root,
+        limit=experiment.train_images,
+        download=experiment.download,
+        seed=experiment.seed,
+        image_size=experiment.image_size,
+    )
+
+
+def _model(experiment: Experiment, dataset: Dataset) -> tuple[nn.Module, str]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(experiment.seed, "weights"))
-        return create_model(experiment.model, num_classes=len(dataset.classes), in_channels=dataset.shape[0])
+        model, origin = classifier(
+            experiment.model,
+            num_classes=len(dataset.classes),
+            in_channels=dataset.shape[0],
+            pretrained=experiment.pretrained,
+            weights=experiment.weights,
+        )
+    if isinstance(experiment.model, str) and not is_factory(experiment.model):
+        return model, origin
+    sample = Split(dataset.normalise(dataset.test.images[:2]), dataset.test.labels)
+    outputs = _outputs(model, sample)
+    if outputs < len(dataset.classes):
+        raise InputError(f"the model tells {outputs} classes apart; data set {dataset.name} has {len(dataset.classes)}")
+    return model, origin
 
 
 def _device(name: str) -> torch.device:
     try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
+        device = torch.zeros(1, device=torch.device(name)).device  # with the number of the GPU
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"device {name!r} can't be used here ({reason}); use cpu") from error

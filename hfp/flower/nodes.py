@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
 
@@ -216,7 +217,9 @@ class Nodes:
 
 
 class Flower:
-    """A `hfp.federation.fleet.Fleet` of Flower nodes."""
+    """A `hfp.federation.fleet.Fleet` of Flower nodes: what is sent and what comes is in the processor's memory."""
+
+    home = torch.device("cpu")
 
     def __init__(self, nodes: Nodes, context: MethodContext, weights: State) -> None:
         self._nodes, self._setting = nodes, context

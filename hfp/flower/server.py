@@ -21,6 +21,7 @@ from hfp.flower.nodes import Flower, Nodes
 from hfp.flower.settings import Settings, problem_file, settings_from
 from hfp.results.checkpoint import CHECKPOINT, Checkpoint, load_checkpoint, save_checkpoint
 from hfp.results.folder import RunFolder, default_folder
+from hfp.results.model_files import ModelFiles
 from hfp.results.plots import save_curves
 from hfp.results.report import round_line
 
@@ -57,6 +58,8 @@ def run(grid: Grid, experiment: Experiment, settings: Settings, say: Callable[[s
     federation = _federation(experiment, settings, nodes)
     use_threads(settings.threads or None, federation)
     folder.configure(experiment)
+    models = ModelFiles(folder.path)
+    models.run_began(federation, before.history if before else ())
     say(f"{experiment.method} on {experiment.clients} nodes; written to {folder.path.resolve()}")
     fleet = Flower(nodes, federation.context, federation.initial)
     course = Course(federation, fleet, before.run_state if before else None)
@@ -67,6 +70,7 @@ def run(grid: Grid, experiment: Experiment, settings: Settings, say: Callable[[s
         history.append(outcome.record)
         keeper.save(Checkpoint(experiment, tuple(history), course.run_state))
         folder.rewrite(history)
+        models.state_settled(course.run_state)
         _tell(outcome.record, experiment.rounds, say)
     done = Run(experiment, tuple(history), course.state.weights, full_cost(federation, len(history)))
     folder.save_model(experiment, done.global_state)

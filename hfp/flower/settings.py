@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,58 +9,65 @@ from pathlib import Path
 from typing import Any
 
 from hfp.errors import InputError
+from hfp.settings import setting, settings_of
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run on Flower has beside its experiment.
+    """What a run on Flower has beside its experiment. Every field is declared with its default, range and meaning."""
 
-    A round starts when `quorum` of the clients are there; the first one waits for all of them up to `wait` seconds, and
-    the run stops where the quorum isn't met after `wait` seconds. A round ends `round_timeout` seconds after its tasks
-    went out; whoever has not answered by then is left out of it. At most `in_flight` tasks are out at once; 0 is as
-    many as there are clients, in simulation twice the processors.
-
-    `problem` names a module beside the app's pyproject.toml with the user's own data and model (`hfp.federation.problem`). `out`
-    is the run's folder on the server, `resume` the folder of a run to go on with. `threads` are those that a client
-    computes with, 0 for one where the model is small and PyTorch's own number where it isn't. A client's `worker` is a
-    process that holds torch between rounds; without one every process that Flower starts loads torch again.
-    """
-
-    quorum: int = 1
-    wait: float = 120.0
-    round_timeout: float = 600.0
-    in_flight: int = 0
-    problem: str = ""
-    out: str = ""
-    resume: str = ""
-    threads: int = 0
-    worker: bool = True
+    quorum: int = setting(
+        1, "A round starts when this many of the clients are there.", within="[1, inf)", unit="clients"
+    )
+    wait: float = setting(
+        120.0,
+        "The run waits this long for all clients at first, and stops where the quorum is not met for as long.",
+        within="(0, inf)",
+        unit="seconds",
+    )
+    round_timeout: float = setting(
+        600.0,
+        "A round ends this long after its tasks went out, without those who have not answered.",
+        within="(0, inf)",
+        unit="seconds",
+    )
+    in_flight: int = setting(
+        0,
+        "At most this many tasks are out at once; 0 is one per client, and in simulation twice the processors.",
+        within="[0, inf)",
+        unit="tasks",
+    )
+    problem: str = setting(
+        "",
+        "The user's own data and model are in this module beside the app's pyproject.toml (`hfp.federation.problem`).",
+        unit="module",
+    )
+    out: str = setting("", "The run's results are written to this folder on the server.", unit="folder")
+    resume: str = setting("", "The run goes on with the one in this folder.", unit="folder")
+    threads: int = setting(
+        0,
+        "A client computes with this many threads; 0 is one where the model is small, else PyTorch's own number.",
+        within="[0, inf)",
+        unit="threads",
+    )
+    worker: bool = setting(
+        True,
+        "A process holds torch for a client between rounds; else every process that Flower starts loads torch again.",
+    )
 
     def __post_init__(self) -> None:
-        """Check the numbers."""
-        for name in ("wait", "round_timeout"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"{dashed(name)} must be above 0 seconds; found {getattr(self, name)}")
-        for name, least in (("quorum", 1), ("in_flight", 0), ("threads", 0)):
-            if getattr(self, name) < least:
-                raise InputError(f"{dashed(name)} must be at least {least}; found {getattr(self, name)}")
+        """Check every field, under the name that a configuration has for it."""
+        for name, declared in settings_of(self).items():
+            object.__setattr__(self, name, declared.checked(getattr(self, name), dashed(name)))
 
 
 def settings_from(config: Mapping[str, Any]) -> Settings:
     """The settings in a run's configuration.
 
     Raises:
-        InputError: a value is of another type or out of its range.
+        InputError: a value is of another kind or out of its range.
     """
-    own = {entry.name: entry for entry in dataclasses.fields(Settings)}
-    given = {name: value for name, value in fields_of(config).items() if name in own}
-    for name, value in given.items():
-        expected = type(own[name].default)
-        if expected is float and isinstance(value, int) and not isinstance(value, bool):
-            given[name] = float(value)
-        elif type(value) is not expected:
-            raise InputError(f"{dashed(name)} must be of type {expected.__name__}; found {value!r}")
-    return Settings(**given)
+    return Settings(**{name: value for name, value in fields_of(config).items() if name in settings_of(Settings)})
 
 
 def problem_file(settings: Settings) -> Path | None:

@@ -1,7 +1,8 @@
-"""The process that holds torch and a client's data between messages: started by the first, ended when idle.
+"""The worker is the process that keeps torch and a client's data between messages. The first message starts it, and it
+ends when it is idle.
 
 ``ask`` is the ClientApp's end and imports no torch; ``python -m hfp.flower.worker FOLDER OWNER`` is the other. They
-speak over a Unix socket in a folder that only its owner can enter.
+speak over a Unix socket in a folder that only its owner can enter, in messages of bytes: nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ import os
 import shutil
 import socket
 import stat
-import struct
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import IO, Any
 
@@ -30,12 +31,11 @@ from hfp.flower.letter import Letter
 IDLE = 900.0  # seconds without a message after which a worker ends
 WATCH = 2.0  # seconds between looks at whether the node's process is still there
 START = 120.0  # seconds that a worker may take to load torch
-SIZES = struct.Struct("!5Q")
 _STARTED: list[subprocess.Popen[bytes]] = []  # held, since Python warns of a running child that nothing refers to
 
 
 def ask(name: str, request: dict[str, Any], letter: Letter, kept: Letter | None) -> tuple[Letter, Letter | None]:
-    """Have the node's worker called `name` answer a letter; it is started if there is none.
+    """Have the node's worker called `name` answer a letter; the worker is started if it does not run.
 
     Raises:
         InputError: it doesn't start, or ends before it answers.
@@ -45,7 +45,7 @@ def ask(name: str, request: dict[str, Any], letter: Letter, kept: Letter | None)
         try:
             _send(connection, request, letter, kept)
             _, answer, keep = _receive(connection)
-        except OSError as error:
+        except (OSError, EOFError) as error:
             raise InputError(f"this node's worker ended before it answered; see {folder / 'log'}") from error
     return answer, keep
 
@@ -64,10 +64,13 @@ def serve(folder: Path, owner: int) -> None:
         last = time.monotonic()
         while time.monotonic() - last < IDLE and _alive(owner):
             try:
-                connection, _ = listener.accept()
+                accepted, _ = listener.accept()
             except TimeoutError:
                 continue
-            with connection, contextlib.suppress(OSError):  # the other end may be killed at any time
+            with (
+                Connection(accepted.detach()) as connection,
+                contextlib.suppress(OSError, EOFError),  # the other end may be killed at any time
+            ):
                 _send(connection, {}, *answer(*_receive(connection)))
             last = time.monotonic()
     with _alone(folder):
@@ -75,7 +78,7 @@ def serve(folder: Path, owner: int) -> None:
 
 
 def _folder(name: str) -> Path:
-    """Where the worker called `name` is: a path that is short enough for a socket."""
+    """Return the folder of the worker called `name`, whose path is short enough for a socket."""
     short = hashlib.sha256(name.encode()).hexdigest()[:16]
     return Path(tempfile.gettempdir()) / f"hfp-{os.getuid()}" / short
 
@@ -95,7 +98,7 @@ def _make_private(folder: Path) -> None:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """One message at a time, and one process that starts a worker or clears up after it."""
+    """Let one process at a time send a message, start the worker, or clear up after it."""
     while True:
         _make_private(folder)
         with open(folder / "lock", "w") as lock:
@@ -113,7 +116,7 @@ def _same(lock: IO[str], path: Path) -> bool:
 
 
 @contextmanager
-def _connected(folder: Path) -> Iterator[socket.socket]:
+def _connected(folder: Path) -> Iterator[Connection]:
     connection = _connect(folder)
     if connection is None:
         process = _start(folder)
@@ -127,14 +130,11 @@ def _connected(folder: Path) -> Iterator[socket.socket]:
         yield connection
 
 
-def _connect(folder: Path) -> socket.socket | None:
-    connection = socket.socket(socket.AF_UNIX)
-    try:
-        connection.connect(str(folder / "socket"))
-    except OSError:
-        connection.close()
-        return None
-    return connection
+def _connect(folder: Path) -> Connection | None:
+    with socket.socket(socket.AF_UNIX) as made, contextlib.suppress(OSError):
+        made.connect(str(folder / "socket"))
+        return Connection(made.detach())
+    return None
 
 
 def _start(folder: Path) -> subprocess.Popen[bytes]:
@@ -152,7 +152,7 @@ def _start(folder: Path) -> subprocess.Popen[bytes]:
 
 
 def _owner() -> int:
-    """The process that outlives this one: Flower's executor, which the node starts and ends."""
+    """Return the process that outlives this one: Flower's executor, which the node starts and ends."""
     return os.getppid()
 
 
@@ -166,32 +166,16 @@ def _alive(process: int) -> bool:
     return True
 
 
-def _send(connection: socket.socket, request: dict[str, Any], letter: Letter, kept: Letter | None) -> None:
-    kept_parts = [] if kept is None else [kept.header.encode(), kept.body]
-    parts = [json.dumps(request).encode(), letter.header.encode(), letter.body, *kept_parts]
-    sizes = [len(part) for part in parts] + [0] * (5 - len(parts))
-    connection.sendall(SIZES.pack(*sizes))
-    for part in filter(None, parts):  # after its last byte the other end may have answered and be gone
-        connection.sendall(part)
+def _send(connection: Connection, request: dict[str, Any], letter: Letter, kept: Letter | None) -> None:
+    """Send five messages; the last two are empty where nothing is kept."""
+    for part in (json.dumps(request), letter.header, letter.body, kept and kept.header, kept and kept.body):
+        connection.send_bytes(part.encode() if isinstance(part, str) else part or b"")
 
 
-def _receive(connection: socket.socket) -> tuple[dict[str, Any], Letter, Letter | None]:
-    request, header, body, kept_header, kept_body = SIZES.unpack(_exactly(connection, SIZES.size))
-    fields = json.loads(_exactly(connection, request))
-    letter = Letter(_exactly(connection, header).decode(), _exactly(connection, body))
-    kept = Letter(_exactly(connection, kept_header).decode(), _exactly(connection, kept_body)) if kept_header else None
-    return fields, letter, kept
-
-
-def _exactly(connection: socket.socket, size: int) -> bytes:
-    parts, missing = [], size
-    while missing:
-        part = connection.recv(min(missing, 2**20))
-        if not part:
-            raise ConnectionError("the other end closed the connection")
-        parts.append(part)
-        missing -= len(part)
-    return b"".join(parts)
+def _receive(connection: Connection) -> tuple[dict[str, Any], Letter, Letter | None]:
+    request, header, body, kept_header, kept_body = (connection.recv_bytes() for _ in range(5))
+    kept = Letter(kept_header.decode(), kept_body) if kept_header else None
+    return json.loads(request), Letter(header.decode(), body), kept
 
 
 if __name__ == "__main__":

@@ -1,18 +1,20 @@
-"""Call a model on example inputs and leave its modes as they were."""
+"""Call a model on example inputs, and leave its modes and the random state as they were."""
 
 from __future__ import annotations
 
+import random
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
-def call(model: nn.Module, example_inputs: Any) -> Any:
+def call(model: Callable[..., Any], example_inputs: Any) -> Any:
     """The model's output for example inputs given as one value, a tuple or list of arguments, or a dict of keywords."""
     if isinstance(example_inputs, Mapping):
         return model(**example_inputs)
@@ -54,6 +56,26 @@ def _slotted(output: Any) -> Iterator[Any]:
         for name in (slots,) if isinstance(slots, str) else slots:
             if hasattr(output, name):
                 yield getattr(output, name)
+
+
+@contextmanager
+def random_state_kept(seed: int | None = None) -> Iterator[None]:
+    """The random state of Python, NumPy and torch (all devices) is put back on leaving.
+
+    Args:
+        seed: what all of them are seeded with inside; None leaves them as they are.
+    """
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        try:
+            if seed is not None:
+                random.seed(seed)
+                np.random.seed(seed)
+                torch.manual_seed(seed)
+            yield
+        finally:
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)
 
 
 def is_recurrent(model: nn.Module) -> bool:

@@ -9,22 +9,36 @@ from typing import ClassVar
 
 from torch import nn
 
-from hfp.errors import InputError, unknown
 from hfp.importance import Variation, VariationImportance
-from hfp.methods.blocks.calibration import calibrated, check_calibration
-from hfp.methods.blocks.momentum import check_momentum, server_momentum_step
+from hfp.methods.blocks.calibration import calibrated, calibration_setting
+from hfp.methods.blocks.momentum import server_momentum_setting, server_momentum_step
 from hfp.methods.blocks.pseudo_gradients import PseudoGradients
 from hfp.methods.blocks.selection import Scores, check_counts, keep_best, keep_random, scores_of
 from hfp.methods.interface.base import Method
 from hfp.methods.interface.client_context import ClientContext
 from hfp.methods.interface.registry import register
 from hfp.methods.interface.values import Client, MethodContext, ServerState, State, Task, Update
-from hfp.reconstruct import AGGREGATION_RULES, Aggregator, Plan
+from hfp.reconstruct import Aggregator, Plan
 from hfp.seeds import generator
+from hfp.settings import setting
 from hfp.training.local_step import Objective
 
-FORMS = ("curvature", "paper", "taylor")
-ESTIMATORS = ("fisher", "centered", "secant")
+FORMS: Mapping[str, str] = MappingProxyType(
+    {"curvature": "h w²", "paper": "g w + h w², its eq. 15", "taylor": "-g w + h w² / 2, its eq. 14"}
+)
+ESTIMATORS: Mapping[str, str] = MappingProxyType(
+    {
+        "fisher": "the mean square of the clients' pseudo-gradients",
+        "centered": "their spread around the mean",
+        "secant": "the change of their mean from round to round over that of the weights",
+    }
+)
+RULES: Mapping[str, str] = MappingProxyType(
+    {
+        "fill": "with the global value, as in the paper",
+        "holders": "not, so that the mean is over the clients that hold it",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -46,23 +60,15 @@ class CAHFPState:
 class CAHFP(Method):
     """CA-HFP, METHODS of arXiv 2603.12591: random submodels first, then those whose removal costs the least loss.
 
-    Options: `warmup`, rounds of random masks, and whether these are `nested` (one random order of the channels for all
-    clients and rounds) or drawn for every client and round alone; `form`, the score of a channel (``curvature`` is ``h
-    w²``, ``paper`` its eq. 15 ``g w + h w²``, ``taylor`` its eq. 14 ``-g w + h w² / 2``); `estimator` of ``g`` and
-    ``h`` from the clients' model variations, and `smoothing`, the share of the last estimate that stays; `rule`, how
-    entries that a client did not hold enter the mean: ``fill`` with the global value (the paper's) or the mean over
-    ``holders``; `explore`, the share of a client's channels that are drawn at random from those that don't score best,
-    so that all get trained; `server_momentum`, the share of a round's change of the global parameters that moves them
-    again in the next; `shrink`, the share ``λ`` of the perturbation ``e_t = Σ_k p_k (1 - m_k) w_t`` that a round takes
-    off the global parameters, and whether it decays (`shrink_decays`): round ``t`` takes ``λ (1 - A u)^t``, ``A`` the clients' agreement
-    and ``u`` the share of the entries that nobody holds, both of the first round (`PseudoGradients`); `calibration`,
-    how much a local step adds to the strength of the calibrated loss, at most 1 (`hfp.methods.blocks.calibration`).
+    Why it shrinks: a submodel learns to do without what its client does not hold, and in the full model what nobody
+    trains is noise. A round takes the share ``λ`` (`shrink`) of the perturbation ``e_t = Σ_k p_k (1 - m_k) w_t`` off
+    the global parameters. With the rule ``fill`` a client then counts with ``(1 - λ) w_t`` for what it did not hold:
+    0 is the paper's reconstruction, and 1 leaves it out.
 
-    Why shrink: a submodel learns to do without what its client does not hold, and in the full model what nobody trains
-    is noise. With ``fill`` a client counts with ``(1 - λ) w_t`` for what it did not hold: 0 is the paper's
-    reconstruction, 1 leaves it out. Why it decays: what some clients trained serves the others too, if they are alike, and
-    the fewer channels are held by anyone, the more is lost by shrinking those that only some of the clients hold.
-    `hfp.methods.ca_hfp_paper` has the paper's own form.
+    Why shrinking decays: what some clients trained serves the others too, if they are alike, and the fewer channels
+    are held by anyone, the more is lost by shrinking those that only some of the clients hold. Round ``t`` takes
+    ``λ (1 - A u)^t``, where ``A`` is the clients' agreement and ``u`` the share of the entries that nobody holds, both
+    measured in the first round (`PseudoGradients`). `hfp.methods.ca_hfp_paper` has the paper's own form.
 
     Estimating costs the server three models' memory beside the global one, momentum one more, and the clients nothing.
     """
@@ -74,36 +80,29 @@ class CAHFP(Method):
     )
     renamed_options: ClassVar[Mapping[str, str]] = MappingProxyType({"ebbs": "shrink_decays"})
 
-    warmup: int = 1
-    nested: bool = True
-    form: str = "curvature"
-    estimator: str = "fisher"
-    smoothing: float = 0.5
-    rule: str = "holders"
-    explore: float = 0.0
-    shrink: float = 0.4
-    shrink_decays: bool = True
-    server_momentum: float = 0.5
-    calibration: float = 0.05
-
-    def __post_init__(self) -> None:
-        """Check the options."""
-        if self.warmup < 1:
-            raise InputError(f"warmup must be at least 1: a score needs a round to come from; found {self.warmup}")
-        for name, share in (("smoothing", self.smoothing), ("explore", self.explore)):
-            if not 0 <= share < 1:
-                raise InputError(f"{name} must be in [0, 1); found {share}")
-        if not 0 <= self.shrink <= 1:
-            raise InputError(f"shrink must be in [0, 1]; found {self.shrink}")
-        check_calibration(self.calibration)
-        check_momentum(self.server_momentum)
-        for kind, value, known in (
-            ("rule", self.rule, AGGREGATION_RULES),
-            ("form", self.form, FORMS),
-            ("estimator", self.estimator, ESTIMATORS),
-        ):
-            if value not in known:
-                raise unknown(kind, value, known)
+    warmup: int = setting(
+        1,
+        "Masks are random for this many rounds.",
+        within="[1, inf)",
+        reason="a score needs a round to come from",
+        unit="rounds",
+    )
+    nested: bool = setting(True, "Random masks follow one order of the channels for all clients and rounds.")
+    form: str = setting("curvature", "A channel is scored by this sum over its weights.", choices=FORMS)
+    estimator: str = setting(
+        "fisher", "The curvature h is estimated from model variations in this way.", choices=ESTIMATORS
+    )
+    smoothing: float = setting(0.5, "This share of the last round's estimate stays.", within="[0, 1)")
+    rule: str = setting("holders", "An entry that a client does not hold enters the mean in this way.", choices=RULES)
+    explore: float = setting(
+        0.0, "This share of a client's channels is drawn from those that do not score best.", within="[0, 1)"
+    )
+    shrink: float = setting(
+        0.4, "A round shrinks an entry by this share times the weight of the clients that lack it.", within="[0, 1]"
+    )
+    shrink_decays: bool = setting(True, "Shrinking becomes less from round to round, as far as the clients agree.")
+    server_momentum: float = server_momentum_setting(0.5)
+    calibration: float = calibration_setting(0.05)
 
     def check(self, context: MethodContext) -> None:
         """Every client must keep a channel in every coupled group."""

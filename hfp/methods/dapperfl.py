@@ -20,7 +20,8 @@ from hfp.methods.interface.client_context import ClientContext
 from hfp.methods.interface.registry import register
 from hfp.methods.interface.values import Client, MethodContext, Reply, ServerState, State, Task, TrainedPart, Update
 from hfp.models import classifier_of
-from hfp.reconstruct import Aggregator, Coupling, Plan, compact_model
+from hfp.reconstruct import Aggregator, Coupling, Plan
+from hfp.settings import setting
 from hfp.training.local_step import Objective, joined
 
 KEPT = "channels/kept"
@@ -45,18 +46,12 @@ class DapperFL(Method):
 
     extra_tensor_prefixes: ClassVar[tuple[str, ...]] = (KEPT,)
 
-    first: float = 0.9
-    decay: float = 0.2
-    least: float = 0.1
-    regularisation: float = 0.01
-
-    def __post_init__(self) -> None:
-        """Check the options."""
-        for name in ("first", "decay", "least"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"{name} must be in [0, 1]; found {getattr(self, name)}")
-        if not self.regularisation >= 0:
-            raise InputError(f"regularisation must be at least 0; found {self.regularisation}")
+    first: float = setting(0.9, "The global model has this share in the first round's fusion.", within="[0, 1]")
+    decay: float = setting(0.2, "The global model loses this part of its share from round to round.", within="[0, 1]")
+    least: float = setting(0.1, "The global model keeps at least this share in the fusion.", within="[0, 1]")
+    regularisation: float = setting(
+        0.01, "The local loss counts the mean length of the classifier's input with this weight.", within="[0, inf)"
+    )
 
     def check(self, context: MethodContext) -> None:
         """Every client must keep a channel in every coupled group."""
@@ -78,10 +73,10 @@ class DapperFL(Method):
         dense_steps = len(schedule) // max(local.training.epochs, 2)
         full = local.build(task)
         dense = local.fit(full, self.objective(local, task, full), schedule[:dense_steps])
-        fused = fuse(task.tensors, full.cpu().state_dict(), task.values["share"])
+        fused = fuse(task.tensors, full.state_dict(), task.values["share"])
         plan = keep_best(local.groups, local.client.ratio, filter_scores(local.groups, local.model, fused))
         index_map = local.groups.index_map(plan)
-        model = compact_model(local.model, index_map, index_map.restrict(fused)).to(local.device)
+        model = local.model_of(index_map, index_map.restrict(fused))
         pruned = local.fit(model, self.objective(local, task, model), schedule[dense_steps:])
         work = local.count(full) * dense.samples + local.count(model) * pruned.samples
         return local.reply(
@@ -97,7 +92,7 @@ class DapperFL(Method):
         if KEPT not in update.reply.tensors:
             raise InputError(f"the reply lacks {KEPT}")
         after = {name: tensor for name, tensor in update.reply.tensors.items() if name != KEPT}
-        index_map = context.groups.index_map(kept_plan(context.groups, update.reply.tensors[KEPT]))
+        index_map = context.groups.index_map(kept_plan(context.groups, update.reply.tensors[KEPT].cpu()))
         return TrainedPart(index_map, index_map.restrict(update.task.tensors), after)
 
     def objective(self, local: ClientContext, task: Task, model: nn.Module) -> Objective:
@@ -119,7 +114,7 @@ class PrunedByClient:
     def add(self, update: Update) -> None:
         """Fold one client's update in."""
         tensors = dict(update.reply.tensors)
-        plan = kept_plan(self._groups, tensors.pop(KEPT))
+        plan = kept_plan(self._groups, tensors.pop(KEPT).cpu())
         self._aggregator.add(tensors, self._groups.index_map(plan), weight=update.client.samples)
 
     def finish(self) -> ServerState:
@@ -137,11 +132,16 @@ class ShortFeatures(Objective):
         layer = head[0] if isinstance(head, nn.ModuleList) else head
         layer.register_forward_pre_hook(self._remember)
 
+    def constants(self) -> tuple[float]:
+        """The weight; the hook is the same for all models of one shape."""
+        return (self._weight,)
+
     def loss(self, model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
         """The mean loss over a batch."""
         loss = functional.cross_entropy(model(inputs), labels)
         assert self._features is not None  # the classifier has just been called
-        return loss + self._weight * self._features.flatten(1).norm(dim=1).mean()
+        features, self._features = self._features, None
+        return loss + self._weight * features.flatten(1).norm(dim=1).mean()
 
     def _remember(self, _module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         self._features = inputs[0]
@@ -150,7 +150,7 @@ class ShortFeatures(Objective):
 def fuse(received: State, trained: State, share: float) -> dict[str, Tensor]:
     """``share`` of the received values and the rest of the trained ones; integers as trained."""
     return {
-        name: torch.lerp(value, received[name], share) if value.is_floating_point() else value
+        name: torch.lerp(value, received[name].to(value.device), share) if value.is_floating_point() else value
         for name, value in trained.items()
     }
 

@@ -7,9 +7,9 @@ from typing import ClassVar
 
 from torch import nn
 
-from hfp.methods.blocks.calibration import calibrated, check_calibration
+from hfp.methods.blocks.calibration import calibrated, calibration_setting
 from hfp.methods.blocks.mean import MeanCollector
-from hfp.methods.blocks.momentum import check_momentum, server_momentum_step
+from hfp.methods.blocks.momentum import server_momentum_setting, server_momentum_step
 from hfp.methods.fedavg import FedAvg
 from hfp.methods.interface.client_context import ClientContext
 from hfp.methods.interface.registry import register
@@ -22,20 +22,15 @@ from hfp.training.local_step import Objective
 class FedAvgM(FedAvg):
     """``v ← β v + Σ p_k (w_k - w_t)``, ``w_{t+1} = w_t + v`` over full models; `server_momentum` is ``β``.
 
-    With a `calibration` above 0 clients minimise the loss of `hfp.methods.blocks.calibration`, as those of `ca-hfp` do.
+    The calibrated loss is that of `hfp.methods.blocks.calibration`, as in `ca-hfp`.
     """
 
     name: ClassVar[str] = "fedavgm"
     source: ClassVar[str] = "Hsu et al. 2019, arXiv 1909.06335"
     summary: ClassVar[str] = "fedavg with momentum at the server"
 
-    server_momentum: float = 0.5
-    calibration: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Check the options."""
-        check_calibration(self.calibration)
-        check_momentum(self.server_momentum)
+    server_momentum: float = server_momentum_setting(0.5)
+    calibration: float = calibration_setting(0.0)
 
     def start(self, context: MethodContext, weights: State) -> ServerState:
         """At rest."""

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from hfp.errors import InputError
 from hfp.methods.blocks.eucb import Bandit
 from hfp.methods.blocks.filters import filter_scores
 from hfp.methods.blocks.mean import MeanCollector
@@ -17,6 +16,7 @@ from hfp.methods.interface.registry import register
 from hfp.methods.interface.values import Client, MethodContext, ServerState, State, Update
 from hfp.reconstruct import Plan
 from hfp.seeds import generator
+from hfp.settings import setting
 
 NEAREST = 0.01  # a worker closer than this to the mean time counts as this far away: rewards stay finite
 
@@ -45,25 +45,21 @@ class FedMP(Method):
     Recovering (R2SP) adds to a worker's trained submodel the residual ``w_t - w_t[S_k]`` that the server kept: entries
     that it did not hold enter the mean with their global value.
 
-    With `bandit` a worker's ratio is not its own but drawn by E-UCB (`hfp.methods.blocks.eucb`) from ``[0, most)``, with the
-    options `discount` and `finest`. A pull's reward is the decrease of the worker's loss since its last report, over
-    the distance of its time from the round's mean time (relative to that mean, at least a hundredth).
+    With `bandit` a worker's ratio is drawn by E-UCB (`hfp.methods.blocks.eucb`). A pull's reward is the decrease of the
+    worker's loss since its last report, over the distance of its time from the round's mean time (relative to that
+    mean, at least a hundredth).
     """
 
     name: ClassVar[str] = "fedmp"
     source: ClassVar[str] = "Jiang et al., ICDE 2022"
     summary: ClassVar[str] = "each client trains the channels of largest l1 norm; recovered models count all the same"
 
-    bandit: bool = False
-    most: float = 0.8
-    discount: float = 0.95
-    finest: float = 0.05
-
-    def __post_init__(self) -> None:
-        """Check the options."""
-        for name in ("most", "discount", "finest"):
-            if not 0 < getattr(self, name) < 1:
-                raise InputError(f"{name} must be in (0, 1); found {getattr(self, name)}")
+    bandit: bool = setting(False, "A worker's ratio is drawn by the E-UCB bandit in place of its own.")
+    most: float = setting(0.8, "The bandit draws ratios below this one.", within="(0, 1)")
+    discount: float = setting(
+        0.95, "The bandit multiplies the weight of earlier rewards by this factor per round.", within="(0, 1)"
+    )
+    finest: float = setting(0.05, "The bandit splits intervals of ratios down to this width.", within="(0, 1)")
 
     def check(self, context: MethodContext) -> None:
         """Every client must keep a channel in every coupled group."""

@@ -8,13 +8,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from hfp.errors import InputError
 from hfp.methods.blocks.mean import MeanCollector
 from hfp.methods.interface.base import Method
 from hfp.methods.interface.client_context import ClientContext
 from hfp.methods.interface.registry import register
 from hfp.methods.interface.values import Client, MethodContext, Reply, ServerState, Task
 from hfp.reconstruct import Plan
+from hfp.settings import setting
 from hfp.training.local_step import Objective
 
 
@@ -23,21 +23,15 @@ from hfp.training.local_step import Objective
 class FedProx(Method):
     """Local loss ``F_k(w) + (μ/2) ‖w - w_t‖²``; ``w_{t+1} = Σ p_k w_k`` over full models.
 
-    Options: `mu`; `partial`, whether a client whose ratio is ``ρ`` runs the share ``1 - ρ`` of its local steps (at
-    least one), which is how FedProx meets clients that other methods give a smaller model. Their work is kept.
+    Partial work is how FedProx meets clients that other methods give a smaller model. What they did is kept.
     """
 
     name: ClassVar[str] = "fedprox"
     source: ClassVar[str] = "Li et al., MLSys 2020, arXiv 1812.06127"
     summary: ClassVar[str] = "full models, held near the global one by a proximal term; weak clients run fewer steps"
 
-    mu: float = 0.01
-    partial: bool = True
-
-    def __post_init__(self) -> None:
-        """Check the options."""
-        if not self.mu >= 0:
-            raise InputError(f"mu must be at least 0; found {self.mu}")
+    mu: float = setting(0.01, "The proximal term has this weight.", within="[0, inf)")
+    partial: bool = setting(True, "A client of ratio r runs the share 1 - r of its local steps, and at least one.")
 
     def plan(self, context: MethodContext, state: ServerState, client: Client) -> Plan:
         """The full model."""
@@ -67,10 +61,14 @@ class Proximal(Objective):
 
     def __init__(self, model: nn.Module, mu: float) -> None:
         self._mu = mu
-        self._anchor = [parameter.detach().clone() for parameter in model.parameters()]
+        self.tensors = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+    def constants(self) -> tuple[float]:
+        """``μ``."""
+        return (self._mu,)
 
     def loss(self, model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
         """The mean loss over a batch."""
-        pairs = zip(model.parameters(), self._anchor, strict=True)
+        pairs = zip(model.parameters(), self.tensors.values(), strict=True)
         distance = torch.stack([(parameter - anchor).square().sum() for parameter, anchor in pairs]).sum()
         return super().loss(model, inputs, labels) + self._mu / 2 * distance

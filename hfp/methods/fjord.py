@@ -12,14 +12,14 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from hfp.costs.macs import TRAINING_FACTOR
-from hfp.errors import InputError
 from hfp.methods.blocks.mean import MeanCollector
 from hfp.methods.blocks.selection import keep_window
 from hfp.methods.interface.base import Method
 from hfp.methods.interface.client_context import ClientContext
 from hfp.methods.interface.registry import register
 from hfp.methods.interface.values import Client, MethodContext, Reply, ServerState, Task
-from hfp.reconstruct import IndexMap, Plan, TensorMap, compact_model
+from hfp.reconstruct import IndexMap, Plan, TensorMap
+from hfp.settings import SEVERAL, setting
 from hfp.training.local_step import Objective
 
 
@@ -41,19 +41,17 @@ class FjORD(Method):
     source: ClassVar[str] = "Horvath et al., NeurIPS 2021, arXiv 2102.13451"
     summary: ClassVar[str] = "nested submodels: every local step draws a width up to the client's own"
 
-    widths: Sequence[float] = (0.2, 0.4, 0.6, 0.8, 1.0)
-    distillation: float = 0.0
-    temperature: float = 1.0
-
-    def __post_init__(self) -> None:
-        """Check the options."""
-        object.__setattr__(self, "widths", tuple(self.widths))
-        if not all(0 < width <= 1 for width in self.widths):
-            raise InputError(f"widths must be in (0, 1]; found {', '.join(map(str, self.widths))}")
-        if not 0 <= self.distillation <= 1:
-            raise InputError(f"distillation must be in [0, 1]; found {self.distillation}")
-        if not self.temperature > 0:
-            raise InputError(f"temperature must be above 0; found {self.temperature}")
+    widths: Sequence[float] = setting(
+        (0.2, 0.4, 0.6, 0.8, 1.0),
+        "A step draws one of these shares of the channels, or the client's own share.",
+        kind=float,
+        shape=SEVERAL,
+        within="(0, 1]",
+    )
+    distillation: float = setting(
+        0.0, "A narrower step learns from the client's widest model with this weight.", within="[0, 1]"
+    )
+    temperature: float = setting(1.0, "Distillation divides the logits by this temperature.", within="(0, inf)")
 
     def plan(self, context: MethodContext, state: ServerState, client: Client) -> Plan:
         """The prefix of the client's own width."""
@@ -89,7 +87,7 @@ class _Width:
             name: place.restrict(tensor)
             for (name, tensor), place in zip(model.state_dict().items(), within.values(), strict=True)
         }
-        skeleton = compact_model(local.model, inner, state).to(local.device)
+        skeleton = local.model_of(inner, state)
         return cls(skeleton, within, local.count(skeleton))
 
     def __call__(self, model: nn.Module, inputs: Tensor) -> Tensor:

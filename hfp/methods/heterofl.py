@@ -10,15 +10,16 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.modules.conv import _ConvNd
 
 from hfp.errors import InputError
+from hfp.layers.products import PRODUCTS, reads_single_channels, weight_dims
 from hfp.methods.blocks.selection import keep_window
 from hfp.methods.interface.base import Method
 from hfp.methods.interface.client_context import ClientContext
 from hfp.methods.interface.registry import register
 from hfp.methods.interface.values import Client, MethodContext, Reply, ServerState, Task, Update
 from hfp.reconstruct import Aggregator, IndexMap, Plan, TensorMap
+from hfp.settings import setting
 from hfp.training.local_step import Objective
 
 CLASSES = "classes/present"
@@ -42,8 +43,10 @@ class HeteroFL(Method):
 
     extra_tensor_prefixes: ClassVar[tuple[str, ...]] = (CLASSES,)
 
-    scale: bool = True
-    mask_classes: bool = True
+    scale: bool = setting(True, "While training, hidden outputs are divided by the share of channels that is kept.")
+    mask_classes: bool = setting(
+        True, "A client does not train the logits of classes that it lacks, and has no say in their rows."
+    )
 
     def plan(self, context: MethodContext, state: ServerState, client: Client) -> Plan:
         """The first channels of every coupled group."""
@@ -51,9 +54,12 @@ class HeteroFL(Method):
 
     def objective(self, local: ClientContext, task: Task, model: nn.Module) -> Objective:
         """Cross-entropy over the classes that the client has, on scaled activations."""
+        factor = 1 / (1 - local.client.ratio) if self.scale else 1.0
         if self.scale:
-            scale_outputs(model, task.index_map, 1 / (1 - local.client.ratio))
-        return MaskedCrossEntropy(local.data.labels.unique()) if self.mask_classes else Objective()
+            scale_outputs(model, task.index_map, factor)
+        absent = torch.ones(local.classes, dtype=torch.bool)
+        absent[local.data.labels.unique().cpu()] = False
+        return MaskedCrossEntropy(absent.to(local.device) if self.mask_classes else None, factor)
 
     def train(self, local: ClientContext, task: Task) -> Reply:
         """Train; the reply names the client's classes where they are to count alone."""
@@ -92,9 +98,10 @@ class HolderCollector:
         """Fold one client's update in."""
         tensors, index_map = dict(update.reply.tensors), update.task.index_map
         if CLASSES in tensors:
-            classes = tensors.pop(CLASSES).long()
+            classes = tensors.pop(CLASSES).long().cpu()
             index_map = only_rows(index_map, self._setting.classifier, classes)
-            tensors.update({name: tensors[name].index_select(0, classes) for name in self._setting.classifier})
+            there = classes.to(next(iter(tensors.values())).device)
+            tensors.update({name: tensors[name].index_select(0, there) for name in self._setting.classifier})
         self._aggregator.add(tensors, index_map, weight=1)
 
     def finish(self) -> ServerState:
@@ -103,17 +110,25 @@ class HolderCollector:
 
 
 class MaskedCrossEntropy(Objective):
-    """Cross-entropy with the logits of all but the classes `present` set to 0, so that those take no gradient."""
+    """Cross-entropy with the logits of `absent` classes (a mask `[classes]`) set to 0, so that those take no gradient.
 
-    def __init__(self, present: Tensor) -> None:
-        self._present = present
+    `factor` is that of `scale_outputs`, which the model was given before.
+    """
+
+    def __init__(self, absent: Tensor | None, factor: float = 1.0) -> None:
+        self._factor = factor
+        self.tensors = {} if absent is None else {"absent": absent}
+
+    def constants(self) -> tuple[float]:
+        """The factor; which layers it scales follows from the shapes of the model."""
+        return (self._factor,)
 
     def loss(self, model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
         """The mean loss over a batch."""
         scores = model(inputs)
-        absent = torch.ones(scores.shape[1], dtype=torch.bool, device=scores.device)
-        absent[self._present.to(scores.device)] = False
-        return functional.cross_entropy(scores.masked_fill(absent, 0), labels)
+        if "absent" in self.tensors:
+            scores = scores.masked_fill(self.tensors["absent"], 0)
+        return functional.cross_entropy(scores, labels)
 
 
 def scale_outputs(model: nn.Module, index_map: IndexMap, factor: float) -> None:
@@ -123,12 +138,9 @@ def scale_outputs(model: nn.Module, index_map: IndexMap, factor: float) -> None:
     """
     for name, module in model.named_modules():
         place = index_map.tensors.get(f"{name}.weight")
-        if place is None or not isinstance(module, (_ConvNd, nn.Linear)):
+        if place is None or not isinstance(module, PRODUCTS) or reads_single_channels(module):
             continue
-        if isinstance(module, _ConvNd) and module.groups == module.in_channels > 1:
-            continue
-        outputs = 1 if isinstance(module, _ConvNd) and module.transposed else 0
-        if place.kept[outputs] is not None:
+        if place.kept[weight_dims(module)[0]] is not None:
             module.register_forward_hook(lambda _module, _inputs, output: output * factor)
 
 

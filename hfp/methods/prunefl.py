@@ -21,10 +21,12 @@ from hfp.methods.interface.client_context import ClientContext
 from hfp.methods.interface.registry import register
 from hfp.methods.interface.values import Client, MethodContext, Reply, ServerState, State, Task, TrainedPart, Update
 from hfp.reconstruct import Aggregator, Plan
+from hfp.settings import setting
 from hfp.training.local_step import LocalResult, Objective, joined
 
 ACTIVE = "weights/active"
 SQUARES = "squares/"
+MASK, STEPS = "mask/", "steps"
 
 
 @dataclass(frozen=True)
@@ -41,10 +43,10 @@ class PruneFLState:
 class PruneFL(Method):
     """First the client with the most samples prunes alone; then masked rounds, a new mask every `every` of them.
 
-    Alone, the client trains `passes` batches, reconfigures (`hfp.methods.blocks.reconfigure`), and so on until no more weights
-    are active than `density` allows, or the density changed by no more than `tolerance` (relative) `patience` times
-    running, or `limit` times in all. In a round that ends with a new mask, clients also measure squared gradients of
-    all weights. Of a layer's active weights the part ``share · 0.5^(round / halving)`` is up for removal.
+    Alone, the client trains `passes` batches, reconfigures (`hfp.methods.blocks.reconfigure`), and so on until no more
+    weights are active than `density` allows, or the density changed by no more than `tolerance` (relative) `patience`
+    times running, or `limit` times in all. In a round that ends with a new mask, clients also measure squared
+    gradients of all weights. Of a layer's active weights the part ``share · 0.5^(round / halving)`` is up for removal.
 
     `density` bounds the share of weights that are active; by default it is the mean of the clients' ``(1 - ratio)²``,
     what their submodels would hold. That the client alone stops there is not the paper's: going on, it may leave less
@@ -62,28 +64,34 @@ class PruneFL(Method):
 
     extra_tensor_prefixes: ClassVar[tuple[str, ...]] = (ACTIVE, SQUARES)
 
-    every: int = 50
-    share: float = 0.3
-    halving: float = 10_000.0
-    density: float | None = None
-    overhead: float = 1.0
-    passes: int = 50
-    patience: int = 5
-    tolerance: float = 0.1
-    limit: int = 20
-
-    def __post_init__(self) -> None:
-        """Check the options."""
-        for name in ("every", "passes", "patience", "limit"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1; found {getattr(self, name)}")
-        for name in ("halving", "overhead"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"{name} must be above 0; found {getattr(self, name)}")
-        if not 0 <= self.share <= 1:
-            raise InputError(f"share must be in [0, 1]; found {self.share}")
-        if self.density is not None and not 0 < self.density <= 1:
-            raise InputError(f"density must be in (0, 1]; found {self.density}")
+    every: int = setting(50, "The mask is adapted after every so many rounds.", within="[1, inf)", unit="rounds")
+    share: float = setting(
+        0.3, "Adapting reconsiders this share of a layer's active weights in the first round.", within="[0, 1]"
+    )
+    halving: float = setting(
+        10_000.0, "The share that is reconsidered halves in this many rounds.", within="(0, inf)", unit="rounds"
+    )
+    density: float | None = setting(
+        None,
+        "At most this share of the weights is active; by default it is what the clients' submodels would hold.",
+        kind=float,
+        within="(0, 1]",
+    )
+    overhead: float = setting(
+        1.0,
+        "A round takes this time beside the weights', in units of the dense model's time.",
+        within="(0, inf)",
+    )
+    passes: int = setting(
+        50, "The first client trains this many batches before it reconfigures.", within="[1, inf)", unit="batches"
+    )
+    patience: int = setting(
+        5, "The first client stops after this many reconfigurations that change little.", within="[1, inf)"
+    )
+    tolerance: float = setting(
+        0.1, "A reconfiguration changes little where the density changes by at most this part.", within="[0, inf)"
+    )
+    limit: int = setting(20, "The first client reconfigures at most this many times.", within="[1, inf)")
 
     def start(self, context: MethodContext, weights: State) -> ServerState:
         """No mask yet."""
@@ -123,7 +131,7 @@ class PruneFL(Method):
             return self._find(local, task)
         masks = sparse.masks_from_bits({**task.known, **task.tensors}[ACTIVE], local.model)
         model = local.build(dataclasses.replace(task, tensors=sparse.scatter(task.tensors, masks, local.model)))
-        objective = Masked(masks, measure=bool(task.values["measure"]))
+        objective = Masked(masks, local.device, measure=bool(task.values["measure"]))
         trained = _Trained.of(local, model, masks, local.fit(model, objective))
         return trained.reply(also=objective.squares())
 
@@ -173,15 +181,16 @@ class PruneFL(Method):
         self, state: State, squares: Masks, masks: Masks, uses: Mapping[str, int], most: int, round: int
     ) -> dict[str, Tensor]:
         """New masks from the weights, the measured squares and the present masks."""
-        return reconfigure(
-            {name: state[name] for name in masks},
-            squares,
-            masks,
+        device = next(iter(masks.values())).device
+        weights = {name: state[name] for name in masks}
+        found = reconfigure(  # on the processor, where sums over all weights have one order
+            *({name: tensor.cpu() for name, tensor in part.items()} for part in (weights, squares, masks)),
             uses,
             overhead=self.overhead * sum(uses[name] * mask.numel() for name, mask in masks.items()),
             share=self.share * 0.5 ** (round / self.halving),
             most=most,
         )
+        return {name: mask.to(device) for name, mask in found.items()}
 
     def _find(self, local: ClientContext, task: Task) -> Reply:
         """Train and reconfigure until the density is what it may be, or settles."""
@@ -190,11 +199,11 @@ class PruneFL(Method):
         rounds: list[_Trained] = []
         settled, most, reached = 0, int(task.values["most"]), False
         while len(rounds) < self.limit and settled < self.patience and not reached:
-            objective = Masked(masks, measure=True)
+            objective = Masked(masks, local.device, measure=True)
             result = local.fit(model, objective, list(islice(endless, self.passes)))
             rounds.append(_Trained.of(local, model, masks, result))
             before, squares = sparse.count(masks), _unprefixed(objective.squares())
-            state = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
+            state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
             masks = self.adapt(state, squares, masks, rounds[-1].uses, most, local.round)
             model.load_state_dict(sparse.cleared(state, masks))
             reached = sparse.count(masks) <= most < sparse.count(sparse.full_masks(local.model))
@@ -205,24 +214,33 @@ class PruneFL(Method):
 class Masked(Objective):
     """Cross-entropy whose gradients reach active weights alone; `measure` also sums the squares of all of them."""
 
-    def __init__(self, masks: Masks, *, measure: bool) -> None:
-        self._masks = masks
-        self._sums = {name: torch.zeros(mask.shape) for name, mask in masks.items()} if measure else {}
-        self._steps = 0
+    def __init__(self, masks: Masks, device: torch.device, *, measure: bool) -> None:
+        self._measure = measure
+        self.tensors = {MASK + name: mask.to(device) for name, mask in masks.items()}
+        if measure:
+            self.tensors |= {SQUARES + name: torch.zeros(mask.shape, device=device) for name, mask in masks.items()}
+            self.tensors |= {STEPS: torch.zeros((), device=device)}
+
+    def constants(self) -> tuple[()]:
+        """None beside the masks and the sums."""
+        return ()
 
     def gradients(self, model: nn.Module) -> None:
         """Measure, then mask."""
-        self._steps += 1
+        if self._measure:
+            self.tensors[STEPS].add_(1)
         for name, parameter in model.named_parameters():
-            if name not in self._masks or parameter.grad is None:
+            mask = self.tensors.get(MASK + name)
+            if mask is None or parameter.grad is None:
                 continue
-            if name in self._sums:
-                self._sums[name] += parameter.grad.square().cpu()
-            parameter.grad *= self._masks[name].to(parameter.device)
+            if self._measure:
+                self.tensors[SQUARES + name].add_(parameter.grad.square())
+            parameter.grad *= mask
 
     def squares(self) -> dict[str, Tensor]:
         """The mean square of a step's gradients, under the names that they are sent by; none if not measured."""
-        return {SQUARES + name: total / max(self._steps, 1) for name, total in self._sums.items()}
+        steps = max(float(self.tensors[STEPS]), 1.0) if self._measure else 1.0
+        return {name: total / steps for name, total in self.tensors.items() if name.startswith(SQUARES)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -250,9 +268,8 @@ class _Trained:
 
     def reply(self, also: State) -> Reply:
         pruned = sum(mask.numel() for mask in self.masks.values()) - sparse.count(self.masks)
-        state = {name: tensor.cpu() for name, tensor in self.model.state_dict().items()}
         return Reply(
-            tensors={**sparse.gather(state, self.masks), **also},
+            tensors={**sparse.gather(self.model.state_dict(), self.masks), **also},
             steps=self.result.steps,
             samples=self.result.samples,
             loss=self.result.loss,

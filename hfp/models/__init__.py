@@ -1,6 +1,17 @@
-"""Networks: small ones of our own, timm's and torchvision's."""
+"""Networks: small ones of our own, timm's and torchvision's. What needs torch is loaded when it is first used."""
 
-from hfp.models.classifier import classifier_of
-from hfp.models.create import create_model, models
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hfp.lazy import lazily
+
+if TYPE_CHECKING:
+    from hfp.models.classifier import classifier_of
+    from hfp.models.create import create_model, models
 
 __all__ = ["classifier_of", "create_model", "models"]
+
+__getattr__, __dir__ = lazily(
+    __name__, {"hfp.models.classifier": "classifier_of", "hfp.models.create": "create_model models"}
+)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import os
+import uuid
 import warnings
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from hfp.errors import InputError
 from hfp.layers.calling import modes_kept
@@ -18,33 +21,57 @@ _TOLERANCE = 1e-3  # of the largest output: other kernels, another order of sums
 
 
 def export_onnx(model: nn.Module, inputs: Tensor, path: Path) -> float:
-    """Write `path` and compare ONNX Runtime's outputs with the model's, in evaluation mode.
+    """Write a model as ONNX and compare all its outputs in ONNX Runtime with the model's own, in evaluation mode.
 
     Args:
-        model: on the CPU; left as it was.
+        model: on the CPU; it is left as it was.
         inputs: `[batch, channels, height, width]`; the exported model takes any batch.
-        path: the ONNX file.
+        path: the ONNX file; it is written when the outputs agree, and an existing file is replaced in one step.
 
     Returns:
-        The largest difference.
+        The largest difference of any output.
 
     Raises:
         InputError: the `onnx` extra is missing, the model can't be exported, or its exported form gives other outputs.
     """
     check_exporter()
-    import onnxruntime
-
     with modes_kept(model):
         model.eval()
         with torch.no_grad():
-            expected = model(inputs)
-        _export(model, inputs, path)
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    (found,) = session.run(None, {session.get_inputs()[0].name: inputs.numpy()})
-    difference = float((torch.from_numpy(found) - expected).abs().max())
-    if not difference <= _TOLERANCE * max(float(expected.abs().max()), 1.0):
-        raise InputError(f"{path}: ONNX Runtime's outputs differ from the model's by {difference:.3g}")
+            expected = [leaf for leaf in tree_leaves(model(inputs)) if isinstance(leaf, Tensor)]
+        unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+        try:
+            _export(model, inputs, unfinished)
+            difference = _difference(unfinished, inputs, expected, path)
+            os.replace(unfinished, path)
+        finally:
+            unfinished.unlink(missing_ok=True)
     return difference
+
+
+def _difference(file: Path, inputs: Tensor, expected: list[Tensor], path: Path) -> float:
+    """The largest difference of any output.
+
+    Raises:
+        InputError: the file gives another number of outputs, other shapes, or other values.
+    """
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    found = session.run(None, {session.get_inputs()[0].name: inputs.numpy()})
+    if [output.shape for output in found] != [tuple(output.shape) for output in expected]:
+        shapes, right = ([list(output.shape) for output in outputs] for outputs in (found, expected))
+        raise InputError(f"{path}: ONNX Runtime gives outputs of shapes {shapes}, the model {right}")
+    largest = 0.0
+    for number, (one, other) in enumerate(zip(found, expected, strict=True)):
+        if not other.numel():
+            continue
+        exact = other.double()
+        difference = float((torch.from_numpy(one).double() - exact).abs().max())
+        if not difference <= _TOLERANCE * max(float(exact.abs().max()), 1.0):
+            raise InputError(f"{path}: output {number} of ONNX Runtime differs from the model's by {difference:.3g}")
+        largest = max(largest, difference)
+    return largest
 
 
 def check_exporter() -> None:

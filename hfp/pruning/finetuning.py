@@ -1,4 +1,4 @@
-"""A short repair of a pruned classifier, and its accuracy."""
+"""Train a pruned classifier on, and measure its accuracy."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from hfp.data.augment import augment
+from hfp.data.augmentation import augment
 from hfp.data.dataset import Dataset, Split
 from hfp.layers.calling import modes_kept
 from hfp.seeds import generator
@@ -24,14 +24,25 @@ def finetune(
     *,
     learning_rate: float = 0.01,
     batch_size: int = 64,
-    augmented: bool = True,
+    augmented: bool = False,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> None:
-    """Train a model in place by the usual recipe of pruning papers.
+    """Train a model in place on a data set.
 
-    Stochastic gradient descent with Nesterov momentum 0.9, weight decay 5e-4, a learning rate that falls to zero along
-    a cosine, and, if `augmented`, random shifts and flips. The model is left in the mode it had.
+    The recipe is the usual one of pruning papers: stochastic gradient descent with Nesterov momentum 0.9, weight decay
+    5e-4, and a learning rate that falls to zero along a cosine. The model is left in the mode it had.
+
+    Args:
+        model: a classifier of the data's images, on any device.
+        dataset: the images and labels.
+        epochs: how often to go through the training split.
+        learning_rate: of the first step.
+        batch_size: images per step.
+        augmented: whether to shift and mirror images at random. It harms where position or direction means something,
+            as in digits and text.
+        seed: draws the order of the images, and the shifts.
+        progress: is called after every step.
     """
     steps = epochs * (-(-len(dataset.train) // batch_size))
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -58,7 +69,7 @@ def finetune(
 
 
 def accuracy(model: nn.Module, dataset: Dataset, batch_size: int = 256) -> float:
-    """Share of the test images that the model gets right, in evaluation mode; the model is left as it was."""
+    """The share of the test images that the model gets right in evaluation mode. The model is left as it was."""
     device = next(model.parameters()).device
     right = 0
     with modes_kept(model), torch.no_grad():
@@ -69,7 +80,7 @@ def accuracy(model: nn.Module, dataset: Dataset, batch_size: int = 256) -> float
 
 
 def training_batches(dataset: Dataset, batch_size: int, most: int, device: torch.device) -> list[tuple[Tensor, Tensor]]:
-    """Up to `most` normalised batches of the training split, in random order, to score channels with."""
+    """Draw up to `most` normalised batches of the training split at random, to score channels with."""
     found: list[tuple[Tensor, Tensor]] = []
     for images, labels in _shuffled(dataset.train, batch_size, generator(0, "score")):
         if len(found) == most:

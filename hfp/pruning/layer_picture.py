@@ -13,7 +13,7 @@ _MOST = 400  # rows; more would be an unreadable strip
 
 
 def save_layer_picture(layers: Sequence[LayerReport], path: Path, title: str) -> None:
-    """Draw one bar a layer that can have channels: kept ones in colour, removed ones grey, as a PNG at `path`.
+    """Draw a bar for each layer, with kept channels in colour and removed ones in grey, as a PNG at `path`.
 
     Raises:
         InputError: matplotlib isn't installed.

@@ -1,29 +1,28 @@
-"""What a pruning did to every layer, as plain values and as a table."""
+"""What a pruning did to every layer, as plain values."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
-from rich.console import Group
-from rich.table import Table
-from rich.text import Text
 from torch import nn
-from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 
-from hfp.pruning.repair.report import RepairReport, repair_lines
+from hfp.layers.products import PRODUCTS, counts_of, weight_dims
 from hfp.reconstruct import IndexMap
 
 
 @dataclass(frozen=True)
 class LayerReport:
-    """One layer.
+    """One layer that has parameters.
 
-    kind: its class. before, after: its output channels (of a norm or another layer: its channels). inputs: read
-        channels before
-    and after. parameters: before and after. reason: why it keeps all its outputs; None if it lost some.
+    Args:
+        name: the module's name in the model.
+        kind: its class.
+        before, after: how many outputs it has; of a norm or another layer, how many channels.
+        inputs: how many channels it reads, before and after; None for a layer of which that isn't known.
+        parameters: how many there are, before and after.
+        reason: why it keeps all its outputs; None if it lost some.
     """
 
     name: str
@@ -35,75 +34,6 @@ class LayerReport:
     reason: str | None
 
 
-@dataclass(frozen=True)
-class PruneReport:
-    """What was asked for and what came out.
-
-    costs: "macs" (of one forward pass of the example inputs), "params", "bytes" and, where it was measured, "latency"
-        (seconds),
-    each before and after. ratio: the share of all channels of the coupled groups that is gone. unknown: operations that
-    are not followed. repairs: what the last step's repairs did.
-    """
-
-    budget: str
-    criterion: str
-    ratio: float
-    costs: Mapping[str, tuple[float, float]]
-    layers: tuple[LayerReport, ...]
-    unknown: tuple[str, ...] = ()
-    repairs: tuple[RepairReport, ...] = ()
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return asdict(self)
-
-    def shown(self) -> Group:
-        """A table of all layers and the total, why layers were left alone, and what repairs did."""
-        return Group(shown(self.layers, self.costs), *(Text(line) for line in repair_lines(self.repairs)))
-
-
-def shown(layers: Sequence[LayerReport], costs: Mapping[str, tuple[float, float]]) -> Group:
-    """A table of layers and total costs, and one line for each reason to leave layers alone."""
-    return Group(layer_table(layers, costs), *(Text(line) for line in reason_lines(layers)))
-
-
-def layer_table(layers: Sequence[LayerReport], costs: Mapping[str, tuple[float, float]]) -> Table:
-    """One row a layer, and one for each cost of the whole model."""
-    table = Table()
-    table.add_column("layer", overflow="fold")
-    for column in ("inputs", "channels", "parameters"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for layer in layers:
-        inputs = _pair(*layer.inputs) if layer.inputs else ""
-        table.add_row(layer.name, inputs, _pair(layer.before, layer.after), _pair(*layer.parameters))
-    table.add_section()
-    for name, (before, after) in costs.items():
-        pair = _milliseconds(before, after) if name == "latency" else _pair(before, after)
-        table.add_row(f"total {name}", "", f"{after / before:.1%}" if before else "", pair)
-    return table
-
-
-def reason_lines(layers: Sequence[LayerReport]) -> list[str]:
-    """For every reason, the layers that were left alone because of it."""
-    found: dict[str, list[str]] = {}
-    for layer in layers:
-        if layer.reason is not None:
-            found.setdefault(layer.reason, []).append(layer.name)
-    return [
-        f"left alone: {', '.join(names[:4])}{f' and {len(names) - 4} more' if len(names) > 4 else ''}: {reason}"
-        for reason, names in found.items()
-    ]
-
-
-def _milliseconds(before: float, after: float) -> str:
-    return f"{before * 1e3:.3g} ms → {after * 1e3:.3g} ms"
-
-
-def _pair(before: float, after: float) -> str:
-    text = "{:,}" if isinstance(before, int) else "{:.4g}"
-    return text.format(before) if before == after else f"{text.format(before)} → {text.format(after)}"
-
-
 def layer_reports(
     model: nn.Module, index_map: IndexMap, reason: Callable[[str, int], str | None] | None = None
 ) -> tuple[LayerReport, ...]:
@@ -112,7 +42,7 @@ def layer_reports(
     Args:
         model: the full model.
         index_map: what is kept.
-        reason: (tensor, dimension) -> why nothing of it can be removed.
+        reason: (tensor, dimension) -> why nothing of it can be removed, or None; by default no reasons are reported.
     """
     return tuple(_layer_reports(model, index_map, reason))
 
@@ -130,14 +60,16 @@ def _layer_reports(
         changed = index_map.attributes.get(name, {})
         out = _out_dim(module, own[key].dim())
         read, written = _size_attributes(module)
-        before, after = maps[key].shape[out], maps[key].compact_shape[out]
+        single = own[key].dim() == 0  # a number, such as a learnt temperature
+        before, after = (1, 1) if single else (maps[key].shape[out], maps[key].compact_shape[out])
         if written is not None:
             before = getattr(module, written)
             after = changed.get(written, before)
         inputs = None if read is None else (getattr(module, read), changed.get(read, getattr(module, read)))
         why = None
         if before == after:
-            why = reason(f"{name}.{key}" if name else key, out) if reason else None
+            why = reason(f"{name}.{key}" if name else key, out) if reason and not single else None
+            why = "it is a single number" if single else why
             why = why or ("the budget is met without it" if reason else None)
         yield LayerReport(name or "(model)", type(module).__name__, before, after, inputs, sizes, why)
 
@@ -159,6 +91,19 @@ def tensor_reports(index_map: IndexMap) -> tuple[LayerReport, ...]:
     )
 
 
+def unrounded(layers: Sequence[LayerReport], round_to: int | None) -> Iterator[str]:
+    """One line for the layers that lost outputs and are not left with a multiple of `round_to`."""
+    found = [layer for layer in layers if layer.after < layer.before and layer.after % (round_to or 1)]
+    found = [layer for layer in found if layer.inputs is not None]
+    if found:
+        names = ", ".join(f"{layer.name} ({layer.after} of {layer.before})" for layer in found[:4])
+        more = f" and {len(found) - 4} more" if len(found) > 4 else ""
+        yield (
+            f"round_to={round_to} does not hold for {names}{more}: some of their outputs can't go, or are parts of "
+            "several coupled groups"
+        )
+
+
 def _is_parametrization(name: str) -> bool:
     """Whether a module only holds what another one's weight is computed from."""
     return "parametrizations" in name.split(".")
@@ -175,18 +120,13 @@ def _own_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
 
 def _out_dim(module: nn.Module, rank: int) -> int:
     """The dimension of a layer's weight that counts its outputs."""
-    if isinstance(module, _ConvNd | nn.Linear):
-        return int(getattr(module, "transposed", False))
-    return max(rank - 1, 0)
+    return weight_dims(module)[0] if isinstance(module, PRODUCTS) else max(rank - 1, 0)
 
 
-def _size_attributes(module: nn.Module) -> tuple[str, str] | tuple[None, None]:
-    """The attributes that count a layer's inputs and outputs."""
-    if isinstance(module, _ConvNd):
-        return "in_channels", "out_channels"
-    if isinstance(module, nn.Linear):
-        return "in_features", "out_features"
-    return ("input_size", "hidden_size") if isinstance(module, nn.RNNBase | nn.RNNCellBase) else (None, None)
+def _size_attributes(module: nn.Module) -> tuple[str | None, str] | tuple[None, None]:
+    """The attributes that count the inputs and outputs of a layer whose outputs are not its inputs."""
+    counts = counts_of(module) if isinstance(module, (*PRODUCTS, nn.RNNBase, nn.RNNCellBase)) else None
+    return counts or (None, None)
 
 
 def _entries(shape: tuple[int, ...]) -> int:

@@ -1,10 +1,10 @@
-"""A ranking of channels over the whole model from losses that are measured, not predicted.
+"""Rank channels over the whole model by losses that are measured, not predicted.
 
-Scores say which channel of a group should go first; what the tenth or the last one costs, and what the channels of one
-group are worth next to another's, they say badly: they speak of one channel alone. So the loss is measured with a
-quarter, a half, ... of each group gone, everything else in place, and a channel's rank is what its removal adds to that
-curve per unit of the budget that it saves. Batch-norm layers use each batch's own statistics meanwhile, as they will
-after recalibration. The groups are taken to add up; pruning in steps measures anew in between.
+A score speaks of one channel alone. It says which channel of a group should go first, but hardly what the tenth costs,
+or what a channel of another group is worth. So the loss is measured with a quarter, a half and more of what each group
+may lose gone (`LEVELS`), while everything else stays in place. A channel's rank is what its removal adds to that curve
+per unit of the budget that it saves. Batch-norm layers use each batch's own statistics meanwhile, as they do after
+recalibration. The losses of several groups are taken to add up; pruning in steps measures anew in between.
 
 Source: removing by measured loss per saved resource, layer by layer, is NetAdapt's (Yang et al., ECCV 2018); batch-norm
 statistics taken anew before judging a pruned network are EagleEye's (Li et al., ECCV 2020).
@@ -27,7 +27,7 @@ from hfp.training.batch_norm import batch_statistics
 LEVELS = (0.25, 0.5, 0.75, 0.875, 1.0)
 """Shares of what a group may lose at which the loss is measured."""
 SAMPLES = 256
-"""How many samples it is measured on, or as many as there are; whole batches."""
+"""The number of samples that a loss is measured on, in whole batches; fewer where there are fewer."""
 
 Kept = Mapping[str, Sequence[int]]
 
@@ -35,13 +35,13 @@ Kept = Mapping[str, Sequence[int]]
 def measured(
     bundles: Iterable[Bundle], rules: RankingRules, outcome: Callable[[Kept], tuple[float, float]]
 ) -> list[Bundle]:
-    """The same groups in the same order inside each, with prices for scores that compare between groups.
+    """Give every group prices, which compare between groups, in place of scores; the order inside each stays.
 
     Args:
         bundles: groups with a criterion's scores.
         rules: what they may lose.
-        outcome: (cost that is left, in any unit, loss) of the model that keeps some channels of some groups,
-            and all of the others.
+        outcome: takes the kept channels of some groups, and returns the cost that is left, in any unit, and the loss of
+            the model that keeps these channels and all of the other groups.
     """
     cost, loss = outcome({})
     found = []
@@ -56,16 +56,23 @@ def measured(
 
 
 def tried(levels: Sequence[int]) -> list[int]:
-    """At which of a group's levels the loss is measured."""
+    """Choose the levels of a group at which the loss is measured."""
     return sorted({levels[round(share * (len(levels) - 1))] for share in LEVELS} - {0})
 
 
 def prices(points: Iterable[tuple[int, float, float]], steps: int) -> list[float]:
-    """The loss that each removal of a group costs per unit of cost saved, ascending, `[steps]`.
+    """Compute what each removal of a group adds to the loss per unit of cost saved, ascending.
 
-    The slopes of the curve's lower convex hull, each at the middle of its piece, linear in between.
+    Prices are the slopes of the lower convex hull of the measured curve, each at the middle of its piece, and linear in
+    between.
 
-    points: (removals, cost saved, loss gained), ascending; (0, 0, 0) is left out. Losses that aren't finite are, too.
+    Args:
+        points: triples of removals, cost saved and loss gained, ascending, without (0, 0, 0). Points whose loss is not
+            finite are not used.
+        steps: the number of removals.
+
+    Returns:
+        A price per removal, `[steps]`.
     """
     hull = [(0, 0.0, 0.0)]
     for point in points:
@@ -88,7 +95,7 @@ def _slope(before: tuple[int, float, float], after: tuple[int, float, float]) ->
 
 
 def mean_loss(model: nn.Module, batches: Iterable[Any], loss_fn: Callable[..., Tensor]) -> float:
-    """The mean loss over up to `SAMPLES` samples; the model's running statistics change."""
+    """Measure the mean loss over up to `SAMPLES` samples. The model's running statistics change."""
     run = Pass(loss_fn)
     total, samples = 0.0, 0
     with torch.no_grad(), batch_statistics(model):

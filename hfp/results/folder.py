@@ -60,7 +60,7 @@ class RunFolder:
 
     def save_model(self, experiment: Experiment, state: State) -> None:
         """Write the global model's state, with the names needed to make the model again."""
-        metadata = {"model": experiment.model, "dataset": experiment.dataset, "method": experiment.method}
+        metadata = {name: str(experiment.as_dict()[name]) for name in ("model", "dataset", "method")}
         content = save({name: tensor.contiguous().cpu() for name, tensor in state.items()}, metadata)
         write_atomically(self.path / MODEL, content)
 
@@ -77,7 +77,7 @@ class RunFolder:
 
 def default_folder(experiment: Experiment, parent: Path = Path("runs")) -> Path:
     """A fresh name from the clock and the experiment: ``runs/20260131-120000-ca-hfp-digits``, numbered when taken."""
-    stem = f"{datetime.now():%Y%m%d-%H%M%S}-{experiment.method}-{experiment.dataset}"
+    stem = f"{datetime.now():%Y%m%d-%H%M%S}-{experiment.method}-{experiment.dataset_name}"
     number = 1
     while (parent / (stem if number == 1 else f"{stem}-{number}")).exists():
         number += 1

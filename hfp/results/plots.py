@@ -41,7 +41,7 @@ def save_curves(run: Run, path: Path) -> None:
     by_traffic.set_title(f"FedAvg would move {full:,.1f} MB in as many rounds", fontsize=9, color=INK)
     experiment = run.experiment
     figure.suptitle(
-        f"{experiment.method} · {experiment.dataset} · {experiment.model} · {experiment.clients} clients · "
+        f"{experiment.method} · {experiment.dataset_name} · {experiment.model_name} · {experiment.clients} clients · "
         f"removed {_shares(run.ratios)}",
         fontsize=11,
         color=INK,

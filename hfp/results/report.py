@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from hfp.federation.records import LATE, LOST, MEGABYTE, RoundRecord, Run
@@ -60,7 +61,7 @@ def run_table(run: Run) -> Table:
     rounds, full = len(run.history), run.full_cost
     experiment = run.experiment
     table = Table(
-        title=f"{experiment.method} on {experiment.dataset}: {run.accuracy:.2f} % after {rounds} rounds",
+        title=escape(f"{experiment.method} on {experiment.dataset_name}: {run.accuracy:.2f} % after {rounds} rounds"),
         title_justify="left",
         caption=_caption(run),
         caption_justify="left",

@@ -7,27 +7,14 @@ model. Training never reads them (it uses each batch's own), so a policy acts on
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.optim.swa_utils import update_bn
 
 from hfp.layers.calling import modes_kept
-
-POLICIES: Mapping[str, str] = MappingProxyType(
-    {
-        "aggregate": "average the running statistics of the submodels by the method's own rule, like any parameter",
-        "reestimate": "after aggregation every client runs the global model over its own data, and the server pools "
-        "the statistics it sends back",
-        "local": "every client keeps the statistics of its own data; accuracy is the mean over the clients' models, "
-        "weighted by samples, each over the whole test set",
-        "batch": "every batch of 500 test images, in random order, is normalised by its own statistics",
-    }
-)
 
 
 def has_statistics(model: nn.Module) -> bool:
@@ -40,13 +27,34 @@ def estimate(model: nn.Module, batches: Iterable[Tensor]) -> dict[str, Tensor]:
 
     The model's running statistics are replaced, its mode is left as it was. Cost: one forward pass of the data.
     """
-    update_bn(batches, model)
+    layers = [module for module in model.modules() if _tracks(module)]
+    if not layers:
+        return {}
+    for layer in layers:
+        layer.reset_running_stats()
+    with modes_kept(model), _momentum_kept(layers), torch.no_grad():
+        model.train()
+        for seen, batch in enumerate(batches, 1):
+            for layer in layers:
+                # layers would give every batch this share if they had no momentum, but read the number from the device
+                layer.momentum = 1.0 / seen
+            model(batch)
     return {
         f"{name}.{which}": getattr(module, which).clone()
         for name, module in model.named_modules()
         if _tracks(module)
         for which in ("running_mean", "running_var")
     }
+
+
+@contextmanager
+def _momentum_kept(layers: Sequence[_BatchNorm]) -> Iterator[None]:
+    momenta = [layer.momentum for layer in layers]
+    try:
+        yield
+    finally:
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum
 
 
 @contextmanager

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hfp.data import augment
+from hfp.data.augmentation import draw_moves, move
 from hfp.errors import InputError
 from hfp.training.batch_norm import estimate
 
@@ -70,8 +71,33 @@ class LocalData:
     normalise: Normalise
 
 
+def on_device(data: LocalData, device: torch.device) -> LocalData:
+    """The same data on `device`, where its images are no more than half of what is free there; else as it is."""
+    if device.type != "cuda" or data.images.device == device:
+        return data
+    free, _ = torch.cuda.mem_get_info(device)
+    if data.images.numel() * data.images.element_size() > free // 2:
+        return data
+    return LocalData(data.images.to(device), data.labels.to(device), data.normalise)
+
+
 class Objective:
-    """What a client minimises: cross-entropy. A method that wants something else overrides a step of it."""
+    """What a client minimises: cross-entropy. A method that wants something else overrides a step of it.
+
+    `tensors` are those that `loss` and `gradients` read or add to, by name, on the model's device. A step that is
+    replayed has tensors of its own in their place: it copies these in before the first step of a client, and what
+    became of them out after the last one. So an objective looks its tensors up in `self.tensors` whenever it needs one.
+    """
+
+    tensors: Mapping[str, Tensor] = MappingProxyType({})
+
+    def constants(self) -> Hashable | None:
+        """All else that `loss`, `gradients` and the model's hooks depend on; None if a step can't be replayed.
+
+        Two objectives of one class with equal constants do the same to models, batches and `tensors` of equal shapes,
+        without looking at a value. A subclass that does not say so can't be replayed.
+        """
+        return () if type(self) is Objective else None
 
     def loss(self, model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
         """The mean loss over a batch."""
@@ -82,6 +108,52 @@ class Objective:
         return
 
 
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Images `[samples, channels, height, width]`, labels `[samples]`, and how the images are moved, if they are."""
+
+    images: Tensor
+    labels: Tensor
+    moves: tuple[Tensor, Tensor] | None = None
+
+    def tensors(self) -> list[Tensor]:
+        """All of its tensors."""
+        return [self.images, self.labels, *(self.moves or ())]
+
+
+class LocalStep:
+    """Trains a model in place, a batch at a time: the plain reference of all faster ways.
+
+    `total` sums the loss over the samples seen, and stays on the model's device.
+    """
+
+    def __init__(self, model: nn.Module, normalise: Normalise, training: LocalTraining, objective: Objective) -> None:
+        self.model, self.objective = model, objective
+        self._normalise, self._training = normalise, training
+        self._device = next(model.parameters()).device
+        self.optimizer = torch.optim.SGD(
+            model.parameters(), training.learning_rate, momentum=training.momentum, weight_decay=training.weight_decay
+        )
+        self.total = torch.zeros((), device=self._device)
+        self.spread = _Spread() if training.measure_variance else None
+
+    def run(self, batch: Batch) -> None:
+        """Take one step on a batch that is on the model's device."""
+        images = batch.images if batch.moves is None else move(batch.images, *batch.moves)
+        inputs = self._normalise(images)
+        if self._training.channels_last:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        with as_computed(self._device, self._training):
+            loss = self.objective.loss(self.model, inputs, batch.labels)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if self.spread is not None:
+            self.spread.add(self.model)
+        self.objective.gradients(self.model)
+        self.optimizer.step()
+        self.total += loss.detach() * len(batch.labels)
+
+
 def train(
     model: nn.Module,
     data: LocalData,
@@ -89,44 +161,53 @@ def train(
     generator: torch.Generator,
     objective: Objective | None = None,
     schedule: Sequence[Tensor] | None = None,
+    step: LocalStep | None = None,
+    wait: Callable[[], None] = lambda: None,
 ) -> LocalResult:
     """Train `model` in place on the batches of `schedule`, by default all of `schedule_of` the client's data.
+
+    All random numbers are drawn from `generator` before the first step. `step` is what takes the steps, by default a
+    `LocalStep` of the model and the objective. `wait` is called before the loss is read from the device.
 
     Raises:
         InputError: the loss became NaN or infinite.
     """
     objective = Objective() if objective is None else objective
     schedule = schedule_of(len(data.labels), training, generator) if schedule is None else schedule
-    device = next(model.parameters()).device
-    optimizer = torch.optim.SGD(
-        model.parameters(), training.learning_rate, momentum=training.momentum, weight_decay=training.weight_decay
-    )
+    moves = [draw_moves(len(chosen), generator) for chosen in schedule] if training.augment else []
     model.train()
-    if training.channels_last:
-        model.to(memory_format=torch.channels_last)
-    spread = _Spread() if training.measure_variance else None
-    seen, total = 0, torch.zeros((), device=device)
-    for chosen in schedule:
-        images = data.images[chosen].to(device)
-        inputs = data.normalise(augment(images, generator) if training.augment else images)
+    if step is None:
         if training.channels_last:
-            inputs = inputs.contiguous(memory_format=torch.channels_last)
-        with as_computed(device, training):
-            loss = objective.loss(model, inputs, data.labels[chosen].to(device))
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        if spread is not None:
-            spread.add(model)
-        objective.gradients(model)
-        optimizer.step()
-        seen += len(chosen)
-        total += loss.detach() * len(chosen)
-    mean = float(total) / max(seen, 1)
+            model.to(memory_format=torch.channels_last)
+        step = LocalStep(model, data.normalise, training, objective)
+    seen = 0
+    for batch in _batches_on(next(model.parameters()).device, data, schedule, moves):
+        step.run(batch)
+        seen += len(batch.labels)
+    wait()
+    mean = float(step.total) / max(seen, 1)
     if not math.isfinite(mean):
         raise InputError(
             f"training diverged (loss {mean}) at learning rate {training.learning_rate:g}; use a smaller one"
         )
-    return LocalResult(len(schedule), seen, mean, None if spread is None else spread.variance())
+    return LocalResult(len(schedule), seen, mean, None if step.spread is None else step.spread.variance())
+
+
+def _batches_on(
+    device: torch.device, data: LocalData, schedule: Sequence[Tensor], moves: Sequence[tuple[Tensor, Tensor]]
+) -> Iterator[Batch]:
+    """The batches of a schedule; indices and moves go to the device in one piece each."""
+    if not schedule:
+        return
+    sizes = [len(chosen) for chosen in schedule]
+    order = torch.cat(list(schedule)).to(data.images.device).split(sizes)
+    moved: list[tuple[Tensor, Tensor] | None] = [None] * len(sizes)
+    if moves:
+        shifts = torch.cat([shift for shift, _ in moves], 1).to(device).split(sizes, 1)
+        mirrored = torch.cat([mirror for _, mirror in moves]).to(device).split(sizes)
+        moved = list(zip(shifts, mirrored, strict=True))
+    for chosen, each in zip(order, moved, strict=True):
+        yield Batch(data.images[chosen].to(device), data.labels[chosen].to(device), each)
 
 
 class _Spread:
@@ -200,13 +281,14 @@ class Predictions:
 def predict(model: nn.Module, data: LocalData, schedule: Sequence[Tensor], training: LocalTraining) -> Predictions:
     """Ask `model`, in the mode that it is in, about all samples of `data`, in batches that hold each sample once."""
     device = next(model.parameters()).device
-    found = Predictions.none(len(data.labels))
-    for chosen in schedule:
+    found, correct, losses = Predictions.none(len(data.labels)), [], []
+    for batch in _batches_on(device, data, schedule, ()):
         with as_computed(device, training):
-            scores = model(data.normalise(data.images[chosen].to(device)))
-        labels = data.labels[chosen].to(device)
-        found.correct[chosen] = (scores.argmax(1) == labels).double().cpu()
-        found.losses[chosen] = functional.cross_entropy(scores.double(), labels, reduction="none").cpu()
+            scores = model(data.normalise(batch.images))
+        correct.append((scores.argmax(1) == batch.labels).double())
+        losses.append(functional.cross_entropy(scores.double(), batch.labels, reduction="none"))
+    order = torch.cat(list(schedule))
+    found.correct[order], found.losses[order] = torch.cat(correct).cpu(), torch.cat(losses).cpu()
     return found
 
 
@@ -218,6 +300,7 @@ def as_computed(device: torch.device, training: LocalTraining) -> torch.autocast
 def statistics_of(model: nn.Module, data: LocalData, training: LocalTraining) -> dict[str, Tensor]:
     """Give `model` the batch-norm statistics of all the images; returns them (`hfp.training.batch_norm.estimate`)."""
     device = next(model.parameters()).device
-    inputs = (data.normalise(data.images[chosen].to(device)) for chosen in batches(len(data.labels), LARGE_BATCH))
+    schedule = list(batches(len(data.labels), LARGE_BATCH))
+    inputs = (data.normalise(batch.images) for batch in _batches_on(device, data, schedule, ()))
     with as_computed(device, training):
         return estimate(model, inputs)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hfp.importance.bases.diagonal import DiagonalImportance
 from hfp.importance.bases.from_data import FromData
-from hfp.importance.capture.moments import GradientMoments
+from hfp.importance.capture.moments import WAY_OUT, GradientMoments
 from hfp.importance.errors import CriterionError
 
 
@@ -60,6 +60,14 @@ class AccumulatedImportance(FromData[GradientMoments], DiagonalImportance):
         if self._moments is None:
             raise CriterionError("nothing has been accumulated; call accumulate(model, batches, loss_fn) first")
         if name not in self._moments.gradient:
+            path, dot, _ = name.rpartition(".")
+            parts = ("parametrizations.weight.", "weight_g", "weight_v", "weight_orig")
+            made_from = tuple(f"{path}{dot}{part}" for part in parts)
+            if name.startswith(made_from) or any(key.startswith(made_from) for key in self._moments.gradient):
+                raise CriterionError(
+                    f"layer {path!r} computes its weight from other parameters, and a {type(self).__name__} has no "
+                    f"estimates of {name!r}: {WAY_OUT}"
+                )
             raise CriterionError(
                 f"nothing was accumulated for parameter {name!r}: it is of another model, or of a layer that returns "
                 "no tensor (a recurrent one), whose weights have no gradient per sample; put that into ignored_layers"

@@ -3,6 +3,7 @@ r"""Diagonal criteria: gradient and curvature of every weight on its own, summed
 from __future__ import annotations
 
 from abc import abstractmethod
+from itertools import combinations
 from typing import Any
 
 import torch
@@ -10,7 +11,8 @@ import torch_pruning as tp
 from torch import Tensor
 
 from hfp.importance.errors import CriterionError
-from hfp.importance.groups.members import members, root_name, width
+from hfp.importance.groups.members import members, parameter_name, root_name, width
+from hfp.layers.table import Slot
 
 FORMS = ("curvature", "paper", "taylor")
 REDUCTIONS = ("sum", "mean", "max", "first")
@@ -19,10 +21,29 @@ REDUCTIONS = ("sum", "mean", "max", "first")
 class DiagonalImportance(tp.importance.Importance):
     r"""Sum over a channel's weights `w` of one of three forms, with `g` gradient and `h` curvature.
 
-    form: "curvature" \(h w^2\); "paper" \(g w + h w^2\) (CA-HFP, arXiv 2603.12591, eq. 15, as printed); "taylor"
-        \(-g w + \tfrac12 h w^2\) (its eq. 14: the second-order change of the loss when `w` becomes 0).
-    reduction: over the layers of a group that hold the channel, each with the sum of its entries: "sum" (the change of
-        the loss when all go), "mean", "max", or "first" (the root's layer alone).
+    A subclass says in `statistics` where `g` and `h` come from.
+
+    Args:
+        form: "curvature" (default) \(h w^2\); "paper" \(g w + h w^2\) (CA-HFP, arXiv 2603.12591, eq. 15, as printed);
+            "taylor" \(-g w + \tfrac12 h w^2\) (its eq. 14: the second-order change of the loss when `w` becomes 0).
+        reduction: over the layers of a group that hold the channel, each with the sum of its entries: "sum" (default:
+        the
+            change of the loss when all go), "mean", "max", or "first" (the root's layer alone).
+
+    Raises:
+        CriterionError: an unknown form or reduction.
+
+    >>> import torch
+    >>> from hfp.importance import DiagonalImportance
+    >>> class SquaredWeights(DiagonalImportance):
+    ...     def statistics(self, name):
+    ...         weight = model.get_parameter(name)
+    ...         return torch.zeros_like(weight), torch.ones_like(weight)
+    >>> from hfp.reconstruct import Coupling
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 2))
+    >>> group = Coupling.trace(model, torch.randn(2, 4)).groups_of(model)("0")
+    >>> SquaredWeights()(group).shape
+    torch.Size([6])
     """
 
     def __init__(self, form: str = "curvature", reduction: str = "sum") -> None:
@@ -45,11 +66,20 @@ class DiagonalImportance(tp.importance.Importance):
             CriterionError: no estimate yet, estimates of another model, or a layer type that the table doesn't know.
         """
         layers = []
+        counted: dict[tuple[int, int], str] = {}  # tied weights are removed once
         for member in members(group):
-            sums = [member.sums(self._entries(name, weight), slot) for name, weight, slot in member.tensors()]
-            if sums:
-                layers.append(sums[0].new_zeros(width(group)))
-                member.add_to(layers[-1], torch.stack(sums).sum(0))
+            found = [
+                (slot, self._entries(parameter_name(group, weight, name), weight), id(weight))
+                for name, weight, slot in member.tensors()
+                if counted.setdefault((id(weight), slot.dim), member.name) == member.name
+            ]
+            if found:
+                sums = torch.stack([member.sums(entries, slot) for slot, entries, _ in found]).sum(0)
+                for (one, entries, first), (other, _, second) in combinations(found, 2):
+                    if first == second:
+                        sums = sums - crossing(entries, one, other)
+                layers.append(sums.new_zeros(width(group)))
+                member.add_to(layers[-1], sums)
         if not layers:
             raise CriterionError(f"the group of {root_name(group)!r} has no weights to score")
         stacked = torch.stack(layers)
@@ -71,3 +101,10 @@ class DiagonalImportance(tp.importance.Importance):
         if self.form == "paper":
             return gradient * weight + curvature * weight.square()
         return curvature * weight.square() / 2 - gradient * weight
+
+
+def crossing(entries: Tensor, one: Slot, other: Slot) -> Tensor:
+    """The entries of a tensor that belong to a channel along both of two dimensions, summed, `[channels]`."""
+    parts = entries.movedim((one.dim, other.dim), (0, 1))
+    parts = parts.unflatten(1, (other.blocks, -1)).unflatten(0, (one.blocks, -1))
+    return parts.diagonal(dim1=1, dim2=3).flatten(0, -2).sum(0)

@@ -49,7 +49,15 @@ class FromData(ABC, Generic[Measured]):
     ) -> None:
         """Add the batches' samples; the model is run in evaluation mode and left as it was.
 
-        batches: (inputs, target) pairs; inputs may be a tensor, a tuple or a dictionary. Other options: `Pass`.
+        Args:
+            model: the model that will be pruned.
+            batches: (inputs, target) pairs; inputs may be a tensor, a tuple or a dictionary of keywords.
+            loss_fn: `loss_fn(output, target)`; returns one value per sample, or one value for the batch.
+            progress: show a progress bar on standard error.
+            reduction: what a loss that is one value for the batch is over its samples, "mean" or "sum".
+            forward: `forward(model, batch) -> output`, for batches that aren't (inputs, target); the loss gets
+                (output, batch).
+            autocast: compute type of mixed precision (`torch.bfloat16`, `torch.float16`); None leaves precision alone.
 
         Raises:
             CriterionError: an empty loader, a loss or gradient that isn't finite or doesn't exist, a model of other

@@ -40,13 +40,16 @@ class GateBatch:
 class GatedImportance(FromData[list[GateBatch]], tp.importance.Importance):
     """A criterion that scores a coupled channel by the gradients of its gate, sample by sample.
 
-    Memory: one float per sample, pass and channel read, two where means are repaired.
+    Memory: one float per sample, pass and channel read; two where means are repaired.
 
-    joint: score a channel by what its removal adds to that of all channels of its group that score lower, in a greedy
-        order (`joint_scores`), in place of its removal alone. For removing many at once.
-    repaired: score the removal of what a channel adds to its mean, for use where a repair keeps the mean: biases that
-        absorb it, or batch-norm statistics taken anew. The mean is that of each reader's input over the accumulated
-        samples and positions.
+    Args:
+        joint: score a channel by what its removal adds to that of all channels of its group that score lower, in a
+        greedy
+            order (`joint_scores`), in place of its removal alone (the default). This is for removing many at once.
+        repaired: score the removal of what a channel adds to its mean, for use where a repair keeps the mean: biases
+        that
+            absorb it, or batch-norm statistics taken anew. The mean is that of each reader's input over the accumulated
+            samples and positions. The default scores the removal of all of it.
     """
 
     def __init__(self, joint: bool = False, repaired: bool = False) -> None:
@@ -154,7 +157,7 @@ class GatedImportance(FromData[list[GateBatch]], tp.importance.Importance):
         part = torch.zeros_like(gate)
         for member in readers:
             totals = [batch.totals[member.name] for batch in self._batches if member.name in batch.totals]
-            mean = sum(total for total, _ in totals) / sum(count for _, count in totals)
+            mean = sum(total for total, _ in totals) / max(sum(count for _, count in totals), 1)
             sums = torch.cat([_rows_of(batch, member, "in-sum") for batch in self._batches])
             member.add_to(part, sums * mean)
         return part

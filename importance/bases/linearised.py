@@ -10,12 +10,20 @@ from hfp.importance.errors import CriterionError
 
 
 class LinearisedImportance(GatedImportance):
-    r"""To first order, removing channel `c` takes a sample's logits from `z` to \(z - J_c\), `J` being their gate
-    gradients.
+    r"""A criterion that moves a classifier's logits by the gates' gradients.
 
-    The logits of `classes` classes of each sample are differentiated, one backward pass each; those of the others are
-    held fixed and kept as one, the logarithm of the sum of their exponentials, which is exact for any function of the
-    probabilities of the chosen ones. None takes all classes.
+    To first order, removing channel `c` takes a sample's logits from `z` to \(z - J_c\), `J` being their gate
+    gradients. The logits of `classes` classes of each sample are differentiated, one backward pass each. Those of the
+    others are held fixed and kept as one, the logarithm of the sum of their exponentials, which is exact for any
+    function of the probabilities of the chosen ones.
+
+    Args:
+        classes: how many logits are differentiated; None takes all.
+        joint: as for `GatedImportance`.
+        repaired: as for `GatedImportance`.
+
+    Raises:
+        CriterionError: fewer than two classes.
     """
 
     def __init__(self, classes: int | None, joint: bool, repaired: bool) -> None:

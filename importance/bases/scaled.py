@@ -9,12 +9,13 @@ from typing import Any
 import torch
 import torch_pruning as tp
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from hfp.importance.capture.batches import unwrapped
 from hfp.importance.capture.state import untouched
 from hfp.importance.errors import CriterionError
 from hfp.importance.groups.members import members, root_name, width
+from hfp.layers.calling import call
+from hfp.layers.products import PRODUCTS, channel_dim, counts_of, multiplies_inputs
 
 NORMALISATIONS = ("none", "mean", "max", "sum")
 
@@ -22,16 +23,27 @@ _INNER = ("accumulate", "reset", "samples", "state", "load")
 
 
 class ScaledImportance(tp.importance.Importance):
-    r"""Another criterion's scores `s`, as \(s_c / m_c^{\gamma}\), and divided by the group's mean, maximum or sum
-    before.
+    r"""Another criterion's scores, made comparable between groups.
 
-    \(m_c\) are the multiply-accumulates of convolution and linear layers, for one sample, that go with channel `c` of
-    the
-    group: of every layer that writes or reads it, its share. A global ranking then buys the most loss per operation.
-    Grouped and depthwise convolutions count by their weights; products inside attention aren't counted.
+    The scores `s` become \(s_c / m_c^{\gamma}\), after division by the group's mean, maximum or sum. \(m_c\) are the
+    multiply-accumulates of convolution and linear layers, for one sample, that go with channel `c` of the group: of
+    every layer that writes or reads it, its share. A global ranking then buys the most loss per operation. Grouped and
+    depthwise convolutions count by their weights; products inside attention aren't counted.
 
-    power: \(\gamma\), 0 for no scaling; any other needs `measure` first. normalise: "none", "mean", "max" or "sum".
     `accumulate`, `reset`, `samples`, `state`, `load` and `merge` are those of the inner criterion, where it has them.
+
+    Args:
+        inner: the other criterion.
+        power: \(\gamma\); 0 (default) scales nothing, any other needs `measure` first.
+        normalise: "none" (default), "mean", "max" or "sum".
+
+    Raises:
+        CriterionError: an unknown normalisation.
+
+    >>> import torch
+    >>> from hfp.importance import ScaledImportance, create
+    >>> criterion = ScaledImportance(create("l1"), power=0.5, normalise="mean")
+    >>> criterion.measure(torch.nn.Linear(4, 2), torch.randn(1, 4))
     """
 
     def __init__(self, inner: tp.importance.Importance, power: float = 0.0, normalise: str = "none") -> None:
@@ -60,21 +72,20 @@ class ScaledImportance(tp.importance.Importance):
     def measure(self, model: nn.Module, example_inputs: Any) -> None:
         """Run the model once to see how many positions each layer computes; the model is left as it was.
 
-        example_inputs: what the model is called with; a tuple or list is unpacked, a dictionary are keywords.
+        Args:
+            model: the model that will be pruned.
+            example_inputs: what the model is called with; a tuple or list is unpacked, a dictionary are keywords.
         """
         model = unwrapped(model)
         found: dict[str, float] = {}
         handles = [
             module.register_forward_hook(_count(found, name))
             for name, module in model.named_modules()
-            if isinstance(module, (_ConvNd, nn.Linear))
+            if isinstance(module, PRODUCTS)
         ]
         try:
             with untouched(model, parameters_require_grad=False), torch.no_grad():
-                if isinstance(example_inputs, dict):
-                    model(**example_inputs)
-                else:
-                    model(*example_inputs) if isinstance(example_inputs, (tuple, list)) else model(example_inputs)
+                call(model, example_inputs)
         finally:
             for handle in handles:
                 handle.remove()
@@ -106,7 +117,7 @@ class ScaledImportance(tp.importance.Importance):
         total = torch.zeros(width(group), dtype=torch.float64)
         for member in members(group):
             layer: Any = member.layer
-            if isinstance(layer, (_ConvNd, nn.Linear)):
+            if isinstance(layer, PRODUCTS):
                 if member.name not in self._positions:
                     raise CriterionError(f"layer {member.name!r} is not measured; call measure(model, example_inputs)")
                 channels = _channels(layer, member.direction)
@@ -118,15 +129,15 @@ class ScaledImportance(tp.importance.Importance):
 
 
 def _channels(layer: Any, direction: str) -> int:
-    if isinstance(layer, nn.Linear):
-        return layer.out_features if direction == "out" else layer.in_features
-    return layer.out_channels if direction == "out" else layer.in_channels
+    counts = counts_of(layer)
+    assert counts is not None
+    return int(getattr(layer, str(counts[direction == "out"])))
 
 
 def _count(found: dict[str, float], name: str) -> Any:
     def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        positions = args[0] if isinstance(module, _ConvTransposeNd) else output
-        channels = positions.shape[-1 if isinstance(module, nn.Linear) else 1]
+        positions = args[0] if multiplies_inputs(module) else output
+        channels = positions.shape[channel_dim(module)]
         found[name] = found.get(name, 0.0) + positions.numel() / channels / len(positions)
 
     return hook

@@ -13,6 +13,7 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from hfp.importance.errors import CriterionError
+from hfp.layers.calling import call
 
 Loss = Callable[..., Tensor]
 Forward = Callable[[Any, Any], Any]
@@ -80,9 +81,7 @@ class Pass:
             if self.forward is not None:
                 return self.forward(model, batch)
             inputs = batch[0] if isinstance(batch, tuple) else batch
-            if isinstance(inputs, Mapping):
-                return model(**inputs)
-            return model(*inputs) if isinstance(inputs, tuple) else model(inputs)
+            return call(model, inputs)
 
     def target(self, output: Any, batch: Any, size: int) -> Any:
         """What the loss compares the output with: what the batch holds beside its inputs, or drawn labels."""
@@ -140,13 +139,19 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The model inside torch.compile or a data-parallel wrapper: its names are those that a dependency graph knows."""
+    """The model inside torch.compile or a data-parallel wrapper; estimates go by the names in it."""
+    prefix = wrapper_prefix(model)
+    return model.get_submodule(prefix[:-1]) if prefix else model
+
+
+def wrapper_prefix(model: nn.Module) -> str:
+    """What torch.compile or a data-parallel wrapper puts before the names of the model inside, such as "module."."""
     for attribute in ("_orig_mod", "module"):
         inner = getattr(model, attribute, None)
         wraps = attribute == "_orig_mod" or type(model).__name__ in ("DataParallel", "DistributedDataParallel")
         if wraps and isinstance(inner, nn.Module):
-            return unwrapped(inner)
-    return model
+            return f"{attribute}.{wrapper_prefix(inner)}"
+    return ""
 
 
 def mapped(value: Any, function: Callable[[Tensor], Any], other: Callable[[Any], Any] = lambda value: value) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from hfp.importance.capture.squares import LayerCall
+from hfp.layers.products import computed_weight, owner_of
 
 
 @dataclass
@@ -27,19 +29,26 @@ def layers_and_bare(model: nn.Module) -> tuple[dict[str, nn.Module], list[str]]:
     """(layers whose own parameters a call determines, names of the other parameters).
 
     The others are parameters beside child modules (class tokens, position embeddings) and those that several layers
-    share: a call of one layer doesn't hold all of their gradient.
+    share, under the first of their names: a call of one layer doesn't hold all of their gradient. A layer whose weight
+    is computed from others (weight norm, spectral norm, masks) counts with that weight, not with what it is made from.
     """
-    uses: dict[int, int] = {}
-    for module in model.modules():
-        for parameter in module.parameters(recurse=False):
-            uses[id(parameter)] = uses.get(id(parameter), 0) + 1
-    layers, bare = {}, []
-    for name, module in model.named_modules():
+    uses = Counter(id(parameter) for module in model.modules() for parameter in module.parameters(recurse=False))
+    layers: dict[str, nn.Module] = {}
+    bare: list[str] = []
+    seen: set[int] = set()
+    modules = dict(model.named_modules())
+    for name, module in modules.items():
         own = dict(module.named_parameters(recurse=False))
-        if own and not any(True for _ in module.children()) and all(uses[id(p)] == 1 for p in own.values()):
+        if owner_of(f"{name}.")[0] in layers:
+            continue
+        computed = computed_weight(module) is not None
+        called = not isinstance(modules.get(name.rpartition(".")[0]), nn.MultiheadAttention)  # it calls no layers
+        alone = called and (computed or not any(True for _ in module.children()))
+        if alone and (own or computed) and all(uses[id(p)] == 1 for p in own.values()):
             layers[name] = module
         else:
-            bare += [f"{name}.{parameter}" if name else parameter for parameter in own]
+            bare += [f"{name}.{key}" if name else key for key, parameter in own.items() if id(parameter) not in seen]
+        seen.update(map(id, own.values()))
     return layers, bare
 
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
-from torch.nn.modules.conv import _ConvNd
 
 from hfp.importance.errors import CriterionError
+from hfp.layers.patches import windows
+from hfp.layers.products import PRODUCTS, channel_dim, groups_of, is_plain
 
 WIDEST = 1 << 14
 """Columns of the widest layer that factors are kept for: its second moment takes 2 GiB."""
@@ -47,8 +47,9 @@ class Factors:
 
     def moment(self, centred: bool) -> Tensor:
         """The mean of products of inputs, or their covariance, `[groups, columns, columns]`."""
-        mean = self.total / self.rows
-        square = self.square / self.rows
+        rows = max(self.rows, 1)  # a layer that was given no rows has sums of zero
+        mean = self.total / rows
+        square = self.square / rows
         return square - mean[:, :, None] * mean[:, None] if centred else square
 
 
@@ -105,7 +106,7 @@ def recording_factors(model: nn.Module) -> Iterator[FactorRecorder]:
     handles = []
     try:
         for name, module in model.named_modules():
-            if isinstance(module, nn.Linear | _ConvNd):
+            if isinstance(module, PRODUCTS):
                 reason = _why_not(module)
                 if reason is None:
                     handles.append(module.register_forward_hook(_record(recorder, name)))
@@ -128,11 +129,6 @@ def exact(x: Tensor) -> Tensor:
     return (x.cpu() if x.device.type == "mps" else x).double()
 
 
-def groups_of(layer: Any) -> int:
-    """A convolution's groups; 1 for a linear layer."""
-    return int(getattr(layer, "groups", 1))
-
-
 def gram(columns: Tensor) -> Tensor:
     """`X X^T` of `[groups, columns, rows]`, a part of the lower half copied from the upper."""
     width = columns.shape[1]
@@ -148,26 +144,18 @@ def gram(columns: Tensor) -> Tensor:
     return found
 
 
-def patches(layer: nn.Module, entering: Tensor) -> Tensor:
+def patches(layer: Any, entering: Tensor) -> Tensor:
     """What goes into each product, `[groups, columns, rows]`, in the order of the weight's entries."""
-    if not isinstance(layer, _ConvNd):
+    if isinstance(layer, nn.Linear):
         return entering.flatten(0, -2).T[None]
-    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-    windows = entering
-    if any(layer._reversed_padding_repeated_twice):
-        windows = functional.pad(entering, layer._reversed_padding_repeated_twice, mode=mode)
     dims = len(layer.kernel_size)
-    for dim, (size, stride, dilation) in enumerate(
-        zip(layer.kernel_size, layer.stride, layer.dilation, strict=True), start=2
-    ):
-        windows = windows.unfold(dim, (size - 1) * dilation + 1, stride)[..., ::dilation]
-    windows = windows.movedim(tuple(range(2 + dims, 2 + 2 * dims)), tuple(range(2, 2 + dims)))
-    return windows.movedim(0, dims + 1).flatten(dims + 1).flatten(0, dims).unflatten(0, (layer.groups, -1))
+    found = windows(layer, entering)
+    found = found.movedim(tuple(range(2 + dims, 2 + 2 * dims)), tuple(range(2, 2 + dims)))
+    return found.movedim(0, dims + 1).flatten(dims + 1).flatten(0, dims).unflatten(0, (layer.groups, -1))
 
 
 def _why_not(layer: nn.Module) -> str | None:
-    plain = {kind.forward for kind in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)}
-    if type(layer).forward not in plain:
+    if not is_plain(layer):
         return "is no plain product of its input's patches and its weight, which Kronecker factors are of"
     columns = getattr(layer, "weight").flatten(1).shape[1]  # noqa: B009
     if columns > WIDEST:
@@ -179,13 +167,13 @@ def _record(recorder: FactorRecorder, name: str) -> Any:
     def hook(module: Any, args: tuple[Any, ...], output: Tensor) -> Tensor:
         if not torch.is_grad_enabled():
             return output  # a checkpoint's first pass; the layer runs again when its gradient is wanted
-        groups, channel_dim = groups_of(module), 1 if isinstance(module, _ConvNd) else -1
-        recorder.widths[name] = output.shape[channel_dim] // groups
+        groups, dim = groups_of(module), channel_dim(module)
+        recorder.widths[name] = output.shape[dim] // groups
         with torch.no_grad():
             recorder.enter(name, patches(module, _wide(_batched(module, args[0]))))
 
         def leave(grad: Tensor) -> None:
-            rows = _wide(_batched(module, grad)).movedim(channel_dim, 0).flatten(1)
+            rows = _wide(_batched(module, grad)).movedim(dim, 0).flatten(1)
             recorder.leave(name, rows.unflatten(0, (groups, -1)))
 
         written = output if output.requires_grad else output.detach().requires_grad_()
@@ -195,9 +183,9 @@ def _record(recorder: FactorRecorder, name: str) -> Any:
     return hook
 
 
-def _batched(layer: nn.Module, x: Tensor) -> Tensor:
+def _batched(layer: Any, x: Tensor) -> Tensor:
     """With a dimension of samples, also where the layer was given one sample alone."""
-    least = len(layer.kernel_size) + 2 if isinstance(layer, _ConvNd) else 2
+    least = 2 if isinstance(layer, nn.Linear) else len(layer.kernel_size) + 2
     return x[None] if x.dim() < least else x
 
 

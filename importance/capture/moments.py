@@ -10,6 +10,12 @@ from torch import Tensor
 
 from hfp.importance.errors import CriterionError
 
+WAY_OUT = (
+    "take group-fisher, or make the weight a parameter (torch.nn.utils.parametrize.remove_parametrizations, or "
+    "remove_weight_norm, remove_spectral_norm, prune.remove)"
+)
+"""What to do where a criterion asks for estimates of a weight that is computed from others."""
+
 
 @dataclass(frozen=True)
 class GradientMoments:

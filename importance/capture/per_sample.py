@@ -12,10 +12,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hfp.importance.capture.batches import Pass, mapped
 from hfp.importance.capture.calls import layers_and_bare, recording_calls
-from hfp.importance.capture.moments import GradientMoments, check_finite
+from hfp.importance.capture.moments import WAY_OUT, GradientMoments, check_finite
 from hfp.importance.capture.squares import gradient_moments
 from hfp.importance.capture.state import untouched
 from hfp.importance.errors import CriterionError
+from hfp.layers.products import computed_weight
 
 Sums = dict[str, Tensor]
 
@@ -56,6 +57,11 @@ def _of_layers(
                 continue
             calls, prefix = recorder.calls.pop(name, []), f"{name}." if name else ""
             if any(len(call.grad) % size for call in calls):
+                if computed_weight(layer) is not None:
+                    raise CriterionError(
+                        f"layer {name!r} computes its weight and runs on what all samples share, so that it has no "
+                        f"gradient per sample; {WAY_OUT}"
+                    )
                 unsplit += [prefix + parameter for parameter, _ in layer.named_parameters(recurse=False)]
                 continue
             for parameter, (first, second) in gradient_moments(layer, calls, size).items():

@@ -9,12 +9,14 @@ at once (`torch.func`). No loop over samples, and no backward pass beyond the on
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vjp, vmap
-from torch.nn import functional
+
+from hfp.layers.patches import columns
+from hfp.layers.products import computed_weight, is_plain
 
 CHUNK_BYTES = 1 << 26  # gradients are formed for as many samples at a time as fit
 
@@ -50,7 +52,7 @@ def gradient_moments(module: nn.Module, calls: list[LayerCall], samples: int) ->
 
     A layer that ran several times in one forward pass has one gradient per sample: the sum over its calls.
     """
-    parameters = dict(module.named_parameters(recurse=False))
+    parameters = weights_of(module)
     size = max(parameter.numel() * parameter.element_size() for parameter in parameters.values())
     chunk = max(1, min(samples, CHUNK_BYTES // size))
     sums = {name: (torch.zeros_like(p), torch.zeros_like(p)) for name, p in parameters.items()}
@@ -61,6 +63,15 @@ def gradient_moments(module: nn.Module, calls: list[LayerCall], samples: int) ->
             sums[name][0].add_(gradients.sum(0))
             sums[name][1].add_(gradients.square_().sum(0))
     return sums
+
+
+def weights_of(module: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a layer that have gradients: its parameters, or its weight and bias where that is computed."""
+    weight = computed_weight(module)
+    if weight is None:
+        return dict(module.named_parameters(recurse=False))
+    bias = getattr(module, "bias", None)
+    return {"weight": weight} if bias is None else {"weight": weight, "bias": bias.detach()}
 
 
 def _summed_over_calls(
@@ -78,7 +89,9 @@ def per_sample_gradients(module: nn.Module, call: LayerCall, samples: int) -> di
     if isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward:
         return _linear(module, call, samples)
     if isinstance(module, nn.Conv2d) and type(module).forward is nn.Conv2d.forward and _plain_padding(module):
-        return _conv2d(module, call, samples)
+        return _convolution(module, call, samples)
+    if is_plain(module) and computed_weight(module) is not None:
+        return _convolution(module, call, samples)
     return _any_layer(module, call, samples)
 
 
@@ -88,13 +101,17 @@ def _linear(module: nn.Linear, call: LayerCall, samples: int) -> dict[str, Tenso
     return gradients if module.bias is None else {**gradients, "bias": grad.sum(1)}
 
 
-def _conv2d(module: nn.Conv2d, call: LayerCall, samples: int) -> dict[str, Tensor]:
+def _convolution(module: Any, call: LayerCall, samples: int) -> dict[str, Tensor]:
     x, grad = call.args[0], call.grad.flatten(2)
-    if module.kernel_size == (1, 1) and module.stride == (1, 1) and module.padding == (0, 0):
+    if (
+        isinstance(module, nn.Conv2d)
+        and module.kernel_size == (1, 1)
+        and module.stride == (1, 1)
+        and module.padding == (0, 0)
+    ):
         patches = x.flatten(2)
     else:
-        padding = cast(tuple[int, ...], module.padding)
-        patches = functional.unfold(x, module.kernel_size, module.dilation, padding, module.stride)
+        patches = columns(module, x)
     patches = patches.unflatten(1, (module.groups, -1))
     weight = grad.unflatten(1, (module.groups, -1)) @ patches.transpose(2, 3)
     weight = weight.reshape(samples, -1, *module.weight.shape).sum(1)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import numpy as np
 import torch
 from torch import nn
+
+from hfp.layers.calling import random_state_kept
 
 
 @contextmanager
@@ -22,8 +22,7 @@ def untouched(model: nn.Module, *, parameters_require_grad: bool) -> Iterator[No
     modes = [(module, module.training) for module in model.modules()]
     parameters = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
-    python_state, numpy_state = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())), torch.enable_grad():
+    with random_state_kept(), torch.enable_grad():
         try:
             model.eval()
             for parameter, _, _ in parameters:
@@ -39,5 +38,3 @@ def untouched(model: nn.Module, *, parameters_require_grad: bool) -> Iterator[No
             with torch.no_grad():
                 for buffer, value in buffers:
                     buffer.copy_(value)
-            random.setstate(python_state)
-            np.random.set_state(numpy_state)

@@ -1,1 +1,1 @@
-"""Criteria, one a file."""
+"""Criteria, one per file; each docstring states its equation, its source and its cost in passes."""

@@ -18,22 +18,39 @@ FISHERS = ("empirical", "gauss-newton", "off")
 
 
 class GroupFisherImportance(GatedImportance):
-    r"""Score of channel `c`: \(\tfrac12 E_n v_{n,c}^2\), with \(v\) the gate's derivative summed over all readers of
-    the channel.
+    r"""Score of channel `c`: \(\tfrac12 E_n v_{n,c}^2\), `v` being the derivative of the channel's gate.
 
-    The second-order term of the loss in the gate, with a Fisher of the gate for its curvature; all cross terms inside
-    the channel are included, since readers are added up before squaring. `E` is the mean over samples. Source: Liu et
-    al., Group Fisher Pruning, ICML 2021, eq. 8; gates as in Molchanov et al., CVPR 2019.
-
-    fisher: "empirical", \(v\) of the loss at the true labels: any loss, one backward. "gauss-newton", \(v\) of
-        \(\sum_k \epsilon_k \sqrt{p_k} (z_k - \sum_j p_j z_j)\) for logits `z`, their softmax `p` and random signs
-        \(\epsilon\), whose mean square is the exact Gauss-Newton (and Fisher) term of cross-entropy; classifiers, one
-        backward per draw, and the targets aren't used. "off" leaves the term out.
-    first_order: adds, at the true labels, "signed" \(-E v\) or "absolute" \(E|v|\); "off" adds nothing.
-    draws: of the signs, per sample. seed: theirs; how the samples are batched doesn't matter.
-    joint, repaired: `GatedImportance`.
+    `v` is summed over all layers that read the channel. This is the second-order term of the loss in the gate, with a
+    Fisher of the gate for its curvature. All cross terms inside the channel are included, since readers are added up
+    before squaring. `E` is the mean over samples.
 
     Cost: one forward, and one backward to activations only per pass: no weight gradients.
+
+    Args:
+        fisher: "empirical" (default), \(v\) of the loss at the true labels: any loss, one backward. "gauss-newton",
+        \(v\)
+            of \(\sum_k \epsilon_k \sqrt{p_k} (z_k - \sum_j p_j z_j)\) for logits `z`, their softmax `p` and random
+            signs \(\epsilon\), whose mean square is the exact Gauss-Newton (and Fisher) term of cross-entropy;
+            classifiers, one backward per draw, and the targets aren't used. "off" leaves the term out.
+        first_order: adds, at the true labels, "signed" \(-E v\) or "absolute" \(E|v|\); "off" (default) adds nothing.
+        draws: of the signs, per sample.
+        seed: of the signs; how the samples are batched doesn't matter.
+        joint: as for `GatedImportance`.
+        repaired: as for `GatedImportance`.
+
+    Raises:
+        CriterionError: an unknown option, both terms off, or fewer than one draw.
+
+    Source: Liu et al., Group Fisher Pruning, ICML 2021, eq. 8; gates as in Molchanov et al., CVPR 2019.
+
+    >>> import torch
+    >>> from hfp.importance import GroupFisherImportance
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 3))
+    >>> batches = [(torch.randn(8, 4), torch.randint(3, (8,)))]
+    >>> criterion = GroupFisherImportance()
+    >>> criterion.accumulate(model, batches, torch.nn.functional.cross_entropy)
+    >>> criterion.samples
+    8
     """
 
     def __init__(

@@ -13,18 +13,34 @@ from hfp.importance.capture.logits import logits_of
 
 
 class GroupKLImportance(LinearisedImportance):
-    r"""Score of channel `c`: \(E_n\, KL(\mathrm{softmax}(z_n - J_{n,c}) \,\|\, \mathrm{softmax}(z_n))\), in nats per
-    sample.
+    r"""Score of channel `c`: \(E_n\, KL(\mathrm{softmax}(z_n - J_{n,c}) \,\|\, \mathrm{softmax}(z_n))\).
 
-    \(J_{n,k,c}\) is the derivative of logit `k` of sample `n` in the gate of channel `c`, summed over all readers of
-    the
-    channel: removing it takes the logits, to first order, from `z` to `z - J`. The divergence is then taken exactly,
-    not to second order as in `GroupFisherImportance`, whose Gauss-Newton term is its limit for small `J`: a confident
-    prediction has no curvature, but a removal is large enough to turn it. Targets aren't used. `E` is the mean over
-    samples. This project's own; the quadratic limit is in Martens, arXiv 1412.1193, section 6.
+    It is in nats per sample. \(J_{n,k,c}\) is the derivative of logit `k` of sample `n` in the gate of channel `c`,
+    summed over all readers of the channel: removing it takes the logits, to first order, from `z` to `z - J`. The
+    divergence is then taken exactly, not to second order as in `GroupFisherImportance`, whose Gauss-Newton term is its
+    limit for small `J`: a confident prediction has no curvature, but a removal is large enough to turn it. Targets
+    aren't used. `E` is the mean over samples.
 
-    classes: how many logits are differentiated, the largest of each sample: `LinearisedImportance`.
-    joint, repaired: `GatedImportance`. Cost: one forward, and one backward to activations only per class.
+    Cost: one forward, and one backward to activations only per class.
+
+    Args:
+        classes: how many logits are differentiated, the largest of each sample (default 3); None takes all.
+        joint: as for `GatedImportance`.
+        repaired: as for `GatedImportance`.
+
+    Raises:
+        CriterionError: fewer than two classes.
+
+    Source: this project; the quadratic limit is in Martens, arXiv 1412.1193, section 6.
+
+    >>> import torch
+    >>> from hfp.importance import GroupKLImportance
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 3))
+    >>> batches = [(torch.randn(8, 4), torch.randint(3, (8,)))]
+    >>> criterion = GroupKLImportance()
+    >>> criterion.accumulate(model, batches, torch.nn.functional.cross_entropy)
+    >>> criterion.samples
+    8
     """
 
     def __init__(self, classes: int | None = 3, joint: bool = False, repaired: bool = False) -> None:

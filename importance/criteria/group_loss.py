@@ -17,16 +17,33 @@ from hfp.importance.errors import CriterionError
 class GroupLossImportance(LinearisedImportance):
     r"""Score of channel `c`: \(E_n[\ell_n(z_n - J_{n,S} - J_{n,c}) - \ell_n(z_n - J_{n,S})]\), in nats per sample.
 
-    \(\ell_n\) is cross-entropy with the target and `J` as in `GroupKLImportance`; `S` are the channels of the group
+    \(\ell_n\) is cross-entropy with the target, and `J` is as in `GroupKLImportance`. `S` are the channels of the group
     that score lower and so go before (`joint_scores`), or none with `joint=False`. Being tied to the targets and not to
     the model's own predictions, it doesn't drift when a model is pruned in steps and scored again before each. `E` is
-    the mean over samples. This project's own.
+    the mean over samples. Targets are class labels, or probabilities `[samples, classes]`, such as those of the model
+    before it was pruned.
 
-    Targets are class labels, or probabilities `[samples, classes]`, such as those of the model before it was pruned.
+    Cost: one forward, and one backward to activations only per class.
 
-    classes: how many logits are differentiated, those with the largest sum of predicted and target probability (the
-        label's first of all): `LinearisedImportance`.
-    joint, repaired: `GatedImportance`. Cost: one forward, and one backward to activations only per class.
+    Args:
+        classes: how many logits are differentiated, those with the largest sum of predicted and target probability (the
+            label's first of all; default 3); None takes all.
+        joint: as for `GatedImportance`, but True by default.
+        repaired: as for `GatedImportance`.
+
+    Raises:
+        CriterionError: fewer than two classes.
+
+    Source: this project.
+
+    >>> import torch
+    >>> from hfp.importance import GroupLossImportance
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 3))
+    >>> batches = [(torch.randn(8, 4), torch.randint(3, (8,)))]
+    >>> criterion = GroupLossImportance()
+    >>> criterion.accumulate(model, batches, torch.nn.functional.cross_entropy)
+    >>> criterion.samples
+    8
     """
 
     def __init__(self, classes: int | None = 3, joint: bool = True, repaired: bool = False) -> None:

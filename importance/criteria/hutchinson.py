@@ -19,11 +19,30 @@ from hfp.importance.errors import CriterionError
 class HutchinsonImportance(AccumulatedImportance):
     r"""Diagonal criterion with \(h = E_z\, z \odot H z\); `z` has entries ±1 and `H` is the Hessian of the mean loss.
 
-    Unbiased for the true diagonal, which may be negative; each batch draws its own `z`, and the mean over samples
-    weighs every batch by its size. No Fisher is involved. `g` is the mean gradient. Cost: a forward and backward, and
-    one more backward through both per probe. Source: Bekas et al., 2007; Yao et al., AdaHessian, arXiv 2006.00719.
+    The estimate is unbiased for the true diagonal, which may be negative. Each batch draws its own `z`, and the mean
+    over samples weighs every batch by its size. No Fisher is involved. `g` is the mean gradient.
 
-    probes: draws of `z` per batch. seed: of the draws, which come from a generator of the criterion's own.
+    Cost: a forward and a backward pass, and one more backward through both per probe.
+
+    Args:
+        form: as for `DiagonalImportance`.
+        reduction: as for `DiagonalImportance`.
+        probes: draws of `z` per batch, 1 or more.
+        seed: of the draws, which come from a generator of the criterion's own.
+
+    Raises:
+        CriterionError: fewer than one probe.
+
+    Source: Bekas et al., 2007; Yao et al., AdaHessian, arXiv 2006.00719.
+
+    >>> import torch
+    >>> from hfp.importance import HutchinsonImportance
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 3))
+    >>> batches = [(torch.randn(8, 4), torch.randint(3, (8,)))]
+    >>> criterion = HutchinsonImportance(probes=2)
+    >>> criterion.accumulate(model, batches, torch.nn.functional.cross_entropy)
+    >>> criterion.samples
+    8
     """
 
     def __init__(self, form: str = "curvature", reduction: str = "sum", probes: int = 1, seed: int = 0) -> None:

@@ -10,18 +10,18 @@ import numpy as np
 import torch
 import torch_pruning as tp
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 
 from hfp.importance.bases.from_data import FromData
 from hfp.importance.bases.joint import quadratic_joint_scores
 from hfp.importance.capture.batches import Pass
-from hfp.importance.capture.factors import Factors, as_matrix, exact, groups_of, recording_factors
+from hfp.importance.capture.factors import Factors, as_matrix, exact, recording_factors
 from hfp.importance.capture.logits import logits_of
 from hfp.importance.capture.state import untouched
 from hfp.importance.criteria.group_fisher import gauss_newton_root
 from hfp.importance.errors import CriterionError
 from hfp.importance.groups.members import Member, root_name, width
 from hfp.importance.groups.roles import channels_at, is_attention, roles_of
+from hfp.layers.products import PRODUCTS, groups_of
 
 FISHERS = ("empirical", "gauss-newton")
 _PARTS = ("rows", "total", "square", "gradient")
@@ -55,9 +55,9 @@ class Totals:
 
 
 class KroneckerImportance(FromData[Totals], tp.importance.Importance):
-    r"""Score of channel `c`: \(\tfrac12 M_{cc} + \sum_{s \in S} M_{cs}\), what its removal adds to that of the channels
-    `S` that score lower.
+    r"""Score of channel `c`: \(\tfrac12 M_{cc} + \sum_{s \in S} M_{cs}\), what its removal adds to that of `S`.
 
+    `S` are the channels of the group that score lower.
     \(M_{cc'} = \sum \sum_{i \in c,\, j \in c'} (W^T G W)_{ij} A_{ij}\), the outer sum over the convolution and linear
     layers that read the coupled group, the inner over the columns of a layer's weight `W` `[out, in * kernel]` that a
     channel has. \(\tfrac12 \sum_{c, c' \in S} M_{cc'}\) is the loss, to second order, of taking the columns of `S`
@@ -66,25 +66,39 @@ class KroneckerImportance(FromData[Totals], tp.importance.Importance):
     output, the sum over all positions of `N` samples. Channels that carry the same thing are dear together and cheap
     alone: `A` holds how far they move together, which no criterion of single channels sees.
 
-    Source of the factors: K-FAC, Martens and Grosse, ICML 2015, section 3; for convolutions, Grosse and Martens, ICML
-    2016, eq. 32. Of their use for structured pruning: Wang et al., EigenDamage, ICML 2019. The sum over a coupled group
-    and the selection of channels together are this project's.
-
     Norms, activations and depthwise convolutions pass channels on. Channels read by different groups of a convolution
     are taken to be independent. Channels that no layer reads (queries and keys) count where a linear layer writes them,
-    by \(E\, y y^T \circ G\) at its output; where attention multiplies and a layer reads them, the mean of both.
-
-    fisher: whose gradients `g` are: "gauss-newton", of `gauss_newton_root` with random signs, the Gauss-Newton (and
-        Fisher) factor of cross-entropy, for classifiers, targets aren't used; "empirical", of the loss at the true
-        labels, any loss.
-    joint: False scores a channel's removal alone, \(\tfrac12 M_{cc}\).
-    repaired: score the removal of what a channel adds to its mean, with the covariance for `A`, for use where a repair
-        keeps the mean: biases that absorb it, or batch-norm statistics taken anew.
-    seed: of the signs, drawn sample after sample; workers that are merged should have different ones.
+    by \(E\, y y^T \circ G\) at its output; where attention multiplies and a layer reads them, the mean of both. A layer
+    that ran on no rows (an expert that no token was sent to) adds nothing.
 
     Cost: one forward, one backward to activations only, and a product of each layer's inputs with themselves: two to
     four plain forward and backward passes. Memory: of each layer, 8 bytes per pair of columns and pair of outputs,
     whatever the number of samples.
+
+    Args:
+        fisher: whose gradients `g` are. "gauss-newton" (default): of `gauss_newton_root` with random signs, the
+            Gauss-Newton (and Fisher) factor of cross-entropy, for classifiers; targets aren't used. "empirical": of the
+            loss at the true labels, any loss.
+        joint: False scores a channel's removal alone, \(\tfrac12 M_{cc}\).
+        repaired: score the removal of what a channel adds to its mean (default), with the covariance for `A`, for use
+            where a repair keeps the mean: biases that absorb it, or batch-norm statistics taken anew.
+        seed: of the signs, drawn sample after sample; workers that are merged should have different ones.
+
+    Raises:
+        CriterionError: an unknown Fisher.
+
+    Source: of the factors, K-FAC, Martens and Grosse, ICML 2015, section 3, and for convolutions Grosse and Martens,
+    ICML 2016, eq. 32; of their use for structured pruning, Wang et al., EigenDamage, ICML 2019. The sum over a coupled
+    group and the selection of channels together are this project's.
+
+    >>> import torch
+    >>> from hfp.importance import KroneckerImportance
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 3))
+    >>> batches = [(torch.randn(8, 4), torch.randint(3, (8,)))]
+    >>> criterion = KroneckerImportance()
+    >>> criterion.accumulate(model, batches, torch.nn.functional.cross_entropy)
+    >>> criterion.samples
+    8
     """
 
     def __init__(self, fisher: str = "gauss-newton", joint: bool = True, repaired: bool = True, seed: int = 0) -> None:
@@ -204,13 +218,13 @@ class KroneckerImportance(FromData[Totals], tp.importance.Importance):
         moment = matrix @ factors.moment(True)[0] @ matrix.T
         if not self.repaired:
             bias: Any = member.layer.bias  # type: ignore[union-attr]
-            mean = matrix @ (factors.total[0] / factors.rows) + (0 if bias is None else exact(bias.detach()))
+            mean = matrix @ (factors.total[0] / max(factors.rows, 1)) + (0 if bias is None else exact(bias.detach()))
             moment = moment + mean[:, None] * mean
         return member, moment * factors.gradient[0] / self.samples
 
     def _of(self, member: Member, side: str) -> Factors:
         layer: Any = member.layer
-        if not isinstance(layer, nn.Linear | _ConvNd):
+        if not isinstance(layer, PRODUCTS):
             raise CriterionError(
                 f"layer {member.name!r} is a {type(layer).__name__}: Kronecker factors are of convolution and linear "
                 "layers; take group-fisher, or put its group into ignored_layers"

@@ -23,9 +23,23 @@ class SampledFisherImportance(AccumulatedImportance):
     Labels come from the model's own softmax, which makes `h` the diagonal of the Fisher; for cross-entropy that is the
     Gauss-Newton matrix. `g` is the mean gradient at the drawn labels, 0 in expectation. `E_n` is the mean over samples.
     `loss_fn(output, labels)` must be the negative log-likelihood of integer labels; the batches' targets are not used.
-    Cost: as the empirical Fisher. Source: Kunstner et al., arXiv 1905.12558; Martens, arXiv 1412.1193.
 
-    seed: of the draws, which come from a generator of the criterion's own; how the samples are batched doesn't matter.
+    Cost: as the empirical Fisher.
+
+    Args:
+        form: as for `DiagonalImportance`. reduction: as for `DiagonalImportance`. seed: of the draws, which come from a
+        generator of the criterion's own; how the samples are batched doesn't matter.
+
+    Source: Kunstner et al., arXiv 1905.12558; Martens, arXiv 1412.1193.
+
+    >>> import torch
+    >>> from hfp.importance import SampledFisherImportance
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 3))
+    >>> batches = [(torch.randn(8, 4), torch.randint(3, (8,)))]
+    >>> criterion = SampledFisherImportance(seed=1)
+    >>> criterion.accumulate(model, batches, torch.nn.functional.cross_entropy)
+    >>> criterion.samples
+    8
     """
 
     def __init__(self, form: str = "curvature", reduction: str = "sum", seed: int = 0) -> None:

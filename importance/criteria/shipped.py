@@ -10,7 +10,6 @@ from typing import Any
 import torch
 import torch_pruning as tp
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvTransposeNd
 
 from hfp.importance.bases.accumulated import AccumulatedImportance
 from hfp.importance.capture.batches import Pass
@@ -18,7 +17,8 @@ from hfp.importance.capture.gradient import mean_gradient_of
 from hfp.importance.capture.moments import GradientMoments
 from hfp.importance.capture.per_sample import gradient_moments_of
 from hfp.importance.errors import CriterionError
-from hfp.importance.groups.members import members, root_name, width
+from hfp.importance.groups.members import members, parameter_name, root_name, width
+from hfp.layers.products import multiplies_inputs
 
 
 class ShippedImportance(tp.importance.Importance):
@@ -26,6 +26,13 @@ class ShippedImportance(tp.importance.Importance):
 
     Magnitudes also score what torch-pruning passes over or fails on: bare parameters, embeddings, recurrent layers and
     grouped transposed convolutions, by the same norm.
+
+    Args:
+        inner: one of torch-pruning's criteria.
+
+    >>> import torch_pruning as tp
+    >>> from hfp.importance import ShippedImportance
+    >>> criterion = ShippedImportance(tp.importance.GroupMagnitudeImportance(p=1))
     """
 
     def __init__(self, inner: tp.importance.Importance) -> None:
@@ -72,7 +79,7 @@ class _ReadsGradients(AccumulatedImportance):
             CriterionError: nothing accumulated, or accumulated on another model.
         """
         found = {
-            f"{member.name}.{name}": parameter
+            parameter_name(group, parameter, f"{member.name}.{name}"): parameter
             for member in members(group)
             if isinstance(member.layer, nn.Module)
             for name, parameter in member.layer.named_parameters(recurse=False)
@@ -88,9 +95,23 @@ class _ReadsGradients(AccumulatedImportance):
 
 
 class TaylorImportance(_ReadsGradients):
-    """torch-pruning's first-order criterion on the mean gradient. Cost: one forward and backward.
+    """torch-pruning's first-order criterion on the mean gradient.
 
-    Options are those of `torch_pruning.importance.GroupTaylorImportance`. Source: Molchanov et al., CVPR 2019.
+    Cost: one forward and one backward.
+
+    Args:
+        options: those of `torch_pruning.importance.GroupTaylorImportance`.
+
+    Source: Molchanov et al., CVPR 2019.
+
+    >>> import torch
+    >>> from hfp.importance import TaylorImportance
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 3))
+    >>> batches = [(torch.randn(8, 4), torch.randint(3, (8,)))]
+    >>> criterion = TaylorImportance()
+    >>> criterion.accumulate(model, batches, torch.nn.functional.cross_entropy)
+    >>> criterion.samples
+    8
     """
 
     def __init__(self, **options: Any) -> None:
@@ -106,8 +127,21 @@ class TaylorImportance(_ReadsGradients):
 class HessianImportance(_ReadsGradients):
     """torch-pruning's second-order criterion on the mean of squared per-sample gradients, over all samples.
 
-    torch-pruning's own accumulation keeps the last sample alone. Cost: as the empirical Fisher. Options are those of
-    `torch_pruning.importance.GroupHessianImportance`. Source: LeCun et al., Optimal Brain Damage, 1989.
+    torch-pruning's own accumulation keeps the last sample alone. Cost: as the empirical Fisher.
+
+    Args:
+        options: those of `torch_pruning.importance.GroupHessianImportance`.
+
+    Source: LeCun et al., Optimal Brain Damage, 1989.
+
+    >>> import torch
+    >>> from hfp.importance import HessianImportance
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 3))
+    >>> batches = [(torch.randn(8, 4), torch.randint(3, (8,)))]
+    >>> criterion = HessianImportance()
+    >>> criterion.accumulate(model, batches, torch.nn.functional.cross_entropy)
+    >>> criterion.samples
+    8
     """
 
     def __init__(self, **options: Any) -> None:
@@ -121,7 +155,14 @@ class HessianImportance(_ReadsGradients):
 
 
 class RandomImportance(tp.importance.Importance):
-    """Uniform random scores from a generator of its own, so that the caller's random state isn't consumed."""
+    """Uniform random scores from a generator of its own, so that the caller's random state isn't consumed.
+
+    Args:
+        seed: of the generator.
+
+    >>> from hfp.importance import RandomImportance
+    >>> criterion = RandomImportance(seed=1)
+    """
 
     def __init__(self, seed: int = 0) -> None:
         self._generator = torch.Generator().manual_seed(seed)
@@ -143,7 +184,7 @@ def _fitting(value: Tensor, parameter: Tensor, name: str) -> Tensor:
 def _is_misread(item: Any) -> bool:
     """Whether torch-pruning takes the outputs of one group of a transposed convolution for those of all."""
     layer = item.dep.target.module
-    return isinstance(layer, _ConvTransposeNd) and 1 < layer.groups < layer.out_channels
+    return multiplies_inputs(layer) and 1 < layer.groups < layer.out_channels
 
 
 def _magnitudes(group: Any, p: int) -> Tensor | None:

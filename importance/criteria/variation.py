@@ -1,6 +1,4 @@
-r"""Gradient and curvature that a server estimates from what its clients' models did in a round, without any work of
-theirs.
-"""
+"""Gradient and curvature that a server estimates from how its clients' models moved in a round."""
 
 from __future__ import annotations
 
@@ -19,8 +17,7 @@ Tensors = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Variation:
-    r"""Running server-side estimates, one tensor of full shape per parameter; a frozen value, `update` returns the
-    next.
+    r"""Running server-side estimates, one tensor of full shape per parameter; `update` returns the next, frozen, value.
 
     Client `k` moved from \(w^{(0)}\) to \(w_k^{(E)}\); its pseudo-gradient is \(g_k = -(w_k^{(E)} - w^{(0)}) / (\eta
     E)\). Per entry, over the clients that hold it and with their shares \(p_k\) renormalised: \(\hat g = \sum p_k g_k\)
@@ -31,11 +28,29 @@ class Variation:
     - "secant": \(|\hat g_t - \hat g_{t-1}| / |w_t - w_{t-1}|\), finite differences along the server's path, made
       positive.
 
-    smoothing: share \(\beta\) of the old estimate kept at each update, a running average; an entry's first estimate is
-    taken whole. An entry that nobody trained keeps its last estimate. One that nobody has trained yet has gradient 0
-    and the mean curvature of its tensor's other entries, so that it is neither favoured nor condemned.
+    An entry that nobody trained keeps its last estimate. One that nobody has trained yet has gradient 0 and the mean
+    curvature of its tensor's other entries, so that it is neither favoured nor condemned. Cost: no passes.
 
-    Cost: no passes. Source: CA-HFP, arXiv 2603.12591, section on the score (the estimators are not spelt out there).
+    Args:
+        estimator: "fisher" (default), "centered" or "secant".
+        smoothing: share \(\beta\) of the old estimate kept at each update, a running average; 0 by default. An entry's
+            first estimate is taken whole.
+        gradient: the estimates so far, by parameter; set by `update`.
+        curvature: likewise.
+        seen: where there has been an estimate; likewise.
+        weights: what the clients started from in the last round; likewise.
+
+    Raises:
+        CriterionError: an unknown estimator, or a smoothing outside [0, 1).
+
+    Source: CA-HFP, arXiv 2603.12591, section on the score (the estimators are not spelt out there).
+
+    >>> import torch
+    >>> from hfp.importance import Variation
+    >>> gradient, everyone = {"weight": torch.tensor([1.0, 2.0])}, {"weight": torch.ones(2)}
+    >>> after = Variation().update(gradient, {"weight": torch.tensor([1.0, 4.0])}, everyone)
+    >>> after.curvature["weight"]
+    tensor([1., 4.])
     """
 
     estimator: str = "fisher"
@@ -56,9 +71,14 @@ class Variation:
     ) -> Variation:
         r"""The estimates after one more round.
 
-        gradient_sum: \(\sum_k p_k g_k\) per parameter; square_sum: \(\sum_k p_k g_k^2\); coverage: \(\sum_k p_k\) over
-        the clients that hold an entry (0 where nobody does). weights: what the clients started from, needed by the
-        secant alone.
+        Args:
+            gradient_sum: \(\sum_k p_k g_k\) by parameter.
+            square_sum: \(\sum_k p_k g_k^2\) by parameter.
+            coverage: \(\sum_k p_k\) over the clients that hold an entry (0 where nobody does).
+            weights: what the clients started from, needed by the secant alone.
+
+        Returns:
+            The next value; this one is not changed.
 
         Raises:
             CriterionError: names or shapes that differ between the arguments or from the rounds before, values that
@@ -116,19 +136,32 @@ class Variation:
                     raise CriterionError(
                         f"{argument}[{name!r}] has shape {list(tensors[name].shape)}, not {list(like.shape)}"
                     )
-                if not torch.isfinite(tensors[name]).all():
+                if tensors[name].numel() and not torch.stack(tensors[name].aminmax()).isfinite().all():
                     raise CriterionError(
                         f"{argument}[{name!r}] holds values that are not finite; did a client diverge?"
                     )
 
 
 def _fill(curvature: Tensor, seen: Tensor) -> Tensor:
-    return curvature if seen.all() or not seen.any() else torch.where(seen, curvature, curvature[seen].mean())
+    return (
+        curvature
+        if seen.all() or not seen.any()
+        else torch.where(seen, curvature, curvature.masked_select(seen).mean())
+    )
 
 
 class VariationImportance(DiagonalImportance):
-    """CA-HFP's score from a server's `Variation`; the weights are read from the group's layers. Forms:
-    `DiagonalImportance`.
+    """CA-HFP's score from a server's `Variation`; the weights are read from the group's layers.
+
+    Args:
+        variation: the estimates of gradient and curvature.
+        form: as for `DiagonalImportance`.
+        reduction: as for `DiagonalImportance`.
+
+    Source: CA-HFP, arXiv 2603.12591, eq. 15.
+
+    >>> from hfp.importance import Variation, VariationImportance
+    >>> criterion = VariationImportance(Variation("secant"))
     """
 
     def __init__(self, variation: Variation, form: str = "curvature", reduction: str = "sum") -> None:

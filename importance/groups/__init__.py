@@ -1,1 +1,5 @@
-"""What a criterion reads from a coupled group: its members, their roles and where each channel lies."""
+"""What a criterion reads from a coupled group.
+
+`members` lists the layers and where each of their channels lies in the root; `roles` says which of them read channels,
+write them or take statistics over them.
+"""

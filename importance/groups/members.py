@@ -11,8 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hfp.importance.capture.batches import unwrapped, wrapper_prefix
 from hfp.importance.errors import CriterionError
-from hfp.importance.layers import Slot, channel_sums, registered_slot, tensors_of
+from hfp.importance.layers import channel_sums, tensors_of
+from hfp.layers.products import computed_weight, groups_of, owner_of
+from hfp.layers.table import Slot, direction_of
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class Member:
 
     def sums(self, entries: Tensor, slot: Slot) -> Tensor:
         """Per-entry values of one of this member's tensors, summed into the layer's own channels."""
-        return channel_sums(entries, slot, getattr(self.layer, "groups", 1))
+        return channel_sums(entries, slot, groups_of(self.layer))
 
 
 def width(group: Any) -> int:
@@ -96,6 +99,17 @@ def members(group: Any) -> Iterator[Member]:
             yield Member(*owner, indices, positions, -1)
 
 
+def model_of(group: Any) -> nn.Module:
+    """The model of a group, without torch.compile or a data-parallel wrapper."""
+    return unwrapped(group._DG.model)
+
+
+def parameter_name(group: Any, tensor: Tensor, name: str) -> str:
+    """The name under which estimates of a tensor are kept: of a parameter with several names the first, else `name`."""
+    known = group._DG._param_to_name.get(tensor) if isinstance(tensor, nn.Parameter) else None
+    return name if known is None else _inside(group, known)
+
+
 def operations(group: Any) -> Iterator[str]:
     """The autograd names of the operations in a group that hold no tensors, such as "SoftmaxBackward0"."""
     for item in group:
@@ -112,12 +126,18 @@ def _positions(group: Any) -> Tensor:
 
 
 def _owner(group: Any, name: str, node: Any) -> tuple[str, nn.Module, str] | None:
-    """(name, module, direction) of the module that holds a parameter, if the table knows the place in its type."""
-    path, _, attribute = name.rpartition(".")
-    module = group._DG.model.get_submodule(path)
+    """(name, module, direction) of the module that holds a parameter, if the table knows the place in its type.
+
+    What a weight is computed from (weight norm, spectral norm, masks) stands for the weight.
+    """
+    path, attribute = owner_of(name)
+    module = model_of(group).get_submodule(path)
     if isinstance(module, nn.MultiheadAttention):
         return None  # its parameters hold channels of several groups
-    direction = registered_slot(module, attribute, node.pruning_dim, node.module.dim())
+    weight = computed_weight(module)
+    if weight is not None and node.module.dim() == weight.dim():
+        attribute = "weight"
+    direction = direction_of(module, attribute, node.pruning_dim, node.module.dim())
     return None if direction is None else (path, module, direction)
 
 
@@ -126,6 +146,10 @@ def _is_operation(module: object) -> bool:
 
 
 def _name(group: Any, node: Any) -> str:
-    if isinstance(node.module, nn.Parameter):
-        return group._DG._param_to_name[node.module]
-    return group._DG._module2name[node.module]
+    names = group._DG._param_to_name if isinstance(node.module, nn.Parameter) else group._DG._module2name
+    return _inside(group, names[node.module])
+
+
+def _inside(group: Any, name: str) -> str:
+    model = getattr(group._DG, "model", None)
+    return name.removeprefix(wrapper_prefix(model)) if isinstance(model, nn.Module) else name

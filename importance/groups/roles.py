@@ -6,13 +6,13 @@ from dataclasses import replace
 from typing import Any
 
 from torch import nn
-from torch.nn.modules.conv import _ConvNd
 
 from hfp.importance.capture.attention import READING
 from hfp.importance.capture.norms import NORMS
 from hfp.importance.errors import CriterionError
-from hfp.importance.groups.members import Member, members, operations, root_name
+from hfp.importance.groups.members import Member, members, model_of, operations, root_name
 from hfp.importance.layers import channels_of, slots_of
+from hfp.layers.products import PRODUCTS, counts_of
 
 
 def roles_of(group: Any) -> tuple[list[Member], list[Member], list[Member]]:
@@ -49,7 +49,7 @@ def roles_of(group: Any) -> tuple[list[Member], list[Member], list[Member]]:
 def _check_passes_on(group: Any, member: Member) -> None:
     """A parameter that may be a layer's weights, so that the layer may read the channels, has to be registered."""
     path, _, attribute = member.name.rpartition(".")
-    layer = group._DG.model.get_submodule(path)
+    layer = model_of(group).get_submodule(path)
     assert isinstance(member.layer, nn.Parameter)
     shape = member.layer.shape
     embeds = len(shape) < 2 or shape[0] == 1 or sum(size > 1 for size in shape) < 2
@@ -65,7 +65,7 @@ def _check_passes_on(group: Any, member: Member) -> None:
 def _attention_reading(group: Any, member: Member) -> Member | None:
     """The attention whose inputs this parameter reads along its dimension 1."""
     path, _, attribute = member.name.rpartition(".")
-    layer = group._DG.model.get_submodule(path)
+    layer = model_of(group).get_submodule(path)
     if not isinstance(layer, nn.MultiheadAttention) or attribute not in READING:
         return None
     if member.pruning_dim != 1:
@@ -82,17 +82,21 @@ def _attention_reading(group: Any, member: Member) -> Member | None:
 def channels_at(member: Member, side: str) -> int:
     """How many channels the layer has at its input ("in") or output ("out")."""
     layer: Any = member.layer
-    if isinstance(layer, nn.Linear):
-        return layer.out_features if side == "out" else layer.in_features
+    counts = counts_of(layer)
+    if isinstance(layer, (*PRODUCTS, nn.GroupNorm)) and counts is not None:
+        return int(getattr(layer, str(counts[side == "out"])))
     if isinstance(layer, nn.LayerNorm | nn.RMSNorm):
         return layer.normalized_shape[-1]
     if isinstance(layer, nn.MultiheadAttention):
         return layer.embed_dim
-    if isinstance(layer, nn.GroupNorm):
-        return layer.num_channels
-    return layer.in_channels if isinstance(layer, _ConvNd) else channels_of(layer, member.direction, member.name)
+    return channels_of(layer, member.direction, member.name)
 
 
 def is_attention(group: Any) -> bool:
-    """Whether the group's channels meet in the products of attention."""
+    """Whether the group's channels meet in the products of attention.
+
+    The products inside of torch's own attention are not meant: its members read the channels as any layer does.
+    """
+    if any(isinstance(member.layer, nn.MultiheadAttention) for member in members(group)):
+        return False
     return any("softmax" in name.lower() or "scaleddotproduct" in name.lower() for name in operations(group))

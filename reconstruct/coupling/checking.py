@@ -1,10 +1,9 @@
 """Check with numbers that a compact model computes what its parent computes without the removed channels.
 
 Parent and compact model get the same made-up weights, those of the removed channels zero in the parent, and every
-operation of the
-two is compared, not only the result: a wrong index cannot hide behind a layer that happens to be zero. Statistics over
-    channels
-(layer norms and the like) are taken over the kept channels in both, which is what pruning a normalised channel means.
+operation of the two is compared, not only the result: a wrong index cannot hide behind a layer that happens to be zero.
+Statistics over channels (layer norms and the like) are taken over the kept channels in both, which is what pruning a
+normalised channel means. Random numbers and decisions are those of the parent (`replay`).
 """
 
 from __future__ import annotations
@@ -18,9 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from hfp.layers.calling import call
+from hfp.reconstruct.coupling.replay import decision, replayed
 from hfp.reconstruct.coupling.rules.labels import Lines
 from hfp.reconstruct.coupling.rules.registry import tensors_in
 from hfp.reconstruct.coupling.tracing import CallCounter, CallKey, TracedCall, running
+from hfp.reconstruct.coupling.trials import COPIES
 from hfp.reconstruct.coupling.wiring import Gone, Wiring
 from hfp.reconstruct.errors import MapError
 from hfp.reconstruct.maps.index_map import IndexMap
@@ -50,7 +51,7 @@ def first_difference(
     compact = compact_model(parent, index_map)
     expected = _MaskedRun(wiring, gone)
     expected.run(_masked(parent, index_map), example_inputs)
-    found = _CompactRun(wiring, expected.digests)
+    found = _CompactRun(expected)
     try:
         found.run(compact, example_inputs)
     except _Different as difference:
@@ -96,9 +97,14 @@ class _Different(Exception):
 
 
 class _Run(CallCounter):
-    def __init__(self, wiring: Wiring) -> None:
+    def __init__(self, wiring: Wiring, gone: Gone) -> None:
         super().__init__()
         self._wiring = wiring
+        self._gone = gone
+
+    def kept(self, tensor: Tensor, lines: Lines) -> Tensor:
+        """The part of a tensor of the full model that is left."""
+        return self._wiring.kept(tensor, lines, self._gone)
 
     def run(self, model: nn.Module, example_inputs: Any) -> Any:
         with running(model) as path, torch.no_grad(), self:
@@ -110,9 +116,9 @@ class _MaskedRun(_Run):
     """The full model without its removed channels: keeps a digest of every operation's kept results."""
 
     def __init__(self, wiring: Wiring, gone: Gone) -> None:
-        super().__init__(wiring)
-        self._gone = gone
+        super().__init__(wiring, gone)
         self.digests: dict[CallKey, list[Digest | None]] = {}
+        self.decisions = dict(wiring.trace.decisions)
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         key = self.key(function)
@@ -120,24 +126,28 @@ class _MaskedRun(_Run):
         if known is not None and known.reduces:
             result = self._reduced(function, known, args, kwargs or {})
         else:
-            result = function(*args, **(kwargs or {}))
+            result = self._computed(function, key, args, kwargs)
         if known is not None and [tuple(output.shape) for output in tensors_in(result)] == list(known.shapes):
             outputs = zip(tensors_in(result), known.outputs, strict=True)
-            self.digests[key] = [_digest(self._kept(output, lines)) for output, lines in outputs]
+            self.digests[key] = [_digest(self.kept(output, lines)) for output, lines in outputs]
         return result
 
-    def _kept(self, tensor: Tensor, lines: Lines) -> Tensor:
-        for dim, line in enumerate(lines):
-            if line is not None:
-                left = ~torch.from_numpy(self._gone[self._wiring.classes.of[line]])
-                if not left.all():
-                    tensor = tensor.index_select(dim, left.nonzero().view(-1).to(tensor.device))
-        return tensor
+    def _computed(self, function: Any, key: CallKey, args: Any, kwargs: Any) -> Any:
+        """The result, with what the trace decided; what it decides itself is noted where the trace decided nothing."""
+        result = self.compute(function, key, args, kwargs)
+        if key in self.decisions:
+            known = self._wiring.trace.calls.get(key)
+            lines = () if known is None else tuple((None,) * len(each) for each in known.outputs)
+            return replayed(result, self.decisions[key], lines, [args, kwargs], lambda tensor, _: tensor)
+        decided = decision(function, key[1], args, kwargs, result)
+        if decided is not None:
+            self.decisions[key] = decided
+        return result
 
     def _reduced(self, function: Any, known: TracedCall, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """The operation on the kept entries only; removed entries of its results are zero."""
         lines = iter(known.inputs)
-        small = [self._kept(arg, next(lines)) if isinstance(arg, Tensor) else arg for arg in args]
+        small = [self.kept(arg, next(lines)) if isinstance(arg, Tensor) else arg for arg in args]
         for position, arg in enumerate(_own_sizes(known, small, self._wiring, self._gone)):
             small[position] = arg
         result = function(*small, **kwargs)
@@ -160,14 +170,18 @@ class _MaskedRun(_Run):
 class _CompactRun(_Run):
     """The compact model: compares every operation with the digest."""
 
-    def __init__(self, wiring: Wiring, digests: dict[CallKey, list[Digest | None]]) -> None:
-        super().__init__(wiring)
-        self._digests = digests
+    def __init__(self, parent: _MaskedRun) -> None:
+        super().__init__(parent._wiring, parent._gone)
+        self._digests, self._decisions = parent.digests, parent.decisions
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         key = self.key(function)
-        result = function(*args, **(kwargs or {}))
-        if key[1] in ("clone", "expand"):
+        result = self.compute(function, key, args, kwargs)
+        known = self._wiring.trace.calls.get(key)
+        if key in self._decisions and (known is not None or not isinstance(self._decisions[key], list)):
+            lines = () if known is None else known.outputs
+            result = replayed(result, self._decisions[key], lines, [args, kwargs], self.kept)
+        if key[1] in COPIES:
             return result
         for output, expected in zip(tensors_in(result), self._digests.get(key, []), strict=False):
             found = _digest(output)

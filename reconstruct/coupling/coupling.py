@@ -11,23 +11,28 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 from torch_pruning.dependency.group import Group
 
 from hfp.layers.calling import is_recurrent
+from hfp.layers.products import PRODUCTS, weight_dims
+from hfp.reconstruct.coupling.changes import cut_lines, suspects
 from hfp.reconstruct.coupling.checking import first_difference, masked_output
-from hfp.reconstruct.coupling.fitting import fit, trial
+from hfp.reconstruct.coupling.fitting import fit
 from hfp.reconstruct.coupling.rules.labels import Array
 from hfp.reconstruct.coupling.torch_groups import TorchGroups
-from hfp.reconstruct.coupling.tracing import Trace, check_followable, trace
+from hfp.reconstruct.coupling.tracing import Trace, TracedCall, check_followable, trace
+from hfp.reconstruct.coupling.trials import trial
+from hfp.reconstruct.coupling.twins import applied, twins_of
 from hfp.reconstruct.coupling.wiring import Gone, Wiring, layer_bindings
 from hfp.reconstruct.errors import MapError
 from hfp.reconstruct.maps.index_map import IndexMap
 from hfp.reconstruct.maps.plan import Plan
+from hfp.reconstruct.maps.tables import counted
 from hfp.reconstruct.models.compact import compact_model
 from hfp.reconstruct.models.running import run_error
 from hfp.reconstruct.models.twin import computed, like, tensors_of
 
+LAST_MAPS = 8  # index maps that are kept: clients of one ratio often have one plan
 MOST_CHECKS = 12  # rounds of leaving alone what a check finds
 
 
@@ -37,12 +42,21 @@ class Coupling:
     Unlike torch-pruning's dependency graph, which follows autograd's graph and guesses how indices map, this follows
     labels of single indices through every operation: reshapes, splits, concatenations, windows, attention heads,
     weights that are computed from parameters. A channel of a group may hold several of a layer's (an attention head, a
-    group of a convolution).
+    group of a convolution). `Coupling.trace` makes one.
 
     Attributes:
         sizes: group name (the layer that writes the channels) -> number of channels.
         linked: every group once, together with those that must lose the same share of their channels because the
             model's code takes their sizes to be tied; most are alone.
+
+    >>> import torch
+    >>> from hfp.reconstruct import Coupling
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 2))
+    >>> coupling = Coupling.trace(model, torch.randn(2, 4))
+    >>> coupling
+    <Coupling: 6 channels in 1 coupled group; 1 layer keeps all outputs>
+    >>> coupling.left_alone["2"]
+    'it is an output of the model'
     """
 
     def __init__(self, wiring: Wiring, example_inputs: Any) -> None:
@@ -50,6 +64,13 @@ class Coupling:
         self._inputs = example_inputs
         self.sizes: Mapping[str, int] = MappingProxyType({name: len(g.classes) for name, g in wiring.groups.items()})
         self.linked: tuple[tuple[str, ...], ...] = wiring.linked
+        self._maps: dict[tuple[tuple[str, tuple[int, ...]], ...], IndexMap] = {}
+
+    def __repr__(self) -> str:
+        """One line, however many groups there are."""
+        groups = f"{counted(sum(self.sizes.values()), 'channel')} in {counted(len(self.sizes), 'coupled group')}"
+        alone = counted(len(self.left_alone), "layer")
+        return f"<Coupling: {groups}; {alone} keep{'s' if len(self.left_alone) == 1 else ''} all outputs>"
 
     @classmethod
     def trace(
@@ -129,7 +150,12 @@ class Coupling:
         """
         if dict(plan.sizes) != dict(self.sizes):
             raise MapError("this plan was made for other coupled groups")
-        return self._wiring.index_map(self._wiring.gone(plan.kept))
+        key = tuple(plan.kept.items())
+        if key not in self._maps:
+            while len(self._maps) >= LAST_MAPS:
+                self._maps.pop(next(iter(self._maps)))
+            self._maps[key] = self._wiring.index_map(self._wiring.gone(plan.kept))
+        return self._maps[key]
 
     def masked_output(self, model: nn.Module, example_inputs: Any, index_map: IndexMap) -> Any:
         """What the full model computes without the channels that a map removes: what its compact model must compute.
@@ -149,16 +175,45 @@ class Coupling:
         found = {}
         for name, module in self._wiring.model.named_modules():
             weight = f"{name}.weight" if name else "weight"
-            if isinstance(module, nn.Linear | _ConvNd) and weight in self._wiring.trace.tensors:
-                reason = self.reason(weight, 1 if getattr(module, "transposed", False) else 0)
+            if isinstance(module, PRODUCTS) and weight in self._wiring.trace.tensors:
+                reason = self.reason(weight, weight_dims(module)[0])
                 if reason is not None:
                     found[name] = reason
         return found
+
+    def widths(self, name: str) -> tuple[int, ...]:
+        """How many outputs one channel of a group is, of its own layer and of every layer that the group reaches.
+
+        Layers of which the group's channels hold different numbers are left out.
+        """
+        return tuple(sorted({self.layer_channels(name), *self._reached.get(name, ())}))
 
     def layer_channels(self, name: str) -> int:
         """How many channels of its root layer one channel of a group holds."""
         group = self._wiring.groups[name]
         return int((self._wiring.classes.of[group.line] == group.classes[0]).sum())
+
+    @cached_property
+    def _reached(self) -> Mapping[str, set[int]]:
+        """Group -> how many outputs of each convolution or linear layer one of its channels is."""
+        groups = list(self._wiring.groups.values())
+        group_of = np.full(self._wiring.trace.labels.count, -1)
+        for place, group in enumerate(groups):
+            group_of[list(group.classes)] = place
+        found: dict[str, set[int]] = {}
+        for name, module in self._wiring.model.named_modules():
+            lines = self._wiring.trace.tensors.get(f"{name}.weight".lstrip("."))
+            if not isinstance(module, PRODUCTS) or lines is None:
+                continue
+            line = lines[weight_dims(module)[0]]
+            if line is None:
+                continue
+            classes, counts = np.unique(self._wiring.classes.of[line], return_counts=True)
+            for place in set(group_of[classes].tolist()) - {-1}:
+                each = counts[group_of[classes] == place]
+                if len(each) == len(groups[place].classes) and (each == each[0]).all():
+                    found.setdefault(groups[place].name, set()).add(int(each[0]))
+        return found
 
     def reason(self, tensor: str, dim: int) -> str | None:
         """Why a dimension of a parameter or buffer keeps all its indices; None when it can lose some."""
@@ -169,8 +224,7 @@ class Coupling:
     def leaving(self, reasons: Mapping[str, str]) -> Coupling:
         """The coupling in which these groups can't be removed; group name -> the reason."""
         lines = [(self._wiring.groups[name], reason) for name, reason in reasons.items()]
-        fixed = [(np.array(group.classes), reason) for group, reason in lines]
-        return Coupling(fit(self._wiring.extended(fixed=fixed), self._inputs), self._inputs)
+        return self._fitted(self._wiring.extended(fixed=[(np.array(group.classes), reason) for group, reason in lines]))
 
     @cached_property
     def unknown(self) -> frozenset[str]:
@@ -214,8 +268,12 @@ class Coupling:
 
     @property
     def why_nothing(self) -> str:
-        """Some reasons for which layers are left alone."""
-        return "; ".join(dict.fromkeys(list(self.left_alone.values())[-3:])) or "it has no channels"
+        """Some reasons for which layers, or parameters where there are no layers, are left alone."""
+        reasons = list(self.left_alone.values())
+        if not reasons:
+            wide = [(name, len(lines)) for name, lines in self._wiring.trace.tensors.items() if len(lines) > 1]
+            reasons = [reason for name, rank in wide for dim in range(rank) if (reason := self.reason(name, dim))]
+        return "; ".join(dict.fromkeys(reasons[-3:])) or "it has no channels"
 
     def _checked(self, model: nn.Module, example_inputs: Any, gone: Gone) -> Coupling:
         found = first_difference(self._wiring, model, example_inputs, gone, self._wiring.index_map(gone))
@@ -223,17 +281,26 @@ class Coupling:
             return self
         call, message = found
         reason = f"{call.key[0] or 'the model'}: {call.key[1]} computes something else in the compact model ({message})"
-        lines: list[Array] = [
-            line
-            for each in (*call.inputs, *call.outputs)
-            for line in each
-            if line is not None and self._wiring.left(line, gone) < len(line)
-        ]
-        if not lines:
-            raise MapError(f"{reason}, although none of its dimensions is pruned")
-        return Coupling(
-            fit(self._wiring.extended(fixed=[(line, reason) for line in lines]), self._inputs), self._inputs
-        )
+        lines = cut_lines(self._wiring, call, gone)
+        if lines:
+            return self._fitted(self._wiring.extended(fixed=[(line, reason) for line in lines]))
+        for change in suspects(self._wiring, call, gone):
+            coupling = self._fitted(applied(self._wiring, change, twins_of(self._wiring, change.module)))
+            if coupling._gets_beyond(call, model, example_inputs):
+                return coupling
+        raise MapError(f"{reason}, although none of its dimensions is pruned")
+
+    def _fitted(self, wiring: Wiring) -> Coupling:
+        return Coupling(fit(wiring, self._inputs), self._inputs)
+
+    def _gets_beyond(self, call: TracedCall, model: nn.Module, example_inputs: Any) -> bool:
+        """Whether the check, with about 40 % of every group gone, finds nothing wrong up to a call."""
+        gone = trial(self._wiring, seed=0)
+        found = first_difference(self._wiring, model, example_inputs, gone, self._wiring.index_map(gone))
+        if found is None:
+            return True
+        order = list(self._wiring.trace.calls)
+        return order.index(found[0].key) > order.index(call.key)
 
 
 def _traced(own: nn.Module, inputs: Any) -> Trace:
@@ -288,7 +355,7 @@ def _names(model: nn.Module, layers: Iterable[nn.Module | str]) -> frozenset[str
 def _written(model: nn.Module, tensor: str, lines: Sequence[Array | None]) -> Sequence[Array | None]:
     """The lines of a tensor that belong to its layer's outputs, not to its inputs."""
     module = model.get_submodule(tensor.rpartition(".")[0])
-    if tensor.endswith("weight") and isinstance(module, nn.Linear | _ConvNd):
-        out = 1 if getattr(module, "transposed", False) else 0
+    if tensor.endswith("weight") and isinstance(module, PRODUCTS):
+        out, _ = weight_dims(module)
         return lines[out : out + 1]
     return lines

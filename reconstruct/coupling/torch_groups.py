@@ -17,6 +17,7 @@ from torch_pruning.dependency.group import Group
 from torch_pruning.dependency.node import Node
 from torch_pruning.pruner import function
 
+from hfp.layers.products import is_depthwise, weight_dims
 from hfp.reconstruct.coupling.rules.labels import Array, Line
 from hfp.reconstruct.coupling.wiring import CoupledGroup, Wiring
 
@@ -109,9 +110,8 @@ def _sides(wiring: Wiring, model: nn.Module) -> Iterator[tuple[Any, Any, int, Ar
 
 def _layer_sides(name: str, module: nn.Module, weight: tuple[Line, ...], wiring: Wiring) -> Iterator[tuple[Any, Line]]:
     if isinstance(module, _ConvNd):
-        entering, out = (weight[0], weight[1]) if module.transposed else (weight[1], weight[0])
-        entering, out = wiring.trace.channels.get(name, (entering, out))
-        if module.groups == module.out_channels > 1:
+        entering, out = wiring.trace.channels.get(name) or tuple(weight[dim] for dim in reversed(weight_dims(module)))
+        if is_depthwise(module):
             yield function.prune_depthwise_conv_out_channels, out
         else:
             yield function.prune_conv_out_channels, out

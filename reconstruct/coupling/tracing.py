@@ -6,7 +6,7 @@ import copy
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 from unittest import mock
@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hfp.layers.calling import call_in, results, unfused
+from hfp.layers.calling import call_in, random_state_kept, results, unfused
+from hfp.reconstruct.coupling import replay
 from hfp.reconstruct.coupling.rules.labels import Labels, Line, Lines
 from hfp.reconstruct.coupling.rules.registry import (
     OPERATION_RULES,
@@ -62,7 +63,8 @@ class Trace:
 
     tensors: state or parameter name -> its lines. calls: every operation, in order. channels: module -> lines (in, out)
     of a convolution. groups: module -> the line of its groups. unknown: operations that no rule knows. modes: the
-    passes that were followed, each in training or evaluation mode.
+    passes that were followed, each in training or evaluation mode. decisions: what calls drew or decided (`replay`);
+    nothing on the meta device.
     """
 
     labels: Labels
@@ -72,6 +74,7 @@ class Trace:
     groups: Mapping[str, Line]
     unknown: frozenset[str]
     modes: tuple[bool, ...] = (False,)
+    decisions: Mapping[CallKey, Any] = field(default_factory=dict)
 
     @cached_property
     def used(self) -> NDArray[np.bool_]:
@@ -110,6 +113,7 @@ def trace(model: nn.Module, example_inputs: Any, modes: tuple[bool, ...] = (Fals
             f"the model returned a {type(output[0]).__name__} without tensors: no telling which sizes must stay"
         )
     for tensor in outputs:
+        follower._fix_choice(tensor)
         for line in follower.lines(tensor):
             follower.labels.fix(line, "it is an output of the model")
     return Trace(
@@ -120,6 +124,7 @@ def trace(model: nn.Module, example_inputs: Any, modes: tuple[bool, ...] = (Fals
         follower.groups,
         frozenset(follower.unknown),
         modes,
+        follower.decisions,
     )
 
 
@@ -133,7 +138,10 @@ def check_followable(model: nn.Module) -> None:
 
 @contextmanager
 def running(model: nn.Module) -> Iterator[list[str]]:
-    """The names of the modules that are running, innermost last; attention runs as plain products everywhere."""
+    """The names of the modules that are running, innermost last.
+
+    Attention runs as plain products everywhere, and random numbers are those of the same seed in every run.
+    """
     path: list[str] = []
 
     def leave(*_: object) -> None:
@@ -144,7 +152,7 @@ def running(model: nn.Module) -> Iterator[list[str]]:
         handles.append(module.register_forward_pre_hook(lambda *_, name=name: path.append(name)))
         handles.append(module.register_forward_hook(leave, always_call=True))
     try:
-        with unfused(model):
+        with unfused(model), random_state_kept(seed=0):
             yield path
     finally:
         for handle in handles:
@@ -152,7 +160,7 @@ def running(model: nn.Module) -> Iterator[list[str]]:
 
 
 class CallCounter(TorchDispatchMode):
-    """Names the calls of a forward pass as `Key`s."""
+    """Names the calls of a forward pass as `CallKey`s."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -167,6 +175,13 @@ class CallCounter(TorchDispatchMode):
         self._counts[place] += 1
         return (*place, self._counts[place])
 
+    def compute(self, function: Any, key: CallKey, args: Any, kwargs: Any) -> Any:
+        """The result of a call; what would be uninitialised memory is zero."""
+        result = function(*args, **(kwargs or {}))
+        if key[1] in replay.UNINITIALISED:
+            result.zero_()
+        return result
+
 
 class _Follower(CallCounter):
     def __init__(self, model: nn.Module) -> None:
@@ -177,9 +192,11 @@ class _Follower(CallCounter):
         self.groups: dict[str, Line] = {}
         self.unknown: set[str] = set()
         self.tensors: dict[str, Lines] = {}
+        self.decisions: dict[CallKey, Any] = {}
         for name, tensor in tensors_of(model):
             if not hasattr(tensor, "_hfp_lines"):
-                numbers = tensor.is_floating_point()  # tables of integers index other tensors: they are never cut
+                # tables of integers index other tensors: they are never cut
+                numbers = tensor.is_floating_point() or tensor.dtype is torch.bool
                 _label(tensor, tuple(self.labels.fresh(size) if numbers else None for size in tensor.shape))
             self.tensors[name] = self.lines(tensor)
 
@@ -191,21 +208,36 @@ class _Follower(CallCounter):
         return (self.path[-1] if self.path else "") or "the model"
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = function(*args, **(kwargs or {}))
-        outputs = tuple(tensors_in(result))
         key = self.key(function)
+        for tensor in tensors_in([args, kwargs]):
+            self._fix_choice(tensor)
+        result = self.compute(function, key, args, kwargs)
+        decided = replay.decision(function, key[1], args, kwargs, result)
+        if decided is not None:
+            self.decisions[key] = decided
+        outputs = tuple(tensors_in(result))
         if not outputs:
             return result
         notes = Notes([])
         op = Operation(key[1], args, kwargs or {}, outputs, self.where(), self.labels, self.lines, notes)
         fallback = pointwise if torch.Tag.pointwise in function.tags else opaque
         inputs = tuple(self.lines(tensor) for tensor in op.tensors)
-        found = OPERATION_RULES.get(key[1], fallback)(op)
+        reshaped = any(len(lines) != tensor.dim() for lines, tensor in zip(inputs, op.tensors, strict=True))
+        follow = opaque if reshaped else OPERATION_RULES.get(key[1], fallback)  # in place: its old shape is not known
+        found = follow(op)
         each = found if isinstance(found, list) else [found]
         for output, lines in zip(outputs, each, strict=True):
             _label(output, lines)
+        if notes.choice is not None:
+            outputs[-1]._hfp_choice = notes.choice  # type: ignore[attr-defined]
         self._note(key, inputs, tuple(each), outputs, notes)
         return result
+
+    def _fix_choice(self, tensor: Tensor) -> None:
+        """Numbers of channels that were chosen are read: another choice would be another number."""
+        line = getattr(tensor, "_hfp_choice", None)
+        if line is not None:
+            self.labels.fix(line, f"{self.where()}: the number of a chosen index of this dimension is read")
 
     def _note(
         self,

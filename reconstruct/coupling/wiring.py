@@ -11,10 +11,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
-from torch.nn.modules.instancenorm import _InstanceNorm
 
+from hfp.layers.products import PRODUCTS, counts_of, reads_single_channels, weight_dims
 from hfp.reconstruct.coupling.classes import Classes, solve
 from hfp.reconstruct.coupling.rules.labels import Array, Line
 from hfp.reconstruct.coupling.tracing import Trace
@@ -117,6 +116,15 @@ class Wiring:
         """How many indices of a dimension (of `size`, where it has no line) are left."""
         return size if line is None else int(len(line) - np.count_nonzero(gone[self.classes.of[line]]))
 
+    def kept(self, tensor: Tensor, lines: Sequence[Line], gone: Gone) -> Tensor:
+        """The part of a tensor of the full model that is left."""
+        for dim, line in enumerate(lines):
+            if line is not None:
+                left = ~torch.from_numpy(gone[self.classes.of[line]])
+                if not left.all():
+                    tensor = tensor.index_select(dim, left.nonzero().view(-1).to(tensor.device))
+        return tensor
+
     def index_map(self, gone: Gone) -> IndexMap:
         """The map of removing these classes."""
         state = self.model.state_dict()
@@ -184,26 +192,24 @@ def _weight_lines(name: str, module: nn.Module, trace: Trace) -> tuple[Line, ...
     """The lines of a layer's weight, or of what it is computed from in its shape (weight norm, spectral norm)."""
     prefix = f"{name}." if name else ""
     found = trace.tensors.get(f"{prefix}weight") or trace.tensors.get(f"{prefix}running_mean")
-    if found is None and isinstance(module, nn.Linear | _ConvNd):
+    if found is None and isinstance(module, PRODUCTS):
         shape = tuple(module.weight.shape)
         found = next((trace.tensors[f"{prefix}{k}"] for k, t in tensors_of(module) if tuple(t.shape) == shape), None)
     return found
 
 
 def _sizes(name: str, module: nn.Module, weight: tuple[Line, ...], trace: Trace) -> list[tuple[str, Line]]:
-    if isinstance(module, _ConvNd):
-        entering, out = (weight[0], weight[1]) if module.transposed else (weight[1], weight[0])
-        entering, out = trace.channels.get(name, (entering, out))
-        return [("in_channels", entering), ("out_channels", out), ("groups", trace.groups.get(name))]
-    if isinstance(module, nn.Linear):
-        return [("in_features", weight[1]), ("out_features", weight[0])]
-    if isinstance(module, _BatchNorm | _InstanceNorm):
-        return [("num_features", weight[0])]
-    if isinstance(module, nn.GroupNorm):
-        return [("num_channels", weight[0]), ("num_groups", trace.groups.get(name))]
-    if isinstance(module, nn.PReLU):
-        return [("num_parameters", weight[0])]
-    return [("embedding_dim", weight[1])] if isinstance(module, nn.Embedding | nn.EmbeddingBag) else []
+    counts = counts_of(module)
+    if counts is None:
+        return []
+    read, written = counts
+    if isinstance(module, PRODUCTS):
+        entering, out = trace.channels.get(name) or tuple(weight[dim] for dim in reversed(weight_dims(module)))
+        found = [(str(read), entering), (written, out)]
+    else:
+        found = [(written, weight[-1])]
+    groups = {_ConvNd: "groups", nn.GroupNorm: "num_groups"}
+    return found + [(name_, trace.groups.get(name)) for kind, name_ in groups.items() if isinstance(module, kind)]
 
 
 def _replaced(value: Any, position: int, size: int) -> Any:
@@ -248,11 +254,11 @@ def _roots(wiring: Wiring) -> Iterator[tuple[str, Array]]:
     for name, parameter in wiring.model.named_parameters():
         module = wiring.model.get_submodule(name.rpartition(".")[0])
         lines: tuple[Line, ...] = wiring.trace.tensors[name]
-        mixing = isinstance(module, nn.Linear | _ConvNd) and parameter is module.weight
+        mixing = isinstance(module, PRODUCTS) and parameter is module.weight
         if mixing:
-            out = 1 if getattr(module, "transposed", False) else 0
+            out, _ = weight_dims(module)
             lines = lines[out : out + 1]
-        depthwise = mixing and getattr(module, "groups", 1) > 1 and module.groups == module.in_channels
+        depthwise = reads_single_channels(module)
         for line in lines:
             if line is not None and mixing and not depthwise:
                 yield name, line

@@ -6,10 +6,10 @@ import os
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -28,24 +28,50 @@ _VECTOR = "hfp/kept/"  # names of index vectors; all other tensors are the compa
 _LIBRARIES = ("hfp", "torch", "torch-pruning", "timm", "safetensors")
 
 
-@dataclass(frozen=True)
+class PrunedModel(Protocol):
+    """What `save_pruned` writes: a result of `hfp.prune`, or a `Pruned`."""
+
+    @property
+    def model(self) -> Any:
+        """The compact model, or its state."""
+
+    @property
+    def index_map(self) -> IndexMap:
+        """Its place in the full model."""
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """How it was pruned."""
+
+
+@dataclass(frozen=True, repr=False)
 class Pruned:
-    """What `load_pruned` returns.
+    """A compact model and its place in the full one: what `load_pruned` returns and `save_pruned` takes.
 
     Args:
-        model: the compact model, in evaluation mode.
-        index_map: its place in the full model.
-        metadata: what the writer of the file added (criterion, budget, ...).
+        model: the compact model, in evaluation mode when it was loaded. To save, its state will do.
+        index_map: its place in the full model, with the attributes that pruning changed.
+        metadata: how it was pruned, as anything JSON can hold (criterion, budget, ...).
+
+    >>> from torch import nn
+    >>> from hfp.reconstruct import IndexMap, Pruned
+    >>> layer = nn.Linear(2, 2)
+    >>> Pruned(layer, IndexMap.identity(layer), {"criterion": "l1"})
+    <Pruned: a Linear, 6 of 6 entries kept (100.0 %)>
     """
 
-    model: nn.Module
+    model: Any
     index_map: IndexMap
-    metadata: Mapping[str, Any]
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """One line, however large the model is."""
+        return f"<Pruned: a {type(self.model).__name__}, {self.index_map.entries_kept}>"
 
 
 @dataclass(frozen=True)
 class PrunedFile:
-    """A checked file of a pruned model, without its weights.
+    """A checked file of a pruned model, without its weights; `read_pruned` returns it.
 
     Args:
         path: where it is.
@@ -54,6 +80,13 @@ class PrunedFile:
         metadata: what the writer added (criterion, budget, ...).
         libraries: library -> version that wrote the file.
         tied: name -> other name under which the same tensor is stored.
+
+    >>> import torch
+    >>> from hfp.reconstruct import IndexMap, Pruned, read_pruned, save_pruned
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 2))
+    >>> file = read_pruned(save_pruned(Pruned(model, IndexMap.identity(model), {}), "small.safetensors"))
+    >>> sorted(file.state())
+    ['0.bias', '0.weight', '2.bias', '2.weight']
     """
 
     path: Path
@@ -77,23 +110,22 @@ class PrunedFile:
 
 
 def save_pruned(
-    model: nn.Module | Mapping[str, Tensor],
-    index_map: IndexMap,
+    pruned: PrunedModel,
     path: str | os.PathLike[str],
     *,
     timm: TimmModel | None = None,
     metadata: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write a compact model to one safetensors file; an existing file is replaced in one step or not at all.
+    """Write a pruned model to one safetensors file, which `load_pruned` reads.
 
-    The tensors of the compact state keep their names, so that any reader of safetensors finds them.
+    The tensors of the compact state keep their names, so that any reader of safetensors finds them. An existing file is
+    replaced in one step or not at all.
 
     Args:
-        model: the compact model, or its state_dict.
-        index_map: its place in the full model, with the attributes that pruning changed.
+        pruned: what `hfp.prune` returned, or a `Pruned` of any compact model (or its state) and its index map.
         path: the file.
         timm: the full model, if it is one of timm's; `load_pruned` then needs no skeleton.
-        metadata: anything JSON can hold; by convention `criterion` and `budget` say how the model was pruned.
+        metadata: what to add to `pruned.metadata`, as anything JSON can hold.
 
     Returns:
         The path.
@@ -102,12 +134,20 @@ def save_pruned(
         MapError: the state is not the compact one of the map, the timm model not the full one, or something can't be
             stored. Nothing was written.
         OSError: the file can't be written; one that was there before is untouched.
+
+    >>> import hfp, tempfile, torch
+    >>> full = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2))
+    >>> result = hfp.prune(full, torch.zeros(1, 4), hfp.Budget(ratio=0.5))
+    >>> path = save_pruned(result, tempfile.mkdtemp() + "/half.safetensors")
+    >>> load_pruned(path, full).model[0].out_features
+    4
     """
+    model, index_map = pruned.model, pruned.index_map
     state = dict(model.state_dict() if isinstance(model, nn.Module) else model)
     index_map.check_compact(state)
     if timm is not None:
         _check_skeleton(timm.create("meta"), index_map, timm.name)
-    tensors, document = _packed(state, index_map, timm, metadata or {})
+    tensors, document = _packed(state, index_map, timm, {**pruned.metadata, **(metadata or {})})
     path = Path(path)
     unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
@@ -125,8 +165,20 @@ def read_pruned(path: str | os.PathLike[str]) -> PrunedFile:
 
     No code from the file is run, nothing is unpickled, and no memory beyond the file's own size is asked for.
 
+    Args:
+        path: a file written by `save_pruned`.
+
+    Returns:
+        What the file says; its `state` reads the weights.
+
     Raises:
         MapError: the file is missing, damaged, of another format version, or contradicts itself.
+
+    >>> import torch
+    >>> from hfp.reconstruct import IndexMap, Pruned, read_pruned, save_pruned
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 2))
+    >>> read_pruned(save_pruned(Pruned(model, IndexMap.identity(model), {}), "small.safetensors")).index_map
+    <IndexMap: 0 of 4 tensors cut; 44 of 44 entries kept (100.0 %)>
     """
     path = Path(path)
     with _opened(path) as file:
@@ -155,14 +207,22 @@ def load_pruned(path: str | os.PathLike[str], skeleton: nn.Module | None = None)
 
     Args:
         path: a file written by `save_pruned`.
-        skeleton: the full model (any weights; not changed), which gives the classes and the forward pass. Needed
-            unless the file names a timm model.
+        skeleton: the full model (any weights; not changed), which gives the classes and the forward pass. None is
+            enough where the file names a timm model.
 
     Returns:
         The compact model in evaluation mode with the file's dtypes, its index map and the file's metadata.
 
     Raises:
-        MapError: see `read_pruned`; or the skeleton is missing, or another model than the one that was pruned.
+        MapError: as `read_pruned`; or the skeleton is missing, or another model than the one that was pruned.
+
+    >>> import torch
+    >>> from hfp.reconstruct import IndexMap, Pruned, load_pruned, save_pruned
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 2))
+    >>> path = save_pruned(Pruned(model, IndexMap.identity(model), {}), "small.safetensors")
+    >>> again = load_pruned(path, skeleton=model)
+    >>> again.model[0]
+    Linear(in_features=4, out_features=6, bias=True)
     """
     file = read_pruned(path)
     if skeleton is None:

@@ -29,10 +29,14 @@ class TimmModel:
 
     Args:
         name: a registered name (`timm.list_models()`), with or without the tag of its weights.
-        arguments: some of `ARGUMENTS`, plain values, sizes up to 100,000.
+        arguments: some of `ARGUMENTS`, plain values, sizes up to 100,000; none by default.
 
     Raises:
         MapError: an unknown name, or another argument.
+
+    >>> from hfp.reconstruct import TimmModel
+    >>> TimmModel("resnet10t", {"num_classes": 10}).create("meta").num_classes
+    10
     """
 
     name: str

@@ -43,15 +43,23 @@ class Aggregator:
     - rule "holders" (HeteroFL, arXiv 2010.01264): for every entry the weighted mean over the clients that held it.
 
     Entries that nobody held keep their value. Weights need not sum to one: sample counts will do. Sums are taken in
-    float32 (float64 for float64 and integer tensors); integer tensors are rounded, every tensor keeps its dtype. Memory
-    is one model, whatever the number of clients, and the index maps of up to 64 of them.
+    float32 (float64 for float64 and integer tensors), on the devices of `w`. Integer tensors are rounded; every tensor
+    keeps its dtype. Memory is one model, whatever the number of clients, and the index maps of up to 64 of them.
 
     Args:
         full_state: the global state `w`; not changed, and not to be changed before `result()`.
-        rule: "fill" or "holders".
+        rule: a name in `AGGREGATION_RULES`, "fill" by default.
 
     Raises:
         MapError: unknown rule.
+
+    >>> import torch
+    >>> from hfp.reconstruct import Aggregator, IndexMap
+    >>> state = {"weight": torch.zeros(3)}
+    >>> total = Aggregator(state, rule="holders")
+    >>> total.add({"weight": torch.ones(3)}, IndexMap.identity(state), weight=20)
+    >>> total.result()
+    {'weight': tensor([1., 1., 1.])}
     """
 
     def __init__(self, full_state: Mapping[str, Tensor], rule: str = "fill") -> None:
@@ -60,7 +68,8 @@ class Aggregator:
         self._rule = AGGREGATION_RULES[rule]
         self._full = {name: tensor.detach() for name, tensor in full_state.items()}
         self._sums: dict[str, Tensor] = {}
-        self._coverage = Coverage({name: tuple(tensor.shape) for name, tensor in self._full.items()})
+        device = next((tensor.device for tensor in self._full.values()), torch.device("cpu"))
+        self._coverage = Coverage({name: tuple(tensor.shape) for name, tensor in self._full.items()}, device)
         self._weight = 0.0
 
     def add(self, sub_state: Mapping[str, Tensor], index_map: IndexMap, weight: float) -> None:

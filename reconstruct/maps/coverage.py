@@ -19,11 +19,12 @@ class Coverage:
     """A running sum over clients of weight times mask, for every tensor of a state.
 
     A mask is a product of one index set per dimension, so the sum is a product of matrices [channels, clients] and
-    [clients, channels]; trailing dimensions that nobody cuts (convolution kernels) are never spelled out.
+    [clients, channels]; trailing dimensions that nobody cuts (convolution kernels) are never spelled out. Sums are on
+    `device`.
     """
 
-    def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        self._shapes = dict(shapes)
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]], device: torch.device | None = None) -> None:
+        self._shapes, self._device = dict(shapes), device or torch.device("cpu")
         self._pending: list[tuple[Mapping[str, TensorMap], float]] = []
         self._held: dict[str, Tensor] = {}
 
@@ -47,33 +48,42 @@ class Coverage:
             maps = [(tensors[name], weight) for tensors, weight in self._pending]
             key = (*shape, *(id(kept) for tensor, _ in maps for kept in tensor.kept))
             if key not in same:
-                same[key] = _product(shape, maps, masks)
+                same[key] = _product(shape, maps, masks, self._device)
             self._held[name] = self._held[name] + same[key] if name in self._held else same[key]
         self._pending.clear()
 
 
-def _product(shape: tuple[int, ...], maps: Sequence[Held], masks: dict[tuple[int, int], Tensor]) -> Tensor:
+def _product(
+    shape: tuple[int, ...], maps: Sequence[Held], masks: dict[tuple[int, int], Tensor], device: torch.device
+) -> Tensor:
     """Σ weight · mask over the maps of one tensor."""
-    weights = torch.tensor([weight for _, weight in maps], dtype=torch.float64)
+    weights = torch.tensor([weight for _, weight in maps], dtype=torch.float64, device=device)
     last = max(tensor.last_cut for tensor, _ in maps)
     if last < 0:
         return weights.sum().view([1] * len(shape))
-    rows = torch.stack([_mask(tensor.kept[0], shape[0], masks) for tensor, _ in maps])
-    columns = torch.stack([_flat_mask(tensor.kept[1 : last + 1], shape[1 : last + 1], masks) for tensor, _ in maps])
+    rows = torch.stack([_mask(tensor.kept_on(device)[0], shape[0], masks, device) for tensor, _ in maps])
+    columns = torch.stack(
+        [_flat_mask(tensor.kept_on(device)[1 : last + 1], shape[1 : last + 1], masks, device) for tensor, _ in maps]
+    )
     held = (rows * weights[:, None]).T @ columns
     return held.view(shape[: last + 1] + (1,) * (len(shape) - last - 1))
 
 
-def _flat_mask(kept: tuple[Tensor | None, ...], sizes: tuple[int, ...], masks: dict[tuple[int, int], Tensor]) -> Tensor:
-    found = torch.ones(1, dtype=torch.float64)
+def _flat_mask(
+    kept: tuple[Tensor | None, ...],
+    sizes: tuple[int, ...],
+    masks: dict[tuple[int, int], Tensor],
+    device: torch.device,
+) -> Tensor:
+    found = torch.ones(1, dtype=torch.float64, device=device)
     for size, indices in zip(sizes, kept, strict=True):
-        found = (found[:, None] * _mask(indices, size, masks)).view(math.prod(found.shape) * size)
+        found = (found[:, None] * _mask(indices, size, masks, device)).view(math.prod(found.shape) * size)
     return found
 
 
-def _mask(kept: Tensor | None, size: int, masks: dict[tuple[int, int], Tensor]) -> Tensor:
+def _mask(kept: Tensor | None, size: int, masks: dict[tuple[int, int], Tensor], device: torch.device) -> Tensor:
     key = (id(kept), size)
     if key not in masks:
-        whole = torch.ones(size, dtype=torch.float64)
+        whole = torch.ones(size, dtype=torch.float64, device=device)
         masks[key] = whole if kept is None else torch.zeros_like(whole).index_fill_(0, kept, 1.0)
     return masks[key]

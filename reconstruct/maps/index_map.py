@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from hfp.reconstruct.errors import MapError
 from hfp.reconstruct.maps.rows import add_rows, put_rows
+from hfp.reconstruct.maps.tables import counted, html_table, share
 
 State = Mapping[str, Tensor]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class TensorMap:
     """Which entries of one tensor are kept: the product of one index set per dimension.
 
@@ -27,12 +28,21 @@ class TensorMap:
 
     Raises:
         MapError: the indices do not describe a non-empty part of `shape`.
+
+    >>> import torch
+    >>> from hfp.reconstruct import TensorMap
+    >>> rows = TensorMap((4, 2), (torch.tensor([1, 3]), None))
+    >>> rows
+    TensorMap([4, 2] -> [2, 2], dim 0: 1 3)
+    >>> rows.restrict(torch.arange(8).view(4, 2)).tolist()
+    [[2, 3], [6, 7]]
     """
 
     shape: tuple[int, ...]
     kept: tuple[Tensor | None, ...]
     last_cut: int = field(init=False, repr=False)
     """The last dimension that loses indices, -1 for none."""
+    _elsewhere: dict[torch.device, tuple[Tensor | None, ...]] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if len(self.kept) != len(self.shape):
@@ -64,8 +74,9 @@ class TensorMap:
     def restrict(self, full: Tensor) -> Tensor:
         """A copy of the kept entries of `full`."""
         part = full
-        for dim, kept in self._cuts():
-            part = part.index_select(dim, kept.to(part.device))
+        for dim, kept in enumerate(self.kept_on(full.device)):
+            if kept is not None:
+                part = part.index_select(dim, kept)
         return part.clone() if part is full else part
 
     def embed(self, sub: Tensor, into: Tensor) -> Tensor:
@@ -141,20 +152,42 @@ class TensorMap:
         cuts = "; ".join(f"dim {dim}: {_preview(kept)}" for dim, kept in self._cuts())
         return f"{list(self.shape)} -> {list(self.compact_shape)}, {cuts}"
 
+    def kept_on(self, device: torch.device) -> tuple[Tensor | None, ...]:
+        """`kept` on a device; copies are made once for each."""
+        if device.type == "cpu":
+            return self.kept
+        if device not in self._elsewhere:
+            self._elsewhere[device] = tuple(None if kept is None else kept.to(device) for kept in self.kept)
+        if device.type == "cuda":  # another stream may have made the copies
+            for kept in self._elsewhere[device]:
+                if kept is not None:
+                    kept.record_stream(torch.cuda.current_stream(device))
+        return self._elsewhere[device]
+
+    def __repr__(self) -> str:
+        """For instance `TensorMap([8, 3, 3, 3] -> [2, 3, 3, 3], dim 0: 1 5)`."""
+        return f"TensorMap({self})"
+
     def _cuts(self) -> Iterator[tuple[int, Tensor]]:
         return ((dim, kept) for dim, kept in enumerate(self.kept) if kept is not None)
 
     def _rows(self, device: torch.device) -> tuple[Tensor, int]:
         """The kept rows when the full tensor is seen as [rows, width]; `width` is the part behind the last cut."""
         outer = slice(self.last_cut + 1)
-        rows = positions(self.shape[outer], self.kept[outer])
-        return rows.to(device), math.prod(self.shape[self.last_cut + 1 :])
+        rows = positions(self.shape[outer], self.kept_on(device)[outer], device)
+        return rows, math.prod(self.shape[self.last_cut + 1 :])
 
 
-def positions(shape: tuple[int, ...], kept: tuple[Tensor | None, ...]) -> Tensor:
-    """The flat, row-major positions of the kept entries of a tensor of `shape`, int64 [entries], ascending."""
-    lines = [torch.arange(size) if indices is None else indices for size, indices in zip(shape, kept, strict=True)]
-    found = lines[0] if lines else torch.zeros(1, dtype=torch.int64)
+def positions(shape: tuple[int, ...], kept: tuple[Tensor | None, ...], device: torch.device | None = None) -> Tensor:
+    """The flat, row-major positions of the kept entries of a tensor of `shape`, int64 [entries], ascending.
+
+    They are on `device`, where the kept indices are too.
+    """
+    lines = [
+        torch.arange(size, device=device) if indices is None else indices
+        for size, indices in zip(shape, kept, strict=True)
+    ]
+    found = lines[0] if lines else torch.zeros(1, dtype=torch.int64, device=device)
     for size, line in zip(shape[1:], lines[1:], strict=True):
         found = (found[:, None] * size + line).view(-1)
     return found
@@ -174,7 +207,7 @@ def _preview(kept: Tensor, most: int = 8) -> str:
     return " ".join(values if len(values) <= most else [*values[: most - 1], "...", values[-1]])
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class IndexMap:
     """Which entries of a full model's state a compact model holds, and what else must change to build it.
 
@@ -182,6 +215,16 @@ class IndexMap:
         tensors: a `TensorMap` for every key of the full `state_dict`, in its order; parameters and buffers.
         attributes: module name -> {plain attribute: value in the compact model}, only what surgery changed.
         transient: a `TensorMap` for every buffer outside the state_dict (non-persistent) that surgery changed.
+
+    >>> import torch
+    >>> from hfp.reconstruct import Coupling
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 2))
+    >>> coupling = Coupling.trace(model, torch.randn(2, 4))
+    >>> index_map = coupling.index_map(coupling.plan({"0": [0, 2, 5]}))
+    >>> index_map
+    <IndexMap: 3 of 4 tensors cut by 1 set of kept channels; 23 of 44 entries kept (52.3 %)>
+    >>> compact = index_map.restrict(model.state_dict())
+    >>> full = index_map.embed(compact, into=model.state_dict())
     """
 
     tensors: Mapping[str, TensorMap]
@@ -218,18 +261,31 @@ class IndexMap:
         return sum(math.prod(tensor.shape) for tensor in self.tensors.values())
 
     def restrict(self, full_state: State) -> dict[str, Tensor]:
-        """The compact state: a copy of the kept entries of every tensor.
+        """Cut a full state to the compact one.
+
+        Args:
+            full_state: the full model's `state_dict`; not changed.
+
+        Returns:
+            A copy of the kept entries of every tensor.
 
         Raises:
             MapError: `full_state` has other keys or shapes than the full model of this map.
         """
         self.check_full(full_state)
+        for device in {tensor.device for tensor in full_state.values()}:
+            self._place(device)
         return {name: tensor.restrict(full_state[name].detach()) for name, tensor in self.tensors.items()}
 
     def embed(self, sub: State, into: State) -> dict[str, Tensor]:
-        """The full state whose kept entries come from `sub` and all others, bit for bit, from `into`.
+        """Put a compact state back into a full one.
 
-        Values are cast to the dtype and device of `into`, which is not changed.
+        Args:
+            sub: the compact model's `state_dict`.
+            into: a full state; not changed. Values are cast to its dtypes and devices.
+
+        Returns:
+            The full state whose kept entries come from `sub` and all others, bit for bit, from `into`.
 
         Raises:
             MapError: `sub` is no compact state of this map, or `into` no full one.
@@ -287,16 +343,44 @@ class IndexMap:
 
     def __str__(self) -> str:
         """One line per tensor that lost entries, one per module whose attributes changed, and the total."""
-        cut = [(name, tensor) for name, tensor in {**self.tensors, **self.transient}.items() if not tensor.is_identity]
-        share = self.kept_entries / max(self.full_entries, 1)
+        cut = self._cut()
+        kept = self.kept_entries / max(self.full_entries, 1)
         lines = [
-            f"IndexMap: {self.kept_entries:,} of {self.full_entries:,} entries kept ({share:.1%}), "
+            f"IndexMap: {self.kept_entries:,} of {self.full_entries:,} entries kept ({kept:.1%}), "
             f"{len(cut)} of {len(self.tensors)} tensors cut"
         ]
-        lines += [f"  {name}: {tensor}" for name, tensor in cut]
+        lines += [f"  {name}: {tensor}" for name, tensor in cut.items()]
         for name, changed in self.attributes.items():
             lines.append(f"  {name or '(model)'}: " + ", ".join(f"{key} = {value!r}" for key, value in changed.items()))
         return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        """One line, however large the model is; `str` lists every tensor that lost entries."""
+        sets = {(k.numel(), k.numpy().tobytes()) for t in self._cut().values() for k in t.kept if k is not None}
+        by = f" by {counted(len(sets), 'set')} of kept channels" if sets else ""
+        return f"<IndexMap: {len(self._cut())} of {counted(len(self.tensors), 'tensor')} cut{by}; {self.entries_kept}>"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (
+                name,
+                list(tensor.shape),
+                list(tensor.compact_shape),
+                share(*map(math.prod, (tensor.compact_shape, tensor.shape))),
+            )
+            for name, tensor in self._cut().items()
+        ]
+        return html_table(f"IndexMap: {self.entries_kept}", ("tensor", "full shape", "kept shape", "kept"), rows)
+
+    @property
+    def entries_kept(self) -> str:
+        """How many entries are kept, in words."""
+        kept, full = self.kept_entries, self.full_entries
+        return f"{kept:,} of {full:,} entries kept ({share(kept, full)})"
+
+    def _cut(self) -> dict[str, TensorMap]:
+        """The tensors that lost entries."""
+        return {name: t for name, t in {**self.tensors, **self.transient}.items() if not t.is_identity}
 
     def check_full(self, state: State) -> None:
         """Raise a `MapError` unless `state` has the keys and shapes of the full model."""
@@ -315,6 +399,17 @@ class IndexMap:
                     f"{name}: expected a non-persistent buffer of shape {list(tensor.shape)}, "
                     f"got {shapes.get(name, 'none')}"
                 )
+
+    def _place(self, device: torch.device) -> None:
+        """Have all kept indices on a device, in one transfer."""
+        waiting = [tensor for tensor in self.tensors.values() if device not in tensor._elsewhere]
+        lines = {id(kept): kept for tensor in waiting for kept in tensor.kept if kept is not None}
+        if device.type == "cpu" or not lines:
+            return
+        parts = torch.cat(list(lines.values())).to(device).split([len(kept) for kept in lines.values()])
+        there = dict(zip(lines, parts, strict=True))
+        for tensor in waiting:
+            tensor._elsewhere[device] = tuple(None if kept is None else there[id(kept)] for kept in tensor.kept)
 
     def _check(self, state: State, kind: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
         if state.keys() != shapes.keys():

@@ -16,7 +16,7 @@ OptimizerState = Mapping[str, Any]
 
 
 def restrict_optimizer(full: OptimizerState, index_map: IndexMap, names: Iterable[str] | None = None) -> dict[str, Any]:
-    """The `state_dict` of an optimizer over the full model, cut to the compact one.
+    """Cut the `state_dict` of an optimizer over the full model to one over the compact model.
 
     Tensors of a parameter's shape (SGD's momentum, Adam's moments) keep the entries that the parameter keeps; scalars
     (step counts) and all settings are copied.
@@ -32,6 +32,16 @@ def restrict_optimizer(full: OptimizerState, index_map: IndexMap, names: Iterabl
 
     Raises:
         MapError: a parameter has no known name, or state of a shape that can't follow it (factored moments).
+
+    >>> import torch
+    >>> from hfp.reconstruct import Coupling, compact_model, restrict_optimizer
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 2))
+    >>> coupling = Coupling.trace(model, torch.randn(2, 4))
+    >>> index_map = coupling.index_map(coupling.plan({"0": [0, 2, 5]}))
+    >>> names = [name for name, _ in model.named_parameters()]
+    >>> full = torch.optim.Adam(model.parameters()).state_dict()
+    >>> optimizer = torch.optim.Adam(compact_model(model, index_map).parameters())
+    >>> optimizer.load_state_dict(restrict_optimizer(full, index_map, names))
     """
     named = _named(full, index_map, names)
     state = {}
@@ -47,19 +57,28 @@ def restrict_optimizer(full: OptimizerState, index_map: IndexMap, names: Iterabl
 def embed_optimizer(
     sub: OptimizerState, into: OptimizerState, index_map: IndexMap, names: Iterable[str] | None = None
 ) -> dict[str, Any]:
-    """The `state_dict` of an optimizer over the full model: kept entries from `sub`, all others from `into`.
+    """Put the `state_dict` of an optimizer over the compact model back into one over the full model.
 
-    Where `into` has no state yet, entries that are not kept become zero, as a fresh optimizer's. Scalars (step
-    counts) come from `sub`, settings from `into`.
+    Kept entries come from `sub`, all others from `into`. Where `into` has no state yet, entries that are not kept
+    become zero, as a fresh optimizer's are. Scalars (step counts) come from `sub`, settings from `into`.
 
     Args:
-        sub: state_dict of an optimizer over the compact model's parameters.
+        sub: state_dict of an optimizer over the compact model's parameters; not changed.
         into: state_dict of the same kind of optimizer over the full model's, in the same order; not changed.
         index_map: which entries are kept.
-        names: see `restrict_optimizer`.
+        names: the parameters' names, as for `restrict_optimizer`.
+
+    Returns:
+        A state_dict for the optimizer over the full model's parameters.
 
     Raises:
-        MapError: see `restrict_optimizer`.
+        MapError: as `restrict_optimizer`, or the two optimizers were given different parameters.
+
+    >>> import torch
+    >>> from hfp.reconstruct import IndexMap, embed_optimizer
+    >>> model = torch.nn.Linear(4, 2)
+    >>> state = torch.optim.SGD(model.parameters(), lr=0.1).state_dict()
+    >>> back = embed_optimizer(state, state, IndexMap.identity(model), ["weight", "bias"])
     """
     named = _named(sub, index_map, names)
     if named.keys() != _named(into, index_map, names).keys():

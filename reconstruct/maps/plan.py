@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from hfp.reconstruct.errors import MapError
+from hfp.reconstruct.maps.tables import counted, html_table, share
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan:
-    """Kept channels per coupled group.
+    """Which channels of every coupled group are kept.
 
     Args:
         sizes: group name -> number of channels in the full model.
@@ -19,6 +20,13 @@ class Plan:
 
     Raises:
         MapError: an unknown group, or indices that are empty, out of range, repeated or not ascending.
+
+    >>> from hfp.reconstruct import Plan
+    >>> plan = Plan({"conv1": 4, "conv2": 8}, {"conv1": (0, 3)})
+    >>> plan
+    <Plan: 2 of 12 channels removed, from 1 of 2 coupled groups>
+    >>> plan.kept["conv1"]
+    (0, 3)
     """
 
     sizes: Mapping[str, int]
@@ -42,6 +50,23 @@ class Plan:
         """The share of all groups' channels that is removed."""
         total = sum(self.sizes.values())
         return 1 - sum(map(len, self.kept.values())) / total if total else 0.0
+
+    def __repr__(self) -> str:
+        """One line, however many groups there are."""
+        removed = {name: size - len(self.kept[name]) for name, size in self.sizes.items()}
+        cut = sum(count > 0 for count in removed.values())
+        channels = counted(sum(self.sizes.values()), "channel")
+        return (
+            f"<Plan: {sum(removed.values()):,} of {channels} removed, "
+            f"from {cut} of {counted(len(self.sizes), 'coupled group')}>"
+        )
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (name, size, len(self.kept[name]), share(len(self.kept[name]), size)) for name, size in self.sizes.items()
+        ]
+        caption = f"Plan: {self.ratio:.1%} of all channels removed"
+        return html_table(caption, ("coupled group", "channels", "kept", "share kept"), rows)
 
 
 def _check(name: str, indices: tuple[int, ...], size: int) -> None:

@@ -1,1 +1,1 @@
-"""Compact models: their modules, tensors and plain attributes."""
+"""Compact models: their modules (`compact`), tensors (`twin`) and plain attributes (`attributes`)."""

@@ -15,7 +15,7 @@ from hfp.reconstruct.models.twin import check_tied, computed, like, tensors_of, 
 
 
 def compact_model(parent: nn.Module, index_map: IndexMap, state: Mapping[str, Tensor] | None = None) -> nn.Module:
-    """A new module of the compact shapes; `parent` is not changed and no full-size copy is made.
+    """Build the compact model of an index map; `parent` is not changed and no full-size copy is made.
 
     Args:
         parent: the full model.
@@ -23,8 +23,18 @@ def compact_model(parent: nn.Module, index_map: IndexMap, state: Mapping[str, Te
         state: the compact state to fill it with (copied; cast to the parent's dtypes and devices, but kept on its own
             device when the parent is on the meta device); by default the kept entries of `parent`.
 
+    Returns:
+        A new module of the compact shapes.
+
     Raises:
         MapError: the map is of another model, or `state` is not its compact state.
+
+    >>> import torch
+    >>> from hfp.reconstruct import Coupling, compact_model
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 2))
+    >>> coupling = Coupling.trace(model, torch.randn(2, 4))
+    >>> compact_model(model, coupling.index_map(coupling.plan({"0": [0, 2, 5]})))[0]
+    Linear(in_features=4, out_features=3, bias=True)
     """
     full = parent.state_dict()
     if state is None:

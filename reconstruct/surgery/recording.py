@@ -15,6 +15,7 @@ from torch_pruning.dependency.dependency import Dependency
 from hfp.reconstruct.errors import MapError
 from hfp.reconstruct.maps.factor import factor, flat_indices
 from hfp.reconstruct.maps.index_map import IndexMap, TensorMap
+from hfp.reconstruct.maps.tables import html_table
 from hfp.reconstruct.models.attributes import changes, snapshot
 from hfp.reconstruct.models.running import run_error
 from hfp.reconstruct.models.twin import Twin, check_tied, joined, tensors_of, tied
@@ -27,7 +28,16 @@ _CALL = Dependency.__call__
 
 
 class Recording:
-    """What surgery on one model removed so far; made by `record`."""
+    """What surgery on one model removed so far; made by `record`.
+
+    >>> import torch
+    >>> from hfp.reconstruct import record
+    >>> with record(torch.nn.Linear(4, 2)) as recording:
+    ...     recording
+    <Recording of a Linear: open, 0 of 2 tensors cut so far>
+    >>> recording
+    <Recording of a Linear: finished, 0 of 2 tensors cut>
+    """
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
@@ -54,6 +64,20 @@ class Recording:
         if self._index_map is None:
             raise MapError("the recording has no index map before its `with` block has ended without an error")
         return self._index_map
+
+    def __repr__(self) -> str:
+        """One line: of which model, and how much was cut."""
+        cut = sum(not tensor.is_identity for tensor in self._maps.values())
+        state, far = ("open", " so far") if self._index_map is None else ("finished", "")
+        return f"<Recording of a {type(self._model).__name__}: {state}, {cut} of {len(self._maps)} tensors cut{far}>"
+
+    def _repr_html_(self) -> str:
+        cut = [
+            (name, list(tensor.shape), list(tensor.compact_shape))
+            for name, tensor in self._maps.items()
+            if not tensor.is_identity
+        ]
+        return html_table(repr(self)[1:-1], ("tensor", "shape before", "shape now"), cut)
 
     def finish(self, example_inputs: Any = None) -> None:
         """Check the recording against the model and make the index map.
@@ -144,11 +168,24 @@ def record(model: nn.Module, example_inputs: Any = None) -> Iterator[Recording]:
         model: the model whose modules are pruned.
         example_inputs: if given, the pruned model is run on them (evaluation mode, no gradients) when the block
             ends, so that attributes left stale are found here and not when a saved model is used. A tuple or list is
-            unpacked, a dict passed as keywords.
+            unpacked, a dict passed as keywords. None runs nothing.
+
+    Returns:
+        A context manager that gives a `Recording`; its `index_map` is there once the block has ended.
 
     Raises:
         MapError: what happens can't be mapped (the message says where): before a layer is cut with indices that
             torch-pruning would misunderstand, else at the end of the block.
+
+    >>> import torch
+    >>> import torch_pruning as tp
+    >>> from hfp.reconstruct import record
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 2))
+    >>> graph = tp.DependencyGraph().build_dependency(model, torch.randn(2, 4))
+    >>> with record(model, torch.randn(2, 4)) as recording:
+    ...     graph.get_pruning_group(model[0], tp.prune_linear_out_channels, [1, 3, 4]).prune()
+    >>> recording.index_map.tensors["0.weight"]
+    TensorMap([6, 4] -> [3, 4], dim 0: 0 2 5)
     """
     recording = Recording(model)
     _start(recording)

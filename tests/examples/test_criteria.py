@@ -1,4 +1,4 @@
-"""The benchmark of criteria: its tables, its results on disk, its page, and one network through every protocol."""
+"""The benchmark of criteria: its figures, its results on disk, and one network through every protocol."""
 
 from __future__ import annotations
 
@@ -47,9 +47,15 @@ def test_margins_are_paired_by_seed_and_against_the_best_of_torch_pruning(study)
             ("taylor", "layer", 0.5): [0.60, 0.60],
         }
     )
-    text = study("report").report(found)
-    assert "+8.0 ± 2.8 (group-fisher, measured / l1, global)" in text
-    assert "**75.0 ± 7.1**" in text
+    (line,) = study("report").margins(found)
+    assert (line["lead"], line["lead_spread"]) == ("+8.0", "2.8")
+    assert (line["ours"], line["ranking"], line["rival"], line["rival_ranking"]) == (
+        "group-fisher", "measured", "l1", "global",
+    )  # fmt: skip
+    shown = {
+        line["accuracy"]: line["accuracy_spread"] for line in study("report").accuracies(found) if "accuracy" in line
+    }
+    assert shown["75.0"] == "7.1"
 
 
 def test_leads_are_means_over_networks_by_seed(study):
@@ -62,16 +68,23 @@ def test_leads_are_means_over_networks_by_seed(study):
         }
     )
     found = [*first, *({**row, "trained": "digits/b/1"} for row in second)]
-    assert "| group-fisher | measured |  |  | +2.5 ± 0.7 (1 of 2) |  |" in study("report").overall(found)
+    first, *_ = study("report").leads(found)
+    assert first == {
+        "protocol": "at once, batch-norm recalibrated", "criterion": "group-fisher", "ranking": "measured",
+        "removed": "50", "lead": "+2.5", "lead_spread": "0.7", "ahead": "1", "networks": "2",
+    }  # fmt: skip
 
 
 def test_gains_are_paired_by_seed_and_averaged_over_networks(study):
     first = rows({("kronecker", "measured", 0.5): [0.8, 0.7, 0.1], ("l1", "measured", 0.5): [0.7, 0.64]})
     second = rows({("kronecker", "measured", 0.5): [0.8, 0.7], ("l1", "measured", 0.5): [0.76, 0.7]})
     found = [*first, *({**row, "trained": "digits/b/1"} for row in second)]
-    text = study("report").gains(found)
-    assert "| kronecker in place of l1, measured ranking, batch-norm |  |  | +5.0 ± 2.8 |  |" in text
-    assert text.count("\n|") == 3
+    assert list(study("report").gains(found)) == [
+        {
+            "choice": "kronecker in place of l1, measured ranking, batch-norm",
+            "removed": "50", "gain": "+5.0", "gain_spread": "2.8",
+        }
+    ]  # fmt: skip
 
 
 def test_a_line_cut_short_is_left_out(study, tmp_path):
@@ -85,18 +98,6 @@ def test_a_line_cut_short_is_left_out(study, tmp_path):
     assert again.wants(protocol="once", ratio=0.7)
 
 
-def test_only_the_tables_of_a_page_change(study, tmp_path):
-    page = study("page")
-    file = tmp_path / "page.md"
-    file.write_text(f"# Prose\n\n{page.START}\nold\n{page.END}\n\nmore prose\n")
-    page.update(file, "new")
-    assert file.read_text() == f"# Prose\n\n{page.START}\n\nnew\n{page.END}\n\nmore prose\n"
-    file.write_text("no marks")
-    with pytest.raises(ValueError, match="has no lines"):
-        page.update(file, "new")
-    assert file.read_text() == "no marks"
-
-
 def test_rank_correlation_shares_ties(study):
     spearman = study("alone").spearman
     assert spearman(torch.tensor([1.0, 2, 2, 3]), torch.tensor([10.0, 20, 20, 30])) == pytest.approx(1)
@@ -105,11 +106,11 @@ def test_rank_correlation_shares_ties(study):
 
 
 @pytest.mark.slow
-def test_one_network_through_every_protocol(tmp_path, monkeypatch, capsys):
+def test_one_network_through_every_protocol(study, tmp_path, monkeypatch, capsys):
     words = [
         *("--networks", "digits/vgg-small/0.25", "--seeds", "0", "--epochs", "digits=1", "--train-images", "256"),
         *("--score-images", "64", "--test-images", "64", "--alone-images", "32", "--tune-images", "64"),
-        *("--cache", str(tmp_path), "--results", str(tmp_path / "r.jsonl"), "--report", str(tmp_path / "page.md")),
+        *("--cache", str(tmp_path), "--results", str(tmp_path / "r.jsonl"), "--data", str(tmp_path / "c.csv")),
     ]
     monkeypatch.setattr(sys, "argv", ["criteria.py", *words])
     monkeypatch.syspath_prepend(str(FOLDER))
@@ -123,7 +124,7 @@ def test_one_network_through_every_protocol(tmp_path, monkeypatch, capsys):
     finally:
         torch.set_num_threads(threads)
     assert len((tmp_path / "r.jsonl").read_text().splitlines()) == len(lines)  # nothing ran twice
-    page = (tmp_path / "page.md").read_text()
-    assert "Leave one out" in page
-    assert "group-fisher | measured |" in page
-    assert (tmp_path / "page.png").stat().st_size > 10_000
+    assert {file.name for file in tmp_path.glob("*.csv")} == {f"c{name}.csv" for name in study("report").FILES}
+    assert ",group-fisher,measured,50," in (tmp_path / "c.csv").read_text()
+    assert "digits/vgg-small/0.25,group-fisher,whole," in (tmp_path / "c_alone.csv").read_text()
+    assert (tmp_path / "c.png").stat().st_size > 10_000

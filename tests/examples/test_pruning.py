@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import runpy
 import sys
 from pathlib import Path
 
 import pytest
+from data_files import read
+
+from hfp.importance import registry as criteria
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -31,6 +35,19 @@ def test_prune_custom_layer(monkeypatch, capsys):
     assert "1.mix: [48, 128] -> [24, 64]" in shown
 
 
+def test_custom_criterion(monkeypatch, capsys):
+    monkeypatch.setattr(criteria, "_ENTRIES", dict(criteria._ENTRIES))
+    run("custom_criterion.py", monkeypatch)
+    share = float(capsys.readouterr().out.split("%")[0])
+    assert 30 < share <= 50
+
+
+@pytest.mark.parametrize("name", ["custom_method.py", "custom_criterion.py"])
+def test_what_a_user_adds_needs_two_import_lines(name):
+    text = (EXAMPLES / name).read_text(encoding="utf-8")
+    assert len(re.findall(r"^(?:import|from) hfp", text, re.MULTILINE)) == 2
+
+
 def test_restore_and_continue(monkeypatch, capsys):
     run("restore_and_continue.py", monkeypatch, "--epochs", "3", "--images", "400")
     lines = capsys.readouterr().out.splitlines()
@@ -47,6 +64,8 @@ def test_the_sweep_s_protocol(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit, match="0"):
         run(script, monkeypatch, "--results", str(tmp_path))
     with pytest.raises(SystemExit, match="0"):
-        run(script, monkeypatch, "--results", str(tmp_path), "--page", str(tmp_path / "page.md"))
-    assert "1 of 1 pass (100.0%)" in (tmp_path / "page.md").read_text()
+        run(script, monkeypatch, "--results", str(tmp_path), "--data", str(tmp_path / "sweep.csv"))
+    (line,) = read(tmp_path / "sweep.csv")
+    assert (line["family"], line["model"], line["result"], line["plain"]) == ("resnet", "test_resnet", "pass", "")
+    assert 20 < float(line["macs_left"]) < 40
     assert "pass" in capsys.readouterr().out

@@ -2,7 +2,7 @@
 
 import pytest
 
-from hfp.importance import layers
+from hfp.layers import table as layers
 
 
 @pytest.fixture

@@ -12,15 +12,14 @@ from torch.nn import functional
 
 from criteria_study.networks import Batches, Trained
 from hfp.costs.macs import macs_per_weight
-from hfp.errors import InputError
 from hfp.pruning.measuring import mean_loss, measured
+from hfp.pruning.meeting import meet
 from hfp.pruning.repair import repair
-from hfp.pruning.schedule import Bundle, Order, RankingRules, meet
+from hfp.pruning.schedule import Bundle, Order, RankingRules
 from hfp.reconstruct import IndexMap, compact_model
 from hfp.reconstruct.coupling.coupling import Coupling
 
 Kept = Mapping[str, Sequence[int]]
-LESS = (0.0, 0.01, 0.02, 0.04)
 
 
 class Cutter:
@@ -50,7 +49,7 @@ class Cutter:
     def order(self, score: Callable[[Any], Tensor], ranking: str) -> Order:
         """All removals, by the scores of a group and one of the rankings of `hfp.prune`."""
         rules = RankingRules(ranking)
-        bundles = [Bundle({name: score(self.groups(name)).detach()}, {name: 1}) for name in self.coupling.names]
+        bundles = [Bundle({name: score(self.groups(name)).detach()}, {name: (1,)}) for name in self.coupling.names]
         return Order.of(measured(bundles, rules, self.outcome) if ranking == "measured" else bundles, rules)
 
     def outcome(self, kept: Kept) -> tuple[float, float]:
@@ -61,17 +60,9 @@ class Cutter:
         )
 
     def cut(self, order: Order, share: float) -> IndexMap:
-        """The place of the network that has this share of the multiply-accumulates, from below within 2 %.
-
-        Where the next channel of a small network takes more than that, it goes too.
-        """
-        cost = lambda kept: self.count(self.index_map(kept)) / self.macs  # noqa: E731
-        for less in LESS:
-            try:
-                return self.index_map(meet(order, share - less, cost, "macs", exact=True))
-            except InputError:
-                continue
-        return self.index_map(meet(order, share, cost, "macs", exact=False))
+        """The place of the network that has this share of the multiply-accumulates, from below."""
+        costs = lambda kept: {"macs": self.count(self.index_map(kept)) / self.macs}  # noqa: E731
+        return self.index_map(meet(order, {"macs": share}, costs))
 
     def repaired(self, index_map: IndexMap, kinds: tuple[str, ...] = ()) -> nn.Module:
         """The compact network, after repairs."""

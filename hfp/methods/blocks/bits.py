@@ -10,8 +10,8 @@ from hfp.errors import InputError
 
 
 def to_bits(mask: Tensor) -> Tensor:
-    """A boolean tensor as bytes: uint8 ``[ceil(entries / 8)]``."""
-    return torch.from_numpy(np.packbits(mask.detach().cpu().numpy().reshape(-1)))
+    """A boolean tensor as bytes, on its device: uint8 ``[ceil(entries / 8)]``."""
+    return torch.from_numpy(np.packbits(mask.detach().cpu().numpy().reshape(-1))).to(mask.device)
 
 
 def from_bits(bits: Tensor, shape: torch.Size | tuple[int, ...]) -> Tensor:
@@ -23,4 +23,5 @@ def from_bits(bits: Tensor, shape: torch.Size | tuple[int, ...]) -> Tensor:
     count = int(np.prod(shape))
     if bits.dtype != torch.uint8 or tuple(bits.shape) != ((count + 7) // 8,):
         raise InputError(f"expected {count} bits in {(count + 7) // 8} bytes; found {bits.dtype} {list(bits.shape)}")
-    return torch.from_numpy(np.unpackbits(bits.numpy(), count=count).astype(bool)).reshape(shape)
+    unpacked = np.unpackbits(bits.cpu().numpy(), count=count).astype(bool)
+    return torch.from_numpy(unpacked).reshape(shape).to(bits.device)

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hfp.errors import InputError
 from hfp.methods.interface.client_context import ClientContext
+from hfp.settings import setting
 from hfp.training.local_step import Objective
 
 
-def check_calibration(calibration: float) -> None:
-    """Refuse what a step can't add to the strength of a loss.
-
-    Raises:
-        InputError: it is below 0, infinite or NaN.
-    """
-    if not 0 <= calibration < math.inf:
-        raise InputError(f"calibration must be a finite number of at least 0; found {calibration}")
+def calibration_setting(default: float) -> Any:
+    """The option of a method whose clients train with the calibrated loss."""
+    return setting(
+        default,
+        "Each local step adds this much to the strength of the calibrated loss, which is at most 1.",
+        within="[0, inf)",
+    )
 
 
 def calibrated(local: ClientContext, calibration: float) -> Objective:
@@ -29,26 +28,33 @@ def calibrated(local: ClientContext, calibration: float) -> Objective:
     The longer a client trains alone, the more it unlearns the classes that it lacks.
     """
     strength = min(1.0, calibration * local.training.steps(len(local.data.labels)))
-    return Calibrated(local.data.labels, strength) if strength else Objective()
+    if not strength:
+        return Objective()
+    precise = torch.promote_types(next(local.model.parameters()).dtype, torch.float32)
+    return Calibrated(label_offset(local.data.labels, local.classes, strength).to(local.device, precise))
+
+
+def label_offset(labels: Tensor, classes: int, strength: float) -> Tensor:
+    """``τ log π_c`` with ``π_c = (n_c + 1) / (n + C)`` over the `labels`; `strength` is ``τ``. Float64 `[classes]`."""
+    counts = torch.bincount(labels.cpu(), minlength=classes).double() + 1
+    return strength * torch.log(counts / counts.sum())
 
 
 class Calibrated(Objective):
-    """Cross-entropy of ``z_c + τ log π_c``: scores ``z``, `strength` ``τ`` in [0, 1], ``π`` the shares of `labels`.
+    """Cross-entropy of ``z_c + τ log π_c``: scores ``z``, and the `offset` `[classes]` of `label_offset`.
 
     A model that minimises it has the score that it would need if all classes were alike often (logit adjustment, Menon
-    et al. 2021, arXiv 2007.07314, eq. 10; at federated clients Zhang et al. 2022, arXiv 2209.00189). ``π_c`` is
-    ``(n_c + 1) / (n + C)``, so that a class the client lacks has a share too. The label counts stay with the client.
+    et al. 2021, arXiv 2007.07314, eq. 10; at federated clients Zhang et al. 2022, arXiv 2209.00189). A class that the
+    client lacks has a share too. The label counts stay with the client.
     """
 
-    def __init__(self, labels: Tensor, strength: float) -> None:
-        self._labels, self._strength = labels, strength
-        self._offset: Tensor | None = None
+    def __init__(self, offset: Tensor) -> None:
+        self.tensors = {"offset": offset}
+
+    def constants(self) -> tuple[()]:
+        """None beside the offset."""
+        return ()
 
     def loss(self, model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
         """The mean over a batch."""
-        scores = model(inputs)
-        if self._offset is None:
-            counts = torch.bincount(self._labels, minlength=scores.shape[1]).double() + 1
-            precise = torch.promote_types(scores.dtype, torch.float32)
-            self._offset = (self._strength * torch.log(counts / counts.sum())).to(scores.device, precise)
-        return functional.cross_entropy(scores + self._offset, labels)
+        return functional.cross_entropy(model(inputs) + self.tensors["offset"], labels)

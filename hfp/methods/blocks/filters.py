@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 
 from hfp.importance.groups.members import members, width
+from hfp.layers.products import PRODUCTS
 from hfp.methods.blocks.selection import Scores, scores_of
 from hfp.methods.interface.values import State
 from hfp.reconstruct import Coupling
@@ -25,9 +25,11 @@ def filter_norms(group: Any) -> Tensor:
 
     Layers that read the channel don't count: their weights belong to the filters of other channels.
     """
-    scores = torch.zeros(width(group))
+    scores = None
     for member in members(group):
-        if member.direction == "out" and isinstance(member.layer, (_ConvNd, nn.Linear)):
+        if member.direction == "out" and isinstance(member.layer, PRODUCTS):
             weight = next(entry for entry in member.tensors() if entry[1].dim() > 1)
+            if scores is None:
+                scores = weight[1].new_zeros(width(group), dtype=torch.float32)
             member.add_to(scores, member.sums(weight[1].abs(), weight[2]))
-    return scores
+    return torch.zeros(width(group)) if scores is None else scores

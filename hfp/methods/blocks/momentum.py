@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from torch import Tensor
 
-from hfp.errors import InputError
 from hfp.methods.interface.values import State
+from hfp.settings import setting
 
 
-def check_momentum(momentum: float) -> None:
-    """Refuse a share that isn't one.
-
-    Raises:
-        InputError: it isn't in [0, 1).
-    """
-    if not 0 <= momentum < 1:
-        raise InputError(f"server_momentum must be in [0, 1); found {momentum}")
+def server_momentum_setting(default: float) -> Any:
+    """The option of a method that steps with momentum at the server."""
+    return setting(
+        default,
+        "This share of a round's change of the global parameters moves them again in the next round.",
+        within="[0, 1)",
+    )
 
 
 def server_momentum_step(

@@ -33,13 +33,15 @@ class PseudoGradients:
         self._moved_square += weight**2
         for name, total in self._gradient.items():
             place = trained_part.index_map.tensors[name]
-            active = (
-                trained_part.active.get(name, torch.ones((), dtype=torch.bool)).to(total).expand(place.compact_shape)
-            )
-            gradient = (trained_part.before[name] - trained_part.after[name]) * active / distance
+            gradient = trained_part.before[name] - trained_part.after[name]
+            held = torch.ones((), dtype=total.dtype, device=total.device)
+            if name in trained_part.active:
+                held = trained_part.active[name].to(total)
+                gradient = gradient * held
+            gradient = gradient / distance
             place.add(gradient, total, weight)
             place.add(gradient.square(), self._square[name], weight)
-            place.add(active, self._coverage[name], weight)
+            place.add(held.expand(place.compact_shape), self._coverage[name], weight)
 
     def gradient(self) -> dict[str, Tensor]:
         """``Σ p_k g_k``, over those that hold an entry."""

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from hfp.errors import InputError
 from hfp.methods.interface.values import MethodContext
-from hfp.reconstruct import Coupling, IndexMap, Plan, compact_model
+from hfp.reconstruct import Coupling, IndexMap, Plan
+from hfp.reconstruct.models.compact import build
 
 Scores = Mapping[str, Tensor]
 
@@ -79,8 +80,11 @@ def keep_best(
     The share `explore` of the kept channels is drawn uniformly from the others instead.
     """
     kept = {}
-    for name, keep in kept_counts(groups, ratio).items():
-        order = scores[name].cpu().argsort(descending=True, stable=True)
+    counts = kept_counts(groups, ratio)
+    together = torch.cat([scores[name] for name in counts]).cpu()  # one transfer for all groups
+    here = dict(zip(counts, together.split([len(scores[name]) for name in counts]), strict=True))
+    for name, keep in counts.items():
+        order = here[name].argsort(descending=True, stable=True)
         certain = keep - math.floor(explore * keep)
         best, rest = order[:certain], order[certain:]
         drawn = rest[torch.randperm(len(rest), generator=generator)] if explore else rest
@@ -106,6 +110,6 @@ def keep_window(groups: Coupling, ratio: float, start: int = 0) -> Plan:
 def scores_of(
     groups: Coupling, model: nn.Module, criterion: Callable[[Any], Tensor], weights: Mapping[str, Tensor]
 ) -> Scores:
-    """The criterion's score of every channel, by coupled group, on `model` with these weights."""
-    group = groups.groups_of(compact_model(model, IndexMap.identity(model), weights))
+    """The criterion's score of every channel, by coupled group, on `model` with these weights, where those are."""
+    group = groups.groups_of(build(model, IndexMap.identity(model), weights))
     return {name: criterion(group(name)) for name in groups.names}

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 
 from hfp.errors import InputError
+from hfp.layers.products import PRODUCTS
 from hfp.methods.blocks.bits import from_bits, to_bits
 from hfp.methods.interface.values import State
 
@@ -20,7 +20,7 @@ def full_masks(model: nn.Module) -> dict[str, Tensor]:
     return {
         f"{name}.weight".lstrip("."): torch.ones(module.weight.shape, dtype=torch.bool)
         for name, module in model.named_modules()
-        if isinstance(module, (_ConvNd, nn.Linear))
+        if isinstance(module, PRODUCTS)
     }
 
 
@@ -38,7 +38,7 @@ def masks_from_bits(bits: Tensor, model: nn.Module) -> dict[str, Tensor]:
 
 def gather(state: State, masks: Masks) -> dict[str, Tensor]:
     """The state with every masked tensor as the row of its active values."""
-    return {name: value[masks[name]] if name in masks else value for name, value in state.items()}
+    return {name: value[masks[name].to(value.device)] if name in masks else value for name, value in state.items()}
 
 
 def scatter(values: State, masks: Masks, model: nn.Module) -> dict[str, Tensor]:
@@ -51,7 +51,9 @@ def scatter(values: State, masks: Masks, model: nn.Module) -> dict[str, Tensor]:
         if tuple(values[name].shape) != (int(mask.sum()),):
             raise InputError(f"{name} must have {int(mask.sum())} active values; found {list(values[name].shape)}")
     return {
-        name: torch.zeros(full.shape, dtype=full.dtype).masked_scatter(masks[name], values[name])
+        name: torch.zeros(full.shape, dtype=full.dtype, device=values[name].device).masked_scatter(
+            masks[name].to(values[name].device), values[name]
+        )
         if name in masks
         else values[name]
         for name, full in model.state_dict().items()

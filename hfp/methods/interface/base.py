@@ -19,6 +19,7 @@ from hfp.errors import InputError
 from hfp.methods.interface.client_context import ClientContext
 from hfp.methods.interface.values import Client, MethodContext, Reply, ServerState, State, Task, TrainedPart, Update
 from hfp.reconstruct import Plan
+from hfp.settings import check_settings
 from hfp.training.local_step import Objective
 
 
@@ -33,7 +34,7 @@ class Collector(Protocol):
 
 
 class Method(ABC):
-    """A federated algorithm. Subclasses are frozen dataclasses whose fields are the method's options.
+    """A federated algorithm. Subclasses are frozen dataclasses whose fields are the method's options (`hfp.settings`).
 
     `name` is what a person types, `source` where the method is published. The server's and the client's half run in
     different processes when need be: all that passes between them is in `Task` and `Reply`.
@@ -48,6 +49,19 @@ class Method(ABC):
     """Earlier names of options, which keep working with a warning, and today's."""
     uses_ratios: ClassVar[bool] = True
     """Whether a client's ratio makes any difference; a comparison runs what it doesn't matter to only once."""
+
+    @classmethod
+    def option_label(cls) -> str:
+        """What an error calls one of the method's options, with ``{}`` for its name."""
+        return f"option {{}} of {cls.name}"
+
+    def __post_init__(self) -> None:
+        """Check the options as they are declared. A method that checks more calls this first.
+
+        Raises:
+            InputError: an option is of another kind, outside its range, or none of its choices.
+        """
+        check_settings(self, self.option_label())
 
     def check(self, context: MethodContext) -> None:
         """Refuse a setting that the method can't work in.

@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from hfp.costs.macs import TRAINING_FACTOR, MacCounter, parameters
 from hfp.costs.memory import PeakBytesCounter
 from hfp.methods.interface.values import Client, Reply, State, Task
-from hfp.reconstruct import Coupling, compact_model
+from hfp.models import classifier_of
+from hfp.reconstruct import Coupling, IndexMap, compact_model
 from hfp.seeds import generator
 from hfp.training.local_step import LocalData, LocalResult, LocalTraining, Objective, schedule_of, train
+from hfp.training.shells import Lease
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,7 +23,8 @@ class ClientContext:
     """What a client has when a task arrives in round `round`.
 
     `model` is the full model, for its architecture alone; `groups` its coupled groups, `count` what a forward pass
-    costs, `peak_bytes` what training keeps. `random` shuffles and augments; it is the same for every method under one seed.
+    costs, `peak_bytes` what training keeps. `random` shuffles and augments; it is the same for every method under one
+    seed. Compact models come from `shells` where there are any, and are only the client's until it has replied.
     """
 
     client: Client
@@ -34,6 +37,7 @@ class ClientContext:
     count_peak_bytes: PeakBytesCounter
     seed: int
     device: torch.device
+    shells: Lease | None = None
     random: torch.Generator = field(init=False)
 
     def __post_init__(self) -> None:
@@ -41,7 +45,17 @@ class ClientContext:
 
     def build(self, task: Task) -> nn.Module:
         """The compact model of a task whose tensors are its state."""
-        return compact_model(self.model, task.index_map, task.tensors).to(self.device)
+        return self.model_of(task.index_map, task.tensors)
+
+    def model_of(self, index_map: IndexMap, state: State) -> nn.Module:
+        """The compact model of `index_map` that holds copies of the values in `state`, on the client's device.
+
+        Raises:
+            MapError: the map is of another model, or `state` is not its compact state.
+        """
+        if self.shells is not None:
+            return self.shells.build(index_map, state)
+        return compact_model(self.model, index_map, state).to(self.device)
 
     def schedule(self) -> list[Tensor]:
         """Draw the batches of this round's epochs."""
@@ -55,7 +69,15 @@ class ClientContext:
         Raises:
             InputError: training diverged.
         """
-        return train(model, self.data, self.training, self.random, objective, schedule)
+        objective = Objective() if objective is None else objective
+        schedule = self.schedule() if schedule is None else schedule
+        fit = train if self.shells is None else self.shells.train
+        return fit(model, self.data, self.training, self.random, objective, schedule)
+
+    @property
+    def classes(self) -> int:
+        """How many classes the model tells apart."""
+        return len(list(classifier_of(self.model).parameters())[-1])
 
     def draws(self, purpose: str) -> torch.Generator:
         """A generator for one more purpose, so that batches stay the same for every method."""

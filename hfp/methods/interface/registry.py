@@ -1,15 +1,24 @@
-"""Methods by name."""
+"""Methods by name. A bundled method's name is that of its file, so that names are known before torch is loaded."""
 
 from __future__ import annotations
 
-import dataclasses
 import warnings
-from typing import Any
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from hfp.errors import InputError, unknown
-from hfp.methods.interface.base import Method
+from hfp.settings import settings_of
+
+if TYPE_CHECKING:
+    from hfp.methods.interface.base import Method
 
 _METHODS: dict[str, type[Method]] = {}
+_FILES = {
+    file.stem.replace("_", "-"): f"hfp.methods.{file.stem}"
+    for file in Path(__file__).parents[1].glob("*.py")
+    if not file.stem.startswith("_")
+}
 
 
 def register(method: type[Method]) -> type[Method]:
@@ -18,29 +27,48 @@ def register(method: type[Method]) -> type[Method]:
     return method
 
 
+def method_names() -> tuple[str, ...]:
+    """The names of all known methods, in alphabetical order."""
+    return tuple(sorted({*_FILES, *_METHODS}))
+
+
 def methods() -> tuple[type[Method], ...]:
     """Every known method, in order of name."""
-    return tuple(_METHODS[name] for name in sorted(_METHODS))
+    return tuple(method_class(name) for name in method_names())
 
 
-def create_method(name: str, **options: Any) -> Method:
-    """Make a method by name.
+def method_class(name: str) -> type[Method]:
+    """The class of a method.
 
     Raises:
-        InputError: the name or an option isn't known, or an option's value is out of its range.
+        InputError: the name isn't known.
     """
+    if name not in _METHODS and name not in _FILES:
+        raise unknown("method", name, method_names())
     if name not in _METHODS:
-        raise unknown("method", name, _METHODS)
-    kind = _METHODS[name]
+        import_module(_FILES[name])
+    return _METHODS[name]
+
+
+def create_method(name: str, /, **options: Any) -> Method:
+    """Make a method by name.
+
+    >>> create_method("fedprox", mu=0.1).mu
+    0.1
+
+    Raises:
+        InputError: the name or an option isn't known, or an option's value is of another kind or out of its range.
+    """
+    kind = method_class(name)
+    declared = settings_of(kind)
     options = _with_todays_names(kind, options)
-    defaults = {entry.name: entry.default for entry in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    for option, value in options.items():
-        if not defaults:
+    for option in options:
+        if not declared:
             raise InputError(f"{name} has no options; found {option!r}")
-        if option not in defaults:
-            raise unknown(f"option of {name}", option, defaults)
-        _check_type(name, option, value, defaults[option])
-    return kind(**options)
+        if option not in declared:
+            raise unknown(f"option of {name}", option, declared)
+    label = kind.option_label()
+    return kind(**{option: declared[option].checked(v, label.format(option)) for option, v in options.items()})
 
 
 def _with_todays_names(kind: type[Method], options: dict[str, Any]) -> dict[str, Any]:
@@ -48,13 +76,3 @@ def _with_todays_names(kind: type[Method], options: dict[str, Any]) -> dict[str,
         new = kind.renamed_options[old]
         warnings.warn(f"option {old} of {kind.name} is called {new} now", FutureWarning, stacklevel=4)
     return {kind.renamed_options.get(option, option): value for option, value in options.items()}
-
-
-def _check_type(method: str, option: str, value: Any, default: Any) -> None:
-    """Hold a value to its default's type; without a default (None) it is a number, and None is as good."""
-    expected = float if default is None else type(default)
-    accepted = {float: (int, float), tuple: (tuple, list)}.get(expected, (expected,))
-    if value is None and default is None:
-        return
-    if not isinstance(value, accepted) or (isinstance(value, bool) and expected is not bool):
-        raise InputError(f"option {option} of {method} must be of type {expected.__name__}; found {value!r}")

@@ -11,16 +11,15 @@ from torch import nn
 
 from hfp.errors import InputError
 from hfp.layers.calling import modes_kept
+from hfp.pruning.choices import REPAIRS
 from hfp.pruning.repair import bias, least_squares
-from hfp.pruning.repair.batch_norm import recalibrate
+from hfp.pruning.repair.batch_norm import STATISTICS, normalisations, recalibrate
 from hfp.pruning.repair.constants import constants
 from hfp.pruning.repair.paired import runner
 from hfp.pruning.repair.readers import left_alone, readers
 from hfp.pruning.repair.report import LayerRepair, RepairReport
 from hfp.pruning.repair.rows import supported
 from hfp.reconstruct import IndexMap
-
-KINDS = ("batch-norm", "bias", "least-squares")
 
 
 def checked_kinds(kinds: str | Iterable[str] | None) -> tuple[str, ...]:
@@ -31,9 +30,15 @@ def checked_kinds(kinds: str | Iterable[str] | None) -> tuple[str, ...]:
     """
     found = () if kinds is None else (kinds,) if isinstance(kinds, str) else tuple(kinds)
     for kind in found:
-        if kind not in KINDS:
-            raise InputError(f"repair is one of {', '.join(KINDS)}, several of them, or None, not {kind!r}")
+        if kind not in REPAIRS:
+            raise InputError(f"repair is one of {', '.join(REPAIRS)}, several of them, or None, not {kind!r}")
     return found
+
+
+def written_by_repairs(model: nn.Module) -> set[str]:
+    """The names of a model's tensors that a repair may write: its parameters and the running statistics."""
+    own = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    return own | {f"{name}.{key}".lstrip(".") for name in normalisations(model) for key in STATISTICS}
 
 
 def repair(
@@ -47,7 +52,7 @@ def repair(
         index_map: its place in the full model.
         batches: (inputs, target) pairs, targets unused, that can be iterated again for each kind; or what the model
             is called with.
-        kinds: of `KINDS`.
+        kinds: of `REPAIRS`.
 
     Raises:
         InputError: an unknown kind, batches too small for batch-norm.
@@ -76,10 +81,13 @@ def _repaired(
         reasons |= {layer.name: _NOT_PLAIN for layer in usable if not supported(layer.compact)}
         usable = [layer for layer in usable if supported(layer.compact)]
         done, samples = least_squares.reconstruct(full, compact, usable, places, batches)
+        kept = {layer.name: str(layer.compact.weight.dtype).removeprefix("torch.") for layer in usable}
+        reasons |= {name: _ROUNDED.format(kept[name]) for name in kept.keys() - {repaired.name for repaired in done}}
     return RepairReport(kind, samples, tuple(done), tuple(reasons.items()))
 
 
 _NO_CONSTANT = "it has no bias, and what reads it is not one batch-norm layer alone"
+_ROUNDED = "the fitted weights, rounded to {}, are no better than those that pruning left"
 _NOT_PLAIN = "its outputs are no plain product of inputs and weights"
 
 

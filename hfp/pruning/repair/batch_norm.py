@@ -13,23 +13,31 @@ from hfp.errors import InputError
 from hfp.pruning.repair.paired import runner
 from hfp.training.batch_norm import batch_statistics
 
-_STATISTICS = ("running_mean", "running_var")
+STATISTICS = ("running_mean", "running_var")
 
 
-def recalibrate(model: nn.Module, batches: Iterable[Any]) -> tuple[list[str], int]:
-    """Replace every batch-norm layer's running statistics by means over the batches; (layers, samples).
-
-    Each layer normalises a batch by the batch's own statistics while it runs, so that later layers see recalibrated
-    inputs, all other layers are in evaluation mode. A batch counts by its samples. Cost: a forward pass.
-
-    Raises:
-        InputError: a batch has one value per channel, of which there is no variance.
-    """
-    norms = {
+def normalisations(model: nn.Module) -> dict[str, _BatchNorm]:
+    """The batch-norm layers with running statistics, by name."""
+    return {
         name: module
         for name, module in model.named_modules()
         if isinstance(module, _BatchNorm) and module.running_mean is not None
     }
+
+
+def recalibrate(model: nn.Module, batches: Iterable[Any]) -> tuple[list[str], int]:
+    """Replace every batch-norm layer's running statistics by means over the batches.
+
+    Each layer normalises a batch by the batch's own statistics while it runs, so that later layers see recalibrated
+    inputs. All other layers are in evaluation mode. A batch counts by its samples. The cost is one forward pass.
+
+    Returns:
+        The names of the layers, and the number of samples.
+
+    Raises:
+        InputError: a batch has one value per channel, of which there is no variance.
+    """
+    norms = normalisations(model)
     if not norms:
         return [], 0
     sums: dict[str, list[Tensor]] = {}
@@ -42,7 +50,7 @@ def recalibrate(model: nn.Module, batches: Iterable[Any]) -> tuple[list[str], in
             for batch, size in run.batches(batches, model):
                 _forward(run, model, batch, size)
                 for name, module in norms.items():
-                    pair = [getattr(module, key).double() * size for key in _STATISTICS]
+                    pair = [getattr(module, key).double() * size for key in STATISTICS]
                     before = sums.get(name, [0.0, 0.0])
                     sums[name] = [old + new for old, new in zip(before, pair, strict=True)]
                 samples += size
@@ -50,7 +58,7 @@ def recalibrate(model: nn.Module, batches: Iterable[Any]) -> tuple[list[str], in
             for name, module in norms.items():
                 module.momentum, module.num_batches_tracked = kept[name]
     for name, module in norms.items():
-        for key, total in zip(_STATISTICS, sums[name], strict=True):
+        for key, total in zip(STATISTICS, sums[name], strict=True):
             getattr(module, key).copy_(total / samples)
     return list(norms), samples
 

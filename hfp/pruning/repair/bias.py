@@ -1,4 +1,4 @@
-r"""Bias compensation: the mean of what removed channels gave a layer goes into its constant.
+r"""Bias compensation puts the mean of what removed channels gave a layer into the layer's constant.
 
 In the order of the forward pass, every layer that lost inputs gets \(b \leftarrow b + E[y^{full} - y^{compact}]\) per
 output channel, the mean over samples and positions (so that the borders of padded convolutions count as they occur),
@@ -28,7 +28,7 @@ from hfp.pruning.repair.report import LayerRepair
 def compensate(
     full: nn.Module, compact: nn.Module, layers: list[Reader], places: Mapping[str, Constant], batches: Iterable[Any]
 ) -> tuple[list[LayerRepair], int]:
-    """Repair `layers` of the compact model in place; (what was done, samples)."""
+    """Repair `layers` of the compact model in place; returns what was done and the number of samples."""
     found, samples = shifts(full, compact, layers, batches)
     for name, shift in found.items():
         places[name].add(shift)
@@ -38,9 +38,12 @@ def compensate(
 def shifts(
     full: nn.Module, compact: nn.Module, layers: list[Reader], batches: Iterable[Any]
 ) -> tuple[dict[str, Tensor], int]:
-    """(layer -> what its outputs lack in the mean, `[out]`, float64; samples).
+    """Measure what each layer's outputs lack in the mean.
 
     While a batch runs, each layer's outputs get that batch's own shift, so that later layers see compensated inputs.
+
+    Returns:
+        Layer -> the mean that is missing, `[out]` in float64; and the number of samples.
     """
     sums: dict[str, Tensor] = {}
     samples = 0
@@ -55,7 +58,7 @@ def shifts(
 
 
 class _Shifted:
-    """A hook that gives a layer's outputs the mean that they should have, and adds up by how much."""
+    """A hook that gives a layer's outputs the mean that they should have, and adds up the shifts."""
 
     def __init__(self, layer: Reader, expected: Mapping[str, Tensor], size: int, sums: dict[str, Tensor]) -> None:
         self._layer, self._expected, self._size, self._sums = layer, expected, size, sums

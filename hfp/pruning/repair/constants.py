@@ -1,4 +1,4 @@
-"""Where a constant can be added to a layer's outputs without a new parameter."""
+"""Find where a constant can be added to a layer's outputs without a new parameter."""
 
 from __future__ import annotations
 
@@ -17,9 +17,13 @@ from hfp.importance.capture.batches import mapped
 
 @dataclass(frozen=True)
 class Constant:
-    """A tensor that takes up a constant per output channel. name: for reports. sign: of what is added to it.
+    """A tensor that takes up a constant per output channel.
 
-    A batch-norm layer subtracts its running mean, so one that alone reads a layer takes the constant with sign -1.
+    Args:
+        name: what reports call it.
+        tensor: what is added to, `[channels]`.
+        sign: of what is added. A batch-norm layer subtracts its running mean, so one that alone reads a layer takes the
+            constant with sign -1.
     """
 
     name: str
@@ -33,9 +37,15 @@ class Constant:
 
 
 def constants(model: nn.Module, layers: list[str], run: Callable[[], Any]) -> dict[str, Constant]:
-    """Layer -> where its outputs take up a constant; layers with no such place are left out.
+    """Find where each layer's outputs take up a constant.
 
-    run: runs the model once, in evaluation mode.
+    Args:
+        model: the compact model.
+        layers: names of its layers.
+        run: a function that runs the model once, in evaluation mode.
+
+    Returns:
+        Layer -> its place; layers that have none are left out.
     """
     modules = dict(model.named_modules())
     found = {}
@@ -55,7 +65,7 @@ def constants(model: nn.Module, layers: list[str], run: Callable[[], Any]) -> di
 
 
 def _batch_norm_readers(model: nn.Module, layers: list[str], run: Callable[[], Any]) -> dict[str, str]:
-    """Layer -> the batch-norm layer that alone reads its output and reads nothing else."""
+    """Map each layer to the batch-norm layer that alone reads its output and reads nothing else."""
     readers = _Readers()
     with _running(model, layers, readers), readers:
         output = run()
@@ -87,7 +97,7 @@ class _Record:
 
 
 class _Readers(TorchFunctionMode, _Record):
-    """Notes which functions read the outputs of some layers, and in which module they were called."""
+    """Records which functions read the outputs of some layers, and in which module they were called."""
 
     def __init__(self) -> None:
         TorchFunctionMode.__init__(self)

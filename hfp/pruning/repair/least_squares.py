@@ -1,4 +1,4 @@
-r"""Least-squares reconstruction: the weights that are left take over from those that are gone, as well as they can.
+r"""Least-squares reconstruction fits the weights that are left to what the full layer gave.
 
 In the order of the forward pass, every layer that lost inputs gets the weights (and the constant, where it has a place)
 that minimise \(E\|y^{full} - W x^{compact} - b\|^2 + \lambda\|W - W_0\|^2\), \(W_0\) being what pruning left and
@@ -37,7 +37,7 @@ RIDGE = 0.01
 
 @dataclass
 class RegressionMoments:
-    """Sums over rows, float64, by group of a convolution: counts, sums and products of inputs x and outputs y."""
+    """Sums over rows in float64, for each group of a convolution: counts, sums and products of inputs and outputs."""
 
     rows: int = 0
     x: Tensor | float = 0.0
@@ -47,7 +47,11 @@ class RegressionMoments:
     yy: Tensor | float = 0.0
 
     def add(self, x: Tensor, y: Tensor) -> None:
-        """Add rows: x `[groups, rows, in]`, y `[groups, rows, out]`."""
+        """Add rows: x `[groups, rows, in]`, y `[groups, rows, out]`.
+
+        Products of half-precision rows are taken in float32: their own type keeps two or three digits of a sum.
+        """
+        x, y = _single(x), _single(y)
         self.rows += x.shape[1]
         self.x = self.x + x.sum(1, dtype=torch.float64)
         self.y = self.y + y.sum(1, dtype=torch.float64)
@@ -56,15 +60,22 @@ class RegressionMoments:
         self.yy = self.yy + y.double().square().sum(1)
 
     def means(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """`x, y, xx, yx, yy` per row."""
+        """Return the means per row, in the order `x, y, xx, yx, yy`."""
         return tuple(torch.as_tensor(part) / self.rows for part in (self.x, self.y, self.xx, self.yx, self.yy))  # type: ignore[return-value]
+
+
+def _single(rows: Tensor) -> Tensor:
+    return rows.float() if rows.dtype in (torch.float16, torch.bfloat16) else rows
 
 
 @dataclass(frozen=True)
 class Solution:
-    """weight: `[groups, out, in]`. shift: what is added to the outputs beside, `[groups, out]`.
+    """The best weights of a layer.
 
-    error: share of the outputs' variance that is missed, before and after.
+    Args:
+        weight: `[groups, out, in]`.
+        shift: a constant that is added to the outputs, `[groups, out]`.
+        error: the share of the outputs' variance that is missed, before and after.
     """
 
     weight: Tensor
@@ -72,11 +83,23 @@ class Solution:
     error: tuple[float, float]
 
 
-def solve(moments: RegressionMoments, weight: Tensor, bias: Tensor, ridge: float, constant: bool) -> Solution:
-    """The minimiser above.
+def solve(
+    moments: RegressionMoments,
+    weight: Tensor,
+    bias: Tensor,
+    ridge: float,
+    constant: bool,
+    dtype: torch.dtype = torch.float64,
+) -> Solution:
+    """Find the minimiser above.
 
-    weight: what pruning left, `[groups, out, in]`. bias: the layer's own, `[groups, out]`. constant: whether the
-    outputs may be shifted.
+    Args:
+        moments: of the layer's inputs and of the outputs that it should have.
+        weight: what pruning left, `[groups, out, in]`.
+        bias: the layer's own, `[groups, out]`.
+        ridge: strength of the pull towards `weight`, as a share of the mean variance of the inputs.
+        constant: whether the outputs may be shifted.
+        dtype: the type that the weights are stored in; the shift and the errors are those of the rounded weights.
     """
     x, y, xx, yx, yy = moments.means()
     weight, y = weight.double(), y - bias.double()
@@ -88,7 +111,7 @@ def solve(moments: RegressionMoments, weight: Tensor, bias: Tensor, ridge: float
         second = variance
     strength = ridge * xx.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None] + torch.finfo(xx.dtype).tiny
     damped = xx + strength * torch.eye(xx.shape[-1], dtype=xx.dtype, device=xx.device)
-    solved = weight + torch.linalg.solve(damped, (yx - weight @ xx).mT).mT
+    solved = (weight + torch.linalg.solve(damped, (yx - weight @ xx).mT).mT).to(dtype).double()
     shift = y - (solved @ x[..., None])[..., 0] if constant else torch.zeros_like(y)
     scale = variance.sum().clamp_min(torch.finfo(xx.dtype).tiny)
     before, after = (
@@ -106,7 +129,12 @@ def reconstruct(
     batches: Iterable[Any],
     ridge: float = RIDGE,
 ) -> tuple[list[LayerRepair], int]:
-    """Repair `layers` of the compact model in place; (what was done, samples)."""
+    """Repair `layers` of the compact model in place.
+
+    Returns:
+        What was done, and the number of samples. A layer whose fitted weights are worse than before once they are
+        rounded to their type keeps its weights, and is not among what was done.
+    """
     fits = {layer.name: _Fit(layer, layer.name in places, ridge) for layer in layers}
     samples, number = 0, 0
 
@@ -123,11 +151,12 @@ def reconstruct(
                 hooks.callback(fit.layer.compact.register_forward_hook(fit.after).remove)
             run_compact()
         samples += size
-    return [fit.finish(places.get(name)) for name, fit in fits.items()], samples
+    found = [fit.finish(places.get(name)) for name, fit in fits.items()]
+    return [each for each in found if each is not None], samples
 
 
 class _Fit:
-    """One layer's regression while batches run: hooks that feed it and use what it has found so far."""
+    """One layer's regression while batches run. Its hooks feed it and use what it has found so far."""
 
     def __init__(self, layer: Reader, constant: bool, ridge: float) -> None:
         self.layer, self._constant, self._ridge = layer, constant, ridge
@@ -143,7 +172,7 @@ class _Fit:
         self._solution: Solution | None = None
 
     def before(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        """Take in the rows of a batch; solve if that is due."""
+        """Add the rows of a batch; solve if that is due."""
         chosen, y = self.expected[self.layer.name]
         self._moments.add(chosen.inputs(module, args[0]), y)
         if self.due:
@@ -154,18 +183,25 @@ class _Fit:
         assert self._solution is not None
         return self.layer.shifted(output, self._solution.shift.flatten()) if self._constant else output
 
-    def finish(self, place: Constant | None) -> LayerRepair:
-        """Solve with all rows, and put the constant into its place."""
+    def finish(self, place: Constant | None) -> LayerRepair | None:
+        """Solve with all rows, and put the constant into its place; or give the weights back that were better."""
         solution = self._solve()
+        if solution.error[1] > solution.error[0]:
+            self._write(self._weight)
+            return None
         if place is not None:
             place.add(solution.shift.flatten())
         where = "weight" if place is None else f"weight and {place.name}"
         return LayerRepair(self.layer.name, where, solution.error)
 
     def _solve(self) -> Solution:
-        found = self._solution = solve(self._moments, self._weight, self._bias, self._ridge, self._constant)
+        dtype = self._weight.dtype
+        found = self._solution = solve(self._moments, self._weight, self._bias, self._ridge, self._constant, dtype)
+        self._write(found.weight)
+        return found
+
+    def _write(self, weight: Tensor) -> None:
         parameter = self.layer.compact.weight
         assert isinstance(parameter, Tensor)
         with torch.no_grad():
-            parameter.copy_(found.weight.flatten(0, 1).reshape(parameter.shape))
-        return found
+            parameter.copy_(weight.flatten(0, 1).reshape(parameter.shape))

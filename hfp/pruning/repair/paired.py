@@ -1,4 +1,4 @@
-"""Run the full and the compact model over the same batches, the one's outputs at hand when the other's are made."""
+"""Run the full and the compact model over the same batches, with the full one's outputs at hand for the compact one."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from hfp.layers.calling import modes_kept
 from hfp.pruning.repair.readers import Reader
 
 Keep = Callable[[Reader, Tensor], Any]
-"""(layer, what the full layer gave, cut to the kept outputs) -> what to keep of it for one batch."""
+"""Takes a layer and what the full one gave, cut to the kept outputs; returns what to keep of it for one batch."""
 
 
 def runner(progress: bool = False) -> Pass:
-    """A pass over batches that needs outputs alone."""
+    """A pass over batches that computes outputs and no loss."""
     return Pass(_no_loss, progress=progress)
 
 
@@ -30,7 +30,7 @@ def _no_loss(*_: Any) -> Tensor:
 
 @contextmanager
 def kept_outputs(layers: Iterable[Reader], keep: Keep) -> Iterator[dict[str, Any]]:
-    """Inside, what `keep` makes of the full layers' outputs, by name, renewed at each run of the full model."""
+    """Yield a dict of what `keep` makes of the full layers' outputs, by name; each run of the full model renews it."""
     found: dict[str, Any] = {}
     handles = []
     for layer in layers:
@@ -49,7 +49,7 @@ def kept_outputs(layers: Iterable[Reader], keep: Keep) -> Iterator[dict[str, Any
 def over_both(
     full: nn.Module, compact: nn.Module, layers: list[Reader], batches: Iterable[Any], keep: Keep
 ) -> Iterator[tuple[Mapping[str, Any], int, Callable[[], Any]]]:
-    """For each batch: (what was kept of the full model's outputs, samples, a function that runs the compact model).
+    """Yield, for each batch, what was kept of the full outputs, its samples, and a function that runs the compact one.
 
     Both models are in evaluation mode; nothing of the full one changes, and modes are put back at the end.
 

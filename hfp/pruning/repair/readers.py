@@ -1,4 +1,4 @@
-"""Which layers of a compact model read what a pruning has changed, and so can be repaired."""
+"""Find the layers of a compact model that lost inputs, and so can be repaired."""
 
 from __future__ import annotations
 
@@ -9,14 +9,21 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 
+from hfp.layers.products import PRODUCTS, channel_dim, weight_dims
 from hfp.reconstruct import IndexMap
 
 
 @dataclass(frozen=True)
 class Reader:
-    """A layer that lost inputs. kept: the full layer's outputs that are left, `[out]`; None for all."""
+    """A layer that lost inputs.
+
+    Args:
+        name: its name in both models.
+        full: the layer of the full model.
+        compact: the layer of the compact model.
+        kept: the indices of the full layer's outputs that are left, `[out]`; None where all are.
+    """
 
     name: str
     full: nn.Module
@@ -24,36 +31,42 @@ class Reader:
     kept: Tensor | None
 
     def target(self, output: Tensor) -> Tensor:
-        """What the compact layer should give where the full one gives `output`."""
+        """Select from the full layer's output what the compact layer should give."""
         return output if self.kept is None else output.index_select(self.dim, self.kept.to(output.device))
 
     @property
     def dim(self) -> int:
-        """The outputs' dimension of channels."""
-        return 1 if isinstance(self.compact, _ConvNd) else -1
+        """The dimension of the outputs that counts channels."""
+        return channel_dim(self.compact)
 
     def shifted(self, output: Tensor, shift: Tensor) -> Tensor:
-        """Outputs plus a constant per channel, `[out]`."""
+        """Add a constant per channel, `[out]`, to outputs."""
         return output + shift.to(output).view([-1] + [1] * (output.dim() - 2 if self.dim == 1 else 0))
 
 
 def readers(full: nn.Module, compact: nn.Module, index_map: IndexMap) -> list[Reader]:
-    """The convolutions and linear layers whose weights lost inputs, in the model's order."""
+    """List the convolutions and linear layers whose weights lost inputs, in the model's order."""
     parents = dict(full.named_modules())
     found = []
     for name, module in compact.named_modules():
         cut = index_map.tensors.get(f"{name}.weight" if name else "weight")
-        if isinstance(module, _ConvNd | nn.Linear) and cut is not None:
-            out, entering = (1, 0) if getattr(module, "transposed", False) else (0, 1)
+        if isinstance(module, PRODUCTS) and cut is not None:
+            out, entering = weight_dims(module)
             if cut.kept[entering] is not None:
                 found.append(Reader(name, parents[name], module, cut.kept[out]))
     return found
 
 
 def left_alone(model: nn.Module, layers: list[Reader], run: Callable[[], Any]) -> dict[str, str]:
-    """Layer -> why no repair can work on it.
+    """Say why no repair can work on some layers.
 
-    run: runs the compact model once.
+    Args:
+        model: the compact model.
+        layers: those that lost inputs.
+        run: a function that runs the compact model once.
+
+    Returns:
+        Layer -> the reason; layers that can be repaired are left out.
     """
     owners = Counter(id(p) for module in model.modules() for p in module.parameters(recurse=False))
     with counted({layer.name: layer.compact for layer in layers}) as calls:

@@ -1,4 +1,4 @@
-"""What a repair did, as plain values and as lines."""
+"""Report what a repair did, as plain values and as lines."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from dataclasses import dataclass
 class LayerRepair:
     """One repaired layer.
 
-    where: what was changed, such as "bias" or the name of a batch-norm layer. error: what the outputs miss of the full
-    model's, as a share of their variance, before and after, on the data of the repair; None where it isn't measured.
+    Args:
+        name: the layer's name.
+        where: what was changed, such as "bias" or the name of a batch-norm layer.
+        error: what the outputs miss of the full model's, as a share of their variance on the data of the repair, before
+            and after; None where it isn't measured.
     """
 
     name: str
@@ -22,7 +25,14 @@ class LayerRepair:
 
 @dataclass(frozen=True)
 class RepairReport:
-    """One repair. layers: what it changed. left_alone: (layer, why it could not be repaired)."""
+    """One repair.
+
+    Args:
+        kind: its name.
+        samples: on how many samples it was done.
+        layers: what it changed.
+        left_alone: pairs of a layer and the reason why it could not be repaired.
+    """
 
     kind: str
     samples: int
@@ -31,7 +41,7 @@ class RepairReport:
 
 
 def repair_lines(reports: Sequence[RepairReport]) -> Iterator[str]:
-    """One line for each repair, and one for each reason to leave layers alone."""
+    """Yield a line for each repair, and one for each reason to leave layers alone."""
     for report in reports:
         errors = [layer.error for layer in report.layers if layer.error is not None]
         line = f"repaired by {report.kind} on {report.samples} samples: {len(report.layers)} layers"

@@ -1,52 +1,49 @@
-"""A layer's inputs and outputs as the rows of a linear regression: one row per sample and position."""
+"""Make a layer's inputs and outputs the rows of a linear regression, one row per sample and position."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.nn.modules.conv import _ConvNd
 
+from hfp.layers.patches import windows
+from hfp.layers.products import channel_dim, groups_of, is_plain
+
 _FEWEST = 4096
-"""Rows taken of a batch, or twice the columns if that is more: beyond that they cost more than the forward pass."""
+"""How many rows of a batch are used, or twice the columns if that is more. More would cost more than a forward pass."""
 
 
 def supported(layer: nn.Module) -> bool:
-    """Whether the layer is a plain product of its inputs and weights."""
-    if isinstance(layer, nn.Linear):
-        return type(layer).forward is nn.Linear.forward and _plain(layer)
-    plain = {kind.forward for kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d)}
-    return isinstance(layer, _ConvNd) and type(layer).forward in plain and _plain(layer)
-
-
-def _plain(layer: nn.Module) -> bool:
-    return "weight" in layer._parameters  # not one that is computed from others
+    """Return whether the layer is a plain product of its inputs and weights."""
+    return is_plain(layer) and "weight" in layer._parameters  # not one that is computed from others
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """Which rows of a batch are looked at, `[rows]` per dimension: samples, then positions."""
+    """The rows of a batch that are used.
+
+    Args:
+        places: for each dimension, samples first and positions then, an index per row, `[rows]`.
+    """
 
     places: tuple[Tensor, ...]
 
     def outputs(self, layer: nn.Module, output: Tensor) -> Tensor:
-        """`[groups, rows, out / groups]`."""
-        channels_last = output.movedim(1, -1) if isinstance(layer, _ConvNd) else output
-        rows = channels_last[self.places]
-        return rows.unflatten(1, (_groups(layer), -1)).movedim(1, 0)
+        """Select the rows of an output, as `[groups, rows, out / groups]`."""
+        rows = output.movedim(channel_dim(layer), -1)[self.places]
+        return rows.unflatten(1, (groups_of(layer), -1)).movedim(1, 0)
 
     def inputs(self, layer: nn.Module, entering: Tensor) -> Tensor:
-        """`[groups, rows, in / groups * kernel]`, in the order of the weight's entries."""
+        """Select the rows of an input, `[groups, rows, in / groups * kernel]`, in the order of the weight's entries."""
         if not isinstance(layer, _ConvNd):
             return entering[self.places][None]
         return _patches(layer, entering, self.places).unflatten(1, (layer.groups, -1)).flatten(2).movedim(1, 0)
 
 
 def choose(layer: nn.Module, output: Tensor, columns: int, seed: int) -> Chosen:
-    """Rows of a batch, drawn without replacement by `seed` where there are more than needed."""
+    """Choose rows of a batch; where there are more than needed, `seed` draws them without replacement."""
     dims = (output.shape[0], *output.shape[2:]) if isinstance(layer, _ConvNd) else output.shape[:-1]
     total, most = int(torch.Size(dims).numel()), max(_FEWEST, 2 * columns)
     flat = torch.arange(total)
@@ -56,20 +53,10 @@ def choose(layer: nn.Module, output: Tensor, columns: int, seed: int) -> Chosen:
 
 
 def as_rows(layer: nn.Module, weight: Tensor) -> Tensor:
-    """A weight as `[groups, out / groups, in / groups * kernel]`."""
-    return weight.flatten(1).unflatten(0, (_groups(layer), -1))
-
-
-def _groups(layer: nn.Module) -> int:
-    return cast(int, getattr(layer, "groups", 1))
+    """Reshape a weight to `[groups, out / groups, in / groups * kernel]`."""
+    return weight.flatten(1).unflatten(0, (groups_of(layer), -1))
 
 
 def _patches(layer: _ConvNd, entering: Tensor, places: tuple[Tensor, ...]) -> Tensor:
-    """What the kernel lies on at some places, `[rows, in, *kernel]`; views until the rows are picked."""
-    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-    windows = functional.pad(entering, layer._reversed_padding_repeated_twice, mode=mode)
-    for dim, (size, stride, dilation) in enumerate(
-        zip(layer.kernel_size, layer.stride, layer.dilation, strict=True), start=2
-    ):
-        windows = windows.unfold(dim, (size - 1) * dilation + 1, stride)[..., ::dilation]
-    return windows.movedim(1, len(places))[places]
+    """Take what the kernel lies on at some places, `[rows, in, *kernel]`; it is a view until the rows are picked."""
+    return windows(layer, entering).movedim(1, len(places))[places]

@@ -1,7 +1,8 @@
 """What a trace learns about the indices of a model's tensors: which of them can only go together.
 
 Every index along every dimension carries a label, an integer. Operations say that labels are equal, that they can't be
-removed, or that a dimension is a product of others (a reshape). `hfp.reconstruct.coupling.classes` works out what follows.
+removed, or that a dimension is a product of others (a reshape). `hfp.reconstruct.coupling.classes` works out what
+follows.
 """
 
 from __future__ import annotations
@@ -97,6 +98,10 @@ class Labels:
         factors = tuple(None if index in rigid else self.fresh(size) for index, size in enumerate(sizes))
         self.products.append(Product(whole, factors, tuple(sizes), where, True))
         return factors
+
+    def is_factor(self, line: Line) -> bool:
+        """Whether a dimension came out of a reshape together with others."""
+        return line is not None and any(line is factor for product in self.products for factor in product.factors)
 
     def tie(self, whole: Line, factors: Lines, sizes: Sequence[int], where: str, outer_first: bool) -> None:
         """A dimension that exists is the product of factors that exist."""

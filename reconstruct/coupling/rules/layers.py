@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -187,17 +188,36 @@ def statistic(op: Operation) -> list[Lines]:
     return every(op, _rest(op, op.lines(op.args[0]), dims))
 
 
-@rule("amax", "amin", "prod", "logsumexp", "any", "all", "median", "argmax", "argmin")
-def extreme(op: Operation) -> list[Lines]:
+@rule("prod", "logsumexp", "any", "all", "median", "argmax", "argmin")
+def choice(op: Operation) -> list[Lines]:
     """A choice among the indices of a dimension: another one if some are gone."""
     dims = _reduced(op, 1)
     return every(op, _rest(op, op.without(op.args[0], dims, f"{op.name} is taken over this dimension"), dims))
 
 
+@rule("amax", "amin")
+def extreme(op: Operation) -> list[Lines]:
+    """The largest or smallest over dimensions: of the indices that are left.
+
+    One factor of a reshaped dimension stays, as the pieces of a maxout do.
+    """
+    dims = _reduced(op, 1)
+    lines = op.lines(op.args[0])
+    factors = [dim for dim in dims if op.labels.is_factor(lines[dim])]
+    lines = op.without(op.args[0], factors, f"{op.name} is taken over this dimension")
+    op.notes.reduces = any(lines[dim] is not None for dim in dims)
+    return every(op, _rest(op, lines, dims))
+
+
 @rule("max", "min")
 def extreme_or_pointwise(op: Operation) -> list[Lines]:
-    """Of two tensors, or along a dimension."""
-    return pointwise(op) if len(op.tensors) > 1 else extreme(op)
+    """Of two tensors, or over dimensions; the number of the index that was found may be returned too."""
+    if len(op.tensors) > 1:
+        return pointwise(op)
+    found = extreme(op)
+    if len(op.outputs) > 1:
+        op.notes.choice = op.lines(op.args[0])[_reduced(op, 1)[0]]
+    return found
 
 
 def _reduced(op: Operation, position: int) -> list[int]:
@@ -266,6 +286,60 @@ def grid_sampler(op: Operation) -> Lines:
     image, grid = op.args[:2]
     op.without(grid, range(grid.dim()), "it holds the places of a look-up")
     return op.without(image, range(2, image.dim()), "pixels are looked up by place")
+
+
+@rule("roi_align", "ps_roi_align", "roi_pool", "ps_roi_pool")
+def regions(op: Operation) -> list[Lines]:
+    """Parts of images, by place; the channels pass on, but for kinds that choose channels by place."""
+    image, places = op.args[:2]
+    op.without(places, range(places.dim()), "it holds the places of a look-up")
+    chosen = (1, 2, 3) if op.name.startswith("ps_") else (2, 3)
+    lines = op.without(image, (0, *chosen), "regions of images are looked up by place")
+    return [(None, lines[1], None, None) if output.dim() == 4 else (None,) * output.dim() for output in op.outputs]
+
+
+@rule("deform_conv2d")
+def deformable(op: Operation) -> Lines:
+    """A convolution whose window is moved at every place."""
+    image, weight, offset, mask, bias = op.args[:5]
+    groups, offset_groups = op.args[11:13]
+    for tensor in (offset, mask):
+        op.without(tensor, range(tensor.dim()), "it holds the places of a look-up")
+    lines = op.without(image, (2, 3), "a convolution slides over this dimension")
+    kernel = op.without(weight, (2, 3), "it is a kernel's window")
+    if groups > 1 or offset_groups > 1:
+        op.fix(lines[1], "its groups have a fixed size")
+        op.fix(kernel[0], "its groups have a fixed size")
+        op.fix(kernel[1], "its groups have a fixed size")
+        return (lines[0], None, None, None)
+    op.unify(lines[1], kernel[1], "it reads channels of a fixed number")
+    out = op.unify(kernel[0], op.lines(bias)[0], "it is added to a tensor of fixed size")
+    return (lines[0], out, None, None)
+
+
+@rule("_trilinear")
+def trilinear(op: Operation) -> Lines:
+    """The sum over dimensions of the product of three tensors, each with new dimensions of size 1."""
+    lines = [_expanded(op.lines(tensor), new) for tensor, new in zip(op.args[:3], op.args[3:6], strict=True)]
+    sizes = [_expanded(tuple(tensor.shape), new) for tensor, new in zip(op.args[:3], op.args[3:6], strict=True)]
+    summed = op.args[6]
+    found: list[Line] = []
+    for dim in range(len(lines[0])):
+        size = max(each[dim] or 1 for each in sizes)
+        wide = [line[dim] for line, each in zip(lines, sizes, strict=True) if (each[dim] or 1) == size]
+        line = wide[0]
+        for other in wide[1:]:
+            line = op.unify(line, other, "it is multiplied with a dimension of fixed size")
+        if dim not in summed:
+            found.append(line)
+    return tuple(found)
+
+
+def _expanded(values: Sequence[Any], new: Sequence[int]) -> list[Any]:
+    found = list(values)
+    for dim in sorted(new):
+        found.insert(dim, None)
+    return found
 
 
 @rule("_fft_r2c", "_fft_c2r", "_fft_c2c")

@@ -61,13 +61,15 @@ class Notes:
     """What a rule says about its call beside the labels.
 
     stated: sizes the caller wrote as numbers. reduces: it computes a statistic over a dimension that can lose indices.
-    channels: the lines (in, out) of a grouped convolution. followed: False when no rule knows the operation.
+    channels: the lines (in, out) of a grouped convolution. choice: the dimension of which the last result holds the
+    numbers of chosen indices. followed: False when no rule knows the operation.
     """
 
     stated: list[Stated]
     reduces: bool = False
     channels: tuple[Line, Line] | None = None
     groups: Line = None
+    choice: Line = None
     followed: bool = True
 
 
@@ -124,7 +126,7 @@ def opaque(op: Operation) -> list[Lines]:
     """The rule of operations that no rule knows: they fix everything they touch."""
     op.notes.followed = False
     for tensor in op.tensors:
-        op.without(tensor, range(tensor.dim()), f"the operation {op.name} is not followed")
+        op.without(tensor, range(len(op.lines(tensor))), f"the operation {op.name} is not followed")
     return [(None,) * output.dim() for output in op.outputs]
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from hfp.reconstruct.coupling.rules.labels import Array, Line, Lines
 from hfp.reconstruct.coupling.rules.registry import Operation, broadcast, every, opaque, rule
@@ -15,7 +16,8 @@ from hfp.reconstruct.coupling.rules.registry import Operation, broadcast, every,
 @rule(
     "clone", "detach", "alias", "_to_copy", "contiguous", "lift_fresh", "lift_fresh_copy", "dropout", "native_dropout",
     "zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "resolve_conj", "bernoulli",
-    "fill", "zero", "set_data", "hardswish", "hardtanh", "relu6",
+    "fill", "zero", "set_data", "hardswish", "hardtanh", "relu6", "uniform", "normal", "exponential", "random",
+    "cauchy", "log_normal", "geometric", "normal_functional",
 )  # fmt: skip
 def unchanged(op: Operation) -> list[Lines]:
     """The result has the first argument's dimensions."""
@@ -49,9 +51,12 @@ def as_strided(op: Operation) -> Lines | list[Lines]:
     "new_full",
     "empty_strided",
     "new_empty_strided",
+    "rand",
+    "randn",
+    "randint",
 )
 def constant(op: Operation) -> Lines:
-    """The same value everywhere: any index may go, if the size follows."""
+    """The same value everywhere, or random ones: any index may go, if the size follows."""
     return tuple(op.labels.fresh(size) for size in op.outputs[0].shape)
 
 
@@ -61,9 +66,6 @@ def constant(op: Operation) -> Lines:
     "linspace",
     "logspace",
     "eye",
-    "rand",
-    "randn",
-    "randint",
     "randperm",
     "tril_indices",
     "triu_indices",
@@ -354,26 +356,130 @@ def index_select(op: Operation) -> Lines:
 
 @rule("index")
 def index(op: Operation) -> Lines:
-    """Advanced indexing: dimensions that are not indexed pass on."""
+    """Advanced indexing, by numbers or masks: dimensions that are not indexed pass on."""
     tensor, numbers = op.args[:2]
-    used = [dim for dim, number in enumerate(numbers) if number is not None]
-    spans = {dim: numbers[dim].dim() if numbers[dim].dtype is torch.bool else 1 for dim in used}
-    if any(span > 1 for span in spans.values()):
-        return _fixed(op)
+    return _looked_up(op, tensor, numbers, op.outputs[0].dim())
+
+
+@rule("index_put", "_index_put_impl", "_unsafe_index_put")
+def index_put(op: Operation) -> Lines:
+    """Values written to places, by numbers or masks; a mask over all dimensions with one value is pointwise."""
+    tensor, numbers, values = op.args[:3]
+    masks = [number for number in numbers if number is not None and not _is_number(number)]
+    if len(numbers) == 1 and masks and masks[0].shape == tensor.shape and values.numel() == 1:
+        return broadcast(op, [tensor, masks[0]], tensor.shape)
+    lines = op.lines(tensor)
+    used, _ = _indexed(numbers)
+    width = max((number.dim() for number in numbers if number is not None and _is_number(number)), default=1)
+    place = _looked_up(op, tensor, numbers, len(lines) - len(used) + width)
+    for offset in range(1, min(values.dim(), len(place)) + 1):
+        if values.shape[-offset] > 1:
+            op.unify(place[-offset], op.lines(values)[-offset], "it is written beside a dimension of fixed size")
+    return tuple(None if dim in used else line for dim, line in enumerate(lines))
+
+
+def _looked_up(op: Operation, tensor: Tensor, numbers: Sequence[Tensor | None], rank: int) -> Lines:
+    """The lines of what is found at places, a tensor of this rank."""
+    used, adjacent = _indexed(numbers)
     lines = op.without(tensor, used, "this dimension is looked up by number")
-    for number in (numbers[dim] for dim in used):
-        op.without(number, range(number.dim()), "it holds the numbers of a look-up")
+    for number in numbers:
+        if number is not None:
+            op.without(number, range(number.dim()), "it holds the numbers of a look-up")
     rest = [line for dim, line in enumerate(lines) if dim not in used]
-    looked_up: list[Line] = [None] * (op.outputs[0].dim() - len(rest))
-    adjacent = used == list(range(used[0], used[0] + len(used)))
     place = used[0] if adjacent else 0
-    return (*rest[:place], *looked_up, *rest[place:])
+    return (*rest[:place], *[None] * (rank - len(rest)), *rest[place:])
 
 
-def _fixed(op: Operation) -> Lines:
-    for tensor in op.tensors:
-        op.without(tensor, range(tensor.dim()), "it is part of a look-up by mask")
-    return (None,) * op.outputs[0].dim()
+def _indexed(numbers: Sequence[Tensor | None]) -> tuple[list[int], bool]:
+    """The dimensions that are indexed, and whether they are next to each other; a mask takes as many as it has."""
+    used: list[int] = []
+    dim = 0
+    for number in numbers:
+        span = number.dim() if number is not None and not _is_number(number) else 1
+        used += range(dim, dim + span) if number is not None else ()
+        dim += span
+    return used, used == list(range(used[0], used[0] + len(used)))
+
+
+def _is_number(number: Tensor | None) -> bool:
+    return number is not None and number.dtype not in (torch.bool, torch.uint8)
+
+
+@rule("index_add", "index_copy", "index_reduce", "index_fill")
+def index_add(op: Operation) -> Lines:
+    """Slices written or added to places of one dimension, by number."""
+    tensor, dim, numbers = op.args[:3]
+    dim %= max(tensor.dim(), 1)
+    op.without(numbers, range(numbers.dim()), "it holds the numbers of a look-up")
+    lines = list(op.without(tensor, [dim], "this dimension is looked up by number"))
+    source = op.argument(3, "source")
+    if isinstance(source, Tensor) and source.dim() == tensor.dim():
+        other = op.without(source, [dim], "its indices go to places by number")
+        for each in (each for each in range(tensor.dim()) if each != dim):
+            lines[each] = op.unify(lines[each], other[each], "it is written beside a dimension of fixed size")
+    return tuple(lines)
+
+
+@rule("scatter", "scatter_add", "scatter_reduce")
+def scatter(op: Operation) -> Lines:
+    """Entries written or added to places of one dimension, by number; the others are aligned."""
+    tensor, dim, numbers = op.args[:3]
+    dim %= max(tensor.dim(), 1)
+    source = op.argument(3, "src")
+    aligned = [numbers, source] if isinstance(source, Tensor) and source.dim() == tensor.dim() else [numbers]
+    lines = list(op.without(tensor, [dim], "this dimension is looked up by number"))
+    for other in aligned:
+        theirs = op.without(other, [dim], "its entries go to places by number")
+        for each in (each for each in range(tensor.dim()) if each != dim):
+            if other.shape[each] == tensor.shape[each]:
+                lines[each] = op.unify(lines[each], theirs[each], "it is written beside a dimension of fixed size")
+            else:
+                op.fix(lines[each], "only a part of this dimension is written")
+                op.fix(theirs[each], "it is written to a part of a dimension")
+                lines[each] = None
+    return tuple(lines)
+
+
+@rule("masked_scatter")
+def masked_scatter(op: Operation) -> Lines:
+    """Entries written in order to where a mask is true: whole rows, where the last dimensions agree."""
+    tensor, mask, source = op.args[:3]
+    last = source.dim() > 0 and source.shape[-1] == tensor.shape[-1]
+    op.without(source, range(source.dim() - last), "its entries are written one after the other")
+    lines = op.without(tensor, range(tensor.dim() - last), "entries are written to it one after the other")
+    op.without(mask, range(mask.dim() - last), "it is the mask of a look-up")
+    line = lines[-1] if last else None
+    for other in (mask, source) if last else ():
+        if other.dim() and other.shape[-1] == tensor.shape[-1]:
+            line = op.unify(line, op.lines(other)[-1], "it is written beside a dimension of fixed size")
+    return (*lines[:-1], line) if tensor.dim() else ()
+
+
+@rule("max_unpool2d", "max_unpool3d")
+def max_unpool(op: Operation) -> Lines:
+    """Pixels put back to where a pooling found them."""
+    image, numbers = op.args[:2]
+    spatial = range(-int(op.name[-2]), 0)
+    lines = list(op.without(image, spatial, "pixels are put to places"))
+    other = op.without(numbers, spatial, "it holds the places of pixels")
+    for dim in range(image.dim() - len(spatial)):
+        lines[dim] = op.unify(lines[dim], other[dim], "it runs beside a dimension of fixed size")
+    return tuple(lines)
+
+
+@rule("_pack_padded_sequence")
+def pack(op: Operation) -> list[Lines]:
+    """Steps of several sequences in one dimension; features pass on."""
+    tensor = op.args[0]
+    lines = op.without(tensor, (0, 1), "sequences are packed by their lengths")
+    return [(None, *lines[2:]), *((None,) * output.dim() for output in op.outputs[1:])]
+
+
+@rule("_pad_packed_sequence")
+def unpack(op: Operation) -> list[Lines]:
+    """The reverse of packing sequences."""
+    lines = op.without(op.args[0], (0,), "sequences are packed by their lengths")
+    return [(None, None, *lines[1:]), *((None,) * output.dim() for output in op.outputs[1:])]
 
 
 @rule("gather")

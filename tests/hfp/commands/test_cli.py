@@ -27,7 +27,7 @@ def test_run_writes_metrics_configuration_model_and_picture(tmp_path, capsys):
         assert file.metadata()["model"] == "resnet8"
     assert (folder / "accuracy.png").read_bytes().startswith(b"\x89PNG")
     assert sorted(path.name for path in folder.iterdir()) == [
-        "accuracy.png", "config.json", "global.safetensors", "metrics.jsonl",
+        "accuracy.png", "config.json", "global.safetensors", "metrics.jsonl", "model.json", "plans.json",
     ]  # fmt: skip
     shown = capsys.readouterr().out
     assert "FedAvg's cost" in shown
@@ -80,21 +80,21 @@ def test_without_matplotlib_a_run_ends_and_says_so(tmp_path, monkeypatch, capsys
         (["run", "--dataset", "digist"], "did you mean digits"),
         (["run", "--model", "resnet9"], "unknown model 'resnet9'; did you mean"),
         (["run", "--ratio", "1.0"], "ratio must be in [0, 1)"),
-        (["run", "--ratio", "abc"], "argument --ratio: invalid share or shares value: 'abc'"),
+        (["run", "--ratio", "abc"], "ratio must be a number or a list of numbers; found 'abc'"),
         (["run", "--ratio", "0.98"], "of the 16 channels of"),
         (["run", "--rank", "7"], "rank must be one of 0, 1, 2, 3; found 7"),
         (["run", "--alpha", "0"], "alpha must be a finite number above 0"),
         (["run", "--clients", "9999"], "9999"),
         (["run", "--threads", "0"], "threads must be at least 1; found 0"),
-        (["run", "--rounds", "x"], "invalid int value"),
+        (["run", "--rounds", "x"], "rounds must be a whole number; found 'x'"),
         (["run", "--option", "warmup"], "expected NAME=VALUE; found 'warmup'"),
-        (["run", "--budget", "macs=half"], "expected KIND=NUMBER; found 'macs=half'"),
+        (["run", "--budget", "macs=half"], "limit macs must be a number; found 'half'"),
         (["run", "--budget", "bytes=100", "--train-images", "60", "--clients", "3"], "can't keep within bytes=100"),
         (["run", "--profile", "phone,bord"], "unknown device profile 'bord'; did you mean board?"),
         (["run", "--option", "wamrup=2"], "did you mean warmup?"),
         (["run", "--dataset", "imagefolder"], "--data-root"),
-        (["run", "--nonsense"], "unrecognized arguments: --nonsense"),
-        (["rnu"], "invalid choice: 'rnu'"),
+        (["run", "--nonsense"], "unknown option '--nonsense'"),
+        (["rnu"], "unknown command 'rnu'; did you mean run"),
         ([], "the following arguments are required: COMMAND"),
     ],
 )

@@ -99,7 +99,7 @@ def test_images_score_repair_and_measure(factory, images, capsys):
     assert main(["prune", factory, *words, *more]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["criterion"] == "group-fisher"
-    assert set(document["accuracy"]) == {"full", "pruned", "repaired"}
+    assert set(document["accuracy"]) == {"full", "pruned", "fine-tuned"}
     assert all(0 <= share <= 1 for share in document["accuracy"].values())
 
 
@@ -137,13 +137,156 @@ def test_export_gives_the_same_outputs(factory, tmp_path, capsys):
     assert (tmp_path / "m.onnx").stat().st_size > 0
 
 
+def test_every_output_of_a_model_with_several_is_checked(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("onnxruntime", reason="the onnx extra is not installed")
+    (tmp_path / "two_heads.py").write_text(
+        "from torch import nn\n"
+        "class Two(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.a, self.b, self.c = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1), nn.Conv2d(8, 2, 1)\n"
+        "    def forward(self, x):\n"
+        "        y = self.a(x).relu()\n"
+        "        return self.b(y), self.c(y)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    words = ["--macs", "0.5", "--image-size", "12", "--export", "onnx", "--out", "m.safetensors"]
+    assert main(["prune", "two_heads:Two", *words]) == 0
+    assert "m.onnx differs by" in capsys.readouterr().out
+
+
+def test_the_first_lines_say_what_is_pruned(factory, capsys):
+    assert main(["prune", "resnet8", "--ratio", "0.5", "--image-size", "16", "--out", "m.safetensors"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"model: +resnet8, 78,042 parameters, images of 3 x 16 x 16", lines[0])
+    assert re.match(r"weights: RANDOM, nothing in this model is trained; .* --pretrained or --weights FILE", lines[1])
+    assert re.fullmatch(r"data: +none; accuracy is not measured", lines[2])
+    assert re.fullmatch(r"device: +cpu, \d+ threads?", lines[3])
+    assert hfp.load_pruned("m.safetensors", hfp.create_model("resnet8")).metadata["weights"].startswith("RANDOM")
+    assert main(["prune", factory, "--ratio", "0.5", "--image-size", "12", "--out", "n.safetensors", "--json"]) == 0
+    streams = capsys.readouterr()
+    assert json.loads(streams.out)["weights"] == "as own_networks:small makes them"
+    assert "weights: as own_networks:small makes them" in streams.err
+
+
+def test_the_data_are_said(factory, images, capsys):
+    words = ["--ratio", "0.5", "--data", "imagefolder", "--data-root", str(images), "--image-size", "12"]
+    assert main(["prune", factory, *words, "--out", "m.safetensors"]) == 0
+    assert re.search(r"data: +imagefolder, \d+ training and \d+ test images of 2 classes", capsys.readouterr().out)
+
+
+def test_several_limits_are_met_and_their_distances_said(factory, capsys):
+    words = ["--macs", "0.6", "--params", "0.5", "--image-size", "12", "--out", "m.safetensors"]
+    assert main(["prune", factory, *words]) == 0
+    shown = capsys.readouterr().out
+    for name, limit in (("macs", 60), ("params", 50)):
+        share = float(re.search(rf"^{name}: ([\d.]+)% left, .* (below|at) the limit", shown, re.M).group(1))
+        assert share <= limit
+    assert (
+        hfp.load_pruned("m.safetensors", __import__("own_networks").small()).metadata["budget"]
+        == "macs=0.6, params=0.5"
+    )
+
+
+WORDS = ["--ratio", "0.5", "--image-size", "12", "--out", "m.safetensors"]
+
+
+def test_an_existing_file_is_replaced_by_force_alone(factory, tmp_path, capsys):
+    file = tmp_path / "m.safetensors"
+    file.write_text("mine")
+    assert "m.safetensors exists; give another name, or --force to replace it" in refused(
+        capsys, "prune", factory, *WORDS
+    )
+    assert file.read_text() == "mine"
+    assert main(["prune", factory, *WORDS, "--force"]) == 0
+    assert file.stat().st_size > 1000
+    picture = tmp_path / "m.png"
+    picture.write_text("mine")
+    words = ["--ratio", "0.5", "--image-size", "12", "--out", "n.safetensors", "--picture", "m.png"]
+    assert "m.png exists" in refused(capsys, "prune", factory, *words)
+
+
+def test_no_exported_file_of_another_model_is_left_beside(factory, tmp_path, capsys):
+    exported = tmp_path / "m.onnx"
+    exported.write_text("of an earlier model")
+    message = refused(capsys, "prune", factory, *WORDS)
+    assert "m.onnx exists, and would not be of the new model; give another name, or --force to delete it" in message
+    assert main(["prune", factory, *WORDS, "--force"]) == 0
+    assert not exported.exists()
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="there is no folder here that refuses files")
+def test_a_target_that_can_t_be_written_is_noticed_before_any_work(factory, monkeypatch, capsys):
+    monkeypatch.setattr("hfp.commands.prune.full_model", None)  # would be called by any work
+    message = refused(capsys, "prune", factory, "--macs", "0.5", "--out", "/proc/m.safetensors")
+    assert "m.safetensors can't be written into /proc" in message
+
+
+def test_a_disk_that_fills_up_is_one_line(factory, monkeypatch, capsys):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("hfp.commands.prune.save_pruned", full)
+    assert main(["prune", factory, *WORDS]) == 2
+    assert "m.safetensors can't be written: No space left on device" in capsys.readouterr().err
+
+
+def test_a_latency_that_is_not_met_is_written_and_said(factory, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr("hfp.pruning.planning.latencies", lambda models, inputs: [1.0, 0.4])
+    monkeypatch.setattr("hfp.pruning.prune.latencies", lambda models, inputs: [1.0, 0.7])
+    words = ["--latency", "0.5", "--image-size", "12", "--out", "m.safetensors"]
+    assert main(["prune", factory, *words]) == 1
+    streams = capsys.readouterr()
+    assert "latency: 70.00% left, 20 points ABOVE the limit" in streams.out
+    assert streams.err == (
+        "hfp prune: the limit on latency is NOT met: 70.0% is left, 20.0 points too much; m.safetensors is written all "
+        "the same\n"
+    )
+    assert (tmp_path / "m.safetensors").exists()
+    assert main(["prune", factory, *words, "--json", "--force"]) == 1
+    assert json.loads(capsys.readouterr().out)["met"] is False
+
+
+def test_fine_tuning_augments_only_when_asked_to_and_says_a_loss_of_accuracy(factory, images, monkeypatch, capsys):
+    augmented, shares = [], iter([0.9, 0.8, 0.6] * 2)
+    monkeypatch.setattr("hfp.commands.prune.accuracy", lambda *_: next(shares))
+    monkeypatch.setattr("hfp.commands.prune.finetune", lambda *_, **options: augmented.append(options["augmented"]))
+    words = ["--ratio", "0.5", "--data", "imagefolder", "--data-root", str(images), "--image-size", "12", "--force"]
+    words += ["--finetune", "3", "--out", "m.safetensors"]
+    assert main(["prune", factory, *words]) == 0
+    shown = capsys.readouterr().out
+    assert "accuracy, fine-tuned: 60.0%" in shown
+    assert "WARNING: fine-tuning lowered accuracy from 80.0% to 60.0%" in shown
+    assert hfp.load_pruned("m.safetensors", __import__("own_networks").small()).metadata["fine-tuned epochs"] == 3
+    assert main(["prune", factory, *words, "--augment"]) == 0
+    assert augmented == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--in-channels", "1"], "--in-channels 1 is not the 3 of the images of imagefolder"),
+        (["--batches", "3"], "--batches is for criteria that use data"),
+        (["--batch-size", "8"], "--batch-size is for criteria that use data"),
+        (["--lr", "0.1"], "--learning-rate is for --finetune EPOCHS"),
+        (["--augment"], "--augment is for --finetune EPOCHS"),
+        (["--num-classes", "3"], "--num-classes does not reach own_networks:small"),
+        (["--finetune", "-1"], "--finetune is a number of epochs, at least 0, not -1"),
+        (["--finetune", "1", "--lr", "0"], "--learning-rate is a number above 0, not 0.0|--learning-rate is for"),
+    ],
+)
+def test_no_option_is_ignored_beside_data(factory, images, words, message, capsys):
+    given = ["--ratio", "0.5", "--data", "imagefolder", "--data-root", str(images), "--out", "m.safetensors"]
+    assert re.search(message, refused(capsys, "prune", factory, *given, *words))
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["resnet"], "required"),
         (
             ["resnet18", "--out", "m.safetensors"],
-            "one of the arguments --macs --params --bytes --latency --ratio is required",
+            "one of --macs, --params, --bytes, --latency, --ratio is required",
         ),
         (["resnet18", "--macs", "2", "--out", "m.safetensors"], "macs is the share that remains"),
         (["no_such_model", "--macs", "0.5", "--out", "m.safetensors"], "unknown model 'no_such_model'"),
@@ -168,6 +311,23 @@ def test_export_gives_the_same_outputs(factory, tmp_path, capsys):
         (["resnet8", "--macs", "0.5", "--repair", "magic", "--out", "m"], "invalid choice: 'magic'"),
         (["resnet8", "--macs", "0.5", "--importance", "taylor", "--out", "m"], "scores with images: --data NAME"),
         (["resnet8", "--macs", "0.5", "--ranking", "measured", "--out", "m"], "losses on images: --data NAME"),
+        (["resnet8", "--macs", "0.5", "--data-root", ".", "--out", "m"], "--data-root needs images"),
+        (["resnet8", "--macs", "0.5", "--batches", "4", "--out", "m"], "--batches needs images"),
+        (
+            ["resnet8", "--macs", "0.5", "--data", "digits", "--image-size", "32", "--out", "m"],
+            "--image-size 32 is not the 8",
+        ),
+        (
+            ["resnet8", "--macs", "0.5", "--data", "digits", "--in-channels", "3", "--out", "m"],
+            "--in-channels 3 is not the 1",
+        ),
+        (
+            ["resnet18", "--macs", "0.5", "--pretrained", "--weights", "f", "--out", "m"],
+            "both say where the weights come",
+        ),
+        (["resnet8", "--macs", "0.5", "--ratio", "0.5", "--out", "m"], "ratio says how many channels go"),
+        (["resnet8", "--macs", "0.5", "--tolerance", "2", "--out", "m"], "tolerance is a share of its limit"),
+        (["resnet8", "--macs", "0.5", "--picture", "m", "--out", "m"], "are different files"),
         (["resnet8", "--macs", "0.5", "--importance", "best", "--out", "m"], "best"),
         (["resnet8", "--macs", "0.5", "--device", "gpu", "--out", "m"], "no device 'gpu' here"),
         (["resnet8", "--macs", "0.5", "--pretrained", "--out", "m"], "--pretrained loads timm's weights"),

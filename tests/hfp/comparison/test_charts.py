@@ -51,6 +51,16 @@ def test_what_is_referred_to_keeps_its_name_and_nothing_else_has_one():
     assert named == referred
 
 
+def test_a_legend_of_long_names_keeps_within_the_chart():
+    names = ["none", "least-squares + batch-norm", *(f"bias + batch-norm {index}" for index in range(4))]
+    chart = line_chart("a", "x", "y", [Line(n, i, [(1, 1.0), (2, 2.0)]) for i, n in enumerate(names)], legend=True)
+    width = float(re.search(r'viewBox="0 0 ([0-9.]+)', chart)[1])
+    found = re.findall(r"<text [^>]*?(?:x=\"|translate\()([0-9.-]+)[^>]*>([^<]*)</text>", chart)
+    placed = {name: float(x) for x, name in found if name in names}
+    assert set(placed) == set(names)
+    assert all(x > 20 and x + 5 * len(name) < width for name, x in placed.items())
+
+
 def test_the_same_chart_is_the_same_text():
     assert line_chart("a", "x", "y", LINES) == line_chart("a", "x", "y", LINES)
 

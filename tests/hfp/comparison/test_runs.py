@@ -197,9 +197,9 @@ def test_failures_are_told_and_make_the_status_1(tmp_path, capsys):
     [
         (["--methods", "fedavgg"], "unknown method 'fedavgg'; did you mean fedavg"),
         (["--option", "warmup=1"], "expected METHOD.NAME=VALUE; found 'warmup=1'"),
-        (["--seeds", "x"], "argument --seeds: invalid seeds value: 'x'"),
-        (["--seeds", "1,,2"], "argument --seeds: invalid seeds value: '1,,2'"),
-        (["--rank", "a"], "argument --rank: invalid list of int value: 'a'"),
+        (["--seeds", "x"], "seeds of a comparison must be a whole number or a list of whole numbers; found 'x'"),
+        (["--seeds", "1,,2"], "seeds of a comparison must be a whole number or a list of whole numbers; found '1,,2'"),
+        (["--rank", "a"], "ranks of a comparison must be a list of whole numbers; found 'a'"),
         (["--jobs", "0"], "jobs must be at least 1; found 0"),
         (["--dataset", "cifar100", "--data-root", "."], "cifar100"),
     ],
@@ -227,8 +227,12 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path, capsys):
 def test_studies_of_the_defaults_run_through_the_same_machinery(tmp_path, monkeypatch, capsys):
     script = Path(__file__).parents[3] / "examples/benchmarks/federated.py"
     words = ["--study", "batch-norm", "--seeds", "1", "--train-images", "60", "--rounds", "1", "--option", "warmup=1"]
-    monkeypatch.setattr(sys, "argv", [str(script), *words, "--out", str(tmp_path / "out")])
+    monkeypatch.setattr(
+        sys, "argv", [str(script), *words, "--out", str(tmp_path / "out"), "--data", str(tmp_path / "d.csv")]
+    )
     runpy.run_path(str(script), run_name="__main__")
+    written = (tmp_path / "d.csv").read_text().splitlines()
+    assert written[1].startswith('batch-norm,digits,resnet8,1,1,1,10,1,"ca-hfp, reestimate",')
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(" | ")[0] for line in lines[2:]] == [
         "| ca-hfp, reestimate", "| ca-hfp, aggregate", "| fedavg, reestimate", "| fedavg, aggregate",

@@ -1,5 +1,6 @@
 """Figures of a comparison from results written by hand."""
 
+import dataclasses
 import io
 import re
 import statistics
@@ -175,6 +176,17 @@ def test_the_page_is_whole_and_fetches_nothing(runs, made):
         ElementTree.fromstring("<svg" + svg.split("</svg>")[0] + "</svg>")
     assert text.count("<svg") == 2 * 2 + 4
     assert "arXiv 2603.12591" in text
+
+
+def test_names_are_text_on_the_page_and_never_markup(runs, made):
+    evil = "<script>&"
+    variants = tuple(dataclasses.replace(v, name=v.name.replace("fedavg", evil)) for v in COMPARISON.variants)
+    named = {(v.replace("fedavg", evil), *where): results for (v, *where), results in runs.items()}
+    comparison = dataclasses.replace(COMPARISON, variants=variants)
+    text = page(comparison, named, rows(comparison, named))
+    assert "<td>&lt;script&gt;&amp;</td>" in text
+    assert "<b>&lt;script&gt;&amp;</b>" in text
+    assert "<script" not in text
 
 
 def test_figures_are_the_pages_charts_as_files(runs, made):

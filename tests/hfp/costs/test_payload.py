@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hfp.costs.payload import layout, pack, unpack
+from hfp.costs.payload import layout, pack, packed_bytes, unpack
 from hfp.errors import InputError
 
 SHAPES = st.lists(st.lists(st.integers(0, 4), max_size=4).map(tuple), min_size=1, max_size=6)
@@ -37,3 +37,17 @@ def test_damaged_and_mismatched_payloads_are_refused():
         unpack(message, layout({**state, "w": torch.ones(5)}))
     with pytest.raises(InputError, match="must hold"):
         unpack(message, layout({"w": state["w"]}))
+
+
+@settings(deadline=None)
+@given(
+    shapes=SHAPES,
+    dtypes=st.lists(
+        st.sampled_from([torch.float32, torch.float64, torch.int64, torch.uint8, torch.bfloat16, torch.bool]),
+        min_size=6,
+    ),
+)
+def test_packed_bytes_are_the_length_of_the_message(shapes, dtypes):
+    state = {f"t{i}": torch.ones(shape).to(dtype) for i, (shape, dtype) in enumerate(zip(shapes, dtypes, strict=False))}
+    assert packed_bytes(state) == len(pack(state))
+    assert packed_bytes({name: tensor.to("meta") for name, tensor in state.items()}) == len(pack(state))

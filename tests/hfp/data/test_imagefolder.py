@@ -180,7 +180,7 @@ def test_a_failed_write_leaves_no_part_behind(tmp_path: Path, cache: Path, monke
         raise OSError("no space left on device")
 
     write_splits(tmp_path)
-    monkeypatch.setattr(decode.np, "save", full)
+    monkeypatch.setattr(decode, "_write", full)
     with pytest.warns(UserWarning, match="no space left on device"):
         load_dataset("imagefolder", tmp_path)
     assert list(cache.iterdir()) == []

@@ -190,7 +190,7 @@ def test_budgets_decide_ratios():
         ({"late": "jion"}, r"unknown way with late replies 'jion'; did you mean join\?"),
         ({"replan": -1}, "replan must be at least 0; found -1"),
         ({"profile": "phon"}, r"unknown device profile 'phon'; did you mean phone\?"),
-        ({"profile": ()}, "profile must be the name of a device profile"),
+        ({"profile": ()}, r"profile must be a name or a list of names; found \(\)"),
         ({"budget": {"mac": 0.5}}, r"unknown limit 'mac'; did you mean macs\?"),
         ({"budget": {"macs": 0.0}}, "limit macs must be a finite number above 0; found 0.0"),
         ({"budget": {"macs": 0.5}, "ratio": 0.5}, "budget must be given alone, .* found ratio 0.5 too"),

@@ -3,10 +3,10 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
+from multiprocessing import Pipe
 from pathlib import Path
 
 import pytest
@@ -64,19 +64,40 @@ def test_it_answers_many_messages_and_ends_with_its_node(node):
 
 
 def test_nothing_is_sent_after_the_last_byte():
-    ours, theirs = socket.socketpair()
+    ours, theirs = Pipe()
     with ours, theirs:
 
         class Closing:
             """Its other end closes as soon as it has the whole letter."""
 
-            def sendall(self, part):
-                ours.sendall(part)
-                if part.endswith(b"[]"):
+            sent = 0
+
+            def send_bytes(self, part):
+                ours.send_bytes(part)
+                self.sent += 1
+                if self.sent == 5:
+                    received.append(worker._receive(theirs))
                     theirs.close()
 
-        worker._send(Closing(), {}, Letter("[]"), None)
-        assert theirs.fileno() == -1
+        received = []
+        worker._send(Closing(), {"kind": "hello"}, Letter("[]", b"body"), None)
+        assert received == [({"kind": "hello"}, Letter("[]", b"body"), None)]
+        assert theirs.closed
+
+
+def test_what_a_client_keeps_comes_along():
+    ours, theirs = Pipe()
+    with ours, theirs:
+        worker._send(ours, {}, Letter("{}"), Letter("{}", bytes(range(256))))
+        assert worker._receive(theirs) == ({}, Letter("{}"), Letter("{}", bytes(range(256))))
+
+
+def test_a_connection_that_ends_early_is_an_error_of_one_line(monkeypatch):
+    ours, theirs = Pipe()
+    theirs.close()
+    monkeypatch.setattr(worker, "_connect", lambda folder: ours)
+    with pytest.raises(InputError, match="worker ended before it answered"):
+        worker.ask(f"test-{os.getpid()}-{time.monotonic_ns()}", {}, Letter("{}"), None)
 
 
 def test_one_that_doesnt_start_is_told_of(node, monkeypatch):

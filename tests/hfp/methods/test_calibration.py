@@ -11,10 +11,14 @@ from torch import nn
 
 from hfp.errors import InputError
 from hfp.methods import create_method
-from hfp.methods.blocks.calibration import Calibrated
+from hfp.methods.blocks.calibration import Calibrated, label_offset
 from hfp.training.local_step import LocalTraining, Objective, schedule_of
 
 OWN = torch.tensor([0, 0, 0, 2, 2, 3])
+
+
+def of(labels, strength, dtype=torch.float64, classes=5):
+    return Calibrated(label_offset(labels, classes, strength).to(dtype))
 
 
 def scores(seed=0):
@@ -23,7 +27,7 @@ def scores(seed=0):
 
 @pytest.mark.parametrize("strength", [0.25, 1.0])
 def test_the_loss_is_cross_entropy_of_scores_and_the_logs_of_shares(strength):
-    found = Calibrated(OWN, strength).loss(nn.Identity(), scores(), OWN)
+    found = of(OWN, strength).loss(nn.Identity(), scores(), OWN)
     shares = [4 / 11, 1 / 11, 3 / 11, 2 / 11, 1 / 11]
     expected = 0.0
     for row, label in zip(scores().tolist(), OWN.tolist(), strict=True):
@@ -38,14 +42,14 @@ def test_a_class_that_the_client_lacks_is_pushed_down_less_and_a_frequent_one_mo
         objective.loss(nn.Identity(), inputs, OWN).backward()
         return inputs.grad.sum(0)
 
-    plain, calibrated = pushes(Objective()), pushes(Calibrated(OWN, 1.0))
+    plain, calibrated = pushes(Objective()), pushes(of(OWN, 1.0))
     assert 0 < calibrated[1] < plain[1]
     assert 0 < calibrated[4] < plain[4]
     assert calibrated[0] > plain[0]
 
 
 def test_half_precision_scores_keep_a_precise_offset():
-    loss = Calibrated(OWN, 1.0).loss(nn.Identity(), scores().bfloat16(), OWN)
+    loss = of(OWN, 1.0, torch.float32).loss(nn.Identity(), scores().bfloat16(), OWN)
     assert loss.dtype == torch.float32
 
 
@@ -64,7 +68,7 @@ def test_clients_calibrate_the_more_the_longer_they_train(name, epochs, strength
     task = assigned(method, context, begin(model, method, context), CLIENTS[1])
     local = local_of(model, context, CLIENTS[1], classes=(1, 2), epochs=epochs)
     objective = method.objective(local, task, model)
-    own = Calibrated(local.data.labels, strength)
+    own = of(local.data.labels, strength, classes=10)
     at = torch.randn(16, 10, dtype=torch.float64)
     assert torch.equal(*(each.loss(nn.Identity(), at, local.data.labels) for each in (objective, own)))
 
@@ -81,5 +85,5 @@ def test_without_calibration_it_is_cross_entropy(name, options):
 @pytest.mark.parametrize("name", ["ca-hfp", "fedavgm"])
 @pytest.mark.parametrize("calibration", [-0.1, math.inf, math.nan])
 def test_a_step_adds_a_finite_share(name, calibration):
-    with pytest.raises(InputError, match="calibration must be a finite number of at least 0; found"):
+    with pytest.raises(InputError, match=r"calibration of \S+ must be a finite number of at least 0; found"):
         create_method(name, calibration=calibration)

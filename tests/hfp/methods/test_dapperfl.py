@@ -118,8 +118,8 @@ def test_ratios_that_empty_a_layer_are_refused(context):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"first": 1.2}, r"first must be in \[0, 1\]; found 1.2"),
-        ({"regularisation": -1}, "regularisation must be at le"),
+        ({"first": 1.2}, r"option first of dapperfl must be in \[0, 1\]; found 1.2"),
+        ({"regularisation": -1}, "option regularisation of dapperfl must be a finite number of at least 0; found -1"),
     ],
 )
 def test_wrong_options_are_refused(options, message):

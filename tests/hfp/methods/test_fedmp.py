@@ -157,7 +157,7 @@ def test_a_bandit_prefers_ratios_that_pay():
 
 @pytest.mark.parametrize("name", ["most", "discount", "finest"])
 def test_wrong_options_are_refused(name):
-    with pytest.raises(InputError, match=rf"{name} must be in \(0, 1\); found 1.5"):
+    with pytest.raises(InputError, match=rf"option {name} of fedmp must be in \(0, 1\); found 1.5"):
         create_method("fedmp", **{name: 1.5})
 
 

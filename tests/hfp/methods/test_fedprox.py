@@ -72,5 +72,5 @@ def test_the_mean_is_weighted_by_samples(context):
 
 @pytest.mark.parametrize("mu", [-0.1, float("nan")])
 def test_a_wrong_mu_is_refused(mu):
-    with pytest.raises(InputError, match="mu must be at least 0; found"):
+    with pytest.raises(InputError, match="option mu of fedprox must be a finite number of at least 0; found"):
         create_method("fedprox", mu=mu)

@@ -389,9 +389,9 @@ def test_options_come_as_json_gives_them():
     assert create_method("fjord", widths=[0.5, 1]).widths == (0.5, 1)
     assert create_method("prunefl", density=None).density is None
     assert create_method("prunefl", density=1).density == 1
-    with pytest.raises(InputError, match="option density of prunefl must be of type float; found 'half'"):
+    with pytest.raises(InputError, match="option density of prunefl must be a number; found 'half'"):
         create_method("prunefl", density="half")
-    with pytest.raises(InputError, match="option widths of fjord must be of type tuple; found 0.5"):
+    with pytest.raises(InputError, match="option widths of fjord must be a list of numbers; found 0.5"):
         create_method("fjord", widths=0.5)
 
 

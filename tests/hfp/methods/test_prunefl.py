@@ -224,10 +224,10 @@ def test_by_default_as_many_weights_are_active_as_submodels_would_hold(context):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"every": 0}, "every must be at least 1; found 0"),
-        ({"overhead": 0}, "overhead must be above 0; found 0"),
-        ({"share": 1.5}, r"share must be in \[0, 1\]; found 1.5"),
-        ({"density": 0}, r"density must be in \(0, 1\]; found 0"),
+        ({"every": 0}, "option every of prunefl must be at least 1; found 0"),
+        ({"overhead": 0}, "option overhead of prunefl must be a finite number above 0; found 0"),
+        ({"share": 1.5}, r"option share of prunefl must be in \[0, 1\]; found 1.5"),
+        ({"density": 0}, r"option density of prunefl must be in \(0, 1\]; found 0"),
     ],
 )
 def test_wrong_options_are_refused(options, message):

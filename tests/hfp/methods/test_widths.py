@@ -86,13 +86,13 @@ def test_heterofl_scales_the_outputs_of_cut_layers_while_training():
 
 def test_heterofl_sets_the_logits_of_absent_classes_to_zero():
     logits = torch.randn(4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    labels, present = torch.tensor([1, 3, 3, 1]), torch.tensor([1, 3])
+    labels, absent = torch.tensor([1, 3, 3, 1]), torch.tensor([True, False, True, False, True])
 
     class Given(nn.Module):
         def forward(self, x):
             return logits
 
-    loss = MaskedCrossEntropy(present).loss(Given(), torch.zeros(4), labels)
+    loss = MaskedCrossEntropy(absent).loss(Given(), torch.zeros(4), labels)
     expected = 0.0
     for row, label in zip(logits.tolist(), labels.tolist(), strict=True):
         kept = [value if index in (1, 3) else 0.0 for index, value in enumerate(row)]
@@ -251,9 +251,9 @@ def test_relative_maps_find_a_submodel_inside_a_submodel(context):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"widths": (0.0, 1.0)}, r"widths must be in \(0, 1\]; found 0.0, 1.0"),
-        ({"distillation": 1.5}, r"distillation must be in \[0, 1\]; found 1.5"),
-        ({"temperature": 0}, "temperature must be above 0; found 0"),
+        ({"widths": (0.0, 1.0)}, r"option widths of fjord must be in \(0, 1\]; found 0.0"),
+        ({"distillation": 1.5}, r"option distillation of fjord must be in \[0, 1\]; found 1.5"),
+        ({"temperature": 0}, "option temperature of fjord must be a finite number above 0; found 0"),
     ],
 )
 def test_wrong_fjord_options_are_refused(options, message):

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 import hfp
 from hfp.costs.macs import macs, parameters, state_bytes
 from hfp.errors import InputError
-from hfp.pruning.layers_report import layer_table, reason_lines
+from hfp.pruning.tables import folded, layer_table, reason_lines
 from hfp.reconstruct import Coupling, MapError, TimmModel, compact_model, record
 
 
@@ -39,7 +39,8 @@ def test_budgets_are_met_from_below(kind, count, ranking):
 
 def test_a_latency_is_met_from_below(monkeypatch):
     clock = lambda models, inputs: [float(parameters(model)) for model in models]  # noqa: E731  (one that is exact)
-    monkeypatch.setattr("hfp.pruning.prune.latencies", clock)
+    for module in ("prune", "planning"):
+        monkeypatch.setattr(f"hfp.pruning.{module}.latencies", clock)
     model = network()
     result = hfp.prune(model, IMAGES, hfp.Budget(latency=0.5))
     assert parameters(result.model) <= 0.5 * parameters(model)
@@ -181,7 +182,7 @@ def test_the_report_names_every_layer():
     }  # fmt: skip
     assert all(layer.reason is None for layer in report.layers if layer.after < layer.before)
     assert report.as_dict()["layers"][0]["name"] == with_parameters[0]
-    assert layer_table(report.layers, report.costs).row_count == len(report.layers) + 3
+    assert layer_table(report.layers).row_count == len(folded(report.layers)) < len(report.layers)
     assert "left alone: classifier: it is an output of the model" in reason_lines(report.layers)
 
 
@@ -231,3 +232,20 @@ def test_models_that_can_t_be_pruned_say_why():
 def test_inputs_that_the_model_does_not_take_are_refused():
     with pytest.raises(InputError, match="does not run on the example inputs"):
         hfp.prune(network(), torch.randn(2, 2, 16, 16), hfp.Budget(ratio=0.5))
+
+
+def test_a_parameter_without_dimensions_is_reported_and_kept():
+    class Tempered(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.head = nn.Linear(8, 16), nn.Linear(16, 3)
+            self.temperature = nn.Parameter(torch.tensor(2.0))
+
+        def forward(self, x):
+            return self.head(self.body(x).relu()) * self.temperature
+
+    report = hfp.prune(Tempered(), torch.randn(2, 8), hfp.Budget(macs=0.5)).report
+    before, after = report.costs["macs"]
+    assert after <= 0.5 * before
+    own = next(layer for layer in report.layers if layer.name == "(model)")
+    assert (own.before, own.after, own.parameters, own.reason) == (1, 1, (1, 1), "it is a single number")

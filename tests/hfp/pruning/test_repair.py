@@ -386,3 +386,58 @@ def test_wrong_repairs_are_refused(change, message, error):
     request = {"data": data(1), **change}
     with pytest.raises(error, match=message):
         hfp.prune(network(), IMAGES, hfp.Budget(ratio=0.5), **request)
+
+
+class Wide(nn.Module):
+    """Inputs far from zero, whose sums half precision can't hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.Sequential(nn.Linear(16, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 8))
+        with torch.no_grad():
+            self.layers[0].bias.fill_(1.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_repaired_as_well_as_single_precision(dtype):
+    model, probe = Wide().eval(), draw(256, 16, seed=9).float()
+    batches = [draw(128, 16, seed=seed).float() for seed in range(4)]
+    with torch.no_grad():
+        expected = model(probe)
+    errors = {}
+    for each in (torch.float32, dtype):
+        own = copy.deepcopy(model).to(each)
+        found = hfp.prune(
+            own, probe[:2].to(each), hfp.Budget(macs=0.4), data=[batch.to(each) for batch in batches],
+            repair="least-squares",
+        )  # fmt: skip
+        with torch.no_grad():
+            errors[each] = (found.model(probe.to(each)).float() - expected).square().mean() / expected.var()
+        assert found.report.repairs[0].left_alone == ()
+    assert errors[dtype] < 1.2 * errors[torch.float32] + 0.01
+
+
+def test_weights_that_rounding_makes_worse_than_before_are_not_taken():
+    """Inputs that nearly agree: rounded one by one, the fitted weights no longer add up to what they should."""
+    unit, kept = 2.0**-7, 8  # the distance of bfloat16 numbers from 1 to 2
+    share, single = draw(4096, 1, seed=5), draw(4096, kept, seed=6)
+    x = (share + 0.2 * single).bfloat16()
+    lost = x.float() @ (unit * torch.tensor([0.725] * 4 + [-0.525] * 4))
+    model = nn.Sequential(nn.Linear(9, 9, bias=False), nn.Linear(9, 1, bias=False)).bfloat16()
+    with torch.no_grad():
+        model[0].weight.copy_(torch.eye(9))
+        model[1].weight.fill_(1.25)
+        model[1].weight[0, -1] = 1.0
+    left = list(range(kept))
+    compact, index_map = pruned(model, {"0.weight": (left, None), "1.weight": (None, left)})
+    batches = [torch.cat([x, lost[:, None].bfloat16()], 1)]
+    (report,) = repair(model, compact, index_map, batches, "least-squares")
+    assert torch.equal(compact[1].weight, torch.full((1, kept), 1.25).bfloat16())
+    assert report.layers == ()
+    assert report.left_alone == (
+        ("1", "the fitted weights, rounded to bfloat16, are no better than those that pruning left"),
+    )

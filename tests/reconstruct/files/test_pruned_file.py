@@ -24,6 +24,7 @@ from hfp.reconstruct import (
     Coupling,
     IndexMap,
     MapError,
+    Pruned,
     TensorMap,
     TimmModel,
     compact_model,
@@ -51,7 +52,7 @@ def pruned(name):
 def test_a_saved_model_comes_back_as_it_was(name, tmp_path):
     full, compact, index_map = pruned(name)
     metadata = {"criterion": "l1", "budget": {"macs": 0.5}, "note": None}
-    path = save_pruned(compact, index_map, tmp_path / "m.safetensors", metadata=metadata)
+    path = save_pruned(Pruned(compact, index_map), tmp_path / "m.safetensors", metadata=metadata)
     skeleton = net(name, seed=1)
     before = copy.deepcopy(skeleton.state_dict())
     again = load_pruned(path, skeleton)
@@ -71,7 +72,7 @@ def test_a_timm_model_needs_no_skeleton(tmp_path):
     groups = Coupling.trace(full, x, [full.get_classifier()])
     index_map = groups.index_map(groups.plan({name: range(0, size, 2) for name, size in groups.sizes.items()}))
     compact = compact_model(full, index_map).eval()
-    path = save_pruned(compact, index_map, tmp_path / "m.safetensors", timm=TINY)
+    path = save_pruned(Pruned(compact, index_map), tmp_path / "m.safetensors", timm=TINY)
     again = load_pruned(path)
     assert torch.equal(again.model(x), compact(x))
     assert read_pruned(path).timm == TINY
@@ -79,7 +80,7 @@ def test_a_timm_model_needs_no_skeleton(tmp_path):
 
 def test_a_file_is_plain_safetensors_of_the_compact_state(tmp_path):
     _, compact, index_map = pruned("resnet")
-    path = save_pruned(compact, index_map, tmp_path / "m.safetensors")
+    path = save_pruned(Pruned(compact, index_map), tmp_path / "m.safetensors")
     found = load_file(path)
     for name, tensor in compact.state_dict().items():
         assert torch.equal(found.pop(name), tensor)
@@ -104,7 +105,7 @@ def test_types_and_values_survive(tmp_path):
     attributes = {"": {"shape": (2, (1,)), "sizes": [2, [0.1 + 0.2]], "rate": 1e-300, "flag": False, "mode": "é\n"}}
     index_map = IndexMap(tensors, attributes, {"window": kept})
     full = Odd()
-    path = save_pruned(compact_model(full, index_map), index_map, tmp_path / "m.safetensors")
+    path = save_pruned(Pruned(compact_model(full, index_map), index_map), tmp_path / "m.safetensors")
     again = load_pruned(path, Odd())
     assert again.index_map == index_map
     assert {key: vars(again.model)[key] for key in attributes[""]} == attributes[""]
@@ -117,7 +118,7 @@ def test_types_and_values_survive(tmp_path):
 
 def test_the_files_dtype_wins_over_the_skeletons(tmp_path):
     full, compact, index_map = pruned("vgg")
-    path = save_pruned(compact.half(), index_map, tmp_path / "m.safetensors")
+    path = save_pruned(Pruned(compact.half(), index_map), tmp_path / "m.safetensors")
     assert load_pruned(path, full).model.head.weight.dtype == torch.float16
 
 
@@ -131,7 +132,7 @@ class Shared(nn.Module):
 
 def test_tied_tensors_are_stored_once_and_stay_tied(tmp_path):
     model = Shared()
-    path = save_pruned(model, IndexMap.identity(model), tmp_path / "m.safetensors")
+    path = save_pruned(Pruned(model, IndexMap.identity(model)), tmp_path / "m.safetensors")
     assert list(load_file(path)) == ["enter.weight"]
     assert dict(read_pruned(path).tied) == {"leave.weight": "enter.weight"}
     again = load_pruned(path, Shared()).model
@@ -147,19 +148,19 @@ def test_recorded_surgery_with_transient_buffers_comes_back(tmp_path):
     full = copy.deepcopy(model)
     with record(model, images()) as recording:
         cut(model, {"branch.0": range(5), "branch.2": [0, 3, 4]})
-    path = save_pruned(model, recording.index_map, tmp_path / "m.safetensors")
+    path = save_pruned(Pruned(model, recording.index_map), tmp_path / "m.safetensors")
     assert torch.equal(load_pruned(path, full).model(images()), model(images()))
 
 
 def test_a_state_may_be_given_instead_of_a_model(tmp_path):
     full, compact, index_map = pruned("vgg")
-    path = save_pruned(index_map.restrict(full.state_dict()), index_map, tmp_path / "m.safetensors")
+    path = save_pruned(Pruned(index_map.restrict(full.state_dict()), index_map), tmp_path / "m.safetensors")
     assert torch.equal(load_pruned(path, full).model(images()), compact(images()))
 
 
 def test_the_file_says_what_wrote_it(tmp_path):
     _, compact, index_map = pruned("vgg")
-    found = read_pruned(save_pruned(compact, index_map, tmp_path / "m.safetensors")).libraries
+    found = read_pruned(save_pruned(Pruned(compact, index_map), tmp_path / "m.safetensors")).libraries
     assert found["torch"] == torch.__version__.split("+")[0]
     assert set(found) == {"hfp", "torch", "torch-pruning", "timm", "safetensors"}
 
@@ -216,7 +217,7 @@ def test_the_golden_file_is_read_as_ever():
 
 def test_the_golden_file_is_written_as_ever(tmp_path):
     full, index_map, metadata = golden_parts()
-    path = save_pruned(compact_model(full, index_map), index_map, tmp_path / "m.safetensors", metadata=metadata)
+    path = save_pruned(Pruned(compact_model(full, index_map), index_map), tmp_path / "m.safetensors", metadata=metadata)
     (found, tensors), (expected, golden) = header(path), header(GOLDEN)
     assert found.pop("libraries").keys() == expected.pop("libraries").keys()
     assert found == expected
@@ -232,7 +233,9 @@ def test_the_golden_file_is_written_as_ever(tmp_path):
 
 def good(tmp_path):
     full, index_map, metadata = golden_parts()
-    return save_pruned(compact_model(full, index_map), index_map, tmp_path / "good.safetensors", metadata=metadata)
+    return save_pruned(
+        Pruned(compact_model(full, index_map), index_map), tmp_path / "good.safetensors", metadata=metadata
+    )
 
 
 def changed(tmp_path, document=None, tensors=None, text=None):
@@ -442,7 +445,7 @@ def test_files_that_are_none_are_refused(tmp_path):
 
 def test_a_skeleton_is_needed_and_has_to_fit(tmp_path):
     full, compact, index_map = pruned("vgg")
-    path = save_pruned(compact, index_map, tmp_path / "m.safetensors")
+    path = save_pruned(Pruned(compact, index_map), tmp_path / "m.safetensors")
     with pytest.raises(MapError, match="names no timm model; give the full model as `skeleton`"):
         load_pruned(path)
     with pytest.raises(MapError, match="the skeleton ResNet is not the model that was pruned: .*missing features"):
@@ -454,7 +457,7 @@ def test_a_skeleton_is_needed_and_has_to_fit(tmp_path):
 def test_a_timm_model_that_is_not_the_one_pruned_is_refused(tmp_path):
     full, compact, index_map = pruned("vgg")
     with pytest.raises(MapError, match="test_resnet: the skeleton ResNet is not the model that was pruned"):
-        save_pruned(compact, index_map, tmp_path / "m.safetensors", timm=TINY)
+        save_pruned(Pruned(compact, index_map), tmp_path / "m.safetensors", timm=TINY)
     assert not list(tmp_path.iterdir())
     path = changed(tmp_path, document=setter("skeleton", {"timm": "test_resnet", "arguments": {"num_classes": 3}}))
     with pytest.raises(MapError, match="the skeleton ResNet is not the model that was pruned"):
@@ -506,25 +509,25 @@ def test_arguments_that_timm_rejects():
 def test_metadata_that_json_can_not_hold_is_refused(metadata, message, tmp_path):
     _, compact, index_map = pruned("vgg")
     with pytest.raises(MapError, match=message):
-        save_pruned(compact, index_map, tmp_path / "m.safetensors", metadata=metadata)
+        save_pruned(Pruned(compact, index_map), tmp_path / "m.safetensors", metadata=metadata)
     assert not list(tmp_path.iterdir())
 
 
 def test_states_that_can_not_be_saved_are_refused(tmp_path):
     full, compact, index_map = pruned("vgg")
     with pytest.raises(MapError, match="expected the compact shape"):
-        save_pruned(full, index_map, tmp_path / "m.safetensors")
+        save_pruned(Pruned(full, index_map), tmp_path / "m.safetensors")
     with pytest.raises(MapError, match="a torch.float32 tensor on meta of this name can't be saved"):
-        save_pruned(compact.to("meta"), index_map, tmp_path / "m.safetensors")
+        save_pruned(Pruned(compact.to("meta"), index_map), tmp_path / "m.safetensors")
     reserved = {"hfp/kept/0": torch.zeros(1)}
     with pytest.raises(MapError, match="hfp/kept/0: a torch.float32 tensor on cpu of this name can't be saved"):
-        save_pruned(reserved, IndexMap.identity(reserved), tmp_path / "m.safetensors")
+        save_pruned(Pruned(reserved, IndexMap.identity(reserved)), tmp_path / "m.safetensors")
     assert not list(tmp_path.iterdir())
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     full, compact, index_map = pruned("vgg")
-    path = save_pruned(compact, index_map, tmp_path / "m.safetensors")
+    path = save_pruned(Pruned(compact, index_map), tmp_path / "m.safetensors")
     before = path.read_bytes()
 
     def broken(tensors, target, metadata):
@@ -533,7 +536,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
 
     monkeypatch.setattr(files_module, "save_file", broken)
     with pytest.raises(OSError, match="no space left"):
-        save_pruned(compact, index_map, path)
+        save_pruned(Pruned(compact, index_map), path)
     assert path.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["m.safetensors"]
 
@@ -541,4 +544,4 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
 def test_a_folder_that_is_not_there_is_an_os_error(tmp_path):
     _, compact, index_map = pruned("vgg")
     with pytest.raises(OSError, match="missing"):
-        save_pruned(compact, index_map, tmp_path / "missing" / "m.safetensors")
+        save_pruned(Pruned(compact, index_map), tmp_path / "missing" / "m.safetensors")

@@ -13,14 +13,31 @@ def augment(images: Tensor, generator: torch.Generator, *, padding: int = 4, fli
     Images are `[samples, channels, height, width]`, not yet normalised, of any dtype; the result is a new tensor of
     the same shape. The draws depend on the generator and the number of images only (He et al., 2016, section 4.2).
     """
-    samples, _, height, width = images.shape
+    shifts, mirrored = draw_moves(len(images), generator, padding=padding, flip=flip)
+    return move(images, shifts.to(images.device), mirrored.to(images.device), padding=padding)
+
+
+def draw_moves(
+    samples: int, generator: torch.Generator, *, padding: int = 4, flip: bool = True
+) -> tuple[Tensor, Tensor]:
+    """Draw the random numbers of one `augment`, on the generator's device.
+
+    Returns:
+        How far each image is shifted, int64 `[2, samples, 1]` in [0, 2 padding], and whether it is mirrored, int64
+        `[samples, 1]`, 0 or 1.
+    """
     where = generator.device
     shifts = torch.randint(2 * padding + 1, (2, samples, 1), generator=generator, device=where)
-    mirrored = torch.randint(2 if flip else 1, (samples, 1), generator=generator, device=where)
-    top, left = shifts.to(images.device)
+    return shifts, torch.randint(2 if flip else 1, (samples, 1), generator=generator, device=where)
+
+
+def move(images: Tensor, shifts: Tensor, mirrored: Tensor, *, padding: int = 4) -> Tensor:
+    """Shift and mirror images as `draw_moves` says; all three tensors are on one device."""
+    samples, _, height, width = images.shape
+    top, left = shifts
     rows = top + torch.arange(height, device=images.device)
     columns = torch.arange(width, device=images.device)
-    columns = left + torch.where(mirrored.to(images.device).bool(), columns.flip(0), columns)
+    columns = left + torch.where(mirrored.bool(), columns.flip(0), columns)
     padded = functional.pad(images, (padding,) * 4).permute(0, 2, 3, 1)
     sample = torch.arange(samples, device=images.device).view(-1, 1, 1)
     moved = padded[sample, rows.unsqueeze(2), columns.unsqueeze(1)].permute(0, 3, 1, 2)

@@ -1,0 +1,8 @@
+"""``python -m hfp`` is the command ``hfp``."""
+
+import sys
+
+from hfp.commands.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,85 @@
+"""The arguments of ``hfp compare``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from hfp.commands.arguments.settings import add_setting, add_settings, given_settings, read_pair
+from hfp.comparison.definition import AXES, axes, checked_axes
+from hfp.methods.interface.registry import method_names
+from hfp.methods.interface.sources import check_option_names
+
+_FLAGS = {"alphas": "--alpha", "ranks": "--rank", "ratios": "--ratio", "batch_norms": "--batch-norm"}
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments; a file is read first, and arguments replace what it says."""
+    group = parser.add_argument_group("what is compared")
+    group.add_argument(
+        "--file",
+        type=Path,
+        metavar="TOML",
+        help="The comparison is described in this file, which may be the comparison.json of an earlier one.",
+    )
+    for name, declared in axes().items():
+        over: dict[str, Any] = {"type": _seeds} if name == "seeds" else {}
+        add_setting(group, declared, flags=[_FLAGS.get(name, f"--{name}")], **over)
+    group.add_argument(
+        "--option",
+        dest="method_options",
+        action="append",
+        type=_option,
+        metavar="METHOD.NAME=VALUE",
+        help="One of the methods has this option; it may be given several times.",
+    )
+    groups = add_settings(parser, without=AXES)
+    groups["devices"].add_argument(
+        "--jobs", type=int, metavar="N", help="This many runs go on at once [default: one per core on the processor]"
+    )
+    groups["output"].add_argument(
+        "--out",
+        type=Path,
+        metavar="FOLDER",
+        help="Results are written to this folder, new or an earlier comparison's, whose finished runs are kept "
+        "[default: a fresh one under runs/]",
+    )
+    groups["output"].add_argument(
+        "--json",
+        action="store_true",
+        help="The result is printed as one JSON document, and progress goes to standard error.",
+    )
+
+
+def check(arguments: argparse.Namespace) -> None:
+    """Refuse what can be refused before torch is loaded.
+
+    Raises:
+        InputError: a value is of another kind, outside its range, or a name that isn't known.
+    """
+    axes_of(arguments)
+    given_settings(arguments)
+    for method, option, _ in arguments.method_options or ():
+        check_option_names(method, [option])
+
+
+def axes_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The axes of a comparison that the arguments give."""
+    given = {name: getattr(arguments, name) for name in axes()}
+    return checked_axes({name: value for name, value in given.items() if value is not None})
+
+
+def _seeds(text: str) -> Any:
+    """A number of seeds, or seeds with commas; ``4,`` is the seed 4 alone."""
+    seeds = axes()["seeds"].read(text.removesuffix(","))
+    return [seeds] if text.endswith(",") else seeds
+
+
+def _option(text: str) -> tuple[str, str, Any]:
+    name, value = read_pair(text)
+    method, dot, own = name.partition(".")
+    known = {known.replace("-", "_"): known for known in method_names()}
+    if not dot or method not in known:
+        raise argparse.ArgumentTypeError(f"expected METHOD.NAME=VALUE; found {text!r}")
+    return known[method], own, value

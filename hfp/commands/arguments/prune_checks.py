@@ -1,0 +1,113 @@
+"""What ``hfp prune`` refuses before torch is loaded: files in the way, and options that would be ignored."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+from hfp import importance
+from hfp.errors import InputError
+from hfp.pruning.budget import KINDS, Budget
+
+
+def onnx_path(arguments: argparse.Namespace) -> Path:
+    """Where the exported model of ``--out`` is."""
+    return arguments.out.with_suffix(".onnx")
+
+
+def checked_budget(arguments: argparse.Namespace) -> Budget:
+    """The budget of the command line.
+
+    Raises:
+        InputError: none is given, or a number is out of its range.
+    """
+    limits = {name: getattr(arguments, name) for name in KINDS}
+    if all(value is None for value in limits.values()):
+        raise InputError(f"one of {', '.join(f'--{name}' for name in KINDS)} is required")
+    return Budget(**limits, tolerance=arguments.tolerance)
+
+
+def check_arguments(arguments: argparse.Namespace) -> None:
+    """Check all that can be checked without the model and the data.
+
+    Raises:
+        InputError: a number out of its range, an option that would be ignored, or a file that can't be written.
+    """
+    checked_budget(arguments)
+    _check_numbers(arguments)
+    _check_used(arguments)
+    _check_targets(arguments)
+
+
+def _check_numbers(arguments: argparse.Namespace) -> None:
+    for option, least in (("image_size", 1), ("num_classes", 1), ("in_channels", 1), ("batch_size", 2), ("batches", 1)):
+        value = getattr(arguments, option)
+        if value is not None and value < least:
+            raise InputError(f"--{option.replace('_', '-')} is at least {least}, not {value}")
+    if arguments.finetune < 0:
+        raise InputError(f"--finetune is a number of epochs, at least 0, not {arguments.finetune}")
+    if arguments.learning_rate is not None and not 0 < arguments.learning_rate < float("inf"):
+        raise InputError(f"--learning-rate is a number above 0, not {arguments.learning_rate}")
+
+
+def _check_used(arguments: argparse.Namespace) -> None:
+    """Refuse options that need another one which is missing."""
+    scores = importance.describe(arguments.importance).needs == "data"
+    measures = arguments.ranking == "measured"
+    if arguments.data is None:
+        if scores:
+            raise InputError(f"criterion {arguments.importance!r} scores with images: --data NAME")
+        if measures:
+            raise InputError("--ranking measured measures losses on images: --data NAME")
+        for option in ("finetune", "repair", "data_root", "batch_size", "batches"):
+            if getattr(arguments, option):
+                raise InputError(f"--{option.replace('_', '-')} needs images: --data NAME")
+    passes = scores or measures or bool(arguments.repair)
+    if arguments.batches is not None and not passes:
+        raise InputError("--batches is for criteria that use data, --ranking measured and --repair; none is asked for")
+    if arguments.batch_size is not None and not (passes or arguments.finetune):
+        raise InputError("--batch-size is for criteria that use data, --ranking measured, --repair and --finetune")
+    for option in ("learning_rate", "augment"):
+        if getattr(arguments, option) and not arguments.finetune:
+            raise InputError(f"--{option.replace('_', '-')} is for --finetune EPOCHS, which is not asked for")
+    if arguments.pretrained and arguments.weights is not None:
+        raise InputError("--pretrained and --weights both say where the weights come from; give one")
+    if arguments.num_classes is not None and _is_factory(arguments.model):
+        raise InputError(f"--num-classes does not reach {arguments.model}: a factory is called without arguments")
+
+
+def _is_factory(spec: str) -> bool:
+    return ":" in spec and spec.partition(":")[0] not in ("timm", "torchvision")
+
+
+def _check_targets(arguments: argparse.Namespace) -> None:
+    """Refuse targets that can't be written, or that exist."""
+    targets = [arguments.out, *([] if arguments.picture is None else [arguments.picture])]
+    for path in targets:
+        _check_folder(path)
+    targets.append(onnx_path(arguments))
+    if len({path.absolute() for path in targets}) < len(targets):
+        raise InputError(f"--out, its .onnx file and --picture are different files, not {arguments.out} twice")
+    if arguments.force:
+        return
+    for path in targets:
+        if path.exists():
+            stale = path == onnx_path(arguments) and not arguments.export
+            raise InputError(
+                f"{path} exists{', and would not be of the new model' if stale else ''}; give another name, or --force "
+                f"to {'delete' if stale else 'replace'} it"
+            )
+
+
+def _check_folder(path: Path) -> None:
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise InputError(f"there is no folder {folder} to write {path.name} to")
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; give the name of a file")
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(f"{path.name} can't be written into {folder}: {error.strerror or error}") from error

@@ -1,0 +1,49 @@
+"""The arguments of ``hfp run``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from hfp.commands.arguments.settings import add_settings, given_settings
+from hfp.errors import InputError
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments; the defaults of settings are those of `Experiment`."""
+    groups = add_settings(parser)
+    groups["devices"].add_argument(
+        "--threads",
+        type=int,
+        metavar="N",
+        help="The run computes with this many threads of the processor [default: one for small models, else PyTorch's "
+        "number; at least 1]",
+    )
+    output = groups["output"]
+    output.add_argument(
+        "--out",
+        type=Path,
+        metavar="FOLDER",
+        help="Results are written to this folder, which must be new or empty [default: a fresh one under runs/]",
+    )
+    output.add_argument(
+        "--save-clients",
+        action="store_true",
+        help="Every client's own model is kept as its training left it, in the folder clients/ of the results.",
+    )
+    output.add_argument(
+        "--json",
+        action="store_true",
+        help="The result is printed as one JSON document, and progress goes to standard error.",
+    )
+
+
+def check(arguments: argparse.Namespace) -> None:
+    """Refuse what can be refused before torch is loaded.
+
+    Raises:
+        InputError: a value is of another kind, outside its range, or a name that isn't known.
+    """
+    given_settings(arguments)
+    if arguments.threads is not None and arguments.threads < 1:
+        raise InputError(f"threads must be at least 1; found {arguments.threads}")

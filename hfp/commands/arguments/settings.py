@@ -1,0 +1,84 @@
+"""Flags that follow from the declarations of settings."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from hfp.errors import InputError
+from hfp.federation.experiment import Experiment
+from hfp.methods.interface.sources import check_option_names
+from hfp.models.names import check_model_name
+from hfp.settings import PAIRS, Setting, pair, settings_of
+from hfp.settings.tables import default_text, sentence
+
+GROUPS = ("data", "model", "clients", "devices", "training", "method", "output")
+"""The headings of the help, in their order."""
+
+
+def add_settings(parser: argparse.ArgumentParser, without: Collection[str] = ()) -> dict[str, argparse._ArgumentGroup]:
+    """Declare a flag for every field of `Experiment` but those in `without`; returns the groups of the help."""
+    groups = {name: parser.add_argument_group(name) for name in GROUPS}
+    for name, declared in settings_of(Experiment).items():
+        if name not in without:
+            add_setting(groups[declared.group], declared)
+    return groups
+
+
+def add_setting(
+    parser: argparse._ActionsContainer, declared: Setting, flags: Collection[str] = (), **over: Any
+) -> None:
+    """Declare the flags of one setting; `over` goes to argparse in place of what is declared."""
+    name = declared.name.removesuffix("s") if declared.shape == PAIRS else declared.name
+    flags = flags or [f"--{flag.replace('_', '-')}" for flag in (name, *declared.aliases)]
+    given: dict[str, Any] = {"dest": declared.name, "default": None, "help": help_of(declared)}
+    if declared.kind is bool:
+        given |= {"action": argparse.BooleanOptionalAction}
+    elif declared.shape == PAIRS:
+        given |= {"action": "append", "type": read_pair, "metavar": _value(declared)}
+    else:
+        given |= {"type": declared.read, "metavar": _value(declared)}
+    parser.add_argument(*flags, **{**given, **over})
+
+
+def help_of(declared: Setting) -> str:
+    """The help of a flag: the setting's sentence, its default and its range."""
+    default = default_text(declared)
+    more = [f"default: {default}"] if default else []
+    if declared.within is not None:
+        more.append(declared.within.words(declared.kind))
+    elif callable(declared.choices):
+        more.append(f"one of {', '.join(map(str, declared.known))}")
+    told = f"{sentence(declared)} [{'; '.join(more)}]" if more else sentence(declared)
+    return told.replace("%", "%%")
+
+
+def given_settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The fields of `Experiment` that the arguments give, in normal form.
+
+    Raises:
+        InputError: a value is of another kind, outside its range, or a name that isn't known.
+    """
+    given = {}
+    for name, declared in settings_of(Experiment).items():
+        value = getattr(arguments, name, None)
+        if value is not None:
+            given[name] = declared.checked(dict(value) if declared.shape == PAIRS else value)
+    check_model_name(given.get("model", Experiment.model))
+    check_option_names(given.get("method", Experiment.method), given.get("options", {}))
+    return {name: dict(value) if isinstance(value, Mapping) else value for name, value in given.items()}
+
+
+def read_pair(text: str) -> tuple[str, Any]:
+    """``NAME=VALUE`` as `hfp.settings.pair` reads it, for argparse."""
+    try:
+        return pair(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _value(declared: Setting) -> str:
+    fallback = {int: "N", float: "NUMBER", str: "NAME"}.get(declared.kind, "VALUE")
+    value = (declared.unit or fallback).upper()
+    return value if declared.shape in ("one", PAIRS) else f"{value}[,{value}…]"

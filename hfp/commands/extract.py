@@ -1,0 +1,75 @@
+"""``hfp extract``: a client's own compact model, or the global one, out of a run's folder into a file."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import warnings
+from typing import Any
+
+from rich.console import Console
+
+from hfp.errors import InputError
+from hfp.pruning.export import check_exporter, export_onnx
+from hfp.reconstruct import IndexMap
+from hfp.results.deployed import Deployed, example
+from hfp.results.load import SavedRun, Submodel, load_run
+from hfp.results.submodels import save_submodel
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Load, write, export; returns 0."""
+    _check_files(arguments)
+    with warnings.catch_warnings(record=True) as notes:
+        warnings.simplefilter("always")
+        saved = load_run(arguments.run, arguments.model)
+    found = saved if arguments.client is None else saved.submodel(arguments.client)
+    index_map = found.index_map if isinstance(found, Submodel) else IndexMap.identity(saved.model)
+    save_submodel(arguments.out, found.model, index_map, saved.description, _about(saved, found))
+    document: dict[str, Any] = {**_about(saved, found), "out": str(arguments.out)}
+    document["parameters"] = sum(parameter.numel() for parameter in found.model.parameters())
+    if arguments.onnx is not None:
+        deployed = Deployed(found.model, found.input).eval()
+        difference = export_onnx(deployed, example(found.input), arguments.onnx)
+        document["onnx"] = {"path": str(arguments.onnx), "largest_difference": difference, "takes": deployed.takes}
+    for note in notes:
+        print(f"hfp extract: {note.message}", file=sys.stderr)
+    if arguments.json:
+        json.dump(document, sys.stdout)
+        sys.stdout.write("\n")
+    else:
+        _show(document)
+    return 0
+
+
+def _about(saved: SavedRun, found: SavedRun | Submodel) -> dict[str, Any]:
+    about = {name: saved.settings.get(name) for name in ("method", "dataset")}
+    if isinstance(found, Submodel):
+        return {**about, "client": found.client, "round": found.round, "trained": found.trained}
+    return {**about, "round": len(found.history), "trained": True}
+
+
+def _check_files(arguments: argparse.Namespace) -> None:
+    if arguments.onnx is not None:
+        check_exporter()
+    for path in (arguments.out, arguments.onnx):
+        if path is None:
+            continue
+        if not path.absolute().parent.is_dir():
+            raise InputError(f"there is no folder {path.absolute().parent} to write {path.name} to")
+        if path.exists():
+            raise InputError(f"{path} is there already; give the name of a new file")
+
+
+def _show(document: dict[str, Any]) -> None:
+    console = Console(highlight=False)
+    whose = "the global model" if "client" not in document else f"client {document['client']}'s model"
+    made = "as trained" if document["trained"] else "as planned, with the global model's weights"
+    lines = [f"{whose}, {made} in round {document['round']}: {document['parameters']:,} parameters"]
+    lines.append(f'written to {document["out"]}; load it with hfp.load_pruned("{document["out"]}")')
+    if "onnx" in document:
+        onnx = document["onnx"]
+        lines.append(f"{onnx['path']} takes {onnx['takes']} and differs by {onnx['largest_difference']:.2g} at most")
+    for line in lines:
+        console.print(line, soft_wrap=True, markup=False)

@@ -1,0 +1,88 @@
+"""``hfp predict``: what a run's model, or a client's own, says about images."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from hfp.data.pixels import EXTENSIONS
+from hfp.errors import InputError
+from hfp.results.classifier import Prediction, TrainedClassifier
+from hfp.results.load import load_run, load_submodel
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Classify every image and print its class; returns 0."""
+    paths = image_files(arguments.images)
+    with warnings.catch_warnings(record=True) as notes:
+        warnings.simplefilter("always")
+        classifier = load_classifier(arguments.run, arguments.client, arguments.model)
+    for note in notes:
+        print(f"hfp predict: {note.message}", file=sys.stderr)
+    found = classifier.predict(paths)
+    if arguments.json:
+        json.dump(document(arguments.run, paths, found, classifier.classes), sys.stdout)
+        sys.stdout.write("\n")
+        return 0
+    console = Console(highlight=False)
+    for path, prediction in zip(paths, found, strict=True):
+        console.print(f"{path}: {prediction.label} ({prediction.probability:.1%})", soft_wrap=True, markup=False)
+    return 0
+
+
+def load_classifier(path: Path, client: int | None, model: str | None) -> TrainedClassifier:
+    """The model to ask: a run's global one or a client's, or that of a file.
+
+    Raises:
+        InputError, MapError: it can't be loaded.
+    """
+    if path.is_file() and path.name != "global.safetensors":
+        if client is not None:
+            raise InputError(f"{path} is one client's model already; give --client with a run's folder")
+        return load_submodel(path, model)
+    found = load_run(path, model)
+    return found if client is None else found.submodel(client)
+
+
+def image_files(given: Sequence[Path]) -> list[Path]:
+    """The files among `given`, and the images in folders among them, at any depth, in order of name.
+
+    Raises:
+        InputError: there is no such file, or a folder has no images.
+    """
+    files: list[Path] = []
+    for path in given:
+        if path.is_dir():
+            inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS and file.is_file())
+            if not inside:
+                raise InputError(f"there are no images in {path} ({', '.join(EXTENSIONS)})")
+            files.extend(inside)
+        elif path.is_file():
+            files.append(path)
+        else:
+            raise InputError(f"there is no image {path}")
+    return files
+
+
+def document(run: Path, paths: Sequence[Path], found: Sequence[Prediction], classes: Sequence[str]) -> dict[str, Any]:
+    """The JSON document of ``hfp predict --json``."""
+    return {
+        "run": str(run),
+        "classes": list(classes),
+        "images": [
+            {
+                "image": str(path),
+                "class": prediction.label,
+                "probability": prediction.probability,
+                "probabilities": list(prediction.probabilities),
+            }
+            for path, prediction in zip(paths, found, strict=True)
+        ],
+    }

@@ -1,0 +1,139 @@
+"""One image file to pixels: which formats are read, and what becomes of every mode."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageOps
+
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""Pillow's names of the formats that are read, whatever a file's name says. Others may start programs, as EPS does."""
+
+EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+
+DEEP, ANIMATED, TRANSPARENT = "deep", "animated", "transparent"
+
+_GREY_MODES = frozenset({"1", "L", "LA", "La", "I", "F"})
+_ORIENTATION = 0x0112  # the tag of EXIF that says how the camera was held
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_LARGE = 16_000_000  # pixels from which on images are decoded one at a time, so that memory stays bounded
+_one_large = threading.Lock()
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """An image as uint8 `[height, width, 3]`, whether it is grey, and which of the findings above apply to it."""
+
+    pixels: np.ndarray
+    grey: bool
+    findings: frozenset[str]
+
+
+class Unreadable(Exception):
+    """An image can't be decoded; the message says why."""
+
+
+def read_picture(path: str, size: int | tuple[int, int]) -> Picture:
+    """Decode an image file as `picture_of` does.
+
+    Raises:
+        Unreadable: the file is damaged, of another format, too large, or of values whose range is not known.
+    """
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            large = image.width * image.height > _LARGE
+            if not large:
+                return picture_of(image, size)
+            with _one_large:
+                return picture_of(image, size)
+    except Unreadable:
+        raise
+    except Exception as error:  # decoders raise errors of any kind on damaged files
+        raise Unreadable(_reason(error)) from error
+
+
+@contextmanager
+def images_bounded() -> Iterator[None]:
+    """Refuse images beyond Pillow's limit of pixels, which it only warns about; what else it warns about is no news."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="PIL")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
+        return f"more pixels than are decoded ({Image.MAX_IMAGE_PIXELS:,}); make it smaller"
+    if isinstance(error, Image.UnidentifiedImageError):
+        return f"none of the known formats ({', '.join(FORMATS)})"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def picture_of(image: Image.Image, size: int | tuple[int, int]) -> Picture:
+    """Turn an image as its EXIF says, cut it about its centre and resize it.
+
+    16-bit images are scaled from 0 to 65535 and floats from 0 to 1; of an animation or of several pages the first is
+    taken; transparency is dropped.
+
+    Args:
+        image: of any mode and size; it is not changed.
+        size: (width, height), or the side of a square.
+
+    Raises:
+        Unreadable: its values have no known range.
+    """
+    width, height = (size, size) if isinstance(size, int) else size
+    findings = frozenset(_findings(image))  # before the image is loaded: some forget then what they were
+    grey = image.mode in _GREY_MODES or image.mode.startswith("I;16")
+    turn = _turn(image)
+    if turn is not None:
+        image = image.transpose(turn)
+    square = ImageOps.fit(_as_rgb(image), (width, height), Image.Resampling.BILINEAR)
+    return Picture(np.asarray(square), grey, findings)
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """How the image has to be turned to stand upright; None when its EXIF says nothing of it, or is damaged."""
+    try:
+        return _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # damaged EXIF raises errors of any kind, and the pixels may be sound
+        return None
+
+
+def _findings(image: Image.Image) -> Iterator[str]:
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        yield DEEP
+    if image.format != "MPO" and getattr(image, "is_animated", False):  # an MPO's other frames are previews
+        yield ANIMATED
+    if "transparency" in image.info or ("A" in image.getbands() and np.asarray(image.getchannel("A")).min() < 255):
+        yield TRANSPARENT
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16") or image.mode == "I":
+        image = _scaled(image, 65535, "whole numbers")
+    elif image.mode == "F":
+        image = _scaled(image, 1, "floating-point numbers")
+    return image.convert("RGB")
+
+
+def _scaled(image: Image.Image, most: int, kind: str) -> Image.Image:
+    """The image in 8 bits, its values being from 0 to `most`."""
+    values = np.asarray(image)
+    least, largest = values.min(), values.max()
+    if not (least >= 0 and largest <= most):  # NaN too
+        raise Unreadable(f"{kind} from {least:g} to {largest:g}; expected 0 to {most}")
+    return Image.fromarray(np.rint(values * np.float64(255 / most)).astype(np.uint8))

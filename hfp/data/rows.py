@@ -1,0 +1,36 @@
+"""A client's share of images that may be larger than memory."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+LARGE_BYTES = 2**28
+"""From this size on images are left where they are, in a mapped file as a rule, instead of being copied."""
+
+
+class Rows:
+    """Some rows of a tensor, copied a batch at a time when they are asked for by index, as of a tensor."""
+
+    def __init__(self, whole: Tensor, chosen: Tensor) -> None:
+        """Take the rows `chosen` (int64 indices) of `whole`."""
+        self._whole, self._chosen = whole, chosen
+        self.shape = torch.Size((len(chosen), *whole.shape[1:]))
+        self.dtype, self.device = whole.dtype, whole.device
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    def __getitem__(self, index: Tensor | slice) -> Tensor:
+        return self._whole[self._chosen[index]]
+
+
+def share_of(images: Tensor, chosen: np.ndarray) -> Tensor:
+    """The chosen images `[samples, ...]`: a copy where that is small, else `Rows`, which are indexed like a copy."""
+    indices = torch.from_numpy(chosen)
+    if images.numel() * images.element_size() < LARGE_BYTES:
+        return images[indices]
+    return cast(Tensor, Rows(images, indices))

@@ -1,0 +1,55 @@
+"""Data of one's own, of any shape, given as tensors: tables, signals, images that are normalised already."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from hfp.data.dataset import Dataset, Split, check_splits
+
+
+def from_tensors(
+    train_x: Tensor,
+    train_y: Tensor,
+    test_x: Tensor,
+    test_y: Tensor,
+    classes: Sequence[str] | None = None,
+    *,
+    name: str = "tensors",
+) -> Dataset:
+    """A data set of tensors that models take as they are: nothing is scaled, normalised or resized.
+
+    Give it to an experiment, `hfp.Experiment(dataset=from_tensors(...), model=...)`. Images that hfp is to normalise
+    come from `hfp.data.make_dataset`.
+
+    Args:
+        train_x: samples `[samples, ...]` of any shape, e.g. tables `[samples, features]` or signals
+            `[samples, channels, time]`; uint8 or floats. Models get them as float32.
+        train_y: int64 labels `[samples]`.
+        test_x: samples of the same shape and dtype.
+        test_y: their labels.
+        classes: a name for every label from 0 on; by default the numbers up to the largest label.
+        name: what errors and results call the data.
+
+    Raises:
+        InputError: the tensors are not what they should be (`hfp.data.dataset.check_splits`).
+
+    >>> import torch
+    >>> x, y = torch.randn(90, 7), torch.arange(90) % 3
+    >>> from_tensors(x[:60], y[:60], x[60:], y[60:]).classes
+    ('0', '1', '2')
+    """
+    if classes is None:
+        labels = [y for y in (train_y, test_y) if isinstance(y, Tensor) and y.numel()]
+        classes = [str(label) for label in range(max((int(y.max()) for y in labels), default=0) + 1)]
+    train, test = Split(train_x, train_y), Split(test_x, test_y)
+    check_splits(name, train, test, tuple(classes))
+    return unnormalised(name, train, test, tuple(classes))
+
+
+def unnormalised(name: str, train: Split, test: Split, classes: tuple[str, ...]) -> Dataset:
+    """A data set whose samples models take as they are."""
+    shape = tuple(test.images.shape[1:])
+    return Dataset(name, train, test, classes, shape, torch.zeros(shape[0]), torch.ones(shape[0]))

@@ -1,0 +1,248 @@
+"""Where the splits of an image tree are, and which files are in them; what is assumed is said."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from hfp.data.decode import printable
+from hfp.data.pixels import EXTENSIONS
+from hfp.errors import InputError, listed
+
+TRAIN, TEST, VALIDATION = "train", "test", "validation"
+SPLIT_NAMES = {
+    "train": TRAIN,
+    "training": TRAIN,
+    "test": TEST,
+    "testing": TEST,
+    "val": VALIDATION,
+    "valid": VALIDATION,
+    "validation": VALIDATION,
+    "dev": VALIDATION,
+}
+"""What folders of splits are called, in capitals or not."""
+
+_DEEPEST = 4  # how many folders that hold nothing but another are gone down
+_TREE = "is not a tree of images, one folder a class"
+_NO_CLASS = "a class must not be called as a split is"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The folders of both splits; without `test` a part of `train` is to be held out. `notes` say what was assumed."""
+
+    train: Path
+    test: Path | None
+    notes: tuple[str, ...] = ()
+
+
+def find_layout(root: Path) -> Layout:
+    """Find the splits under a root, which may be a level or more too high.
+
+    Raises:
+        InputError: there are splits that can't be told apart from classes or from each other, or several data sets.
+    """
+    place = _first_fork(root)
+    notes: tuple[str, ...] = () if place == root else (f"the images are those of {printable(place)}",)
+    folders = _folders(place)
+    splits: dict[str, list[str]] = {}
+    for name in folders:
+        if _kind(name):
+            splits.setdefault(_kind(name), []).append(name)
+    if not splits:
+        _refuse_several(place, folders)
+        return Layout(place, None, notes)
+    for kind, names in splits.items():
+        if len(names) > 1:
+            raise InputError(f"{printable(place)} has several folders of the {kind} split: {_names(names)}; keep one")
+    found = {kind: names[0] for kind, names in splits.items()}
+    train = found.get(TRAIN) or (next(iter(found.values())) if len(folders) == 1 else None)
+    if train is None:
+        raise InputError(
+            f"{printable(place)} has {_names(folders)}, but no folder train: expected train/<class>/* and "
+            f"test/<class>/*; {_NO_CLASS}"
+        )
+    test = next((found[kind] for kind in (TEST, VALIDATION) if kind in found and found[kind] != train), None)
+    unused = [name for name in folders if name not in (train, test)]
+    notes += (f"not used: {_names(unused)} of {printable(place)}",) * bool(unused)
+    return Layout(place / train, None if test is None else place / test, notes)
+
+
+def has_splits(root: Path) -> bool:
+    """Whether a folder holds a training split and another."""
+    kinds = {_kind(name) for name in _folders(root)} - {""} if root.is_dir() else set()
+    return TRAIN in kinds and len(kinds) > 1
+
+
+def _kind(name: str) -> str:
+    return SPLIT_NAMES.get(name.casefold(), "")
+
+
+def _first_fork(root: Path) -> Path:
+    """The root, or below it the first folder that holds splits, several folders, or images."""
+    place = root
+    for _ in range(_DEEPEST):
+        folders = _folders(place)
+        if len(folders) != 1 or _kind(folders[0]) or _has_images(place / folders[0]):
+            break
+        if not _folders(place / folders[0]):
+            break
+        place = place / folders[0]
+    return place
+
+
+def _refuse_several(place: Path, folders: Sequence[str]) -> None:
+    """Refuse folders that would be classes but hold splits themselves."""
+    holding = [name for name in folders if any(_kind(inner) for inner in _folders(place / name))]
+    if holding:
+        places = [printable(place / name) for name in holding]
+        raise InputError(
+            f"{printable(place)} is no data set, but {listed(places)} hold{'s' * (len(places) == 1)} splits: give "
+            f"{'one of them' if len(places) > 1 else 'it'} with --data-root"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Listing:
+    """The image files of a split with their labels, and what else was there."""
+
+    paths: np.ndarray
+    labels: np.ndarray
+    classes: tuple[str, ...]
+    left_out: Counter[str]
+
+    def at(self, chosen: np.ndarray) -> Listing:
+        """Some of the files."""
+        return Listing(self.paths[chosen], self.labels[chosen], self.classes, self.left_out)
+
+
+@dataclass
+class _Walk:
+    """What a walk has come across. `seen` are folders by device and inode: one that comes twice is linked to."""
+
+    seen: dict[tuple[int, int], str] = field(default_factory=dict)
+    files: list[tuple[str, str]] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
+
+
+def list_images(folder: Path) -> Listing:
+    """List the images below a folder of class folders, in the order of their paths.
+
+    Links to files and folders elsewhere are followed. Hidden files and folders and files that are no images are left
+    out, and counted.
+
+    Raises:
+        InputError: there are no class folders, or one alone; a class without images; a folder that is reached twice
+            through a link; names that can't be shown; or files that can't be read.
+    """
+    classes = _folders(folder)
+    _check_classes(folder, classes)
+    walk = _Walk(_with_parents(folder))
+    walk.left_out.update("hidden" for name in os.listdir(folder) if name.startswith("."))
+    paths: list[str] = []
+    labels: list[int] = []
+    for label, name in enumerate(classes):
+        walk.files = []
+        _walk(os.path.join(folder, name), walk)
+        paths += [os.path.join(*file) for file in sorted(walk.files)]
+        labels += [label] * len(walk.files)
+    if walk.problems:
+        raise InputError(f"{len(walk.problems)} files below {printable(folder)}: {listed(walk.problems, '; ')}")
+    present = set(labels)
+    empty = [name for label, name in enumerate(classes) if label not in present]
+    if empty:
+        known = ", ".join(EXTENSIONS)
+        raise InputError(
+            f"{printable(folder)} {_TREE}: Found no valid file for the classes {_names(empty)} (known are {known})"
+        )
+    return Listing(np.array(paths), np.array(labels, dtype=np.int64), tuple(classes), walk.left_out)
+
+
+def _check_classes(folder: Path, classes: Sequence[str]) -> None:
+    if not classes:
+        hint = f"; {_NO_CLASS}" if _kind(folder.name) else ""
+        raise InputError(f"{printable(folder)} {_TREE}: couldn't find any class folder{hint}")
+    odd = [name for name in classes if not name.isprintable()]
+    if odd:
+        raise InputError(f"classes must have names that can be shown, in UTF-8; rename {_names(odd)}")
+    if len(classes) == 1:
+        raise InputError(
+            f"{printable(folder)} has the class {classes[0]} alone; two or more are needed, one folder each"
+        )
+    splits = [name for name in classes if _kind(name)]
+    doubtful = splits if len(splits) == len(classes) else [name for name in splits if not _has_images(folder / name)]
+    if doubtful:
+        raise InputError(
+            f"{printable(folder)} holds {_names(doubtful)}, which {'are splits' if len(doubtful) > 1 else 'is a split'}"
+            " and no class; give the folder of the splits with --data-root, or rename what is a class"
+        )
+
+
+def _walk(folder: str, walk: _Walk) -> None:
+    for entry in _entries(folder, walk.seen):
+        if entry.name.startswith("."):
+            walk.left_out["hidden"] += 1
+            continue
+        try:
+            mode = entry.stat().st_mode
+        except OSError as error:
+            walk.problems.append(f"{printable(entry.path)} can't be read: {error.strerror}")
+            continue
+        extension = os.path.splitext(entry.name)[1].lower()
+        if stat.S_ISDIR(mode):
+            _walk(entry.path, walk)
+        elif extension not in EXTENSIONS:
+            walk.left_out[extension or "no extension"] += 1
+        elif not stat.S_ISREG(mode):
+            walk.problems.append(f"{printable(entry.path)} is no file")
+        else:
+            walk.files.append((folder, entry.name))
+
+
+def _entries(folder: str, seen: dict[tuple[int, int], str]) -> Iterator[os.DirEntry[str]]:
+    try:
+        status = os.stat(folder)
+        earlier = seen.setdefault((status.st_dev, status.st_ino), folder)
+        if earlier != folder:
+            raise InputError(
+                f"{printable(folder)} is {printable(earlier)} once more, through a link; its images would count twice"
+            )
+        with os.scandir(folder) as entries:
+            yield from entries
+    except OSError as error:
+        raise InputError(f"{printable(folder)} can't be read: {error.strerror}") from error
+
+
+def _with_parents(folder: Path) -> dict[tuple[int, int], str]:
+    """A folder and all above it, which nothing below may be a link to."""
+    place = folder.resolve()
+    return {(status.st_dev, status.st_ino): str(up) for up in (place, *place.parents) if (status := up.stat())}
+
+
+def _folders(folder: Path) -> list[str]:
+    """Names of the folders in a folder, without hidden ones."""
+    return sorted(
+        entry.name for entry in _entries(str(folder), {}) if not entry.name.startswith(".") and _is_dir(entry)
+    )
+
+
+def _is_dir(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _has_images(folder: Path) -> bool:
+    return any(os.path.splitext(entry.name)[1].lower() in EXTENSIONS for entry in _entries(str(folder), {}))
+
+
+def _names(names: Sequence[str]) -> str:
+    return listed([printable(name) for name in names])

@@ -1,0 +1,35 @@
+"""What the kernel of a convolution lies on."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional
+from torch.nn.modules.conv import _ConvNd
+
+
+def windows(layer: _ConvNd, entering: Tensor) -> Tensor:
+    """Every patch of a convolution's input that its kernel is multiplied with, as a view of the padded input.
+
+    Args:
+        layer: a convolution that is not transposed.
+        entering: its input, `[batch, in, *size]`.
+
+    Returns:
+        `[batch, in, *positions, *kernel]`.
+    """
+    padding = layer._reversed_padding_repeated_twice
+    if any(padding):
+        mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+        entering = functional.pad(entering, padding, mode=mode)
+    places = zip(layer.kernel_size, layer.stride, layer.dilation, strict=True)
+    for dim, (size, stride, dilation) in enumerate(places, start=2):
+        entering = entering.unfold(dim, (size - 1) * dilation + 1, stride)[..., ::dilation]
+    return entering
+
+
+def columns(layer: _ConvNd, entering: Tensor) -> Tensor:
+    """The same patches as `[batch, in * kernel, positions]`, in the order of the weight's entries."""
+    dims = len(layer.kernel_size)
+    found = windows(layer, entering)
+    positions, kernel = tuple(range(2, 2 + dims)), tuple(range(2 + dims, 2 + 2 * dims))
+    return found.permute(0, 1, *kernel, *positions).flatten(1, 1 + dims).flatten(2)

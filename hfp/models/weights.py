@@ -1,0 +1,138 @@
+"""Weights in files: safetensors, or what `torch.save` wrote of a state_dict. Nothing else is unpickled."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import warnings
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from hfp.errors import InputError
+from hfp.models.classifier import classifier_of
+
+_PICKLES = frozenset({".pth", ".pt", ".bin", ".ckpt", ".tar"})
+_INSIDE = ("state_dict", "model_state_dict", "model")
+_WRAPPERS = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put before every name
+_NAMED = 3  # names that a message lists
+
+
+def load_weights(model: nn.Module, path: str | os.PathLike[str], *, new_classifier: bool = False) -> str:
+    """Put the weights of a file into `model`.
+
+    Args:
+        model: the model; changed only if all fits.
+        path: see `read_weights`.
+        new_classifier: the model keeps its own classifier where the file's has another number of classes, as with
+            timm's pretrained weights; else such a file is refused.
+
+    Returns:
+        A sentence that says where the weights are from, and whether the classifier is new.
+
+    Raises:
+        InputError: the file can't be read, or is of another model; the first names that differ are given.
+    """
+    path = Path(path)
+    state, own = read_weights(path), model.state_dict()
+    head = _head_of_other_classes(model, state, own) if new_classifier else set()
+    state = {name: tensor for name, tensor in state.items() if name not in head}
+    lacking = [name for name in own if name not in state and name not in head]
+    surplus = [name for name in state if name not in own]
+    if lacking or surplus:
+        parts = [f"it lacks {_first(lacking)}"] * bool(lacking) + [f"it also holds {_first(surplus)}"] * bool(surplus)
+        raise InputError(f"{path} is not the state of this {type(model).__name__}: {' and '.join(parts)}")
+    reshaped = [
+        f"{name} has shape {list(state[name].shape)}, not {list(own[name].shape)}"
+        for name in state
+        if state[name].shape != own[name].shape
+    ]
+    if reshaped:
+        raise InputError(f"{path} is not the state of this {type(model).__name__}: {_first(reshaped, '; ')}")
+    model.load_state_dict(state, strict=False)
+    return f"the weights in {path}{f'; {_first(sorted(head))} new, for another number of classes' if head else ''}"
+
+
+def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """The state in a file, by name.
+
+    Args:
+        path: a safetensors file, or a ``.pth`` or ``.pt`` file with a state_dict, alone or under ``state_dict``,
+            ``model_state_dict`` or ``model``. A ``module.`` before every name is taken off.
+
+    Raises:
+        InputError: there is no such file, it is damaged, or it pickles other things than tensors.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"no weights in {path}: there is no such file")
+    found: Any = _unpickled(path) if _is_pickle(path) else _safetensors(path)
+    for key in _INSIDE:
+        if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
+            found = found[key]
+            break
+    if not isinstance(found, Mapping) or not found or not all(isinstance(value, Tensor) for value in found.values()):
+        raise InputError(
+            f"{path} holds no state_dict, alone or under {', '.join(_INSIDE)}; save one with "
+            "torch.save(model.state_dict(), FILE)"
+        )
+    state = dict(found)
+    for wrapper in _WRAPPERS:
+        if all(name.startswith(wrapper) for name in state):
+            state = {name.removeprefix(wrapper): tensor for name, tensor in state.items()}
+    return state
+
+
+def _is_pickle(path: Path) -> bool:
+    if path.suffix in _PICKLES:
+        return True
+    with path.open("rb") as file:
+        return zipfile.is_zipfile(file)
+
+
+def _safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path} is no safetensors file, nor one of torch.save ending in .pth: {error}") from error
+
+
+def _unpickled(path: Path) -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch.load's own, about how the file was written
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"{path} is a pickle of other things than tensors, which could run any code, so it is not read; "
+            f'if you trust it, convert it: python -c "import torch; m = torch.load({str(path)!r}, weights_only=False); '
+            "torch.save(getattr(m, 'state_dict', lambda: m)(), 'weights.pth')\""
+        ) from error
+    except RuntimeError as error:
+        raise InputError(f"{path} can't be read as a state_dict: {str(error).splitlines()[0]}") from error
+    except (EOFError, OSError, ValueError, LookupError, AttributeError) as error:
+        raise InputError(f"{path} is damaged or was not written by torch.save") from error
+
+
+def _head_of_other_classes(model: nn.Module, state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> set[str]:
+    """The classifier's tensors, if nothing but their number of classes differs."""
+    try:
+        ids = {id(parameter) for parameter in classifier_of(model).parameters()}
+    except InputError:
+        return set()
+    names = {name for name, parameter in model.named_parameters() if id(parameter) in ids}
+    pairs = [(state.get(name), own[name]) for name in names]
+    fit = all(there is not None and there.shape[1:] == here.shape[1:] for there, here in pairs)
+    differ = any(there is not None and there.shape != here.shape for there, here in pairs)
+    return names if fit and differ else set()
+
+
+def _first(words: list[str], between: str = ", ") -> str:
+    more = len(words) - _NAMED
+    return between.join(words[:_NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,7 @@
+"""The names that a pruning is told by, known before torch is loaded."""
+
+RANKINGS = ("layer", "global", "measured")
+"""In which order channels go (`hfp.pruning.schedule.RankingRules`)."""
+
+REPAIRS = ("batch-norm", "bias", "least-squares")
+"""What one pass over data can put right without training (`hfp.pruning.repair`)."""

@@ -1,0 +1,188 @@
+"""Which channels go: a plan that meets a budget and whose compact model computes what it should."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from hfp.costs.macs import latencies, macs, macs_per_weight, parameters, state_bytes
+from hfp.errors import InputError
+from hfp.pruning.budget import Budget
+from hfp.pruning.measuring import mean_loss, measured
+from hfp.pruning.meeting import meet
+from hfp.pruning.request import PruneRequest
+from hfp.pruning.schedule import Bundle, Order
+from hfp.pruning.scoring import criterion_for, scored
+from hfp.reconstruct import MapError, Plan, compact_model
+from hfp.reconstruct.coupling.coupling import MOST_CHECKS, Coupling
+
+Kept = Mapping[str, Sequence[int]]
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What a plan shall reach.
+
+    Args:
+        model: the full model, to measure latency against.
+        costs: the full model's costs by name.
+        inputs: what it is called with.
+        budget: what may be left.
+    """
+
+    model: nn.Module
+    costs: Mapping[str, float]
+    inputs: Any
+    budget: Budget
+
+
+@dataclass(frozen=True)
+class Step:
+    """A plan of one step. coupling: the groups it is about. stuck: layers that the rules leave no choice, with why."""
+
+    coupling: Coupling
+    plan: Plan
+    stuck: Mapping[str, str]
+
+
+def costs_of(model: nn.Module, inputs: Any) -> dict[str, float]:
+    """What a model costs, but for its latency."""
+    return {"macs": macs(model, inputs), "params": parameters(model), "bytes": state_bytes(model)}
+
+
+def planned(model: nn.Module, shown: nn.Module, goal: Goal, request: PruneRequest) -> Step:
+    """A plan that meets the goal and that the check with numbers finds nothing wrong with.
+
+    Args:
+        model: what is pruned; it is run.
+        shown: the same layers, which a criterion that does not run the model is shown.
+        goal: what to reach.
+        request: how.
+
+    Raises:
+        InputError: the budget is out of reach, or the criterion's scores are none.
+        CriterionError: no group can be scored.
+        MapError: nothing can be removed exactly.
+    """
+    request.tell("following channels")
+    coupling = Coupling.trace(model, goal.inputs, request.ignored_layers, request.prune_heads)
+    request.tell("scoring")
+    scores_of = model if request.scores_with_data else shown
+    criterion = criterion_for(scores_of, request)
+    refused: dict[str, str] = {}
+    for _ in range(MOST_CHECKS):
+        if not coupling.names:
+            raise MapError(f"nothing can be removed from this model: {coupling.why_nothing}")
+        bundles, unscored = scored(coupling, scores_of, criterion, request.criterion)
+        if unscored:
+            coupling, refused = coupling.leaving(unscored), {**refused, **unscored}
+            continue
+        request.tell(f"meeting {goal.budget}")
+        try:
+            plan = _plan(bundles, coupling, model, goal, request)
+        except InputError as error:
+            raise InputError(f"{error}{_left_alone(refused)}") from None
+        request.tell("checking with numbers")
+        checked = coupling.checked(model, goal.inputs, plan)
+        if checked is coupling:
+            return Step(coupling, plan, _stuck(bundles, request))
+        coupling = checked
+    raise MapError(
+        f"after {MOST_CHECKS} attempts the compact model still does not compute what it should: {coupling.why_nothing}"
+    )
+
+
+def _plan(bundles: list[Bundle], coupling: Coupling, model: nn.Module, goal: Goal, request: PruneRequest) -> Plan:
+    if request.rules.ranking == "measured":
+        bundles = _measured(bundles, coupling, model, goal, request)
+    order = Order.of(bundles, request.rules)
+    if goal.budget.ratio is not None:
+        return coupling.plan(order.until(goal.budget.ratio))
+    costs = _relative_costs(coupling, model, goal)
+    return coupling.plan(meet(order, goal.budget.costs, costs, goal.budget.tolerance))
+
+
+def _left_alone(refused: Mapping[str, str]) -> str:
+    """What to say of the groups without scores, where they may be why a budget is out of reach."""
+    if not refused:
+        return ""
+    name, reason = next(iter(refused.items()))
+    return f"; coupled groups left alone: {len(refused)}, such as that of {name}: {reason}"
+
+
+def _stuck(bundles: list[Bundle], request: PruneRequest) -> dict[str, str]:
+    """Layers whose channels the rules don't let go, with the reason."""
+    rules = request.rules
+    reason = f"no part of its channels can go with round_to={rules.round_to} and min_channels={rules.min_channels}"
+    return {
+        name: reason
+        for bundle in bundles
+        if bundle.steps > 1 and len(bundle.levels(rules)) == 1
+        for name in bundle.scores
+    }
+
+
+def _measured(
+    bundles: list[Bundle], coupling: Coupling, model: nn.Module, goal: Goal, request: PruneRequest
+) -> list[Bundle]:
+    """The bundles with prices from losses, in place of scores."""
+    assert request.loss_fn is not None
+    loss_fn, cost = request.loss_fn, _priced_cost(model, goal)
+
+    def outcome(kept: Kept) -> tuple[float, float]:
+        plan = coupling.plan(kept)
+        compact = compact_model(model, coupling.index_map(plan))
+        return cost(compact, plan), mean_loss(compact, request.data, loss_fn)
+
+    return measured(bundles, request.rules, outcome)
+
+
+def _priced_cost(model: nn.Module, goal: Goal) -> Callable[[nn.Module, Plan], float]:
+    """What removals are priced by: the cost that is limited, or the sum of several as shares of the full model's.
+
+    Latency is priced by multiply-accumulates, and these by the weights, because every weight of a layer takes part in
+    as many.
+    """
+    uses = macs_per_weight(model, goal.inputs)
+    names = list(goal.budget.limits)
+
+    def one(name: str, compact: nn.Module, plan: Plan) -> float:
+        if name == "ratio":
+            return -plan.ratio
+        if name in ("params", "bytes"):
+            return parameters(compact) if name == "params" else state_bytes(compact)
+        tensors = compact.state_dict()
+        return sum(uses[weight] * tensors[weight].numel() for weight in uses if weight in tensors)
+
+    def cost(compact: nn.Module, plan: Plan) -> float:
+        if len(names) == 1:
+            return one(names[0], compact, plan)
+        return sum(one(name, compact, plan) / goal.costs.get(name, goal.costs["macs"]) for name in names)
+
+    return cost
+
+
+def _relative_costs(coupling: Coupling, model: nn.Module, goal: Goal) -> Callable[[Kept], dict[str, float]]:
+    """What a plan costs of all that the budget limits, as shares of the full model's."""
+    names = goal.budget.costs
+
+    def costs(kept: Kept) -> dict[str, float]:
+        plan = coupling.plan(kept)
+        found: dict[str, float] = {}
+        if set(names) - {"latency"}:
+            compact, inputs = coupling.compact_skeleton(plan)
+            counted = {
+                "macs": lambda: macs(compact, inputs),
+                "params": lambda: parameters(compact),
+                "bytes": lambda: state_bytes(compact),
+            }
+            found |= {name: counted[name]() / goal.costs[name] for name in names if name != "latency"}
+        if "latency" in names:
+            full, left = latencies((goal.model, compact_model(model, coupling.index_map(plan))), goal.inputs)
+            found["latency"] = left / full
+        return found
+
+    return costs

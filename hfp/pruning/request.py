@@ -1,0 +1,106 @@
+"""What `hfp.prune` is asked for, checked before anything is done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from hfp import importance as criteria
+from hfp.errors import InputError
+from hfp.pruning.budget import Budget
+from hfp.pruning.schedule import RankingRules
+
+Importance = str | Callable[[Any], Tensor]
+
+
+@dataclass(frozen=True)
+class PruneRequest:
+    """A request that was checked. The arguments are those of `hfp.prune`.
+
+    Args:
+        ignored_layers: names of layers.
+        repair: kinds of repairs, in order.
+        tell: is called with what is being done next.
+    """
+
+    inputs: Any
+    budget: Budget
+    importance: Importance
+    data: Any
+    loss_fn: Callable[..., Tensor] | None
+    rules: RankingRules
+    ignored_layers: tuple[str, ...]
+    prune_heads: bool
+    steps: int
+    repair: tuple[str, ...]
+    tell: Callable[[str], None]
+
+    def __post_init__(self) -> None:
+        _check_steps(self.steps)
+        _check_importance(self)
+        if self.rules.ranking == "measured" and (self.data is None or self.loss_fn is None):
+            raise InputError("ranking 'measured' needs data (batches of inputs and targets) and loss_fn")
+        if self.repair and self.data is None:
+            raise InputError(f"repair={self.repair[0]!r} needs data (batches of inputs, or of inputs and targets)")
+
+    @property
+    def criterion(self) -> str:
+        """The criterion's name."""
+        return self.importance if isinstance(self.importance, str) else type(self.importance).__name__
+
+    @property
+    def scores_with_data(self) -> bool:
+        """Whether the criterion runs the model on the data."""
+        if isinstance(self.importance, str):
+            return criteria.describe(self.importance).needs == "data"
+        return self.data is not None and hasattr(self.importance, "accumulate")
+
+
+def check_model(model: Any, budget: Any) -> None:
+    """Make sure that there is a model with weights, and a budget.
+
+    Raises:
+        InputError: one of them is something else, or the model is on the meta device.
+    """
+    if not isinstance(model, nn.Module) or not isinstance(budget, Budget):
+        raise InputError(f"expected a module and a Budget, got {type(model).__name__} and {type(budget).__name__}")
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise InputError(
+            "the model is on the meta device, so there are no weights to prune; Coupling.trace plans without weights"
+        )
+
+
+def layer_names(model: nn.Module, layers: Iterable[nn.Module | str]) -> tuple[str, ...]:
+    """The names of layers that are given as modules or names."""
+    names = {module: name for name, module in model.named_modules()}
+    return tuple(layer if isinstance(layer, str) else names.get(layer, repr(layer)) for layer in layers)
+
+
+def repeatable(data: Any) -> Any:
+    """Batches that can be gone through more than once."""
+    return list(data) if isinstance(data, Iterator) else data
+
+
+def _check_steps(steps: Any) -> None:
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+        raise InputError(f"steps is a whole number, at least 1, not {steps!r}")
+
+
+def _check_importance(request: PruneRequest) -> None:
+    importance, data = request.importance, request.data
+    if not isinstance(importance, str):
+        if not callable(importance):
+            raise InputError(f"importance is a criterion's name or a callable, not {type(importance).__name__}")
+        if request.steps > 1 and data is None and hasattr(importance, "accumulate"):
+            raise InputError(f"a {type(importance).__name__} can't score again in {request.steps} steps without data")
+        return
+    needs = criteria.describe(importance).needs
+    if needs == "variation":
+        raise InputError(
+            f"criterion {importance!r} scores what a server knows from rounds of training; choose another one here"
+        )
+    if needs == "data" and (data is None or request.loss_fn is None):
+        raise InputError(f"criterion {importance!r} needs data (batches of inputs and targets) and loss_fn")

@@ -1,0 +1,46 @@
+"""What `hfp.prune` returns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from hfp.pruning.report import PruneReport
+from hfp.reconstruct import IndexMap
+
+
+@dataclass(frozen=True, repr=False)
+class PruneResult:
+    """A pruned model, its place in the full one, and a report.
+
+    Printed, it is a summary of at most a screen; in a notebook, a table of the costs and one of the layers.
+
+    Attributes:
+        model: the compact model.
+        index_map: which entries of the full model it holds; `restrict` and `embed` go there and back.
+        report: what was asked for, what it costs, and what happened to every layer.
+    """
+
+    model: nn.Module
+    index_map: IndexMap
+    report: PruneReport
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """What `hfp.save_pruned` writes about how the model was pruned."""
+        report = self.report
+        return {
+            "criterion": report.criterion,
+            "budget": report.budget,
+            "costs": {name: list(pair) for name, pair in report.costs.items()},
+            "repairs": [repair.kind for repair in report.repairs],
+        }
+
+    def __repr__(self) -> str:
+        return f"PruneResult: a {type(self.model).__name__}\n{self.report!r}"
+
+    def _repr_html_(self) -> str:
+        return self.report._repr_html_()

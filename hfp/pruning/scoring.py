@@ -1,0 +1,104 @@
+"""The scores of a model's coupled groups."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hfp import importance as criteria
+from hfp.errors import InputError
+from hfp.pruning.request import PruneRequest
+from hfp.pruning.schedule import Bundle
+from hfp.reconstruct.coupling.coupling import Coupling
+
+Criterion = Callable[[Any], Tensor]
+
+
+def criterion_for(model: nn.Module, request: PruneRequest) -> Criterion:
+    """The criterion, which has seen the data with this model where it uses data.
+
+    Raises:
+        CriterionError: the criterion can't be used with this model or these data.
+    """
+    found = criteria.create(request.importance) if isinstance(request.importance, str) else request.importance
+    if request.data is not None and hasattr(found, "accumulate"):
+        try:
+            found.accumulate(model, request.data, request.loss_fn)
+        except (KeyError, AttributeError, NotImplementedError) as error:
+            raise criteria.CriterionError(
+                f"{request.criterion} can't take this model's layers ({_line(error)}); choose another criterion, or "
+                "remove what computes weights from other tensors first (such as torch.nn.utils.remove_weight_norm)"
+            ) from error
+    return found
+
+
+def scored(
+    coupling: Coupling, model: nn.Module, criterion: Criterion, name: str
+) -> tuple[list[Bundle], Mapping[str, str]]:
+    """The scored groups; or no groups, and those that can't be scored with the reason.
+
+    Args:
+        coupling: the groups.
+        model: whose layers the criterion is shown.
+        criterion: group -> one score a channel.
+        name: the criterion's name, for messages.
+
+    Raises:
+        CriterionError: no group at all can be scored.
+        InputError: something came out that is not one finite score a channel.
+    """
+    groups = coupling.groups_of(model)
+    scores: dict[str, Tensor] = {}
+    unscored: dict[str, criteria.CriterionError] = {}
+    for group in coupling.names:
+        try:
+            found = _called(criterion, groups(group), name, group)
+            scores[group] = _checked(group, found, coupling.sizes[group])
+        except criteria.CriterionError as error:
+            unscored[group] = error
+    if unscored:
+        if not scores:
+            raise next(iter(unscored.values()))
+        return [], {each: f"the criterion has no score for it ({error})" for each, error in unscored.items()}
+    widths = {group: coupling.widths(group) for group in coupling.names}
+    return [
+        Bundle({group: scores[group] for group in names}, {group: widths[group] for group in names})
+        for names in coupling.linked
+    ], {}
+
+
+def _called(criterion: Criterion, group: Any, name: str, layer: str) -> Any:
+    """What the criterion gives; its failure is told with the layer that it is about.
+
+    A failure of torch-pruning's or our own leaves the group alone. One of the caller's own is passed on.
+    """
+    try:
+        return criterion(group)
+    except (criteria.CriterionError, InputError):
+        raise
+    except Exception as error:
+        if type(criterion).__module__.partition(".")[0] not in ("hfp", "torch_pruning"):
+            raise InputError(f"the criterion failed on the channels of {layer} ({_line(error)})") from error
+        raise criteria.CriterionError(
+            f"{name} can't score the channels of {layer} ({_line(error)}); choose another criterion, or leave the "
+            f"layer out (ignored_layers)"
+        ) from error
+
+
+def _checked(name: str, scores: Any, size: int) -> Tensor:
+    if not isinstance(scores, Tensor) or scores.shape != (size,):
+        found = f"shape {list(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
+        raise InputError(
+            f"the criterion should give one score for each of the {size} channels of {name}; it gave {found}"
+        )
+    if not torch.isfinite(scores).all():
+        raise InputError(f"the criterion's scores for {name} are not all finite")
+    return scores.detach()
+
+
+def _line(error: Exception) -> str:
+    """An error as one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

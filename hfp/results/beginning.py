@@ -1,0 +1,63 @@
+"""What a run assumed, said before its first round: pure functions from a federation to lines."""
+
+from __future__ import annotations
+
+import torch
+
+from hfp.federation.experiment import Experiment
+from hfp.federation.setup import Federation
+from hfp.models.source import RANDOM
+
+
+def first_lines(federation: Federation, threads: int) -> tuple[str, ...]:
+    """The lines about a run's data, model, clients and machine.
+
+    Args:
+        federation: the run, set up.
+        threads: how many threads of the processor it computes with.
+    """
+    experiment = federation.experiment
+    return (
+        f"data     {federation.dataset.description}",
+        f"clients  {_clients(federation)}",
+        f"model    {experiment.model_name}: {_parameters(federation):,} parameters, {weights_origin(federation)}",
+        f"method   {experiment.method}{_options(experiment)}: {_counted(experiment.rounds, 'round')}, "
+        f"{_local_epochs(experiment)}",
+        f"machine  {_machine(federation.device)}, {_counted(threads, 'thread')}; seed {experiment.seed}",
+    )
+
+
+def weights_origin(federation: Federation) -> str:
+    """Where the first weights come from."""
+    drawn = f" drawn by seed {federation.experiment.seed}" if federation.origin == RANDOM else ""
+    return f"{federation.origin}{drawn}"
+
+
+def _clients(federation: Federation) -> str:
+    experiment, clients = federation.experiment, federation.context.clients
+    shares = ", ".join(f"{ratio:.0%}" for ratio in sorted({client.ratio for client in clients}))
+    least, most = (pick(client.samples for client in clients) for pick in (min, max))
+    dealt = f"alpha {experiment.alpha:g}" if experiment.partition == "dirichlet" else experiment.partition
+    return f"{len(clients)} of {least:,} to {most:,} images ({dealt}); they remove {shares} of their channels"
+
+
+def _parameters(federation: Federation) -> int:
+    return sum(parameter.numel() for parameter in federation.model.parameters())
+
+
+def _options(experiment: Experiment) -> str:
+    given = ", ".join(f"{name}={value}" for name, value in experiment.options.items())
+    return f" ({given})" if given else ""
+
+
+def _local_epochs(experiment: Experiment) -> str:
+    first, last = experiment.epochs_in(0), experiment.epochs_in(experiment.rounds - 1)
+    return f"{f'{first} to ' if first > last else ''}{_counted(last, 'local epoch')} per round"
+
+
+def _machine(device: torch.device) -> str:
+    return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
+
+
+def _counted(number: int, thing: str) -> str:
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"

@@ -1,0 +1,272 @@
+"""A run's folder as something to use: the global model, ready to predict, and clients' own models."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import math
+import os
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from hfp import reconstruct
+from hfp.errors import InputError
+from hfp.federation.experiment import Experiment
+from hfp.federation.setup import coupled_groups
+from hfp.reconstruct import Coupling, IndexMap, Pruned, PrunedFile, compact_model, read_pruned
+from hfp.results.classifier import TrainedClassifier
+from hfp.results.description import DESCRIPTION, ModelDescription, ModelSource, read_description, read_json
+from hfp.results.folder import CONFIGURATION, METRICS, MODEL
+from hfp.results.submodels import RUN, client_file, read_plan
+from hfp.training.batch_norm import has_statistics
+
+_OTHERWISE_TESTED = {"local": "every client's own", "batch": "each batch's own"}
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Submodel(TrainedClassifier):
+    """A client's own compact model, ready to predict.
+
+    Args:
+        client: whose it is.
+        index_map: its place in the full model.
+        trained: True where it is as the client's training left it, with batch-norm statistics of the client's data;
+            False where it is the part of the global model that the client's last plan keeps, with the global model's
+            statistics (`reestimate` takes them anew from some images).
+        round: the round, counted from 1, in which it was trained or planned.
+        description: how to make the full model again.
+    """
+
+    client: int
+    index_map: IndexMap
+    trained: bool
+    round: int
+    description: ModelDescription
+
+    def __repr__(self) -> str:
+        parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        made = "trained" if self.trained else "planned"
+        return f"Submodel(client {self.client}, {parameters:,} parameters, {made} in round {self.round})"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class SavedRun(TrainedClassifier):
+    """A run from its folder; `model` is the global model.
+
+    Args:
+        folder: where it was read from.
+        settings: the fields of the run's experiment, as in ``config.json``.
+        history: every round's figures, as in ``metrics.jsonl`` (`hfp.federation.records.RoundRecord.as_dict`).
+        description: how to make the full model again.
+
+    >>> import hfp, tempfile                                                          # doctest: +SKIP
+    >>> run = hfp.load_run("runs/20260131-120000-ca-hfp-digits")                      # doctest: +SKIP
+    >>> run.predict("seven.png")[0].label                                             # doctest: +SKIP
+    '7'
+    """
+
+    folder: Path
+    settings: Mapping[str, Any]
+    history: tuple[Mapping[str, Any], ...]
+    description: ModelDescription
+
+    def __repr__(self) -> str:
+        about = f"{self.settings.get('method')} on {self.settings.get('dataset')}, {self.description.model}"
+        return f"SavedRun({str(self.folder)!r}: {about}, {len(self.history)} rounds, {self.accuracy:.2f} %)"
+
+    @cached_property
+    def experiment(self) -> Experiment:
+        """The run's experiment.
+
+        Raises:
+            InputError: its method or data set is not known here, because it was registered in Python.
+        """
+        names = {entry.name for entry in dataclasses.fields(Experiment)}
+        return Experiment(**{name: value for name, value in self.settings.items() if name in names})
+
+    @property
+    def accuracy(self) -> float:
+        """The global model's accuracy in percent when it was last tested; NaN if never."""
+        tested = [line.get("accuracy") for line in self.history]
+        return next((found for found in reversed(tested) if found is not None), math.nan)
+
+    def submodel(self, client: int) -> Submodel:
+        """A client's own compact model: as trained where the run saved it (``--save-clients``), else as planned.
+
+        Args:
+            client: 0 to the number of clients less one.
+
+        Raises:
+            InputError: the client was never asked to train, or its file or the plans are damaged or of another model.
+        """
+        path = client_file(self.folder, client)
+        if path.is_file():
+            found = reconstruct.load_pruned(path, self.model)
+            return self._submodel(client, found.model, found.index_map, True, int(found.metadata.get("round", 0)))
+        plan = read_plan(self.folder, client)
+        index_map = plan.index_map(self._groups)
+        return self._submodel(client, compact_model(self.model, index_map).eval(), index_map, False, plan.round)
+
+    @cached_property
+    def _groups(self) -> Coupling:
+        return coupled_groups(self.model, self.input.shape)
+
+    def _submodel(self, client: int, model: nn.Module, index_map: IndexMap, trained: bool, round: int) -> Submodel:
+        return Submodel(model, self.classes, self.input, client, index_map, trained, round, self.description)
+
+
+def load_run(folder: str | os.PathLike[str], model: ModelSource | None = None) -> SavedRun:
+    """Load a run from its folder, with the global model ready to predict.
+
+    Nothing in the folder is run or unpickled.
+
+    Args:
+        folder: what ``hfp run`` wrote, or the ``global.safetensors`` inside.
+        model: the full model's architecture, where the run has its own (``module:factory``, or given in Python): a
+            module (it is copied), a callable that returns one, or ``module:factory``. By default what the run names.
+
+    Returns:
+        The run, with the model in evaluation mode.
+
+    Raises:
+        InputError: a file is missing, damaged or of another format version, the model has to be given, or it has
+            tensors of other names or shapes than the run's.
+    """
+    path = Path(folder)
+    path = path.parent if path.name == MODEL else path
+    if not path.is_dir():
+        raise InputError(f"there is no folder {path}; give the folder that hfp run wrote")
+    description = read_description(path)
+    settings = read_json(path / CONFIGURATION)
+    if not isinstance(settings, dict):
+        raise InputError(f"{path / CONFIGURATION} is damaged: expected an object; found {type(settings).__name__}")
+    full = copy.deepcopy(description.skeleton(model)) if isinstance(model, nn.Module) else description.skeleton(model)
+    _fill(full, path / MODEL)
+    policy = settings.get("batch_norm")
+    if policy in _OTHERWISE_TESTED and has_statistics(full):
+        warnings.warn(
+            f"the run tested its model with {_OTHERWISE_TESTED[policy]} batch-norm statistics (batch_norm={policy}); "
+            "this model has the averaged ones, so it may predict otherwise: run.reestimate(images) takes them anew",
+            stacklevel=2,
+        )
+    return SavedRun(
+        full.eval(), description.classes, description.input, path, settings, read_history(path / METRICS), description
+    )
+
+
+def load_pruned(path: str | os.PathLike[str], skeleton: nn.Module | None = None) -> Pruned:
+    """Build the compact model that a file holds: of ``hfp prune``, `hfp.save_pruned` or ``hfp extract``.
+
+    Args:
+        path: the file.
+        skeleton: the full model (any weights; not changed). Needed unless the file names the model.
+
+    Returns:
+        The compact model in evaluation mode, its index map and the file's metadata.
+
+    Raises:
+        MapError: the file is damaged or of another format version; or the skeleton is missing, or of another model.
+        InputError: the file is from a run, and what it says of the run is damaged.
+    """
+    if skeleton is None:
+        skeleton = skeleton_in(read_pruned(path))
+    return reconstruct.load_pruned(path, skeleton)
+
+
+def skeleton_in(stored: PrunedFile) -> nn.Module | None:
+    """The full model's architecture that a file from a run names; None where it names none, or timm's."""
+    description = description_in(stored)
+    if stored.timm is not None or description is None or not description.named:
+        return None
+    return description.skeleton()
+
+
+def description_in(stored: PrunedFile) -> ModelDescription | None:
+    """What a file from a run says of its full model; None for other files.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    found = stored.metadata.get(RUN)
+    return None if found is None else ModelDescription.parse(found, f"{stored.path}, {RUN}")
+
+
+def load_submodel(path: str | os.PathLike[str], model: ModelSource | None = None) -> Submodel:
+    """Load a client's model from a file that ``hfp extract`` or ``hfp run --save-clients`` wrote, ready to predict.
+
+    Args:
+        path: the file.
+        model: the full model's architecture, where the file does not name it.
+
+    Raises:
+        InputError: the file is not from a run, or the model has to be given.
+        MapError: the file is damaged, or of another model.
+    """
+    stored = read_pruned(path)
+    description = description_in(stored)
+    if description is None:
+        raise InputError(
+            f"{path} does not say what its model takes; give the folder of a run, or a file of hfp extract"
+        )
+    skeleton = None if stored.timm is not None and model is None else description.skeleton(model)
+    found = reconstruct.load_pruned(path, skeleton)
+    about = found.metadata
+    return Submodel(
+        found.model, description.classes, description.input, int(about.get("client", 0)), found.index_map,
+        bool(about.get("trained")), int(about.get("round", 0)), description,
+    )  # fmt: skip
+
+
+def is_run(path: Path) -> bool:
+    """Whether a path is a run's folder, or the global model's file in one."""
+    return path.is_dir() or (path.name == MODEL and (path.parent / DESCRIPTION).is_file())
+
+
+def _fill(model: nn.Module, path: Path) -> None:
+    """Put the state of a file into the model, if it is this model's to the last shape."""
+    try:
+        state = load_file(path)
+    except FileNotFoundError:
+        raise InputError(f"there is no {path.name} in {path.parent}; the run has not ended its first round") from None
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path} is damaged: {error}") from error
+    own = model.state_dict()
+    odd = sorted(own.keys() ^ state.keys())
+    if odd:
+        raise InputError(f"{path} is of another model than {type(model).__name__}: only one of them has {odd[0]}")
+    for name, tensor in own.items():
+        if (state[name].shape, state[name].dtype) != (tensor.shape, tensor.dtype):
+            raise InputError(
+                f"{path} is of another model than {type(model).__name__}: {name} is {state[name].dtype} "
+                f"{list(state[name].shape)}, expected {tensor.dtype} {list(tensor.shape)}"
+            )
+    model.load_state_dict(state)
+
+
+def read_history(path: Path) -> tuple[Mapping[str, Any], ...]:
+    """The lines of the metrics file; an interruption may have left half a line at its end."""
+    try:
+        *lines, rest = path.read_text(encoding="utf-8").split("\n")
+    except FileNotFoundError:
+        return ()
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} can't be read: {error}") from error
+    history = []
+    for number, line in enumerate(lines, 1):
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{path}, line {number} is damaged: {error}") from error
+        if not isinstance(record, dict):
+            raise InputError(f"{path}, line {number} is damaged: expected an object")
+        history.append(record)
+    return tuple(history)

@@ -1,0 +1,79 @@
+"""What a run's folder holds, as plain values; no model is made for it."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from hfp.errors import InputError
+from hfp.results.description import read_description, read_json
+from hfp.results.folder import CONFIGURATION, METRICS, MODEL
+from hfp.results.load import read_history
+from hfp.results.submodels import CLIENTS
+
+_SETTINGS = ("method", "dataset", "clients", "seed")
+
+
+def run_overview(folder: Path) -> dict[str, Any]:
+    """What a run was, how far it came and how good its model is, how to load it.
+
+    Raises:
+        InputError: the folder is not a run's, or a file in it is damaged.
+    """
+    description, settings = read_description(folder), read_json(folder / CONFIGURATION)
+    history, given = read_history(folder / METRICS), description.input
+    tested = [line["accuracy"] for line in history if line.get("accuracy") is not None]
+    model = "" if description.named else ", model=..."
+    return {
+        "kind": "run",
+        "folder": str(folder),
+        "model": description.model,
+        **{name: settings.get(name) for name in _SETTINGS},
+        "rounds": len(history),
+        "rounds_planned": settings.get("rounds"),
+        "accuracy": tested[-1] if tested else None,
+        "entries": _entries(folder / MODEL),
+        "classes": list(description.classes),
+        "input": {"shape": list(given.shape), "dtype": given.dtype, "largest": given.largest},
+        "trained_clients": trained_clients(folder),
+        "hfp": description.hfp,
+        "load": f'hfp.load_run("{folder}"{model})',
+        "predict": f"hfp predict {folder} IMAGE ..." if given.takes_pictures else None,
+        "extract": f"hfp extract {folder} --client 0 --out client-0.safetensors",
+    }
+
+
+def trained_clients(folder: Path) -> list[int]:
+    """The clients whose models were saved as trained."""
+    names = [path.stem.removeprefix("client-") for path in (folder / CLIENTS).glob("client-*.safetensors")]
+    return sorted(int(name) for name in names if name.isdecimal())
+
+
+def full_model_alone(path: Path) -> str | None:
+    """A sentence about a run's full model without its folder; None if the file is something else."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError):
+        return None
+    if not {"model", "dataset", "method"} <= metadata.keys():
+        return None
+    return (
+        f"{path} is the full model of a run ({metadata['model']}, trained by {metadata['method']} on "
+        f"{metadata['dataset']}); what else is needed to use it is in the run's folder, which hfp.load_run takes: keep "
+        "the file there, under its name"
+    )
+
+
+def _entries(path: Path) -> int:
+    """How many numbers the full model's state holds, buffers too."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+    except FileNotFoundError:
+        raise InputError(f"there is no {path.name} in {path.parent}; the run has not ended its first round") from None
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path} is damaged: {error}") from error

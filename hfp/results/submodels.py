@@ -1,0 +1,142 @@
+"""Clients' submodels in a run's folder: the last plan of each, and the trained models where they are asked for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from hfp.errors import InputError
+from hfp.federation.exchange import Plans
+from hfp.federation.setup import Federation
+from hfp.methods import ServerState, Update
+from hfp.reconstruct import Coupling, IndexMap, MapError, Plan, compact_model, save_pruned
+from hfp.results.description import ModelDescription, read_json
+from hfp.results.folder import write_atomically
+from hfp.training.batch_norm import has_statistics
+from hfp.training.local_step import statistics_of
+
+PLANS, CLIENTS = "plans.json", "clients"
+FORMAT = 1
+RUN = "run"
+"""The key of a pruned file's metadata under which it has the description of the run that it is from."""
+
+
+@dataclass(frozen=True)
+class StoredPlan:
+    """The channels that a client trained last, by coupled group; groups that are not named keep all.
+
+    `round` counts from 1.
+    """
+
+    client: int
+    round: int
+    kept: Mapping[str, tuple[int, ...]]
+
+    def index_map(self, groups: Coupling) -> IndexMap:
+        """Which part of the full model the client's submodel is.
+
+        Raises:
+            InputError: the plan is of another model.
+        """
+        try:
+            return groups.index_map(Plan(groups.sizes, self.kept))
+        except MapError as error:
+            raise InputError(f"the plan of client {self.client} is of another model: {error}") from error
+
+
+def write_plans(folder: Path, plans: Plans) -> None:
+    """Write ``plans.json``: every client's last plan."""
+    clients = {
+        str(client): {
+            "round": made + 1,
+            "kept": {name: list(kept) for name, kept in plan.kept.items() if len(kept) < plan.sizes[name]},
+        }
+        for client, (made, _, plan) in sorted(plans.items())
+    }
+    text = json.dumps({"format": FORMAT, "clients": clients}, separators=(",", ":")) + "\n"
+    write_atomically(folder / PLANS, text.encode())
+
+
+def read_plan(folder: Path, client: int) -> StoredPlan:
+    """A client's last plan.
+
+    Raises:
+        InputError: there is none, or the file is missing, damaged or of another format version.
+    """
+    found: Any = read_json(folder / PLANS)
+    if not isinstance(found, dict) or found.get("format") != FORMAT or not isinstance(found.get("clients"), dict):
+        raise InputError(f"{folder / PLANS} holds no plans of format version {FORMAT}; use a matching version of hfp")
+    entry = found["clients"].get(str(client))
+    if entry is None:
+        raise InputError(f"client {client} was never asked to train; the run has plans of {_ranges(found['clients'])}")
+    try:
+        kept = {name: tuple(indices) for name, indices in entry["kept"].items()}
+        if not all(type(index) is int for indices in kept.values() for index in indices):
+            raise ValueError("channels must be whole numbers")
+        return StoredPlan(client, int(entry["round"]), kept)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{folder / PLANS} is damaged: {type(error).__name__}: {error}") from error
+
+
+def client_file(folder: Path, client: int) -> Path:
+    """Where a client's trained model is."""
+    return folder / CLIENTS / f"client-{client}.safetensors"
+
+
+def save_submodel(
+    path: Path, model: nn.Module, index_map: IndexMap, description: ModelDescription, about: Mapping[str, Any]
+) -> Path:
+    """Write a compact model to a file that `hfp.load_pruned` reads, with what is needed to use it.
+
+    Args:
+        path: the file; it is replaced in one step or not at all.
+        model: the compact model.
+        index_map: its place in the full model.
+        description: of the full model.
+        about: plain values to tell where the model is from: client, round, whether it was trained.
+
+    Raises:
+        MapError: something of it can't be stored.
+        OSError: the file can't be written.
+    """
+    metadata = {**about, "input": list(description.input.shape), RUN: description.as_dict()}
+    return save_pruned(model, index_map, path, timm=description.timm, metadata=metadata)
+
+
+class ClientSaver:
+    """Saves every client's model as it ended its training, each time that a reply of it comes in."""
+
+    def __init__(self, folder: Path, federation: Federation, description: ModelDescription) -> None:
+        """Make the folder for the files."""
+        self._folder, self._federation, self._description = folder, federation, description
+        (folder / CLIENTS).mkdir(exist_ok=True)
+
+    def save(self, state: ServerState, update: Update) -> None:
+        """Write the model that an update says the client has, with batch-norm statistics of the client's data."""
+        federation, client = self._federation, update.client.index
+        part = federation.method.trained_part(federation.context, state, update)
+        model = compact_model(federation.model, part.index_map, part.after).to(federation.device)
+        shard = federation.shards[client]
+        if len(shard.labels) > 1 and has_statistics(model):
+            with torch.random.fork_rng(devices=[]):
+                statistics_of(model, shard, federation.training)
+        about = {
+            "client": client,
+            "round": state.round + 1,
+            "trained": True,
+            "ratio": update.client.ratio,
+            "method": federation.experiment.method,
+            "dataset": federation.experiment.dataset_name,
+        }
+        save_submodel(client_file(self._folder, client), model.cpu(), part.index_map, self._description, about)
+
+
+def _ranges(clients: Mapping[str, Any]) -> str:
+    names = list(clients)
+    return f"clients {', '.join(names[:10])}{', ...' if len(names) > 10 else ''}" if names else "no client"

@@ -1,0 +1,234 @@
+"""What may help where a smaller model fails: attributes that follow, dimensions that lose the same share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from torch import nn
+
+from hfp.reconstruct.coupling.rules.labels import Array
+from hfp.reconstruct.coupling.rules.registry import Stated
+from hfp.reconstruct.coupling.tracing import TracedCall
+from hfp.reconstruct.coupling.trials import Failure, trial
+from hfp.reconstruct.coupling.wiring import Binding, Gone, Wiring
+from hfp.reconstruct.models.attributes import is_plain, plain
+
+_SUSPECTS = 8  # of the calls before one that differs
+_ANCESTORS = 3  # how far above the running module an attribute is looked for
+Link = tuple[Array, Array]
+
+
+@dataclass(frozen=True)
+class Change:
+    """What to add to a wiring because of what happened in one module."""
+
+    module: str
+    bindings: tuple[Binding, ...] = ()
+    links: tuple[tuple[Array, Array], ...] = ()
+    fixed: tuple[tuple[Array, str], ...] = ()
+
+
+def candidates(wiring: Wiring, failure: Failure, seed: int) -> Iterator[Change]:
+    """Changes that might help, the most likely first."""
+    suspects = _Suspects(wiring, failure.call, trial(wiring, seed))
+    yield from suspects.attributes_that_the_call_states()
+    yield from suspects.attributes_around()
+    yield from suspects.links_of_dimensions()
+    yield from suspects.links_beside_attributes()
+    yield from suspects.attributes_of_other_modules()
+
+
+@dataclass(frozen=True)
+class _Suspects:
+    """Where the cause of a failure may lie: the call that failed, and the classes that the trial removed."""
+
+    wiring: Wiring
+    call: TracedCall
+    gone: Gone
+
+    @property
+    def module(self) -> str:
+        """The module that was running."""
+        return self.call.key[0]
+
+    @cached_property
+    def stated(self) -> tuple[Binding, ...]:
+        """Attributes that hold a size that the call was given."""
+        return tuple(_bindings(self.wiring, self.module, _changed(self.wiring, self.gone, _written(self.call))))
+
+    @cached_property
+    def nearby(self) -> list[tuple[int, Array]]:
+        """The dimensions inside the module that the trial makes smaller."""
+        return _changed(self.wiring, self.gone, _sizes_in(self.wiring, self.module))
+
+    @cached_property
+    def around(self) -> tuple[Binding, ...]:
+        """Attributes of the module and those around it that hold a size of a dimension nearby."""
+        return tuple(_bindings(self.wiring, self.module, self.nearby))
+
+    @cached_property
+    def links(self) -> tuple[Link, ...]:
+        """Dimensions that the call may take to be tied."""
+        return tuple(_links(self.wiring, self.call, self.nearby))
+
+    def attributes_that_the_call_states(self) -> Iterator[Change]:
+        """All of them follow, then one alone."""
+        if self.stated:
+            yield Change(self.module, bindings=self.stated)
+        if len(self.stated) > 1:
+            yield from (Change(self.module, bindings=(binding,)) for binding in self.stated)
+
+    def attributes_around(self) -> Iterator[Change]:
+        """One attribute with the size of a dimension nearby follows that dimension."""
+        for each in self.nearby:
+            bindings = _bindings(self.wiring, self.module, [each])
+            yield from (Change(self.module, bindings=(binding,)) for binding in bindings)
+
+    def links_of_dimensions(self) -> Iterator[Change]:
+        """Two dimensions lose the same share, with the stated attributes or without."""
+        for link in self.links:
+            if self.stated:
+                yield Change(self.module, bindings=self.stated, links=(link,))
+            yield Change(self.module, links=(link,))
+
+    def links_beside_attributes(self) -> Iterator[Change]:
+        """Two dimensions lose the same share, and all attributes around follow."""
+        if self.around:
+            yield from (Change(self.module, bindings=self.around, links=(link,)) for link in self.links)
+
+    def attributes_of_other_modules(self) -> Iterator[Change]:
+        """All attributes of the modules inside follow, or those of all modules above."""
+        inside = tuple(_bindings(self.wiring, self.module, self.nearby, _children(self.wiring, self.module)))
+        if inside:
+            yield Change(self.module, bindings=inside)
+        above = tuple(_bindings(self.wiring, self.module, self.nearby, _around(self.module, len(self.module))))
+        if len(above) > len(self.around):
+            yield Change(self.module, bindings=above)
+
+
+def left_alone(wiring: Wiring, failure: Failure, seed: int) -> Change:
+    """Fix the dimensions that the failed operation changes."""
+    gone = trial(wiring, seed)
+    call = failure.call
+    read: list[Stated] = [
+        (len(line), line) for lines in (*call.inputs, *call.outputs) for line in lines if line is not None
+    ]
+    for sizes in (_written(call), read, _sizes_in(wiring, failure.module), _sizes_in(wiring, "")):
+        changed = _changed(wiring, gone, sizes)
+        if changed:
+            break
+    reason = (
+        f"{failure.module or 'the model'}: {call.key[1]} depends on its size ({failure.message.splitlines()[0][:160]})"
+    )
+    return Change(failure.module, fixed=tuple((line, reason) for _, line in changed))
+
+
+def cut_lines(wiring: Wiring, call: TracedCall, gone: Gone) -> list[Array]:
+    """The dimensions of a call's inputs and outputs that lose channels."""
+    lines = (line for each in (*call.inputs, *call.outputs) for line in each if line is not None)
+    return [line for line in lines if wiring.left(line, gone) < len(line)]
+
+
+def suspects(wiring: Wiring, call: TracedCall, gone: Gone) -> Iterator[Change]:
+    """Dimensions to leave alone where a call differs that has none of them: code may have computed with their size.
+
+    They are those of the calls before it, the nearest first, and last those of all of them together.
+    """
+    before = list(wiring.trace.calls.values())[: list(wiring.trace.calls).index(call.key)]
+    tried: set[bytes] = set()
+    found: list[Change] = []
+    for earlier in reversed(before):
+        lines = {wiring.classes.of[line].tobytes(): line for line in cut_lines(wiring, earlier, gone)}
+        new = [line for key, line in lines.items() if key not in tried]
+        tried.update(lines)
+        if new:
+            reason = f"{call.key[0] or 'the model'}: {call.key[1]} depends on the size of this dimension"
+            found.append(Change(earlier.key[0], fixed=tuple((line, reason) for line in new)))
+            yield found[-1]
+        if len(found) == _SUSPECTS:
+            break
+    if len(found) > 1:
+        yield Change(call.key[0], fixed=tuple(pair for change in found for pair in change.fixed))
+
+
+def _changed(wiring: Wiring, gone: Gone, stated: list[Stated]) -> list[tuple[int, Array]]:
+    """The (full size, dimension) among these that the trial makes smaller, each once."""
+    found: dict[tuple[int, bytes], tuple[int, Array]] = {}
+    for size, line in stated:
+        if line is not None and wiring.left(line, gone) != size:
+            found.setdefault((size, wiring.classes.of[line].tobytes()), (size, line))
+    return list(found.values())
+
+
+def _written(call: TracedCall) -> list[Stated]:
+    """The sizes that a call was given, and those of its results, which may have been given too."""
+    results = [
+        pair for shape, lines in zip(call.shapes, call.outputs, strict=True) for pair in zip(shape, lines, strict=True)
+    ]
+    return [(size, line) for size, line in (*call.stated, *results) if line is not None]
+
+
+def _sizes_in(wiring: Wiring, module: str) -> list[Stated]:
+    """The sizes of all dimensions that operations inside a module read or write."""
+    prefix = f"{module}." if module else ""
+    calls = [c for key, c in wiring.trace.calls.items() if key[0] == module or key[0].startswith(prefix)]
+    return [(len(line), line) for c in calls for lines in (*c.inputs, *c.outputs) for line in lines if line is not None]
+
+
+def _bindings(
+    wiring: Wiring, module: str, changed: list[tuple[int, Array]], places: list[str] | None = None
+) -> list[Binding]:
+    """Attributes of the module and those around it, or of other places, that hold one of the sizes and are free."""
+    bound = {(binding.module, binding.attribute, binding.position) for binding in wiring.bindings}
+    found: list[Binding] = []
+    for name in _around(module, _ANCESTORS) if places is None else places:
+        for attribute, position, value in numbers(wiring.model.get_submodule(name)):
+            place = (name, attribute, position)
+            line = next((line for size, line in changed if size == value), None)
+            if line is not None and place not in bound:
+                bound.add(place)
+                found.append(Binding(*place, line))
+    return found
+
+
+def _children(wiring: Wiring, module: str) -> list[str]:
+    """Modules directly inside one, whose methods its code may call; PyTorch's own have no sizes to bind."""
+    found = wiring.model.get_submodule(module).named_children()
+    own = [name for name, child in found if not type(child).__module__.startswith("torch.")]
+    return [f"{module}.{name}" if module else name for name in own]
+
+
+def _around(module: str, ancestors: int) -> list[str]:
+    parts = module.split(".") if module else []
+    return [".".join(parts[:end]) for end in range(len(parts), max(len(parts) - ancestors, -1), -1)]
+
+
+def numbers(module: nn.Module) -> Iterator[tuple[str, int | None, int]]:
+    """(attribute, position in it, value) of every public integer, alone or in a list or tuple."""
+    for attribute, value in vars(module).items():
+        value = plain(value)
+        if attribute.startswith("_") or not is_plain(value):
+            continue
+        items = enumerate(value) if isinstance(value, list | tuple) else [(None, value)]
+        yield from ((attribute, position, item) for position, item in items if type(item) is int)
+
+
+def _links(wiring: Wiring, call: TracedCall, nearby: list[tuple[int, Array]]) -> Iterator[Link]:
+    """Pairs of dimensions that a reshape may take to be tied: one that it changes, and one as long as several of it."""
+    lines = [line for each in (*call.inputs, *call.outputs) for line in each if line is not None]
+    free = [line for line in lines if wiring.classes.reason(line) is None]
+    sizes = {
+        math.prod(size for size in shape[start:end])
+        for shape in call.shapes
+        for start in range(len(shape))
+        for end in range(start + 1, len(shape) + 1)
+    }
+    for size, line in nearby:
+        if size in sizes:
+            for factor in free:
+                if len(factor) != size or not np.array_equal(factor, line):
+                    yield line, factor

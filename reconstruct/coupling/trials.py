@@ -1,0 +1,113 @@
+"""Run a smaller model without computing anything, and find the first operation that is not as predicted."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hfp.layers.calling import call_in
+from hfp.reconstruct.coupling.replay import replayed
+from hfp.reconstruct.coupling.rules.labels import Lines
+from hfp.reconstruct.coupling.rules.registry import tensors_in
+from hfp.reconstruct.coupling.tracing import CallCounter, CallKey, TracedCall, running
+from hfp.reconstruct.coupling.wiring import Gone, Wiring
+from hfp.reconstruct.models.compact import compact_model
+
+COPIES = ("clone", "expand")
+"""Operations that a reshape may call or not, depending on strides: how often they are called differs."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """The first operation of a compact model that is not as predicted.
+
+    order: grows along the forward pass. call: the operation that failed, or the next one where code between two failed.
+    """
+
+    order: int
+    call: TracedCall
+    message: str
+
+    @property
+    def module(self) -> str:
+        """The module that was running."""
+        return self.call.key[0]
+
+
+def trial(wiring: Wiring, seed: int) -> Gone:
+    """Remove a different share, around 40 %, of every group; linked groups lose the same."""
+    chance = random.Random(seed)
+    gone = np.zeros(wiring.trace.labels.count, dtype=bool)
+    for names in wiring.linked:
+        groups = [wiring.groups[name] for name in names]
+        steps = math.gcd(*(len(group.classes) for group in groups))
+        cut = min(max(1, round(steps * chance.uniform(0.25, 0.55))), steps - 1)
+        for group in groups:
+            gone[chance.sample(group.classes, cut * (len(group.classes) // steps))] = True
+    return gone
+
+
+def try_out(wiring: Wiring, gone: Gone, example_inputs: Any) -> Failure | None:
+    """Run the compact model and return the first operation that differs from the prediction."""
+    compact = compact_model(wiring.model, wiring.index_map(gone))
+    checker = _ShapeChecker(wiring, gone)
+    try:
+        with running(compact) as path, torch.no_grad(), checker:
+            checker.path = path
+            call_in(wiring.trace.modes, compact, example_inputs)
+    except Exception as error:  # noqa: BLE001  (any code of the model may stumble over the new sizes)
+        return checker.failure(error)
+    return None
+
+
+class _Surprise(Exception):
+    pass
+
+
+class _ShapeChecker(CallCounter):
+    def __init__(self, wiring: Wiring, gone: Gone) -> None:
+        super().__init__()
+        self._wiring = wiring
+        self._gone = gone
+        self._order = {key: order for order, key in enumerate(wiring.trace.calls)}
+        self._last: CallKey | None = None
+        self._inside = False
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        key = self.key(function)
+        expected = self._wiring.trace.calls.get(key)
+        if expected is not None:
+            self._last, self._inside = key, True
+        result = self.compute(function, key, args, kwargs)
+        if key in self._wiring.trace.decisions:
+            results = () if expected is None else expected.outputs
+            result = replayed(result, self._wiring.trace.decisions[key], results, [args, kwargs], self._kept)
+        if expected is not None and key[1] not in COPIES:
+            for output, lines, shape in zip(tensors_in(result), expected.outputs, expected.shapes, strict=False):
+                wanted = tuple(
+                    self._wiring.left(line, self._gone, size) for line, size in zip(lines, shape, strict=True)
+                )
+                if tuple(output.shape) != wanted:
+                    raise _Surprise(f"its result has shape {list(output.shape)} instead of {list(wanted)}")
+        self._inside = False
+        return result
+
+    def _kept(self, tensor: Tensor, lines: Lines) -> Tensor:
+        return self._wiring.kept(tensor, lines, self._gone)
+
+    def failure(self, error: Exception) -> Failure:
+        message = str(error) if isinstance(error, _Surprise) else f"{type(error).__name__}: {error}"
+        done = -1 if self._last is None else self._order[self._last]
+        calls = list(self._wiring.trace.calls.values())
+        place = done
+        while not self._inside and place + 1 < len(calls):  # code between two operations leads to the second
+            place += 1
+            if calls[place].key[1] not in COPIES:
+                break
+        return Failure(2 * done + (not self._inside), calls[place], message)

@@ -1,0 +1,120 @@
+"""What can be said without torch is said before torch is loaded."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from hfp import importance
+from hfp.commands.cli import COMMANDS
+from hfp.data import datasets
+from hfp.errors import InputError
+from hfp.methods import create_method, methods
+from hfp.methods.interface.sources import check_option_names
+from hfp.models import create, models
+from hfp.models.names import OWN, check_model_name
+from hfp.settings import settings_of
+
+ANSWERS = [
+    ["--help"],
+    *([command, "--help"] for command in COMMANDS),
+    ["rnu"],
+    ["run", "--bach-size", "3"],
+    ["run", "--rounds", "x"],
+    ["run", "--alpha", "0"],
+    ["run", "--method", "ca-hpf"],
+    ["run", "--dataset", "digist"],
+    ["run", "--model", "resnet9"],
+    ["run", "--model", "mobilenet_v33"],
+    ["run", "--option", "wamrup=2"],
+    ["run", "--method", "ca-hfp-paper", "--option", "ebss=true"],
+    ["run", "--method", "fedavg", "--option", "lr=2"],
+    ["run", "--threads", "0"],
+    ["compare", "--option", "fjord.temprature=2"],
+    ["compare", "--methods", "fedavgg"],
+    ["compare", "--option", "fedproxx.mu=1"],
+    ["prune", "resnet18", "--macs", "0.5", "--out", "x", "--importance", "l3"],
+    ["prune", "resnet19", "--macs", "0.5", "--out", "x"],
+    ["criteria", "--json"],
+    ["criteria", "l3"],
+]
+
+SCRIPT = """
+import contextlib, io, json, sys
+from hfp.commands.cli import main
+found = []
+for words in json.loads(sys.argv[1]):
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+        try:
+            status = main(words)
+        except SystemExit as end:
+            status = end.code
+    found.append((status, out.getvalue(), sorted({"torch", "timm", "torchvision"} & sys.modules.keys())))
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def answers():
+    words = [sys.executable, "-c", SCRIPT, json.dumps(ANSWERS)]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    return {tuple(words): answer for words, answer in zip(ANSWERS, json.loads(done.stdout), strict=True)}
+
+
+@pytest.mark.parametrize("words", ANSWERS, ids=" ".join)
+def test_help_and_refusals_do_not_wait_for_torch(answers, words):
+    status, text, heavy = answers[tuple(words)]
+    assert heavy == []
+    helped = "--help" in words or words == ["criteria", "--json"]
+    assert status == (0 if helped else 2)
+    assert helped or (text.count("\n") == 1 and "Traceback" not in text)
+
+
+def test_python_dash_m_hfp_is_the_command():
+    done = subprocess.run([sys.executable, "-m", "hfp", "rnu"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, "hfp: unknown command 'rnu'; did you mean run or prune?\n")
+
+
+@pytest.mark.parametrize("name", ["resnet8", "resnet18.a1_in1k", "tf_efficientnet_b0_ap", "shufflenet_v2_x0_5"])
+def test_names_that_a_library_knows_pass_before_it_is_loaded(name):
+    check_model_name(name)
+    create._resolve(name)
+
+
+def test_names_that_the_libraries_list_pass():
+    for name in [*models(), *create.timm.list_models()[::7], *create._torchvision_names()[::3]]:
+        check_model_name(name)
+    assert models() == OWN
+
+
+def test_a_name_that_no_library_has_is_refused_with_the_nearest():
+    with pytest.raises(InputError, match="unknown model 'mobilenetv3_smal_100'; did you mean mobilenetv3_small_100"):
+        check_model_name("mobilenetv3_smal_100")
+
+
+@pytest.mark.parametrize("method", methods(), ids=lambda method: method.name)
+def test_an_unknown_option_gets_the_same_words_before_and_after_the_method_is_loaded(method):
+    check_option_names(method.name, [*settings_of(method), *method.renamed_options])
+    for option in ("wamrup", "tempreature", "zzzz"):
+        with pytest.raises(InputError) as later:
+            create_method(method.name, **{option: 1})
+        with pytest.raises(InputError) as early:
+            check_option_names(method.name, [option])
+        assert str(early.value) == str(later.value)
+
+
+@pytest.mark.parametrize("name", importance.names())
+def test_a_criterion_is_where_the_table_says(name):
+    assert callable(importance.factory_of(name))
+
+
+def test_data_sets_are_where_the_table_says():
+    from importlib import import_module
+
+    from hfp.data import load
+
+    for name in datasets():
+        if name in load._OWN:
+            assert callable(getattr(import_module(load._OWN[name]), f"load_{name}"))

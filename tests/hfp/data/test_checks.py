@@ -1,0 +1,97 @@
+"""Data of one's own is looked at before anything trains, and a data set says what it holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from hfp.data import Dataset, Split, load, load_dataset, make_dataset, register_dataset
+from hfp.errors import InputError
+
+CLASSES = ("a", "b", "c")
+
+
+@pytest.fixture(autouse=True)
+def registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(load, "_LOADERS", dict(load._LOADERS))
+    yield
+
+
+def blob(samples: int) -> tuple[Tensor, Tensor]:
+    labels = torch.arange(samples) % 3
+    return torch.randn(samples, 3, 8, 8, generator=torch.Generator().manual_seed(samples)), labels
+
+
+def changed(images: Tensor, value: float) -> Tensor:
+    images = images.clone()
+    images[5, 0, 0, 0] = value
+    return images
+
+
+X, Y = blob(30)
+TX, TY = blob(12)
+WRONG = {
+    "a label beyond the classes": ((X, Y + 1, TX, TY), r"training split: labels must be in \[0, 3\).*found 3"),
+    "a negative label": ((X, Y, TX, TY - 1), r"test split: labels must be in \[0, 3\).*found -1"),
+    "float labels": ((X, Y.float(), TX, TY), "labels must be int64 .*found torch.float32"),
+    "fewer labels than images": ((X, Y[:20], TX, TY), "as many labels as images, at least one; found 30 and 20"),
+    "test images of one channel": ((X, Y, TX[:, :1], TY), r"training samples' shape \[3, 8, 8\]; found \[1, 8, 8\]"),
+    "test images of another type": ((X, Y, (TX * 9).byte(), TY), "training samples' dtype torch.float32"),
+    "an empty test set": ((X, Y, TX[:0], TY[:0]), "test split: .*at least one; found 0 and 0"),
+    "an empty training set": ((X[:0], Y[:0], TX, TY), "training split: .*at least one; found 0 and 0"),
+    "a pixel that is NaN": ((changed(X, float("nan")), Y, TX, TY), "training split: image 5 holds NaN or infinite"),
+    "an infinite pixel": ((X, Y, changed(TX, float("inf")), TY), "test split: image 5 holds NaN or infinite"),
+    "arrays": ((X.numpy(), Y, TX, TY), "images must be a tensor; found ndarray"),
+    "whole numbers": ((X.int(), Y, TX.int(), TY), "images must be uint8 or floats; found torch.int32"),
+    "signals": ((X[..., 0], Y, TX[..., 0], TY), r"images \[samples, channels, height, width\]; found \[30, 3, 8\]"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_data_that_can_not_be_trained_on_is_refused_in_one_line(case: str) -> None:
+    (images, labels, test_images, test_labels), message = WRONG[case]
+    with pytest.raises(InputError, match=message) as caught:
+        make_dataset("mine", Split(images, labels), Split(test_images, test_labels), CLASSES)
+    assert "\n" not in str(caught.value)
+    assert "data set mine" in str(caught.value)
+
+
+def test_a_registered_loader_that_makes_its_data_set_itself_is_checked_too() -> None:
+    data = make_dataset("mine", Split(X, Y), Split(TX, TY), CLASSES)
+    broken = Dataset("mine", Split(X, Y[:20]), data.test, CLASSES, data.shape, data.mean, data.std)
+    register_dataset("mine", lambda request: broken)
+    with pytest.raises(InputError, match="data set mine, training split: expected as many labels as images"):
+        load_dataset("mine")
+
+
+def test_a_loader_that_returns_something_else_is_refused() -> None:
+    register_dataset("mine", lambda request: (X, Y))  # type: ignore[arg-type, return-value]
+    with pytest.raises(InputError, match="loader of data set mine must return a hfp.data.Dataset; found tuple"):
+        load_dataset("mine")
+
+
+def test_data_of_one_class_is_refused() -> None:
+    register_dataset("mine", lambda request: make_dataset("mine", Split(X, Y * 0), Split(TX, TY * 0), ("a",)))
+    with pytest.raises(InputError, match="data set mine has the class a alone; two or more are needed"):
+        load_dataset("mine")
+
+
+def test_a_data_set_says_what_it_holds() -> None:
+    data = make_dataset("mine", Split(X, Y), Split(TX, TY), CLASSES, ("half of it is upside down",))
+    assert data.description == (
+        "mine: 30 training and 12 test images of 3x8x8 in 3 classes (a, b, c); half of it is upside down"
+    )
+
+
+@pytest.mark.parametrize("shape", [(7,), (2, 5), (3, 4, 4), (1, 2, 3, 4)])
+def test_samples_of_any_shape_are_normalised_along_their_first_dimension(shape: tuple[int, ...]) -> None:
+    samples = torch.randn(6, *shape, generator=torch.Generator().manual_seed(0))
+    mean, std = torch.arange(shape[0]).float(), 2 + torch.arange(shape[0]).float()
+    data = Dataset("any", Split(samples, Y[:6]), Split(samples, Y[:6]), CLASSES, shape, mean, std)
+    normal = data.normalise(samples)
+    assert normal.shape == samples.shape
+    for channel in range(shape[0]):
+        assert torch.equal(normal[:, channel], (samples[:, channel] - mean[channel]) / std[channel])

@@ -1,0 +1,117 @@
+"""What pruning does to the model it was given: nothing."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+import torch.nn.utils.prune as torch_prune
+from torch import Tensor, nn
+from torch.ao.quantization import MovingAverageMinMaxObserver
+from torch.nn.functional import cross_entropy
+
+import hfp
+from hfp.errors import InputError
+from hfp.importance import GroupFisherImportance
+from hfp.pruning.own_copy import own_copy
+
+X = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
+DATA = [(X, torch.tensor([0, 1, 2, 0]))]
+
+
+class Remembers(nn.Module):
+    """Counts its calls, keeps its features, and observes the range of its inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Linear(6, 16), nn.Linear(16, 3)
+        self.observer = MovingAverageMinMaxObserver()
+        self.register_buffer("calls", torch.zeros(()))
+        self.features: Tensor | None = None
+        self.seen: list[int] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        self.seen.append(len(x))
+        self.features = self.first(self.observer(x)).relu()
+        return self.second(self.features)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"importance": "group-fisher", "data": DATA, "loss_fn": cross_entropy, "steps": 2},
+        {"ranking": "measured", "data": DATA, "loss_fn": cross_entropy, "repair": ("bias", "least-squares")},
+    ],
+)
+def test_buffers_attributes_and_hooks_stay_as_they_were(options):
+    model, fired = Remembers(), []
+    model(X)
+    model.first.register_forward_hook(lambda *_: fired.append("forward"))
+    model.second.register_forward_pre_hook(lambda *_: fired.append("before"))
+    model.second.register_full_backward_hook(lambda *_: fired.append("backward"))
+    features, ranges = model.features, (model.observer.min_val.clone(), model.observer.max_val.clone())
+    result = hfp.prune(model, X, hfp.Budget(macs=0.5), **options)
+    assert fired == []
+    assert (model.calls.item(), model.seen) == (1, [4])
+    assert model.features is features
+    assert (model.observer.min_val, model.observer.max_val) == ranges
+    assert result.model.calls == 1
+    assert len(result.model.first._forward_hooks) == 1
+    assert any("hooks of first, second were not called while pruning" in note for note in result.report.notes)
+
+
+def test_repairs_reach_the_result_and_what_forward_counts_does_not():
+    model = Remembers()
+    plain = hfp.prune(model, X, hfp.Budget(macs=0.5))
+    repaired = hfp.prune(model, X, hfp.Budget(macs=0.5), data=DATA, repair="bias")
+    assert not torch.equal(plain.model.second.bias, repaired.model.second.bias)
+    assert torch.equal(plain.model.second.weight, repaired.model.second.weight)
+    assert repaired.model.calls == 0
+    assert plain.report.notes == ()
+
+
+class Doubles:
+    def double(self, _: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return 2 * output
+
+
+def test_methods_and_pytorch_s_own_hooks_are_copied_with_the_model():
+    model = nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 3))
+    torch_prune.ln_structured(model[0], "weight", 0.5, 1, 0)
+    model[1].register_forward_hook(Doubles().double)
+    copy, without = own_copy(model)
+    assert without == ()
+    assert torch.equal(copy(X), model(X))
+    assert copy[0].weight_orig is model[0].weight_orig
+
+
+def test_a_model_that_needs_a_hook_says_so():
+    model = nn.Sequential(nn.Linear(6, 8), nn.Linear(6, 3))
+    model[0].register_forward_hook(lambda _, __, output: output[:, :6])
+    with pytest.raises(InputError, match="does not run on the example inputs .*; hooks of 0 are plain functions"):
+        hfp.prune(model, X, hfp.Budget(ratio=0.5))
+
+
+def test_an_attribute_that_can_t_be_copied_is_named():
+    model = nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 3))
+    model[1].guard = threading.Lock()
+    with pytest.raises(InputError, match="attribute 'guard' of 1 is a lock .*; delete it while pruning"):
+        hfp.prune(model, X, hfp.Budget(ratio=0.5))
+
+
+def test_a_criterion_that_has_seen_the_caller_s_model_is_shown_it():
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    criterion = GroupFisherImportance()
+    criterion.accumulate(model, DATA, cross_entropy)
+    again = hfp.prune(model, X, hfp.Budget(ratio=0.5), importance="group-fisher", data=DATA, loss_fn=cross_entropy)
+    assert hfp.prune(model, X, hfp.Budget(ratio=0.5), importance=criterion).index_map == again.index_map
+    seen = []
+    hfp.prune(
+        model, X, hfp.Budget(ratio=0.5),
+        importance=lambda group: seen.append(group[0].dep.target.module) or torch.arange(8.0),
+    )  # fmt: skip
+    assert seen == [model[0]]

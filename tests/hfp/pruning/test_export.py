@@ -1,0 +1,50 @@
+"""Exports to ONNX."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from hfp.errors import InputError
+from hfp.pruning import export
+from hfp.pruning.export import export_onnx
+
+pytest.importorskip("onnxruntime", reason="the onnx extra is not installed")
+X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+class Heads(nn.Module):
+    """Two heads in a dict and the place of the largest value: floats and integers, of several shapes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.trunk, self.boxes, self.classes = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1), nn.Conv2d(8, 2, 1)
+
+    def forward(self, x: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        y = self.trunk(x).relu()
+        found = self.classes(y)
+        return {"boxes": self.boxes(y), "classes": found}, found.argmax(1)
+
+
+def test_all_outputs_are_compared(tmp_path):
+    model = Heads().eval()
+    assert export_onnx(model, X, tmp_path / "m.onnx") < 1e-5
+    assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
+
+
+def test_a_file_that_gives_other_outputs_is_not_written(tmp_path, monkeypatch):
+    exported = export._export
+
+    def wrong(model, inputs, path):
+        with torch.no_grad():
+            model.boxes.bias.add_(1)
+            exported(model, inputs, path)
+            model.boxes.bias.sub_(1)
+
+    monkeypatch.setattr(export, "_export", wrong)
+    (tmp_path / "m.onnx").write_text("an earlier one")
+    with pytest.raises(InputError, match="output 0 of ONNX Runtime differs from the model's by 1"):
+        export_onnx(Heads().eval(), X, tmp_path / "m.onnx")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("m.onnx", "an earlier one")]

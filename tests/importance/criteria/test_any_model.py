@@ -1,0 +1,155 @@
+"""Criteria score models whose weights are shared, computed, wrapped or idle, or name the layer and the way out."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrizations, prune
+
+from hfp.importance import CriterionError, create, describe, names
+from hfp.reconstruct import Coupling
+
+FROM_DATA = [name for name in names() if describe(name).needs == "data"]
+
+
+def scored(criterion, model, x, y):
+    coupling = Coupling.trace(model, x)
+    groups = coupling.groups_of(model)
+    if hasattr(criterion, "accumulate"):
+        criterion.accumulate(model, [(x, y)], F.cross_entropy)
+    return {name: criterion(groups(name)) for name in coupling.names}
+
+
+def assert_useful(scores):
+    for name, values in scores.items():
+        assert torch.isfinite(values).all(), name
+        assert values.abs().max() > 0, name
+
+
+class Language(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed, self.up, self.down = nn.Embedding(20, 8), nn.Linear(8, 12), nn.Linear(12, 8)
+        self.head = nn.Linear(8, 20, bias=False)
+        self.head.weight = self.embed.weight
+
+    def forward(self, tokens):
+        x = self.embed(tokens)
+        return self.head(x + self.down(self.up(x).relu())).mean(1)
+
+
+@pytest.mark.parametrize("name", [*FROM_DATA, "l2"])
+def test_tied_weights_are_scored(name):
+    torch.manual_seed(0)
+    model, tokens = Language(), torch.randint(20, (6, 4))
+    assert_useful(scored(create(name), model, tokens, torch.randint(20, (6,))))
+
+
+def test_a_tied_weight_counts_once():
+    torch.manual_seed(0)
+    model, tokens, y = Language().double(), torch.randint(20, (6, 4)), torch.randint(20, (6,))
+    found = next(values for values in scored(create("empirical-fisher"), model, tokens, y).values() if len(values) == 8)
+    expected = torch.zeros(8, dtype=torch.float64)
+    for n in range(6):
+        loss = F.cross_entropy(model(tokens[n : n + 1]), y[n : n + 1])
+        weights = dict(model.named_parameters())
+        each = dict(zip(weights, torch.autograd.grad(loss, list(weights.values())), strict=True))
+        for key, dim in (("embed.weight", 1), ("up.weight", 1), ("down.weight", 0), ("down.bias", 0)):
+            squares = (each[key] * weights[key].detach()).square()
+            expected += squares.movedim(dim, 0).reshape(8, -1).sum(1) / 6
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-15)
+
+
+def plain():
+    torch.manual_seed(0)
+    body = (nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return nn.Sequential(*body, nn.Linear(6, 3))
+
+
+IMAGES, LABELS = torch.randn(6, 3, 7, 7, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 0, 1, 2])
+
+
+def weight_norm(layer):
+    return parametrizations.weight_norm(layer)
+
+
+def spectral_norm(layer):
+    return parametrizations.spectral_norm(layer)
+
+
+def masked(layer):
+    return prune.random_unstructured(layer, "weight", 0.3)
+
+
+@pytest.mark.parametrize("wrap", [weight_norm, spectral_norm, masked, nn.utils.weight_norm])
+@pytest.mark.parametrize("name", [*FROM_DATA, "l2"])
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated")
+def test_weights_that_are_computed_score_as_the_same_weights_stored(wrap, name):
+    model = plain()
+    wrap(model[0])
+    wrap(model[2])
+    model.eval()
+    if name == "hutchinson":
+        with pytest.raises(
+            CriterionError, match=r"layer '0' computes its weight.*take group-fisher, or make the weight"
+        ):
+            scored(create(name), model, IMAGES, LABELS)
+        return
+    if name == "l2":
+        assert_useful(scored(create(name), model, IMAGES, LABELS))
+        return
+    if name in ("taylor", "hessian"):  # torch-pruning's own: scores, or a line that names the group
+        try:
+            scored(create(name), model, IMAGES, LABELS)
+        except CriterionError as error:
+            assert "nothing to score in the group of" in str(error) or "computes its weight" in str(error)
+        return
+    same = plain()
+    with torch.no_grad():
+        for place in (0, 2):
+            same[place].weight.copy_(model[place].weight)
+            same[place].bias.copy_(model[place].bias)
+    same.eval()
+    found, expected = scored(create(name), model, IMAGES, LABELS), scored(create(name), same, IMAGES, LABELS)
+    assert len(found) == len(expected) == 2
+    for values, wanted in zip(found.values(), expected.values(), strict=True):
+        torch.testing.assert_close(values / values.sum(), wanted / wanted.sum(), rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", [*FROM_DATA, "l2"])
+def test_data_parallel_models_score_as_the_model_inside(name):
+    inner = plain().eval()
+    expected = scored(create(name), inner, IMAGES, LABELS)
+    found = scored(create(name), nn.DataParallel(inner), IMAGES, LABELS)
+    for key, values in expected.items():
+        torch.testing.assert_close(found[f"module.{key}"], values)
+
+
+class Experts(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner, self.outer = nn.Linear(6, 8), nn.Linear(8, 3)
+        self.experts = nn.ModuleList(nn.Sequential(nn.Linear(8, 10), nn.GELU(), nn.Linear(10, 8)) for _ in range(2))
+
+    def forward(self, x):
+        x = self.inner(x).relu()
+        first = x.sum(1) > -1  # every row: the second expert is given none
+        y = torch.zeros_like(x)
+        y[first], y[~first] = self.experts[0](x[first]), self.experts[1](x[~first])
+        return self.outer(x + y)
+
+
+@pytest.mark.parametrize("name", ["kronecker", "group-fisher"])
+@pytest.mark.parametrize("repaired", [False, True])
+def test_an_expert_that_was_given_no_rows_scores_zero(name, repaired):
+    torch.manual_seed(0)
+    scores = scored(create(name, repaired=repaired), Experts(), torch.randn(8, 6), torch.randint(3, (8,)))
+    assert all(torch.isfinite(values).all() for values in scores.values())
+    assert scores["experts.1.0"].abs().max() < 1e-9
+    assert scores["inner"].abs().max() > 0 and scores["experts.0.0"].abs().max() > 0
+
+
+@pytest.mark.parametrize("name", FROM_DATA)
+def test_models_in_bfloat16_give_finite_scores(name):
+    model = plain().bfloat16().eval()
+    assert_useful(scored(create(name), model, IMAGES.bfloat16(), LABELS))
