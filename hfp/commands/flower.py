@@ -71,7 +71,7 @@ def _serve(deployment: LocalDeployment, arguments: argparse.Namespace) -> int:
     print(f"SuperLink on {deployment.address}, {arguments.nodes} nodes; logs in {deployment.folder}", flush=True)
     if not arguments.secure:
         print(
-            "Every user of this machine can run code on these nodes; --secure admits only registered ones.", flush=True
+            "Every user of this machine can run code on these nodes; see --secure.", flush=True
         )
     app = arguments.run.resolve() if arguments.run is not None else Path("APP")
     words = deployment.run_words(app, config, nodes)
