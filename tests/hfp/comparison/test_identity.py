@@ -120,7 +120,9 @@ def test_runs_compute_with_the_folders_threads_whatever_this_process_has(
     seen: list[int] = []
     real = compare_runs.simulate
     monkeypatch.setattr(
-        compare_runs, "simulate", lambda *arguments: (seen.append(torch.get_num_threads()), real(*arguments))[1]
+        compare_runs,
+        "simulate",
+        lambda *arguments, **settings: (seen.append(torch.get_num_threads()), real(*arguments, **settings))[1],
     )
     torch.set_num_threads(2)
     try:
