@@ -112,7 +112,7 @@ def test_own_models_are_what_clients_trained_with_their_own_statistics(method):
     (answer,) = InProcess(federation).train(0, [client], lambda client: exchange.task(state, client))
     update = exchange.update(answer)
     held = federation.method.trained_part(federation.context, state, update)
-    found = Evaluator(federation, InProcess(federation)).own(client.index, held)
+    found = Evaluator(federation, InProcess(federation)).own(0, client.index, held)
     shard = federation.shards[client.index]
     model = statistics_replaced(
         compact_model(federation.model, held.index_map, held.after), federation.dataset.normalise(shard.images)
