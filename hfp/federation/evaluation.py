@@ -13,6 +13,7 @@ from hfp.costs.payload import packed_bytes
 from hfp.federation.fleet import Fleet
 from hfp.federation.observer import Observer
 from hfp.federation.records import Personal
+from hfp.federation.safeguards import Safeguards
 from hfp.federation.setup import Federation
 from hfp.methods import Client, ServerState, State, TrainedPart, Update
 from hfp.reconstruct import IndexMap, compact_model
@@ -54,8 +55,8 @@ class PersonalAccuracy(Observer):
 class Evaluator:
     """Evaluates models of one federation; `traffic` is what one re-estimation moves, (bytes down, bytes up)."""
 
-    def __init__(self, federation: Federation, fleet: Fleet) -> None:
-        self._federation, self._fleet = federation, fleet
+    def __init__(self, federation: Federation, fleet: Fleet, safeguards: Safeguards) -> None:
+        self._federation, self._fleet, self._safeguards = federation, fleet, safeguards
         self._model = self._build(IndexMap.identity(federation.model), federation.initial)
         normalised = batchnorm.has_statistics(federation.model)
         self._policy = federation.experiment.batch_norm if normalised else "aggregate"
@@ -68,10 +69,8 @@ class Evaluator:
         """The state with the statistics that the policy puts there."""
         if self._policy != "reestimate":
             return state
-        pool = batchnorm.Pool()
-        for client, moments in self._statistics(state):
-            pool.add(moments, weight=client.samples)
-        pooled = {name: value.to(state.weights[name]) for name, value in pool.result().items()}
+        found = self._safeguards.pooled(state, self._statistics(state))
+        pooled = {name: value.to(state.weights[name]) for name, value in found.items()}
         return ServerState(state.round, {**state.weights, **pooled}, state.method_state)
 
     def score(self, state: ServerState) -> tuple[float, float]:

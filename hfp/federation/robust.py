@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from hfp.federation.robust_rules import Median, NormClip, Rule, TrimmedMean
-from hfp.methods import Update
+from hfp.methods import Client, Update
 from hfp.reconstruct import TensorMap
 
 State = Mapping[str, Tensor]
@@ -57,6 +57,29 @@ def defend(rules: Sequence[Rule], weights: State, updates: Sequence[Update]) -> 
         elif updates:
             updates, undefended = _compared(rule, weights, updates)
     return Defended(tuple(updates), undefended)
+
+
+def defended_statistics(
+    rules: Sequence[Rule], weights: State, statistics: Sequence[tuple[Client, State]]
+) -> list[tuple[Client, State]]:
+    """Apply coordinate-wise rules to the clients' batch-norm statistics; every client holds all of them.
+
+    Args:
+        rules: what to do; rules about lengths do not apply.
+        weights: the current statistics, by name, for entries with too few holders.
+        statistics: every client's own.
+    """
+    for rule in rules:
+        if isinstance(rule, NormClip) or not statistics:
+            continue
+        replaced: list[dict[str, Tensor]] = [{} for _ in statistics]
+        for name in statistics[0][1]:
+            values = [own[name] for _, own in statistics]
+            whole = [TensorMap.identity(tuple(value.shape)) for value in values]
+            for own, value in zip(replaced, replacements(rule, whole, values, weights[name])[0], strict=True):
+                own[name] = value
+        statistics = [(client, own) for (client, _), own in zip(statistics, replaced, strict=True)]
+    return list(statistics)
 
 
 def _clipped(rule: NormClip, updates: Sequence[Update]) -> list[Update]:

@@ -24,6 +24,7 @@ from hfp.federation.observer import Observer
 from hfp.federation.participation import Cohort, CohortState, asked_clients
 from hfp.federation.records import FAILED, LATE, REFUSED, ClientRecord, Cost, RoundRecord, Run, check_figures
 from hfp.federation.replies import problem_of
+from hfp.federation.safeguards import Safeguards
 from hfp.federation.setup import Federation
 from hfp.methods import Collector, ServerState, Update
 
@@ -74,7 +75,8 @@ class Course:
         self.state = run_state.state if run_state else start(federation.context, initial)
         self._exchange = Exchange(federation, run_state.plans if run_state else None)
         self._cohort = Cohort(experiment, clients, run_state.cohort_state if run_state else None)
-        self._evaluator = Evaluator(federation, self._fleet)
+        self._safeguards = Safeguards(federation)
+        self._evaluator = Evaluator(federation, self._fleet, self._safeguards)
         self._observers = _named([*self._measuring(), *observers])
         for name, observer_state in (run_state.observer_states if run_state else {}).items():
             if name in self._observers:
@@ -82,6 +84,8 @@ class Course:
 
     def _measuring(self) -> Iterator[Observer]:
         """The observers that the experiment asks for."""
+        if self._safeguards.active:
+            yield self._safeguards
         if self._federation.experiment.personal:
             yield PersonalAccuracy(self._federation, self._evaluator)
         if self._federation.experiment.diagnostics:
@@ -184,7 +188,9 @@ class Course:
     def _ask(self, collector: Collector) -> tuple[list[ClientRecord], int]:
         """Have this round's clients train and collect their replies: the records, and how many were collected."""
         method, context, state = self._federation.method, self._federation.context, self.state
-        records, heard = [], 0
+        records: list[ClientRecord] = []
+        came: list[Update] = []
+        heard = 0
         for result in self._task_results():
             update, record = self._exchange.update(result), self._exchange.record(result)
             problem = problem_of(method, context, state, update) if update else ""
@@ -193,7 +199,7 @@ class Course:
             elif problem:
                 record = dataclasses.replace(record, status=REFUSED, problem=problem)
             elif self._cohort.admit(state.round, update):
-                self._collect(collector, update)
+                self._take(update, collector, came)
                 heard += 1
             else:
                 record = dataclasses.replace(record, status=LATE)
@@ -203,12 +209,18 @@ class Course:
         for update in self._cohort.arrivals(state.round):
             rebased = method.rebase(context, state, update)
             if rebased is not None:
-                self._collect(collector, rebased)
+                self._take(rebased, collector, came)
                 heard += 1
+        for update in self._safeguards.released(state, came):
+            collector.add(update)
         return records, heard
 
-    def _collect(self, collector: Collector, update: Update) -> None:
-        collector.add(update)
+    def _take(self, update: Update, collector: Collector, came: list[Update]) -> None:
+        """Hand an update to the collector, or keep it for the safeguards, which see all of a round's together."""
+        if self._safeguards.active:
+            came.append(update)
+        else:
+            collector.add(update)
         for observer in self._observers.values():
             observer.update_came(self.state, update)
 
