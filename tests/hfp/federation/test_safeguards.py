@@ -12,6 +12,7 @@ from hfp.errors import InputError
 from hfp.federation.fleet import InProcess
 from hfp.federation.rounds import Course
 from hfp.federation.setup import set_up
+from hfp.results.report import round_line
 
 SMALL = Experiment(
     clients=5, rounds=2, train_images=100, head_start=1.0, model="resnet8", method="fedavg", learning_rate=0.02
@@ -110,3 +111,10 @@ def test_a_method_that_reads_more_than_submodels_is_refused_before_it_trains():
 def test_what_cannot_be_asked_for_is_one_line(changes, message):
     with pytest.raises(InputError, match=message):
         dataclasses.replace(SMALL, **changes)
+
+
+def test_every_round_shows_what_was_spent_and_what_could_not_be_defended():
+    run = Course(set_up(dataclasses.replace(SMALL, rounds=1))).run()
+    record = dataclasses.replace(run.history[0], figures={"epsilon": 1.234, "undefended": 0.31})
+    assert round_line(record, 1).endswith("  epsilon 1.23  31% of the model undefended")
+    assert "epsilon" not in round_line(run.history[0], 1)
