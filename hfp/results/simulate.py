@@ -6,12 +6,15 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from rich.console import Console
+
 from hfp.federation.experiment import Experiment
 from hfp.federation.observer import Observer
 from hfp.federation.records import Run
 from hfp.federation.rounds import Course, Outcome
 from hfp.federation.setup import set_up
 from hfp.results.checkpoint import has_checkpoint, load_checkpoint
+from hfp.results.display import Display
 from hfp.results.folder import RunFolder, read_configuration
 from hfp.results.keeping import RunFiles
 from hfp.results.model_files import ModelFiles
@@ -24,6 +27,7 @@ def simulate(
     observers: Sequence[Observer] = (),
     resume: str | os.PathLike[str] | None = None,
     checkpoint: int = 1,
+    progress: bool = False,
 ) -> Run:
     """Run a whole experiment in this process.
 
@@ -35,6 +39,7 @@ def simulate(
             on, and ends as it would have without the interruption; if it is empty or missing, a run starts there. By
             default nothing is written.
         checkpoint: how many rounds pass between two times that the run's state is saved there; 0 is never.
+        progress: whether rounds are shown as they end, on standard error or below a notebook's cell.
 
     Returns:
         The finished run, with all rounds of its history.
@@ -46,7 +51,8 @@ def simulate(
     >>> len(run.history)
     1
     """
-    told = [*observers, *([_Calls(on_round)] if on_round is not None else [])]
+    shown = [Display(Console(stderr=True, highlight=False))] if progress else []
+    told = [*observers, *shown, *([_Calls(on_round)] if on_round is not None else [])]
     if resume is None:
         return Course(set_up(experiment), observers=told).run()
     path = Path(resume)
