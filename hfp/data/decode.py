@@ -204,7 +204,9 @@ def _mapped(file: IO[bytes], shape: tuple[int, ...]) -> np.ndarray | None:
         return None
     found, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
     start, count = file.tell(), int(np.prod(shape, dtype=np.int64))
-    if (found, fortran_order, dtype) != (shape, False, np.uint8) or os.fstat(file.fileno()).st_size < start + count:
+    if (found, fortran_order, dtype) != (shape, False, np.dtype(np.uint8)) or os.fstat(
+        file.fileno()
+    ).st_size < start + count:
         return None
     file.seek(start + count)
     return np.frombuffer(_memory_of(file), np.uint8, count, start).reshape(shape)

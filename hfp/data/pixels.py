@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """Pillow's names of the formats that are read, whatever a file's name says. Others may start programs, as EPS does."""
@@ -77,7 +77,7 @@ def images_bounded() -> Iterator[None]:
 def _reason(error: Exception) -> str:
     if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
         return f"more pixels than are decoded ({Image.MAX_IMAGE_PIXELS:,}); make it smaller"
-    if isinstance(error, Image.UnidentifiedImageError):
+    if isinstance(error, UnidentifiedImageError):
         return f"none of the known formats ({', '.join(FORMATS)})"
     return " ".join(str(error).split()) or type(error).__name__
 

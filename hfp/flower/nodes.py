@@ -17,7 +17,8 @@ from flwr.serverapp import Grid
 
 from hfp.costs.payload import layout
 from hfp.errors import InputError
-from hfp.federation.fleet import TaskResult, Write
+from hfp.federation.fleet import TaskResult
+from hfp.federation.lanes import Write
 from hfp.federation.records import DROPPED, FAILED, IN_TIME, REFUSED
 from hfp.flower import wire
 from hfp.flower.letter import Letter, from_records, to_records

@@ -184,7 +184,9 @@ class PruneFL(Method):
         device = next(iter(masks.values())).device
         weights = {name: state[name] for name in masks}
         found = reconfigure(  # on the processor, where sums over all weights have one order
-            *({name: tensor.cpu() for name, tensor in part.items()} for part in (weights, squares, masks)),
+            _on_cpu(weights),
+            _on_cpu(squares),
+            _on_cpu(masks),
             uses,
             overhead=self.overhead * sum(uses[name] * mask.numel() for name, mask in masks.items()),
             share=self.share * 0.5 ** (round / self.halving),
@@ -317,3 +319,7 @@ class MaskedCollector:
 
 def _unprefixed(tensors: State) -> dict[str, Tensor]:
     return {name.removeprefix(SQUARES): value for name, value in tensors.items() if name.startswith(SQUARES)}
+
+
+def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.cpu() for name, tensor in tensors.items()}

@@ -74,8 +74,8 @@ def check_settings(instance: Any, label: str = "{}") -> None:
 
 
 def _declared(kind: Any, entry: dataclasses.Field[Any]) -> Setting:
-    made = entry.default_factory is not dataclasses.MISSING
-    default = entry.default_factory() if made else entry.default  # type: ignore[misc]
+    factory = entry.default_factory
+    default = entry.default if factory is dataclasses.MISSING else factory()
     owner = kind if isinstance(kind, type) else type(kind)
     bases = (base.__dict__.get("__dataclass_fields__", {}) for base in owner.__mro__)
     same = (own[entry.name].metadata for own in bases if entry.name in own)

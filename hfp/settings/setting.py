@@ -137,7 +137,8 @@ class Setting:
 
     def _one(self, value: Any, label: str) -> Any:
         types, _, _ = _KINDS[self.kind]
-        if not isinstance(value, types) or (isinstance(value, bool) and self.kind not in (bool, object)):
+        expected = isinstance(value, types) and (not isinstance(value, bool) or self.kind in (bool, object))
+        if not expected:
             raise _refused(label, self.expected, value)
         if self.kind in (int, float):
             value = self._number(value, label)

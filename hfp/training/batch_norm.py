@@ -27,7 +27,7 @@ def estimate(model: nn.Module, batches: Iterable[Tensor]) -> dict[str, Tensor]:
 
     The model's running statistics are replaced, its mode is left as it was. Cost: one forward pass of the data.
     """
-    layers = [module for module in model.modules() if _tracks(module)]
+    layers = [module for module in model.modules() if isinstance(module, _BatchNorm) and _tracks(module)]
     if not layers:
         return {}
     for layer in layers:

@@ -205,7 +205,9 @@ class Lease:
             InputError: training diverged.
         """
         shell, replay = self.shell(model), self._shells.replay
-        step = replay.step(shell, data, training, objective, schedule) if replay and shell else None
+        step: LocalStep | None = None
+        if replay and shell:
+            step = replay.step(shell, data, training, objective, schedule)
         # a shell has the layout that `channels_last` asks for, and its tensors must stay where they are
         step = step or (LocalStep(model, data.normalise, training, objective) if shell else None)
         with step.of(objective) if isinstance(step, StaticStep) else nullcontext():

@@ -18,7 +18,7 @@ FORMS = ("curvature", "paper", "taylor")
 REDUCTIONS = ("sum", "mean", "max", "first")
 
 
-class DiagonalImportance(tp.importance.Importance):
+class DiagonalImportance(tp.importance.Importance):  # type: ignore[misc]
     r"""Sum over a channel's weights `w` of one of three forms, with `g` gradient and `h` curvature.
 
     A subclass says in `statistics` where `g` and `h` come from.

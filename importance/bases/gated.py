@@ -37,7 +37,7 @@ class GateBatch:
     output: Tensor
 
 
-class GatedImportance(FromData[list[GateBatch]], tp.importance.Importance):
+class GatedImportance(FromData[list[GateBatch]], tp.importance.Importance):  # type: ignore[misc]
     """A criterion that scores a coupled channel by the gradients of its gate, sample by sample.
 
     Memory: one float per sample, pass and channel read; two where means are repaired.

@@ -22,7 +22,7 @@ NORMALISATIONS = ("none", "mean", "max", "sum")
 _INNER = ("accumulate", "reset", "samples", "state", "load")
 
 
-class ScaledImportance(tp.importance.Importance):
+class ScaledImportance(tp.importance.Importance):  # type: ignore[misc]
     r"""Another criterion's scores, made comparable between groups.
 
     The scores `s` become \(s_c / m_c^{\gamma}\), after division by the group's mean, maximum or sum. \(m_c\) are the

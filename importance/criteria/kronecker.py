@@ -54,7 +54,7 @@ class Totals:
         return Totals(self.samples + other.samples, {**other.factors, **added}, {**self.refused, **other.refused})
 
 
-class KroneckerImportance(FromData[Totals], tp.importance.Importance):
+class KroneckerImportance(FromData[Totals], tp.importance.Importance):  # type: ignore[misc]
     r"""Score of channel `c`: \(\tfrac12 M_{cc} + \sum_{s \in S} M_{cs}\), what its removal adds to that of `S`.
 
     `S` are the channels of the group that score lower.

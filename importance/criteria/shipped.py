@@ -21,7 +21,7 @@ from hfp.importance.groups.members import members, parameter_name, root_name, wi
 from hfp.layers.products import multiplies_inputs
 
 
-class ShippedImportance(tp.importance.Importance):
+class ShippedImportance(tp.importance.Importance):  # type: ignore[misc]
     """One of torch-pruning's criteria, on a copy of the group (some sort its index lists), never a silent skip.
 
     Magnitudes also score what torch-pruning passes over or fails on: bare parameters, embeddings, recurrent layers and
@@ -154,7 +154,7 @@ class HessianImportance(_ReadsGradients):
         return self.statistics(name)[1]
 
 
-class RandomImportance(tp.importance.Importance):
+class RandomImportance(tp.importance.Importance):  # type: ignore[misc]
     """Uniform random scores from a generator of its own, so that the caller's random state isn't consumed.
 
     Args:

@@ -9,7 +9,7 @@ from torch import nn
 from torch_pruning.pruner.function import LayernormPruner
 
 
-class OrderedLayerNormPruner(LayernormPruner):
+class OrderedLayerNormPruner(LayernormPruner):  # type: ignore[misc]
     """torch-pruning's cut of a layer norm, with the kept channels in ascending order.
 
     torch-pruning 1.6.1 takes them in the order of a Python set (it sorts a tensor and drops the result). That order is
