@@ -1,4 +1,7 @@
-"""Criteria from gate gradients: accumulating them, and adding up the layers that read a coupled group's channels."""
+"""The base of criteria that use gate gradients.
+
+It accumulates them, and adds up those of the layers that read a coupled group's channels.
+"""
 
 from __future__ import annotations
 
@@ -23,12 +26,15 @@ from hfp.importance.groups.roles import channels_at, is_attention, roles_of
 
 @dataclass(frozen=True)
 class GateBatch:
-    """One batch's gate gradients.
+    """The gate gradients of one batch.
 
-    rows: (layer's name, "in" or "out") to `[samples, passes, channels]`, one backward pass per quantity differentiated.
-    totals: layer's name to (sum of its input over samples and positions `[channels]`, how many those are).
-    refused: layer's name to why it has no gradient per sample.
-    output: what the criterion keeps of the model's output, `[samples, ...]`.
+    Args:
+        rows: the gradients `[samples, passes, channels]` by (layer's name, "in" or "out"). There is one pass per
+            quantity that is differentiated.
+        totals: the sum of a layer's input over samples and positions, `[channels]`, and how many those are, by the
+            layer's name.
+        refused: why a layer has no gradient per sample, by the layer's name.
+        output: what the criterion keeps of the model's output, `[samples, ...]`.
     """
 
     rows: dict[GateKey, Tensor]
@@ -40,16 +46,15 @@ class GateBatch:
 class GatedImportance(FromData[list[GateBatch]], tp.importance.Importance):  # type: ignore[misc]
     """A criterion that scores a coupled channel by the gradients of its gate, sample by sample.
 
-    Memory: one float per sample, pass and channel read; two where means are repaired.
+    It keeps one float per sample, pass and channel read, or two with `repaired`.
 
     Args:
-        joint: score a channel by what its removal adds to that of all channels of its group that score lower, in a
-        greedy
-            order (`joint_scores`), in place of its removal alone (the default). This is for removing many at once.
-        repaired: score the removal of what a channel adds to its mean, for use where a repair keeps the mean: biases
-        that
-            absorb it, or batch-norm statistics taken anew. The mean is that of each reader's input over the accumulated
-            samples and positions. The default scores the removal of all of it.
+        joint: False (default) scores the removal of a channel alone. True scores what its removal adds to that of all
+            channels of its group that score lower, in a greedy order (`joint_scores`). This is for removing many
+            channels at once.
+        repaired: False (default) scores the removal of the whole channel. True scores the removal of what the channel
+            adds to its mean, for use where a repair keeps the mean: biases absorb it, or batch-norm statistics are
+            taken anew. The mean is that of each reader's input over the accumulated samples and positions.
     """
 
     def __init__(self, joint: bool = False, repaired: bool = False) -> None:
@@ -59,19 +64,19 @@ class GatedImportance(FromData[list[GateBatch]], tp.importance.Importance):  # t
 
     @abstractmethod
     def _cost(self, change: Tensor) -> Tensor:
-        """What a change `[samples, passes, n]` of the quantities differentiated costs, `[n]`."""
+        """Return the cost `[n]` of changes `[samples, passes, n]` of the quantities differentiated."""
 
     @abstractmethod
     def _passes(self, output: Any, target: Any, size: int, run: Pass) -> tuple[list[Tensor], Tensor]:
-        """(scalars to differentiate one after the other, what to keep of the output, `[size, ...]`)."""
+        """Return the scalars to differentiate one after the other, and what to keep of the output, `[size, ...]`."""
 
     @property
     def samples(self) -> int:
-        """How many samples have been accumulated."""
+        """Return the number of samples accumulated so far."""
         return sum(len(batch.output) for batch in self._batches)
 
     def reset(self) -> None:
-        """Forget everything accumulated, for instance after pruning a step."""
+        """Forget everything accumulated, for instance after a pruning step."""
         self._batches = []
 
     def _measure(self, model: nn.Module, batches: Iterable[Any], run: Pass) -> list[GateBatch]:
@@ -90,7 +95,7 @@ class GatedImportance(FromData[list[GateBatch]], tp.importance.Importance):  # t
         return self._batches
 
     def state(self) -> dict[str, Tensor]:
-        """Everything accumulated as tensors by name, to send or to save; `load` takes it."""
+        """Return everything accumulated as tensors by name, to send or to save; `load` takes it."""
         found = {}
         for place, batch in enumerate(self._batches):
             found[f"{place}/output"] = batch.output
@@ -103,7 +108,7 @@ class GatedImportance(FromData[list[GateBatch]], tp.importance.Importance):  # t
         """Add a `state`, as `merge` adds another criterion.
 
         Raises:
-            CriterionError: when it is no such state, or another model's.
+            CriterionError: `state` is not the state of such a criterion, or it is of another model.
         """
         if not state or any(not key.split("/")[0].isdigit() for key in state):
             raise CriterionError(f"this is no state of a {type(self).__name__}")
@@ -122,19 +127,21 @@ class GatedImportance(FromData[list[GateBatch]], tp.importance.Importance):  # t
 
     @torch.no_grad()
     def __call__(self, group: Any) -> Tensor:
-        """Scores of the group's channels, `[width]`.
+        """Return the scores of the group's channels, `[width]`.
 
         Raises:
-            CriterionError: nothing accumulated, a model pruned since, or a group that no accumulated layer reads.
+            CriterionError: nothing has been accumulated, the model has been pruned since, or no accumulated layer reads
+                the group.
         """
         gate = self.gate_gradients(group)
         return joint_scores(gate, self._cost) if self.joint else self._cost(gate)
 
     def gate_gradients(self, group: Any) -> Tensor:
-        """`v` of a coupled group, `[samples, passes, width]`, summed over all layers that read its channels.
+        """Return `v` of a coupled group, `[samples, passes, width]`, summed over all layers that read its channels.
 
         Raises:
-            CriterionError: nothing accumulated, a model pruned since, or a group that no accumulated layer reads.
+            CriterionError: nothing has been accumulated, the model has been pruned since, or no accumulated layer reads
+                the group.
         """
         if not self._batches:
             raise CriterionError("nothing has been accumulated; call accumulate(model, batches, loss_fn) first")
@@ -143,17 +150,20 @@ class GatedImportance(FromData[list[GateBatch]], tp.importance.Importance):  # t
             raise CriterionError(f"no layer reads the channels of {root_name(group)!r}: put it into ignored_layers")
         gate = self._sum(group, readers or writers, "in" if readers else "out")
         if readers and is_attention(group):
-            # q·k is one product, but its gate shows up at q and again at k; that of v at v and again at its reader.
+            # The product q·k has its gate at q and again at k; v has its gate at v and again at its reader.
             gate = (gate + self._sum(group, writers, "out")) / 2
         gate = gate + self._sum(group, mixers, "out") if mixers else gate
         return gate - self._mean_part(group, readers, gate) if self.repaired else gate
 
     def outputs(self) -> Tensor:
-        """What was kept of the model's outputs, `[samples, ...]`, in the order of `gate_gradients`."""
+        """Return what was kept of the model's outputs, `[samples, ...]`, in the order of `gate_gradients`."""
         return torch.cat([batch.output for batch in self._batches])
 
     def _mean_part(self, group: Any, readers: list[Member], gate: Tensor) -> Tensor:
-        """What the means of the channels contribute to `v`: a reader's mean input times the sum of its gradient."""
+        """Return what the means of the channels contribute to `v`.
+
+        This is a reader's mean input times the sum of its gradient.
+        """
         part = torch.zeros_like(gate)
         for member in readers:
             totals = [batch.totals[member.name] for batch in self._batches if member.name in batch.totals]

@@ -1,4 +1,7 @@
-"""Group loss: what the removal of channels adds to a classifier's cross-entropy, from its logits' gradients."""
+"""Score channels by Group loss.
+
+It estimates what the removal of channels adds to a classifier's cross-entropy, from its logits' gradients.
+"""
 
 from __future__ import annotations
 
@@ -15,24 +18,26 @@ from hfp.importance.errors import CriterionError
 
 
 class GroupLossImportance(LinearisedImportance):
-    r"""Score of channel `c`: \(E_n[\ell_n(z_n - J_{n,S} - J_{n,c}) - \ell_n(z_n - J_{n,S})]\), in nats per sample.
+    r"""Score channel `c` by \(E_n[\ell_n(z_n - J_{n,S} - J_{n,c}) - \ell_n(z_n - J_{n,S})]\), in nats per sample.
 
-    \(\ell_n\) is cross-entropy with the target, and `J` is as in `GroupKLImportance`. `S` are the channels of the group
-    that score lower and so go before (`joint_scores`), or none with `joint=False`. Being tied to the targets and not to
-    the model's own predictions, it doesn't drift when a model is pruned in steps and scored again before each. `E` is
-    the mean over samples. Targets are class labels, or probabilities `[samples, classes]`, such as those of the model
-    before it was pruned.
+    \(\ell_n\) is the cross-entropy with the target, and `J` is as in `GroupKLImportance`. `S` are the channels of the
+    group that score lower and so are removed before (`joint_scores`); with `joint=False` there are none. `E` is the
+    mean over samples.
 
-    Cost: one forward, and one backward to activations only per class.
+    Targets are class labels, or probabilities `[samples, classes]`, such as those of the model before it was pruned.
+    The score is tied to the targets and not to the model's own predictions. It therefore does not drift when a model is
+    pruned in steps and scored again before each.
+
+    Cost: one forward, and per class one backward to the activations.
 
     Args:
-        classes: how many logits are differentiated, those with the largest sum of predicted and target probability (the
-            label's first of all; default 3); None takes all.
+        classes: how many logits of each sample are differentiated (default 3); None takes all. Those with the largest
+            sum of predicted and target probability are taken, the label's first.
         joint: as for `GatedImportance`, but True by default.
         repaired: as for `GatedImportance`.
 
     Raises:
-        CriterionError: fewer than two classes.
+        CriterionError: there are fewer than two classes.
 
     Source: this project.
 
@@ -64,10 +69,10 @@ class GroupLossImportance(LinearisedImportance):
 
 
 def target_probabilities(target: Any, logits: Tensor) -> Tensor:
-    """Targets as probabilities `[samples, classes]`, from labels `[samples]` or as given.
+    """Return targets as probabilities `[samples, classes]`, from labels `[samples]` or as given.
 
     Raises:
-        CriterionError: targets that are neither, or labels that aren't classes of the logits.
+        CriterionError: the targets are neither, or labels are not classes of the logits.
     """
     if isinstance(target, Tensor) and target.is_floating_point() and target.shape == logits.shape:
         return target.to(logits)
