@@ -15,13 +15,13 @@ from hfp.reconstruct.models.twin import check_tied, computed, like, tensors_of, 
 
 
 def compact_model(parent: nn.Module, index_map: IndexMap, state: Mapping[str, Tensor] | None = None) -> nn.Module:
-    """Build the compact model of an index map; `parent` is not changed and no full-size copy is made.
+    """Build the compact model of an index map, without a full-size copy.
 
     Args:
-        parent: the full model.
-        index_map: made for this model.
-        state: the compact state to fill it with (copied; cast to the parent's dtypes and devices, but kept on its own
-            device when the parent is on the meta device); by default the kept entries of `parent`.
+        parent: the full model; it is not changed.
+        index_map: a map that was made for this model.
+        state: the compact state to fill it with, by default the kept entries of `parent`. It is copied and cast to the
+            parent's dtypes and devices. When the parent is on the meta device, it stays on its own device.
 
     Returns:
         A new module of the compact shapes.
@@ -45,7 +45,7 @@ def compact_model(parent: nn.Module, index_map: IndexMap, state: Mapping[str, Te
 
 
 def build(parent: nn.Module, index_map: IndexMap, values: Mapping[str, Tensor]) -> nn.Module:
-    """The compact model of `parent` that holds `values` themselves, as they are.
+    """Return the compact model of `parent` that holds `values` themselves, without copying them.
 
     Raises:
         MapError: the map is of another model, or names that share a tensor are given different values.
@@ -71,7 +71,7 @@ def build(parent: nn.Module, index_map: IndexMap, values: Mapping[str, Tensor]) 
 
 
 def device_for(value: Tensor, full: Tensor) -> torch.device:
-    """Where a compact tensor belongs: with its full one, unless that is on the meta device."""
+    """Return the device of a compact tensor: that of its full one, unless this is the meta device."""
     return value.device if full.is_meta else full.device
 
 
