@@ -180,7 +180,7 @@ def check_labels(where: str, labels: Tensor, classes: int) -> None:
     least, most = int(labels.min()), int(labels.max())
     if least < 0 or most >= classes:
         found = least if least < 0 else most
-        raise InputError(f"{where}: labels must be in [0, {classes}), one a class; found {found}")
+        raise InputError(f"{where}: labels must be in [0, {classes}), one per class; found {found}")
 
 
 def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:

@@ -69,7 +69,7 @@ def _held_out(folder: Path, files: Listing, seed: int) -> tuple[Listing, Listing
     counts = np.bincount(files.labels)
     if counts.min() < 2:
         name = files.classes[counts.argmin()]
-        raise InputError(f"class {name} in {printable(folder)} has one image; a split needs two or more a class")
+        raise InputError(f"class {name} in {printable(folder)} has one image; a split needs two or more per class")
     train, test = stratified_halves(files.labels, _TEST_SHARE, seed)
     return files.at(train), files.at(test)
 

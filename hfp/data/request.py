@@ -50,7 +50,7 @@ class DataRequest:
         classes = len(np.unique(labels))
         if not classes <= self.limit <= len(labels):
             raise InputError(
-                f"limit must be between {classes} (one image a class) and the {len(labels)} training images "
+                f"limit must be between {classes} (one image per class) and the {len(labels)} training images "
                 f"of {self.name}, found {self.limit}"
             )
         return stratified_subset(labels, self.limit, self.seed)

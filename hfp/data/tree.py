@@ -29,7 +29,7 @@ SPLIT_NAMES = {
 """Folders with these names are splits, in capitals or not."""
 
 _DEEPEST = 4  # this many folders that hold nothing but another folder are entered
-_TREE = "is not a tree of images, one folder a class"
+_TREE = "is not a tree of images with one folder per class"
 _NO_CLASS = "a class must not have the name of a split"
 
 
@@ -109,7 +109,7 @@ def _refuse_several(place: Path, folders: Sequence[str]) -> None:
     if holding:
         places = [printable(place / name) for name in holding]
         raise InputError(
-            f"{printable(place)} is no data set, but {listed(places)} hold{'s' * (len(places) == 1)} splits: give "
+            f"{printable(place)} is not a data set, but {listed(places)} hold{'s' * (len(places) == 1)} splits: give "
             f"{'one of them' if len(places) > 1 else 'it'} with --data-root"
         )
 
@@ -183,14 +183,15 @@ def _check_classes(folder: Path, classes: Sequence[str]) -> None:
         raise InputError(f"classes must have names that can be shown, in UTF-8; rename {_names(odd)}")
     if len(classes) == 1:
         raise InputError(
-            f"{printable(folder)} has the class {classes[0]} alone; two or more are needed, one folder each"
+            f"{printable(folder)} has the class {classes[0]} alone; two or more are needed, each in a folder of its own"
         )
     splits = [name for name in classes if _kind(name)]
     doubtful = splits if len(splits) == len(classes) else [name for name in splits if not _has_images(folder / name)]
     if doubtful:
+        what = "are splits and not classes" if len(doubtful) > 1 else "is a split and not a class"
         raise InputError(
-            f"{printable(folder)} holds {_names(doubtful)}, which {'are splits' if len(doubtful) > 1 else 'is a split'}"
-            " and no class; give the folder of the splits with --data-root, or rename what is a class"
+            f"{printable(folder)} holds {_names(doubtful)}, which {what}; "
+            "give the folder of the splits with --data-root, or rename what is a class"
         )
 
 

@@ -44,14 +44,14 @@ class AccumulatedImportance(FromData[GradientMoments], DiagonalImportance):
             CriterionError: `state` is not the state of such a criterion, or it is of another model.
         """
         if "samples" not in state:
-            raise CriterionError(f"this is no state of a {type(self).__name__}: it has no 'samples'")
+            raise CriterionError(f"this is not the state of a {type(self).__name__}: it has no 'samples'")
         parts = {
             part: {key.removeprefix(f"{part}."): value for key, value in state.items() if key.startswith(f"{part}.")}
             for part in ("gradient", "curvature")
         }
         if not parts["gradient"] or parts["gradient"].keys() != parts["curvature"].keys():
             raise CriterionError(
-                f"this is no state of a {type(self).__name__}: gradients and curvatures differ in names"
+                f"this is not the state of a {type(self).__name__}: gradients and curvatures differ in names"
             )
         self._add(GradientMoments(int(state["samples"]), parts["gradient"], parts["curvature"]))
 

@@ -111,7 +111,7 @@ class GatedImportance(FromData[list[GateBatch]], tp.importance.Importance):  # t
             CriterionError: `state` is not the state of such a criterion, or it is of another model.
         """
         if not state or any(not key.split("/")[0].isdigit() for key in state):
-            raise CriterionError(f"this is no state of a {type(self).__name__}")
+            raise CriterionError(f"this is not the state of a {type(self).__name__}")
         batches = []
         for place in sorted({int(key.split("/")[0]) for key in state}):
             parts: dict[str, dict[str, Tensor]] = {"rows": {}, "total": {}, "count": {}}

@@ -174,10 +174,12 @@ def patches(layer: Any, entering: Tensor) -> Tensor:
 
 def _why_not(layer: nn.Module) -> str | None:
     if not is_plain(layer):
-        return "is no plain product of its input's patches and its weight, which Kronecker factors are of"
+        return (
+            "is not a plain product of its input's patches and its weight, and only such layers have Kronecker factors"
+        )
     columns = getattr(layer, "weight").flatten(1).shape[1]  # noqa: B009
     if columns > WIDEST:
-        return f"reads {columns} values at once, more than the {WIDEST} that a second moment is kept of"
+        return f"reads {columns} values at once, more than the {WIDEST} for which a second moment is kept"
     return None
 
 

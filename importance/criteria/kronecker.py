@@ -160,7 +160,7 @@ class KroneckerImportance(FromData[Totals], tp.importance.Importance):  # type: 
         names = [key.removeprefix("rows/") for key in state if key.startswith("rows/")]
         wanted = {f"{part}/{name}" for name in names for part in _PARTS}
         if not names or wanted | {"samples"} != set(state):
-            raise CriterionError(f"this is no state of a {type(self).__name__}")
+            raise CriterionError(f"this is not the state of a {type(self).__name__}")
         factors = {
             name: Factors(
                 int(state[f"rows/{name}"]),
@@ -233,8 +233,8 @@ class KroneckerImportance(FromData[Totals], tp.importance.Importance):  # type: 
         layer: Any = member.layer
         if not isinstance(layer, PRODUCTS):
             raise CriterionError(
-                f"layer {member.name!r} is a {type(layer).__name__}: Kronecker factors are of convolution and linear "
-                "layers; take group-fisher, or put its group into ignored_layers"
+                f"layer {member.name!r} is a {type(layer).__name__}: only convolution and linear layers have "
+                "Kronecker factors; take group-fisher, or put its group into ignored_layers"
             )
         found = self._totals.factors.get(member.name)
         if found is None and member.name in self._totals.refused:

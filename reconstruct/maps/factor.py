@@ -49,7 +49,7 @@ def factor(left: Tensor, shape: tuple[int, ...], where: str) -> TensorMap:
         found = TensorMap(shape, tuple(_line(left, shape, dim) for dim in range(len(shape))))
     except MapError as error:
         raise MapError(
-            f"{where}: surgery reordered or repeated channels, only removal can be mapped ({error})"
+            f"{where}: surgery reordered or repeated channels; only removal can be mapped ({error})"
         ) from None
     rows = positions(shape[:1], found.kept[:1]) * math.prod(shape[1:])
     columns = positions(shape[1:], found.kept[1:])

@@ -250,7 +250,7 @@ class IndexMap:
         state = model.state_dict() if isinstance(model, nn.Module) else model
         others = [name for name, value in state.items() if not isinstance(value, Tensor)]
         if others:
-            raise MapError(f"the state holds something else than tensors: {others[:4]}")
+            raise MapError(f"the state holds something other than tensors: {others[:4]}")
         return cls({name: TensorMap.identity(tuple(tensor.shape)) for name, tensor in state.items()})
 
     @property

@@ -50,7 +50,7 @@ class Recording:
         self._keys = list(IndexMap.identity(model).tensors)
         unknown = [key for key in self._keys if key not in self._maps]
         if unknown:
-            raise MapError(f"the model's state_dict has entries that are no parameters or buffers: {unknown[:4]}")
+            raise MapError(f"the model's state_dict has entries that are neither parameters nor buffers: {unknown[:4]}")
         self._tied = tied(model)
         self._index_map: IndexMap | None = None
 

@@ -118,7 +118,7 @@ def test_folders_called_as_splits_are_never_classes(tmp_path: Path, folders: tup
 def test_splits_inside_of_a_split_are_no_classes(tmp_path: Path) -> None:
     for split in ("train", "val"):
         write_classes(tmp_path / "train" / split)
-    assert f"{tmp_path / 'train'} holds train, val, which are splits and no class" in refused(tmp_path)
+    assert f"{tmp_path / 'train'} holds train, val, which are splits and not classes" in refused(tmp_path)
 
 
 def test_inside_a_split_a_class_may_be_called_train(tmp_path: Path) -> None:
