@@ -105,8 +105,9 @@ def main() -> int:
     arguments.results.mkdir(parents=True, exist_ok=True)
     lines = arguments.results / "zoo.jsonl"
     known = {f"{row.package}/{row.model}": row for row in read(lines)}
+    state = commit()
     for name, make in wanted(arguments, known):
-        row = known.get(name, Row(*name.split("/"), "")) if arguments.plain else Row(*name.split("/"), "")
+        row = known[name] if arguments.plain else Row(*name.split("/"), "", commit=state)
         row = in_process(row, make, arguments)
         with lines.open("a") as file:
             file.write(json.dumps(asdict(row)) + "\n")
@@ -129,10 +130,11 @@ def wanted(arguments: argparse.Namespace, known: Mapping[str, Row]) -> Iterator[
     if arguments.sample is not None:
         chosen = random.Random(0).sample(sorted(named), min(arguments.sample, len(named)))
         named = {name: make for name, make in named.items() if name in chosen}
-    for name, make in named.items():
+    # mixed, so that a run that is cut short has something of every package
+    for name, make in random.Random(1).sample(sorted(named.items()), len(named)):
         row = known.get(name)
         done = row is not None and bool(row.plain if arguments.plain else row.outcome == "pass" or not arguments.retry)
-        if arguments.again or not done:
+        if (arguments.again or not done) and (row is not None or not arguments.plain):
             yield name, make
 
 
@@ -154,8 +156,8 @@ def in_process(row: Row, make: Make, arguments: argparse.Namespace) -> Row:
     process.join()
     if found is None:
         lost = {"plain": reason} if arguments.plain else {"outcome": reason, "seconds": arguments.timeout}
-        return replace(row, commit=commit(), **lost)
-    return replace(found, commit=commit())
+        return replace(row, **lost)
+    return found
 
 
 def _send(there: Any, row: Row, make: Make, arguments: argparse.Namespace) -> None:
@@ -164,18 +166,17 @@ def _send(there: Any, row: Row, make: Make, arguments: argparse.Namespace) -> No
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), 1)
         os.dup2(nowhere.fileno(), 2)
-        found = replace(row, plain=plain_outcome(make)) if arguments.plain else examine(row, make, arguments.onnx)
-        there.send(found)
+        there.send(replace(row, plain=plain_outcome(make)) if arguments.plain else examine(row, make, arguments.onnx))
 
 
 def examine(row: Row, make: Make, onnx: bool = False) -> Row:
     """Prune one model and check what came out."""
     start = time.monotonic()
     place = ["building"]
-    outcome, found = "pass", {}
+    outcome, found = "pass", dict[str, Any]()
     try:
-        for found in _examined(make, place, onnx):
-            pass
+        for known in _examined(make, place, onnx):
+            found = known
     except Exception as error:
         kind = "refused" if place[0] == "pruning" and _is_refusal(error) else f"failed: {place[0]}"
         outcome = f"{kind}: {'' if isinstance(error, Failure) else type(error).__name__ + ': '}{error}"

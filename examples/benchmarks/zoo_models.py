@@ -64,7 +64,7 @@ ENCODERS: dict[str, dict[str, Any]] = {
     "BigBirdModel": {"attention_type": "original_full"},
     "CamembertModel": {},
     "CanineModel": {"local_transformer_stride": 4, "downsampling_rate": 4, "num_hash_buckets": 64},
-    "ConvBertModel": {"embedding_size": 32, "conv_kernel_size": 3, "head_ratio": 2},
+    "ConvBertForSequenceClassification": {"embedding_size": 32, "conv_kernel_size": 3, "head_ratio": 2},
     "Data2VecTextModel": {},
     "DebertaModel": {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]},
     "DebertaV2ForSequenceClassification": {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]},
@@ -75,14 +75,14 @@ ENCODERS: dict[str, dict[str, Any]] = {
     "FNetModel": {},
     "IBertModel": {},
     "LayoutLMModel": {},
-    "LongformerModel": {"attention_window": 4},
+    "LongformerForSequenceClassification": {"attention_window": 4},
     "MarkupLMModel": {},
     "MegatronBertModel": {},
     "MobileBertModel": {"intra_bottleneck_size": 16, "embedding_size": 16, "true_hidden_size": 16},
     "ModernBertForSequenceClassification": {"local_attention": 8, "reference_compile": False},
     "MPNetModel": {},
-    "MraModel": {"block_per_row": 1},
-    "NystromformerModel": {"num_landmarks": 4, "segment_means_seq_len": 8},
+    "MraForSequenceClassification": {"block_per_row": 1},
+    "NystromformerForSequenceClassification": {"num_landmarks": 4, "segment_means_seq_len": 8},
     "RemBertModel": {"input_embedding_size": 16, "output_embedding_size": 16},
     "RoCBertModel": {"pronunciation_vocab_size": 32, "shape_vocab_size": 32},
     "RoFormerModel": {"embedding_size": 32},
@@ -683,9 +683,9 @@ TIMM = (
     "beit_base_patch16_224", "cait_xxs24_224", "coat_lite_tiny", "convmixer_768_32", "cspresnet50", "davit_tiny",
     "deit_tiny_patch16_224", "dpn48b", "edgenext_xx_small", "efficientformer_l1", "efficientvit_b0", "fastvit_t8",
     "ghostnet_050", "hrnet_w18_small", "inception_next_atto", "lcnet_035", "levit_128s", "mixer_s32_224",
-    "mobilenetv3_small_050", "mobilevit_xxs", "nfnet_f0", "pit_ti_224", "poolformer_s12", "repvgg_a0", "res2net50_14w_8s",
-    "resmlp_12_224", "rexnet_100", "sequencer2d_s", "tf_efficientnet_b0", "tiny_vit_5m_224", "tnt_s_legacy_patch16_224",
-    "twins_svt_small", "vit_tiny_patch16_224", "vovnet39a", "xcit_nano_12_p16_224",
+    "mobilenetv3_small_050", "mobilevit_xxs", "nfnet_f0", "pit_ti_224", "poolformer_s12", "repvgg_a0",
+    "res2net50_14w_8s", "resmlp_12_224", "rexnet_100", "sequencer2d_s", "tf_efficientnet_b0", "tiny_vit_5m_224",
+    "tnt_s_legacy_patch16_224", "twins_svt_small", "vit_tiny_patch16_224", "vovnet39a", "xcit_nano_12_p16_224",
 )  # fmt: skip
 
 
@@ -721,60 +721,64 @@ def _diffusion() -> Iterator[tuple[str, Make]]:
 
     plain = {"return_dict": False}
     tokens = {"sample_size": 8, "in_channels": 4, "num_layers": 2, "attention_head_dim": 8, "num_attention_heads": 4}
+    # fmt: off
     yield made("UNet2DModel", lambda: {"sample": _noise(2, 3, 16, 16), "timestep": steps, **plain},
                **{**blocks, "sample_size": 16}, down_block_types=("DownBlock2D", "AttnDownBlock2D"),
-               up_block_types=("AttnUpBlock2D", "UpBlock2D"), attention_head_dim=8)  # fmt: skip
+               up_block_types=("AttnUpBlock2D", "UpBlock2D"), attention_head_dim=8)
     yield made("UNet2DConditionModel",
                lambda: {"sample": noise(), "timestep": steps, "encoder_hidden_states": context(), **plain}, **blocks,
                down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-               up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), cross_attention_dim=16, attention_head_dim=4)  # fmt: skip
+               up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), cross_attention_dim=16, attention_head_dim=4)
     yield made("UNet1DModel", lambda: {"sample": _noise(2, 2, 32), "timestep": steps, **plain}, sample_size=32,
                block_out_channels=(32, 32), down_block_types=("DownBlock1DNoSkip", "DownBlock1D"),
-               up_block_types=("UpBlock1D", "UpBlock1DNoSkip"), extra_in_channels=64, in_channels=2, out_channels=2)  # fmt: skip
+               up_block_types=("UpBlock1D", "UpBlock1DNoSkip"), extra_in_channels=64, in_channels=2, out_channels=2)
     yield made("AutoencoderKL", lambda: {"sample": _noise(2, 3, 16, 16), **plain}, **{**blocks, "sample_size": 16},
                down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
-               latent_channels=4)  # fmt: skip
-    yield made("AutoencoderTiny", lambda: {"sample": _noise(2, 3, 16, 16), **plain}, encoder_block_out_channels=(16, 16),
-               decoder_block_out_channels=(16, 16), num_encoder_blocks=(1, 1), num_decoder_blocks=(1, 1))  # fmt: skip
+               latent_channels=4)
+    yield made("AutoencoderTiny", lambda: {"sample": _noise(2, 3, 16, 16), **plain}, latent_channels=4,
+               encoder_block_out_channels=(16, 16), decoder_block_out_channels=(16, 16),
+               num_encoder_blocks=(1, 1), num_decoder_blocks=(1, 1))
     yield made("AutoencoderDC", lambda: {"sample": _noise(2, 3, 16, 16), **plain}, latent_channels=4,
-               encoder_block_types=("ResBlock", "EfficientViTBlock"), decoder_block_types=("ResBlock", "EfficientViTBlock"),
+               encoder_block_types=("ResBlock", "EfficientViTBlock"),
+               decoder_block_types=("ResBlock", "EfficientViTBlock"),
                encoder_block_out_channels=(16, 32), decoder_block_out_channels=(16, 32), attention_head_dim=8,
                encoder_layers_per_block=(1, 1), decoder_layers_per_block=(1, 1), encoder_qkv_multiscales=((), (3,)),
-               decoder_qkv_multiscales=((), (3,)), decoder_norm_types="rms_norm", decoder_act_fns="silu")  # fmt: skip
+               decoder_qkv_multiscales=((), (3,)), decoder_norm_types="rms_norm", decoder_act_fns="silu")
     yield made("VQModel", lambda: {"sample": _noise(2, 3, 16, 16), **plain}, **{**blocks, "sample_size": 16},
                down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
-               latent_channels=4, num_vq_embeddings=16)  # fmt: skip
+               latent_channels=4, num_vq_embeddings=16)
     yield made("DiTTransformer2DModel",
                lambda: {"hidden_states": noise(), "timestep": steps, "class_labels": torch.tensor([0, 3]), **plain},
-               **tokens, patch_size=2, num_embeds_ada_norm=10)  # fmt: skip
+               **tokens, patch_size=2, num_embeds_ada_norm=10)
     yield made("Transformer2DModel", lambda: {"hidden_states": noise(), "encoder_hidden_states": context(), **plain},
-               **tokens, cross_attention_dim=16, norm_num_groups=4)  # fmt: skip
+               **tokens, cross_attention_dim=16, norm_num_groups=4)
     yield made("PixArtTransformer2DModel",
                lambda: {"hidden_states": noise(), "timestep": steps, "encoder_hidden_states": context(),
                         "added_cond_kwargs": {"resolution": None, "aspect_ratio": None}, **plain},
                **tokens, patch_size=2, cross_attention_dim=32, caption_channels=16, out_channels=8,
-               use_additional_conditions=False)  # fmt: skip
+               use_additional_conditions=False)
     yield made("SD3Transformer2DModel",
                lambda: {"hidden_states": noise(), "timestep": steps, "encoder_hidden_states": context(),
                         "pooled_projections": _noise(2, 16), **plain},
                **tokens, patch_size=2, joint_attention_dim=16, caption_projection_dim=32, pooled_projection_dim=16,
-               out_channels=4)  # fmt: skip
+               out_channels=4)
     yield made("FluxTransformer2DModel",
                lambda: {"hidden_states": _noise(2, 16, 4), "timestep": torch.tensor([0.1, 0.5]),
                         "encoder_hidden_states": context(), "pooled_projections": _noise(2, 16),
                         "img_ids": torch.zeros(16, 3), "txt_ids": torch.zeros(6, 3), **plain},
                in_channels=4, num_layers=1, num_single_layers=1, attention_head_dim=8, num_attention_heads=4,
-               joint_attention_dim=16, pooled_projection_dim=16, axes_dims_rope=(2, 2, 4))  # fmt: skip
+               joint_attention_dim=16, pooled_projection_dim=16, axes_dims_rope=(2, 2, 4))
     yield made("SanaTransformer2DModel",
                lambda: {"hidden_states": noise(), "timestep": steps, "encoder_hidden_states": context(), **plain},
                in_channels=4, out_channels=4, num_layers=2, attention_head_dim=8, num_attention_heads=4, sample_size=8,
-               num_cross_attention_heads=4, cross_attention_head_dim=8, cross_attention_dim=32, caption_channels=16)  # fmt: skip
+               num_cross_attention_heads=4, cross_attention_head_dim=8, cross_attention_dim=32, caption_channels=16)
     yield made("AuraFlowTransformer2DModel",
                lambda: {"hidden_states": noise(), "timestep": torch.tensor([0.1, 0.5]),
                         "encoder_hidden_states": context(), **plain},
                sample_size=8, in_channels=4, num_mmdit_layers=1, num_single_dit_layers=1, attention_head_dim=8,
                num_attention_heads=4, joint_attention_dim=16, caption_projection_dim=32, out_channels=4,
-               pos_embed_max_size=64)  # fmt: skip
+               pos_embed_max_size=64)
+    # fmt: on
 
 
 def _masks(name: str) -> Case:
