@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import timm
+import torchvision
 from torch import nn
 
 from hfp.errors import InputError
@@ -116,13 +117,20 @@ def is_factory(spec: str) -> bool:
     return ":" in spec and spec.partition(":")[0] not in _SOURCES
 
 
+def is_model(spec: str) -> bool:
+    """Whether a text is the name of a model, or `module:factory`."""
+    if is_factory(spec) or spec in models() or timm.is_model(spec.removeprefix("timm:")):
+        return True
+    return spec.removeprefix("torchvision:") in torchvision.models.list_models()
+
+
 def from_factory(source: str | Callable[[], nn.Module]) -> nn.Module:
     """The module that a callable without arguments gives, or `module:factory`, looked for in the working directory too.
 
     Raises:
         InputError: it can't be imported, or gives no module.
     """
-    found: Any = _imported(source) if isinstance(source, str) else source
+    found: Any = imported(source) if isinstance(source, str) else source
     name = source if isinstance(source, str) else getattr(source, "__qualname__", repr(source))
     try:
         model = found if isinstance(found, nn.Module) or not callable(found) else found()
@@ -135,14 +143,19 @@ def from_factory(source: str | Callable[[], nn.Module]) -> nn.Module:
     return model
 
 
-def _imported(spec: str) -> Any:
+def imported(spec: str) -> Any:
+    """What `module:name` names, looked for in the working directory too.
+
+    Raises:
+        InputError: there is no such thing.
+    """
     module, _, name = spec.partition(":")
     if "" not in sys.path:
         sys.path.insert(0, "")
     try:
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise InputError(f"no model {spec!r}: {error}; expected module:factory") from error
+        raise InputError(f"no model {spec!r}: {error}; expected module:name") from error
 
 
 def timm_model(spec: str, num_classes: int | None, in_channels: int) -> TimmModel | None:

@@ -18,6 +18,7 @@ from hfp.layers.products import PRODUCTS, weight_dims
 from hfp.reconstruct.coupling.changes import cut_lines, suspects
 from hfp.reconstruct.coupling.checking import first_difference, masked_output
 from hfp.reconstruct.coupling.fitting import fit
+from hfp.reconstruct.coupling.members import Member, members, ties
 from hfp.reconstruct.coupling.rules.labels import Array
 from hfp.reconstruct.coupling.torch_groups import TorchGroups
 from hfp.reconstruct.coupling.tracing import Trace, TracedCall, check_followable, trace
@@ -127,6 +128,23 @@ class Coupling:
         """
         groups = TorchGroups(self._wiring, model)
         return lambda name: groups.group(self._wiring.groups[name])
+
+    def members(self, name: str) -> tuple[Member, ...]:
+        """The layers that a group's channels run through, in the order of the model, each once per role.
+
+        >>> import torch
+        >>> from hfp.reconstruct import Coupling
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 2))
+        >>> for member in Coupling.trace(model, torch.randn(2, 4)).members("0"):
+        ...     print(member)
+        Member(layer='0', role='writes', indices=6, size=6)
+        Member(layer='2', role='reads', indices=6, size=6)
+        """
+        return members(self._wiring, self._wiring.groups[name])
+
+    def ties(self, name: str) -> tuple[str, ...]:
+        """The operations that make channels of different layers go together, such as "add in layer1.0"."""
+        return ties(self._wiring, self._wiring.groups[name])
 
     def plan(self, kept: Mapping[str, Sequence[int] | Tensor]) -> Plan:
         """A checked plan; groups that are left out keep everything.
