@@ -76,7 +76,7 @@ def test_an_example_that_gives_something_else_is_noticed():
 
 
 def _examples(value, name):
-    found = doctest.DocTestFinder(recurse=False).find(value, name, globs={})
+    found = doctest.DocTestFinder(recurse=False).find(value, name)
     return [example for example in found if example.examples]
 
 

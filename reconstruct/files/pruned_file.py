@@ -84,7 +84,7 @@ class PrunedFile:
     >>> import torch
     >>> from hfp.reconstruct import IndexMap, Pruned, read_pruned, save_pruned
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 2))
-    >>> file = read_pruned(save_pruned(Pruned(model, IndexMap.identity(model)), "small.safetensors"))
+    >>> file = read_pruned(save_pruned(Pruned(model, IndexMap.identity(model), {}), "small.safetensors"))
     >>> sorted(file.state())
     ['0.bias', '0.weight', '2.bias', '2.weight']
     """
@@ -135,11 +135,11 @@ def save_pruned(
             stored. Nothing was written.
         OSError: the file can't be written; one that was there before is untouched.
 
-    >>> import hfp, torch
+    >>> import hfp, tempfile, torch
     >>> full = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2))
     >>> result = hfp.prune(full, torch.zeros(1, 4), hfp.Budget(ratio=0.5))
-    >>> path = hfp.save_pruned(result, "half.safetensors")
-    >>> hfp.load_pruned(path, full).model[0].out_features
+    >>> path = save_pruned(result, tempfile.mkdtemp() + "/half.safetensors")
+    >>> load_pruned(path, full).model[0].out_features
     4
     """
     model, index_map = pruned.model, pruned.index_map
@@ -177,7 +177,7 @@ def read_pruned(path: str | os.PathLike[str]) -> PrunedFile:
     >>> import torch
     >>> from hfp.reconstruct import IndexMap, Pruned, read_pruned, save_pruned
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 2))
-    >>> read_pruned(save_pruned(Pruned(model, IndexMap.identity(model)), "small.safetensors")).index_map
+    >>> read_pruned(save_pruned(Pruned(model, IndexMap.identity(model), {}), "small.safetensors")).index_map
     <IndexMap: 0 of 4 tensors cut; 44 of 44 entries kept (100.0 %)>
     """
     path = Path(path)
@@ -219,7 +219,7 @@ def load_pruned(path: str | os.PathLike[str], skeleton: nn.Module | None = None)
     >>> import torch
     >>> from hfp.reconstruct import IndexMap, Pruned, load_pruned, save_pruned
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 2))
-    >>> path = save_pruned(Pruned(model, IndexMap.identity(model)), "small.safetensors")
+    >>> path = save_pruned(Pruned(model, IndexMap.identity(model), {}), "small.safetensors")
     >>> again = load_pruned(path, skeleton=model)
     >>> again.model[0]
     Linear(in_features=4, out_features=6, bias=True)
