@@ -19,6 +19,7 @@ extensions = [
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
     "declared",
+    "elsewhere",
     "formulas",
 ]
 exclude_patterns = ["_build"]

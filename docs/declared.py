@@ -62,8 +62,8 @@ def settings_page() -> str:
     """The settings of an experiment, one table a group."""
     table = markdown(settings_of(Experiment).values())
     return (
-        "# Settings of a run\n\nThese are the fields of {py:class}`hfp.Experiment`. On the command line a setting is a flag with hyphens, "
-        "for instance `--head-start` for `head_start`; in a file of `hfp compare` it is a key.\n\n"
+        "# Settings of a run\n\nThese are the fields of {py:class}`hfp.Experiment`. On the command line a setting is a "
+        "flag with hyphens, for instance `--head-start` for `head_start`; in a file of `hfp compare` it is a key.\n\n"
         + table.replace("### ", "## ")
     )
 

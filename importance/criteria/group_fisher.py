@@ -28,8 +28,8 @@ class GroupFisherImportance(GatedImportance):
 
     Args:
         fisher: "empirical" (default), \(v\) of the loss at the true labels: any loss, one backward. "gauss-newton",
-            \(v\) of \(\sum_k \epsilon_k \sqrt{p_k} (z_k - \sum_j p_j z_j)\) for logits `z`, their softmax `p` and random
-            signs \(\epsilon\), whose mean square is the exact Gauss-Newton (and Fisher) term of cross-entropy;
+            \(v\) of \(\sum_k \epsilon_k \sqrt{p_k} (z_k - \sum_j p_j z_j)\) for logits `z`, their softmax `p` and
+            random signs \(\epsilon\), whose mean square is the exact Gauss-Newton (and Fisher) term of cross-entropy;
             classifiers, one backward per draw, and the targets aren't used. "off" leaves the term out.
         first_order: adds, at the true labels, "signed" \(-E v\) or "absolute" \(E|v|\); "off" (default) adds nothing.
         draws: of the signs, per sample.
