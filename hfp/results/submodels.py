@@ -15,7 +15,7 @@ from hfp.errors import InputError
 from hfp.federation.exchange import Plans
 from hfp.federation.setup import Federation
 from hfp.methods import ServerState, Update
-from hfp.reconstruct import Coupling, IndexMap, MapError, Plan, compact_model, save_pruned
+from hfp.reconstruct import Coupling, IndexMap, MapError, Plan, Pruned, compact_model, save_pruned
 from hfp.results.description import ModelDescription, read_json
 from hfp.results.folder import write_atomically
 from hfp.training.batch_norm import has_statistics
@@ -106,7 +106,8 @@ def save_submodel(
         OSError: the file can't be written.
     """
     metadata = {**about, "input": list(description.input.shape), RUN: description.as_dict()}
-    return save_pruned(model, index_map, path, timm=description.timm, metadata=metadata)
+    pruned = Pruned(model, index_map, metadata)
+    return save_pruned(pruned, path, timm=description.timm)
 
 
 class ClientSaver:
