@@ -9,17 +9,28 @@ from pathlib import Path
 
 import pytest
 
-from hfp.commands.cli import build_parser
+from hfp.commands.cli import build_parser, main
 from hfp.federation.records import ClientRecord, Personal, RoundRecord
 from hfp.reconstruct.files.document import Document
 
 DOCS = Path(__file__).parents[1] / "docs"
+RUN_WHOLE = ("how-to/run-result.md",)
+"""Pages whose commands leave what their Python reads: there the commands are run as well, in the page's order."""
 PAGES = sorted(page for page in DOCS.rglob("*.md") if not {"_build", "generated"} & set(page.parts))
+
+
+FENCED = re.MULTILINE | re.DOTALL
+
+
+def commands(block: str) -> list[list[str]]:
+    """Read the arguments of every hfp command in a block."""
+    lines = (shlex.split(line, comments=True) for line in block.replace("\\\n", " ").splitlines())
+    return [words[1:] for words in lines if words and words[0] == "hfp"]
 
 
 def blocks(page: Path, language: str) -> list[str]:
     """Read the fenced blocks of one language."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(encoding="utf-8"), FENCED)
 
 
 def name_of(page: Path) -> str:
@@ -30,8 +41,12 @@ def name_of(page: Path) -> str:
 def test_python_on_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {"__name__": "page"}
-    for code in blocks(page, "python"):
-        exec(compile(code, str(page), "exec"), names)
+    whole = name_of(page) in RUN_WHOLE
+    for language, code in re.findall(r"^```(python|bash)\n(.*?)^```$", page.read_text(encoding="utf-8"), FENCED):
+        if language == "python":
+            exec(compile(code, str(page), "exec"), names)
+        elif whole:
+            assert [main(words) for words in commands(code)] == [0] * len(commands(code)), code
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "bash")], ids=name_of)

@@ -144,7 +144,8 @@ def coupled_groups() -> None:
         column(axes, x, 1.5, kept, ORANGE if x != 17.5 else BLUE)
     arrow(axes, (2.4, 4.5), (8.8, 4.5))
     arrow(axes, (10.4, 4.5), (17.2, 4.5))
-    arrow(axes, (1.8, 1.2), (17.4, 1.2), "skip connection", bend=-0.12)
+    arrow(axes, (1.8, 1.2), (17.4, 1.2), bend=-0.12)
+    label(axes, 9.6, 1.0, "skip connection", 9)
     arrow(axes, (18.9, 4.5), (24.3, 4.5))
     label(axes, 13.8, 5.6, "row i of conv 1, row i of conv 2\nand column i of conv 3 go together", 8)
 
