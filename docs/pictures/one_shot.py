@@ -60,10 +60,10 @@ def curve(lines: list[Line], network: str, protocol: str, chosen: Callable[[Line
     """The best of the chosen lines at each share removed: share, accuracy, its standard deviation over seeds."""
     best: dict[float, tuple[float, float]] = {}
     for line in lines:
-        if line["network"] == network and line["protocol"] in (protocol, "unpruned"):
-            if line["protocol"] == "unpruned" or chosen(line):
-                found = float(line["accuracy"]), float(line["accuracy_spread"] or 0)
-                best[float(line["removed"])] = max(best.get(float(line["removed"]), found), found)
+        shown = line["protocol"] == "unpruned" or (line["protocol"] == protocol and chosen(line))
+        if line["network"] == network and shown:
+            found = float(line["accuracy"]), float(line["accuracy_spread"] or 0)
+            best[float(line["removed"])] = max(best.get(float(line["removed"]), found), found)
     return [(share, *best[share]) for share in sorted(best)]
 
 
