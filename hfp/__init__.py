@@ -13,19 +13,21 @@ if TYPE_CHECKING:
     from hfp import importance, reconstruct
     from hfp.errors import InputError
     from hfp.federation.experiment import Experiment
+    from hfp.federation.observer import Observer
     from hfp.federation.records import Run
-    from hfp.federation.rounds import simulate
     from hfp.models import create_model
     from hfp.pruning.budget import Budget
     from hfp.pruning.prune import prune
     from hfp.pruning.result import PruneResult
     from hfp.reconstruct import save_pruned
     from hfp.results.load import SavedRun, load_pruned, load_run
+    from hfp.results.simulate import simulate
 
 __all__ = [
     "Budget",
     "Experiment",
     "InputError",
+    "Observer",
     "PruneResult",
     "Run",
     "SavedRun",
@@ -44,14 +46,15 @@ __getattr__, __dir__ = lazily(
     {
         "hfp.errors": "InputError",
         "hfp.federation.experiment": "Experiment",
+        "hfp.federation.observer": "Observer",
         "hfp.federation.records": "Run",
-        "hfp.federation.rounds": "simulate",
         "hfp.models": "create_model",
         "hfp.pruning.budget": "Budget",
         "hfp.pruning.prune": "prune",
         "hfp.pruning.result": "PruneResult",
         "hfp.reconstruct": "save_pruned",
         "hfp.results.load": "SavedRun load_pruned load_run",
+        "hfp.results.simulate": "simulate",
     },
     modules=("importance", "reconstruct"),
 )

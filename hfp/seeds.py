@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import torch
@@ -18,3 +20,33 @@ def derive(seed: int, *labels: str | int) -> int:
 def generator(seed: int, *labels: str | int) -> torch.Generator:
     """A CPU generator seeded by `derive`."""
     return torch.Generator().manual_seed(derive(seed, *labels))
+
+
+@contextmanager
+def seeded(device: torch.device, seed: int, *labels: str | int) -> Iterator[None]:
+    """Inside, what draws from torch's global generators (dropout layers, say) draws from a seed of `derive`.
+
+    The generators of the processor and of `device` are afterwards what they were.
+
+    >>> with seeded(torch.device("cpu"), 0, "layers", 1):
+    ...     one = torch.rand(3)
+    >>> with seeded(torch.device("cpu"), 0, "layers", 1):
+    ...     assert torch.equal(torch.rand(3), one)
+    """
+    derived = derive(seed, *labels)
+    if device.type == "cpu":
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(derived)
+            yield
+        return
+    module = getattr(torch, device.type)
+    place = [] if device.type == "mps" else [device]  # there is one such device, and its functions take none
+    before = module.get_rng_state(*place)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(derived)
+        try:
+            with module.device(device) if place else nullcontext():
+                module.manual_seed(derived)
+            yield
+        finally:
+            module.set_rng_state(before, *place)

@@ -40,7 +40,7 @@ from data_files import read
 
 from hfp.comparison.charts import Line, line_chart, standalone
 from hfp.errors import InputError
-from hfp.results.folder import write_atomically
+from hfp.results.atomic import write_atomically
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from hfp.costs.memory import PeakBytesCounter
 from hfp.federation.setup import Federation
 from hfp.methods import Client, ClientContext, Reply, State, Task
 from hfp.reconstruct import IndexMap, compact_model
+from hfp.seeds import seeded
 from hfp.training.local_step import LocalData, on_device, statistics_of
 from hfp.training.shells import Lease, Replay, Shells
 
@@ -45,7 +47,7 @@ class Clients:
         Raises:
             InputError: training diverged.
         """
-        with self._shells.lent() as lease:
+        with self._seeded("layers", client, round), self._shells.lent() as lease:
             reply = self._federation.method.train(self._local(round, client, lease), task)
             return dataclasses.replace(reply, tensors=_copied(reply.tensors))
 
@@ -55,7 +57,13 @@ class Clients:
             full = self._federation.model
             self._model = compact_model(full, IndexMap.identity(full), weights).to(self._federation.device)
         self._model.load_state_dict(dict(weights))
-        return statistics_of(self._model, self._data(client), self._federation.training)
+        with self._seeded("statistics", client):
+            return statistics_of(self._model, self._data(client), self._federation.training)
+
+    def _seeded(self, purpose: str, client: Client, *labels: int) -> AbstractContextManager[None]:
+        """Layers that draw at random, such as dropout, draw the same in every run of one seed."""
+        federation = self._federation
+        return seeded(torch.device(federation.device), federation.experiment.seed, purpose, *labels, client.index)
 
     def _data(self, client: Client) -> LocalData:
         """The client's data, on the device from its first use on."""

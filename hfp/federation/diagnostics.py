@@ -7,21 +7,25 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional
 
+from hfp.federation.observer import Observer
 from hfp.federation.setup import Federation
 from hfp.importance import Variation
 from hfp.layers.products import PRODUCTS, weight_dims
-from hfp.methods import Collector, ServerState, State, TrainedPart, Update
+from hfp.methods import ServerState, State, TrainedPart, Update
 from hfp.methods.blocks.pseudo_gradients import PseudoGradients
 from hfp.reconstruct import TensorMap
 from hfp.seeds import generator
 from hfp.training.batch_norm import batch_statistics
+
+if TYPE_CHECKING:
+    from hfp.federation.rounds import Outcome
 
 SAMPLE = 256
 RECENT = 5
@@ -55,33 +59,46 @@ class Diagnostics:
 
 
 @dataclass(frozen=True)
-class ObserverState:
-    """What an observer has of earlier rounds: its estimates, and which channels the last ones `trained`."""
+class DiagnosticsState:
+    """What diagnostics need of earlier rounds: the estimates, and which channels the last ones `trained`."""
 
     variation: Variation
     trained: Sequence[Mapping[str, Tensor]] = ()
 
 
-class Observer:
-    """Watches the updates of one round after the other; three models' memory, and the clients' index maps."""
+class DiagnosticsObserver(Observer):
+    """Measures `Diagnostics` in every round; it keeps three models' memory, and the clients' index maps."""
 
-    def __init__(self, federation: Federation, observer_state: ObserverState | None = None) -> None:
+    def __init__(self, federation: Federation) -> None:
         self._federation = federation
-        observer_state = observer_state or ObserverState(Variation(estimator="fisher", smoothing=0.5))
-        self._variation, self._trained = observer_state.variation, list(observer_state.trained)
+        self._variation, self._trained = Variation(estimator="fisher", smoothing=0.5), []  # type: ignore[var-annotated]
         self._images, self._labels = _sample(federation)
+        self._watch: _Watch | None = None
 
     @property
-    def observer_state(self) -> ObserverState:
+    def observer_state(self) -> DiagnosticsState:
         """What earlier rounds gave."""
-        return ObserverState(self._variation, tuple(self._trained))
+        return DiagnosticsState(self._variation, tuple(self._trained))
 
-    def watch(self, state: ServerState, collector: Collector) -> Watch:
-        """Watch what the coming round's collector gets."""
-        return Watch(self._federation, state, collector)
+    def restore(self, observer_state: DiagnosticsState) -> None:
+        """Go on from what earlier rounds gave."""
+        self._variation, self._trained = observer_state.variation, list(observer_state.trained)
 
-    def report(self, watch: Watch) -> Diagnostics:
-        """The figures of a round that had at least one reply."""
+    def round_began(self, state: ServerState) -> None:
+        """Watch the updates of a new round."""
+        self._watch = _Watch(self._federation, state)
+
+    def update_came(self, state: ServerState, update: Update) -> None:
+        """Take note of one client's update."""
+        assert self._watch is not None
+        self._watch.add(update)
+
+    def figures(self, outcome: Outcome) -> Mapping[str, Diagnostics]:
+        """The round's diagnostics; nothing where no update came."""
+        watch, self._watch = self._watch, None
+        return {"diagnostics": self._report(watch)} if watch is not None and watch.samples else {}
+
+    def _report(self, watch: _Watch) -> Diagnostics:
         weights, gradients = watch.parameters, watch.gradients
         missing = {name: 1 - coverage for name, coverage in gradients.coverage().items()}
         perturbation = {name: missing[name] * weight for name, weight in weights.items()}
@@ -116,34 +133,29 @@ class Observer:
         return float(functional.cross_entropy(scores, self._labels.to(device)))
 
 
-class Watch:
-    """A collector that looks at a round's updates before it hands them on."""
+class _Watch:
+    """What the updates of one round say."""
 
-    def __init__(self, federation: Federation, state: ServerState, collector: Collector) -> None:
-        self.state, self._collector = state, collector
+    def __init__(self, federation: Federation, state: ServerState) -> None:
+        self.state = state
         self.parameters = {name: state.weights[name] for name in federation.context.parameters}
         self.gradients = PseudoGradients(self.parameters)
+        self.samples = 0.0
         self._federation = federation
         self._held: list[TrainedPart] = []
-        self._variance, self._weight = 0.0, 0.0
+        self._variance = 0.0
 
     def add(self, update: Update) -> None:
-        """Take note of one client's update, and collect it."""
-        self._collector.add(update)
         trained_part = self._federation.method.trained_part(self._federation.context, self.state, update)
         weight, reply = update.client.samples, update.reply
         self.gradients.add(trained_part, weight, update.step_size * reply.steps)
         self._held.append(dataclasses.replace(trained_part, before={}, after={}))
         self._variance += weight * (reply.variance or 0.0)
-        self._weight += weight
-
-    def finish(self) -> ServerState:
-        """The collector's next state."""
-        return self._collector.finish()
+        self.samples += weight
 
     def variance(self) -> float:
         """The mean of the clients' gradient variances."""
-        return self._variance / self._weight
+        return self._variance / self.samples
 
     def overlap(self) -> float | None:
         """The mean over pairs of clients of shared over joint entries."""

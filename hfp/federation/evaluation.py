@@ -3,52 +3,60 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from hfp.costs.payload import packed_bytes
 from hfp.federation.fleet import Fleet
+from hfp.federation.observer import Observer
 from hfp.federation.records import Personal
+from hfp.federation.safeguards import Safeguards
 from hfp.federation.setup import Federation
-from hfp.methods import Client, Collector, ServerState, State, TrainedPart, Update
+from hfp.methods import Client, ServerState, State, TrainedPart, Update
 from hfp.reconstruct import IndexMap, compact_model
-from hfp.seeds import generator
+from hfp.seeds import generator, seeded
 from hfp.training import batch_norm as batchnorm
 from hfp.training.local_step import LARGE_BATCH, LocalData, Predictions, on_device, predict, statistics_of
 
+if TYPE_CHECKING:
+    from hfp.federation.rounds import Outcome
 
-class Own:
-    """A collector that asks the client's own model whenever an update comes in, and hands the update on."""
 
-    def __init__(self, federation: Federation, evaluator: Evaluator, state: ServerState, collector: Collector) -> None:
-        self._federation, self._evaluator, self._state, self._collector = federation, evaluator, state, collector
+class PersonalAccuracy(Observer):
+    """Tests the client's own model whenever an update comes, in the rounds that the experiment asks for it."""
+
+    def __init__(self, federation: Federation, evaluator: Evaluator) -> None:
+        self._federation, self._evaluator = federation, evaluator
         self._found: dict[int, float] = {}
+        self._measures = False
 
-    def add(self, update: Update) -> None:
-        """Ask the client's model, and collect the update."""
-        self._collector.add(update)
-        trained_part = self._federation.method.trained_part(self._federation.context, self._state, update)
-        self._found[update.client.index] = self._evaluator.own(update.client.index, trained_part)
+    def round_began(self, state: ServerState) -> None:
+        """Forget the round before."""
+        self._found = {}
+        self._measures = self._federation.experiment.measures_own(state.round)
 
-    def finish(self) -> ServerState:
-        """The collector's next state."""
-        return self._collector.finish()
+    def update_came(self, state: ServerState, update: Update) -> None:
+        """Test the model that the client ended its training with."""
+        if self._measures:
+            trained_part = self._federation.method.trained_part(self._federation.context, state, update)
+            self._found[update.client.index] = self._evaluator.own(state.round, update.client.index, trained_part)
 
-    def report(self) -> Personal | None:
-        """Means over the clients heard of, once the next global model has been scored; None without any."""
+    def figures(self, outcome: Outcome) -> Mapping[str, Personal]:
+        """Means over the clients whose updates came; nothing without any."""
         if not self._found:
-            return None
+            return {}
         shared = [self._evaluator.shared(client) for client in self._found]
-        return Personal(statistics.mean(self._found.values()), statistics.mean(shared))
+        return {"personal": Personal(statistics.mean(self._found.values()), statistics.mean(shared))}
 
 
 class Evaluator:
     """Evaluates models of one federation; `traffic` is what one re-estimation moves, (bytes down, bytes up)."""
 
-    def __init__(self, federation: Federation, fleet: Fleet) -> None:
-        self._federation, self._fleet = federation, fleet
+    def __init__(self, federation: Federation, fleet: Fleet, safeguards: Safeguards) -> None:
+        self._federation, self._fleet, self._safeguards = federation, fleet, safeguards
         self._model = self._build(IndexMap.identity(federation.model), federation.initial)
         normalised = batchnorm.has_statistics(federation.model)
         self._policy = federation.experiment.batch_norm if normalised else "aggregate"
@@ -61,10 +69,8 @@ class Evaluator:
         """The state with the statistics that the policy puts there."""
         if self._policy != "reestimate":
             return state
-        pool = batchnorm.Pool()
-        for client, moments in self._statistics(state):
-            pool.add(moments, weight=client.samples)
-        pooled = {name: value.to(state.weights[name]) for name, value in pool.result().items()}
+        found = self._safeguards.pooled(state, self._statistics(state))
+        pooled = {name: value.to(state.weights[name]) for name, value in found.items()}
         return ServerState(state.round, {**state.weights, **pooled}, state.method_state)
 
     def score(self, state: ServerState) -> tuple[float, float]:
@@ -73,7 +79,7 @@ class Evaluator:
         self._predictions = self._global_predictions(state)
         return 100 * float(self._predictions.correct.mean()), float(self._predictions.losses.mean())
 
-    def own(self, client: int, trained_part: TrainedPart) -> float:
+    def own(self, round: int, client: int, trained_part: TrainedPart) -> float:
         """The accuracy in percent of a client's own model on test images like its data.
 
         The model is the submodel that the client holds after its training, with batch-norm statistics of its images. It
@@ -82,7 +88,9 @@ class Evaluator:
         """
         model = self._build(trained_part.index_map, trained_part.after)
         if batchnorm.has_statistics(model):
-            statistics_of(model, self._federation.shards[client], self._federation.training)
+            federation = self._federation
+            with seeded(federation.device, federation.experiment.seed, "own statistics", round, client):
+                statistics_of(model, federation.shards[client], federation.training)
         return self._as_for(client, self._ask(model))
 
     def shared(self, client: int) -> float:

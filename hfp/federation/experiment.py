@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from hfp.costs.devices import PROFILES, Device, parse_device
 from hfp.data import datasets, schemes
 from hfp.errors import InputError
+from hfp.federation.privacy_account import PRIVACY, privacy_of
+from hfp.federation.robust_rules import parse_rules
 from hfp.methods.interface.registry import create_method, method_names
 from hfp.settings import EITHER, PAIRS, check_settings, setting
 
@@ -337,6 +339,26 @@ class Experiment:
         within="[0, inf)",
         group="training",
     )
+    robust: str | None = setting(
+        None,
+        "Updates that stand out are held back by these rules, with commas between them: norm-clip:C, trimmed-mean:N, "
+        "median.",
+        kind=str,
+        check=parse_rules,
+        unit="rule[,rule…]",
+        group="method",
+    )
+    privacy: Mapping[str, float] | None = setting(
+        None,
+        "The global model is differentially private: every client's change is clipped and noise is added.",
+        kind=float,
+        shape=PAIRS,
+        within="(0, inf)",
+        choices=PRIVACY,
+        noun="part of privacy",
+        unit="name=value",
+        group="method",
+    )
     evaluate: int = setting(
         1,
         "The global model is tested after every so many rounds, and at the end.",
@@ -373,6 +395,10 @@ class Experiment:
                 raise InputError(
                     f"{name} must be left out where the data set itself is given; found {getattr(self, name)!r}"
                 )
+        if self.privacy is not None:
+            privacy_of(self.privacy)
+        if self.privacy is not None and self.late == "join":
+            raise InputError("late must be discard in a private run, where a client counts at most once per round")
         create_method(self.method, **self.options)
 
     def measures(self, round: int) -> bool:
@@ -434,5 +460,5 @@ class Experiment:
             for field, name in (("dataset", self.dataset_name), ("model", self.model_name))
             if not isinstance(values[field], str)
         }
-        budget = None if self.budget is None else dict(self.budget)
-        return {**values, "options": dict(self.options), "budget": budget, **given}
+        tables = {name: dict(values[name]) for name in ("options", "budget", "privacy") if values[name] is not None}
+        return {**values, **tables, **given}

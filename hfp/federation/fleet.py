@@ -9,9 +9,10 @@ from typing import Protocol
 import torch
 
 from hfp.costs.payload import packed_bytes
+from hfp.errors import InputError
 from hfp.federation.client_runner import Clients
 from hfp.federation.lanes import Lanes, Write
-from hfp.federation.records import IN_TIME
+from hfp.federation.records import FAILED, IN_TIME
 from hfp.federation.setup import Federation
 from hfp.methods import Client, Reply, State, Task
 from hfp.training.local_step import LocalData
@@ -19,7 +20,7 @@ from hfp.training.local_step import LocalData
 
 @dataclass(frozen=True)
 class TaskResult:
-    """What came of one client's task: a reply, or why there is none (a status of `hfp.federation.records`, a sentence)."""
+    """What came of one client's task: a reply, or why there is none (a status of `hfp.federation.records`, text)."""
 
     client: Client
     task: Task
@@ -72,22 +73,29 @@ class InProcess:
         return clients
 
     def train(self, round: int, clients: Sequence[Client], write: Write) -> Iterator[TaskResult]:
-        """One after the other, or several at once.
-
-        Raises:
-            InputError: training diverged.
-        """
+        """One after the other, or several at once; a client whose training diverges has failed, the others go on."""
         if self._lanes is not None:
             replies = self._lanes.train(round, clients, write)
         else:
             replies = self._in_turn(round, clients, write)
         for client, task, reply in replies:
-            yield TaskResult(client, task, packed_bytes(task.tensors), packed_bytes(reply.tensors), reply)
+            down = packed_bytes(task.tensors)
+            if isinstance(reply, InputError):
+                yield TaskResult(client, task, down, status=FAILED, problem=" ".join(str(reply).split()))
+            else:
+                yield TaskResult(client, task, down, packed_bytes(reply.tensors), reply)
 
-    def _in_turn(self, round: int, clients: Sequence[Client], write: Write) -> Iterator[tuple[Client, Task, Reply]]:
+    def _in_turn(
+        self, round: int, clients: Sequence[Client], write: Write
+    ) -> Iterator[tuple[Client, Task, Reply | InputError]]:
         for client in clients:
             task = write(client)
-            yield client, task, self._clients.train(round, client, task)
+            reply: Reply | InputError
+            try:
+                reply = self._clients.train(round, client, task)
+            except InputError as error:
+                reply = error
+            yield client, task, reply
 
     def statistics(self, round: int, clients: Sequence[Client], weights: State) -> Iterator[tuple[Client, State]]:
         """One after the other."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from hfp.errors import InputError
 from hfp.federation.client_runner import Clients
 from hfp.federation.setup import Federation
 from hfp.methods import Client, Reply, Task
@@ -108,12 +109,10 @@ class Lanes:
         experiment = federation.experiment
         return cls(federation, experiment.clients_in_flight, replay=experiment.cuda_graphs, shards=shards)
 
-    def train(self, round: int, clients: Sequence[Client], write: Write) -> Iterator[tuple[Client, Task, Reply]]:
-        """Each client's task and reply, in the order of `clients`.
-
-        Raises:
-            InputError: training diverged.
-        """
+    def train(
+        self, round: int, clients: Sequence[Client], write: Write
+    ) -> Iterator[tuple[Client, Task, Reply | InputError]]:
+        """Each client's task and reply, or the error that its training ended with, in the order of `clients`."""
         count, server = len(self._streams), self._current()
         waiting = deque(enumerate(clients))
         begun: deque[tuple[int, Client, Task, Future[Reply]]] = deque()
@@ -127,8 +126,9 @@ class Lanes:
                         begun.append((place % count, client, task, job))
                     lane, client, task, job = begun.popleft()
                     with self._turns.passed():
-                        reply = job.result()
-                    self._streams[lane].hand_over(reply, server)
+                        reply = _result(job)
+                    if not isinstance(reply, InputError):
+                        self._streams[lane].hand_over(reply, server)
                     yield client, task, reply
             finally:
                 for *_, job in begun:
@@ -144,3 +144,10 @@ class Lanes:
 
     def _current(self) -> torch.cuda.Stream | None:
         return torch.cuda.current_stream(self._device) if self._device.type == "cuda" else None
+
+
+def _result(job: Future[Reply]) -> Reply | InputError:
+    try:
+        return job.result()
+    except InputError as error:
+        return error

@@ -19,8 +19,8 @@ from hfp.reconstruct import Coupling, compact_model
 class RatioFinder:
     """Finds the smallest ratio, in steps of a hundredth, whose submodel keeps within given limits.
 
-    Limits are those of `hfp.federation.experiment.BUDGET_LIMITS`. A submodel that loses the share ``ratio`` of every coupled group's
-    channels goes down and comes up once a round.
+    Limits are those of `hfp.federation.experiment.BUDGET_LIMITS`. A submodel that loses the share ``ratio`` of every
+    coupled group's channels goes down and comes up once a round.
     """
 
     def __init__(self, model: nn.Module, groups: Coupling, example: torch.Tensor) -> None:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-from hfp.federation.diagnostics import Diagnostics
+from hfp.errors import InputError
 from hfp.federation.experiment import Experiment
 from hfp.methods import State
+
+if TYPE_CHECKING:
+    from hfp.federation.diagnostics import Diagnostics
 
 MEGABYTE = 1e6
 IN_TIME, LATE, DROPPED, FAILED, REFUSED = "in time", "late", "dropped", "failed", "refused"
@@ -38,10 +43,10 @@ class Cost:
 class ClientRecord:
     """One client in one round. MACs: `forward_macs` of one image, `training_macs` of all its steps (3 forwards).
 
-    `peak_bytes` is what training keeps at its peak (`hfp.costs.memory`), in bytes. Seconds are simulated, on the profile of the
-    client's `device`. `status` is one of `IN_TIME`, `LATE` (past the deadline), `DROPPED` (it got its task and was
-    never heard of; its figures are those of the download), `FAILED` (it said that it could not do the task) and
-    `REFUSED` (its reply is no answer to the task); `problem` says more.
+    `peak_bytes` is what training keeps at its peak (`hfp.costs.memory`), in bytes. Seconds are simulated, on the
+    profile of the client's `device`. `status` is one of `IN_TIME`, `LATE` (past the deadline), `DROPPED` (it got its
+    task and was never heard of; its figures are those of the download), `FAILED` (it said that it could not do the
+    task) and `REFUSED` (its reply is no answer to the task); `problem` says more.
     """
 
     client: int
@@ -84,7 +89,8 @@ class RoundRecord:
     """One round. `accuracy` (percent) and `loss` are the global model's on the whole test set; None if not tested.
 
     `statistics` is what one re-estimation of batch-norm statistics moves, (bytes down, bytes up): the curve needs it at
-    every round, a deployment only once, for its final model. `seconds` is wall time, `deadline` simulated.
+    every round, a deployment only once, for its final model. `seconds` is wall time, `deadline` simulated. `figures`
+    has what observers measured, by name.
     """
 
     round: int
@@ -95,8 +101,17 @@ class RoundRecord:
     statistics: tuple[int, int]
     seconds: float
     deadline: float | None = None
-    personal: Personal | None = None
-    diagnostics: Diagnostics | None = None
+    figures: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def personal(self) -> Personal | None:
+        """How well clients' own models do on data like theirs; None where it was not measured."""
+        return self.figures.get("personal")
+
+    @property
+    def diagnostics(self) -> Diagnostics | None:
+        """The round's diagnostics (`hfp.federation.diagnostics`); None where they were not measured."""
+        return self.figures.get("diagnostics")
 
     @property
     def trained(self) -> tuple[ClientRecord, ...]:
@@ -135,12 +150,9 @@ class RoundRecord:
         return sum(c.loss * c.samples for c in self.trained) / max(sum(c.samples for c in self.trained), 1)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values: the fields and the sums over clients."""
+        """Plain values: the fields and the sums over clients. Numbers that are not finite become None."""
         down, up = self.statistics
-        measured: dict[str, Any] = {} if self.personal is None else {"personal": dataclasses.asdict(self.personal)}
-        if self.diagnostics is not None:
-            measured["diagnostics"] = self.diagnostics.as_dict()
-        return {
+        plain = {
             "round": self.round,
             "phase": self.phase,
             "accuracy": None if self.accuracy is None else round(self.accuracy, 4),
@@ -153,9 +165,48 @@ class RoundRecord:
             "training_macs": self.training_macs,
             "seconds": round(self.seconds, 4),
             "device_seconds": round(self.device_seconds, 6),
-            **measured,
             "clients": [dataclasses.asdict(client) for client in self.clients],
         }
+        clients = plain.pop("clients")
+        return finite({**plain, **{name: _plain(value) for name, value in self.figures.items()}, "clients": clients})
+
+
+def finite(document: Any) -> Any:
+    """A document of plain values in which numbers that are not finite, which JSON has no form for, are None.
+
+    >>> finite({"loss": float("nan"), "accuracy": 10.0})
+    {'loss': None, 'accuracy': 10.0}
+    """
+    if isinstance(document, float):
+        return document if math.isfinite(document) else None
+    if isinstance(document, Mapping):
+        return {name: finite(value) for name, value in document.items()}
+    if isinstance(document, (list, tuple)):
+        return [finite(value) for value in document]
+    return document
+
+
+def check_figures(record: RoundRecord) -> None:
+    """Refuse figures of observers that a metrics file can't hold beside the record's own.
+
+    Raises:
+        InputError: naming the figure.
+    """
+    own = dataclasses.replace(record, clients=(), figures={}).as_dict()
+    for name, value in record.figures.items():
+        if name in own:
+            raise InputError(f"an observer's figure can't be called {name!r}: every round has that already")
+        try:
+            json.dumps({name: _plain(value)})
+        except (TypeError, ValueError) as error:
+            message = f"an observer's figure {name!r} must be of numbers, text, lists and mappings: {error}"
+            raise InputError(message) from None
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "as_dict"):
+        return value.as_dict()
+    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
 
 
 @dataclass(frozen=True)
@@ -185,12 +236,12 @@ class Run:
     @property
     def bytes_up(self) -> int:
         """Bytes from all clients over the run, with one re-estimation of statistics where the policy has it."""
-        return sum(record.bytes_up for record in self.history) + self.history[-1].statistics[1]
+        return sum(record.bytes_up for record in self.history) + sum(r.statistics[1] for r in self.history[-1:])
 
     @property
     def bytes_down(self) -> int:
         """Bytes to all clients over the run, with one re-estimation of statistics where the policy has it."""
-        return sum(record.bytes_down for record in self.history) + self.history[-1].statistics[0]
+        return sum(record.bytes_down for record in self.history) + sum(r.statistics[0] for r in self.history[-1:])
 
     @property
     def training_macs(self) -> int:

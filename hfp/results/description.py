@@ -19,11 +19,11 @@ from hfp.federation.setup import Federation
 from hfp.models import create_model, models
 from hfp.models.source import from_factory, is_factory, timm_model
 from hfp.reconstruct import TimmModel
-from hfp.results.folder import write_atomically
+from hfp.results.atomic import write_atomically
+from hfp.results.folder import DESCRIPTION
 from hfp.results.inputs import FLOAT, UINT8, ModelInput
 
 FORMAT = 1
-DESCRIPTION = "model.json"
 _MOST = 100_000  # of any side or number of classes: larger ones could ask for absurd amounts of memory
 
 ModelSource = str | nn.Module | Callable[[], nn.Module]

@@ -24,8 +24,8 @@ from hfp.federation.experiment import Experiment
 from hfp.federation.setup import coupled_groups
 from hfp.reconstruct import Coupling, IndexMap, Pruned, PrunedFile, compact_model, read_pruned
 from hfp.results.classifier import TrainedClassifier
-from hfp.results.description import DESCRIPTION, ModelDescription, ModelSource, read_description, read_json
-from hfp.results.folder import CONFIGURATION, METRICS, MODEL
+from hfp.results.description import ModelDescription, ModelSource, read_description, read_json
+from hfp.results.folder import CONFIGURATION, DESCRIPTION, MACHINE, METRICS, MODEL
 from hfp.results.submodels import RUN, client_file, read_plan
 from hfp.training.batch_norm import has_statistics
 
@@ -64,7 +64,7 @@ class SavedRun(TrainedClassifier):
 
     Args:
         folder: where it was read from.
-        settings: the fields of the run's experiment, as in ``config.json``.
+        settings: the fields of the run's experiment, from ``config.json``.
         history: every round's figures, as in ``metrics.jsonl`` (`hfp.federation.records.RoundRecord.as_dict`).
         description: how to make the full model again.
 
@@ -149,6 +149,7 @@ def load_run(folder: str | os.PathLike[str], model: ModelSource | None = None) -
     settings = read_json(path / CONFIGURATION)
     if not isinstance(settings, dict):
         raise InputError(f"{path / CONFIGURATION} is damaged: expected an object; found {type(settings).__name__}")
+    settings.pop(MACHINE, None)
     full = copy.deepcopy(description.skeleton(model)) if isinstance(model, nn.Module) else description.skeleton(model)
     _fill(full, path / MODEL)
     policy = settings.get("batch_norm")

@@ -10,9 +10,8 @@ from safetensors import SafetensorError, safe_open
 
 from hfp.errors import InputError
 from hfp.results.description import read_description, read_json
-from hfp.results.folder import CONFIGURATION, METRICS, MODEL
+from hfp.results.folder import CLIENTS, CONFIGURATION, METRICS, MODEL
 from hfp.results.load import read_history
-from hfp.results.submodels import CLIENTS
 
 _SETTINGS = ("method", "dataset", "clients", "seed")
 

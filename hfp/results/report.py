@@ -41,7 +41,7 @@ def round_line(record: RoundRecord, rounds: int) -> str:
     return (
         f"round {record.round:>{len(str(rounds))}}  {record.phase:<6}  {_tested(record)}  "
         f"up {record.bytes_up / MEGABYTE:.2f} MB  down {record.bytes_down / MEGABYTE:.2f} MB  "
-        f"{record.training_macs / 1e9:.2f} GMACs{_missing(record)}"
+        f"{record.training_macs / 1e9:.2f} GMACs{_missing(record)}{_safeguards(record)}"
     )
 
 
@@ -54,6 +54,14 @@ def _tested(record: RoundRecord) -> str:
 def _missing(record: RoundRecord) -> str:
     counts = {status: record.count(status) for status in (LATE, *LOST)}
     return "".join(f"  {count} {status}" for status, count in counts.items() if count)
+
+
+def _safeguards(record: RoundRecord) -> str:
+    """Say how much privacy was spent and what could not be defended, where a run has such safeguards."""
+    spent, undefended = record.figures.get("epsilon"), record.figures.get("undefended")
+    return ("" if spent is None else f"  epsilon {spent:.2f}") + (
+        "" if undefended is None else f"  {undefended:.0%} of the model undefended"
+    )
 
 
 def run_table(run: Run) -> Table:

@@ -16,12 +16,12 @@ from hfp.federation.exchange import Plans
 from hfp.federation.setup import Federation
 from hfp.methods import ServerState, Update
 from hfp.reconstruct import Coupling, IndexMap, MapError, Plan, Pruned, compact_model, save_pruned
+from hfp.results.atomic import write_atomically
 from hfp.results.description import ModelDescription, read_json
-from hfp.results.folder import write_atomically
+from hfp.results.folder import CLIENTS, PLANS
 from hfp.training.batch_norm import has_statistics
 from hfp.training.local_step import statistics_of
 
-PLANS, CLIENTS = "plans.json", "clients"
 FORMAT = 1
 RUN = "run"
 """The key of a pruned file's metadata under which it has the description of the run that it is from."""
@@ -106,8 +106,7 @@ def save_submodel(
         OSError: the file can't be written.
     """
     metadata = {**about, "input": list(description.input.shape), RUN: description.as_dict()}
-    pruned = Pruned(model, index_map, metadata)
-    return save_pruned(pruned, path, timm=description.timm)
+    return save_pruned(Pruned(model, index_map), path, timm=description.timm, metadata=metadata)
 
 
 class ClientSaver:
