@@ -11,32 +11,54 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hfp.layers.calling import call, modes_kept, unfused
+from hfp.layers.flops import flops, formula_of, is_composite
 from hfp.layers.products import PRODUCTS, counts_of, multiplies_inputs
 
 TRAINING_FACTOR = 3  # a training step costs a forward pass and, by the usual count, two more for the backward one
 
 
 def macs(model: nn.Module, example_inputs: Any) -> int:
-    """Multiply-accumulates of one forward pass of `example_inputs`, whatever its batch: convolutions and products.
+    """Count the multiply-accumulates of one forward pass of `example_inputs`, whatever its batch.
 
-    Counted by PyTorch's own flop counter (two a multiply-accumulate), in evaluation mode; the model is left as it was.
+    Convolutions and products count, by PyTorch's own formulas. The model runs in evaluation mode and is left as it was.
+
+    >>> from hfp.costs.macs import macs
+    >>> macs(torch.nn.Linear(3, 4), torch.zeros(2, 3))
+    24
     """
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    counter = FlopCounterMode(display=False)
-    try:
-        for parameter in trained:  # the counter's hooks fail on views of trained parameters
-            parameter.requires_grad_(False)
-        # fused layers hide their products from the counter
-        with modes_kept(model), torch.no_grad(), unfused(model), counter:
-            model.eval()
-            call(model, example_inputs)
-    finally:
-        for parameter in trained:
-            parameter.requires_grad_(True)
-    return counter.get_total_flops() // 2
+    counter = _Counter()
+    with modes_kept(model), torch.no_grad(), unfused(model), counter:  # fused layers hide their products
+        model.eval()
+        call(model, example_inputs)
+    return counter.flops // 2
+
+
+class _Counter(TorchDispatchMode):
+    """Adds up the floating-point operations of everything that runs inside.
+
+    It counts what PyTorch's `FlopCounterMode` counts, but does not take batch-norm layers apart, which is most of the
+    time that one takes.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flops = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = kwargs or {}
+        formula = formula_of(function)
+        if formula is None and is_composite(function):
+            with self:
+                result = function.decompose(*args, **given)
+            if result is not NotImplemented:
+                return result
+        result = function(*args, **given)
+        if formula is not None:
+            self.flops += flops(formula, args, given, result)
+        return result
 
 
 def macs_per_weight(model: nn.Module, example: Any) -> dict[str, int]:

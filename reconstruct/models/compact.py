@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from hfp.reconstruct.errors import MapError
 from hfp.reconstruct.maps.index_map import IndexMap
 from hfp.reconstruct.models.attributes import apply
+from hfp.reconstruct.models.copying import copied
 from hfp.reconstruct.models.twin import check_tied, computed, like, tensors_of, tied
 
 
@@ -65,7 +65,7 @@ def build(parent: nn.Module, index_map: IndexMap, values: Mapping[str, Tensor]) 
                 raise MapError(f"{first[id(tensor)]} and {name} share one tensor but are given different values")
             continue
         tensors[id(tensor)], first[id(tensor)] = like(tensor, value).requires_grad_(tensor.requires_grad), name
-    model = copy.deepcopy(parent, {**computed(parent), **tensors})
+    model = copied(parent, {**computed(parent), **tensors})
     apply(model, index_map.attributes)
     return model
 

@@ -17,11 +17,15 @@ from hfp.reconstruct.maps.index_map import TensorMap
 
 _HOOKS = tuple(name for name in vars(nn.Module()) if name.endswith("_hooks"))
 
+_COMMON = frozenset({bool, int, dict, OrderedDict, set, type(None)})  # types of most attributes
+
 
 def tensors_of(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Yield the parameters and buffers with their names inside `module`, shared ones under every name."""
-    yield from module.named_parameters(remove_duplicate=False)
-    yield from module.named_buffers(remove_duplicate=False)
+    parts = [(f"{name}." if name else "", part) for name, part in module.named_modules(remove_duplicate=False)]
+    for kind in ("_parameters", "_buffers"):
+        for prefix, part in parts:
+            yield from ((prefix + name, tensor) for name, tensor in getattr(part, kind).items() if tensor is not None)
 
 
 def computed(model: nn.Module) -> dict[int, Tensor]:
@@ -29,7 +33,12 @@ def computed(model: nn.Module) -> dict[int, Tensor]:
 
     Copying a module fails on the tensors themselves.
     """
-    found = (value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor))
+    found = (
+        value
+        for module in model.modules()
+        for value in vars(module).values()
+        if type(value) not in _COMMON and isinstance(value, Tensor)
+    )
     return {id(tensor): tensor.detach() for tensor in found if not tensor.is_leaf}
 
 
