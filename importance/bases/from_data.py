@@ -63,7 +63,8 @@ class FromData(ABC, Generic[Measured]):
             CriterionError: an empty loader, a loss or gradient that isn't finite or doesn't exist, a model of other
                 shapes than before.
         """
-        self._add(self._measure(unwrapped(model), batches, Pass(loss_fn, reduction, forward, autocast, progress)))
+        run = Pass(loss_fn, reduction, forward=forward, autocast=autocast, progress=progress)
+        self._add(self._measure(unwrapped(model), batches, run))
 
     def merge(self, other: FromData[Measured]) -> None:
         """Add what another criterion of the same model and options has accumulated on other samples.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -28,13 +28,27 @@ class GateBatch:
     rows: (layer's name, "in" or "out") to `[samples, passes, channels]`, one backward pass per quantity differentiated.
     totals: layer's name to (sum of its input over samples and positions `[channels]`, how many those are).
     refused: layer's name to why it has no gradient per sample.
-    output: what the criterion keeps of the model's output, `[samples, ...]`.
+    samples: how many samples the batch has.
+    kept: what the criterion keeps of the model's output, by a name of its own, `[samples, ...]`.
     """
 
     rows: dict[GateKey, Tensor]
     totals: dict[str, tuple[Tensor, int]]
     refused: dict[str, str]
-    output: Tensor
+    samples: int
+    kept: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Quantities:
+    """What a criterion differentiates on one batch, and what it keeps of the model's output.
+
+    scalars: sums over the batch's samples, which are differentiated one after the other.
+    kept: tensors `[samples, ...]` by name, which `GatedImportance.kept` gives back.
+    """
+
+    scalars: list[Tensor]
+    kept: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class GatedImportance(FromData[list[GateBatch]], tp.importance.Importance):
@@ -62,13 +76,13 @@ class GatedImportance(FromData[list[GateBatch]], tp.importance.Importance):
         """What a change `[samples, passes, n]` of the quantities differentiated costs, `[n]`."""
 
     @abstractmethod
-    def _passes(self, output: Any, target: Any, size: int, run: Pass) -> tuple[list[Tensor], Tensor]:
-        """(scalars to differentiate one after the other, what to keep of the output, `[size, ...]`)."""
+    def _quantities(self, output: Any, target: Any, size: int, run: Pass) -> Quantities:
+        """What to differentiate, and what to keep, of the output for a batch of `size` samples."""
 
     @property
     def samples(self) -> int:
         """How many samples have been accumulated."""
-        return sum(len(batch.output) for batch in self._batches)
+        return sum(batch.samples for batch in self._batches)
 
     def reset(self) -> None:
         """Forget everything accumulated, for instance after pruning a step."""
@@ -80,9 +94,10 @@ class GatedImportance(FromData[list[GateBatch]], tp.importance.Importance):
             for batch, size in run.batches(batches, model):
                 recorder.start(size)
                 output = run.output(model, batch)
-                scalars, kept = self._passes(output, run.target(output, batch, size), size, run)
-                rows = _differentiate(scalars, recorder, run.scale)
-                collected.append(GateBatch(rows, recorder.totals, recorder.refused, kept.detach()))
+                quantities = self._quantities(output, run.target(output, batch, size), size, run)
+                rows = _differentiate(quantities.scalars, recorder, run.scale)
+                kept = {name: tensor.detach() for name, tensor in quantities.kept.items()}
+                collected.append(GateBatch(rows, recorder.totals, recorder.refused, size, kept))
         return collected
 
     @property
@@ -93,7 +108,8 @@ class GatedImportance(FromData[list[GateBatch]], tp.importance.Importance):
         """Everything accumulated as tensors by name, to send or to save; `load` takes it."""
         found = {}
         for place, batch in enumerate(self._batches):
-            found[f"{place}/output"] = batch.output
+            found[f"{place}/samples"] = torch.tensor(batch.samples)
+            found |= {f"{place}/kept/{name}": tensor for name, tensor in batch.kept.items()}
             found |= {f"{place}/rows/{side}/{name}": rows for (name, side), rows in batch.rows.items()}
             for name, (total, count) in batch.totals.items():
                 found |= {f"{place}/total/{name}": total, f"{place}/count/{name}": torch.tensor(count)}
@@ -105,11 +121,12 @@ class GatedImportance(FromData[list[GateBatch]], tp.importance.Importance):
         Raises:
             CriterionError: when it is no such state, or another model's.
         """
-        if not state or any(not key.split("/")[0].isdigit() for key in state):
+        places = {key.split("/")[0] for key in state}
+        if not state or any(not place.isdigit() or f"{place}/samples" not in state for place in places):
             raise CriterionError(f"this is no state of a {type(self).__name__}")
         batches = []
-        for place in sorted({int(key.split("/")[0]) for key in state}):
-            parts: dict[str, dict[str, Tensor]] = {"rows": {}, "total": {}, "count": {}}
+        for place in sorted(map(int, places)):
+            parts: dict[str, dict[str, Tensor]] = {"rows": {}, "total": {}, "count": {}, "kept": {}}
             for key, value in state.items():
                 number, kind, *rest = key.split("/", 2)
                 if int(number) == place and rest:
@@ -117,7 +134,7 @@ class GatedImportance(FromData[list[GateBatch]], tp.importance.Importance):
             sides = [(key.split("/", 1), rows) for key, rows in parts["rows"].items()]
             totals = {name: (total, int(parts["count"][name])) for name, total in parts["total"].items()}
             rows = {(name, side): values for (side, name), values in sides}
-            batches.append(GateBatch(rows, totals, {}, state[f"{place}/output"]))
+            batches.append(GateBatch(rows, totals, {}, int(state[f"{place}/samples"]), parts["kept"]))
         self._add(batches)
 
     @torch.no_grad()
@@ -148,9 +165,9 @@ class GatedImportance(FromData[list[GateBatch]], tp.importance.Importance):
         gate = gate + self._sum(group, mixers, "out") if mixers else gate
         return gate - self._mean_part(group, readers, gate) if self.repaired else gate
 
-    def outputs(self) -> Tensor:
-        """What was kept of the model's outputs, `[samples, ...]`, in the order of `gate_gradients`."""
-        return torch.cat([batch.output for batch in self._batches])
+    def kept(self, name: str) -> Tensor:
+        """What was kept of the model's outputs under a name, `[samples, ...]`, in the order of `gate_gradients`."""
+        return torch.cat([batch.kept[name] for batch in self._batches])
 
     def _mean_part(self, group: Any, readers: list[Member], gate: Tensor) -> Tensor:
         """What the means of the channels contribute to `v`: a reader's mean input times the sum of its gradient."""
