@@ -127,23 +127,15 @@ def _assemble(
     shards: tuple[LocalData, ...],
     samples: list[int],
 ) -> Federation:
-    for name in ("augment", "channels_last"):
-        if getattr(experiment, name) and len(dataset.shape) != 3:
-            raise InputError(f"{name} is for images [channels, height, width]; found samples {list(dataset.shape)}")
+    _check_images(experiment, dataset)
     device = _device(experiment.device)
     method = create_method(experiment.method, **experiment.options)
     groups = coupled_groups(model, dataset.shape)
-    clients = tuple(
-        Client(index, *traits)
-        for index, traits in enumerate(
-            zip(samples, _ratios(experiment, model, groups, samples, dataset.shape), experiment.devices, strict=True)
-        )
-    )
     context = MethodContext(
         model=model,
         groups=groups,
         parameters=tuple(dict(model.named_parameters())),
-        clients=clients,
+        clients=_clients(experiment, samples, _ratios(experiment, model, groups, samples, dataset.shape)),
         seed=experiment.seed,
         example=torch.zeros(1, *dataset.shape),
         classifier=_rows_of_classes(model, len(dataset.classes)),
@@ -156,19 +148,36 @@ def _assemble(
         shards=shards,
         model=model,
         context=context,
-        training=LocalTraining(
-            experiment.epochs,
-            experiment.batch_size,
-            experiment.learning_rate,
-            experiment.momentum,
-            experiment.weight_decay,
-            experiment.augment,
-            measure_variance=experiment.diagnostics,
-            amp=experiment.amp,
-            channels_last=experiment.channels_last,
-        ),
+        training=_training(experiment),
         device=device,
         origin=origin,
+    )
+
+
+def _check_images(experiment: Experiment, dataset: Dataset) -> None:
+    for name in ("augment", "channels_last"):
+        if getattr(experiment, name) and len(dataset.shape) != 3:
+            raise InputError(f"{name} is for images [channels, height, width]; found samples {list(dataset.shape)}")
+
+
+def _clients(experiment: Experiment, samples: Sequence[int], ratios: Sequence[float]) -> tuple[Client, ...]:
+    return tuple(
+        Client(index=index, samples=count, ratio=ratio, device=device)
+        for index, (count, ratio, device) in enumerate(zip(samples, ratios, experiment.devices, strict=True))
+    )
+
+
+def _training(experiment: Experiment) -> LocalTraining:
+    return LocalTraining(
+        epochs=experiment.epochs,
+        batch_size=experiment.batch_size,
+        learning_rate=experiment.learning_rate,
+        momentum=experiment.momentum,
+        weight_decay=experiment.weight_decay,
+        augment=experiment.augment,
+        measure_variance=experiment.diagnostics,
+        amp=experiment.amp,
+        channels_last=experiment.channels_last,
     )
 
 

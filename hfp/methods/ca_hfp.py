@@ -142,7 +142,7 @@ class VariationCollector:
     """Aggregates submodels and estimates from their pseudo-gradients on the way, all streaming."""
 
     def __init__(self, method: CAHFP, context: MethodContext, state: ServerState) -> None:
-        self._method, self._setting, self._state = method, context, state
+        self._method, self._context, self._state = method, context, state
         self._parameters = {name: state.weights[name] for name in context.parameters}
         self._aggregator = Aggregator(state.weights, rule=method.rule)
         self._gradients = PseudoGradients(self._parameters)
@@ -151,7 +151,7 @@ class VariationCollector:
         """Fold one client's update in."""
         weight = update.client.samples
         self._aggregator.add(update.reply.tensors, update.task.index_map, weight=weight)
-        trained_part = self._method.trained_part(self._setting, self._state, update)
+        trained_part = self._method.trained_part(self._context, self._state, update)
         self._gradients.add(trained_part, weight, update.step_size * update.reply.steps)
 
     def finish(self) -> ServerState:
@@ -178,7 +178,7 @@ class VariationCollector:
         for name, before in self._parameters.items():
             weights[name] -= shrink * (1 - coverage[name]) * before
         warm = state.round + 1 >= method.warmup
-        scores = method.score(self._setting, variation, weights) if warm else None
+        scores = method.score(self._context, variation, weights) if warm else None
         return ServerState(state.round + 1, weights, CAHFPState(variation, scores, velocity, shrink_decay))
 
     def _shrink_decay(self) -> float:

@@ -108,7 +108,7 @@ class WorkerCollector:
     """The plain mean of recovered models, the channels' norms in it, and what the round says of each worker."""
 
     def __init__(self, method: FedMP, context: MethodContext, state: ServerState) -> None:
-        self._method, self._setting, self._state = method, context, state
+        self._method, self._context, self._state = method, context, state
         self._mean = MeanCollector(state, rule="fill", uniform=True)
         self._seen: dict[int, tuple[Client, float, float, float]] = {}
 
@@ -121,7 +121,7 @@ class WorkerCollector:
     def finish(self) -> ServerState:
         """The state of the next round."""
         state = self._mean.finish()
-        scores = filter_scores(self._setting.groups, self._setting.model, state.weights)
+        scores = filter_scores(self._context.groups, self._context.model, state.weights)
         return dataclasses.replace(
             state, method_state=FedMPState(scores, self._method.learned(self._state, self._seen))
         )

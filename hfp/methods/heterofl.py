@@ -91,7 +91,7 @@ class HolderCollector:
     """Plain mean over the clients that hold an entry; of the classifier, over those that have the entry's class."""
 
     def __init__(self, context: MethodContext, state: ServerState) -> None:
-        self._setting, self._state = context, state
+        self._context, self._state = context, state
         self._aggregator = Aggregator(state.weights, rule="holders")
 
     def add(self, update: Update) -> None:
@@ -99,9 +99,9 @@ class HolderCollector:
         tensors, index_map = dict(update.reply.tensors), update.task.index_map
         if CLASSES in tensors:
             classes = tensors.pop(CLASSES).long().cpu()
-            index_map = only_rows(index_map, self._setting.classifier, classes)
+            index_map = only_rows(index_map, self._context.classifier, classes)
             there = classes.to(next(iter(tensors.values())).device)
-            tensors.update({name: tensors[name].index_select(0, there) for name in self._setting.classifier})
+            tensors.update({name: tensors[name].index_select(0, there) for name in self._context.classifier})
         self._aggregator.add(tensors, index_map, weight=1)
 
     def finish(self) -> ServerState:

@@ -285,7 +285,7 @@ class MaskedCollector:
     """Averages active weights and measured squares by samples, streaming, and turns the mask when it is time."""
 
     def __init__(self, method: PruneFL, context: MethodContext, state: ServerState) -> None:
-        self._method, self._setting, self._state = method, context, state
+        self._method, self._context, self._state = method, context, state
         self._masks = state.method_state.masks
         self._aggregator = Aggregator(state.weights, rule="fill")
         self._squares: dict[str, Tensor] = {}
@@ -294,7 +294,7 @@ class MaskedCollector:
 
     def add(self, update: Update) -> None:
         """Fold one client's update in."""
-        tensors, model, weight = update.reply.tensors, self._setting.model, update.client.samples
+        tensors, model, weight = update.reply.tensors, self._context.model, update.client.samples
         if self._masks is None:
             self._masks = sparse.masks_from_bits(tensors[ACTIVE], model)
         for name, square in _unprefixed(tensors).items():
@@ -309,7 +309,7 @@ class MaskedCollector:
         masks, holders = self._masks, method_state.holders | self._clients
         if self._squares:
             squares = {name: total / self._samples for name, total in self._squares.items()}
-            most = self._method.most(self._setting)
+            most = self._method.most(self._context)
             masks = self._method.adapt(weights, squares, masks, method_state.uses, most, state.round)
             weights, holders = sparse.cleared(weights, masks), frozenset()
         return ServerState(state.round + 1, weights, PruneFLState(method_state.uses, masks, holders))
