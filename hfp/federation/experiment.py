@@ -16,7 +16,7 @@ from hfp.errors import InputError
 from hfp.federation.privacy_account import PRIVACY, privacy_of
 from hfp.federation.robust_rules import parse_rules
 from hfp.methods.interface.registry import create_method, method_names
-from hfp.settings import EITHER, PAIRS, check_settings, setting
+from hfp.settings import EITHER, PAIRS, check_settings, setting, settings_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -78,7 +78,7 @@ def _is_dataset(value: object) -> bool:
     return isinstance(value, Dataset)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Experiment:
     """One federated run. Every field is declared with its default, range and meaning, and checked on construction.
 
@@ -435,6 +435,22 @@ class Experiment:
         if isinstance(self.ratio, Sequence):
             return tuple(self.ratio)
         return (self.ratio,) * self.clients
+
+    def __repr__(self) -> str:
+        """The fields that differ from their defaults, as in a call."""
+        return f"Experiment({', '.join(f'{name}={value!r}' for name, value in self._changed().items())})"
+
+    def _repr_html_(self) -> str:
+        """The same as a table, with each field's meaning."""
+        from hfp.reconstruct.maps.tables import html_table
+
+        declared = settings_of(self)
+        rows = [(name, value, declared[name].help) for name, value in self._changed().items()]
+        return html_table("Experiment: settings that differ from the defaults", ("setting", "value", "meaning"), rows)
+
+    def _changed(self) -> dict[str, Any]:
+        values = self.as_dict()
+        return {name: values[name] for name, made in settings_of(self).items() if values[name] != made.default}
 
     @property
     def dataset_name(self) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from hfp.errors import InputError
 from hfp.federation.experiment import Experiment
 from hfp.methods import State
+from hfp.reconstruct.maps.tables import html_table
 
 if TYPE_CHECKING:
     from hfp.federation.diagnostics import Diagnostics
@@ -20,6 +21,10 @@ MEGABYTE = 1e6
 IN_TIME, LATE, DROPPED, FAILED, REFUSED = "in time", "late", "dropped", "failed", "refused"
 LOST = (DROPPED, FAILED, REFUSED)
 """Ways to end without a reply that can be used."""
+
+
+_MOST_ROWS = 20  # of a run's table in a notebook
+_COLUMNS = ("round", "accuracy, %", "training loss", "MB up", "MB down", "device seconds")
 
 
 @dataclass(frozen=True)
@@ -209,7 +214,7 @@ def _plain(value: Any) -> Any:
     return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Run:
     """A finished run. `full_cost` is what its rounds cost with full models on every client (FedAvg)."""
 
@@ -276,3 +281,25 @@ class Run:
     def seconds(self) -> float:
         """Wall time of all rounds."""
         return sum(record.seconds for record in self.history)
+
+    def __repr__(self) -> str:
+        experiment, rounds = self.experiment, len(self.history)
+        about = f"{experiment.method} on {experiment.dataset_name}, {experiment.model_name}"
+        return f"Run({about}: {rounds} {'round' if rounds == 1 else 'rounds'}, {self.accuracy:.2f} %)"
+
+    def _repr_html_(self) -> str:
+        """A table of rounds in which the global model was tested: up to about `_MOST_ROWS`, the last among them."""
+        tested = [record for record in self.history if record.accuracy is not None]
+        shown = tested[:: -(len(tested) // _MOST_ROWS + 1)][::-1]
+        rows = [
+            (
+                record.round,
+                f"{record.accuracy:.2f}",
+                f"{record.train_loss:.3f}",
+                f"{record.bytes_up / MEGABYTE:,.2f}",
+                f"{record.bytes_down / MEGABYTE:,.2f}",
+                f"{record.device_seconds:,.2f}",
+            )
+            for record in shown
+        ]
+        return html_table(repr(self), _COLUMNS, rows)
