@@ -1,4 +1,4 @@
-"""The ServerApp, ``hfp.flower.server:app``: the course of a run on Flower's nodes, with a checkpoint every round."""
+"""The ServerApp, ``hfp.flower.server:app``, which runs an experiment on Flower's nodes with a checkpoint per round."""
 
 from __future__ import annotations
 
