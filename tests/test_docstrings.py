@@ -16,11 +16,6 @@ CONSTANTS = {"hfp.reconstruct.AGGREGATION_RULES", "hfp.importance", "hfp.reconst
 WITHOUT_EXAMPLE = {
     f"hfp.{name}"
     for name in (
-        "InputError",
-        "PruneResult",
-        "Run",
-        "create_model",
-        "load_pruned",
         "load_run",
         "simulate",
     )

@@ -216,7 +216,21 @@ def _plain(value: Any) -> Any:
 
 @dataclass(frozen=True, repr=False)
 class Run:
-    """A finished run. `full_cost` is what its rounds cost with full models on every client (FedAvg)."""
+    """A finished run, which `hfp.simulate` returns.
+
+    Printed, it is one line; in a notebook, it is a table of its rounds.
+
+    Args:
+        experiment: what was run.
+        history: the figures of every round.
+        global_state: the state of the global model after the last round.
+        full_cost: what the same rounds cost with full models on every client, as in FedAvg.
+
+    >>> import hfp
+    >>> run = hfp.simulate(hfp.Experiment(clients=2, train_images=64, rounds=1, head_start=1.0))
+    >>> len(run.history), run.bytes_up < run.full_cost.bytes_up
+    (1, True)
+    """
 
     experiment: Experiment
     history: tuple[RoundRecord, ...]

@@ -165,18 +165,26 @@ def load_run(folder: str | os.PathLike[str], model: ModelSource | None = None) -
 
 
 def load_pruned(path: str | os.PathLike[str], skeleton: nn.Module | None = None) -> Pruned:
-    """Build the compact model that a file holds: of ``hfp prune``, `hfp.save_pruned` or ``hfp extract``.
+    """Build the compact model in a file that ``hfp prune``, `hfp.save_pruned` or ``hfp extract`` wrote.
 
     Args:
         path: the file.
-        skeleton: the full model (any weights; not changed). Needed unless the file names the model.
+        skeleton: the full model with any weights, which is not changed. It is needed unless the file names the model.
 
     Returns:
         The compact model in evaluation mode, its index map and the file's metadata.
 
     Raises:
-        MapError: the file is damaged or of another format version; or the skeleton is missing, or of another model.
+        MapError: the file is damaged or of another format version, or the skeleton is missing or of another model.
         InputError: the file is from a run, and what it says of the run is damaged.
+
+    >>> import hfp, torch
+    >>> from torch import nn
+    >>> model = nn.Sequential(nn.Linear(4, 64), nn.ReLU(), nn.Linear(64, 2))
+    >>> result = hfp.prune(model, torch.zeros(1, 4), hfp.Budget(params=0.5))
+    >>> path = hfp.save_pruned(result, "pruned.safetensors")
+    >>> hfp.load_pruned(path, skeleton=model).model[0].out_features
+    31
     """
     if skeleton is None:
         skeleton = skeleton_in(read_pruned(path))
