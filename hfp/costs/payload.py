@@ -15,7 +15,7 @@ from hfp.errors import InputError
 
 
 def pack(state: Mapping[str, Tensor]) -> bytes:
-    """Serialise the values of `state`, in its own order, without names or shapes."""
+    """Write the values of `state` as bytes, in its own order, without names or shapes."""
     flat: dict[str, list[Tensor]] = {}
     for tensor in state.values():
         flat.setdefault(_name(tensor.dtype), []).append(tensor.detach().cpu().reshape(-1))

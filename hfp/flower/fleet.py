@@ -67,7 +67,7 @@ class Flower:
         return TaskResult(client, task, down, up, reply)
 
     def _known(self, client: Client) -> frozenset[str]:
-        """The names of what the client's node last said it keeps. A node that came back may have lost it."""
+        """Return the names of what the client's node keeps, as it said last. A node that came back may have lost it."""
         node, kept = self._has.get(client.index, (None, frozenset()))
         return kept if node == self._nodes.nodes[client.index].id else frozenset()
 

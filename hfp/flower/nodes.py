@@ -95,7 +95,7 @@ class Nodes:
         self._owed = {identity: client for identity, client in self._owed.items() if client in self.nodes}
 
     def free(self) -> set[int]:
-        """The clients that are there and owe no answer."""
+        """Return the clients that are there and owe no answer."""
         return self.nodes.keys() - set(self._owed.values())
 
     def fits(self, client: Client, digest: str) -> bool:
@@ -132,7 +132,7 @@ class Nodes:
             yield from conversation.answers()
 
     def _window(self) -> int:
-        """How many messages may be under way at one time."""
+        """Return how many messages may be under way at one time."""
         if self._settings.in_flight:
             return self._settings.in_flight
         return 2 * (os.cpu_count() or 1) if self._post.simulated else self._clients

@@ -38,7 +38,7 @@ class Post:
         self._grid, self._say = grid, say
 
     def present(self) -> set[int]:
-        """The ids of the nodes that the grid knows now."""
+        """Return the ids of the nodes that the grid knows now."""
         return set(self._grid.get_node_ids())
 
     @property
@@ -65,7 +65,7 @@ class Post:
         return None
 
     def replies(self, identities: Iterable[str]) -> Sequence[Message]:
-        """The replies that have come to messages of these ids, in the order in which the grid gives them."""
+        """Fetch the replies that have come to messages of these ids, in the grid's order."""
         wanted = list(identities)
         if not wanted:
             return []
