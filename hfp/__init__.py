@@ -7,9 +7,9 @@ client trains a compact submodel (`simulate`).
 
 To read the code, begin with `hfp.pruning` for one model, and with `hfp.federation` for many clients. `federation` says
 what is run and leads through its rounds; the algorithms are in `methods`, one per file, and a client's work is in
-`training`. `data` and `models` provide what is trained, and `costs` counts what it takes. `results` writes and reads
-run folders, and `comparison` compares methods. `flower` runs the same methods on Flower, and `commands` is the command
-line. `settings` and `layers` are leaves that the others read.
+`training`. `data` and `models` provide what is trained, and `costs` counts what it takes. `results` runs an experiment
+in one call (`simulate`), and writes and reads run folders; `comparison` compares methods. `flower` runs the same methods
+on Flower, and `commands` is the command line. `settings` and `layers` are leaves that the others read.
 
 Names are loaded when they are first used, so that ``import hfp`` and ``hfp --help`` don't wait for torch.
 """

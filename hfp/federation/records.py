@@ -1,4 +1,4 @@
-"""A run's figures, as frozen values that turn into plain JSON."""
+"""A run's figures, as frozen values that can be turned into plain JSON."""
 
 from __future__ import annotations
 
@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 MEGABYTE = 1e6
 IN_TIME, LATE, DROPPED, FAILED, REFUSED = "in time", "late", "dropped", "failed", "refused"
 LOST = (DROPPED, FAILED, REFUSED)
-"""Ways to end without a reply that can be used."""
-
+"""The statuses of clients without a reply that can be used."""
 
 _MOST_ROWS = 20  # of a run's table in a notebook
 _COLUMNS = ("round", "accuracy, %", "training loss", "MB up", "MB down", "device seconds")
@@ -29,10 +28,16 @@ _COLUMNS = ("round", "accuracy, %", "training loss", "MB up", "MB down", "device
 
 @dataclass(frozen=True)
 class Cost:
-    """What rounds cost over all clients; `forward_macs` and `parameters` are one model's, for one image.
+    """What rounds cost.
 
-    `seconds` is the simulated time until every round's slowest client is done, `peak_bytes` what training keeps on one
-    client.
+    Args:
+        bytes_down: bytes sent to all clients.
+        bytes_up: bytes sent by all clients.
+        training_macs: multiply-accumulates of all clients' training.
+        forward_macs: multiply-accumulates of one image through one model.
+        parameters: parameters of one model.
+        peak_bytes: bytes that training keeps at its peak on one client.
+        seconds: simulated time until every round's slowest client is done.
     """
 
     bytes_down: int
@@ -46,12 +51,27 @@ class Cost:
 
 @dataclass(frozen=True)
 class ClientRecord:
-    """One client in one round. MACs: `forward_macs` of one image, `training_macs` of all its steps (3 forwards).
+    """One client in one round. A client without a reply has only the figures of its download.
 
-    `peak_bytes` is what training keeps at its peak (`hfp.costs.memory`), in bytes. Seconds are simulated, on the
-    profile of the client's `device`. `status` is one of `IN_TIME`, `LATE` (past the deadline), `DROPPED` (it got its
-    task and was never heard of; its figures are those of the download), `FAILED` (it said that it could not do the
-    task) and `REFUSED` (its reply is no answer to the task); `problem` says more.
+    Args:
+        client: its index.
+        ratio: the share of channels that its submodel leaves out.
+        samples: how many training samples it has.
+        bytes_down: bytes of its task.
+        device: the profile of its simulated device, to which all seconds belong.
+        seconds_down: seconds of the download.
+        steps: its local steps.
+        loss: its mean training loss.
+        bytes_up: bytes of its reply.
+        parameters: parameters of its submodel.
+        forward_macs: multiply-accumulates of one image through its submodel.
+        training_macs: multiply-accumulates of all its steps; a step costs three forward passes.
+        peak_bytes: bytes that training keeps at its peak (`hfp.costs.memory`).
+        seconds_training: seconds of training.
+        seconds_up: seconds of the upload.
+        status: `IN_TIME`; `LATE`, after the deadline; `DROPPED`, it never answered; `FAILED`, it could not do the task;
+            or `REFUSED`, its reply is no answer to the task.
+        problem: says more, in a sentence.
     """
 
     client: int
@@ -74,15 +94,17 @@ class ClientRecord:
 
     @property
     def device_seconds(self) -> float:
-        """Download, training and upload."""
+        """The seconds of download, training and upload together."""
         return self.seconds_down + self.seconds_training + self.seconds_up
 
 
 @dataclass(frozen=True)
 class Personal:
-    """Accuracy in percent on test images in the proportions of a client's classes: the mean over clients.
+    """Mean accuracy over clients, each on test images in the proportions of its own classes, in percent.
 
-    `own` is that of the submodel that each client ended its training with, `shared` that of the new global model.
+    Args:
+        own: of the submodel that each client ended its training with.
+        shared: of the new global model.
     """
 
     own: float
@@ -91,11 +113,19 @@ class Personal:
 
 @dataclass(frozen=True)
 class RoundRecord:
-    """One round. `accuracy` (percent) and `loss` are the global model's on the whole test set; None if not tested.
+    """One round.
 
-    `statistics` is what one re-estimation of batch-norm statistics moves, (bytes down, bytes up): the curve needs it at
-    every round, a deployment only once, for its final model. `seconds` is wall time, `deadline` simulated. `figures`
-    has what observers measured, by name.
+    Args:
+        round: counted from 1.
+        phase: the method's word for what the round did.
+        accuracy: the global model's on the whole test set, in percent; None if it was not tested.
+        loss: the global model's mean cross-entropy on the whole test set; None if it was not tested.
+        clients: the clients that were asked.
+        statistics: what one re-estimation of batch-norm statistics moves, (bytes down, bytes up). A curve needs it in
+            every round, a deployment only once, for its final model.
+        seconds: wall time.
+        deadline: the simulated time after which replies are late.
+        figures: what observers measured, by name.
     """
 
     round: int
@@ -131,7 +161,7 @@ class RoundRecord:
         return max((client.device_seconds for client in self.trained), default=0.0)
 
     def count(self, status: str) -> int:
-        """How many of the clients ended with this status."""
+        """Count the clients that ended with this status."""
         return sum(client.status == status for client in self.clients)
 
     @property
@@ -155,7 +185,7 @@ class RoundRecord:
         return sum(c.loss * c.samples for c in self.trained) / max(sum(c.samples for c in self.trained), 1)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values: the fields and the sums over clients. Numbers that are not finite become None."""
+        """Return plain values: the fields, and the sums over clients. Numbers that are not finite become None."""
         down, up = self.statistics
         plain = {
             "round": self.round,
@@ -177,7 +207,7 @@ class RoundRecord:
 
 
 def finite(document: Any) -> Any:
-    """A document of plain values in which numbers that are not finite, which JSON has no form for, are None.
+    """Replace numbers that are not finite, which JSON has no form for, by None in a document of plain values.
 
     >>> finite({"loss": float("nan"), "accuracy": 10.0})
     {'loss': None, 'accuracy': 10.0}
@@ -302,7 +332,7 @@ class Run:
         return f"Run({about}: {rounds} {'round' if rounds == 1 else 'rounds'}, {self.accuracy:.2f} %)"
 
     def _repr_html_(self) -> str:
-        """A table of rounds in which the global model was tested: up to about `_MOST_ROWS`, the last among them."""
+        """Show rounds in which the global model was tested, about `_MOST_ROWS` of them with the last one."""
         tested = [record for record in self.history if record.accuracy is not None]
         shown = tested[:: -(len(tested) // _MOST_ROWS + 1)][::-1]
         rows = [

@@ -32,7 +32,7 @@ class TrimmedMean:
 
 @dataclass(frozen=True)
 class Median:
-    """Replace every value of an entry by the median over its holders; with fewer than three it keeps its global value."""
+    """Replace an entry's values by the median over its holders; with fewer than three it keeps the global value."""
 
     fewest_holders: int = 3
 

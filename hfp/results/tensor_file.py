@@ -33,7 +33,7 @@ def to_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> byte
 
 
 def read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """The metadata and the tensors of a file that `to_bytes` wrote.
+    """Read the metadata and the tensors of a file that `to_bytes` wrote.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -58,7 +58,7 @@ def read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
 
 
 def _split(content: bytes) -> tuple[dict, memoryview]:
-    """The header and the tensors' bytes."""
+    """Split a file into the header and the tensors' bytes."""
     end = _SIZE + int.from_bytes(content[:_SIZE], "little")
     return json.loads(content[_SIZE:end]), memoryview(content)[end:]
 
