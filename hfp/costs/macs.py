@@ -1,4 +1,4 @@
-"""What a model costs: multiply-accumulates and parameters."""
+"""Counts what a model costs: multiply-accumulates, parameters, bytes and seconds of a forward pass."""
 
 from __future__ import annotations
 
@@ -62,10 +62,13 @@ class _Counter(TorchDispatchMode):
 
 
 def macs_per_weight(model: nn.Module, example: Any) -> dict[str, int]:
-    """How many multiply-accumulates each weight of a convolution or linear layer takes part in, by parameter name.
+    """Count how many multiply-accumulates a weight of each convolution and linear layer takes part in.
 
-    For one forward pass of `example`; every weight of a layer takes part in as many, and in at least one. The order is
-    that of the modules; the model is left as it was.
+    The count is for one forward pass of `example` and is at least 1. All weights of a layer have the same count. The
+    model is left as it was.
+
+    Returns:
+        Parameter name to count, in the order of the modules.
     """
     layers = {name: module for name, module in model.named_modules() if isinstance(module, PRODUCTS)}
     uses = {f"{name}.weight".lstrip("."): 0 for name in layers}
@@ -89,14 +92,14 @@ def _count_uses(uses: dict[str, int], name: str, layer: nn.Module, inputs: tuple
 
 
 class MacCounter:
-    """Counts models' `macs` for one example, once for every set of parameter shapes."""
+    """Counts the multiply-accumulates of models for one example, once for every set of parameter shapes."""
 
     def __init__(self, example: Tensor) -> None:
         self.example = example
         self._counted: dict[tuple[torch.Size, ...], int] = {}
 
     def __call__(self, model: nn.Module) -> int:
-        """Multiply-accumulates of the example's forward pass through `model`."""
+        """Return the multiply-accumulates of the example's forward pass through `model`."""
         tensors = list(model.parameters())
         shapes = tuple(tensor.shape for tensor in tensors)
         if shapes not in self._counted:
@@ -106,20 +109,20 @@ class MacCounter:
 
 
 def parameters(model: nn.Module) -> int:
-    """How many parameters the model has; shared ones count once."""
+    """Count a model's parameters; one that is shared counts once."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def state_bytes(model: nn.Module) -> int:
-    """The bytes of the state: parameters and buffers, shared ones once."""
+    """Count the bytes of a model's parameters and buffers; a tensor that is shared counts once."""
     tensors = {id(tensor): tensor for tensor in model.state_dict(keep_vars=True).values()}
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
 
 def latencies(models: Sequence[nn.Module], example_inputs: Any, repeats: int = 9) -> list[float]:
-    """Seconds of one forward pass of each model on the device that holds it, in evaluation mode: medians of `repeats`.
+    """Measure the seconds of a forward pass of each model in evaluation mode, on its device, as medians of `repeats`.
 
-    The models take turns, so that other work on the machine slows all of them; two passes of each warm up.
+    The models take turns, so that other work on the machine slows all of them. Two passes of each warm up.
     """
     seconds: list[list[float]] = [[] for _ in models]
     with ExitStack() as stack, torch.no_grad():

@@ -34,7 +34,7 @@ def to_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> byte
 
 
 def read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """The metadata and the tensors of a file that `to_bytes` wrote.
+    """Read the metadata and the tensors of a file that `to_bytes` wrote.
 
     Raises:
         FileNotFoundError: there is no such file.

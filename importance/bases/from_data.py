@@ -67,7 +67,8 @@ class FromData(ABC, Generic[Measured]):
             CriterionError: the loader is empty, the loss or a gradient is not finite or does not exist, or the model
                 has other shapes than before.
         """
-        self._add(self._measure(unwrapped(model), batches, Pass(loss_fn, reduction, forward, autocast, progress)))
+        run = Pass(loss_fn, reduction, forward=forward, autocast=autocast, progress=progress)
+        self._add(self._measure(unwrapped(model), batches, run))
 
     def merge(self, other: FromData[Measured]) -> None:
         """Add what another criterion of the same model and options has accumulated on other samples.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -28,19 +28,30 @@ from hfp.importance.groups.roles import channels_at, is_attention, roles_of
 class GateBatch:
     """The gate gradients of one batch.
 
-    Args:
-        rows: the gradients `[samples, passes, channels]` by (layer's name, "in" or "out"). There is one pass per
-            quantity that is differentiated.
-        totals: the sum of a layer's input over samples and positions, `[channels]`, and how many those are, by the
-            layer's name.
-        refused: why a layer has no gradient per sample, by the layer's name.
-        output: what the criterion keeps of the model's output, `[samples, ...]`.
+    rows: (layer's name, "in" or "out") to `[samples, passes, channels]`, one backward pass per quantity differentiated.
+    totals: layer's name to (sum of its input over samples and positions `[channels]`, how many those are).
+    refused: layer's name to why it has no gradient per sample.
+    samples: how many samples the batch has.
+    kept: what the criterion keeps of the model's output, by a name of its own, `[samples, ...]`.
     """
 
     rows: dict[GateKey, Tensor]
     totals: dict[str, tuple[Tensor, int]]
     refused: dict[str, str]
-    output: Tensor
+    samples: int
+    kept: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Quantities:
+    """What a criterion differentiates on one batch, and what it keeps of the model's output.
+
+    scalars: sums over the batch's samples, which are differentiated one after the other.
+    kept: tensors `[samples, ...]` by name, which `GatedImportance.kept` gives back.
+    """
+
+    scalars: list[Tensor]
+    kept: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class GatedImportance(FromData[list[GateBatch]], tp.importance.Importance):  # type: ignore[misc]
@@ -67,13 +78,13 @@ class GatedImportance(FromData[list[GateBatch]], tp.importance.Importance):  # t
         """Return the cost `[n]` of changes `[samples, passes, n]` of the quantities differentiated."""
 
     @abstractmethod
-    def _passes(self, output: Any, target: Any, size: int, run: Pass) -> tuple[list[Tensor], Tensor]:
-        """Return the scalars to differentiate one after the other, and what to keep of the output, `[size, ...]`."""
+    def _quantities(self, output: Any, target: Any, size: int, run: Pass) -> Quantities:
+        """What to differentiate, and what to keep, of the output for a batch of `size` samples."""
 
     @property
     def samples(self) -> int:
-        """Return the number of samples accumulated so far."""
-        return sum(len(batch.output) for batch in self._batches)
+        """How many samples have been accumulated."""
+        return sum(batch.samples for batch in self._batches)
 
     def reset(self) -> None:
         """Forget everything accumulated, for instance after a pruning step."""
@@ -85,9 +96,10 @@ class GatedImportance(FromData[list[GateBatch]], tp.importance.Importance):  # t
             for batch, size in run.batches(batches, model):
                 recorder.start(size)
                 output = run.output(model, batch)
-                scalars, kept = self._passes(output, run.target(output, batch, size), size, run)
-                rows = _differentiate(scalars, recorder, run.scale)
-                collected.append(GateBatch(rows, recorder.totals, recorder.refused, kept.detach()))
+                quantities = self._quantities(output, run.target(output, batch, size), size, run)
+                rows = _differentiate(quantities.scalars, recorder, run.scale)
+                kept = {name: tensor.detach() for name, tensor in quantities.kept.items()}
+                collected.append(GateBatch(rows, recorder.totals, recorder.refused, size, kept))
         return collected
 
     @property
@@ -98,7 +110,8 @@ class GatedImportance(FromData[list[GateBatch]], tp.importance.Importance):  # t
         """Return everything accumulated as tensors by name, to send or to save; `load` takes it."""
         found = {}
         for place, batch in enumerate(self._batches):
-            found[f"{place}/output"] = batch.output
+            found[f"{place}/samples"] = torch.tensor(batch.samples)
+            found |= {f"{place}/kept/{name}": tensor for name, tensor in batch.kept.items()}
             found |= {f"{place}/rows/{side}/{name}": rows for (name, side), rows in batch.rows.items()}
             for name, (total, count) in batch.totals.items():
                 found |= {f"{place}/total/{name}": total, f"{place}/count/{name}": torch.tensor(count)}
@@ -110,11 +123,12 @@ class GatedImportance(FromData[list[GateBatch]], tp.importance.Importance):  # t
         Raises:
             CriterionError: `state` is not the state of such a criterion, or it is of another model.
         """
-        if not state or any(not key.split("/")[0].isdigit() for key in state):
+        places = {key.split("/")[0] for key in state}
+        if not state or any(not place.isdigit() or f"{place}/samples" not in state for place in places):
             raise CriterionError(f"this is not the state of a {type(self).__name__}")
         batches = []
-        for place in sorted({int(key.split("/")[0]) for key in state}):
-            parts: dict[str, dict[str, Tensor]] = {"rows": {}, "total": {}, "count": {}}
+        for place in sorted(map(int, places)):
+            parts: dict[str, dict[str, Tensor]] = {"rows": {}, "total": {}, "count": {}, "kept": {}}
             for key, value in state.items():
                 number, kind, *rest = key.split("/", 2)
                 if int(number) == place and rest:
@@ -122,7 +136,7 @@ class GatedImportance(FromData[list[GateBatch]], tp.importance.Importance):  # t
             sides = [(key.split("/", 1), rows) for key, rows in parts["rows"].items()]
             totals = {name: (total, int(parts["count"][name])) for name, total in parts["total"].items()}
             rows = {(name, side): values for (side, name), values in sides}
-            batches.append(GateBatch(rows, totals, {}, state[f"{place}/output"]))
+            batches.append(GateBatch(rows, totals, {}, int(state[f"{place}/samples"]), parts["kept"]))
         self._add(batches)
 
     @torch.no_grad()
@@ -155,9 +169,9 @@ class GatedImportance(FromData[list[GateBatch]], tp.importance.Importance):  # t
         gate = gate + self._sum(group, mixers, "out") if mixers else gate
         return gate - self._mean_part(group, readers, gate) if self.repaired else gate
 
-    def outputs(self) -> Tensor:
-        """Return what was kept of the model's outputs, `[samples, ...]`, in the order of `gate_gradients`."""
-        return torch.cat([batch.output for batch in self._batches])
+    def kept(self, name: str) -> Tensor:
+        """What was kept of the model's outputs under a name, `[samples, ...]`, in the order of `gate_gradients`."""
+        return torch.cat([batch.kept[name] for batch in self._batches])
 
     def _mean_part(self, group: Any, readers: list[Member], gate: Tensor) -> Tensor:
         """Return what the means of the channels contribute to `v`.

@@ -20,45 +20,19 @@ Forward = Callable[[Any, Any], Any]
 HALF_SCALE = 1024.0  # float16 rounds gradients below 6e-8 to zero
 
 
-@dataclass(frozen=True)
-class Pass:
-    """How to run a model over batches.
+@dataclass(frozen=True, kw_only=True)
+class ForwardPass:
+    """How to compute a model's outputs over batches.
 
     Args:
-        loss_fn: called as `loss_fn(output, target)`. It returns one value per sample, or one value for the batch.
-        reduction: what a loss that returns one value for the batch does over its samples, "mean" or "sum".
-        forward: called as `forward(model, batch)`, it returns the output. It serves batches that are not (inputs,
-            target) pairs; the loss then gets (output, batch).
-        autocast: the type in which mixed precision computes (`torch.bfloat16` or `torch.float16`). None leaves the
-            precision alone.
-        progress: whether to show a progress bar on standard error.
-        relabel: called as `relabel(output, size)`, it returns a target that replaces the one in the batch.
-
-    Raises:
-        CriterionError: the reduction is unknown, or the loss cannot be called.
+        forward: `forward(model, batch) -> output`, for batches that aren't (inputs, target).
+        autocast: compute type of mixed precision (`torch.bfloat16`, `torch.float16`); None leaves precision alone.
+        progress: show a progress bar on standard error.
     """
 
-    loss_fn: Loss
-    reduction: str = "mean"
     forward: Forward | None = None
     autocast: torch.dtype | None = None
     progress: bool = False
-    relabel: Callable[[Any, int], Any] | None = None
-
-    def __post_init__(self) -> None:
-        if self.reduction not in ("mean", "sum"):
-            raise CriterionError(
-                f'reduction is "mean" or "sum", what loss_fn does over a batch, not {self.reduction!r}'
-            )
-        if not callable(self.loss_fn):
-            raise CriterionError(
-                f"loss_fn must be callable as loss_fn(output, target), not {type(self.loss_fn).__name__}"
-            )
-
-    @property
-    def scale(self) -> float:
-        """Return the factor of the summed loss that keeps half precision from losing its gradients."""
-        return HALF_SCALE if self.autocast == torch.float16 else 1.0
 
     def batches(self, batches: Iterable[Any], model: nn.Module) -> Iterator[tuple[Any, int]]:
         """Yield (batch on the model's device, number of samples in it), in order.
@@ -85,6 +59,49 @@ class Pass:
                 return self.forward(model, batch)
             inputs = batch[0] if isinstance(batch, tuple) else batch
             return call(model, inputs)
+
+    def _precision(self, batch: Any) -> AbstractContextManager[Any]:
+        first = first_tensor(batch)
+        if self.autocast is None or first is None:
+            return nullcontext()
+        return torch.autocast(first.device.type, dtype=self.autocast)
+
+
+@dataclass(frozen=True)
+class Pass(ForwardPass):
+    """How to compute a model's outputs and their loss over batches.
+
+    Args:
+        loss_fn: `loss_fn(output, target)`; returns one value per sample, or one value for the batch. With a `forward`,
+            the loss gets (output, batch).
+        reduction: what a loss that is one value for the batch is over its samples, "mean" or "sum".
+        relabel: `relabel(output, size) -> target`, in place of the targets that the batches hold.
+        forward: as for `ForwardPass`.
+        autocast: as for `ForwardPass`.
+        progress: as for `ForwardPass`.
+
+    Raises:
+        CriterionError: the reduction is unknown, or the loss can't be called.
+    """
+
+    loss_fn: Loss
+    reduction: str = "mean"
+    relabel: Callable[[Any, int], Any] | None = None
+
+    def __post_init__(self) -> None:
+        if self.reduction not in ("mean", "sum"):
+            raise CriterionError(
+                f'reduction is "mean" or "sum", what loss_fn does over a batch, not {self.reduction!r}'
+            )
+        if not callable(self.loss_fn):
+            raise CriterionError(
+                f"loss_fn must be callable as loss_fn(output, target), not {type(self.loss_fn).__name__}"
+            )
+
+    @property
+    def scale(self) -> float:
+        """What the summed loss is multiplied by, so that half precision doesn't lose its gradients."""
+        return HALF_SCALE if self.autocast == torch.float16 else 1.0
 
     def target(self, output: Any, batch: Any, size: int) -> Any:
         """Return what the loss compares the output with.
@@ -114,7 +131,7 @@ class Pass:
         return total
 
     def unchecked_loss_sum(self, output: Any, target: Any, size: int) -> Tensor:
-        """Return the same as `loss_sum` without looking at its value, as `torch.func` requires."""
+        """Compute `loss_sum` without looking at its value, which `torch.func` can't do."""
         with self._precision(output):
             loss = self.loss_fn(output, target)
         if not isinstance(loss, Tensor):
@@ -126,12 +143,6 @@ class Pass:
                 f"loss_fn must return one value, or one per sample [{size}], not shape {list(loss.shape)}"
             )
         return loss.sum()
-
-    def _precision(self, batch: Any) -> AbstractContextManager[Any]:
-        first = first_tensor(batch)
-        if self.autocast is None or first is None:
-            return nullcontext()
-        return torch.autocast(first.device.type, dtype=self.autocast)
 
 
 def device_of(model: nn.Module) -> torch.device:

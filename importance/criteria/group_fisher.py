@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hfp.importance.bases.gated import GatedImportance
+from hfp.importance.bases.gated import GatedImportance, Quantities
 from hfp.importance.capture.batches import Pass
 from hfp.importance.capture.logits import logits_of
 from hfp.importance.errors import CriterionError
@@ -84,13 +84,13 @@ class GroupFisherImportance(GatedImportance):
     def _needs_loss(self) -> bool:
         return self.fisher == "empirical" or self.first_order != "off"
 
-    def _passes(self, output: Any, target: Any, size: int, run: Pass) -> tuple[list[Tensor], Tensor]:
+    def _quantities(self, output: Any, target: Any, size: int, run: Pass) -> Quantities:
         scalars = [run.loss_sum(output, target, size)] if self._needs_loss else []
         if self.fisher == "gauss-newton":
             logits = logits_of(output, size)
             signs = torch.from_numpy(self._signs.integers(0, 2, (size, self.draws, logits.shape[1]))) * 2.0 - 1.0
             scalars += [gauss_newton_root(logits, signs[:, draw].to(logits)) for draw in range(self.draws)]
-        return scalars, torch.zeros(size, 0)
+        return Quantities(scalars)
 
     def _cost(self, change: Tensor) -> Tensor:
         cost = change.new_zeros(change.shape[2])

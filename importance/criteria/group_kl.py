@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hfp.importance.bases.gated import Quantities
 from hfp.importance.bases.linearised import LinearisedImportance
 from hfp.importance.capture.batches import Pass
 from hfp.importance.capture.logits import logits_of
@@ -50,11 +51,11 @@ class GroupKLImportance(LinearisedImportance):
     def __init__(self, classes: int | None = 3, joint: bool = False, repaired: bool = False) -> None:
         super().__init__(classes, joint, repaired)
 
-    def _passes(self, output: Any, target: Any, size: int, run: Pass) -> tuple[list[Tensor], Tensor]:
+    def _quantities(self, output: Any, target: Any, size: int, run: Pass) -> Quantities:
         logits = logits_of(output, size)
-        scalars, kept, _ = self._chosen(logits, logits.detach())
-        return scalars, kept
+        scalars, chosen_logits, _ = self._chosen(logits, logits.detach())
+        return Quantities(scalars, {"logits": chosen_logits})
 
     def _cost(self, change: Tensor) -> Tensor:
-        before, after = self._moved(self.outputs(), change)
+        before, after = self._moved(self.kept("logits"), change)
         return torch.where(after.isinf(), 0, after.exp() * (after - before)).sum(1).mean(0)

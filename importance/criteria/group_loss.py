@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from hfp.importance.bases.gated import Quantities
 from hfp.importance.bases.linearised import LinearisedImportance
 from hfp.importance.capture.batches import Pass
 from hfp.importance.capture.logits import logits_of
@@ -54,16 +55,17 @@ class GroupLossImportance(LinearisedImportance):
     def __init__(self, classes: int | None = 3, joint: bool = True, repaired: bool = False) -> None:
         super().__init__(classes, joint, repaired)
 
-    def _passes(self, output: Any, target: Any, size: int, run: Pass) -> tuple[list[Tensor], Tensor]:
+    def _quantities(self, output: Any, target: Any, size: int, run: Pass) -> Quantities:
         logits = logits_of(output, size)
         wanted = target_probabilities(target, logits.detach())
-        scalars, kept, chosen = self._chosen(logits, logits.detach().softmax(1) + wanted)
+        scalars, chosen_logits, chosen = self._chosen(logits, logits.detach().softmax(1) + wanted)
         mass = wanted.gather(1, chosen)
-        return scalars, torch.cat([kept, mass, 1 - mass.sum(1, keepdim=True)], 1)
+        wanted = torch.cat([mass, 1 - mass.sum(1, keepdim=True)], 1)
+        return Quantities(scalars, {"logits": chosen_logits, "targets": wanted})
 
     def _cost(self, change: Tensor) -> Tensor:
-        logits, wanted = self.outputs().chunk(2, 1)
-        before, after = self._moved(logits, change)
+        wanted = self.kept("targets")
+        before, after = self._moved(self.kept("logits"), change)
         gap = torch.where(wanted[..., None] > 0, before - after, 0)
         return (wanted[..., None] * gap).sum(1).mean(0)
 
