@@ -15,7 +15,6 @@ import torch
 from rich.console import Console
 
 from hfp.commands.arguments.settings import given_settings
-from hfp.commands.display import Display
 from hfp.commands.interruption import status
 from hfp.errors import InputError
 from hfp.federation.experiment import Experiment
@@ -24,6 +23,7 @@ from hfp.federation.rounds import Course
 from hfp.federation.setup import Federation, set_up
 from hfp.federation.threads import use_threads
 from hfp.results.checkpoint import Checkpoint, check_settings, has_checkpoint, load_checkpoint
+from hfp.results.display import Display
 from hfp.results.folder import RunFolder, default_folder, read_configuration
 from hfp.results.keeping import RunFiles
 from hfp.results.model_files import ModelFiles

@@ -1,4 +1,4 @@
-"""The course of a federated run, round by round: whoever runs the clients, what the server does is this."""
+"""The course of a federated run, round by round, as the server sees it, whoever runs the clients."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from hfp.federation.observer import Observer
 from hfp.federation.participation import Cohort, CohortState, asked_clients
 from hfp.federation.records import FAILED, LATE, REFUSED, ClientRecord, Cost, RoundRecord, Run, check_figures
 from hfp.federation.replies import problem_of
+from hfp.federation.safeguards import Safeguards
 from hfp.federation.setup import Federation
 from hfp.methods import Collector, ServerState, Update
 
@@ -38,7 +39,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class RunState:
-    """All that the coming rounds of a run depend on, beside its experiment, and the records of the rounds before."""
+    """All that the coming rounds of a run depend on beside its experiment, and the records of the rounds before."""
 
     state: ServerState
     plans: Plans
@@ -55,7 +56,7 @@ def rounds(federation: Federation) -> Iterator[Outcome]:
 
 
 class Course:
-    """A run under way on any fleet, told to its observers; it goes on from a `run_state`, if there is one."""
+    """A run on any fleet, which tells its observers what happens and can be resumed from a `run_state`."""
 
     def __init__(
         self,
@@ -74,14 +75,17 @@ class Course:
         self.state = run_state.state if run_state else start(federation.context, initial)
         self._exchange = Exchange(federation, run_state.plans if run_state else None)
         self._cohort = Cohort(experiment, clients, run_state.cohort_state if run_state else None)
-        self._evaluator = Evaluator(federation, self._fleet)
+        self._safeguards = Safeguards(federation)
+        self._evaluator = Evaluator(federation, self._fleet, self._safeguards)
         self._observers = _named([*self._measuring(), *observers])
         for name, observer_state in (run_state.observer_states if run_state else {}).items():
             if name in self._observers:
                 self._observers[name].restore(observer_state)
 
     def _measuring(self) -> Iterator[Observer]:
-        """The observers that the experiment asks for."""
+        """Make the observers that the experiment asks for."""
+        if self._safeguards.active:
+            yield self._safeguards
         if self._federation.experiment.personal:
             yield PersonalAccuracy(self._federation, self._evaluator)
         if self._federation.experiment.diagnostics:
@@ -150,7 +154,7 @@ class Course:
             self._unsettled.pop(0).state_settled(run_state)
 
     def _scored(self, after: ServerState, phase: str, records: list[ClientRecord], begun: float) -> Outcome:
-        """The round with the global model tested, where this is to be done."""
+        """Return the round with the global model tested, where that is due."""
         experiment = self._federation.experiment
         accuracy = loss = None
         if experiment.measures(self.state.round):
@@ -169,7 +173,7 @@ class Course:
         return Outcome(record, after)
 
     def _measured(self, outcome: Outcome) -> Outcome:
-        """The round with what the observers measured."""
+        """Return the round with what the observers measured."""
         figures: dict[str, Any] = {}
         for name, observer in self._observers.items():
             found = observer.figures(outcome)
@@ -184,7 +188,9 @@ class Course:
     def _ask(self, collector: Collector) -> tuple[list[ClientRecord], int]:
         """Have this round's clients train and collect their replies: the records, and how many were collected."""
         method, context, state = self._federation.method, self._federation.context, self.state
-        records, heard = [], 0
+        records: list[ClientRecord] = []
+        came: list[Update] = []
+        heard = 0
         for result in self._task_results():
             update, record = self._exchange.update(result), self._exchange.record(result)
             problem = problem_of(method, context, state, update) if update else ""
@@ -193,7 +199,7 @@ class Course:
             elif problem:
                 record = dataclasses.replace(record, status=REFUSED, problem=problem)
             elif self._cohort.admit(state.round, update):
-                self._collect(collector, update)
+                self._take(update, collector, came)
                 heard += 1
             else:
                 record = dataclasses.replace(record, status=LATE)
@@ -203,17 +209,23 @@ class Course:
         for update in self._cohort.arrivals(state.round):
             rebased = method.rebase(context, state, update)
             if rebased is not None:
-                self._collect(collector, rebased)
+                self._take(rebased, collector, came)
                 heard += 1
+        for update in self._safeguards.released(state, came):
+            collector.add(update)
         return records, heard
 
-    def _collect(self, collector: Collector, update: Update) -> None:
-        collector.add(update)
+    def _take(self, update: Update, collector: Collector, came: list[Update]) -> None:
+        """Hand an update to the collector, or keep it for the safeguards, which see all of a round's together."""
+        if self._safeguards.active:
+            came.append(update)
+        else:
+            collector.add(update)
         for observer in self._observers.values():
             observer.update_came(self.state, update)
 
     def _task_results(self) -> Iterator[TaskResult]:
-        """What comes of every client that takes part, in their order; those that drop out are not even started."""
+        """Yield what comes of every client that takes part, in their order; those that drop out are not started."""
         method, context, state = self._federation.method, self._federation.context, self.state
         present = self._fleet.reachable(state.round, self._cohort.asked(state.round))
         chosen = method.select(context, state, present) if present else ()
@@ -225,7 +237,7 @@ class Course:
 
 
 def _named(observers: Sequence[Observer]) -> dict[str, Observer]:
-    """Observers by the name under which their state is kept; a second one of a class is called so."""
+    """Name observers, by which their states are kept; the second one of a class has a number in its name."""
     seen: Counter[str] = Counter()
     named = {}
     for observer in observers:
@@ -242,7 +254,7 @@ def _check_some_trained(round: int, records: Sequence[ClientRecord], clients: in
 
 
 def full_cost(federation: Federation, rounds: int) -> Cost:
-    """What the first `rounds` rounds cost when the clients that are asked train the full model, as in FedAvg."""
+    """Count what the first `rounds` rounds cost when the clients that are asked train the full model, as in FedAvg."""
     message = packed_bytes(federation.initial)
     experiment, clients = federation.experiment, federation.context.clients
     forward = macs(federation.model, federation.context.example)
