@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import dataclasses
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -58,6 +59,15 @@ BATCH_NORM_POLICIES: Mapping[str, str] = MappingProxyType(
     }
 )
 """Which batch-norm statistics the global model is tested with (`hfp.training.batch_norm`)."""
+
+LEARNING_RATE_SCHEDULES: Mapping[str, str] = MappingProxyType(
+    {
+        "constant": "it stays the same",
+        "cosine": "it falls along half a cosine, so that the round after the last would have none",
+        "steps": "it is a tenth from the end of the first third of the rounds on, and a hundredth in the last third",
+    }
+)
+"""How the learning rate goes over the rounds of a run."""
 
 _DEVICE = re.compile(r"(?!meta)[a-z]+(:\d+)?")
 
@@ -327,6 +337,32 @@ class Experiment:
     learning_rate: float = setting(
         0.05, "Local SGD has this learning rate.", within="(0, inf)", group="training", aliases=("lr",)
     )
+    learning_rate_schedule: str = setting(
+        "constant",
+        "The learning rate changes from round to round in this way.",
+        choices=LEARNING_RATE_SCHEDULES,
+        noun="learning-rate schedule",
+        group="training",
+        aliases=("lr-schedule",),
+    )
+    learning_rate_decay: float = setting(
+        1.0,
+        "The learning rate is multiplied by this factor from one round to the next, whatever its schedule.",
+        within="(0, 1]",
+        unit="factor",
+        group="training",
+        aliases=("lr-decay",),
+    )
+    clip_norm: float | None = setting(
+        None,
+        "A local step scales its gradient down to this Euclidean norm where it is longer; 0 leaves it as it is. By "
+        "default a method does what its authors' code does: HeteroFL and FedRolex clip at 1, others do not.",
+        kind=float,
+        within="[0, inf)",
+        unit="norm",
+        group="training",
+        aliases=("max-grad-norm",),
+    )
     momentum: float = setting(0.9, "Local SGD has this momentum.", within="[0, 1)", group="training")
     weight_decay: float = setting(
         0.0, "Local SGD has this weight decay.", within="[0, inf)", group="training", aliases=("wd",)
@@ -388,6 +424,21 @@ class Experiment:
         bounded = self.deadline is not None or "seconds" in (self.budget or {})
         times = 1 if bounded else max(1, builtins.round(self.head_start * self.head_start_decay**round))
         return times * self.epochs
+
+    def rate_factor(self, round: int) -> float | None:
+        """What the learning rate is multiplied by in a round, counted from 0; None where it never changes.
+
+        >>> Experiment(rounds=4, learning_rate_schedule="cosine").rate_factor(2)
+        0.5
+        """
+        if self.learning_rate_schedule == "constant" and self.learning_rate_decay == 1:
+            return None
+        shapes = {
+            "constant": 1.0,
+            "cosine": (1 + math.cos(math.pi * round / self.rounds)) / 2,
+            "steps": 10.0 ** -(3 * round // self.rounds),
+        }
+        return shapes[self.learning_rate_schedule] * self.learning_rate_decay**round
 
     @property
     def devices(self) -> tuple[Device, ...]:

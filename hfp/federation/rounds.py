@@ -144,13 +144,13 @@ class Course:
         method, context, state = self._federation.method, self._federation.context, self.state
         records, heard = [], 0
         for result in self._task_results():
-            update, record = self._exchange.update(result), self._exchange.record(result)
+            update, record = self._exchange.update(state.round, result), self._exchange.record(result)
             problem = problem_of(method, context, state, update) if update else ""
             if update is None:
                 pass
             elif problem:
                 record = dataclasses.replace(record, status=REFUSED, problem=problem)
-            elif self._cohort.admit(state.round, update):
+            elif method.waits_for_all(state) or self._cohort.admit(state.round, update):
                 self._collect(collector, update)
                 heard += 1
             else:

@@ -41,6 +41,13 @@ class Federation:
     device: torch.device
     origin: str
 
+    def training_in(self, round: int) -> LocalTraining:
+        """How clients train in a round, counted from 0."""
+        experiment = self.experiment
+        return dataclasses.replace(
+            self.training, epochs=experiment.epochs_in(round), rate_factor=experiment.rate_factor(round)
+        )
+
     @property
     def initial(self) -> State:
         """The full model's state before the first round."""
@@ -166,6 +173,7 @@ def _assemble(
             measure_variance=experiment.diagnostics,
             amp=experiment.amp,
             channels_last=experiment.channels_last,
+            clip_norm=method.clip_norm if experiment.clip_norm is None else experiment.clip_norm,
         ),
         device=device,
         origin=origin,

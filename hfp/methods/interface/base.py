@@ -49,6 +49,8 @@ class Method(ABC):
     """Earlier names of options, which keep working with a warning, and today's."""
     uses_ratios: ClassVar[bool] = True
     """Whether a client's ratio makes any difference; a comparison runs what it doesn't matter to only once."""
+    clip_norm: ClassVar[float] = 0.0
+    """The norm at which local gradients are clipped where the experiment does not say; 0 for never."""
 
     @classmethod
     def option_label(cls) -> str:
@@ -145,6 +147,10 @@ class Method(ABC):
         task = dataclasses.replace(update.task, tensors=now)
         reply = dataclasses.replace(update.reply, tensors={**update.reply.tensors, **moved})
         return dataclasses.replace(update, task=task, reply=reply)
+
+    def waits_for_all(self, state: ServerState) -> bool:
+        """Whether the coming round takes every reply, however late: no, the experiment's deadline holds."""
+        return False
 
     def phase(self, state: ServerState) -> str:
         """A word for what the coming round does, shown with its figures."""

@@ -110,7 +110,7 @@ def test_own_models_are_what_clients_trained_with_their_own_statistics(method):
     client = federation.method.select(federation.context, state, federation.context.clients)[0]
     exchange = Exchange(federation)
     (answer,) = InProcess(federation).train(0, [client], lambda client: exchange.task(state, client))
-    update = exchange.update(answer)
+    update = exchange.update(state.round, answer)
     held = federation.method.trained_part(federation.context, state, update)
     found = Evaluator(federation, InProcess(federation)).own(client.index, held)
     shard = federation.shards[client.index]
