@@ -154,6 +154,7 @@ def _assemble(
         seed=experiment.seed,
         example=torch.zeros(1, *dataset.shape),
         classifier=_rows_of_classes(model, len(dataset.classes)),
+        rounds=experiment.rounds,
     )
     method.check(context)
     return Federation(

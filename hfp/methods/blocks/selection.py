@@ -92,10 +92,11 @@ def keep_best(
     return groups.plan(kept)
 
 
-def keep_window(groups: Coupling, ratio: float, start: int = 0) -> Plan:
+def keep_window(groups: Coupling, ratio: float, start: int = 0, turn: float = 0.0) -> Plan:
     """``ceil((1 - ratio) C)`` consecutive channels of every coupled group, from `start` on and wrapping around.
 
-    At least one stays, whatever the ratio. Groups that are linked keep the same share, rounded up as well.
+    At least one stays, whatever the ratio. Groups that are linked keep the same share, rounded up as well. `turn` moves
+    every window on by this share of its group's channels, rounded down.
     """
     kept = {}
     for names in groups.linked:
@@ -103,7 +104,8 @@ def keep_window(groups: Coupling, ratio: float, start: int = 0) -> Plan:
         width = max(math.ceil((1 - ratio) * parts - 1e-9), 1)  # 0.3 * 10 is a little more than 3
         for name in names:
             size = groups.sizes[name]
-            kept[name] = ((start + torch.arange(width * size // parts)) % size).sort().values
+            first = start + math.floor(turn * parts + 1e-9) * size // parts
+            kept[name] = ((first + torch.arange(width * size // parts)) % size).sort().values
     return groups.plan(kept)
 
 

@@ -39,7 +39,7 @@ class MethodContext:
 
     `model` is the full model, for its architecture alone, `groups` its coupled groups, `parameters` its parameters by
     name, `classifier` those of them whose first dimension is the classes, `example` one input
-    `[1, channels, height, width]`.
+    `[1, channels, height, width]`. The run lasts `rounds`.
     """
 
     model: nn.Module
@@ -49,6 +49,7 @@ class MethodContext:
     seed: int
     example: Tensor
     classifier: tuple[str, ...] = ()
+    rounds: int = 30
 
 
 @dataclass(frozen=True)
