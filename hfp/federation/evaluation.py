@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from hfp.costs.payload import packed_bytes
 from hfp.federation.fleet import Fleet
+from hfp.federation.participation import Cohort, asked_clients
 from hfp.federation.records import Personal
 from hfp.federation.setup import Federation
 from hfp.methods import Client, Collector, ServerState, State, TrainedPart, Update
@@ -17,6 +18,9 @@ from hfp.reconstruct import IndexMap, compact_model
 from hfp.seeds import generator
 from hfp.training import batch_norm as batchnorm
 from hfp.training.local_step import LARGE_BATCH, LocalData, Predictions, on_device, predict, statistics_of
+
+POOLED = ("reestimate", "participants")
+"""Batch-norm policies under which the server pools the statistics of clients."""
 
 
 class Own:
@@ -55,11 +59,14 @@ class Evaluator:
         self._predictions: Predictions | None = None
         test = federation.dataset.test
         self._test = on_device(LocalData(test.images, test.labels, federation.dataset.normalise), federation.device)
-        self.traffic = self._statistics_traffic()
+        clients, share = len(federation.context.clients), federation.experiment.participation
+        self.traffic = self._statistics_traffic(
+            asked_clients(share, clients) if self._policy == "participants" else clients
+        )
 
     def refresh(self, state: ServerState) -> ServerState:
         """The state with the statistics that the policy puts there."""
-        if self._policy != "reestimate":
+        if self._policy not in POOLED:
             return state
         pool = batchnorm.Pool()
         for client, moments in self._statistics(state):
@@ -110,9 +117,13 @@ class Evaluator:
         return Predictions(total.correct / samples, total.losses / samples)
 
     def _statistics(self, state: ServerState) -> Iterator[tuple[Client, State]]:
-        """The batch-norm statistics of every client that can be reached."""
-        everyone = self._fleet.reachable(state.round, self._federation.context.clients)
-        return self._fleet.statistics(state.round, everyone, state.weights)
+        """The batch-norm statistics of the policy's clients that can be reached, after the round before `state`."""
+        clients: Sequence[Client] = self._federation.context.clients
+        if self._policy == "participants":
+            cohort, round = Cohort(self._federation.experiment, clients), state.round - 1
+            clients = [client for client in cohort.asked(round) if not cohort.drops_out(round, client)]
+            self.traffic = self._statistics_traffic(len(clients))
+        return self._fleet.statistics(state.round, self._fleet.reachable(state.round, clients), state.weights)
 
     def _ask(self, model: nn.Module, schedule: Sequence[Tensor] | None = None) -> Predictions:
         """Answers to the whole test set, in evaluation mode unless there is a schedule of batches."""
@@ -131,10 +142,9 @@ class Evaluator:
         order = torch.randperm(samples, generator=generator(self._federation.experiment.seed, "test batches"))
         return order.tensor_split(max(1, round(samples / LARGE_BATCH)))
 
-    def _statistics_traffic(self) -> tuple[int, int]:
-        if self._policy != "reestimate":
+    def _statistics_traffic(self, clients: int) -> tuple[int, int]:
+        if self._policy not in POOLED:
             return 0, 0
-        clients = len(self._federation.context.clients)
         full: State = self._federation.initial
         moments = {name: tensor for name, tensor in full.items() if name.endswith(("running_mean", "running_var"))}
         return clients * packed_bytes(full), clients * packed_bytes(moments)

@@ -52,7 +52,8 @@ BATCH_NORM_POLICIES: Mapping[str, str] = MappingProxyType(
     {
         "aggregate": "the submodels' running statistics are averaged by the method's own rule, like any parameter",
         "reestimate": "after aggregation every client runs the global model over its own data, and the server pools "
-        "the statistics it sends back",
+        "the statistics it sends back; this asks all clients, also those that take no part in the round",
+        "participants": "the same, but only of the clients that the round asked and that did not drop out",
         "local": "every client keeps the statistics of its own data, and accuracy is the mean over the clients' "
         "models, weighted by samples, each over the whole test set",
         "batch": "every batch of 500 test images, in random order, is normalised by its own statistics",
