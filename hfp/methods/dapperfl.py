@@ -41,8 +41,8 @@ FUSION: Mapping[str, str] = MappingProxyType(
 class DapperFL(Method):
     """Train densely, fuse ``w_k ← α_t w_t + (1 - α_t) w_k``, prune by l1 at the client's ratio, train the rest.
 
-    ``α_t = max((1 - decay)^t · first, least)`` in the rounds that `fusion` says. The first local epoch is dense. Where it
-    is the only one, clients send what they then prune, as in the authors' code, unless `halves` is set.
+    ``α_t = max((1 - decay)^t · first, least)`` in the rounds that `fusion` says. The first local epoch is dense. Where
+    it is the only one, clients send what they then prune, as in the authors' code, unless `halves` is set.
     The local loss adds ``regularisation`` times the mean length of the features that enter the classifier. The full
     model goes down; the compact one and a bit a channel come up, and what a client pruned counts as unchanged in the
     mean weighted by samples.

@@ -28,8 +28,8 @@ class FedRolex(HeteroFL):
     """In round ``t``, ``ceil(r C)`` channels from ``t mod C`` on, wrapping around; else as `HeteroFL`.
 
     All layers of a coupled group roll together, so that every channel is trained after at most ``C`` rounds. A run of
-    fewer rounds leaves some untrained where all clients are weak; with `roll` ``run`` the window of round ``t`` of ``T``
-    begins at channel ``floor(t C / T)``.
+    fewer rounds leaves some untrained where all clients are weak; with `roll` ``run`` the window of round ``t`` of
+    ``T`` begins at channel ``floor(t C / T)``.
     """
 
     name: ClassVar[str] = "fedrolex"
