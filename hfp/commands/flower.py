@@ -70,9 +70,7 @@ def _serve(deployment: LocalDeployment, arguments: argparse.Namespace) -> int:
     config += [*paths_of_app(arguments.run), *(with_absolute_paths(part) for part in arguments.run_config)]
     print(f"SuperLink on {deployment.address}, {arguments.nodes} nodes; logs in {deployment.folder}", flush=True)
     if not arguments.secure:
-        print(
-            "Every user of this machine can run code on these nodes; see --secure.", flush=True
-        )
+        print("Every user of this machine can run code on these nodes; see --secure.", flush=True)
     app = arguments.run.resolve() if arguments.run is not None else Path("APP")
     words = deployment.run_words(app, config, nodes)
     if arguments.run is None:

@@ -232,6 +232,23 @@ class Experiment:
         unit="limit=most",
         group="clients",
     )
+    first_ratio: float | None = setting(
+        None,
+        "Submodels grow: in the first round every client removes this share of its channels, if its own is not larger, "
+        "and from round to round less, down to its own.",
+        kind=float,
+        within="[0, 1)",
+        reason="the share of channels removed",
+        unit="share",
+        group="clients",
+    )
+    growth: float = setting(
+        0.5,
+        "Where there is a first ratio, submodels reach their own size after this share of the run's rounds.",
+        within="(0, 1]",
+        unit="share",
+        group="clients",
+    )
     participation: float = setting(
         1.0,
         "The server asks this share of the clients in each round.",
@@ -425,6 +442,22 @@ class Experiment:
         bounded = self.deadline is not None or "seconds" in (self.budget or {})
         times = 1 if bounded else max(1, builtins.round(self.head_start * self.head_start_decay**round))
         return times * self.epochs
+
+    def ratio_in(self, round: int, own: float) -> float:
+        """The share of its channels that a client removes in a round, counted from 0.
+
+        >>> grows = Experiment(rounds=8, first_ratio=0.9)
+        >>> [round(grows.ratio_in(now, own=0.5), 2) for now in range(6)]
+        [0.9, 0.8, 0.7, 0.6, 0.5, 0.5]
+
+        Args:
+            round: the round.
+            own: the client's own ratio, which it has in the end.
+        """
+        if self.first_ratio is None or own >= self.first_ratio:
+            return own
+        left = max(0.0, 1 - round / (self.growth * self.rounds))
+        return own + left * (self.first_ratio - own)
 
     def rate_factor(self, round: int) -> float | None:
         """What the learning rate is multiplied by in a round, counted from 0; None where it never changes.

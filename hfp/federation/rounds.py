@@ -175,6 +175,7 @@ class Course:
         method, context, state = self._federation.method, self._federation.context, self.state
         present = self._fleet.reachable(state.round, self._cohort.asked(state.round))
         chosen = method.select(context, state, present) if present else ()
+        chosen = [self._federation.client_in(state.round, client) for client in chosen]
         lost = {client.index for client in chosen if self._cohort.drops_out(state.round, client)}
         sent = [client for client in chosen if client.index not in lost]
         results = self._fleet.train(state.round, sent, lambda client: self._exchange.task(state, client))

@@ -41,6 +41,11 @@ class Federation:
     device: torch.device
     origin: str
 
+    def client_in(self, round: int, client: Client) -> Client:
+        """A client with the ratio that it has in a round, counted from 0."""
+        ratio = self.experiment.ratio_in(round, client.ratio)
+        return client if ratio == client.ratio else dataclasses.replace(client, ratio=ratio)
+
     def training_in(self, round: int) -> LocalTraining:
         """How clients train in a round, counted from 0."""
         experiment = self.experiment
@@ -157,6 +162,9 @@ def _assemble(
         rounds=experiment.rounds,
     )
     method.check(context)
+    if experiment.first_ratio is not None:
+        first = [dataclasses.replace(client, ratio=experiment.ratio_in(0, client.ratio)) for client in clients]
+        method.check(dataclasses.replace(context, clients=tuple(first)))
     return Federation(
         experiment=experiment,
         method=method,

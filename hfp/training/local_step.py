@@ -172,7 +172,6 @@ class LocalStep:
         self.optimizer.step()
         self.total += loss.detach() * len(batch.labels)
 
-
     def _scale_gradients(self, rate: Tensor) -> None:
         """Make gradients ``rate (g + λ w)``: SGD at rate 1 without weight decay then takes the step of that rate.
 
@@ -220,9 +219,7 @@ def train(
     wait()
     mean = float(step.total) / max(seen, 1)
     if not math.isfinite(mean):
-        raise InputError(
-            f"training diverged (loss {mean}) at learning rate {training.rate:g}; use a smaller one"
-        )
+        raise InputError(f"training diverged (loss {mean}) at learning rate {training.rate:g}; use a smaller one")
     return LocalResult(len(schedule), seen, mean, None if step.spread is None else step.spread.variance())
 
 
