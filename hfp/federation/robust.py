@@ -1,9 +1,9 @@
 """Robust aggregation where every client holds another part of the model.
 
 Some clients may lie. A rule here looks at all updates of a round before the method does and replaces what stands out,
-so that every method that averages stays as it is. Coordinate-wise rules (Yin et al., ICML 2018, arXiv 1803.01498) compare
-the values of one entry over the clients that hold it. With partial models an entry may have few holders: below a stated
-number nobody can tell a lie from a truth, and the entry keeps its global value.
+so that every method that averages stays as it is. Coordinate-wise rules (Yin et al., ICML 2018, arXiv 1803.01498)
+compare the values of one entry over the clients that hold it. With partial models an entry may have few holders: below
+a stated number nobody can tell a lie from a truth, and the entry keeps its global value.
 
 A coordinate-wise rule needs the memory of all submodels of a round, and that of one tensor for all clients.
 """
@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from hfp.errors import InputError, unknown
-from hfp.methods import Update
+from hfp.federation.robust_rules import Median, NormClip, Rule, TrimmedMean
+from hfp.methods import Client, Update
 from hfp.reconstruct import TensorMap
 
 State = Mapping[str, Tensor]
@@ -37,102 +37,6 @@ class Defended:
 
     updates: tuple[Update, ...]
     undefended: float
-
-
-@dataclass(frozen=True)
-class TrimmedMean:
-    """Take the `trim` smallest and the `trim` largest values of every entry out of its mean.
-
-    What is taken out is replaced by the mean of the rest, so that a plain mean of the replaced values is the trimmed
-    mean. An entry with fewer than ``2 * trim + 1`` holders keeps its global value.
-    """
-
-    trim: int
-
-    def __post_init__(self) -> None:
-        """Check the number."""
-        if self.trim < 1:
-            raise InputError(f"trimmed-mean must take out at least 1 value on each side; found {self.trim}")
-
-    @property
-    def fewest_holders(self) -> int:
-        """How many clients must hold an entry."""
-        return 2 * self.trim + 1
-
-    def centre(self, ordered: Tensor, holders: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Give the mean of the values that stay `[...]`, and the first and one past the last rank that stays."""
-        first, end = torch.full_like(holders, self.trim), holders - self.trim
-        ranks = torch.arange(len(ordered), device=ordered.device).view(-1, *[1] * (ordered.dim() - 1))
-        stays = (ranks >= first) & (ranks < end)
-        total = torch.where(stays, ordered, torch.zeros_like(ordered)).sum(0)
-        return total / (end - first).clamp(min=1), first, end
-
-
-@dataclass(frozen=True)
-class Median:
-    """Replace every value of an entry by the median over its holders; with fewer than three it keeps its global value."""
-
-    fewest_holders: int = 3
-
-    def centre(self, ordered: Tensor, holders: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Give the median `[...]`, and an empty range of ranks that stay."""
-        below = ((holders - 1).clamp(min=0) // 2).unsqueeze(0)
-        above = (holders.clamp(min=1) // 2).unsqueeze(0)
-        middle = (ordered.gather(0, below) + ordered.gather(0, above)).squeeze(0) / 2
-        return middle, holders, holders
-
-
-@dataclass(frozen=True)
-class NormClip:
-    """Shorten every change that is longer than `times` the median of all changes of the round.
-
-    Submodels have different sizes, so a length is the root mean square over the entries that a client holds.
-    """
-
-    times: float = 1.0
-
-    def __post_init__(self) -> None:
-        """Check the number."""
-        if not self.times > 0:
-            raise InputError(f"norm-clip must be above 0 times the median; found {self.times}")
-
-
-Rule = TrimmedMean | Median | NormClip
-RULES: Mapping[str, Callable[..., Rule]] = {"trimmed-mean": TrimmedMean, "median": Median, "norm-clip": NormClip}
-
-
-def parse_rules(text: str) -> tuple[Rule, ...]:
-    """Read rules such as ``"trimmed-mean:2"`` or ``"norm-clip,median"``, applied in this order.
-
-    Args:
-        text: names with commas between them. ``trimmed-mean:N`` takes out the N smallest and largest values,
-            ``norm-clip:C`` shortens changes to C times the median (1 if not given), ``median`` has no number.
-
-    Raises:
-        InputError: a name is not known, or a number is missing or out of its range.
-
-    >>> parse_rules("norm-clip,trimmed-mean:2")
-    (NormClip(times=1.0), TrimmedMean(trim=2))
-    """
-    return tuple(_parsed(part.strip()) for part in text.split(","))
-
-
-def _parsed(text: str) -> Rule:
-    name, _, number = text.partition(":")
-    if name not in RULES:
-        raise unknown("robust rule", name, RULES)
-    if name == "median" and number:
-        raise InputError(f"the robust rule median takes no number; found {text!r}")
-    if name == "trimmed-mean" and not number:
-        raise InputError("trimmed-mean needs a number, for instance trimmed-mean:2")
-    if not number:
-        return RULES[name]()
-    kind = int if name == "trimmed-mean" else float
-    try:
-        value = kind(number)
-    except ValueError:
-        raise InputError(f"the number of robust rule {name} must be a number; found {number!r}") from None
-    return RULES[name](value)
 
 
 def defend(rules: Sequence[Rule], weights: State, updates: Sequence[Update]) -> Defended:
@@ -153,6 +57,29 @@ def defend(rules: Sequence[Rule], weights: State, updates: Sequence[Update]) -> 
         elif updates:
             updates, undefended = _compared(rule, weights, updates)
     return Defended(tuple(updates), undefended)
+
+
+def defended_statistics(
+    rules: Sequence[Rule], weights: State, statistics: Sequence[tuple[Client, State]]
+) -> list[tuple[Client, State]]:
+    """Apply coordinate-wise rules to the clients' batch-norm statistics; every client holds all of them.
+
+    Args:
+        rules: what to do; rules about lengths do not apply.
+        weights: the current statistics, by name, for entries with too few holders.
+        statistics: every client's own.
+    """
+    for rule in rules:
+        if isinstance(rule, NormClip) or not statistics:
+            continue
+        replaced: list[dict[str, Tensor]] = [{} for _ in statistics]
+        for name in statistics[0][1]:
+            values = [own[name] for _, own in statistics]
+            whole = [TensorMap.identity(tuple(value.shape)) for value in values]
+            for own, value in zip(replaced, replacements(rule, whole, values, weights[name])[0], strict=True):
+                own[name] = value
+        statistics = [(client, own) for (client, _), own in zip(statistics, replaced, strict=True)]
+    return list(statistics)
 
 
 def _clipped(rule: NormClip, updates: Sequence[Update]) -> list[Update]:
@@ -239,10 +166,22 @@ def replacements(
         place.write(value.double(), row)
     holders = (~stacked.isnan()).sum(0)
     order = stacked.argsort(dim=0, stable=True)  # an entry that is not held sorts last
-    centre, first, end = rule.centre(stacked.gather(0, order).nan_to_num(), holders)
+    centre, first, end = _centre(rule, stacked.gather(0, order).nan_to_num(), holders)
     ranks = order.argsort(0)
     fallback = torch.zeros(shape, dtype=torch.float64) if before is None else before.double()
     made = torch.where((ranks >= first) & (ranks < end), stacked, centre)
     made = torch.where(holders >= rule.fewest_holders, made, fallback.to(made))
     whole = made if kind.is_floating_point else made.round()
     return [place.restrict(row).to(kind) for row, place in zip(whole, places, strict=True)], holders
+
+
+def _centre(rule: TrimmedMean | Median, ordered: Tensor, holders: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Give what replaces a value that goes, and the first and one past the last rank that stays, entry by entry."""
+    if isinstance(rule, Median):
+        below = ((holders - 1).clamp(min=0) // 2).unsqueeze(0)
+        above = (holders // 2).clamp(max=len(ordered) - 1).unsqueeze(0)
+        return (ordered.gather(0, below) + ordered.gather(0, above)).squeeze(0) / 2, holders, holders
+    first, end = torch.full_like(holders, rule.trim), holders - rule.trim
+    ranks = torch.arange(len(ordered), device=ordered.device).view(-1, *[1] * (ordered.dim() - 1))
+    stays = (ranks >= first) & (ranks < end)
+    return torch.where(stays, ordered, torch.zeros_like(ordered)).sum(0) / (end - first).clamp(min=1), first, end

@@ -1,4 +1,4 @@
-"""FedRolex: HeteroFL with a window of channels that moves on every round (arXiv 2212.01548)."""
+"""FedRolex: HeteroFL with a window of channels that moves on in every round (arXiv 2212.01548)."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ ROLLS: Mapping[str, str] = MappingProxyType(
 @register
 @dataclass(frozen=True)
 class FedRolex(HeteroFL):
-    """In round ``t``, ``ceil(r C)`` channels from ``t mod C`` on, wrapping around; else as `HeteroFL`.
+    """FedRolex trains ``ceil(r C)`` channels from ``t mod C`` on in round ``t``, wrapping around at the end.
 
-    All layers of a coupled group roll together, so that every channel is trained after at most ``C`` rounds. A run of
-    fewer rounds leaves some untrained where all clients are weak; with `roll` ``run`` the window of round ``t`` of
-    ``T`` begins at channel ``floor(t C / T)``.
+    The rest is as in `HeteroFL`. All layers of a coupled group of ``C`` channels move together, so that every channel
+    is trained within ``C`` rounds. A shorter run leaves some untrained where all clients are weak; with `roll` ``run``
+    the window of round ``t`` of ``T`` begins at channel ``floor(t C / T)``.
     """
 
     name: ClassVar[str] = "fedrolex"
@@ -39,7 +39,7 @@ class FedRolex(HeteroFL):
     roll: str = setting("channel", "The window of channels moves on in this way.", choices=ROLLS)
 
     def plan(self, context: MethodContext, state: ServerState, client: Client) -> Plan:
-        """The window of the coming round."""
+        """Plan the window of the coming round."""
         if self.roll == "channel":
             return keep_window(context.groups, client.ratio, start=state.round)
         return keep_window(context.groups, client.ratio, turn=state.round / context.rounds)

@@ -17,6 +17,7 @@ from hfp.federation.exchange import Exchange
 from hfp.federation.fleet import InProcess
 from hfp.federation.participation import Cohort
 from hfp.federation.rounds import rounds
+from hfp.federation.safeguards import Safeguards
 from hfp.federation.setup import set_up
 from hfp.methods import methods
 from hfp.reconstruct import compact_model
@@ -29,7 +30,7 @@ SMALL = Experiment(train_images=200, clients=4, rounds=1, alpha=0.5, options={"w
 def with_policy(policy):
     federation = set_up(dataclasses.replace(SMALL, batch_norm=policy))
     state = next(iter(rounds(federation))).state
-    return federation, state, Evaluator(federation, InProcess(federation))
+    return federation, state, Evaluator(federation, InProcess(federation), Safeguards(federation))
 
 
 def statistics_replaced(model, images):
@@ -117,7 +118,7 @@ def test_batch_uses_the_statistics_of_the_test_images_and_leaves_the_state():
 def test_batches_of_a_sorted_test_set_are_mixed(monkeypatch):
     monkeypatch.setattr("hfp.federation.evaluation.LARGE_BATCH", 50)
     federation = set_up(dataclasses.replace(SMALL, batch_norm="batch"))
-    schedule = Evaluator(federation, InProcess(federation))._mixed
+    schedule = Evaluator(federation, InProcess(federation), Safeguards(federation))._mixed
     assert sorted(torch.cat(schedule).tolist()) == list(range(359))
     assert {len(chosen) for chosen in schedule} == {51, 52}
     order = federation.dataset.test.labels.sort().indices
@@ -145,7 +146,7 @@ def test_own_models_are_what_clients_trained_with_their_own_statistics(method):
     (answer,) = InProcess(federation).train(0, [client], lambda client: exchange.task(state, client))
     update = exchange.update(state.round, answer)
     held = federation.method.trained_part(federation.context, state, update)
-    found = Evaluator(federation, InProcess(federation)).own(client.index, held)
+    found = Evaluator(federation, InProcess(federation), Safeguards(federation)).own(0, client.index, held)
     shard = federation.shards[client.index]
     model = statistics_replaced(
         compact_model(federation.model, held.index_map, held.after), federation.dataset.normalise(shard.images)

@@ -10,14 +10,8 @@ import torch
 from federated import begin, collected, context_of, made_up, small_network
 
 from hfp.errors import InputError
-from hfp.federation.privacy import (
-    Privacy,
-    check_private,
-    clipping,
-    epsilon,
-    private_statistics,
-    private_update,
-)
+from hfp.federation.privacy import check_private, clipping, private_statistics, private_update
+from hfp.federation.privacy_account import Privacy, epsilon
 from hfp.methods import create_method
 
 TINY = 1e-12

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hfp.errors import InputError
-from hfp.federation.robust import Median, NormClip, TrimmedMean, defend, parse_rules, replacements
+from hfp.federation.robust import defend, replacements
+from hfp.federation.robust_rules import Median, NormClip, TrimmedMean, parse_rules
 from hfp.methods import create_method
 from hfp.reconstruct import TensorMap
 
