@@ -111,7 +111,7 @@ def set_up_own(experiment: Experiment, problem: Problem, samples: Sequence[int],
     """
     for name in ("diagnostics", "personal"):
         if getattr(experiment, name):
-            raise InputError(f"{name} needs the clients' data on the server, which it hasn't when the data is your own")
+            raise InputError(f"{name} needs the clients' data on the server, which has none when the data is your own")
     for name in ("pretrained", "weights"):
         if getattr(experiment, name):
             raise InputError(f"{name} can't be used with a model of your own; load the weights in its model()")
