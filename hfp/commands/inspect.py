@@ -1,4 +1,4 @@
-"""``hfp inspect``: what a run's folder or a file of a pruned model holds, and what was removed from every layer."""
+"""``hfp inspect``: what a run's folder or a file of a pruned model holds, or what is coupled in a full model."""
 
 from __future__ import annotations
 
@@ -14,19 +14,29 @@ from torch import nn
 
 from hfp.costs.macs import macs, parameters, state_bytes
 from hfp.errors import InputError
-from hfp.models.source import full_model
+from hfp.models.source import FullModel, full_model, imported, is_model
+from hfp.pruning.coupled import coupled_report
+from hfp.pruning.coupled_page import coupled_page
 from hfp.pruning.layer_picture import save_layer_picture
 from hfp.pruning.layers_report import LayerReport, layer_reports, tensor_reports
 from hfp.pruning.tables import shown
 from hfp.reconstruct import IndexMap, PrunedFile, compact_model, read_pruned
+from hfp.results.folder import write_atomically
 from hfp.results.load import description_in, is_run, skeleton_in
 from hfp.results.overview import full_model_alone, run_overview
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Read and show; returns 0."""
+    if not arguments.file.exists() and is_model(str(arguments.file)):
+        return _show_coupled(arguments)
+    for option in ("html", "inputs"):
+        if getattr(arguments, option) is not None:
+            raise InputError(f"--{option} is for full models, before they are pruned; {arguments.file} is none")
     if is_run(arguments.file):
         return _show_run(arguments)
+    if not arguments.file.exists():
+        raise InputError(f"there is no file {arguments.file}, and no model of this name")
     alone = full_model_alone(arguments.file)
     if alone is not None:
         raise InputError(alone)
@@ -71,6 +81,45 @@ def _show_run(arguments: argparse.Namespace) -> int:
     for line in run_lines(found):
         console.print(line, soft_wrap=True, markup=False)
     return 0
+
+
+def _show_coupled(arguments: argparse.Namespace) -> int:
+    """Show what is coupled in a full model; returns 0."""
+    for option in ("model", "picture"):
+        if getattr(arguments, option) is not None:
+            raise InputError(f"--{option} is for files of pruned models; {arguments.file} is a full model")
+    folder = None if arguments.html is None else arguments.html.absolute().parent
+    if folder is not None and not folder.is_dir():
+        raise InputError(f"there is no folder {folder} to write the page into")
+    name = str(arguments.file)
+    full = full_model(name, image_size=arguments.image_size)
+    report = coupled_report(full.model.eval(), _example_inputs(full, arguments), name)
+    if arguments.html is not None:
+        write_atomically(arguments.html, coupled_page(report).encode())
+    if arguments.json:
+        json.dump(report.as_dict(), sys.stdout)
+        sys.stdout.write("\n")
+        return 0
+    console = Console(highlight=False)
+    console.print(report.shown())
+    if arguments.html is not None:
+        console.print(f"written to {arguments.html}", soft_wrap=True, markup=False)
+    return 0
+
+
+def _example_inputs(full: FullModel, arguments: argparse.Namespace) -> Any:
+    """What the model is called with: given, its own example, or two images."""
+    if arguments.inputs is not None:
+        found = imported(arguments.inputs)
+        if not callable(found):
+            raise InputError(f"--inputs {arguments.inputs} gave a {type(found).__name__}; expected a callable")
+        return found()
+    own = getattr(full.model, "dummy_inputs", None)  # models of transformers have it
+    if isinstance(own, dict) and all(isinstance(value, torch.Tensor) for value in own.values()):
+        cached = hasattr(getattr(full.model, "config", None), "use_cache")
+        return {**own, "use_cache": False} if cached else own  # a cache that is returned would be an output, and stay
+    with torch.random.fork_rng():
+        return torch.randn(2, *full.shape)
 
 
 def run_lines(found: dict[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""What the theory of arXiv 2603.12591 speaks of, measured every round: variances, perturbation, coverage."""
+"""Measures in every round what the theory of arXiv 2603.12591 is about: variances, perturbation and coverage."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ RECENT = 5
 
 @dataclass(frozen=True)
 class Diagnostics:
-    """One round's figures; of Lemma 1, ``σ²`` is bounded by `gradient_variance` and ``ζ²`` by `dissimilarity`.
+    """One round's figures. In Lemma 1, ``σ²`` is bounded by `gradient_variance`, and ``ζ²`` by `dissimilarity`.
 
     gradient_variance: variance of a local step's gradient around the mean of the client's steps, mean over clients.
     dissimilarity: ``Σ_i Σ_k p_k (g_k - ḡ)_i²`` of the clients' pseudo-gradients, over those that hold entry ``i``.
@@ -54,7 +54,7 @@ class Diagnostics:
     recent: Mapping[str, float]
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return plain values."""
         return {**dataclasses.asdict(self), "coverage": dict(self.coverage), "recent": dict(self.recent)}
 
 
@@ -94,7 +94,7 @@ class DiagnosticsObserver(Observer):
         self._watch.add(update)
 
     def figures(self, outcome: Outcome) -> Mapping[str, Diagnostics]:
-        """The round's diagnostics; nothing where no update came."""
+        """Return the round's diagnostics, or nothing where no update came."""
         watch, self._watch = self._watch, None
         return {"diagnostics": self._report(watch)} if watch is not None and watch.samples else {}
 
@@ -124,7 +124,7 @@ class DiagnosticsObserver(Observer):
         )
 
     def _loss(self, weights: State, less: Mapping[str, Tensor]) -> float:
-        """Cross-entropy of the sample at the weights less something; batch-norm uses the sample's own statistics."""
+        """Compute the sample's cross-entropy at `weights` minus `less`; batch-norm uses the sample's own statistics."""
         device, model = self._federation.device, self._federation.model
         state = {name: value - less[name] if name in less else value.clone() for name, value in weights.items()}
         state = {name: value.to(device) for name, value in state.items()}
@@ -134,7 +134,7 @@ class DiagnosticsObserver(Observer):
 
 
 class _Watch:
-    """What the updates of one round say."""
+    """What the updates of one round say, added up one at a time."""
 
     def __init__(self, federation: Federation, state: ServerState) -> None:
         self.state = state
@@ -154,17 +154,17 @@ class _Watch:
         self.samples += weight
 
     def variance(self) -> float:
-        """The mean of the clients' gradient variances."""
+        """Return the mean of the clients' gradient variances."""
         return self._variance / self.samples
 
     def overlap(self) -> float | None:
-        """The mean over pairs of clients of shared over joint entries."""
+        """Return the mean over pairs of clients of the share of entries that both hold."""
         pairs = [_overlap(one, other, self.parameters) for one, other in combinations(self._held, 2)]
         return sum(pairs) / len(pairs) if pairs else None
 
 
 def trained_channels(federation: Federation, coverage: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """By coupled group, which channels have an entry in the group's root layer that somebody held, `[channels]`.
+    """Find which channels have an entry in their group's root layer that some client held.
 
     Groups whose root isn't a layer with one row of weights for each channel are left out.
     """
@@ -181,7 +181,7 @@ def trained_channels(federation: Federation, coverage: Mapping[str, Tensor]) -> 
 
 
 def _predicted(variation: Variation, missing: State, weights: State) -> float | None:
-    """Eq. 14 at ``e = q w``."""
+    """Compute eq. 14 at ``e = q w``."""
     gradient, curvature = variation.gradient, variation.curvature
     if gradient is None or curvature is None:
         return None
@@ -193,7 +193,7 @@ def _predicted(variation: Variation, missing: State, weights: State) -> float | 
 
 
 def _dissimilarity(gradients: PseudoGradients) -> float:
-    """The spread of the clients' pseudo-gradients, summed over entries."""
+    """Sum the spread of the clients' pseudo-gradients over all entries."""
     total, mean, square = 0.0, gradients.gradient(), gradients.square()
     for name, coverage in gradients.coverage().items():
         share = torch.where(coverage > 0, coverage, torch.ones_like(coverage))
@@ -202,7 +202,7 @@ def _dissimilarity(gradients: PseudoGradients) -> float:
 
 
 def _overlap(one: TrainedPart, other: TrainedPart, names: Iterable[str]) -> float:
-    """Entries that both hold, over those that either does."""
+    """Divide the number of entries that both hold by the number that either holds."""
     shared = joint = 0
     for name in names:
         both = _shared(one, other, name)
@@ -234,7 +234,7 @@ def _common(size: int, one: Tensor | None, other: Tensor | None) -> int:
 
 
 def _sample(federation: Federation) -> tuple[Tensor, Tensor]:
-    """Images, normalised, and labels of a random part of every client's data, in proportion."""
+    """Draw a part of every client's data in proportion, as normalised images and labels."""
     total = sum(len(shard.labels) for shard in federation.shards)
     images, labels = [], []
     for client, shard in enumerate(federation.shards):

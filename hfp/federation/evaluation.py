@@ -1,4 +1,4 @@
-"""How good the global model is under the run's batch-norm policy, and clients' own models on data like their own."""
+"""Tests the global model under the run's batch-norm policy, and clients' own models on data like their own."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class PersonalAccuracy(Observer):
             self._found[update.client.index] = self._evaluator.own(state.round, update.client.index, trained_part)
 
     def figures(self, outcome: Outcome) -> Mapping[str, Personal]:
-        """Means over the clients whose updates came; nothing without any."""
+        """Return the means over the clients whose updates came, or nothing where none came."""
         if not self._found:
             return {}
         shared = [self._evaluator.shared(client) for client in self._found]
@@ -53,7 +53,11 @@ class PersonalAccuracy(Observer):
 
 
 class Evaluator:
-    """Evaluates models of one federation; `traffic` is what one re-estimation moves, (bytes down, bytes up)."""
+    """Evaluates models of one federation.
+
+    Attributes:
+        traffic: what one re-estimation of statistics moves, (bytes down, bytes up).
+    """
 
     def __init__(self, federation: Federation, fleet: Fleet, safeguards: Safeguards) -> None:
         self._federation, self._fleet, self._safeguards = federation, fleet, safeguards
@@ -66,7 +70,7 @@ class Evaluator:
         self.traffic = self._statistics_traffic()
 
     def refresh(self, state: ServerState) -> ServerState:
-        """The state with the statistics that the policy puts there."""
+        """Return the state with the batch-norm statistics of the run's policy."""
         if self._policy != "reestimate":
             return state
         found = self._safeguards.pooled(state, self._statistics(state))
@@ -74,13 +78,13 @@ class Evaluator:
         return ServerState(state.round, {**state.weights, **pooled}, state.method_state)
 
     def score(self, state: ServerState) -> tuple[float, float]:
-        """The global model's accuracy in percent and mean cross-entropy on the whole test set."""
+        """Compute the global model's accuracy in percent and mean cross-entropy on the whole test set."""
         self._model.load_state_dict(dict(state.weights))
         self._predictions = self._global_predictions(state)
         return 100 * float(self._predictions.correct.mean()), float(self._predictions.losses.mean())
 
     def own(self, round: int, client: int, trained_part: TrainedPart) -> float:
-        """The accuracy in percent of a client's own model on test images like its data.
+        """Compute the accuracy in percent of a client's own model on test images like its data.
 
         The model is the submodel that the client holds after its training, with batch-norm statistics of its images. It
         answers the whole test set, and an answer counts by the share of its class in the client's data (Chen & Chao,
@@ -94,7 +98,7 @@ class Evaluator:
         return self._as_for(client, self._ask(model))
 
     def shared(self, client: int) -> float:
-        """The same of the global model that `score` has looked at last."""
+        """Compute the same for the global model that `score` tested last."""
         assert self._predictions is not None
         return self._as_for(client, self._predictions)
 
@@ -118,12 +122,12 @@ class Evaluator:
         return Predictions(total.correct / samples, total.losses / samples)
 
     def _statistics(self, state: ServerState) -> Iterator[tuple[Client, State]]:
-        """The batch-norm statistics of every client that can be reached."""
+        """Measure the batch-norm statistics of every client that can be reached."""
         everyone = self._fleet.reachable(state.round, self._federation.context.clients)
         return self._fleet.statistics(state.round, everyone, state.weights)
 
     def _ask(self, model: nn.Module, schedule: Sequence[Tensor] | None = None) -> Predictions:
-        """Answers to the whole test set, in evaluation mode unless there is a schedule of batches."""
+        """Predict the whole test set, in evaluation mode unless a schedule of batches is given."""
         if schedule is None:
             model.eval()
             schedule = torch.arange(len(self._test.labels)).split(LARGE_BATCH)
@@ -134,7 +138,7 @@ class Evaluator:
 
     @property
     def _mixed(self) -> tuple[Tensor, ...]:
-        """The test set in random batches of equal size: one of a single class would be normalised beyond knowing."""
+        """Split the test set into random batches of equal size, so that no batch has only one class."""
         samples = len(self._federation.dataset.test)
         order = torch.randperm(samples, generator=generator(self._federation.experiment.seed, "test batches"))
         return order.tensor_split(max(1, round(samples / LARGE_BATCH)))
@@ -149,9 +153,10 @@ class Evaluator:
 
 
 def class_weights(test: Tensor, own: Tensor) -> Tensor:
-    """Weights of test samples `[samples]` (float64) that give each class the share that it has among `own` labels.
+    """Weight test samples so that each class has the share that it has among the labels `own`.
 
-    They sum to 1 but for classes of which there is no test sample.
+    Returns:
+        Weights, float64 `[samples]`. They sum to 1 unless a class has no test sample.
     """
     classes = int(max(test.max(), own.max())) + 1
     shares = torch.bincount(own, minlength=classes).double() / len(own)

@@ -1,4 +1,4 @@
-"""What a federated run is made of: a frozen value that is checked when it is made. Torch is not imported for it."""
+"""What a federated run is, as a frozen value that is checked when it is made. Torch is not imported for it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hfp.errors import InputError
 from hfp.federation.privacy_account import PRIVACY, privacy_of
 from hfp.federation.robust_rules import parse_rules
 from hfp.methods.interface.registry import create_method, method_names
-from hfp.settings import EITHER, PAIRS, check_settings, setting
+from hfp.settings import EITHER, PAIRS, check_settings, setting, settings_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from hfp.data import Dataset
 
 GIVEN = "python:"
-"""How files name a model or data set that was given in Python, which they can't give again."""
+"""What stands in a file before the name of a model or data set that was given in Python."""
 
 RANKS: Mapping[int, tuple[float, float]] = MappingProxyType(
     {0: (0.25, 0.0), 1: (0.25, 0.5), 2: (0.5, 0.75), 3: (0.75, 0.9)}
 )
-"""Device ranks of arXiv 2603.12591: half of the clients prune the first share of their channels, half the second."""
+"""The ranks of arXiv 2603.12591: half of the clients prunes the first share of its channels, half the second."""
 
 BUDGET_LIMITS: Mapping[str, str] = MappingProxyType(
     {
@@ -47,7 +47,7 @@ LATE_REPLIES: Mapping[str, str] = MappingProxyType(
         "join": "the client goes on, and its change joins the round in which it arrives",
     }
 )
-"""What becomes of replies after the deadline."""
+"""What happens to replies after the deadline."""
 
 BATCH_NORM_POLICIES: Mapping[str, str] = MappingProxyType(
     {
@@ -78,28 +78,30 @@ def _is_dataset(value: object) -> bool:
     return isinstance(value, Dataset)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Experiment:
     """One federated run. Every field is declared with its default, range and meaning, and checked on construction.
 
-    Clients differ by the share of channels that each of them removes: `ratio` says it, or `rank`, or it follows from
-    a `budget`. A client's device is a `profile`, and says what a round takes in simulated time.
+    Clients differ by the share of channels that each of them removes. `ratio` or `rank` gives that share, or it follows
+    from a `budget`. The `profile` of a client's device decides how much simulated time a round takes on it.
 
-    A round trains `epochs` on each client, and the first rounds train more: `head_start` times as many at first, and
-    `head_start_decay` of that from round to round, until it is `epochs` (decaying local epochs, Mills et al. 2023,
-    arXiv 2305.09628). There is no head start where rounds are bounded in time, by a `deadline` or a budget of
-    ``seconds``: a device that has just enough of it would miss the first rounds.
+    A client trains `epochs` per round. The first round trains `head_start` times as many, and each later round
+    `head_start_decay` times as many as the one before, but at least `epochs` (decaying local epochs, Mills et al. 2023,
+    arXiv 2305.09628). There is no head start where a `deadline` or a budget of ``seconds`` limits the time of a round,
+    because a device that has just enough time would miss the first rounds.
 
-    `dataset` may be a `hfp.data.Dataset`, and `model` a module, which is copied and starts with its own weights, or a
-    callable without arguments that returns one. A file can't keep what is given in Python: give it again to go on from
-    a checkpoint.
+    `dataset` may also be a `hfp.data.Dataset`. `model` may also be a module, which is copied and starts with its own
+    weights, or a callable without arguments that returns one. A file can't keep what is given in Python, so give it
+    again to resume a run.
+
+    Printed, an experiment shows the fields that differ from their defaults; in a notebook, it is a table of these.
 
     >>> from hfp import Experiment
     >>> Experiment(clients=4, rank=2).ratios
     (0.5, 0.5, 0.75, 0.75)
 
     Raises:
-        InputError: a name isn't known (with the nearest known ones), or a value is of another kind or out of its range.
+        InputError: a name isn't known (the message suggests known ones), or a value is of another kind or out of range.
     """
 
     method: str = setting(
@@ -402,15 +404,15 @@ class Experiment:
         create_method(self.method, **self.options)
 
     def measures(self, round: int) -> bool:
-        """Whether the global model is tested after a round, counted from 0."""
+        """Tell whether the global model is tested after a round; rounds count from 0."""
         return (round + 1) % self.evaluate == 0 or round + 1 == self.rounds or self.measures_own(round)
 
     def measures_own(self, round: int) -> bool:
-        """Whether clients' own models are tested in a round, counted from 0."""
+        """Tell whether clients' own models are tested in a round; rounds count from 0."""
         return self.personal > 0 and ((round + 1) % self.personal == 0 or round + 1 == self.rounds)
 
     def epochs_in(self, round: int) -> int:
-        """How many local epochs a client trains in a round, counted from 0."""
+        """Count the local epochs that a client trains in a round; rounds count from 0."""
         bounded = self.deadline is not None or "seconds" in (self.budget or {})
         times = 1 if bounded else max(1, builtins.round(self.head_start * self.head_start_decay**round))
         return times * self.epochs
@@ -436,6 +438,22 @@ class Experiment:
             return tuple(self.ratio)
         return (self.ratio,) * self.clients
 
+    def __repr__(self) -> str:
+        """Show the fields that differ from their defaults, as in a call."""
+        return f"Experiment({', '.join(f'{name}={value!r}' for name, value in self._changed().items())})"
+
+    def _repr_html_(self) -> str:
+        """Show the same fields in a table, with the meaning of each."""
+        from hfp.reconstruct.maps.tables import html_table
+
+        declared = settings_of(self)
+        rows = [(name, value, declared[name].help) for name, value in self._changed().items()]
+        return html_table("Experiment: settings that differ from the defaults", ("setting", "value", "meaning"), rows)
+
+    def _changed(self) -> dict[str, Any]:
+        values = self.as_dict()
+        return {name: values[name] for name, made in settings_of(self).items() if values[name] != made.default}
+
     @property
     def dataset_name(self) -> str:
         """What results call the data set."""
@@ -449,9 +467,9 @@ class Experiment:
         return str(getattr(self.model, "__qualname__", type(self.model).__qualname__))
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, as written to a run's ``config.json``; ``Experiment(**values)`` gives the experiment back.
+        """Return plain values, as written to ``config.json``; ``Experiment(**values)`` makes the experiment again.
 
-        A model or data set that was given in Python is there by name alone, after `GIVEN`; replace it before the
+        Of a model or data set that was given in Python only the name is kept, after `GIVEN`. Replace it before the
         experiment is set up again.
         """
         values = {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self)}

@@ -1,4 +1,4 @@
-"""What is told about a run while it runs: progress, files, trackers and measurements are all observers."""
+"""Observers are told what happens in a run. Progress, files, trackers and measurements are all observers."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 
 class Observer:
-    """Is told what happens in a run; every method here does nothing, so that a subclass has only those it needs.
+    """Is told what happens in a run. Every method does nothing by default, so a subclass defines only those it needs.
 
-    The calls of a run come in this order: `run_began`; for every round `round_began`, then `update_came` and
-    `client_done` for each client, then `figures`, `round_ended` and `state_settled`; at last `run_ended`. All values
-    are frozen: an observer looks at a run and changes nothing. An exception in an observer ends the run.
+    The first call is `run_began`. In every round come `round_began`, then `update_came` and `client_done` for each
+    client, and then `figures`, `round_ended` and `state_settled`. The last call is `run_ended`. All values are frozen,
+    so an observer can't change the run. An exception in an observer ends the run.
 
     >>> class Best(Observer):
     ...     accuracy = 0.0

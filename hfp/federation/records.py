@@ -1,4 +1,4 @@
-"""A run's figures, as frozen values that turn into plain JSON."""
+"""A run's figures, as frozen values that can be turned into plain JSON."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from hfp.errors import InputError
 from hfp.federation.experiment import Experiment
 from hfp.methods import State
+from hfp.reconstruct.maps.tables import html_table
 
 if TYPE_CHECKING:
     from hfp.federation.diagnostics import Diagnostics
@@ -19,15 +20,24 @@ if TYPE_CHECKING:
 MEGABYTE = 1e6
 IN_TIME, LATE, DROPPED, FAILED, REFUSED = "in time", "late", "dropped", "failed", "refused"
 LOST = (DROPPED, FAILED, REFUSED)
-"""Ways to end without a reply that can be used."""
+"""The statuses of clients without a reply that can be used."""
+
+_MOST_ROWS = 20  # of a run's table in a notebook
+_COLUMNS = ("round", "accuracy, %", "training loss", "MB up", "MB down", "device seconds")
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What rounds cost over all clients; `forward_macs` and `parameters` are one model's, for one image.
+    """What rounds cost.
 
-    `seconds` is the simulated time until every round's slowest client is done, `peak_bytes` what training keeps on one
-    client.
+    Args:
+        bytes_down: bytes sent to all clients.
+        bytes_up: bytes sent by all clients.
+        training_macs: multiply-accumulates of all clients' training.
+        forward_macs: multiply-accumulates of one image through one model.
+        parameters: parameters of one model.
+        peak_bytes: bytes that training keeps at its peak on one client.
+        seconds: simulated time until every round's slowest client is done.
     """
 
     bytes_down: int
@@ -41,12 +51,27 @@ class Cost:
 
 @dataclass(frozen=True)
 class ClientRecord:
-    """One client in one round. MACs: `forward_macs` of one image, `training_macs` of all its steps (3 forwards).
+    """One client in one round. A client without a reply has only the figures of its download.
 
-    `peak_bytes` is what training keeps at its peak (`hfp.costs.memory`), in bytes. Seconds are simulated, on the
-    profile of the client's `device`. `status` is one of `IN_TIME`, `LATE` (past the deadline), `DROPPED` (it got its
-    task and was never heard of; its figures are those of the download), `FAILED` (it said that it could not do the
-    task) and `REFUSED` (its reply is no answer to the task); `problem` says more.
+    Args:
+        client: its index.
+        ratio: the share of channels that its submodel leaves out.
+        samples: how many training samples it has.
+        bytes_down: bytes of its task.
+        device: the profile of its simulated device, to which all seconds belong.
+        seconds_down: seconds of the download.
+        steps: its local steps.
+        loss: its mean training loss.
+        bytes_up: bytes of its reply.
+        parameters: parameters of its submodel.
+        forward_macs: multiply-accumulates of one image through its submodel.
+        training_macs: multiply-accumulates of all its steps; a step costs three forward passes.
+        peak_bytes: bytes that training keeps at its peak (`hfp.costs.memory`).
+        seconds_training: seconds of training.
+        seconds_up: seconds of the upload.
+        status: `IN_TIME`; `LATE`, after the deadline; `DROPPED`, it never answered; `FAILED`, it could not do the task;
+            or `REFUSED`, its reply is no answer to the task.
+        problem: says more, in a sentence.
     """
 
     client: int
@@ -69,15 +94,17 @@ class ClientRecord:
 
     @property
     def device_seconds(self) -> float:
-        """Download, training and upload."""
+        """The seconds of download, training and upload together."""
         return self.seconds_down + self.seconds_training + self.seconds_up
 
 
 @dataclass(frozen=True)
 class Personal:
-    """Accuracy in percent on test images in the proportions of a client's classes: the mean over clients.
+    """Mean accuracy over clients, each on test images in the proportions of its own classes, in percent.
 
-    `own` is that of the submodel that each client ended its training with, `shared` that of the new global model.
+    Args:
+        own: of the submodel that each client ended its training with.
+        shared: of the new global model.
     """
 
     own: float
@@ -86,11 +113,19 @@ class Personal:
 
 @dataclass(frozen=True)
 class RoundRecord:
-    """One round. `accuracy` (percent) and `loss` are the global model's on the whole test set; None if not tested.
+    """One round.
 
-    `statistics` is what one re-estimation of batch-norm statistics moves, (bytes down, bytes up): the curve needs it at
-    every round, a deployment only once, for its final model. `seconds` is wall time, `deadline` simulated. `figures`
-    has what observers measured, by name.
+    Args:
+        round: counted from 1.
+        phase: the method's word for what the round did.
+        accuracy: the global model's on the whole test set, in percent; None if it was not tested.
+        loss: the global model's mean cross-entropy on the whole test set; None if it was not tested.
+        clients: the clients that were asked.
+        statistics: what one re-estimation of batch-norm statistics moves, (bytes down, bytes up). A curve needs it in
+            every round, a deployment only once, for its final model.
+        seconds: wall time.
+        deadline: the simulated time after which replies are late.
+        figures: what observers measured, by name.
     """
 
     round: int
@@ -126,7 +161,7 @@ class RoundRecord:
         return max((client.device_seconds for client in self.trained), default=0.0)
 
     def count(self, status: str) -> int:
-        """How many of the clients ended with this status."""
+        """Count the clients that ended with this status."""
         return sum(client.status == status for client in self.clients)
 
     @property
@@ -150,7 +185,7 @@ class RoundRecord:
         return sum(c.loss * c.samples for c in self.trained) / max(sum(c.samples for c in self.trained), 1)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values: the fields and the sums over clients. Numbers that are not finite become None."""
+        """Return plain values: the fields, and the sums over clients. Numbers that are not finite become None."""
         down, up = self.statistics
         plain = {
             "round": self.round,
@@ -172,7 +207,7 @@ class RoundRecord:
 
 
 def finite(document: Any) -> Any:
-    """A document of plain values in which numbers that are not finite, which JSON has no form for, are None.
+    """Replace numbers that are not finite, which JSON has no form for, by None in a document of plain values.
 
     >>> finite({"loss": float("nan"), "accuracy": 10.0})
     {'loss': None, 'accuracy': 10.0}
@@ -209,9 +244,23 @@ def _plain(value: Any) -> Any:
     return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Run:
-    """A finished run. `full_cost` is what its rounds cost with full models on every client (FedAvg)."""
+    """A finished run, which `hfp.simulate` returns.
+
+    Printed, it is one line; in a notebook, it is a table of its rounds.
+
+    Args:
+        experiment: what was run.
+        history: the figures of every round.
+        global_state: the state of the global model after the last round.
+        full_cost: what the same rounds cost with full models on every client, as in FedAvg.
+
+    >>> import hfp
+    >>> run = hfp.simulate(hfp.Experiment(clients=2, train_images=64, rounds=1, head_start=1.0))
+    >>> len(run.history), run.bytes_up < run.full_cost.bytes_up
+    (1, True)
+    """
 
     experiment: Experiment
     history: tuple[RoundRecord, ...]
@@ -276,3 +325,25 @@ class Run:
     def seconds(self) -> float:
         """Wall time of all rounds."""
         return sum(record.seconds for record in self.history)
+
+    def __repr__(self) -> str:
+        experiment, rounds = self.experiment, len(self.history)
+        about = f"{experiment.method} on {experiment.dataset_name}, {experiment.model_name}"
+        return f"Run({about}: {rounds} {'round' if rounds == 1 else 'rounds'}, {self.accuracy:.2f} %)"
+
+    def _repr_html_(self) -> str:
+        """Show rounds in which the global model was tested, about `_MOST_ROWS` of them with the last one."""
+        tested = [record for record in self.history if record.accuracy is not None]
+        shown = tested[:: -(len(tested) // _MOST_ROWS + 1)][::-1]
+        rows = [
+            (
+                record.round,
+                f"{record.accuracy:.2f}",
+                f"{record.train_loss:.3f}",
+                f"{record.bytes_up / MEGABYTE:,.2f}",
+                f"{record.bytes_down / MEGABYTE:,.2f}",
+                f"{record.device_seconds:,.2f}",
+            )
+            for record in shown
+        ]
+        return html_table(repr(self), _COLUMNS, rows)

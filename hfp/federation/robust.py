@@ -1,9 +1,9 @@
 """Robust aggregation where every client holds another part of the model.
 
 Some clients may lie. A rule here looks at all updates of a round before the method does and replaces what stands out,
-so that every method that averages stays as it is. Coordinate-wise rules (Yin et al., ICML 2018, arXiv 1803.01498) compare
-the values of one entry over the clients that hold it. With partial models an entry may have few holders: below a stated
-number nobody can tell a lie from a truth, and the entry keeps its global value.
+so that every method that averages stays as it is. Coordinate-wise rules (Yin et al., ICML 2018, arXiv 1803.01498)
+compare the values of one entry over the clients that hold it. With partial models an entry may have few holders: below
+a stated number nobody can tell a lie from a truth, and the entry keeps its global value.
 
 A coordinate-wise rule needs the memory of all submodels of a round, and that of one tensor for all clients.
 """

@@ -32,7 +32,10 @@ class TrimmedMean:
 
 @dataclass(frozen=True)
 class Median:
-    """Replace every value of an entry by the median over its holders; with fewer than three it keeps its global value."""
+    """Replace every value of an entry by the median over its holders.
+
+    With fewer holders than `fewest_holders`, the entry keeps its global value.
+    """
 
     fewest_holders: int = 3
 

@@ -1,4 +1,4 @@
-"""The course of a federated run, round by round: whoever runs the clients, what the server does is this."""
+"""The course of a federated run, round by round, as the server sees it, whoever runs the clients."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class RunState:
-    """All that the coming rounds of a run depend on, beside its experiment, and the records of the rounds before."""
+    """All that the coming rounds of a run depend on beside its experiment, and the records of the rounds before."""
 
     state: ServerState
     plans: Plans
@@ -56,7 +56,7 @@ def rounds(federation: Federation) -> Iterator[Outcome]:
 
 
 class Course:
-    """A run under way on any fleet, told to its observers; it goes on from a `run_state`, if there is one."""
+    """A run on any fleet, which tells its observers what happens and can be resumed from a `run_state`."""
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class Course:
                 self._observers[name].restore(observer_state)
 
     def _measuring(self) -> Iterator[Observer]:
-        """The observers that the experiment asks for."""
+        """Make the observers that the experiment asks for."""
         if self._safeguards.active:
             yield self._safeguards
         if self._federation.experiment.personal:
@@ -154,7 +154,7 @@ class Course:
             self._unsettled.pop(0).state_settled(run_state)
 
     def _scored(self, after: ServerState, phase: str, records: list[ClientRecord], begun: float) -> Outcome:
-        """The round with the global model tested, where this is to be done."""
+        """Return the round with the global model tested, where that is due."""
         experiment = self._federation.experiment
         accuracy = loss = None
         if experiment.measures(self.state.round):
@@ -173,7 +173,7 @@ class Course:
         return Outcome(record, after)
 
     def _measured(self, outcome: Outcome) -> Outcome:
-        """The round with what the observers measured."""
+        """Return the round with what the observers measured."""
         figures: dict[str, Any] = {}
         for name, observer in self._observers.items():
             found = observer.figures(outcome)
@@ -225,7 +225,7 @@ class Course:
             observer.update_came(self.state, update)
 
     def _task_results(self) -> Iterator[TaskResult]:
-        """What comes of every client that takes part, in their order; those that drop out are not even started."""
+        """Yield what comes of every client that takes part, in their order; those that drop out are not started."""
         method, context, state = self._federation.method, self._federation.context, self.state
         present = self._fleet.reachable(state.round, self._cohort.asked(state.round))
         chosen = method.select(context, state, present) if present else ()
@@ -237,7 +237,7 @@ class Course:
 
 
 def _named(observers: Sequence[Observer]) -> dict[str, Observer]:
-    """Observers by the name under which their state is kept; a second one of a class is called so."""
+    """Name observers, by which their states are kept; the second one of a class has a number in its name."""
     seen: Counter[str] = Counter()
     named = {}
     for observer in observers:
@@ -254,7 +254,7 @@ def _check_some_trained(round: int, records: Sequence[ClientRecord], clients: in
 
 
 def full_cost(federation: Federation, rounds: int) -> Cost:
-    """What the first `rounds` rounds cost when the clients that are asked train the full model, as in FedAvg."""
+    """Count what the first `rounds` rounds cost when the clients that are asked train the full model, as in FedAvg."""
     message = packed_bytes(federation.initial)
     experiment, clients = federation.experiment, federation.context.clients
     forward = macs(federation.model, federation.context.example)

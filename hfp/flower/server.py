@@ -1,4 +1,4 @@
-"""The ServerApp, ``hfp.flower.server:app``: the course of a run on Flower's nodes, with a checkpoint every round."""
+"""The ServerApp, ``hfp.flower.server:app``, which runs an experiment on Flower's nodes with a checkpoint per round."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from hfp.federation.rounds import Course, Outcome
 from hfp.federation.setup import Federation, set_up, set_up_own
 from hfp.federation.threads import use_threads
 from hfp.flower.experiments import experiment_from
-from hfp.flower.nodes import Flower, Nodes
+from hfp.flower.fleet import Flower
+from hfp.flower.nodes import Nodes
 from hfp.flower.settings import Settings, problem_file, settings_from
 from hfp.results.checkpoint import Checkpoint, load_checkpoint
 from hfp.results.folder import RunFolder, default_folder

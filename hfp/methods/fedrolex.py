@@ -1,4 +1,4 @@
-"""FedRolex: HeteroFL with a window of channels that moves on every round (arXiv 2212.01548)."""
+"""FedRolex: HeteroFL with a window of channels that moves on in every round (arXiv 2212.01548)."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from hfp.reconstruct import Plan
 @register
 @dataclass(frozen=True)
 class FedRolex(HeteroFL):
-    """In round ``t``, ``ceil(r C)`` channels from ``t mod C`` on, wrapping around; else as `HeteroFL`.
+    """FedRolex trains ``ceil(r C)`` channels from ``t mod C`` on in round ``t``, wrapping around at the end.
 
-    All layers of a coupled group roll together, so that every channel is trained after at most ``C`` rounds.
+    The rest is as in `HeteroFL`. All layers of a coupled group of ``C`` channels move together, so that every channel
+    is trained within ``C`` rounds.
     """
 
     name: ClassVar[str] = "fedrolex"
@@ -25,5 +26,5 @@ class FedRolex(HeteroFL):
     summary: ClassVar[str] = "HeteroFL whose window of channels rolls on by one every round"
 
     def plan(self, context: MethodContext, state: ServerState, client: Client) -> Plan:
-        """The window of the coming round."""
+        """Plan the window of the coming round."""
         return keep_window(context.groups, client.ratio, start=state.round)

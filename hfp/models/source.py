@@ -1,4 +1,4 @@
-"""Full models by what a person gives: a name of ours, timm's or torchvision's, `module:factory`, or a module itself."""
+"""Makes full models from what a person gives: a name, `module:factory`, or a module itself."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import timm
+import torchvision
 from torch import nn
 
 from hfp.errors import InputError
@@ -21,14 +22,20 @@ from hfp.models.weights import load_weights
 from hfp.reconstruct import TimmModel
 
 RANDOM = "random weights"
-"""Where the weights of a model are from that is named and nothing else is said."""
+"""The origin of the weights of a model that is named without saying more."""
 
 _SOURCES = ("timm", "torchvision")
 
 
 @dataclass(frozen=True)
 class FullModel:
-    """A model, what a file may call it (None: its reader brings it), and the shape of its usual input."""
+    """A full model.
+
+    Args:
+        model: the model itself.
+        timm: what a file calls the model, None where the file's reader has to bring it.
+        shape: the shape of its usual input, (channels, height, width).
+    """
 
     model: nn.Module
     timm: TimmModel | None
@@ -49,14 +56,14 @@ def full_model(
     Args:
         spec: a model's name, or `module:factory` for a callable without arguments that returns a module; modules are
             looked for in the working directory too.
-        num_classes: number of logits; by default what the model usually has (our own: 10).
+        num_classes: the number of logits; by default what the model usually has, which is 10 for hfp's own.
         in_channels: channels of the images.
-        image_size: side of the images; by default the usual one.
-        pretrained: load timm's weights (a download).
+        image_size: side of the images in pixels; by default the model's usual one.
+        pretrained: load timm's weights, which may take a download.
         weights: a file with the full state (`hfp.models.weights.read_weights`).
 
     Raises:
-        InputError: no such model, or one that can't be made so; a file that is not its state.
+        InputError: there is no such model, it can't be made so, or the file is not its state.
     """
     known = timm_model(spec, num_classes, in_channels)
     if pretrained and known is None:
@@ -83,18 +90,22 @@ def classifier(
     pretrained: bool = False,
     weights: str | os.PathLike[str] | None = None,
 ) -> tuple[nn.Module, str]:
-    """The model that an experiment trains, and a sentence on where its weights are from.
+    """Make the model that an experiment trains.
 
     Args:
-        source: a name (`hfp.models.create_model`), `module:factory`, a module (it is copied and starts with its own
-            weights) or a callable without arguments that returns one. Random weights are drawn from torch's generator.
-        num_classes: of the data. A module of one's own has to have as many outputs, or more.
-        in_channels: of the data.
-        pretrained: load timm's weights (a download).
+        source: a name (`hfp.models.create_model`), `module:factory`, a callable without arguments that returns a
+            module, or a module, which is copied and starts with its own weights. Random weights are drawn from torch's
+            global generator.
+        num_classes: the number of classes of the data. A module that is given must have as many outputs, or more.
+        in_channels: the channels of the data.
+        pretrained: load timm's weights, which may take a download.
         weights: a file with the full state (`hfp.models.weights.read_weights`).
 
+    Returns:
+        The model, and a phrase that says where its weights are from.
+
     Raises:
-        InputError: no such model, one that can't be made so, or a file that is not its state.
+        InputError: there is no such model, it can't be made so, or the file is not its state.
     """
     if pretrained:
         if weights is not None:
@@ -112,17 +123,26 @@ def classifier(
 
 
 def is_factory(spec: str) -> bool:
-    """Whether a text is `module:factory`, rather than the name of a model."""
+    """Tell whether a text is `module:factory`, rather than the name of a model."""
     return ":" in spec and spec.partition(":")[0] not in _SOURCES
 
 
+def is_model(spec: str) -> bool:
+    """Whether a text is the name of a model, or `module:factory`."""
+    if is_factory(spec) or spec in models() or timm.is_model(spec.removeprefix("timm:")):
+        return True
+    return spec.removeprefix("torchvision:") in torchvision.models.list_models()
+
+
 def from_factory(source: str | Callable[[], nn.Module]) -> nn.Module:
-    """The module that a callable without arguments gives, or `module:factory`, looked for in the working directory too.
+    """Return the module that a callable without arguments makes, or one named as `module:factory`.
+
+    The module of the factory is looked for in the working directory too.
 
     Raises:
-        InputError: it can't be imported, or gives no module.
+        InputError: the factory can't be imported, or returns no module.
     """
-    found: Any = _imported(source) if isinstance(source, str) else source
+    found: Any = imported(source) if isinstance(source, str) else source
     name = source if isinstance(source, str) else getattr(source, "__qualname__", repr(source))
     try:
         model = found if isinstance(found, nn.Module) or not callable(found) else found()
@@ -135,18 +155,23 @@ def from_factory(source: str | Callable[[], nn.Module]) -> nn.Module:
     return model
 
 
-def _imported(spec: str) -> Any:
+def imported(spec: str) -> Any:
+    """What `module:name` names, looked for in the working directory too.
+
+    Raises:
+        InputError: there is no such thing.
+    """
     module, _, name = spec.partition(":")
     if "" not in sys.path:
         sys.path.insert(0, "")
     try:
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise InputError(f"no model {spec!r}: {error}; expected module:factory") from error
+        raise InputError(f"no model {spec!r}: {error}; expected module:name") from error
 
 
 def timm_model(spec: str, num_classes: int | None, in_channels: int) -> TimmModel | None:
-    """What a file may call the model, if it is one of timm's."""
+    """Return what a file calls the model if it is one of timm's, else None."""
     bare = spec.removeprefix("timm:")
     if is_factory(spec) or spec.startswith("torchvision:") or not timm.is_model(bare):
         return None

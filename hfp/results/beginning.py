@@ -1,4 +1,4 @@
-"""What a run assumed, said before its first round: pure functions from a federation to lines."""
+"""Pure functions from a federation to the lines that say, before the first round, what a run assumes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hfp.models.source import RANDOM
 
 
 def first_lines(federation: Federation, threads: int) -> tuple[str, ...]:
-    """The lines about a run's data, model, clients and machine.
+    """Write the lines about a run's data, model, clients and machine.
 
     Args:
         federation: the run, set up.
@@ -28,7 +28,7 @@ def first_lines(federation: Federation, threads: int) -> tuple[str, ...]:
 
 
 def weights_origin(federation: Federation) -> str:
-    """Where the first weights come from."""
+    """Say where the initial weights come from."""
     drawn = f" drawn by seed {federation.experiment.seed}" if federation.origin == RANDOM else ""
     return f"{federation.origin}{drawn}"
 

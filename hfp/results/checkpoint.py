@@ -85,7 +85,7 @@ def check_settings(experiment: Experiment, before: Experiment) -> None:
 
 
 def fingerprint(federation: Federation) -> str:
-    """A digest of the data: all labels, and some of every client's images."""
+    """Compute a digest of all labels and of some of every client's images."""
     digest = hashlib.sha256()
     for shard in federation.shards:
         step = max(1, len(shard.labels) // _SAMPLED)
@@ -185,7 +185,7 @@ def _check(checkpoint: Checkpoint) -> None:
 
 
 def _encode(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """Plain JSON; whatever JSON has no form for is a list that begins with its kind."""
+    """Turn a value into plain JSON; what JSON has no form for becomes a list that begins with its kind."""
     if isinstance(value, float) and not math.isfinite(value):
         return ["float", str(value)]
     if value is None or isinstance(value, (bool, int, float, str)):
@@ -228,7 +228,7 @@ def _decode(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
 
 
 def _class(module: str, name: str) -> type:
-    """A dataclass that is loaded already, from hfp or beside a method; nothing is imported for a file's sake."""
+    """Find a dataclass that is loaded already, of hfp or of a method's module; a file never has anything imported."""
     from hfp.methods import methods
 
     allowed: Collection[str] = {method.__module__ for method in methods()}

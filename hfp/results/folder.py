@@ -160,7 +160,7 @@ def make_folder(path: Path, *, numbered: bool = False) -> Path:
 
 
 def read_configuration(folder: Path) -> tuple[Experiment, Mapping[str, Any]] | None:
-    """The experiment and the machine of a run's folder; None where there is no configuration of a run."""
+    """Read the experiment and the machine of a run's folder; None where it has no configuration of a run."""
     try:
         values = json.loads((folder / CONFIGURATION).read_text(encoding="utf-8"))
         names = {entry.name for entry in dataclasses.fields(Experiment)}
@@ -175,7 +175,7 @@ def read_configuration(folder: Path) -> tuple[Experiment, Mapping[str, Any]] | N
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Inside, no other process is inside with the same folder. The end of a process, however it comes, frees it.
+    """Keep other processes out of the folder while inside. The end of this process, however it comes, lets them in.
 
     Raises:
         InputError: another process has the folder.
@@ -195,7 +195,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def default_folder(experiment: Experiment, parent: Path = Path("runs")) -> Path:
-    """A name from the clock and the experiment: ``runs/20260131-120000-ca-hfp-digits``."""
+    """Name a folder by the clock and the experiment, such as ``runs/20260131-120000-ca-hfp-digits``."""
     return parent / f"{datetime.now():%Y%m%d-%H%M%S}-{experiment.method}-{experiment.dataset_name}"
 
 
@@ -205,7 +205,7 @@ def _line(record: RoundRecord) -> bytes:
 
 @contextlib.contextmanager
 def told(what: str) -> Iterator[None]:
-    """An error of the file system is told in one line: what could not be done, and why."""
+    """Turn errors of the file system into one line that says what could not be done, and why."""
     try:
         yield
     except Timeout:

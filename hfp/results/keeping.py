@@ -76,7 +76,7 @@ class RunFiles(Observer):
 
     @staticmethod
     def _stamp(path: Path) -> tuple[int, int] | None:
-        """What tells a file from another's of the same name; a rename leaves it as it is. None without a file."""
+        """Return what tells a file from another's of the same name, and a rename leaves alone; None without a file."""
         try:
             status = path.stat()
         except OSError:

@@ -1,4 +1,4 @@
-"""A whole run in one call: in this process, watched by observers, kept in a folder where one is given."""
+"""Runs a whole experiment in this process, and keeps it in a folder where one is given."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def simulate(
         experiment: what is run.
         on_round: is called with every round's outcome, which an observer's `round_ended` does too.
         observers: are told what happens (`hfp.Observer`).
-        resume: a folder that the run is kept in. If it holds an interrupted run of the same experiment, that run goes
-            on, and ends as it would have without the interruption; if it is empty or missing, a run starts there. By
-            default nothing is written.
-        checkpoint: how many rounds pass between two times that the run's state is saved there; 0 is never.
-        progress: whether rounds are shown as they end, on standard error or below a notebook's cell.
+        resume: a folder that the run is kept in. An interrupted run of the same experiment in it goes on, and ends as
+            it would have without the interruption. In an empty or missing folder a run starts. By default nothing is
+            written.
+        checkpoint: the run's state is saved in the folder after every so many rounds; with 0 it is never saved.
+        progress: show rounds as they end, on standard error or below a notebook's cell.
 
     Returns:
         The finished run, with all rounds of its history.
@@ -47,7 +47,8 @@ def simulate(
     Raises:
         InputError: the experiment can't be set up, all clients of a round failed, or the folder can't be used.
 
-    >>> run = simulate(Experiment(method="fedavg", clients=2, train_images=40, rounds=1, head_start=1.0))
+    >>> import hfp
+    >>> run = hfp.simulate(hfp.Experiment(method="fedavg", clients=2, train_images=40, rounds=1, head_start=1.0))
     >>> len(run.history)
     1
     """
@@ -71,7 +72,7 @@ def simulate(
 
 
 class _Calls(Observer):
-    """Hands every round's outcome to a function."""
+    """Calls a function with every round's outcome."""
 
     def __init__(self, function: Callable[[Outcome], None]) -> None:
         self._function = function

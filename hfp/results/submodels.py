@@ -39,7 +39,7 @@ class StoredPlan:
     kept: Mapping[str, tuple[int, ...]]
 
     def index_map(self, groups: Coupling) -> IndexMap:
-        """Which part of the full model the client's submodel is.
+        """Return which part of the full model the client's submodel is.
 
         Raises:
             InputError: the plan is of another model.
@@ -64,7 +64,7 @@ def write_plans(folder: Path, plans: Plans) -> None:
 
 
 def read_plan(folder: Path, client: int) -> StoredPlan:
-    """A client's last plan.
+    """Read a client's last plan.
 
     Raises:
         InputError: there is none, or the file is missing, damaged or of another format version.
@@ -85,7 +85,7 @@ def read_plan(folder: Path, client: int) -> StoredPlan:
 
 
 def client_file(folder: Path, client: int) -> Path:
-    """Where a client's trained model is."""
+    """Return the file of a client's trained model."""
     return folder / CLIENTS / f"client-{client}.safetensors"
 
 

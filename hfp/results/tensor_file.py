@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -33,7 +34,7 @@ def to_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> byte
 
 
 def read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """The metadata and the tensors of a file that `to_bytes` wrote.
+    """Read the metadata and the tensors of a file that `to_bytes` wrote.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -57,13 +58,13 @@ def read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     return metadata, tensors
 
 
-def _split(content: bytes) -> tuple[dict, memoryview]:
-    """The header and the tensors' bytes."""
+def _split(content: bytes) -> tuple[dict[str, Any], memoryview]:
+    """Return the header and the tensors' bytes."""
     end = _SIZE + int.from_bytes(content[:_SIZE], "little")
     return json.loads(content[_SIZE:end]), memoryview(content)[end:]
 
 
-def _checksum(metadata: Mapping[str, str], header: Mapping, content: memoryview) -> str:
+def _checksum(metadata: Mapping[str, str], header: Mapping[str, Any], content: memoryview) -> str:
     digest = hashlib.sha256(json.dumps([sorted(metadata.items()), header]).encode())
     digest.update(content)
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""A local step on tensors that stay in place: on a GPU it is captured once as a CUDA graph and replayed from then on.
+"""A local step on tensors that stay in place, which a GPU captures once as a CUDA graph and then replays.
 
 Small networks keep a GPU busy for less time than it takes to start their kernels one by one; a graph starts all kernels
 of a step at once. They are the same kernels on the same values, so the result is that of `LocalStep` to the last bit.
@@ -57,12 +57,12 @@ class StaticStep(LocalStep):
 
     @property
     def moved(self) -> bool:
-        """Whether the model's tensors have been replaced since, so that this step is of no more use."""
+        """Whether the model's tensors have been replaced since, so that this step is of no further use."""
         return self._pointers() != self._places
 
     @contextmanager
     def of(self, objective: Objective) -> Iterator[None]:
-        """Inside, steps minimise `objective`, at first without momentum; its tensors are up to date after it."""
+        """Minimise `objective` while inside, starting without momentum. Its tensors are up to date at the end."""
         given = objective.tensors
         with torch.no_grad():
             for name, tensor in self._own.items():

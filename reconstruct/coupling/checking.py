@@ -8,7 +8,6 @@ normalised channel means. Random numbers and decisions are those of the parent (
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -26,6 +25,7 @@ from hfp.reconstruct.coupling.wiring import Gone, Wiring
 from hfp.reconstruct.errors import MapError
 from hfp.reconstruct.maps.index_map import IndexMap
 from hfp.reconstruct.models.compact import compact_model
+from hfp.reconstruct.models.copying import copied
 from hfp.reconstruct.models.twin import computed, tensors_of
 
 _TOLERANCE = 1e-4
@@ -63,7 +63,7 @@ def first_difference(
 
 def masked_output(wiring: Wiring, model: nn.Module, example_inputs: Any, gone: Gone, index_map: IndexMap) -> Any:
     """What the full model computes without the removed channels: their entries zero, statistics over the others."""
-    own = copy.deepcopy(model, dict(computed(model))).train().eval()
+    own = copied(model, computed(model)).train().eval()
     return _MaskedRun(wiring, gone).run(_masked(own, index_map), example_inputs)
 
 
@@ -79,7 +79,7 @@ def _masked(own: nn.Module, index_map: IndexMap) -> nn.Module:
 
 def made_up(model: nn.Module) -> nn.Module:
     """A copy in evaluation mode whose tensors differ from channel to channel, but keep their usual size."""
-    twin = copy.deepcopy(model, dict(computed(model))).train().eval()
+    twin = copied(model, computed(model)).train().eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for _, tensor in tensors_of(twin):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from types import MappingProxyType
@@ -18,6 +17,7 @@ from hfp.layers.products import PRODUCTS, weight_dims
 from hfp.reconstruct.coupling.changes import cut_lines, suspects
 from hfp.reconstruct.coupling.checking import first_difference, masked_output
 from hfp.reconstruct.coupling.fitting import fit
+from hfp.reconstruct.coupling.members import Member, members, ties
 from hfp.reconstruct.coupling.rules.labels import Array
 from hfp.reconstruct.coupling.torch_groups import TorchGroups
 from hfp.reconstruct.coupling.tracing import Trace, TracedCall, check_followable, trace
@@ -29,6 +29,7 @@ from hfp.reconstruct.maps.index_map import IndexMap
 from hfp.reconstruct.maps.plan import Plan
 from hfp.reconstruct.maps.tables import counted
 from hfp.reconstruct.models.compact import compact_model
+from hfp.reconstruct.models.copying import copied
 from hfp.reconstruct.models.running import run_error
 from hfp.reconstruct.models.twin import computed, like, tensors_of
 
@@ -94,15 +95,7 @@ class Coupling:
         """
         ignored = _names(model, ignored_layers)
         check_followable(model)
-        own, inputs = _skeleton(model, "meta"), _to_meta(example_inputs)
-        # recurrent layers take other steps on the meta device; a constant outside the state, or a value that is looked
-        # at, can't run there
-        if is_recurrent(model) or run_error(copy.deepcopy(own), inputs) is not None:
-            own, inputs = _skeleton(model, None), example_inputs
-            error = run_error(copy.deepcopy(own), inputs)
-            if error is not None:
-                raise MapError(f"the model does not run on the example inputs ({error})")
-        found = _traced(own, inputs)
+        own, inputs, found = _followed(model, example_inputs)
         fixed = tuple(
             (line, "it is an ignored layer")
             for name, lines in found.tensors.items()
@@ -128,6 +121,23 @@ class Coupling:
         groups = TorchGroups(self._wiring, model)
         return lambda name: groups.group(self._wiring.groups[name])
 
+    def members(self, name: str) -> tuple[Member, ...]:
+        """The layers that a group's channels run through, in the order of the model, each once per role.
+
+        >>> import torch
+        >>> from hfp.reconstruct import Coupling
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 2))
+        >>> for member in Coupling.trace(model, torch.randn(2, 4)).members("0"):
+        ...     print(member)
+        Member(layer='0', role='writes', indices=6, size=6)
+        Member(layer='2', role='reads', indices=6, size=6)
+        """
+        return members(self._wiring, self._wiring.groups[name])
+
+    def ties(self, name: str) -> tuple[str, ...]:
+        """The operations that make channels of different layers go together, such as "add in layer1.0"."""
+        return ties(self._wiring, self._wiring.groups[name])
+
     def plan(self, kept: Mapping[str, Sequence[int] | Tensor]) -> Plan:
         """A checked plan; groups that are left out keep everything.
 
@@ -141,6 +151,23 @@ class Coupling:
             if max(shares.values()) - min(shares.values()) > 1e-9:
                 raise MapError(f"these groups must keep the same share of their channels, not {shares}")
         return plan
+
+    def costs(self, kept: Mapping[str, Sequence[int]]) -> Mapping[str, int]:
+        """Count what is left of the model when these channels are kept, without building or running anything.
+
+        Multiply-accumulates are counted for the example inputs that were traced. Groups that are left out keep
+        everything, and the channels are not checked.
+
+        Returns:
+            The multiply-accumulates ("macs"), parameters ("params") and bytes of the state ("bytes").
+
+        >>> import torch
+        >>> from hfp.reconstruct import Coupling
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 2))
+        >>> Coupling.trace(model, torch.randn(1, 4)).costs({"0": [1, 2, 5]})
+        {'macs': 18, 'params': 23, 'bytes': 92}
+        """
+        return self._wiring.costs(self._wiring.gone(kept))
 
     def index_map(self, plan: Plan) -> IndexMap:
         """The map of pruning by a plan.
@@ -303,6 +330,24 @@ class Coupling:
         return order.index(found[0].key) > order.index(call.key)
 
 
+def _followed(model: nn.Module, example_inputs: Any) -> tuple[nn.Module, Any, Trace]:
+    """Trace a copy without weights, or with them where it does not run without: (the copy, its inputs, the trace)."""
+    # recurrent layers take other steps on the meta device
+    if not is_recurrent(model):
+        own, inputs = _skeleton(model, "meta"), _to_meta(example_inputs)
+        try:
+            return own, inputs, _traced(own, inputs)
+        except MapError:
+            raise
+        except Exception:  # a constant outside the state, or a value that is looked at, can't run there
+            pass
+    own, inputs = _skeleton(model, None), example_inputs
+    error = run_error(copied(own, {}), inputs)
+    if error is not None:
+        raise MapError(f"the model does not run on the example inputs ({error})")
+    return own, inputs, _traced(own, inputs)
+
+
 def _traced(own: nn.Module, inputs: Any) -> Trace:
     """The pass in evaluation mode, and the one in training mode where only that uses all parameters."""
     found = trace(own, inputs)
@@ -325,7 +370,7 @@ def _skeleton(model: nn.Module, device: str | None) -> nn.Module:
         for _, tensor in tensors_of(model):
             empty = torch.empty_like(tensor, device=device).detach()
             memo[id(tensor)] = like(tensor, empty).requires_grad_(tensor.requires_grad)
-    own = copy.deepcopy(model, memo)
+    own = copied(model, memo)
     return own.train().eval()  # modules drop cached tensors when they go back to training
 
 

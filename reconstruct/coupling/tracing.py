@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,7 +19,10 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hfp.layers.calling import call_in, random_state_kept, results, unfused
+from hfp.layers.flops import formula_of
 from hfp.reconstruct.coupling import replay
+from hfp.reconstruct.coupling.costs import CountedCall, counted_call
+from hfp.reconstruct.coupling.meta_results import meta_result
 from hfp.reconstruct.coupling.rules.labels import Labels, Line, Lines
 from hfp.reconstruct.coupling.rules.registry import (
     OPERATION_RULES,
@@ -32,6 +34,7 @@ from hfp.reconstruct.coupling.rules.registry import (
     tensors_in,
 )
 from hfp.reconstruct.errors import MapError
+from hfp.reconstruct.models.copying import copied
 from hfp.reconstruct.models.twin import tensors_of
 
 CallKey = tuple[str, str, int]
@@ -64,7 +67,7 @@ class Trace:
     tensors: state or parameter name -> its lines. calls: every operation, in order. channels: module -> lines (in, out)
     of a convolution. groups: module -> the line of its groups. unknown: operations that no rule knows. modes: the
     passes that were followed, each in training or evaluation mode. decisions: what calls drew or decided (`replay`);
-    nothing on the meta device.
+    nothing on the meta device. counted: the convolutions and products of the pass in evaluation mode.
     """
 
     labels: Labels
@@ -75,6 +78,7 @@ class Trace:
     unknown: frozenset[str]
     modes: tuple[bool, ...] = (False,)
     decisions: Mapping[CallKey, Any] = field(default_factory=dict)
+    counted: tuple[CountedCall, ...] = ()
 
     @cached_property
     def used(self) -> NDArray[np.bool_]:
@@ -102,7 +106,7 @@ def trace(model: nn.Module, example_inputs: Any, modes: tuple[bool, ...] = (Fals
     Raises:
         MapError: the model holds compiled parts, which can't be followed, or returns no tensor.
     """
-    model = copy.deepcopy(model)  # a forward pass may leave caches behind
+    model = copied(model, {})  # a forward pass may leave caches behind
     follower = _Follower(model)
     with running(model) as path, torch.no_grad(), _ScaledAttention(follower), follower:
         follower.path = path
@@ -125,6 +129,7 @@ def trace(model: nn.Module, example_inputs: Any, modes: tuple[bool, ...] = (Fals
         frozenset(follower.unknown),
         modes,
         follower.decisions,
+        tuple(follower.counted),
     )
 
 
@@ -177,7 +182,9 @@ class CallCounter(TorchDispatchMode):
 
     def compute(self, function: Any, key: CallKey, args: Any, kwargs: Any) -> Any:
         """The result of a call; what would be uninitialised memory is zero."""
-        result = function(*args, **(kwargs or {}))
+        result = meta_result(function, key[1], args, kwargs)
+        if result is None:
+            result = function(*args, **(kwargs or {}))
         if key[1] in replay.UNINITIALISED:
             result.zero_()
         return result
@@ -193,6 +200,8 @@ class _Follower(CallCounter):
         self.unknown: set[str] = set()
         self.tensors: dict[str, Lines] = {}
         self.decisions: dict[CallKey, Any] = {}
+        self.counted: list[CountedCall] = []
+        self._model = model
         for name, tensor in tensors_of(model):
             if not hasattr(tensor, "_hfp_lines"):
                 # tables of integers index other tensors: they are never cut
@@ -231,6 +240,9 @@ class _Follower(CallCounter):
         if notes.choice is not None:
             outputs[-1]._hfp_choice = notes.choice  # type: ignore[attr-defined]
         self._note(key, inputs, tuple(each), outputs, notes)
+        formula = formula_of(function)
+        if formula is not None and not self._model.training:
+            self.counted.append(counted_call(formula, args, kwargs or {}, result, self.lines))
         return result
 
     def _fix_choice(self, tensor: Tensor) -> None:

@@ -15,6 +15,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from hfp.layers.products import PRODUCTS, counts_of, reads_single_channels, weight_dims
 from hfp.reconstruct.coupling.classes import Classes, solve
+from hfp.reconstruct.coupling.costs import PlanCosts
 from hfp.reconstruct.coupling.rules.labels import Array, Line
 from hfp.reconstruct.coupling.tracing import Trace
 from hfp.reconstruct.maps.index_map import IndexMap, TensorMap
@@ -77,6 +78,11 @@ class Wiring:
         """Groups that must lose the same share of their channels; every group is in exactly one tuple."""
         return _linked(self)
 
+    @cached_property
+    def costs(self) -> PlanCosts:
+        """What is left of the model's costs without some classes."""
+        return PlanCosts(self.classes.of, self.trace.counted, self.model, self.trace.tensors)
+
     def extended(
         self,
         bindings: Iterable[Binding] = (),
@@ -95,12 +101,19 @@ class Wiring:
     def gone(self, kept: Mapping[str, Sequence[int]]) -> Gone:
         """The classes that a plan removes."""
         gone = np.zeros(self.trace.labels.count, dtype=bool)
-        for name, group in self.groups.items():
-            classes = np.array(group.classes)
-            removed = np.ones(len(classes), dtype=bool)
-            removed[list(kept.get(name, range(len(classes))))] = False
-            gone[classes[removed]] = True
+        for name, classes in self._group_classes.items():
+            if name in kept:
+                gone[classes] = True
+                gone[classes[np.asarray(kept[name], dtype=np.int64)]] = False
         return gone
+
+    @cached_property
+    def _modules(self) -> dict[str, nn.Module]:
+        return dict(self.model.named_modules(remove_duplicate=False))
+
+    @cached_property
+    def _group_classes(self) -> dict[str, Array]:
+        return {name: np.array(group.classes) for name, group in self.groups.items()}
 
     def removed_by(self, index_map: IndexMap) -> Gone:
         """The classes that a map removes."""
@@ -151,7 +164,7 @@ class Wiring:
     def _attributes(self, gone: Gone) -> dict[str, dict[str, Any]]:
         found: dict[str, dict[str, Any]] = {}
         for binding in self.bindings:
-            before = getattr(self.model.get_submodule(binding.module), binding.attribute)
+            before = getattr(self._modules[binding.module], binding.attribute)
             size = self.left(binding.line, gone)
             now = found.get(binding.module, {}).get(binding.attribute, before)
             after = size if binding.position is None else _replaced(now, binding.position, size)

@@ -12,11 +12,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "file",
         type=Path,
         metavar="PATH",
-        help="a run's folder, or a file that hfp prune, hfp extract or hfp.save_pruned wrote",
+        help="a run's folder, a file that hfp prune, hfp extract or hfp.save_pruned wrote, or a full model: its "
+        "name or module:factory",
     )
     parser.add_argument(
         "--model", metavar="MODEL", help="the full model, where the file does not name it: a name or module:factory"
     )
-    parser.add_argument("--image-size", type=int, metavar="PIXELS", help="to count with (default: as pruned)")
+    parser.add_argument("--image-size", type=int, metavar="PIXELS", help="side of the images to count with")
     parser.add_argument("--picture", type=Path, metavar="PNG", help="draw what is left of every layer")
+    parser.add_argument(
+        "--inputs",
+        metavar="MODULE:FUNCTION",
+        help="for a full model: a callable without arguments that returns what the model is called with, at least two "
+        "samples (default: two images, or the model's own dummy_inputs)",
+    )
+    parser.add_argument("--html", type=Path, metavar="FILE", help="for a full model: draw its coupled groups as a page")
     parser.add_argument("--json", action="store_true", help="print one JSON document")

@@ -342,6 +342,37 @@ def test_wrong_input_is_one_line(factory, words, message, capsys):
     assert re.search(message, refused(capsys, "prune", *words))
 
 
+def test_inspect_shows_what_is_coupled_in_a_model(factory, tmp_path, capsys):
+    assert main(["inspect", factory, "--image-size", "16", "--html", "page.html"]) == 0
+    shown = capsys.readouterr().out
+    assert "2 coupled groups" in shown
+    assert "left alone: 5: it is an output of the model" in shown
+    assert (tmp_path / "page.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert main(["inspect", factory, "--image-size", "16", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert [(group["name"], group["channels"]) for group in document["groups"]] == [("0", 12), ("2", 8)]
+    assert document["layers"][2]["reason"] == "it is an output of the model"
+
+
+def test_inspect_calls_a_model_with_what_a_function_gives(factory, tmp_path, capsys):
+    with (tmp_path / "own_networks.py").open("a") as file:
+        file.write("def images():\n    return torch.zeros(2, 3, 9, 9)\n")
+    macs = []
+    for given in (["--inputs", "own_networks:images"], ["--image-size", "9"]):
+        assert main(["inspect", factory, "--json", *given]) == 0
+        macs.append(json.loads(capsys.readouterr().out)["macs"])
+    assert macs[0] == macs[1]
+    assert "gave a int" in refused(capsys, "inspect", factory, "--inputs", "own_networks:number")
+
+
+def test_inspect_refuses_options_that_do_not_fit(factory, tmp_path, capsys):
+    assert "--model is for files of pruned" in refused(capsys, "inspect", "resnet8", "--model", "resnet8")
+    assert "there is no folder" in refused(capsys, "inspect", "resnet8", "--html", str(tmp_path / "no" / "page.html"))
+    (tmp_path / "file").write_text("text")
+    assert "--html is for full models" in refused(capsys, "inspect", str(tmp_path / "file"), "--html", "page.html")
+    assert "no model of this name" in refused(capsys, "inspect", "resnet9")
+
+
 def test_inspect_refuses_what_is_no_pruned_model(tmp_path, capsys):
     assert "none.safetensors" in refused(capsys, "inspect", str(tmp_path / "none.safetensors"))
     (tmp_path / "text").write_text("nothing")

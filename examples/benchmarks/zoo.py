@@ -1,0 +1,415 @@
+"""Can any model be pruned? Real architectures of six packages, in their smallest configurations, with random weights.
+
+For each model, `hfp.prune(model, inputs, hfp.Budget(macs=0.5))` removes half of the multiply-accumulates. Then
+
+- putting the kept entries back into the full state gives the full state (`embed(restrict(full)) == full`),
+- the compact model computes what the full model computes without the removed channels, on inputs that it was not
+  checked with while it was pruned,
+- a file written and loaded into a fresh skeleton gives exactly the same outputs,
+- a language model generates the same text with its cache and without,
+- a training step gives finite weights that differ.
+
+With `--plain`, torch-pruning's own pruner is run on the models instead. It is told which layers write outputs, and has
+to give a smaller model that runs and whose outputs have the shapes they had.
+
+    python examples/benchmarks/zoo.py --results zoo --data examples/benchmarks/zoo.csv
+    python examples/benchmarks/zoo.py --results zoo --data examples/benchmarks/zoo.csv --plain --sample 60
+    python examples/benchmarks/zoo.py --results zoo --only transformers/Llama --again
+
+Each model runs in its own process, one thread, one after the other. Results are JSON lines; a second start goes on
+where the first one stopped. `--onnx` also exports each compact model. The packages come with `pip install "hfp[zoo]"`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import multiprocessing
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from data_files import Line, commit, put
+from torch import Tensor
+from zoo_models import Case, Make, catalogue
+
+import hfp
+from hfp.costs.macs import macs
+from hfp.layers.calling import call, random_state_kept, results
+from hfp.reconstruct import Coupling
+
+TOLERANCE = 1e-4
+"""How far a compact model may be from its reference, as a share of the largest output, in float32."""
+
+TELLING = 100
+"""How many times further the reference has to be from the full model, so that a wrong model would be noticed."""
+
+PACKAGES = ("transformers", "torchvision", "timm", "ultralytics", "diffusers", "segmentation_models_pytorch",
+            "hfp.pruning", "hfp.pruning.export")  # fmt: skip
+"""What the models and the checks need."""
+
+PLAIN_SECONDS = 20
+"""What torch-pruning's own pruner may take for one of these models."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What happened to one model. Shares are of the full model and gone; seconds are of all that hfp's part took.
+
+    outcome: "pass", or "refused" or "failed" with where and why.
+    """
+
+    package: str
+    model: str
+    outcome: str
+    macs_removed: float = 0.0
+    channels_removed: float = 0.0
+    difference: float = 0.0
+    seconds: float = 0.0
+    plain: str = ""
+    onnx: str = ""
+    commit: str = ""
+
+
+class Failure(Exception):
+    """A property that does not hold."""
+
+
+def main() -> int:
+    """Run the models that have not run yet, and write what has run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, required=True, help="folder for the JSON lines")
+    parser.add_argument("--only", nargs="*", default=[""], help="run models whose package/name contains one of these")
+    parser.add_argument("--again", action="store_true", help="run them even if they have run before")
+    parser.add_argument("--retry", action="store_true", help="run those again that did not pass")
+    parser.add_argument("--plain", action="store_true", help="run torch-pruning's own pruner on models that have run")
+    parser.add_argument("--sample", type=int, help="run this many models, drawn at random, always the same")
+    parser.add_argument("--onnx", action="store_true", help="export the compact models too")
+    parser.add_argument("--timeout", type=float, default=120, help="seconds for one model")
+    parser.add_argument("--data", type=Path, help="write the figures of what has run to this data file")
+    arguments = parser.parse_args()
+    os.environ["HF_HUB_OFFLINE"] = "1"  # nothing is downloaded
+    for package in PACKAGES:  # once for all processes
+        importlib.import_module(package)
+    arguments.results.mkdir(parents=True, exist_ok=True)
+    lines = arguments.results / "zoo.jsonl"
+    known = {f"{row.package}/{row.model}": row for row in read(lines)}
+    state = commit()
+    for name, make in wanted(arguments, known):
+        row = known[name] if arguments.plain else Row(*name.split("/"), "", commit=state)
+        row = in_process(row, make, arguments)
+        with lines.open("a") as file:
+            file.write(json.dumps(asdict(row)) + "\n")
+        told = row.plain if arguments.plain else f"-{row.macs_removed:.0%}  {row.outcome}"
+        print(f"{name:60} {row.seconds:5.1f} s  {told[:200]}", flush=True)
+    if arguments.data:
+        put(arguments.data, ("package", "model"), figures(read(lines)))
+    return 0
+
+
+def read(lines: Path) -> list[Row]:
+    """The latest row of every model."""
+    found = [Row(**json.loads(line)) for line in lines.read_text().splitlines()] if lines.exists() else []
+    return list({(row.package, row.model): row for row in found}.values())
+
+
+def wanted(arguments: argparse.Namespace, known: Mapping[str, Row]) -> Iterator[tuple[str, Make]]:
+    """The models to run now."""
+    named = {name: make for name, make in catalogue().items() if any(part in name for part in arguments.only)}
+    if arguments.sample is not None:
+        chosen = random.Random(0).sample(sorted(named), min(arguments.sample, len(named)))
+        named = {name: make for name, make in named.items() if name in chosen}
+    # mixed, so that a run that is cut short has something of every package
+    for name, make in random.Random(1).sample(sorted(named.items()), len(named)):
+        row = known.get(name)
+        done = row is not None and bool(row.plain if arguments.plain else row.outcome == "pass" or not arguments.retry)
+        if (arguments.again or not done) and (row is not None or not arguments.plain):
+            yield name, make
+
+
+def in_process(row: Row, make: Make, arguments: argparse.Namespace) -> Row:
+    """Examine one model in a process of its own, which begins with the packages that this one has imported."""
+    context = multiprocessing.get_context("fork")
+    here, there = context.Pipe(duplex=False)
+    process = context.Process(target=_send, args=(there, row, make, arguments))
+    process.start()
+    there.close()
+    try:
+        found = here.recv() if here.poll(arguments.timeout) else None
+        reason = f"failed: no result within {arguments.timeout:.0f} s"
+    except EOFError:
+        process.join()
+        found, reason = None, f"failed: the process ended with {process.exitcode}"
+    if process.is_alive() and found is None:
+        process.kill()
+    process.join()
+    if found is None:
+        lost = {"plain": reason} if arguments.plain else {"outcome": reason, "seconds": arguments.timeout}
+        return replace(row, **lost)
+    return found
+
+
+def _send(there: Any, row: Row, make: Make, arguments: argparse.Namespace) -> None:
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+        os.dup2(nowhere.fileno(), 2)
+        there.send(replace(row, plain=plain_outcome(make)) if arguments.plain else examine(row, make, arguments.onnx))
+
+
+def examine(row: Row, make: Make, onnx: bool = False) -> Row:
+    """Prune one model and check what came out."""
+    start = time.monotonic()
+    place = ["building"]
+    outcome, found = "pass", dict[str, Any]()
+    try:
+        for known in _examined(make, place, onnx):
+            found = known
+    except Exception as error:
+        kind = "refused" if place[0] == "pruning" and _is_refusal(error) else f"failed: {place[0]}"
+        outcome = f"{kind}: {'' if isinstance(error, Failure) else type(error).__name__ + ': '}{error}"
+    return replace(row, outcome=outcome, seconds=round(time.monotonic() - start, 1), **found)
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether it is one of hfp's own errors: a sentence about what can't be done, before anything is made."""
+    return isinstance(error, hfp.InputError | hfp.reconstruct.MapError)
+
+
+def _examined(make: Make, place: list[str], onnx: bool) -> Iterator[dict[str, Any]]:
+    """What is known so far, after each check; `place` says which one is under way."""
+    case = seeded(make)
+    place[0] = "pruning"
+    result = hfp.prune(case.model, case.inputs, hfp.Budget(macs=0.5))
+    before, after = result.report.costs["macs"]
+    found: dict[str, Any] = {"macs_removed": 1 - after / before, "channels_removed": result.report.ratio}
+    yield found
+    place[0] = "map"
+    check_round_trip(case, result)
+    place[0] = "masked model"
+    found["difference"] = check_masked(case, result)
+    yield found
+    place[0] = "file"
+    check_file(make, case, result)
+    if case.generates:
+        place[0] = "generation"
+        check_generation(case, result)
+    if onnx:
+        place[0] = "ONNX"
+        yield {**found, "onnx": onnx_outcome(case, result)}
+    place[0] = "training"
+    check_training(case, result)
+
+
+def seeded(make: Make) -> Case:
+    """A case in evaluation mode whose random weights are always the same, and large enough for outputs to depend on."""
+    with random_state_kept(seed=0), torch.no_grad():
+        case = make()
+        for weight in case.model.parameters():
+            if weight.requires_grad and weight.dim() > 1:
+                weight.normal_(0, weight[0].numel() ** -0.5 * (1 if weight.dim() == 2 else 2**0.5))
+            elif weight.requires_grad:
+                weight.add_(0.1 * torch.randn_like(weight))
+    case.model.eval()
+    return case
+
+
+def check_round_trip(case: Case, result: Any) -> None:
+    """`embed(restrict(full)) == full`.
+
+    Raises:
+        Failure: it is not.
+    """
+    state = case.model.state_dict()
+    back = result.index_map.embed(result.index_map.restrict(state), into=state)
+    wrong = [name for name in state if not torch.equal(back[name], state[name])]
+    if wrong:
+        raise Failure(f"embed(restrict(full)) is not full in {', '.join(wrong[:3])}")
+
+
+def check_masked(case: Case, result: Any) -> float:
+    """The largest difference from the masked full model on other inputs, as a share of the largest output.
+
+    Raises:
+        Failure: they differ, or the full model is so near that nobody could tell.
+    """
+    inputs = other_inputs(case.inputs)
+    coupling = Coupling.trace(case.model, case.inputs)
+    with torch.no_grad(), random_state_kept(seed=0):
+        masked = results(coupling.masked_output(case.model, inputs, result.index_map))
+    wrong = distance(outputs(result.model, inputs), masked)
+    if not wrong <= TOLERANCE:
+        raise Failure(f"the compact model differs from the masked full model by {wrong:.2g}")
+    if distance(outputs(case.model, inputs), masked) < TELLING * wrong:
+        raise Failure("the outputs of the full model and of the masked one are too alike to tell")
+    return wrong
+
+
+def distance(found: list[Tensor], expected: list[Tensor]) -> float:
+    """The largest difference of all tensors, each as a share of its largest number; infinite for other shapes."""
+    pairs = [(a.double(), b.double()) for a, b in zip(found, expected, strict=True) if a.numel() or b.numel()]
+    if any(a.shape != b.shape for a, b in pairs):
+        return float("inf")
+    return max(float((a - b).abs().max() / b.abs().max().clamp(min=1e-12)) for a, b in pairs)
+
+
+def other_inputs(inputs: Any) -> Any:
+    """The same shapes with other numbers: noise is drawn anew; what may mean something (integers) stays."""
+    if isinstance(inputs, Tensor):
+        noisy = inputs.is_floating_point() and inputs.dim() > 2
+        return torch.roll(inputs, 1, -1).flip(0) if noisy else inputs
+    if isinstance(inputs, dict):
+        return {name: other_inputs(value) for name, value in inputs.items()}
+    return type(inputs)(map(other_inputs, inputs)) if isinstance(inputs, list | tuple) else inputs
+
+
+def outputs(model: Any, inputs: Any) -> list[Tensor]:
+    """The tensors that a model gives, with the same random numbers each time."""
+    with torch.no_grad(), random_state_kept(seed=0):
+        return results(call(model, inputs))
+
+
+def check_file(make: Make, case: Case, result: Any) -> None:
+    """A saved model that is loaded into a fresh skeleton gives the same outputs.
+
+    Raises:
+        Failure: it gives others.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.safetensors"
+        hfp.save_pruned(result, path)
+        again = hfp.load_pruned(path, make().model).model.eval()
+    pairs = zip(outputs(result.model, case.inputs), outputs(again, case.inputs), strict=True)
+    if not all(torch.equal(a, b) or torch.allclose(a, b, atol=0, rtol=0, equal_nan=True) for a, b in pairs):
+        raise Failure("the loaded model gives other outputs")
+
+
+def check_generation(case: Case, result: Any) -> None:
+    """Four more tokens, chosen greedily, are the same with the cache and without.
+
+    Raises:
+        Failure: they are not.
+    """
+    ids = case.inputs["input_ids"][:1]
+    settings = {"max_new_tokens": 4, "do_sample": False, "num_beams": 1}
+    with torch.no_grad():
+        with_cache, without = (result.model.generate(ids, use_cache=use, **settings) for use in (True, False))
+    if not torch.equal(with_cache, without):
+        raise Failure("generation with the cache differs from generation without")
+
+
+def onnx_outcome(case: Case, result: Any) -> str:
+    """How far the exported model is from PyTorch's, or why it can't be exported."""
+    from hfp.pruning.export import export_onnx
+
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            return f"{export_onnx(result.model, case.inputs, Path(folder) / 'model.onnx'):.1g}"
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"[:160]
+
+
+def check_training(case: Case, result: Any) -> None:
+    """One step of gradient descent on the squares of the outputs.
+
+    Raises:
+        Failure: no weight changes, or a weight is no longer finite.
+    """
+    model = result.model.train()
+    before = {name: value.detach().clone() for name, value in model.named_parameters()}
+    with random_state_kept(seed=0):
+        try:
+            found = results(call(model, case.inputs))
+        except Exception:  # in training mode it wants targets, or more samples
+            found = results(call(model.eval(), case.inputs))
+    losses = [value.float().square().mean() for value in found if value.requires_grad and value.numel()]
+    if not losses:
+        raise Failure("no output has a gradient")
+    torch.autograd.backward(sum(losses))
+    torch.optim.SGD(model.parameters(), lr=1e-3).step()
+    after = dict(model.named_parameters())
+    if not any(not torch.equal(before[name], value) for name, value in after.items()):
+        raise Failure("no weight changes")
+    bad = [name for name, value in after.items() if not torch.isfinite(value).all()]
+    if bad:
+        raise Failure(f"weights are no longer finite: {', '.join(bad[:3])}")
+
+
+def plain_outcome(make: Make) -> str:
+    """What torch-pruning's own pruner makes of the model: "pass", or why not."""
+    case = seeded(make)
+    try:
+        with _limited(PLAIN_SECONDS):
+            return _plain(case)
+    except BaseException as error:  # a limit that is reached is one too
+        return f"{type(error).__name__}: {error}"[:300]
+
+
+def _plain(case: Case) -> str:
+    import torch_pruning as tp
+
+    model, inputs = case.model, case.inputs
+    alone = Coupling.trace(model, inputs).left_alone
+    modules = dict(model.named_modules())
+    ignored = [modules[name] for name, reason in alone.items() if "output of the model" in reason]
+    before, shapes = macs(model, inputs), [value.shape for value in outputs(model, inputs)]
+    pruner = tp.pruner.BasePruner(
+        model, inputs, tp.importance.GroupMagnitudeImportance(), pruning_ratio=0.5, ignored_layers=ignored
+    )
+    pruner.step()
+    if [value.shape for value in outputs(model, inputs)] != shapes:
+        return "outputs have other shapes"
+    left = macs(model, inputs) / before
+    return "pass" if left <= 0.75 else f"{left:.0%} of the multiply-accumulates are left"
+
+
+@contextmanager
+def _limited(seconds: int) -> Iterator[None]:
+    def stop(*_: Any) -> None:
+        raise TimeoutError(f"no result within {seconds} s")
+
+    previous: Callable[..., Any] | int | None = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, previous)
+
+
+def figures(rows: list[Row]) -> Iterator[Line]:
+    """What has run as lines of the data file."""
+    for row in sorted(rows, key=lambda row: (row.package, row.model.lower())):
+        yield {
+            "package": row.package,
+            "model": row.model,
+            "outcome": row.outcome.partition(":")[0],
+            "reason": _shortened(row.outcome.partition(":")[2]),
+            "macs_removed": f"{100 * row.macs_removed:.1f}",
+            "channels_removed": f"{100 * row.channels_removed:.1f}",
+            "largest_difference": f"{row.difference:.1g}",
+            "seconds": f"{row.seconds:.1f}",
+            "plain": "pass" if row.plain == "pass" else "fails" if row.plain else "",
+            "plain_reason": _shortened("" if row.plain == "pass" else row.plain),
+            "commit": row.commit or "unknown",
+        }
+
+
+def _shortened(text: str) -> str:
+    return " ".join(text.split())[:240]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,101 @@
+"""What is coupled before a model is pruned: as values, a table and a page."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from io import StringIO
+
+import pytest
+import timm
+import torch
+from rich.console import Console
+
+from hfp.pruning.coupled import GroupReport, coupled_report
+from hfp.pruning.coupled_page import coupled_page, lanes_of
+from hfp.reconstruct.coupling.members import Member
+
+VOID = {"meta", "br"}
+
+
+@pytest.fixture(scope="module")
+def report():
+    torch.manual_seed(0)
+    return coupled_report(timm.create_model("test_resnet").eval(), torch.randn(2, 3, 32, 32), "test_resnet")
+
+
+@pytest.fixture(scope="module")
+def transformer():
+    torch.manual_seed(0)
+    model = timm.create_model("test_vit", img_size=32).eval()
+    return coupled_report(model, torch.randn(2, 3, 32, 32), "<test_vit>")
+
+
+class Balanced(HTMLParser):
+    """Raises where tags are not closed in order, and keeps what is outside of the page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        pass
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_a_layer_is_in_a_group_or_left_alone_with_a_reason(report):
+    writers = {name for group in report.groups for name in group.counted("writes")}
+    for layer in report.layers:
+        if layer.macs is not None:
+            assert (layer.name in writers) != (layer.reason is not None), layer
+    assert report.left_alone == {"it is an output of the model": ["fc"]}
+
+
+def test_macs_of_the_layers_add_up_to_those_of_the_model(report):
+    assert sum(layer.macs or 0 for layer in report.layers) == report.macs
+
+
+def test_several_indices_of_a_layer_that_go_with_a_channel_are_counted():
+    members = (Member("qkv", "writes", 96, 96), Member("proj", "reads", 32, 32), Member("norm", "carries", 2, 64))
+    group = GroupReport("qkv", 2, members, (), ())
+    assert group.counted("writes") == ["qkv (48 each)"]
+    assert group.counted("carries") == ["norm"]
+
+
+def test_groups_in_one_lane_do_not_overlap(transformer, report):
+    for found in (transformer, report):
+        lanes = lanes_of(found)
+        assert len(lanes) == len(found.groups)
+        for lane in lanes:
+            for other in lanes:
+                if lane is not other and lane.x == other.x:
+                    assert lane.last < other.first or other.last < lane.first
+
+
+def test_the_page_is_whole_and_fetches_nothing(transformer):
+    page = coupled_page(transformer)
+    parser = Balanced()
+    parser.feed(page)
+    assert parser.open == []
+    assert not re.search(r"<script|<link|<img|url\(|@import|https?:", page)
+    assert "prefers-color-scheme: dark" in page
+    assert "&lt;test_vit&gt;" in page
+    assert "<test_vit>" not in page
+    for layer in transformer.layers:
+        assert layer.name in page
+    assert page.count('<g class="group') == len(transformer.groups)
+
+
+def test_the_table_has_every_group_and_says_what_is_left_alone(report):
+    console = Console(width=200, file=StringIO())
+    console.print(report.shown())
+    text = console.file.getvalue()
+    for group in report.groups:
+        assert f" {group.name} " in text
+    assert "left alone: fc: it is an output of the model" in text
