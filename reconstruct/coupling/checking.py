@@ -65,7 +65,10 @@ def first_difference(
 
 
 def masked_output(wiring: Wiring, model: nn.Module, example_inputs: Any, gone: Gone, index_map: IndexMap) -> Any:
-    """What the full model computes without the removed channels: their entries zero, statistics over the others."""
+    """Return what the full model computes without the removed channels.
+
+    Their entries are zero, and statistics run over the others.
+    """
     own = copied(model, computed(model)).train().eval()
     return _MaskedRun(wiring, gone).run(_masked(own, index_map), example_inputs)
 
@@ -81,7 +84,7 @@ def _masked(own: nn.Module, index_map: IndexMap) -> nn.Module:
 
 
 def made_up(model: nn.Module) -> nn.Module:
-    """A copy in evaluation mode whose tensors differ from channel to channel, but keep their usual size."""
+    """Return a copy in evaluation mode whose tensors differ from channel to channel, but keep their usual size."""
     twin = copied(model, computed(model)).train().eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():

@@ -63,7 +63,7 @@ def ties(wiring: Wiring, group: CoupledGroup) -> tuple[str, ...]:
 
 
 def _inside(wiring: Wiring, group: CoupledGroup) -> np.ndarray:
-    """For every class whether it is a channel of the group."""
+    """Return for every class whether it is a channel of the group."""
     inside = np.zeros(wiring.trace.labels.count, dtype=bool)
     inside[list(group.classes)] = True
     return inside

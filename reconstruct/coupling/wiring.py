@@ -85,7 +85,7 @@ class Wiring:
 
     @cached_property
     def costs(self) -> PlanCosts:
-        """What is left of the model's costs without some classes."""
+        """Return the function that counts the model's costs without some classes."""
         return PlanCosts(self.classes.of, self.trace.counted, self.model, self.trace.tensors)
 
     def extended(

@@ -72,7 +72,7 @@ class TensorMap:
         return self.last_cut < 0
 
     def restrict(self, full: Tensor) -> Tensor:
-        """A copy of the kept entries of `full`."""
+        """Return a copy of the kept entries of `full`."""
         part = full
         for dim, kept in enumerate(self.kept_on(full.device)):
             if kept is not None:
