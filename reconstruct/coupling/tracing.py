@@ -68,10 +68,15 @@ class TracedCall:
 class Trace:
     """What one forward pass says about a model's indices.
 
-    tensors: state or parameter name -> its lines. calls: every operation, in order. channels: module -> lines (in, out)
-    of a convolution. groups: module -> the line of its groups. unknown: operations that no rule knows. modes: the
-    passes that were followed, each in training or evaluation mode. decisions: what calls drew or decided (`replay`);
-    nothing on the meta device. counted: the convolutions and products of the pass in evaluation mode.
+    Args:
+        tensors: the lines of the state's tensors and of the parameters, by name.
+        calls: every operation, in order.
+        channels: the lines (in, out) of a convolution, by module.
+        groups: the line of a module's groups.
+        unknown: the operations that no rule knows.
+        modes: the passes that were followed, each in training or evaluation mode.
+        decisions: what calls drew or decided (`replay`); nothing on the meta device.
+        counted: the convolutions and products of the pass in evaluation mode.
     """
 
     labels: Labels
@@ -186,7 +191,7 @@ class CallCounter(TorchDispatchMode):
         return (*place, self._counts[place])
 
     def compute(self, function: Any, key: CallKey, args: Any, kwargs: Any) -> Any:
-        """The result of a call; what would be uninitialised memory is zero."""
+        """Return the result of a call, in which what would be uninitialised memory is zero."""
         result = meta_result(function, key[1], args, kwargs)
         if result is None:
             result = function(*args, **(kwargs or {}))
