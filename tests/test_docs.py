@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hfp.commands.cli import build_parser, main
-from hfp.federation.records import ClientRecord, Personal, RoundRecord
+from hfp.federation.records import ClientRecord, RoundRecord
 from hfp.reconstruct.files.document import Document
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -73,8 +73,9 @@ def first_cells(page: Path) -> set[str]:
 
 def test_page_of_metrics_has_every_column_and_no_other():
     client = ClientRecord(client=0, ratio=0.5, samples=1, bytes_down=1, device="phone", seconds_down=0.1)
-    record = RoundRecord(1, "random", None, None, (client,), (0, 0), 0.0, personal=Personal(1.0, 1.0)).as_dict()
-    columns = {*record, *record["clients"][0], "diagnostics"}
+    record = RoundRecord(1, "random", None, None, (client,), (0, 0), 0.0).as_dict()
+    measured = {"personal", "diagnostics", "undefended", "epsilon"}
+    columns = {*record, *record["clients"][0], *measured}
     assert first_cells(DOCS / "reference" / "metrics.md") == columns
 
 

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import shlex
 from pathlib import Path
 
 import pytest
-
-from hfp.commands.cli import main
 
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "examples" / "notebooks").glob("*.ipynb"))
 
@@ -26,11 +23,7 @@ def test_cells_of_a_notebook_run_from_top_to_bottom(notebook, tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {"__name__": "notebook"}
     for cell in cells(notebook):
-        code = "".join(cell["source"])
-        if code.startswith("!"):
-            assert main(shlex.split(code.removeprefix("!hfp"))) == 0
-        else:
-            exec(compile(code, notebook.name, "exec"), names)
+        exec(compile("".join(cell["source"]), notebook.name, "exec"), names)
     from matplotlib import pyplot
 
     pyplot.close("all")
