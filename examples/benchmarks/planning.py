@@ -32,7 +32,8 @@ import hfp
 from hfp.reconstruct import Coupling
 
 NETWORKS = {
-    "resnet50": 64, "mobilenetv3_large_100": 64, "regnety_008": 64, "efficientnet_b0": 64, "deit_small_patch16_224": 224,
+    "resnet50": 64, "mobilenetv3_large_100": 64, "regnety_008": 64, "efficientnet_b0": 64,
+    "deit_small_patch16_224": 224,
 }  # fmt: skip
 TARGET = 3
 
@@ -64,7 +65,7 @@ class Block(nn.Module):
 
 
 class LanguageModel(nn.Module):
-    """A model of the kind of Llama: 1.2 thousand million parameters with these sizes."""
+    """A model of the kind of Llama: 1.3 thousand million parameters with these sizes."""
 
     def __init__(self, words: int = 32000, width: int = 2048, layers: int = 22, heads: int = 32) -> None:
         super().__init__()
