@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 from hfp.costs.payload import packed_bytes
 from hfp.federation.fleet import Fleet
 from hfp.federation.observer import Observer
-from hfp.federation.records import Personal
+from hfp.federation.records import ClientRecord, Personal
+from hfp.federation.replies import ReplyCheck
 from hfp.federation.safeguards import Safeguards
 from hfp.federation.setup import Federation
 from hfp.methods import Client, ServerState, State, TrainedPart, Update
@@ -61,6 +63,7 @@ class Evaluator:
 
     def __init__(self, federation: Federation, fleet: Fleet, safeguards: Safeguards) -> None:
         self._federation, self._fleet, self._safeguards = federation, fleet, safeguards
+        self._check, self._refused = ReplyCheck(federation), dict[int, str]()
         self._model = self._build(IndexMap.identity(federation.model), federation.initial)
         normalised = batchnorm.has_statistics(federation.model)
         self._policy = federation.experiment.batch_norm if normalised else "aggregate"
@@ -121,10 +124,22 @@ class Evaluator:
             return self._ask(self._model)
         return Predictions(total.correct / samples, total.losses / samples)
 
+    def with_refusal(self, record: ClientRecord) -> ClientRecord:
+        """Return a client's record with why its batch-norm statistics were not used, if they were sent since last time."""
+        problem = self._refused.pop(record.client, "")
+        said = "; ".join(part for part in (record.problem, problem) if part)
+        return dataclasses.replace(record, problem=said) if problem else record
+
     def _statistics(self, state: ServerState) -> Iterator[tuple[Client, State]]:
-        """Measure the batch-norm statistics of every client that can be reached."""
+        """Measure the batch-norm statistics of every client that can be reached, and leave out what can't be used."""
         everyone = self._fleet.reachable(state.round, self._federation.context.clients)
-        return self._fleet.statistics(state.round, everyone, state.weights)
+        self._refused = {}
+        for client, found in self._fleet.statistics(state.round, everyone, state.weights):
+            problem = found if isinstance(found, str) else self._check.statistics_problem(found)
+            if problem:
+                self._refused[client.index] = f"its batch-norm statistics are refused: {problem}"
+            elif not isinstance(found, str):
+                yield client, found
 
     def _ask(self, model: nn.Module, schedule: Sequence[Tensor] | None = None) -> Predictions:
         """Predict the whole test set, in evaluation mode unless a schedule of batches is given."""
