@@ -15,8 +15,12 @@ from types import ModuleType
 from typing import Any
 
 from hfp.commands.arguments.parser import Parser
+<<<<<<< HEAD
 from hfp.commands.interruption import Signals
 from hfp.errors import InputError, unknown
+=======
+from hfp.errors import InputError, printable, unknown
+>>>>>>> 8daca05 (Files of pruned models have a checksum, and change only what follows from shapes)
 from hfp.importance import CriterionError
 
 
@@ -97,7 +101,7 @@ def _run(command: Callable[[argparse.Namespace], int], arguments: argparse.Names
 
 
 def _refused(command: str, error: Exception) -> int:
-    print(f"hfp {command}: {' '.join(str(error).split())}", file=sys.stderr)
+    print(f"hfp {command}: {printable(' '.join(str(error).split()))}", file=sys.stderr)
     return 2
 
 

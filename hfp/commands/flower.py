@@ -117,6 +117,8 @@ def paths_of_app(app: Path | None) -> list[str]:
     config = document.get("tool", {}).get("flwr", {}).get("app", {}).get("config", {})
     given = ((name, config.get(name)) for name in PATHS)
     return [f"{name}={json.dumps(str(Path(text).resolve()))}" for name, text in given if isinstance(text, str) and text]
+
+
 def _declared(app: Path) -> str:
     """The text in which an app declares its configuration; Flower refuses to set what is not declared."""
     return (app / "pyproject.toml").read_text(encoding="utf-8")

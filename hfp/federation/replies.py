@@ -147,7 +147,7 @@ def check_tensors(tensors: State, largest: float = FLOAT32_MAX) -> None:
     Raises:
         InputError: naming the tensor and what is wrong with it.
     """
-    # the least and the greatest value tell, and looking for them is one quick pass; all are read from the device at once
+    # the least and the greatest value tell, and finding them is one quick pass; all are read from the device at once
     ends = {name: torch.stack(tensor.aminmax()) for name, tensor in tensors.items() if _has_order(tensor)}
     if not ends:
         return

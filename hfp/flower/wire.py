@@ -48,7 +48,7 @@ MOST_TENSORS = 100_000
 LONGEST_NAME = 1_000
 MOST_WORDS = 500
 MOST_SAMPLES = 10**9
-"""Samples that a node may say it has. A client counts by its samples, so that a larger number would drown the others."""
+"""Samples that a node may say it has: a client counts by its samples, and more would drown all others."""
 
 LONGEST_HEADER = 16 * 2**20
 LONGEST_WORD = 10_000

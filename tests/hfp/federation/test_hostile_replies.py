@@ -64,8 +64,8 @@ def tensors_changed(draw, tensors):
         elif how == "shape":
             found[name] = draw(st.sampled_from([tensor.reshape(-1)[:-1], tensor.unsqueeze(0), tensor.reshape(-1)]))
         elif tensor.is_floating_point():
-            value = draw(numbers)
-            found[name] = tensor * value if how == "scale" else tensor.clone().fill_(value)
+            value = torch.tensor(draw(numbers)).to(tensor)
+            found[name] = tensor * value if how == "scale" else value.expand_as(tensor).clone()
             if how == "some":
                 found[name] = torch.where(torch.arange(tensor.numel()).reshape(tensor.shape) < 3, found[name], tensor)
         if not found:
@@ -129,14 +129,17 @@ class Broken(InProcess):
     """A fleet whose clients' replies pass the check of each, but not that of what comes of them."""
 
     def train(self, round, clients, write):
-        for answer in super().train(round, clients, write):
-            if round == 1:
-                most = 0.99 * ReplyCheck(self._federation).largest
-                tensors = {
-                    n: t.fill_(most) if n.endswith("weight") else t for n, t in dict(answer.reply.tensors).items()
-                }
-                answer = dataclasses.replace(answer, reply=dataclasses.replace(answer.reply, tensors=tensors))
-            yield answer
+        if round == 0:
+            self.honest = list(super().train(round, clients, write))
+            yield from self.honest
+            return
+        most = 0.99 * ReplyCheck(self._federation).largest
+        for answer in self.honest:
+            tensors = {
+                n: torch.full_like(t, most) if n.endswith("weight") else t for n, t in answer.reply.tensors.items()
+            }
+            reply = dataclasses.replace(answer.reply, tensors=tensors)
+            yield dataclasses.replace(answer, task=write(answer.client), reply=reply)
 
 
 def test_a_round_whose_result_can_not_be_used_is_dropped_and_the_last_good_state_kept():
@@ -147,7 +150,8 @@ def test_a_round_whose_result_can_not_be_used_is_dropped_and_the_last_good_state
         clients=3,
         rounds=4,
         batch_norm="aggregate",
-        evaluate_every=4,
+        evaluate=4,
+        head_start=1.0,
     )
     federation = set_up(experiment)
     course = Course(federation, Broken(federation))
