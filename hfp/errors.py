@@ -38,10 +38,10 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:
 
 
 def printable(text: object) -> str:
-    """Text from a file or a message as a terminal may show it: control characters as their escapes, in one line.
+    r"""Return text from a file or a message as a terminal may show it, with escapes for its control characters.
 
-    >>> printable("layer\\x1b[2J")
-    'layer\\\\x1b[2J'
+    >>> print(printable("layer\x1b[2J"))
+    layer\x1b[2J
     """
     return "".join(
         letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii") for letter in str(text)

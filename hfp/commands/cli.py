@@ -15,12 +15,8 @@ from types import ModuleType
 from typing import Any
 
 from hfp.commands.arguments.parser import Parser
-<<<<<<< HEAD
 from hfp.commands.interruption import Signals
-from hfp.errors import InputError, unknown
-=======
 from hfp.errors import InputError, printable, unknown
->>>>>>> 8daca05 (Files of pruned models have a checksum, and change only what follows from shapes)
 from hfp.importance import CriterionError
 
 

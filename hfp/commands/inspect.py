@@ -15,15 +15,10 @@ from rich.markup import escape
 from torch import nn
 
 from hfp.costs.macs import macs, parameters, state_bytes
-<<<<<<< HEAD
-from hfp.errors import InputError
+from hfp.errors import InputError, printable
 from hfp.models.source import FullModel, full_model, imported, is_model
 from hfp.pruning.coupled import coupled_report
 from hfp.pruning.coupled_page import coupled_page
-=======
-from hfp.errors import InputError, printable
-from hfp.models.source import full_model
->>>>>>> 8daca05 (Files of pruned models have a checksum, and change only what follows from shapes)
 from hfp.pruning.layer_picture import save_layer_picture
 from hfp.pruning.layers_report import LayerReport, layer_reports, tensor_reports
 from hfp.pruning.tables import shown
