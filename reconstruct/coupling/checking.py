@@ -62,9 +62,14 @@ def first_difference(
 
 
 def masked_output(wiring: Wiring, model: nn.Module, example_inputs: Any, gone: Gone, index_map: IndexMap) -> Any:
-    """What the full model computes without the removed channels: their entries zero, statistics over the others."""
+    """What the full model computes without the removed channels: their entries zero, statistics over the others.
+
+    It draws and decides for itself, whatever the trace drew and decided.
+    """
     own = copy.deepcopy(model, dict(computed(model))).train().eval()
-    return _MaskedRun(wiring, gone).run(_masked(own, index_map), example_inputs)
+    run = _MaskedRun(wiring, gone)
+    run.decisions.clear()
+    return run.run(_masked(own, index_map), example_inputs)
 
 
 def _masked(own: nn.Module, index_map: IndexMap) -> nn.Module:
