@@ -34,6 +34,7 @@ import sys
 import tempfile
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -59,6 +60,9 @@ TELLING = 100
 PACKAGES = ("transformers", "torchvision", "timm", "ultralytics", "diffusers", "segmentation_models_pytorch",
             "diffusers.models.unets.unet_2d_condition")  # fmt: skip
 """What the models and the checks need."""
+
+OUTCOMES = {"passed": "pass", "refused": "refused", "failed": "failed"}
+"""Column of the figures -> outcome of a model."""
 
 PLAIN_SECONDS = 20
 """What torch-pruning's own pruner may take for one of these models."""
@@ -114,7 +118,9 @@ def main() -> int:
         told = row.plain if arguments.plain else f"-{row.macs_removed:.0%}  {row.outcome}"
         print(f"{name:60} {row.seconds:5.1f} s  {told[:200]}", flush=True)
     if arguments.data:
-        put(arguments.data, ("package", "model"), figures(read(lines)))
+        rows = [row for row in read(lines) if f"{row.package}/{row.model}" in catalogue()]
+        put(arguments.data, ("package", "model"), figures(rows))
+        put(arguments.data.with_stem(f"{arguments.data.stem}_packages"), ("package",), totals(rows))
     return 0
 
 
@@ -434,6 +440,22 @@ def figures(rows: list[Row]) -> Iterator[Line]:
             "plain": "pass" if row.plain == "pass" else "fails" if row.plain else "",
             "plain_reason": _shortened("" if row.plain == "pass" else row.plain),
             "commit": row.commit or "unknown",
+        }
+
+
+def totals(rows: list[Row]) -> Iterator[Line]:
+    """The figures of each package, and of all, as lines of a data file."""
+    for package in [*dict.fromkeys(sorted(row.package for row in rows)), "all"]:
+        mine = [row for row in rows if package in (row.package, "all")]
+        counts = Counter(row.outcome.partition(":")[0] for row in mine)
+        plain = Counter(row.plain == "pass" for row in mine if row.plain)
+        yield {
+            "package": package,
+            "models": str(len(mine)),
+            **{name: str(counts[outcome]) for name, outcome in OUTCOMES.items()},
+            "plain_run": str(plain.total()),
+            "plain_passed": str(plain[True]),
+            "commit": " and ".join(sorted({row.commit or "unknown" for row in mine})),
         }
 
 
