@@ -1,6 +1,10 @@
 """Builds the documentation: `python -m sphinx -W docs docs/_build`."""
 
+import sys
 from importlib import metadata
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 project = "hfp"
 author = "The hfp authors"
@@ -11,12 +15,15 @@ version = ".".join(release.split(".")[:2])
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
-    "sphinx.ext.autosummary",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
+    "declared",
+    "elsewhere",
+    "formulas",
 ]
 exclude_patterns = ["_build"]
+html_math_renderer = "mathml"
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath", "attrs_block"]
 myst_heading_anchors = 3
 suppress_warnings = ["myst.header"]  # pages of the repository's own folders begin where their readers need them to
@@ -27,16 +34,10 @@ autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented_params"
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
-autosummary_generate = True
 
 html_theme = "furo"
 html_title = f"hfp {version}"
 html_static_path = ["_static"]
 html_css_files = ["hfp.css"]
-html_theme_options = {
-    "navigation_with_keys": True,
-    "source_repository": None,
-    "footer_icons": [],
-}
-html_theme_options = {key: value for key, value in html_theme_options.items() if value}
+html_theme_options = {"navigation_with_keys": True}
 html_show_sphinx = False

@@ -1,6 +1,17 @@
 """Structured pruning that can be undone, shared and federated.
 
-Names are loaded when first used: ``import hfp`` and ``hfp --help`` don't wait for torch.
+The three packages also work alone. `hfp.importance` has the criteria, which score channels by what their removal does
+to the loss. `hfp.reconstruct` has index maps, which record what a pruning removed, so that a compact model can be put
+back into the full one. `hfp` itself prunes a model to a budget (`prune`) and runs federated experiments in which every
+client trains a compact submodel (`simulate`).
+
+To read the code, begin with `hfp.pruning` for one model, and with `hfp.federation` for many clients. `federation` says
+what is run and leads through its rounds; the algorithms are in `methods`, one per file, and a client's work is in
+`training`. `data` and `models` provide what is trained, and `costs` counts what it takes. `results` runs an experiment
+in one call (`simulate`), and writes and reads run folders; `comparison` compares methods. `flower` runs the same
+methods on Flower, and `commands` is the command line. `settings` and `layers` are leaves that the others read.
+
+Names are loaded when they are first used, so that ``import hfp`` and ``hfp --help`` don't wait for torch.
 """
 
 from __future__ import annotations
@@ -13,19 +24,21 @@ if TYPE_CHECKING:
     from hfp import importance, reconstruct
     from hfp.errors import InputError
     from hfp.federation.experiment import Experiment
+    from hfp.federation.observer import Observer
     from hfp.federation.records import Run
-    from hfp.federation.rounds import simulate
     from hfp.models import create_model
     from hfp.pruning.budget import Budget
     from hfp.pruning.prune import prune
     from hfp.pruning.result import PruneResult
     from hfp.reconstruct import save_pruned
     from hfp.results.load import SavedRun, load_pruned, load_run
+    from hfp.results.simulate import simulate
 
 __all__ = [
     "Budget",
     "Experiment",
     "InputError",
+    "Observer",
     "PruneResult",
     "Run",
     "SavedRun",
@@ -44,14 +57,15 @@ __getattr__, __dir__ = lazily(
     {
         "hfp.errors": "InputError",
         "hfp.federation.experiment": "Experiment",
+        "hfp.federation.observer": "Observer",
         "hfp.federation.records": "Run",
-        "hfp.federation.rounds": "simulate",
         "hfp.models": "create_model",
         "hfp.pruning.budget": "Budget",
         "hfp.pruning.prune": "prune",
         "hfp.pruning.result": "PruneResult",
         "hfp.reconstruct": "save_pruned",
         "hfp.results.load": "SavedRun load_pruned load_run",
+        "hfp.results.simulate": "simulate",
     },
     modules=("importance", "reconstruct"),
 )

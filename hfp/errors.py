@@ -1,4 +1,4 @@
-"""The error that a person's input causes, and the suggestion that goes with an unknown name."""
+"""The error that a person's input causes, and what it suggests for an unknown name."""
 
 from __future__ import annotations
 
@@ -6,15 +6,26 @@ from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 MOST = 20
-"""Names that a message lists."""
+"""How many names a message lists at most."""
 
 
 class InputError(ValueError):
-    """Something the caller gave can't be used; the message says what was expected, found, and what to do."""
+    """Something that the caller gave can't be used.
+
+    The message is one line that says what was expected, what was found, and what to do. Commands print it and exit
+    with status 2.
+
+    >>> import hfp
+    >>> try:
+    ...     hfp.Experiment(method="ca-hpf")
+    ... except hfp.InputError as error:
+    ...     print(error)
+    unknown method 'ca-hpf'; did you mean ca-hfp or ca-hfp-paper?
+    """
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:
-    """An `InputError` for a name that isn't known, with the nearest known ones (or all, when few)."""
+    """Make an `InputError` for a name that isn't known, with the nearest known names, or all if they are few."""
     names = sorted(known)
     near = get_close_matches(name, names, n=3, cutoff=0.5)
     if near:
@@ -27,6 +38,6 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:
 
 
 def listed(words: Sequence[str], between: str = ", ") -> str:
-    """Words in one line, the first `MOST` of them and how many more there are."""
+    """Join words in one line: the first `MOST` of them, and how many more there are."""
     more = len(words) - MOST
     return between.join(words[:MOST]) + (f"{between}and {more:,} more" if more > 0 else "")

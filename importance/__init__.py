@@ -1,12 +1,16 @@
-"""Criteria: what does removing a channel do to the loss? As torch-pruning Importance classes.
+"""Criteria say what removing a channel does to the loss. Each is a torch-pruning Importance.
 
-A criterion maps a coupled group (torch-pruning's `Group`) to one score per channel; the lowest go first. Read
-`registry` for what there is (`create`, `names`), then `bases/diagonal` and `bases/gated`, the two families: sums over a
-channel's weights, and derivatives of a channel's gate. `criteria` has one criterion per file, `capture` what one pass
-over data records, and `groups` what a criterion reads from a group. `layers` adds a user's layer type to the table of
-layers, which is in `hfp.layers`. A criterion is loaded, and torch with it, when it is first used.
-Nothing here finds groups: torch-pruning does, or `hfp.reconstruct.Coupling`, which
-follows labels through the forward pass.
+A criterion maps a coupled group (torch-pruning's `Group`) to one score per channel. The channels with the lowest scores
+go first.
+
+Read `registry` for the criteria that exist (`create`, `names`). Then read `bases/diagonal` and `bases/gated`, the two
+families: the first sums over a channel's weights, the second takes derivatives of a channel's gate. `criteria` has one
+criterion per file. `capture` has what one pass over data records. `groups` has what a criterion reads from a group.
+`layers` adds a user's layer type to the table of layers, which is in `hfp.layers`. A criterion is loaded, and torch
+with it, when it is first used.
+
+Nothing here finds groups. torch-pruning does, or `hfp.reconstruct.Coupling`, which follows labels through the forward
+pass.
 
 A criterion of one's own takes two import lines:
 

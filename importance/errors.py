@@ -1,4 +1,4 @@
-"""The error that a criterion raises when it can't give a score that means what its name says."""
+"""The error that a criterion raises when it cannot give a score that means what its name says."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The table of layers (`hfp.layers.table`) as criteria read it: a layer type that it lacks is an error."""
+"""Read the table of layers (`hfp.layers.table`) for criteria.
+
+A layer type that the table lacks is an error here.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +21,13 @@ def register_layer(layer_type: type, direction: str, slots: Row, channel_dim: in
     Args:
         layer_type: a subclass of `nn.Module`.
         direction: "out" for the channels that the layer writes, "in" for those that it reads.
-        slots: a tuple of `Slot`, or a function from the layer to one where that depends on the layer's options.
-        channel_dim: with direction "in", the dimension of the layer's first input that counts the channels; criteria
-            that follow activations read them there.
+        slots: a tuple of `Slot`, or a function that takes the layer and returns one, where the slots depend on the
+            layer's options.
+        channel_dim: the dimension of the layer's first input that counts the channels. Criteria that follow activations
+            read the channels there. It only matters with direction "in".
 
     Raises:
-        CriterionError: when the direction is neither "in" nor "out".
+        CriterionError: the direction is neither "in" nor "out".
 
     >>> import torch
     >>> from torch import nn
@@ -40,15 +44,15 @@ def register_layer(layer_type: type, direction: str, slots: Row, channel_dim: in
 
 
 def reads_along(layer: nn.Module) -> int | None:
-    """The dimension of its input in which the layer reads channels one by one; None where it doesn't."""
-    return None if is_depthwise(layer) else table.reads_along(layer)  # a depthwise convolution passes channels on
+    """Return the dimension of its input in which the layer reads channels one by one; None where it does not."""
+    return None if is_depthwise(layer) else table.reads_along(layer)  # a depthwise one passes channels on
 
 
 def slots_of(layer: nn.Module, direction: str, name: str) -> Slots:
-    """The slots of one layer; `name` is for the message.
+    """Return the slots of one layer; error messages call the layer `name`.
 
     Raises:
-        CriterionError: when the table has no row for the layer's type.
+        CriterionError: the table has no row for the layer's type.
     """
     found = table.slots_of(layer, direction)
     if found is None:
@@ -61,7 +65,7 @@ def slots_of(layer: nn.Module, direction: str, name: str) -> Slots:
 
 
 def tensors_of(layer: nn.Module, direction: str, name: str) -> Iterator[tuple[str, Tensor, Slot]]:
-    """(full name, tensor, slot) for every tensor of the layer that exists and holds the channel."""
+    """Yield (full name, tensor, slot) for every tensor of the layer that exists and holds the channel."""
     for slot in slots_of(layer, direction, name):
         tensor: object = layer
         for part in slot.tensor.split("."):
@@ -71,7 +75,7 @@ def tensors_of(layer: nn.Module, direction: str, name: str) -> Iterator[tuple[st
 
 
 def channels_of(layer: nn.Module, direction: str, name: str) -> int:
-    """How many channels a layer has in a direction, by the first of its tensors that the table names."""
+    """Return how many channels a layer has in a direction, by the first of its tensors that the table names."""
     _, tensor, slot = next(tensors_of(layer, direction, name))
     return tensor.shape[slot.dim] * (groups_of(layer) if slot.grouped else 1) // slot.blocks
 

@@ -1,4 +1,7 @@
-"""What the options of the criteria mean and may be; their defaults are those of the criteria themselves."""
+"""Declare what the options of the criteria mean and which values they may have.
+
+The defaults are those of the criteria themselves.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +60,7 @@ _OWN = {("kronecker", "fisher"): replace(OPTIONS["fisher"], choices=_FISHER)}
 
 
 def criterion_options(name: str) -> dict[str, Setting]:
-    """The options of a criterion by name, each with its default.
+    """Return the options of a criterion by name, each with its default.
 
     >>> criterion_options("hutchinson")["probes"].default
     1

@@ -1,4 +1,7 @@
-"""Criteria by name. Names and what criteria need are known before torch is loaded."""
+"""Find criteria by name.
+
+Names, and what each criterion needs, are known before torch is loaded.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +21,13 @@ NEEDS = ("nothing", "data", "variation")
 
 @dataclass(frozen=True)
 class Criterion:
-    """What there is to know about a criterion before making one.
+    """The facts about a criterion that are known before one is made.
 
     Args:
-        name: what `create` takes.
-        source: the paper (or project) that it is from.
-        needs: "nothing" (weights alone), "data" (batches and a loss first), "variation" (a server's `Variation`).
+        name: the name that `create` takes.
+        source: the paper or project that the criterion is from.
+        needs: "nothing" (the weights suffice), "data" (it has to see batches and a loss first) or "variation" (it reads
+            a server's `Variation`).
 
     >>> from hfp.importance import describe
     >>> describe("l1")
@@ -43,13 +47,13 @@ def register(name: str, factory: Callable[..., Any] | str, *, source: str, needs
 
     Args:
         name: a name that is not taken.
-        factory: a class or function that returns a torch-pruning Importance, or where it is as ``module:name``, to be
-            loaded when it is first used.
-        source: the paper (or project) that the criterion is from.
-        needs: "nothing" (the default: weights alone), "data" or "variation"; see `Criterion`.
+        factory: a class or function that returns a torch-pruning Importance. A text ``module:name`` says where it is;
+            it is then loaded when it is first used.
+        source: the paper or project that the criterion is from.
+        needs: "nothing" (the default: the weights suffice), "data" or "variation"; see `Criterion`.
 
     Raises:
-        CriterionError: a name that is taken, or needs that aren't one of "nothing", "data", "variation".
+        CriterionError: the name is taken, or `needs` is none of "nothing", "data" and "variation".
 
     >>> from hfp.importance import RandomImportance, names, register
     >>> register("coin", RandomImportance, source="an example")
@@ -64,7 +68,7 @@ def register(name: str, factory: Callable[..., Any] | str, *, source: str, needs
 
 
 def names() -> tuple[str, ...]:
-    """The names of the registered criteria, in alphabetical order.
+    """Return the names of the registered criteria, in alphabetical order.
 
     >>> from hfp.importance import names
     >>> names()[:3]
@@ -74,13 +78,13 @@ def names() -> tuple[str, ...]:
 
 
 def describe(name: str) -> Criterion:
-    """Source and needs of a criterion.
+    """Return the source and the needs of a criterion.
 
     Args:
         name: a registered name.
 
     Raises:
-        CriterionError: an unknown name; the message has the nearest known ones.
+        CriterionError: the name is unknown; the message has the nearest known ones.
 
     >>> from hfp.importance import describe
     >>> describe("kronecker").needs
@@ -94,13 +98,14 @@ def create(name: str, /, **options: Any) -> tp.importance.Importance:
 
     Args:
         name: a registered name (`names`).
-        options: the criterion's own, and for any of them `normalise` and `power`, which wrap it in `ScaledImportance`.
+        options: the criterion's own options. Every criterion also takes `normalise` and `power`, which wrap it in
+            `ScaledImportance`.
 
     Returns:
         A torch-pruning Importance.
 
     Raises:
-        CriterionError: an unknown name, or options that the criterion doesn't take.
+        CriterionError: the name is unknown, or the criterion does not take one of the options.
 
     >>> from hfp.importance import create
     >>> create("group-fisher", fisher="gauss-newton").fisher
@@ -118,13 +123,13 @@ def create(name: str, /, **options: Any) -> tp.importance.Importance:
 
 
 def factory_of(name: str) -> Callable[..., Any]:
-    """The class or function that makes a criterion.
+    """Return the class or function that makes a criterion.
 
     Args:
         name: a registered name.
 
     Raises:
-        CriterionError: an unknown name.
+        CriterionError: the name is unknown.
 
     >>> from hfp.importance import factory_of
     >>> factory_of("kronecker").__name__

@@ -1,10 +1,12 @@
-"""Index maps: what a pruning removed, so that the compact model can be put back into its parent, exactly.
+"""Index maps say what a pruning removed, so that the compact model can be put back into its parent exactly.
 
-Read `maps` first: an `IndexMap` says which entries of a full model a compact model holds; `restrict` cuts a full state,
-`embed` puts a compact one back, `Aggregator` merges many. `models` builds the compact model that a map describes, and
-`files` stores it. Two rooms find maps, for two jobs. `surgery` records what torch-pruning cuts, whoever drives it
-(`record`). `coupling` follows labels through a forward pass to know what can go and what must go together, without
-cutting anything (`Coupling`); `coupling/rules` says so for each operation.
+Read `maps` first. An `IndexMap` says which entries of a full model a compact model holds. `restrict` cuts a full state,
+`embed` puts a compact one back, and an `Aggregator` merges many. `models` builds the compact model that a map
+describes, and `files` stores it.
+
+Two rooms find maps, for two jobs. `surgery` records what torch-pruning cuts, whoever drives it (`record`). `coupling`
+follows labels through a forward pass, without cutting anything, to know what can go and what must go together
+(`Coupling`); `coupling/rules` knows this for each operation.
 """
 
 from hfp.reconstruct.coupling.coupling import Coupling

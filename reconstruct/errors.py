@@ -1,4 +1,4 @@
-"""The error of this package."""
+"""The error of hfp.reconstruct."""
 
 
 class MapError(ValueError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import warnings
@@ -9,10 +10,23 @@ from pathlib import Path
 
 import pytest
 
-from hfp.commands.cli import build_parser
+from hfp.commands.cli import build_parser, main
+from hfp.federation.records import ClientRecord, RoundRecord
+from hfp.reconstruct.files.document import Document
 
 DOCS = Path(__file__).parents[1] / "docs"
-PAGES = sorted(page for page in DOCS.rglob("*.md") if "_build" not in page.parts)
+RUN_WHOLE = ("how-to/run-result.md",)
+"""Pages whose commands leave what their Python reads: there the commands are run as well, in the page's order."""
+PAGES = sorted(page for page in DOCS.rglob("*.md") if not {"_build", "generated"} & set(page.parts))
+
+
+FENCED = re.MULTILINE | re.DOTALL
+
+
+def commands(block: str) -> list[list[str]]:
+    """Read the arguments of every hfp command in a block."""
+    lines = (shlex.split(line, comments=True) for line in block.replace("\\\n", " ").splitlines())
+    return [words[1:] for words in lines if words and words[0] == "hfp"]
 
 
 PACKAGES = ("transformers", "ultralytics", "diffusers")
@@ -21,7 +35,7 @@ PACKAGES = ("transformers", "ultralytics", "diffusers")
 
 def blocks(page: Path, language: str) -> list[str]:
     """Read the fenced blocks of one language."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(encoding="utf-8"), FENCED)
 
 
 def name_of(page: Path) -> str:
@@ -35,8 +49,12 @@ def test_python_on_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch):
         pytest.importorskip(page.stem, exc_type=ImportError)
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {"__name__": "page"}
-    for code in blocks(page, "python"):
-        exec(compile(code, str(page), "exec"), names)
+    whole = name_of(page) in RUN_WHOLE
+    for language, code in re.findall(r"^```(python|bash)\n(.*?)^```$", page.read_text(encoding="utf-8"), FENCED):
+        if language == "python":
+            exec(compile(code, str(page), "exec"), names)
+        elif whole:
+            assert [main(words) for words in commands(code)] == [0] * len(commands(code)), code
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "bash")], ids=name_of)
@@ -53,3 +71,22 @@ def test_commands_on_a_page_are_ones_that_exist(page):
 def test_no_page_is_longer_than_two_screens():
     long = {name_of(page): len(page.read_text(encoding="utf-8").split()) for page in PAGES}
     assert {name: words for name, words in long.items() if words > 900} == {}
+
+
+def first_cells(page: Path) -> set[str]:
+    """Read the names in the first cells of a page's tables."""
+    cells = re.findall(r"^\| (`[^|]*`) \|", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {name for cell in cells for name in re.findall(r"`(\w+)`", cell)}
+
+
+def test_page_of_metrics_has_every_column_and_no_other():
+    client = ClientRecord(client=0, ratio=0.5, samples=1, bytes_down=1, device="phone", seconds_down=0.1)
+    record = RoundRecord(1, "random", None, None, (client,), (0, 0), 0.0).as_dict()
+    measured = {"personal", "diagnostics", "undefended", "epsilon"}
+    columns = {*record, *record["clients"][0], *measured}
+    assert first_cells(DOCS / "reference" / "metrics.md") == columns
+
+
+def test_page_of_the_file_format_has_every_key_and_no_other():
+    document = Document({}, {}, {}, {}, None)
+    assert first_cells(DOCS / "reference" / "file-format.md") == set(json.loads(document.dump()))

@@ -61,7 +61,9 @@ def arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], labe
     """Draw an arrow, with a label above its middle."""
     style = f"arc3,rad={bend}"
     axes.add_patch(
-        FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=11, color=GREY, connectionstyle=style, linewidth=1.2)
+        FancyArrowPatch(
+            start, end, arrowstyle="-|>", mutation_scale=11, color=GREY, connectionstyle=style, linewidth=1.2
+        )
     )
     if label:
         middle = ((start[0] + end[0]) / 2, (start[1] + end[1]) / 2 - 0.4 - 3.2 * abs(bend) * (bend > 0))
@@ -76,7 +78,15 @@ def label(axes: Axes, x: float, y: float, text: str, size: float = 10, colour: s
 def box(axes: Axes, x: float, y: float, width: float, height: float, text: str, colour: str = GREY) -> None:
     """Draw a labelled box."""
     axes.add_patch(
-        FancyBboxPatch((x, y), width, height, boxstyle="round,pad=0.05,rounding_size=0.3", facecolor="none", edgecolor=colour, linewidth=1.3)
+        FancyBboxPatch(
+            (x, y),
+            width,
+            height,
+            boxstyle="round,pad=0.05,rounding_size=0.3",
+            facecolor="none",
+            edgecolor=colour,
+            linewidth=1.3,
+        )
     )
     label(axes, x + width / 2, y + height / 2, text)
 
@@ -112,7 +122,15 @@ def overview() -> None:
     label(axes, 30, 0.7, "one full model, trained")
     for row in range(6):
         for col in range(5):
-            colour = ORANGE if row in (0, 2, 3, 5) and col in (0, 1, 3) else GREEN if row in (0, 1, 4) else RED if row in (2, 3) and col in (1, 3) else BLUE
+            colour = (
+                ORANGE
+                if row in (0, 2, 3, 5) and col in (0, 1, 3)
+                else GREEN
+                if row in (0, 1, 4)
+                else RED
+                if row in (2, 3) and col in (1, 3)
+                else BLUE
+            )
             square(axes, 27.5 + col, 1.5 + row, colour)
 
 
@@ -126,7 +144,8 @@ def coupled_groups() -> None:
         column(axes, x, 1.5, kept, ORANGE if x != 17.5 else BLUE)
     arrow(axes, (2.4, 4.5), (8.8, 4.5))
     arrow(axes, (10.4, 4.5), (17.2, 4.5))
-    arrow(axes, (1.8, 1.2), (17.4, 1.2), "skip connection", bend=-0.12)
+    arrow(axes, (1.8, 1.2), (17.4, 1.2), bend=-0.12)
+    label(axes, 9.6, 1.0, "skip connection", 9)
     arrow(axes, (18.9, 4.5), (24.3, 4.5))
     label(axes, 13.8, 5.6, "row i of conv 1, row i of conv 2\nand column i of conv 3 go together", 8)
 
@@ -196,7 +215,15 @@ def reconstruction() -> None:
                 continue
             shares = holders + [BLUE] * (len(parts) - len(holders)) if "fill" in title else holders
             for part, colour in enumerate(shares):
-                axes.add_patch(Rectangle((x + 0.06 + part * 0.88 / len(shares), 1.56 + row), 0.88 / len(shares), 0.88, facecolor=colour, alpha=0.85))
+                axes.add_patch(
+                    Rectangle(
+                        (x + 0.06 + part * 0.88 / len(shares), 1.56 + row),
+                        0.88 / len(shares),
+                        0.88,
+                        facecolor=colour,
+                        alpha=0.85,
+                    )
+                )
         label(axes, x + 3.2, 9.2, rule(()), 8)
     label(axes, 4.5, 9.2, "filled: trained by this client", 8)
 
@@ -210,7 +237,10 @@ def batch_norm() -> None:
     figure.patch.set_alpha(0)
     axes.patch.set_alpha(0)
     x = numpy.linspace(-4, 6, 400)
-    for mean, width, colour, name in ((0.2, 0.8, ORANGE, "in a submodel with half of the inputs"), (1.4, 1.5, BLUE, "in the full model")):
+    for mean, width, colour, name in (
+        (0.2, 0.8, ORANGE, "in a submodel with half of the inputs"),
+        (1.4, 1.5, BLUE, "in the full model"),
+    ):
         axes.plot(x, numpy.exp(-(((x - mean) / width) ** 2) / 2) / width, color=colour, label=name)
         axes.axvline(mean, color=colour, linestyle=":", linewidth=1)
     axes.legend(frameon=False, labelcolor=GREY, fontsize=9)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from hfp.comparison.table import Spread
-from hfp.results.folder import write_atomically
+from hfp.results.atomic import write_atomically
 
 Line = dict[str, str]
 

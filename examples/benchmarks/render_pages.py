@@ -40,7 +40,7 @@ from data_files import read
 
 from hfp.comparison.charts import Line, line_chart, standalone
 from hfp.errors import InputError
-from hfp.results.folder import write_atomically
+from hfp.results.atomic import write_atomically
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -70,7 +70,7 @@ def main() -> None:
 
 def pages() -> list[Path]:
     """All pages that have tables made from data."""
-    found = [*EXAMPLES.glob("benchmarks/*.md"), *EXAMPLES.glob("paper/*.md")]
+    found = [EXAMPLES.parent / "README.md", *EXAMPLES.glob("benchmarks/*.md"), *EXAMPLES.glob("paper/*.md")]
     return sorted(page for page in found if "<!-- table\n" in page.read_text(encoding="utf-8"))
 
 

@@ -1,1 +1,4 @@
-"""The subcommands of ``hfp``: each parses its arguments, calls the library and prints."""
+"""The command line ``hfp``. Each command parses its arguments, calls the library and prints.
+
+Read `cli` first, which finds the command. `arguments` declares what each command takes. Nothing imports this package.
+"""

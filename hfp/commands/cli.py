@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from hfp.commands.arguments.parser import Parser
+from hfp.commands.interruption import Signals
 from hfp.errors import InputError, unknown
 from hfp.importance import CriterionError
 
@@ -45,15 +46,18 @@ COMMANDS: dict[str, Command] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns its exit status."""
-    words = list(sys.argv[1:] if argv is None else argv)
+    """Run a command; returns its exit status. Without `argv`, as a program, it handles signals (`interruption`)."""
+    words, signals = list(sys.argv[1:] if argv is None else argv), Signals()
+    if argv is None:
+        signals.install()
     if words and not words[0].startswith("-") and words[0] not in COMMANDS:
         print(f"hfp: {unknown('command', words[0], COMMANDS)}", file=sys.stderr)
         return 2
     arguments = build_parser(words).parse_args(words)
     with warnings.catch_warnings():
         warnings.showwarning = _shown_plainly(arguments.command)
-        return _run(arguments)
+        command = _loaded(arguments)
+        return 2 if command is None else signals.gently(lambda: _run(command, arguments))
 
 
 def build_parser(words: Sequence[str]) -> Parser:
@@ -70,11 +74,22 @@ def build_parser(words: Sequence[str]) -> Parser:
     return parser
 
 
-def _run(arguments: argparse.Namespace) -> int:
+def _loaded(arguments: argparse.Namespace) -> Callable[[argparse.Namespace], int] | None:
+    """The function that does a command's work, with all that it needs; None where the arguments are refused."""
     command = COMMANDS[arguments.command]
     try:
         getattr(_arguments_of(command), "check", _nothing)(arguments)
-        return getattr(import_module(f"hfp.commands.{command.module}"), command.function)(arguments)
+        return getattr(import_module(f"hfp.commands.{command.module}"), command.function)
+    except (InputError, CriterionError) as error:
+        _refused(arguments.command, error)
+        return None
+
+
+def _run(command: Callable[[argparse.Namespace], int], arguments: argparse.Namespace) -> int:
+    try:
+        return command(arguments)
+    except KeyboardInterrupt:
+        raise
     except (InputError, CriterionError) as error:
         return _refused(arguments.command, error)
     except _map_error() as error:

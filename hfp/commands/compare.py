@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressC
 
 from hfp.commands.arguments.compare import axes_of
 from hfp.commands.arguments.settings import given_settings
-from hfp.commands.run import INTERRUPTED
+from hfp.commands.interruption import status
 from hfp.comparison.definition import Cell, Comparison, comparison_from, read_comparison
 from hfp.comparison.page import figures, page
 from hfp.comparison.runs import COMPARISON, ComparisonFolder, Failure, default_jobs, distinct, missing, run_missing
@@ -28,22 +28,23 @@ TABLE, PAGE, FIGURES = "table.md", "report.html", "figures"
 def run(arguments: argparse.Namespace) -> int:
     """Run what is missing and report; 0 when all runs finished, 1 when some failed, 130 when interrupted."""
     comparison = comparison_of(arguments)
-    place = arguments.out or Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-compare"
-    folder = ComparisonFolder(place, comparison.threads)
+    fresh = Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-compare"
+    folder = ComparisonFolder(arguments.out or fresh, comparison.threads, numbered=arguments.out is None)
     console = Console(stderr=arguments.json, highlight=False)
     todo = missing(comparison, folder)
     jobs = _jobs(arguments.jobs, todo, comparison.threads)
     if todo:
         set_up(todo[0].experiment)  # data, model and sizes are there, before a folder is made
-    folder.describe(comparison)
-    failures: list[Failure] = []
-    try:
-        failures = _run(comparison, folder, todo, jobs, console)
-    except KeyboardInterrupt:
-        resume = f"hfp compare --file {folder.path / COMPARISON} --out {folder.path}"
-        console.print(f"stopped; to go on: {resume}", soft_wrap=True, markup=False)
-        return INTERRUPTED
-    _report(comparison, folder, console, arguments.json)
+    with folder.taken():
+        folder.describe(comparison)
+        failures: list[Failure] = []
+        try:
+            failures = _run(comparison, folder, todo, jobs, console, arguments.checkpoint)
+        except KeyboardInterrupt as stop:
+            resume = f"hfp compare --file {folder.path / COMPARISON} --out {folder.path}"
+            console.print(f"stopped; to go on: {resume}", soft_wrap=True, markup=False)
+            return status(stop)
+        _report(comparison, folder, console, arguments.json)
     for failure in failures:
         cell = failure.cell
         where = f"{cell.variant}, seed {cell.seed}, {cell.size}, alpha {cell.alpha:g}"
@@ -78,7 +79,7 @@ def _jobs(asked: int | None, todo: list[Cell], threads: int) -> int:
 
 
 def _run(
-    comparison: Comparison, folder: ComparisonFolder, todo: list[Cell], jobs: int, console: Console
+    comparison: Comparison, folder: ComparisonFolder, todo: list[Cell], jobs: int, console: Console, every: int
 ) -> list[Failure]:
     total = len(distinct(comparison, folder))
     console.print(
@@ -105,7 +106,7 @@ def _run(
             reached = f"{final_accuracy(result):.1f} %" if result else "failed"
             progress.console.print(f"{where}: {reached}", soft_wrap=True, markup=False)
 
-        return run_missing(comparison, folder, jobs, lambda: progress.advance(rounds), on_run)
+        return run_missing(comparison, folder, jobs, lambda: progress.advance(rounds), on_run, every)
 
 
 def _report(comparison: Comparison, folder: ComparisonFolder, console: Console, as_json: bool) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import re
 import shlex
 import signal
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -18,11 +20,18 @@ from typing import TYPE_CHECKING
 from hfp.errors import InputError
 from hfp.flower import require_flower
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 if TYPE_CHECKING:
     from hfp.flower.local import LocalDeployment
 
 INTERRUPTED = 130
 LOOK = 0.5  # seconds between looks at whether all processes are still there
+PATHS = ("out", "resume", "data-root")
+"""Settings that are paths. The SuperLink works in a folder of its own, so relative ones are made absolute here."""
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -57,8 +66,11 @@ def _serve(deployment: LocalDeployment, arguments: argparse.Namespace) -> int:
         deployment.start_nodes(arguments.nodes)
     nodes = arguments.nodes if arguments.simulation else None
     fresh = Path("runs").resolve() / f"{datetime.now():%Y%m%d-%H%M%S}-flower"
-    config = [f"clients={arguments.nodes} out={json.dumps(str(fresh))}", *arguments.run_config]
+    config = [f"clients={arguments.nodes} out={json.dumps(str(fresh))}"]
+    config += [*paths_of_app(arguments.run), *(with_absolute_paths(part) for part in arguments.run_config)]
     print(f"SuperLink on {deployment.address}, {arguments.nodes} nodes; logs in {deployment.folder}", flush=True)
+    if not arguments.secure:
+        print("Every user of this machine can run code on these nodes; see --secure.", flush=True)
     app = arguments.run.resolve() if arguments.run is not None else Path("APP")
     words = deployment.run_words(app, config, nodes)
     if arguments.run is None:
@@ -72,6 +84,37 @@ def _serve(deployment: LocalDeployment, arguments: argparse.Namespace) -> int:
         return 0 if process.wait() == 0 and deployment.last_run_completed() else 1
     finally:
         deployment.stop(process)
+
+
+def with_absolute_paths(config: str) -> str:
+    """Make relative paths in a run's configuration absolute, from where the command was started.
+
+    >>> with_absolute_paths('rounds=2 out="/tmp/mine"')
+    'rounds=2 out="/tmp/mine"'
+    """
+
+    def absolute(match: re.Match[str]) -> str:
+        name, text = match["name"], match["text"]
+        return match[0] if not text else f"{match['before']}{name}={json.dumps(str(Path(text).resolve()))}"
+
+    return re.sub(rf"(?P<before>^|\s)(?P<name>{'|'.join(PATHS)})\s*=\s*([\"'])(?P<text>.*?)\3", absolute, config)
+
+
+def paths_of_app(app: Path | None) -> list[str]:
+    """Read the relative paths in an app's own configuration, as absolute ones from where the command was started.
+
+    Raises:
+        InputError: the app's pyproject.toml can't be read.
+    """
+    if app is None:
+        return []
+    try:
+        document = tomllib.loads((app / "pyproject.toml").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{app / 'pyproject.toml'} can't be read: {error}") from error
+    config = document.get("tool", {}).get("flwr", {}).get("app", {}).get("config", {})
+    given = ((name, config.get(name)) for name in PATHS)
+    return [f"{name}={json.dumps(str(Path(text).resolve()))}" for name, text in given if isinstance(text, str) and text]
 
 
 def _check(deployment: LocalDeployment) -> None:

@@ -3,61 +3,121 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import dataclasses
 import json
+import shlex
 import sys
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from hfp.commands.arguments.settings import given_settings
+from hfp.commands.interruption import status
 from hfp.errors import InputError
 from hfp.federation.experiment import Experiment
-from hfp.federation.participation import asked_clients
-from hfp.federation.records import IN_TIME, ClientRecord, Run
-from hfp.federation.rounds import Outcome, full_cost, rounds
+from hfp.federation.records import Run, finite
+from hfp.federation.rounds import Course
 from hfp.federation.setup import Federation, set_up
 from hfp.federation.threads import use_threads
-from hfp.results.beginning import first_lines
-from hfp.results.folder import RunFolder, default_folder
+from hfp.results.checkpoint import Checkpoint, check_settings, has_checkpoint, load_checkpoint
+from hfp.results.display import Display
+from hfp.results.folder import RunFolder, default_folder, read_configuration
+from hfp.results.keeping import RunFiles
 from hfp.results.model_files import ModelFiles
 from hfp.results.plots import save_curves, save_diagnostics
-from hfp.results.report import round_line, run_document, run_table
-
-INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
+from hfp.results.report import run_document, run_table
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the experiment; 0 when it finished, 130 when it was interrupted (what was done is kept)."""
-    experiment = experiment_from(arguments)
-    folder = RunFolder(arguments.out if arguments.out is not None else default_folder(experiment))
+    """Run the experiment; 0 when it finished, 128 and the signal when it was interrupted (what was done is kept)."""
     console = Console(stderr=arguments.json, highlight=False)
-    federation = set_up(experiment)
-    use_threads(arguments.threads, federation)
-    folder.configure(experiment)
+    with contextlib.ExitStack() as held:
+        if arguments.resume is None:
+            start = _new(arguments)
+            federation = set_up(start.experiment)
+            use_threads(arguments.threads, federation)
+            held.enter_context(start.folder.taken())  # nothing is made before it is known that the run can begin
+        else:
+            folder = _interrupted_run(arguments.resume)
+            held.enter_context(folder.taken())
+            start = _resumed(folder, arguments, console)
+            federation = set_up(start.experiment)
+            if start.checkpoint is not None:
+                start.checkpoint.check(start.experiment, federation)
+            use_threads(start.threads if arguments.threads is None else arguments.threads, federation)
+        start.folder.configure(start.experiment, {"threads": torch.get_num_threads(), "workers": 0})
+        return _follow(federation, start, arguments, console)
+
+
+@dataclass(frozen=True)
+class _Start:
+    """What a run starts from."""
+
+    experiment: Experiment
+    folder: RunFolder
+    checkpoint: Checkpoint | None = None
+    threads: int | None = None
+
+
+def _new(arguments: argparse.Namespace) -> _Start:
+    experiment = experiment_from(arguments)
+    if arguments.out is not None:
+        return _Start(experiment, RunFolder(arguments.out))
+    return _Start(experiment, RunFolder(default_folder(experiment), numbered=True))
+
+
+def _interrupted_run(path: Path) -> RunFolder:
+    if not has_checkpoint(path) and read_configuration(path) is None:
+        raise InputError(f"there is no run in {path}; give the folder that an interrupted run was written to")
+    return RunFolder(path, resumed=True)
+
+
+def _resumed(folder: RunFolder, arguments: argparse.Namespace, console: Console) -> _Start:
+    """Where an interrupted run stands; without a checkpoint, at its beginning.
+
+    Raises:
+        InputError: the run can't be resumed with these arguments.
+    """
+    found, checkpoint = read_configuration(folder.path), None
+    if has_checkpoint(folder.path):
+        checkpoint = load_checkpoint(folder.path, lambda text: console.print(text, soft_wrap=True, markup=False))
+        before = checkpoint.experiment
+    else:
+        assert found is not None  # else it is no run's folder
+        before = found[0]
+        console.print("no checkpoint was written yet: the run starts anew", soft_wrap=True)
+    experiment = dataclasses.replace(before, **given_settings(arguments))
+    check_settings(experiment, before)
+    threads = found[1].get("threads") if found else None
+    return _Start(experiment, folder, checkpoint, threads if isinstance(threads, int) and threads > 0 else None)
+
+
+def _follow(federation: Federation, start: _Start, arguments: argparse.Namespace, console: Console) -> int:
+    """Run the rounds that are left, and report."""
+    folder, rounds = start.folder, start.experiment.rounds
     models = ModelFiles(folder.path, save_clients=arguments.save_clients)
-    models.run_began(federation, ())
-    history, state, interrupted = [], None, False
-    with _Display(console, federation) as display:
-        try:
-            for outcome in rounds(federation, display.client_done, models.update_came, models.state_settled):
-                history.append(outcome.record)
-                state = outcome.state.weights
-                folder.append(outcome.record)
-                display.round_done(outcome)
-        except KeyboardInterrupt:
-            interrupted = True
-        finally:
-            if state is not None:
-                folder.save_model(experiment, state)
-    if state is None:
+    observers = [models, RunFiles(folder, arguments.checkpoint), Display(console)]
+    course = Course(federation, run_state=start.checkpoint.run_state if start.checkpoint else None, observers=observers)
+    ended, to_go_on = 0, f"to go on: hfp run --resume {shlex.quote(str(folder.path))}"
+    try:
+        course.run()
+    except KeyboardInterrupt as stop:
+        ended = status(stop)
+    except InputError as error:
+        if not course.history:
+            raise
+        raise InputError(f"{error}; {len(course.history)} of {rounds} rounds are done; {to_go_on}") from error
+    if not course.history:
         console.print("stopped before the first round ended; nothing to keep")
-        return INTERRUPTED
-    cost = full_cost(federation, len(history))
-    _close(Run(experiment, tuple(history), state, cost), folder, console, arguments.json)
-    if interrupted:
-        console.print(f"stopped after {len(history)} of {experiment.rounds} rounds")
-    return INTERRUPTED if interrupted else 0
+        return ended
+    _close(course.result, folder, console, arguments.json)
+    if ended:
+        console.print(f"stopped after {len(course.history)} of {rounds} rounds", soft_wrap=True)
+        console.print(to_go_on, soft_wrap=True, markup=False)
+    return ended
 
 
 def experiment_from(arguments: argparse.Namespace) -> Experiment:
@@ -76,50 +136,5 @@ def _close(run: Run, folder: RunFolder, console: Console, as_json: bool) -> None
         console.print(f"no picture: {missing}", soft_wrap=True, markup=False)
     console.print(f"written to {folder.path}", soft_wrap=True, markup=False)
     if as_json:
-        json.dump(run_document(run, str(folder.path)), sys.stdout)
+        json.dump(finite(run_document(run, str(folder.path))), sys.stdout, allow_nan=False)
         sys.stdout.write("\n")
-
-
-class _Display:
-    """Live progress: a bar over rounds, one over the round's clients, and a line for every finished round."""
-
-    def __init__(self, console: Console, federation: Federation) -> None:
-        self._console = console
-        self._federation = federation
-        self._experiment = federation.experiment
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
-            console=console,
-            transient=True,
-        )
-
-    def __enter__(self) -> _Display:
-        experiment = self._experiment
-        for line in first_lines(self._federation, torch.get_num_threads()):
-            self._console.print(line, soft_wrap=True, markup=False)
-        self._rounds = self._progress.add_task("rounds", total=experiment.rounds, note="")
-        self._clients = self._progress.add_task(
-            "clients", total=asked_clients(experiment.participation, experiment.clients), note=""
-        )
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def client_done(self, record: ClientRecord) -> None:
-        ended = f"loss {record.loss:.3f}" if record.status == IN_TIME else record.status
-        note = f"client {record.client}: {record.ratio:.0%} removed, {record.samples} images, {ended}"
-        self._progress.update(self._clients, advance=1, note=note)
-
-    def round_done(self, outcome: Outcome) -> None:
-        self._progress.console.print(round_line(outcome.record, self._experiment.rounds), soft_wrap=True)
-        accuracy = outcome.record.accuracy
-        if accuracy is not None:
-            self._progress.update(self._rounds, note=f"accuracy {accuracy:.1f} %")
-        self._progress.update(self._rounds, advance=1)
-        self._progress.update(self._clients, completed=0)

@@ -23,18 +23,21 @@ _MARKS = "osD^vPX*<>"
 _STROKES = ("-", "--", ":", "-.")
 
 FEW = 20
-"""A curve of at most so many points has a mark at each of them."""
+"""A curve of at most this many points has a mark at each of them."""
 
 
 LEGEND = 80
-"""About as many letters are as wide as a chart."""
+"""This many letters are about as wide as a chart."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """A curve through points (x, y), or (x, y, low, high) where a band is drawn around it.
+    """A curve of a chart.
 
-    `index` picks its colour and mark, and dashes where colours come round again.
+    Args:
+        name: what the legend calls it.
+        index: picks its colour and mark, and dashes where there are more curves than colours.
+        points: (x, y) each, or (x, y, low, high) where a band is drawn around the curve.
     """
 
     name: str
@@ -67,8 +70,14 @@ def line_chart(
 ) -> str:
     """Draw an SVG element. Every curve says its name and its last value when it is pointed at.
 
-    `places` are what the x axis is labelled at, and with what, instead of round numbers. With `zero` the y axis starts
-    there.
+    Args:
+        title: the chart's title.
+        x_label: the label of the x axis.
+        y_label: the label of the y axis.
+        lines: the curves.
+        places: where the x axis is labelled, and with what; by default at round numbers.
+        zero: start the y axis at 0.
+        legend: draw a legend below the chart.
 
     Raises:
         InputError: matplotlib isn't installed.
@@ -82,12 +91,25 @@ def line_chart(
     axes.set_title(_plain(title), loc="left", fontsize=12, fontweight="bold", color=_INK, pad=10)
     axes.set_xlabel(_plain(x_label), color=_SOFT)
     axes.set_ylabel(_plain(y_label), color=_SOFT)
+    _style(axes)
+    _place_ticks(axes, lines, places)
+    if zero:
+        axes.set_ylim(bottom=0)
+    if legend:
+        figure.legend(loc="outside lower center", ncols=columns, frameon=False, labelcolor=_INK, fontsize=9)
+    return _as_element(_svg(figure), title, lines)
+
+
+def _style(axes: Any) -> None:
     axes.tick_params(colors=_SOFT, labelcolor=_SOFT, length=0)
     axes.grid(color=_RULE, axis="y")
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color(_SOFT)
     axes.margins(x=0.02)
+
+
+def _place_ticks(axes: Any, lines: Sequence[Line], places: Mapping[float, str] | None) -> None:
     whole = all(float(point[0]).is_integer() for line in lines for point in line.points)
     axes.locator_params(nbins=6)
     axes.locator_params(axis="x", integer=whole)
@@ -95,11 +117,6 @@ def line_chart(
         axes.set_xticks(list(places), [_plain(name) for name in places.values()])
         room = 0.07 * (max(places) - min(places)) or 1.0
         axes.set_xlim(min(places) - room, max(places) + room)
-    if zero:
-        axes.set_ylim(bottom=0)
-    if legend:
-        figure.legend(loc="outside lower center", ncols=columns, frameon=False, labelcolor=_INK, fontsize=9)
-    return _as_element(_svg(figure), title, lines)
 
 
 def standalone(chart: str) -> str:

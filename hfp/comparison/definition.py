@@ -27,14 +27,19 @@ MOST_SEEDS = 1_000
 
 
 def _axis(name: str, default: Any, help: str) -> Any:
-    """A field that lists values of a field of `Experiment`."""
+    """Declare a field that lists values of a field of `Experiment`."""
     like = settings_of(Experiment)[name]
     return field_of(replace(like, help=help, shape=SEVERAL, optional=False, aliases=()), default)
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One line of a comparison: fields of `Experiment` that it changes."""
+    """One line of a comparison.
+
+    Args:
+        name: what tables and curves call it.
+        changes: the fields of `Experiment` that it changes.
+    """
 
     name: str
     changes: Mapping[str, Any] = field(default_factory=dict)
@@ -42,7 +47,15 @@ class Variant:
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a comparison, and where it belongs. `size` names what clients remove, e.g. ``rank 2``."""
+    """One run of a comparison, and where it belongs.
+
+    Args:
+        variant: the name of its variant.
+        seed: its seed.
+        alpha: its Dirichlet concentration.
+        size: what clients remove, such as ``rank 2``.
+        experiment: what is run.
+    """
 
     variant: str
     seed: int
@@ -53,15 +66,23 @@ class Cell:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Variants x seeds x alphas x sizes; every experiment in it is checked when it is made.
+    """All combinations of variants, seeds, alphas and sizes. Every experiment is checked when the comparison is made.
 
-    At one seed all variants see the same partition, initial weights and batches. `base` are the fields of `Experiment`
-    that all runs share; sizes are `ranks`, or `ratios` when there are any. `target` is the accuracy (percent) that
-    costs are counted to; without it 90 % of the best variant's, for every alpha and size. Every run computes with
-    `threads` of the processor.
+    At one seed all variants see the same partition, initial weights and batches.
+
+    Args:
+        variants: the lines of the comparison; the others are compared with the first.
+        base: the fields of `Experiment` that all runs share.
+        seeds: the runs' seeds.
+        alphas: the Dirichlet concentrations.
+        ranks: the sizes of clients, as ranks of the paper.
+        ratios: the sizes of clients, as shares of channels removed; they replace the ranks.
+        target: the accuracy in percent that costs are counted to; by default 90 % of the best variant's at each alpha
+            and size.
+        threads: how many of the processor's threads each run computes with.
 
     Raises:
-        InputError: no variant or seed, two variants of one name, or a field or value that `Experiment` refuses.
+        InputError: there is no variant or seed, two variants have one name, or `Experiment` refuses a field or value.
     """
 
     variants: tuple[Variant, ...]
@@ -102,7 +123,7 @@ class Comparison:
             pass
 
     def cells(self) -> Iterator[Cell]:
-        """Every run, seed by seed, so that a comparison stopped half way has all variants at some seeds.
+        """List every run, seed by seed, so that a comparison stopped half way has all variants at some seeds.
 
         A method that ratios make no difference to has the same experiment at all sizes.
         """
@@ -115,7 +136,7 @@ class Comparison:
 
     @property
     def sizes(self) -> tuple[tuple[str, dict[str, Any]], ...]:
-        """What clients remove: a name, and the fields that say so."""
+        """The sizes of clients, each a name and the fields of `Experiment` that it stands for."""
         if self.ratios:
             return tuple((f"ratio {ratio:.0%}", {"ratio": ratio}) for ratio in self.ratios)
         if "budget" in self.base:
@@ -123,7 +144,7 @@ class Comparison:
         return tuple((f"rank {rank}", {"rank": rank}) for rank in self.ranks)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, as written to a comparison's folder; `comparison_from` gives the comparison back."""
+        """Return plain values, as written to a comparison's folder; `comparison_from` reads them."""
         return {
             "compare": {
                 "seeds": list(self.seeds),
@@ -155,7 +176,7 @@ def variants_of(
     options: Mapping[str, Mapping[str, Any]] | None = None,
     batch_norms: Sequence[str] = (),
 ) -> tuple[Variant, ...]:
-    """A variant for every method, with options by method, and for every batch-norm policy when there are several.
+    """Make a variant for every method, and for every batch-norm policy where there are several.
 
     Raises:
         InputError: options for a method that isn't compared.
@@ -182,7 +203,7 @@ def variants_of(
 
 
 def comparison_from(document: Mapping[str, Any], **over: Any) -> Comparison:
-    """The comparison that a TOML or JSON document describes; `over` are fields of `Comparison` that go first.
+    """Make the comparison that a TOML or JSON document describes; the fields `over` replace the document's.
 
     Tables: ``compare`` (methods, seeds as a list or a number of them, alphas, ranks or ratios, batch_norms, target),
     ``experiment`` (fields of `Experiment`), ``options.METHOD``, and ``variant`` (a list: name, fields of `Experiment`).
@@ -204,7 +225,7 @@ def comparison_from(document: Mapping[str, Any], **over: Any) -> Comparison:
 
 
 def axes() -> dict[str, Setting]:
-    """What the table ``compare`` of a document may hold, by name."""
+    """Return what the table ``compare`` of a document may hold, by name."""
     own = settings_of(Comparison)
     listed = {
         "methods": replace(
@@ -224,7 +245,7 @@ def axes() -> dict[str, Setting]:
 
 
 def checked_axes(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a table ``compare`` in normal form.
+    """Return the values of a table ``compare`` in normal form.
 
     Raises:
         InputError: an unknown key, or a value of another kind, outside its range or unknown.
@@ -238,7 +259,7 @@ def checked_axes(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def variants_in(entries: Any) -> tuple[Variant, ...]:
-    """The variants that a document's list of tables describes.
+    """Make the variants that a document's list of tables describes.
 
     Raises:
         InputError: it is no list of tables, or a name is no text.
@@ -252,7 +273,7 @@ def variants_in(entries: Any) -> tuple[Variant, ...]:
 
 
 def read_comparison(path: Path) -> dict[str, Any]:
-    """The document in a TOML file, or in a comparison folder's JSON file.
+    """Read the document in a TOML file, or in a comparison folder's JSON file.
 
     Raises:
         InputError: the file can't be read.

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import sys
 import traceback
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,17 @@ from hfp.comparison.workers import Lost, shared_out
 from hfp.errors import InputError
 from hfp.federation.experiment import Experiment
 from hfp.federation.records import Run
-from hfp.federation.rounds import Outcome, simulate
-from hfp.results.folder import write_atomically
+from hfp.federation.rounds import Outcome
+from hfp.results.atomic import clear_unfinished, write_atomically
+from hfp.results.folder import LOCK, locked, make_folder, told
+from hfp.results.simulate import simulate
 
-COMPARISON, RUNS = "comparison.json", "runs"
+COMPARISON, RUNS, UNFINISHED = "comparison.json", "runs", "unfinished"
 
 Result = dict[str, Any]
 Progress = Callable[[], None]
+_Task = tuple[Cell, Path | None, int]
+"""A run, where it is kept until it is finished, and how many rounds pass between two times that it is saved there."""
 
 
 class ComparisonFolder:
@@ -37,21 +42,35 @@ class ComparisonFolder:
     the number of threads, the version of hfp. Results that were made otherwise stay in the folder and are not shown.
     """
 
-    def __init__(self, path: Path, threads: int = 1) -> None:
+    def __init__(self, path: Path, threads: int = 1, *, numbered: bool = False) -> None:
         """Open a comparison's folder, or a new one; nothing is made yet.
 
         Args:
             path: the folder.
             threads: how many of the processor's threads each run computes with.
+            numbered: whether a new folder is made, with a number behind its name where the name is taken.
 
         Raises:
             InputError: there is something else at `path`.
         """
-        taken = path.exists() and (not path.is_dir() or any(path.iterdir()))
-        if taken and not (path / COMPARISON).is_file():
-            raise InputError(f"{path} holds something that is no comparison; give another folder with --out")
-        self.path, self.threads = path, threads
+        self.path, self.threads, self._numbered = path, threads, numbered
         self._identities = Identities(threads)
+        with told(f"output folder {path} can't be used"):
+            used = not numbered and path.exists() and (not path.is_dir() or any(p.name != LOCK for p in path.iterdir()))
+            if used and not (path / COMPARISON).is_file():
+                raise InputError(f"{path} holds something that is no comparison; give another folder with --out")
+
+    @contextmanager
+    def taken(self) -> Iterator[None]:
+        """Make the folder, and keep other comparisons out of it while inside.
+
+        Raises:
+            InputError: it can't be made, or another comparison has it.
+        """
+        self.path = make_folder(self.path, numbered=self._numbered)
+        with locked(self.path):
+            clear_unfinished(self.path)
+            yield
 
     def describe(self, comparison: Comparison) -> None:
         """Make the folder and write what is compared.
@@ -59,12 +78,11 @@ class ComparisonFolder:
         Raises:
             InputError: the folder can't be made or written to.
         """
-        try:
+        with told(f"output folder {self.path} can't be made"):
             (self.path / RUNS).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"output folder {self.path} can't be made: {error.strerror}") from error
-        text = json.dumps(comparison.as_dict(), indent=2) + "\n"
-        write_atomically(self.path / COMPARISON, text.encode())
+            clear_unfinished(self.path / RUNS)
+            text = json.dumps(comparison.as_dict(), indent=2) + "\n"
+            write_atomically(self.path / COMPARISON, text.encode())
 
     def load(self, experiment: Experiment) -> Result | None:
         """Return an experiment's result, or None if it has not been run or its file is damaged.
@@ -78,9 +96,21 @@ class ComparisonFolder:
         return result if result.get("made_with") == self._identities.made_with(experiment) else None
 
     def save(self, experiment: Experiment, result: Result) -> None:
-        """Keep an experiment's result, together with what it was made with."""
+        """Keep a result together with what it was made with; what was kept of the unfinished run goes.
+
+        Raises:
+            InputError: it can't be written.
+        """
         result = {**result, "made_with": self._identities.made_with(experiment)}
-        write_atomically(self._file(experiment), (json.dumps(result) + "\n").encode())
+        with told(f"{self._file(experiment)} can't be written"):
+            write_atomically(self._file(experiment), (json.dumps(result) + "\n").encode())
+        shutil.rmtree(self.unfinished(experiment), ignore_errors=True)
+        with suppress(OSError):  # others may be unfinished
+            (self.path / UNFINISHED).rmdir()
+
+    def unfinished(self, experiment: Experiment) -> Path:
+        """Return the folder in which a run is kept until it is finished."""
+        return self.path / UNFINISHED / self.key(experiment)
 
     def outdated(self, experiment: Experiment) -> str | None:
         """Say why results of the same experiment in the folder don't count; None if there are none."""
@@ -152,12 +182,18 @@ def default_jobs(cells: Sequence[Cell], threads: int = 1) -> int:
 
 
 def run_missing(
-    comparison: Comparison, folder: ComparisonFolder, jobs: int, on_round: Progress, on_run: Callable[[Cell], None]
+    comparison: Comparison,
+    folder: ComparisonFolder,
+    jobs: int,
+    on_round: Progress,
+    on_run: Callable[[Cell], None],
+    every: int = 0,
 ) -> list[Failure]:
     """Run what the folder doesn't have yet.
 
     Every run computes with the folder's number of threads, so its result does not depend on `jobs`. A run that fails,
-    or whose process is killed, does not stop the others. Finished runs are kept when this is interrupted.
+    or whose process is killed, does not stop the others. When this is interrupted, finished runs are kept, and
+    unfinished ones go on the next time from where they were saved.
 
     Args:
         comparison: what is compared.
@@ -165,13 +201,17 @@ def run_missing(
         jobs: how many processes run side by side; with 1 everything runs in this one.
         on_round: is called after every round of every run.
         on_run: is called after every run, finished or not.
+        every: how many rounds pass between two times that a run's state is saved; 0 is never.
 
     Returns:
         The runs that were not finished, with the reasons.
     """
-    cells = missing(comparison, folder)
+    tasks = [
+        (cell, folder.unfinished(cell.experiment) if every else None, every) for cell in missing(comparison, folder)
+    ]
     failures = []
-    with closing((_in_turn if jobs == 1 else _side_by_side)(cells, folder.threads, jobs, on_round)) as results:
+    begin = _in_turn if jobs == 1 else _side_by_side
+    with closing(begin(tasks, folder.threads, jobs, on_round)) as results:
         for cell, result in results:
             if isinstance(result, str):
                 failures.append(Failure(cell, result))
@@ -195,42 +235,42 @@ def distinct(comparison: Comparison, folder: ComparisonFolder) -> list[Cell]:
 
 
 def _in_turn(
-    cells: Sequence[Cell], threads: int, _: int, on_round: Progress
+    tasks: Sequence[_Task], threads: int, _: int, on_round: Progress
 ) -> Generator[tuple[Cell, Result | str], None, None]:
-    for cell in cells:
+    for cell, kept, every in tasks:
         with _threads(threads):
-            result = _run(cell.experiment, on_round)
+            result = _run(cell.experiment, on_round, kept, every)
         yield cell, result
 
 
 def _side_by_side(
-    cells: Sequence[Cell], threads: int, jobs: int, on_round: Progress
+    tasks: Sequence[_Task], threads: int, jobs: int, on_round: Progress
 ) -> Generator[tuple[Cell, Result | str], None, None]:
-    tasks = [(cell.experiment.as_dict(), threads) for cell in cells]
-    with closing(shared_out(_work, tasks, jobs, on_round)) as results:
+    sent = [(cell.experiment.as_dict(), threads, kept, every) for cell, kept, every in tasks]
+    with closing(shared_out(_work, sent, jobs, on_round)) as results:
         for number, result in results:
-            yield cells[number], result.reason if isinstance(result, Lost) else result
+            yield tasks[number][0], result.reason if isinstance(result, Lost) else result
 
 
-def _work(task: tuple[dict[str, Any], int], on_round: Progress) -> Result | str:
+def _work(task: tuple[dict[str, Any], int, Path | None, int], on_round: Progress) -> Result | str:
     """Make one run, in a worker process."""
-    settings, threads = task
+    settings, threads, kept, every = task
     try:
         experiment = Experiment(**settings)
     except InputError as error:  # a data set or method that only the process which started this one knows
         return f"{error}; take --jobs 1 for what is registered in Python"
     with _threads(threads):
-        return _run(experiment, on_round)
+        return _run(experiment, on_round, kept, every)
 
 
-def _run(experiment: Experiment, on_round: Progress) -> Result | str:
+def _run(experiment: Experiment, on_round: Progress, kept: Path | None, every: int) -> Result | str:
     """Make a run; returns its result, or the reason why there is none. An unexpected error is printed as well."""
 
     def tell(_: Outcome) -> None:
         on_round()
 
     try:
-        return result_of(simulate(experiment, tell))
+        return result_of(simulate(experiment, tell, resume=kept, checkpoint=every))
     except InputError as error:
         return str(error)
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Work shared out to processes: one that dies costs what it was at, and none outlives this process."""
+"""Shares work out to processes. One that dies loses only its present task, and none outlives this process."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 Work = Callable[[Any, Callable[[], None]], Any]
-"""Does one task, and calls the function that it is given whenever it has come on a bit."""
+"""Does one task, and calls the function that it is given after each step of it."""
 
 _STEP, _DONE = "step", "done"
 
 
 @dataclass(frozen=True)
 class Lost:
-    """A task whose process died at it, and how."""
+    """What came of a task whose process died, with the reason."""
 
     reason: str
 
@@ -29,11 +29,16 @@ class Lost:
 def shared_out(
     work: Work, tasks: Sequence[Any], processes: int, on_step: Callable[[], None]
 ) -> Generator[tuple[int, Any | Lost], None, None]:
-    """Do tasks in new processes, and yield what comes of them, each with its task's number, as they end.
+    """Do tasks in new processes, and yield each result with its task's number as soon as the task ends.
 
-    `work` is a function of a module, and what it takes and returns can be pickled. Processes start with nothing but
-    this module's imports. A process that dies is replaced. When the iterator is closed or fails, all are ended; when
-    this process dies, they end by themselves.
+    A process that dies is replaced, and its task yields `Lost`. When the iterator is closed or fails, all processes are
+    ended. When this process dies, they end by themselves.
+
+    Args:
+        work: a function of a module, which takes and returns values that can be pickled.
+        tasks: what `work` is called with.
+        processes: how many processes work at once.
+        on_step: is called after each step of any task.
     """
     waiting = deque(range(min(processes, len(tasks)), len(tasks)))
     crew: dict[Connection, _Worker] = {}
@@ -64,7 +69,7 @@ def shared_out(
 
 
 class _Worker:
-    """A process and the task that it is at."""
+    """A process and its present task."""
 
     def __init__(self, work: Work, number: int, task: Any) -> None:
         context = get_context("spawn")
@@ -102,7 +107,7 @@ def _reason(status: int) -> str:
 
 @contextmanager
 def _signals_ignored() -> Iterator[None]:
-    """Processes started inside leave interruptions to this one, from their first moment on."""
+    """Let processes that are started inside ignore interruptions, which are this process's to handle."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -116,7 +121,7 @@ def _signals_ignored() -> Iterator[None]:
 
 
 def _serve(work: Work, connection: Connection) -> None:
-    """In a new process: do tasks until there are no more."""
+    """Do tasks, in a new process, until there are no more."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         while True:

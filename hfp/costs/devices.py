@@ -1,4 +1,4 @@
-"""What clients run on: how fast a device computes and moves data, and what a round takes on it."""
+"""Device profiles: how fast a client computes and moves data, and how long a round takes on it."""
 
 from __future__ import annotations
 
@@ -20,13 +20,20 @@ class Seconds:
 
     @property
     def total(self) -> float:
-        """Download, training and upload, one after the other."""
+        """The time of download, training and upload, one after the other."""
         return self.download + self.compute + self.upload
 
 
 @dataclass(frozen=True)
 class Device:
-    """A device profile: multiply-accumulates per second while training, bytes per second down and up."""
+    """A device profile.
+
+    Args:
+        name: what people type, and what results call it.
+        macs: multiply-accumulates per second while training.
+        down: bytes per second of a download.
+        up: bytes per second of an upload.
+    """
 
     name: str
     macs: float
@@ -34,7 +41,7 @@ class Device:
     up: float
 
     def seconds(self, bytes_down: int, training_macs: int, bytes_up: int) -> Seconds:
-        """The time that a round of this size takes."""
+        """Return the time that a round of this size takes."""
         return Seconds(bytes_down / self.down, training_macs / self.macs, bytes_up / self.up)
 
 
@@ -49,15 +56,18 @@ PROFILES: Mapping[str, Device] = MappingProxyType(
         )
     }
 )
-"""Orders of magnitude, a factor of ten apart in arithmetic: a GPU on 100 Mbit/s, a laptop on 50 down and 20 up, a phone
-on 30 and 10, a single-board computer on 10 and 5. For your own devices give figures instead of a name."""
+"""Device profiles by name. They are orders of magnitude, for a GPU, a laptop, a phone and a single-board computer on
+their usual lines. For your own devices give figures instead of a name (`parse_device`)."""
 
 
 def parse_device(text: str) -> Device:
-    """A profile by name, or ``MACS:DOWN:UP`` in multiply-accumulates and bytes per second, e.g. ``5e9:1e6:5e5``.
+    """Read a device from the name of a profile, or from figures per second as ``MACS:DOWN:UP``.
+
+    >>> parse_device("5e9:1e6:5e5").down
+    1000000.0
 
     Raises:
-        InputError: neither of the two, or a figure that is not positive and finite.
+        InputError: the text is neither of the two, or a figure is not positive and finite.
     """
     if ":" not in text:
         if text not in PROFILES:

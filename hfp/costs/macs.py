@@ -1,4 +1,4 @@
-"""What a model costs: multiply-accumulates and parameters."""
+"""Counts what a model costs: multiply-accumulates, parameters, bytes and seconds of a forward pass."""
 
 from __future__ import annotations
 
@@ -11,39 +11,64 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hfp.layers.calling import call, modes_kept, unfused
+from hfp.layers.flops import flops, formula_of, is_composite
 from hfp.layers.products import PRODUCTS, counts_of, multiplies_inputs
 
 TRAINING_FACTOR = 3  # a training step costs a forward pass and, by the usual count, two more for the backward one
 
 
 def macs(model: nn.Module, example_inputs: Any) -> int:
-    """Multiply-accumulates of one forward pass of `example_inputs`, whatever its batch: convolutions and products.
+    """Count the multiply-accumulates of one forward pass of `example_inputs`, whatever its batch.
 
-    Counted by PyTorch's own flop counter (two a multiply-accumulate), in evaluation mode; the model is left as it was.
+    Convolutions and products count, by PyTorch's own formulas. The model runs in evaluation mode and is left as it was.
+
+    >>> from hfp.costs.macs import macs
+    >>> macs(torch.nn.Linear(3, 4), torch.zeros(2, 3))
+    24
     """
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    counter = FlopCounterMode(display=False)
-    try:
-        for parameter in trained:  # the counter's hooks fail on views of trained parameters
-            parameter.requires_grad_(False)
-        # fused layers hide their products from the counter
-        with modes_kept(model), torch.no_grad(), unfused(model), counter:
-            model.eval()
-            call(model, example_inputs)
-    finally:
-        for parameter in trained:
-            parameter.requires_grad_(True)
-    return counter.get_total_flops() // 2
+    counter = _Counter()
+    with modes_kept(model), torch.no_grad(), unfused(model), counter:  # fused layers hide their products
+        model.eval()
+        call(model, example_inputs)
+    return counter.flops // 2
+
+
+class _Counter(TorchDispatchMode):
+    """Adds up the floating-point operations of everything that runs inside.
+
+    It counts what PyTorch's `FlopCounterMode` counts, but does not take batch-norm layers apart, which is most of the
+    time that one takes.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flops = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = kwargs or {}
+        formula = formula_of(function)
+        if formula is None and is_composite(function):
+            with self:
+                result = function.decompose(*args, **given)
+            if result is not NotImplemented:
+                return result
+        result = function(*args, **given)
+        if formula is not None:
+            self.flops += flops(formula, args, given, result)
+        return result
 
 
 def macs_per_weight(model: nn.Module, example: Any) -> dict[str, int]:
-    """How many multiply-accumulates each weight of a convolution or linear layer takes part in, by parameter name.
+    """Count how many multiply-accumulates a weight of each convolution and linear layer takes part in.
 
-    For one forward pass of `example`; every weight of a layer takes part in as many, and in at least one. The order is
-    that of the modules; the model is left as it was.
+    The count is for one forward pass of `example` and is at least 1. All weights of a layer have the same count. The
+    model is left as it was.
+
+    Returns:
+        Parameter name to count, in the order of the modules.
     """
     layers = {name: module for name, module in model.named_modules() if isinstance(module, PRODUCTS)}
     uses = {f"{name}.weight".lstrip("."): 0 for name in layers}
@@ -67,14 +92,14 @@ def _count_uses(uses: dict[str, int], name: str, layer: nn.Module, inputs: tuple
 
 
 class MacCounter:
-    """Counts models' `macs` for one example, once for every set of parameter shapes."""
+    """Counts the multiply-accumulates of models for one example, once for every set of parameter shapes."""
 
     def __init__(self, example: Tensor) -> None:
         self.example = example
         self._counted: dict[tuple[torch.Size, ...], int] = {}
 
     def __call__(self, model: nn.Module) -> int:
-        """Multiply-accumulates of the example's forward pass through `model`."""
+        """Return the multiply-accumulates of the example's forward pass through `model`."""
         tensors = list(model.parameters())
         shapes = tuple(tensor.shape for tensor in tensors)
         if shapes not in self._counted:
@@ -84,20 +109,20 @@ class MacCounter:
 
 
 def parameters(model: nn.Module) -> int:
-    """How many parameters the model has; shared ones count once."""
+    """Count a model's parameters; one that is shared counts once."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def state_bytes(model: nn.Module) -> int:
-    """The bytes of the state: parameters and buffers, shared ones once."""
+    """Count the bytes of a model's parameters and buffers; a tensor that is shared counts once."""
     tensors = {id(tensor): tensor for tensor in model.state_dict(keep_vars=True).values()}
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
 
 def latencies(models: Sequence[nn.Module], example_inputs: Any, repeats: int = 9) -> list[float]:
-    """Seconds of one forward pass of each model on the device that holds it, in evaluation mode: medians of `repeats`.
+    """Measure the seconds of a forward pass of each model in evaluation mode, on its device, as medians of `repeats`.
 
-    The models take turns, so that other work on the machine slows all of them; two passes of each warm up.
+    The models take turns, so that other work on the machine slows all of them. Two passes of each warm up.
     """
     seconds: list[list[float]] = [[] for _ in models]
     with ExitStack() as stack, torch.no_grad():

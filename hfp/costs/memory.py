@@ -1,4 +1,4 @@
-"""What training a model keeps in memory at its peak, counted from the tensors that autograd saves."""
+"""Counts what training a model keeps in memory at its peak, from the tensors that autograd saves."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from torch import Tensor, nn
 class PeakBytesCounter:
     """Counts the bytes that a training step keeps, once for every set of parameter shapes.
 
-    Parameters, their gradients and momentum (three copies), buffers, and what the forward pass saves for the backward
-    one, inputs included. What kernels use for themselves isn't counted.
+    These are the parameters, their gradients and their momentum, the buffers, and what the forward pass saves for the
+    backward pass, inputs included. Memory that kernels use for themselves isn't counted.
+
+    Args:
+        example: one input, `[1, ...]`.
     """
 
     def __init__(self, example: Tensor) -> None:
@@ -20,7 +23,7 @@ class PeakBytesCounter:
         self._counted: dict[tuple[torch.Size, ...], tuple[int, int, int]] = {}
 
     def __call__(self, model: nn.Module, batch_size: int) -> int:
-        """Bytes at a batch of this size; the model is left as it was."""
+        """Return the bytes at a batch of this size; the model is left as it was."""
         shapes = tuple(tensor.shape for tensor in model.parameters())
         if shapes not in self._counted:
             two, four = self._saved(model, 2), self._saved(model, 4)
@@ -30,7 +33,7 @@ class PeakBytesCounter:
         return state + fixed + image * batch_size
 
     def _saved(self, model: nn.Module, batch_size: int) -> int:
-        """Bytes of the distinct storages that a forward pass saves, other than the model's own."""
+        """Count the bytes of the storages that a forward pass saves, other than the model's own."""
         model = copy.deepcopy(model).train()
         own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
         saved: dict[int, Tensor] = {}

@@ -1,4 +1,4 @@
-"""What crosses the wire: a submodel packed into one flat array a dtype. Shapes are known from the index map."""
+"""Packs what crosses the wire: the values of a state in one flat array per dtype. The index map gives the shapes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hfp.errors import InputError
 
 
 def pack(state: Mapping[str, Tensor]) -> bytes:
-    """Serialise the values of `state`, in its own order, without names or shapes."""
+    """Write the values of `state` as bytes, in its own order, without names or shapes."""
     flat: dict[str, list[Tensor]] = {}
     for tensor in state.values():
         flat.setdefault(_name(tensor.dtype), []).append(tensor.detach().cpu().reshape(-1))
@@ -37,12 +37,16 @@ def packed_bytes(state: Mapping[str, Tensor]) -> int:
 
 @lru_cache(maxsize=256)
 def _message_bytes(counts: frozenset[tuple[torch.dtype, int]]) -> int:
-    """The length of a message with so many values of each dtype, from one that is written once."""
+    """Return the length of a message with so many values of each dtype, from one that is written once."""
     return len(save({_name(dtype): torch.zeros(count, dtype=dtype) for dtype, count in counts}))
 
 
 def unpack(message: bytes, like: Mapping[str, tuple[torch.Size, torch.dtype]]) -> dict[str, Tensor]:
-    """The state that `pack` was given, from its `message` and the shape and dtype of every entry.
+    """Read the state that `pack` was given.
+
+    Args:
+        message: what `pack` wrote.
+        like: the shape and dtype of every entry, by name and in the state's order.
 
     Raises:
         InputError: the message is damaged, or holds more, fewer or other values than `like` asks for.
@@ -66,7 +70,7 @@ def unpack(message: bytes, like: Mapping[str, tuple[torch.Size, torch.dtype]]) -
 
 
 def layout(state: Mapping[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
-    """The shape and dtype of every entry, as `unpack` wants them."""
+    """Return the shape and dtype of every entry, as `unpack` wants them."""
     return {name: (tensor.shape, tensor.dtype) for name, tensor in state.items()}
 
 

@@ -1,4 +1,4 @@
-"""Data sets, by name or from your own tensors, and the ways in which they are dealt out to clients.
+"""Load data sets, by name or from your own tensors, and deal them out to clients.
 
 What needs torch is loaded when it is first used.
 """

@@ -1,4 +1,4 @@
-"""Random crop and flip of a batch."""
+"""Crop and flip the images of a batch at random."""
 
 from __future__ import annotations
 
@@ -10,8 +10,16 @@ from torch.nn import functional
 def augment(images: Tensor, generator: torch.Generator, *, padding: int = 4, flip: bool = True) -> Tensor:
     """Shift every image by up to `padding` pixels each way, black coming in, and mirror half of them.
 
-    Images are `[samples, channels, height, width]`, not yet normalised, of any dtype; the result is a new tensor of
-    the same shape. The draws depend on the generator and the number of images only (He et al., 2016, section 4.2).
+    The draws depend only on the generator and the number of images (He et al., 2016, section 4.2).
+
+    Args:
+        images: images that are not yet normalised, `[samples, channels, height, width]`, of any dtype.
+        generator: what the draws come from.
+        padding: the largest shift in pixels, 4 by default.
+        flip: whether images are mirrored, which they are by default.
+
+    Returns:
+        A new tensor of the same shape.
     """
     shifts, mirrored = draw_moves(len(images), generator, padding=padding, flip=flip)
     return move(images, shifts.to(images.device), mirrored.to(images.device), padding=padding)
@@ -41,4 +49,5 @@ def move(images: Tensor, shifts: Tensor, mirrored: Tensor, *, padding: int = 4) 
     padded = functional.pad(images, (padding,) * 4).permute(0, 2, 3, 1)
     sample = torch.arange(samples, device=images.device).view(-1, 1, 1)
     moved = padded[sample, rows.unsqueeze(2), columns.unsqueeze(1)].permute(0, 3, 1, 2)
-    return moved.clone(memory_format=torch.contiguous_format)  # one channel's strides would pass for channels-last
+    # with one channel, the strides would look like those of channels-last
+    return moved.clone(memory_format=torch.contiguous_format)

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100: 50,000 and 10,000 colour images of 32×32 pixels (Krizhevsky, 2009)."""
+"""Load CIFAR-10 and CIFAR-100: 50,000 and 10,000 colour images of 32×32 pixels (Krizhevsky, 2009)."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog
 
 
 def load_cifar10(request: DataRequest) -> Dataset:
-    """Read torchvision's files, or an ImageFolder tree `train/<class>/*`, `test/<class>/*` under the root.
+    """Read torchvision's files, or an image tree `train/<class>/*`, `test/<class>/*` under the root.
 
     Raises:
-        InputError: neither is there and no download was asked for, a failed download, damaged files, or a tree
-            whose classes are not those of CIFAR-10.
+        InputError: neither is there and no download was asked for, the download failed, files are damaged, or the
+            classes of a tree are not those of CIFAR-10.
     """
     if request.root is None or _holds(CIFAR10, request.folder) or not has_splits(request.root):
         return _load(CIFAR10, request, "or of a train/<class>, test/<class> image tree ")
@@ -36,7 +36,7 @@ def load_cifar100(request: DataRequest) -> Dataset:
     """Read torchvision's files under the root; labels are the 100 fine ones.
 
     Raises:
-        InputError: no files and no download asked for, a failed download, or damaged files.
+        InputError: there are no files and no download was asked for, the download failed, or files are damaged.
     """
     return _load(CIFAR100, request, "")
 

@@ -1,4 +1,4 @@
-"""Images and labels of two splits, the checks they pass, and the statistics that normalise them."""
+"""Hold the images and labels of two splits, check them, and measure the statistics that normalise them."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ from torch import Tensor
 from hfp.errors import InputError
 
 CHUNK = 4096
-_NAMED = 10  # classes that a description lists
+_NAMED = 10  # a description lists this many classes
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Samples and their int64 labels `[samples]`.
+    """Samples and their labels.
 
-    `images` are `[samples, channels, height, width]` (uint8 or floats); own data may have any shape `[samples, ...]`.
+    Args:
+        images: `[samples, channels, height, width]`, uint8 or floats. Data of one's own may have any shape `[samples,
+            ...]`.
+        labels: int64 `[samples]`.
     """
 
     images: Tensor
@@ -31,9 +34,17 @@ class Split:
 class Dataset:
     """A training and a test split over the same classes.
 
-    `shape` is that of one sample: `(channels, height, width)` for images. `mean` and `std` `[channels]` belong to the
-    sample's first dimension and are in the samples' own units: those of the training images, or 0 and 1 for data
-    that is taken as it is. `notes` are sentences about what the loader assumed or left out.
+    Args:
+        name: what errors and results call the data set.
+        train: the training split.
+        test: the test split.
+        classes: the name of every label from 0 on.
+        shape: the shape of one sample, `(channels, height, width)` for images.
+        mean: the mean of each channel of the training images, `[channels]`, in the samples' own units. It is 0 for data
+            that is taken as it is.
+        std: the standard deviation of each channel, `[channels]`, in the same units. It is 1 for data that is taken as
+            it is.
+        notes: sentences about what the loader assumed or left out.
 
     >>> from hfp.data import load_dataset
     >>> digits = load_dataset("digits", limit=100)
@@ -65,7 +76,7 @@ class Dataset:
         return "; ".join((found, *self.notes))
 
     def normalise(self, images: Tensor) -> Tensor:
-        """Return samples `[samples, channels, ...]` as float32, less each channel's mean and over its deviation.
+        """Return samples `[samples, channels, ...]` as float32, less each channel's mean and divided by its deviation.
 
         The result is on the images' device; the input is not changed.
         """
@@ -75,7 +86,7 @@ class Dataset:
 
 
 def normalised(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Return samples `[samples, channels, ...]` as float32, less `mean` `[channels]` and over `std` `[channels]`."""
+    """Return samples `[samples, channels, ...]` as float32, less `mean` and divided by `std`, both `[channels]`."""
     sides = (-1, *[1] * (images.dim() - 2))
     return (images.to(torch.float32) - mean.to(images.device).view(sides)) / std.to(images.device).view(sides)
 
@@ -86,14 +97,17 @@ def make_dataset(
     """Put two splits of images together and measure the training images.
 
     Args:
-        name: what errors and results call it.
+        name: what errors and results call the data set.
         train: images `[samples, channels, height, width]`, uint8 or floats, and int64 labels.
         test: images of the same shape and dtype, and their labels.
         classes: a name for every label from 0 on.
         notes: sentences about what was assumed or left out, for the data set's `description`.
 
+    Returns:
+        The data set, with the mean and standard deviation of the training images.
+
     Raises:
-        InputError: a split is not what it should be (`check_splits`), or its samples are not images.
+        InputError: a split fails `check_splits`, or its samples are not images.
 
     >>> import torch
     >>> images, labels = torch.rand(30, 1, 8, 8), torch.arange(30) % 2
@@ -115,9 +129,9 @@ def check_splits(name: str, train: Split, test: Split, classes: tuple[str, ...])
     """Refuse two splits that can't be trained and tested on, before anything is done with them.
 
     Raises:
-        InputError: a split is empty or no pair of tensors, its samples are neither uint8 nor finite floats, it has
-            another number of labels than samples, labels that are not int64 or are no index of `classes`; or the two
-            splits hold samples of different shapes or dtypes.
+        InputError: a split is empty or is not a pair of tensors; its samples are neither uint8 nor finite floats; it
+            has another number of labels than samples; its labels are not int64 or are not indices of `classes`; or the
+            two splits hold samples of different shapes or dtypes.
     """
     for part, split in (("training", train), ("test", test)):
         _check_split(f"data set {name}, {part} split", split, len(classes))
@@ -158,21 +172,21 @@ def _check_split(where: str, split: Split, classes: int) -> None:
 
 
 def check_labels(where: str, labels: Tensor, classes: int) -> None:
-    """Refuse labels that are no index of a class.
+    """Refuse labels that are not the index of a class.
 
     Raises:
-        InputError: naming the label and the number of classes.
+        InputError: a label is out of range; the message names it and the number of classes.
     """
     least, most = int(labels.min()), int(labels.max())
     if least < 0 or most >= classes:
         found = least if least < 0 else most
-        raise InputError(f"{where}: labels must be in [0, {classes}), one a class; found {found}")
+        raise InputError(f"{where}: labels must be in [0, {classes}), one per class; found {found}")
 
 
 def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
     """Measure the mean and standard deviation `[channels]` (float32) of images `[samples, channels, height, width]`.
 
-    The sums are float64 and made a part at a time, so that no float copy of all images is needed. A channel without
+    The sums are float64 and are made a part at a time, so that no float copy of all images is needed. A channel without
     any variation gets deviation 1, so that it is 0 after normalising.
     """
     total = torch.zeros(images.shape[1], dtype=torch.float64)

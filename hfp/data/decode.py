@@ -1,4 +1,7 @@
-"""Image files to one array, kept in a cache and mapped from there, so that neither time nor memory is spent twice."""
+"""Decode image files into one array.
+
+The array is kept in a cache and mapped from there, so that images are decoded once and need not fit in memory.
+"""
 
 from __future__ import annotations
 
@@ -25,16 +28,20 @@ from hfp.data.pixels import Picture, Unreadable, images_bounded, read_picture
 from hfp.data.request import cache_home
 from hfp.errors import InputError, listed
 
-_RECIPE = 2  # raise it when the same files would decode to other pixels, so that arrays kept before are not taken
+_RECIPE = 2  # raise this when the same files would decode to other pixels, so that older arrays are not used
 _CHUNK_BYTES = 2**25
-_NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)  # named from Python 3.13 on
+_NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)  # Python names it from 3.13 on
 
 
 @dataclass(frozen=True, eq=False)
 class Decoded:
-    """Images as uint8 `[samples, channels, size, size]`, and of how many something is to be said (`hfp.data.pixels`).
+    """Decoded images, and how many of them have each finding.
 
     Large arrays are mapped from a file: only what is looked at is read, and writing to them changes no file.
+
+    Args:
+        images: uint8 `[samples, channels, size, size]`.
+        findings: the number of images by finding of `hfp.data.pixels`.
     """
 
     images: np.ndarray
@@ -56,7 +63,7 @@ class Undecodable(InputError):
 
 
 def printable(path: str | Path) -> str:
-    """A path as it can be shown: bytes that are no UTF-8 and control characters are escaped."""
+    """Return a path as it can be shown: bytes that are not UTF-8 and control characters are escaped."""
     text = os.fsencode(path).decode(errors="backslashreplace")
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
@@ -64,12 +71,17 @@ def printable(path: str | Path) -> str:
 def decode(root: Path, paths: Sequence[str], size: int, cache: bool) -> Decoded:
     """Decode images, cropped about the centre and resized to `size` × `size` pixels.
 
-    The result has one channel when every image is grey, else three. With `cache`, the array is kept under
-    `cache_home()`, named after the files' paths, sizes and times of change, and mapped from there when large; that
-    folder can be deleted at any time.
+    The result has one channel when every image is grey, else three.
+
+    Args:
+        root: the folder that the images are in.
+        paths: the images.
+        size: the side of the decoded images in pixels.
+        cache: whether the array is kept under `cache_home()`. It is named after the files' paths, sizes and times of
+            change, and is mapped from there when large. The folder can be deleted at any time.
 
     Raises:
-        Undecodable: images that can't be decoded, all of them named.
+        Undecodable: some images can't be decoded; the error names all of them.
     """
     if not cache:
         return _in_memory(paths, size)
@@ -87,7 +99,7 @@ def decode(root: Path, paths: Sequence[str], size: int, cache: bool) -> Decoded:
 
 @dataclass
 class _Pass:
-    """What a pass over the files found."""
+    """What a pass over the files has found so far."""
 
     grey: bool = True
     findings: Counter[str] = field(default_factory=Counter)
@@ -99,7 +111,7 @@ class _Pass:
 
 
 def _decode_all(paths: Sequence[str], size: int, found: _Pass) -> Iterator[np.ndarray]:
-    """Arrays `[samples, 3, size, size]`, a few images each, in order."""
+    """Yield arrays `[samples, 3, size, size]` of a few images each, in order."""
     several = max(1, _CHUNK_BYTES // (3 * size * size))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, len(paths), several):
@@ -142,7 +154,7 @@ def _key(root: Path, paths: Sequence[str], size: int) -> str:
 
 
 def _store(stored: Path, paths: Sequence[str], size: int) -> None:
-    """Decode into a file: an .npy array, and behind it a line of JSON with the findings."""
+    """Decode into a file: it holds an .npy array, and behind it a line of JSON with the findings."""
     found, shape = _Pass(), (len(paths), 3, size, size)
     stored.parent.mkdir(parents=True, exist_ok=True)
     with _part(stored) as colour:
@@ -153,7 +165,7 @@ def _store(stored: Path, paths: Sequence[str], size: int) -> None:
             return
         colour.flush()
         whole = _mapped(colour, shape)
-        assert whole is not None  # it was just written
+        assert whole is not None  # the file was just written
         several = max(1, _CHUNK_BYTES // (3 * size * size))
         with _part(stored) as grey:
             starts = range(0, len(paths), several)
@@ -163,7 +175,7 @@ def _store(stored: Path, paths: Sequence[str], size: int) -> None:
 
 @contextmanager
 def _part(stored: Path) -> Iterator[IO[bytes]]:
-    """A file beside `stored` that is gone afterwards, unless it was finished."""
+    """Yield a file beside `stored` that is removed afterwards, unless it was finished."""
     with tempfile.NamedTemporaryFile(dir=stored.parent, suffix=".part", delete=False) as part:
         try:
             yield part
@@ -184,7 +196,7 @@ def _finish(part: IO[bytes], stored: Path, found: _Pass) -> None:
 
 
 def _read(stored: Path, samples: int, size: int) -> Decoded | None:
-    """What is kept in a file; None when there is none, or it is damaged or of other images."""
+    """Return what a file keeps; None when there is no file, or it is damaged or of other images."""
     try:
         with stored.open("rb") as file:
             for channels in (1, 3):
@@ -198,20 +210,27 @@ def _read(stored: Path, samples: int, size: int) -> Decoded | None:
 
 
 def _mapped(file: IO[bytes], shape: tuple[int, ...]) -> np.ndarray | None:
-    """The array of that shape in a file, mapped; None when it holds another. The file is left behind the array."""
+    """Return the array of that shape in a file, mapped; None when the file holds another.
+
+    The file is then positioned behind the array.
+    """
     file.seek(0)
     if np.lib.format.read_magic(file) != (1, 0):
         return None
     found, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
     start, count = file.tell(), int(np.prod(shape, dtype=np.int64))
-    if (found, fortran_order, dtype) != (shape, False, np.uint8) or os.fstat(file.fileno()).st_size < start + count:
+    complete = os.fstat(file.fileno()).st_size >= start + count
+    if not complete or (found, fortran_order, dtype) != (shape, False, np.dtype(np.uint8)):
         return None
     file.seek(start + count)
     return np.frombuffer(_memory_of(file), np.uint8, count, start).reshape(shape)
 
 
 def _memory_of(file: IO[bytes]) -> mmap.mmap:
-    """The file in memory: read when looked at, written to in private; no memory is set aside for all of it."""
+    """Map the file into memory without reserving memory for all of it.
+
+    It is read when it is looked at, and writing to it does not change the file.
+    """
     if hasattr(mmap, "MAP_PRIVATE"):
         flags = mmap.MAP_PRIVATE | _NO_RESERVE
         return mmap.mmap(file.fileno(), 0, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)

@@ -1,4 +1,4 @@
-"""The 1,797 handwritten digits of 8×8 pixels that come with scikit-learn."""
+"""Load the 1,797 handwritten digits of 8×8 pixels that come with scikit-learn."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ _SPLIT_SEED = 0
 
 
 def load_digits(request: DataRequest) -> Dataset:
-    """1,438 training and 359 test images, values 0 to 16; the split is fixed, whatever the seed.
+    """Load 1,438 training and 359 test images with values from 0 to 16.
+
+    The split is the same for every seed.
 
     Raises:
         InputError: scikit-learn is not installed.

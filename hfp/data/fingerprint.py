@@ -1,4 +1,4 @@
-"""What tells two data sets apart, wherever they lie."""
+"""Tell two data sets apart, wherever they lie."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from hfp.data.dataset import CHUNK, Dataset
 
 
 def fingerprint(dataset: Dataset) -> str:
-    """A hash of all that a run sees of its data: class names, shapes, images, labels and how images are normalised.
+    """Hash all that a run sees of its data.
 
-    The name, the notes and where the files lie don't count. The images are read once, a part at a time.
+    This is the class names, shapes, images, labels and how images are normalised. The name, the notes and the place of
+    the files do not count. The images are read once, a part at a time.
 
     >>> from hfp.data import load_dataset
     >>> digits, fewer = load_dataset("digits"), load_dataset("digits", limit=100)

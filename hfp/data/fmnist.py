@@ -1,4 +1,4 @@
-"""Fashion-MNIST: 60,000 and 10,000 grey images of 28×28 pixels (arXiv 1708.07747)."""
+"""Load Fashion-MNIST: 60,000 and 10,000 grey images of 28×28 pixels (arXiv 1708.07747)."""
 
 from __future__ import annotations
 
@@ -24,10 +24,13 @@ _DAMAGE = (OSError, EOFError, zlib.error, AssertionError, LookupError, RuntimeEr
 
 
 def load_fmnist(request: DataRequest) -> Dataset:
-    """Read the files under the root (torchvision's layout or the files themselves), else the Debian package's.
+    """Read the files under the root, else those of the Debian package.
+
+    The root may have torchvision's layout, or the files themselves.
 
     Raises:
-        InputError: no files and no download asked for, a failed download, a missing or damaged file.
+        InputError: there are no files and no download was asked for, the download failed, or a file is missing or
+            damaged.
     """
     folder = _folder(request)
     train = _read_split(folder, "train")

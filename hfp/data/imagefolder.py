@@ -1,4 +1,4 @@
-"""Any folder tree of images, one folder a class."""
+"""Load any folder tree of images with one folder per class."""
 
 from __future__ import annotations
 
@@ -27,15 +27,14 @@ _SAID = {
 
 
 def load_imagefolder(request: DataRequest) -> Dataset:
-    """Read an image tree under the request's root, e.g. `root/train/<class>/*` and `root/test/<class>/*`.
+    """Read an image tree under the request's root, such as `root/train/<class>/*` and `root/test/<class>/*`.
 
-    `hfp.data.tree.SPLIT_NAMES` are the names that splits may have. Of a tree without splits, `root/<class>/*`, or with
-    one alone a fifth of every class is held out for testing, drawn by the seed. What was assumed is in the data set's
-    `notes`.
+    Splits may have the names in `hfp.data.tree.SPLIT_NAMES`. A tree may have no splits (`root/<class>/*`) or just one.
+    Then a fifth of every class, drawn by the seed, is taken for testing. The data set's `notes` say what was assumed.
 
     Raises:
-        InputError: no root, no class folders or one alone, a class without images, splits with different classes, or
-            images that can't be decoded, all of them named.
+        InputError: there is no root; there are no class folders, or there is just one; a class has no images; the
+            splits have different classes; or images can't be decoded, all of which are named.
     """
     if request.root is None:
         raise InputError("data set imagefolder needs the folder of the images: --data-root PATH")
@@ -70,7 +69,7 @@ def _held_out(folder: Path, files: Listing, seed: int) -> tuple[Listing, Listing
     counts = np.bincount(files.labels)
     if counts.min() < 2:
         name = files.classes[counts.argmin()]
-        raise InputError(f"class {name} in {printable(folder)} has one image; a split needs two or more a class")
+        raise InputError(f"class {name} in {printable(folder)} has one image; a split needs two or more per class")
     train, test = stratified_halves(files.labels, _TEST_SHARE, seed)
     return files.at(train), files.at(test)
 
@@ -84,7 +83,7 @@ def _check_same_classes(folder: Path, train: Listing, test_folder: Path, test: L
 
 
 def _decode_both(root: Path, train: Listing, test: Listing, size: int, cache: bool) -> list[Decoded]:
-    """Decode both splits, so that what can't be decoded in either is told at once."""
+    """Decode both splits, so that the error about images that can't be decoded names those of both."""
     arrays: list[Decoded] = []
     problems: dict[str, str] = {}
     for files in (train, test):

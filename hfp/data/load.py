@@ -1,4 +1,4 @@
-"""Data sets by name."""
+"""Find and load data sets by name."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _OWN: Mapping[str, str] = {
     "cifar100": "hfp.data.cifar",
     "imagefolder": "hfp.data.imagefolder",
 }
-"""The modules of hfp's own data sets, each with a function ``load_NAME``: names are known before torch is loaded."""
+"""Each of these modules has a function ``load_NAME``. Names are known before torch is loaded."""
 _LOADERS: dict[str, Callable[[DataRequest], Dataset]] = {}
 
 
@@ -32,8 +32,8 @@ def register_dataset(name: str, load: Callable[[DataRequest], Dataset]) -> None:
 
     Args:
         name: what the data set is called from now on, in this process.
-        load: is given a `hfp.data.DataRequest` (root folder, which training images to keep) and returns a `Dataset`,
-            most simply one of `hfp.data.make_dataset`.
+        load: a function that takes a `hfp.data.DataRequest` (root folder, which training images to keep) and returns a
+            `Dataset`. `hfp.data.make_dataset` makes one most simply.
 
     Raises:
         InputError: the name is one of hfp's own data sets.
@@ -73,27 +73,27 @@ def load_dataset(
 ) -> Dataset:
     """Load a data set by its name.
 
-    Images are held in memory; those of a large image folder stay in a file in the cache and are read when they are
+    Images are kept in memory. Those of a large image folder stay in a file in the cache, and are read when they are
     looked at.
 
     Args:
         name: one of `datasets()`.
         root: the folder that holds the files. By default fmnist is looked for where its Debian package puts it, and
             everything else where downloads go.
-        limit: how many training images to keep: a random subset, drawn by `seed`, in which every class keeps its
-            share. By default all are kept. The test split always stays whole.
-        download: whether to fetch what is missing (fmnist, cifar10, cifar100) into `root`, by default into
+        limit: how many training images to keep. They are a random subset, drawn by `seed`, in which every class keeps
+            its share. By default all are kept. The test split always stays whole.
+        download: whether to download what is missing (fmnist, cifar10, cifar100) into `root`, by default into
             `$XDG_CACHE_HOME/hfp`.
-        seed: draws the limited subset, and the test split of an image folder that has none.
-        image_size: the side of an image folder's images in pixels; 32 by default.
+        seed: what draws the limited subset, and the test split of an image folder that has none.
+        image_size: the side of an image folder's images in pixels, 32 by default.
         cache: whether decoded images are kept under `$XDG_CACHE_HOME/hfp`, which can be deleted at any time.
 
     Returns:
-        The data set, checked; its `description` says in one line what was found and what was assumed.
+        The data set, checked. Its `description` says in one line what was found and what was assumed.
 
     Raises:
-        InputError: an unknown name, a data set that is missing or damaged, an argument that doesn't fit it, or a
-            registered data set that can't be trained and tested on (`hfp.data.dataset.check_splits`).
+        InputError: the name is unknown, the data set is missing or damaged, an argument doesn't fit it, or a registered
+            data set can't be trained and tested on (`hfp.data.dataset.check_splits`).
 
     >>> digits = load_dataset("digits", limit=200)
     >>> digits.shape, len(digits.train), len(digits.test)

@@ -1,4 +1,4 @@
-"""The ways in which a data set's samples are dealt out to clients."""
+"""Deal a data set's samples out to clients."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hfp.data.stratify import generator
 from hfp.errors import InputError, unknown
 
 _TRIES = 10
-_UNIFORM = 1e12  # beyond this the draws are uniform to six digits, and near the largest float they overflow
+_UNIFORM = 1e12  # above this the draws are uniform to six digits, and near the largest float they would overflow
 _SCHEMES = ("dirichlet", "iid", "shards")
 
 
@@ -37,13 +37,14 @@ def partition(
     Args:
         labels: the class of each sample, `[samples]`.
         clients: how many clients there are.
-        scheme: "dirichlet" draws, for each class, the clients' shares of it from Dirichlet(alpha) (Hsu et al., arXiv
-            1909.06335). "iid" deals equal parts at random. "shards" sorts the samples by label, cuts them into equal
-            shards and deals these, so that a client has few classes (McMahan et al., arXiv 1602.05629, section 3).
-        alpha: the concentration of "dirichlet". A large one gives every client nearly the same classes, a small one
+        scheme: how samples are dealt out. "dirichlet" (default) draws, for each class, the clients' shares of it from
+            Dirichlet(alpha) (Hsu et al., arXiv 1909.06335). "iid" deals equal parts at random. "shards" sorts the
+            samples by label, cuts them into equal shards and deals these, so that a client has few classes (McMahan et
+            al., arXiv 1602.05629, section 3).
+        alpha: the concentration of "dirichlet". A large one gives every client nearly the same classes. A small one
             gives every class to few clients.
-        shards_per_client: how many shards each client gets of "shards".
-        seed: draws the partition; the same seed gives the same one.
+        shards_per_client: how many shards each client gets with "shards".
+        seed: what draws the partition; the same seed gives the same one.
         minimum: the fewest samples that a client may have. Dirichlet shares are drawn up to ten times. If none of the
             draws gives every client enough, random samples of the best draw move from the largest clients.
 
@@ -51,8 +52,8 @@ def partition(
         For each client the ascending indices of its samples, int64.
 
     Raises:
-        InputError: an unknown scheme, `clients`, `minimum` or `shards_per_client` below 1, an alpha that is not a
-            positive finite number, or too few samples.
+        InputError: the scheme is unknown; `clients`, `minimum` or `shards_per_client` is below 1; alpha is not a
+            positive finite number; or there are too few samples.
 
     >>> labels = [0, 0, 0, 0, 1, 1, 1, 1]
     >>> parts = partition(labels, 2, "shards", shards_per_client=1, seed=0)

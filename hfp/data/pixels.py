@@ -1,4 +1,4 @@
-"""One image file to pixels: which formats are read, and what becomes of every mode."""
+"""Turn one image file into pixels. This module says which formats are read, and what becomes of every mode."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-"""Pillow's names of the formats that are read, whatever a file's name says. Others may start programs, as EPS does."""
+"""Only these formats are read, whatever a file's name says. Others may start programs, as EPS does."""
 
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 DEEP, ANIMATED, TRANSPARENT = "deep", "animated", "transparent"
 
 _GREY_MODES = frozenset({"1", "L", "LA", "La", "I", "F"})
-_ORIENTATION = 0x0112  # the tag of EXIF that says how the camera was held
+_ORIENTATION = 0x0112  # this tag of EXIF says how the camera was held
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -29,13 +29,19 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_LARGE = 16_000_000  # pixels from which on images are decoded one at a time, so that memory stays bounded
+_LARGE = 16_000_000  # images of this many pixels are decoded one at a time, so that memory stays bounded
 _one_large = threading.Lock()
 
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """An image as uint8 `[height, width, 3]`, whether it is grey, and which of the findings above apply to it."""
+    """One decoded image.
+
+    Args:
+        pixels: uint8 `[height, width, 3]`.
+        grey: whether the image is grey.
+        findings: those of `DEEP`, `ANIMATED` and `TRANSPARENT` that apply to it.
+    """
 
     pixels: np.ndarray
     grey: bool
@@ -50,7 +56,7 @@ def read_picture(path: str, size: int | tuple[int, int]) -> Picture:
     """Decode an image file as `picture_of` does.
 
     Raises:
-        Unreadable: the file is damaged, of another format, too large, or of values whose range is not known.
+        Unreadable: the file is damaged, is of another format, is too large, or has values whose range is not known.
     """
     try:
         with Image.open(path, formats=FORMATS) as image:
@@ -67,7 +73,7 @@ def read_picture(path: str, size: int | tuple[int, int]) -> Picture:
 
 @contextmanager
 def images_bounded() -> Iterator[None]:
-    """Refuse images beyond Pillow's limit of pixels, which it only warns about; what else it warns about is no news."""
+    """Refuse images beyond Pillow's limit of pixels, which it only warns about, and silence its other warnings."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="PIL")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -77,7 +83,7 @@ def images_bounded() -> Iterator[None]:
 def _reason(error: Exception) -> str:
     if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
         return f"more pixels than are decoded ({Image.MAX_IMAGE_PIXELS:,}); make it smaller"
-    if isinstance(error, Image.UnidentifiedImageError):
+    if isinstance(error, UnidentifiedImageError):
         return f"none of the known formats ({', '.join(FORMATS)})"
     return " ".join(str(error).split()) or type(error).__name__
 
@@ -85,18 +91,18 @@ def _reason(error: Exception) -> str:
 def picture_of(image: Image.Image, size: int | tuple[int, int]) -> Picture:
     """Turn an image as its EXIF says, cut it about its centre and resize it.
 
-    16-bit images are scaled from 0 to 65535 and floats from 0 to 1; of an animation or of several pages the first is
-    taken; transparency is dropped.
+    16-bit images are scaled from 0 to 65535, and floats from 0 to 1. Of an animation, or of several pages, the first
+    image is taken. Transparency is dropped.
 
     Args:
-        image: of any mode and size; it is not changed.
-        size: (width, height), or the side of a square.
+        image: an image of any mode and size; it is not changed.
+        size: (width, height) in pixels, or the side of a square.
 
     Raises:
         Unreadable: its values have no known range.
     """
     width, height = (size, size) if isinstance(size, int) else size
-    findings = frozenset(_findings(image))  # before the image is loaded: some forget then what they were
+    findings = frozenset(_findings(image))  # some images forget what they were when they are loaded
     grey = image.mode in _GREY_MODES or image.mode.startswith("I;16")
     turn = _turn(image)
     if turn is not None:
@@ -106,7 +112,10 @@ def picture_of(image: Image.Image, size: int | tuple[int, int]) -> Picture:
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
-    """How the image has to be turned to stand upright; None when its EXIF says nothing of it, or is damaged."""
+    """Return how the image has to be turned to stand upright.
+
+    The result is None when its EXIF says nothing of this, or is damaged.
+    """
     try:
         return _TURNS.get(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # damaged EXIF raises errors of any kind, and the pixels may be sound
@@ -131,9 +140,9 @@ def _as_rgb(image: Image.Image) -> Image.Image:
 
 
 def _scaled(image: Image.Image, most: int, kind: str) -> Image.Image:
-    """The image in 8 bits, its values being from 0 to `most`."""
+    """Scale the values of an image from [0, `most`] to 8 bits."""
     values = np.asarray(image)
     least, largest = values.min(), values.max()
-    if not (least >= 0 and largest <= most):  # NaN too
+    if not (least >= 0 and largest <= most):  # this refuses NaN too
         raise Unreadable(f"{kind} from {least:g} to {largest:g}; expected 0 to {most}")
     return Image.fromarray(np.rint(values * np.float64(255 / most)).astype(np.uint8))

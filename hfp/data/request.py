@@ -1,4 +1,4 @@
-"""What a caller asked of a data set, and where data sets are looked for."""
+"""Say what a caller asked of a data set, and where data sets are looked for."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hfp.errors import InputError
 
 @dataclass(frozen=True)
 class DataRequest:
-    """What `load_dataset` was asked for, as a loader is told: see the arguments there.
+    """What `load_dataset` was asked for, in the form that a loader gets it; the arguments are explained there.
 
     >>> import numpy as np
     >>> request = DataRequest("mine", None, limit=4, download=False, seed=0, image_size=None, cache=True)
@@ -33,11 +33,14 @@ class DataRequest:
 
     @property
     def folder(self) -> Path:
-        """The folder that was given, else the one where downloads are kept."""
+        """Return the folder that was given, else the one that downloads go to."""
         return self.root if self.root is not None else cache_home() / "datasets"
 
     def select(self, labels: np.ndarray) -> np.ndarray:
-        """Choose the training images to use, by their labels `[samples]`; returns ascending indices.
+        """Choose the training images to use, by their labels `[samples]`.
+
+        Returns:
+            Their ascending indices.
 
         Raises:
             InputError: the limit is larger than the training split, or smaller than the number of classes.
@@ -47,7 +50,7 @@ class DataRequest:
         classes = len(np.unique(labels))
         if not classes <= self.limit <= len(labels):
             raise InputError(
-                f"limit must be between {classes} (one image a class) and the {len(labels)} training images "
+                f"limit must be between {classes} (one image per class) and the {len(labels)} training images "
                 f"of {self.name}, found {self.limit}"
             )
         return stratified_subset(labels, self.limit, self.seed)
@@ -59,6 +62,6 @@ def cache_home() -> Path:
 
 
 def missing(name: str, looked: Sequence[Path | str], remedies: Sequence[str]) -> InputError:
-    """Make the error about a data set that is not there: it says where was looked and what to do."""
+    """Make the error about a data set that is not there, which says where it was looked for and what to do."""
     places = ", ".join(str(place) for place in looked)
     return InputError(f"data set {name} not found (looked in {places}); {', or '.join(remedies)}")

@@ -1,4 +1,4 @@
-"""A client's share of images that may be larger than memory."""
+"""Give a client its share of images, which may be larger than memory."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 LARGE_BYTES = 2**28
-"""From this size on images are left where they are, in a mapped file as a rule, instead of being copied."""
+"""Images of this size or more are not copied. They stay where they are, which is a mapped file as a rule."""
 
 
 class Rows:
-    """Some rows of a tensor, copied a batch at a time when they are asked for by index, as of a tensor."""
+    """Some rows of a tensor, which are indexed like a tensor and copied one batch at a time."""
 
     def __init__(self, whole: Tensor, chosen: Tensor) -> None:
         """Take the rows `chosen` (int64 indices) of `whole`."""
@@ -29,7 +29,10 @@ class Rows:
 
 
 def share_of(images: Tensor, chosen: np.ndarray) -> Tensor:
-    """The chosen images `[samples, ...]`: a copy where that is small, else `Rows`, which are indexed like a copy."""
+    """Return the chosen images `[samples, ...]`.
+
+    They are a copy where that is small, else `Rows`, which are indexed like one.
+    """
     indices = torch.from_numpy(chosen)
     if images.numel() * images.element_size() < LARGE_BYTES:
         return images[indices]

@@ -1,4 +1,4 @@
-"""Random subsets in which every class keeps its share."""
+"""Draw random subsets in which every class keeps its share."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def generator(seed: int) -> np.random.Generator:
 
 
 def stratified_subset(labels: np.ndarray, size: int, seed: int) -> np.ndarray:
-    """Draw `size` ascending indices into `labels`, the same share of every class, rounded to whole samples.
+    """Draw `size` ascending indices into `labels`, with the same share of every class, rounded to whole samples.
 
-    Every class that occurs is in the subset as soon as `size` is at least the number of classes.
+    Every class that occurs is in the subset if `size` is at least the number of classes.
     """
     shuffled = generator(seed).permutation(len(labels))
     _, classes, counts = np.unique(labels[shuffled], return_inverse=True, return_counts=True)
@@ -33,7 +33,11 @@ def stratified_subset(labels: np.ndarray, size: int, seed: int) -> np.ndarray:
 
 
 def stratified_halves(labels: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Draw a `share` of `labels` with every class in it; returns the ascending indices of the rest and of the share."""
+    """Draw a `share` of `labels` with every class in it.
+
+    Returns:
+        The ascending indices of the rest and of the share.
+    """
     size = max(round(share * len(labels)), len(np.unique(labels)))
     chosen = stratified_subset(labels, size, seed)
     return np.setdiff1d(np.arange(len(labels)), chosen, assume_unique=True), chosen

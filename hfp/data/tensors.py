@@ -1,4 +1,4 @@
-"""Data of one's own, of any shape, given as tensors: tables, signals, images that are normalised already."""
+"""Make data sets of one's own tensors, of any shape: tables, signals, or images that are normalised already."""
 
 from __future__ import annotations
 
@@ -19,22 +19,25 @@ def from_tensors(
     *,
     name: str = "tensors",
 ) -> Dataset:
-    """A data set of tensors that models take as they are: nothing is scaled, normalised or resized.
+    """Make a data set of tensors that models take as they are, without scaling, normalising or resizing.
 
-    Give it to an experiment, `hfp.Experiment(dataset=from_tensors(...), model=...)`. Images that hfp is to normalise
-    come from `hfp.data.make_dataset`.
+    Give it to an experiment: `hfp.Experiment(dataset=from_tensors(...), model=...)`. `hfp.data.make_dataset` is for
+    images that hfp is to normalise.
 
     Args:
-        train_x: samples `[samples, ...]` of any shape, e.g. tables `[samples, features]` or signals
-            `[samples, channels, time]`; uint8 or floats. Models get them as float32.
+        train_x: samples `[samples, ...]` of any shape, such as tables `[samples, features]` or signals `[samples,
+            channels, time]`, in uint8 or floats. Models get them as float32.
         train_y: int64 labels `[samples]`.
         test_x: samples of the same shape and dtype.
         test_y: their labels.
-        classes: a name for every label from 0 on; by default the numbers up to the largest label.
+        classes: a name for every label from 0 on. By default these are the numbers up to the largest label.
         name: what errors and results call the data.
 
+    Returns:
+        The data set.
+
     Raises:
-        InputError: the tensors are not what they should be (`hfp.data.dataset.check_splits`).
+        InputError: the tensors fail `hfp.data.dataset.check_splits`.
 
     >>> import torch
     >>> x, y = torch.randn(90, 7), torch.arange(90) % 3
@@ -50,6 +53,6 @@ def from_tensors(
 
 
 def unnormalised(name: str, train: Split, test: Split, classes: tuple[str, ...]) -> Dataset:
-    """A data set whose samples models take as they are."""
+    """Make a data set whose samples models take as they are."""
     shape = tuple(test.images.shape[1:])
     return Dataset(name, train, test, classes, shape, torch.zeros(shape[0]), torch.ones(shape[0]))

@@ -1,4 +1,4 @@
-"""Where the splits of an image tree are, and which files are in them; what is assumed is said."""
+"""Find the splits of an image tree and list the files in them; what is assumed is noted."""
 
 from __future__ import annotations
 
@@ -26,16 +26,22 @@ SPLIT_NAMES = {
     "validation": VALIDATION,
     "dev": VALIDATION,
 }
-"""What folders of splits are called, in capitals or not."""
+"""Folders with these names are splits, in capitals or not."""
 
-_DEEPEST = 4  # how many folders that hold nothing but another are gone down
-_TREE = "is not a tree of images, one folder a class"
-_NO_CLASS = "a class must not be called as a split is"
+_DEEPEST = 4  # this many folders that hold nothing but another folder are entered
+_TREE = "is not a tree of images with one folder per class"
+_NO_CLASS = "a class must not have the name of a split"
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The folders of both splits; without `test` a part of `train` is to be held out. `notes` say what was assumed."""
+    """The folders of the splits.
+
+    Args:
+        train: the folder of the training split.
+        test: the folder of the test split. None means that a part of `train` is to be taken for testing.
+        notes: what was assumed.
+    """
 
     train: Path
     test: Path | None
@@ -46,7 +52,7 @@ def find_layout(root: Path) -> Layout:
     """Find the splits under a root, which may be a level or more too high.
 
     Raises:
-        InputError: there are splits that can't be told apart from classes or from each other, or several data sets.
+        InputError: splits can't be told apart from classes or from each other, or there are several data sets.
     """
     place = _first_fork(root)
     notes: tuple[str, ...] = () if place == root else (f"the images are those of {printable(place)}",)
@@ -75,7 +81,7 @@ def find_layout(root: Path) -> Layout:
 
 
 def has_splits(root: Path) -> bool:
-    """Whether a folder holds a training split and another."""
+    """Return whether a folder holds a training split and another split."""
     kinds = {_kind(name) for name in _folders(root)} - {""} if root.is_dir() else set()
     return TRAIN in kinds and len(kinds) > 1
 
@@ -85,7 +91,7 @@ def _kind(name: str) -> str:
 
 
 def _first_fork(root: Path) -> Path:
-    """The root, or below it the first folder that holds splits, several folders, or images."""
+    """Return the first folder, from the root down, that holds splits, several folders, or images."""
     place = root
     for _ in range(_DEEPEST):
         folders = _folders(place)
@@ -103,14 +109,14 @@ def _refuse_several(place: Path, folders: Sequence[str]) -> None:
     if holding:
         places = [printable(place / name) for name in holding]
         raise InputError(
-            f"{printable(place)} is no data set, but {listed(places)} hold{'s' * (len(places) == 1)} splits: give "
+            f"{printable(place)} is not a data set, but {listed(places)} hold{'s' * (len(places) == 1)} splits: give "
             f"{'one of them' if len(places) > 1 else 'it'} with --data-root"
         )
 
 
 @dataclass(frozen=True, eq=False)
 class Listing:
-    """The image files of a split with their labels, and what else was there."""
+    """The image files of a split with their labels and classes, and how many files of each kind were left out."""
 
     paths: np.ndarray
     labels: np.ndarray
@@ -118,13 +124,16 @@ class Listing:
     left_out: Counter[str]
 
     def at(self, chosen: np.ndarray) -> Listing:
-        """Some of the files."""
+        """Return the chosen files alone."""
         return Listing(self.paths[chosen], self.labels[chosen], self.classes, self.left_out)
 
 
 @dataclass
 class _Walk:
-    """What a walk has come across. `seen` are folders by device and inode: one that comes twice is linked to."""
+    """What a walk has come across.
+
+    `seen` holds folders by device and inode; a folder that comes twice is reached through a link.
+    """
 
     seen: dict[tuple[int, int], str] = field(default_factory=dict)
     files: list[tuple[str, str]] = field(default_factory=list)
@@ -135,12 +144,12 @@ class _Walk:
 def list_images(folder: Path) -> Listing:
     """List the images below a folder of class folders, in the order of their paths.
 
-    Links to files and folders elsewhere are followed. Hidden files and folders and files that are no images are left
-    out, and counted.
+    Links to files and folders elsewhere are followed. Hidden files and folders, and files that are not images, are left
+    out and counted.
 
     Raises:
-        InputError: there are no class folders, or one alone; a class without images; a folder that is reached twice
-            through a link; names that can't be shown; or files that can't be read.
+        InputError: there are no class folders, or there is just one; a class has no images; a folder is reached twice
+            through a link; names can't be shown; or files can't be read.
     """
     classes = _folders(folder)
     _check_classes(folder, classes)
@@ -174,14 +183,15 @@ def _check_classes(folder: Path, classes: Sequence[str]) -> None:
         raise InputError(f"classes must have names that can be shown, in UTF-8; rename {_names(odd)}")
     if len(classes) == 1:
         raise InputError(
-            f"{printable(folder)} has the class {classes[0]} alone; two or more are needed, one folder each"
+            f"{printable(folder)} has the class {classes[0]} alone; two or more are needed, each in a folder of its own"
         )
     splits = [name for name in classes if _kind(name)]
     doubtful = splits if len(splits) == len(classes) else [name for name in splits if not _has_images(folder / name)]
     if doubtful:
+        what = "are splits and not classes" if len(doubtful) > 1 else "is a split and not a class"
         raise InputError(
-            f"{printable(folder)} holds {_names(doubtful)}, which {'are splits' if len(doubtful) > 1 else 'is a split'}"
-            " and no class; give the folder of the splits with --data-root, or rename what is a class"
+            f"{printable(folder)} holds {_names(doubtful)}, which {what}; "
+            "give the folder of the splits with --data-root, or rename what is a class"
         )
 
 
@@ -201,7 +211,7 @@ def _walk(folder: str, walk: _Walk) -> None:
         elif extension not in EXTENSIONS:
             walk.left_out[extension or "no extension"] += 1
         elif not stat.S_ISREG(mode):
-            walk.problems.append(f"{printable(entry.path)} is no file")
+            walk.problems.append(f"{printable(entry.path)} is not a file")
         else:
             walk.files.append((folder, entry.name))
 
@@ -221,13 +231,13 @@ def _entries(folder: str, seen: dict[tuple[int, int], str]) -> Iterator[os.DirEn
 
 
 def _with_parents(folder: Path) -> dict[tuple[int, int], str]:
-    """A folder and all above it, which nothing below may be a link to."""
+    """Return a folder and all above it, which nothing below may be a link to."""
     place = folder.resolve()
     return {(status.st_dev, status.st_ino): str(up) for up in (place, *place.parents) if (status := up.stat())}
 
 
 def _folders(folder: Path) -> list[str]:
-    """Names of the folders in a folder, without hidden ones."""
+    """List the names of the folders in a folder, without hidden ones."""
     return sorted(
         entry.name for entry in _entries(str(folder), {}) if not entry.name.startswith(".") and _is_dir(entry)
     )
@@ -236,7 +246,7 @@ def _folders(folder: Path) -> list[str]:
 def _is_dir(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link to itself
+    except OSError:  # the entry is a link to itself
         return False
 
 

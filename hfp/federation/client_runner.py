@@ -1,9 +1,10 @@
-"""The clients' side of a round: a task is trained on a client's own data, or statistics are measured on it."""
+"""The clients' side of a round, which trains a task on a client's own data or measures statistics on it."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor, nn
@@ -13,15 +14,19 @@ from hfp.costs.memory import PeakBytesCounter
 from hfp.federation.setup import Federation
 from hfp.methods import Client, ClientContext, Reply, State, Task
 from hfp.reconstruct import IndexMap, compact_model
+from hfp.seeds import seeded
 from hfp.training.local_step import LocalData, on_device, statistics_of
 from hfp.training.shells import Lease, Replay, Shells
 
 
 class Clients:
-    """Does the work of a federation's clients, any number of them, one at a time.
+    """Does the work of any number of a federation's clients, one at a time.
 
-    Their local steps are replayed where `replay` is given; `wait` is called before a value is read from the device.
-    `shards` is where data that is on the device already is shared with others who do the same.
+    Args:
+        federation: what stays the same over the run.
+        replay: keeps and replays local steps; by default they run one by one.
+        wait: is called before a value is read from the device.
+        shards: clients' data that is on the device already, shared with others who do the same work.
     """
 
     def __init__(
@@ -45,20 +50,26 @@ class Clients:
         Raises:
             InputError: training diverged.
         """
-        with self._shells.lent() as lease:
+        with self._seeded("layers", client, round), self._shells.lent() as lease:
             reply = self._federation.method.train(self._local(round, client, lease), task)
             return dataclasses.replace(reply, tensors=_copied(reply.tensors))
 
     def statistics(self, client: Client, weights: State) -> dict[str, Tensor]:
-        """The global model's batch-norm statistics on the client's data."""
+        """Measure the global model's batch-norm statistics on the client's data."""
         if self._model is None:
             full = self._federation.model
             self._model = compact_model(full, IndexMap.identity(full), weights).to(self._federation.device)
         self._model.load_state_dict(dict(weights))
-        return statistics_of(self._model, self._data(client), self._federation.training)
+        with self._seeded("statistics", client):
+            return statistics_of(self._model, self._data(client), self._federation.training)
+
+    def _seeded(self, purpose: str, client: Client, *labels: int) -> AbstractContextManager[None]:
+        """Seed layers that draw at random, such as dropout, so that they draw the same in every run of a seed."""
+        federation = self._federation
+        return seeded(torch.device(federation.device), federation.experiment.seed, purpose, *labels, client.index)
 
     def _data(self, client: Client) -> LocalData:
-        """The client's data, on the device from its first use on."""
+        """Return the client's data, which stays on the device from its first use on."""
         if client.index not in self._shards:
             shard = self._federation.shards[client.index]
             self._shards[client.index] = on_device(shard, torch.device(self._federation.device))
@@ -72,7 +83,7 @@ class Clients:
             model=federation.model,
             groups=federation.context.groups,
             data=self._data(client),
-            training=dataclasses.replace(federation.training, epochs=federation.experiment.epochs_in(round)),
+            training=federation.training_in(round),
             count=self._count,
             count_peak_bytes=self._count_peak_bytes,
             seed=federation.experiment.seed,
@@ -82,5 +93,5 @@ class Clients:
 
 
 def _copied(tensors: State) -> dict[str, Tensor]:
-    """Copies in row-major order: a reply is kept when its model has become the next client's."""
+    """Copy tensors in row-major order, because a reply is still needed when its model is the next client's."""
     return {name: tensor.detach().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}

@@ -1,4 +1,4 @@
-"""What the theory of arXiv 2603.12591 speaks of, measured every round: variances, perturbation, coverage."""
+"""Measures in every round what the theory of arXiv 2603.12591 is about: variances, perturbation and coverage."""
 
 from __future__ import annotations
 
@@ -7,21 +7,25 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional
 
+from hfp.federation.observer import Observer
 from hfp.federation.setup import Federation
 from hfp.importance import Variation
 from hfp.layers.products import PRODUCTS, weight_dims
-from hfp.methods import Collector, ServerState, State, TrainedPart, Update
+from hfp.methods import ServerState, State, TrainedPart, Update
 from hfp.methods.blocks.pseudo_gradients import PseudoGradients
 from hfp.reconstruct import TensorMap
 from hfp.seeds import generator
 from hfp.training.batch_norm import batch_statistics
+
+if TYPE_CHECKING:
+    from hfp.federation.rounds import Outcome
 
 SAMPLE = 256
 RECENT = 5
@@ -29,7 +33,7 @@ RECENT = 5
 
 @dataclass(frozen=True)
 class Diagnostics:
-    """One round's figures; of Lemma 1, ``σ²`` is bounded by `gradient_variance` and ``ζ²`` by `dissimilarity`.
+    """One round's figures. In Lemma 1, ``σ²`` is bounded by `gradient_variance`, and ``ζ²`` by `dissimilarity`.
 
     gradient_variance: variance of a local step's gradient around the mean of the client's steps, mean over clients.
     dissimilarity: ``Σ_i Σ_k p_k (g_k - ḡ)_i²`` of the clients' pseudo-gradients, over those that hold entry ``i``.
@@ -50,38 +54,51 @@ class Diagnostics:
     recent: Mapping[str, float]
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return plain values."""
         return {**dataclasses.asdict(self), "coverage": dict(self.coverage), "recent": dict(self.recent)}
 
 
 @dataclass(frozen=True)
-class ObserverState:
-    """What an observer has of earlier rounds: its estimates, and which channels the last ones `trained`."""
+class DiagnosticsState:
+    """What diagnostics need of earlier rounds: the estimates, and which channels the last ones `trained`."""
 
     variation: Variation
     trained: Sequence[Mapping[str, Tensor]] = ()
 
 
-class Observer:
-    """Watches the updates of one round after the other; three models' memory, and the clients' index maps."""
+class DiagnosticsObserver(Observer):
+    """Measures `Diagnostics` in every round; it keeps three models' memory, and the clients' index maps."""
 
-    def __init__(self, federation: Federation, observer_state: ObserverState | None = None) -> None:
+    def __init__(self, federation: Federation) -> None:
         self._federation = federation
-        observer_state = observer_state or ObserverState(Variation(estimator="fisher", smoothing=0.5))
-        self._variation, self._trained = observer_state.variation, list(observer_state.trained)
+        self._variation, self._trained = Variation(estimator="fisher", smoothing=0.5), []  # type: ignore[var-annotated]
         self._images, self._labels = _sample(federation)
+        self._watch: _Watch | None = None
 
     @property
-    def observer_state(self) -> ObserverState:
+    def observer_state(self) -> DiagnosticsState:
         """What earlier rounds gave."""
-        return ObserverState(self._variation, tuple(self._trained))
+        return DiagnosticsState(self._variation, tuple(self._trained))
 
-    def watch(self, state: ServerState, collector: Collector) -> Watch:
-        """Watch what the coming round's collector gets."""
-        return Watch(self._federation, state, collector)
+    def restore(self, observer_state: DiagnosticsState) -> None:
+        """Go on from what earlier rounds gave."""
+        self._variation, self._trained = observer_state.variation, list(observer_state.trained)
 
-    def report(self, watch: Watch) -> Diagnostics:
-        """The figures of a round that had at least one reply."""
+    def round_began(self, state: ServerState) -> None:
+        """Watch the updates of a new round."""
+        self._watch = _Watch(self._federation, state)
+
+    def update_came(self, state: ServerState, update: Update) -> None:
+        """Take note of one client's update."""
+        assert self._watch is not None
+        self._watch.add(update)
+
+    def figures(self, outcome: Outcome) -> Mapping[str, Diagnostics]:
+        """Return the round's diagnostics, or nothing where no update came."""
+        watch, self._watch = self._watch, None
+        return {"diagnostics": self._report(watch)} if watch is not None and watch.samples else {}
+
+    def _report(self, watch: _Watch) -> Diagnostics:
         weights, gradients = watch.parameters, watch.gradients
         missing = {name: 1 - coverage for name, coverage in gradients.coverage().items()}
         perturbation = {name: missing[name] * weight for name, weight in weights.items()}
@@ -107,7 +124,7 @@ class Observer:
         )
 
     def _loss(self, weights: State, less: Mapping[str, Tensor]) -> float:
-        """Cross-entropy of the sample at the weights less something; batch-norm uses the sample's own statistics."""
+        """Compute the sample's cross-entropy at `weights` minus `less`; batch-norm uses the sample's own statistics."""
         device, model = self._federation.device, self._federation.model
         state = {name: value - less[name] if name in less else value.clone() for name, value in weights.items()}
         state = {name: value.to(device) for name, value in state.items()}
@@ -116,43 +133,38 @@ class Observer:
         return float(functional.cross_entropy(scores, self._labels.to(device)))
 
 
-class Watch:
-    """A collector that looks at a round's updates before it hands them on."""
+class _Watch:
+    """What the updates of one round say, added up one at a time."""
 
-    def __init__(self, federation: Federation, state: ServerState, collector: Collector) -> None:
-        self.state, self._collector = state, collector
+    def __init__(self, federation: Federation, state: ServerState) -> None:
+        self.state = state
         self.parameters = {name: state.weights[name] for name in federation.context.parameters}
         self.gradients = PseudoGradients(self.parameters)
+        self.samples = 0.0
         self._federation = federation
         self._held: list[TrainedPart] = []
-        self._variance, self._weight = 0.0, 0.0
+        self._variance = 0.0
 
     def add(self, update: Update) -> None:
-        """Take note of one client's update, and collect it."""
-        self._collector.add(update)
         trained_part = self._federation.method.trained_part(self._federation.context, self.state, update)
         weight, reply = update.client.samples, update.reply
         self.gradients.add(trained_part, weight, update.step_size * reply.steps)
         self._held.append(dataclasses.replace(trained_part, before={}, after={}))
         self._variance += weight * (reply.variance or 0.0)
-        self._weight += weight
-
-    def finish(self) -> ServerState:
-        """The collector's next state."""
-        return self._collector.finish()
+        self.samples += weight
 
     def variance(self) -> float:
-        """The mean of the clients' gradient variances."""
-        return self._variance / self._weight
+        """Return the mean of the clients' gradient variances."""
+        return self._variance / self.samples
 
     def overlap(self) -> float | None:
-        """The mean over pairs of clients of shared over joint entries."""
+        """Return the mean over pairs of clients of the share of entries that both hold."""
         pairs = [_overlap(one, other, self.parameters) for one, other in combinations(self._held, 2)]
         return sum(pairs) / len(pairs) if pairs else None
 
 
 def trained_channels(federation: Federation, coverage: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """By coupled group, which channels have an entry in the group's root layer that somebody held, `[channels]`.
+    """Find which channels have an entry in their group's root layer that some client held.
 
     Groups whose root isn't a layer with one row of weights for each channel are left out.
     """
@@ -169,7 +181,7 @@ def trained_channels(federation: Federation, coverage: Mapping[str, Tensor]) -> 
 
 
 def _predicted(variation: Variation, missing: State, weights: State) -> float | None:
-    """Eq. 14 at ``e = q w``."""
+    """Compute eq. 14 at ``e = q w``."""
     gradient, curvature = variation.gradient, variation.curvature
     if gradient is None or curvature is None:
         return None
@@ -181,7 +193,7 @@ def _predicted(variation: Variation, missing: State, weights: State) -> float | 
 
 
 def _dissimilarity(gradients: PseudoGradients) -> float:
-    """The spread of the clients' pseudo-gradients, summed over entries."""
+    """Sum the spread of the clients' pseudo-gradients over all entries."""
     total, mean, square = 0.0, gradients.gradient(), gradients.square()
     for name, coverage in gradients.coverage().items():
         share = torch.where(coverage > 0, coverage, torch.ones_like(coverage))
@@ -190,7 +202,7 @@ def _dissimilarity(gradients: PseudoGradients) -> float:
 
 
 def _overlap(one: TrainedPart, other: TrainedPart, names: Iterable[str]) -> float:
-    """Entries that both hold, over those that either does."""
+    """Divide the number of entries that both hold by the number that either holds."""
     shared = joint = 0
     for name in names:
         both = _shared(one, other, name)
@@ -222,7 +234,7 @@ def _common(size: int, one: Tensor | None, other: Tensor | None) -> int:
 
 
 def _sample(federation: Federation) -> tuple[Tensor, Tensor]:
-    """Images, normalised, and labels of a random part of every client's data, in proportion."""
+    """Draw a part of every client's data in proportion, as normalised images and labels."""
     total = sum(len(shard.labels) for shard in federation.shards)
     images, labels = [], []
     for client, shard in enumerate(federation.shards):

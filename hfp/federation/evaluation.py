@@ -1,80 +1,97 @@
-"""How good the global model is under the run's batch-norm policy, and clients' own models on data like their own."""
+"""Tests the global model under the run's batch-norm policy, and clients' own models on data like their own."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from hfp.costs.payload import packed_bytes
 from hfp.federation.fleet import Fleet
+from hfp.federation.observer import Observer
+from hfp.federation.participation import Cohort, asked_clients
 from hfp.federation.records import Personal
+from hfp.federation.safeguards import Safeguards
 from hfp.federation.setup import Federation
-from hfp.methods import Client, Collector, ServerState, State, TrainedPart, Update
+from hfp.methods import Client, ServerState, State, TrainedPart, Update
 from hfp.reconstruct import IndexMap, compact_model
-from hfp.seeds import generator
+from hfp.seeds import generator, seeded
 from hfp.training import batch_norm as batchnorm
 from hfp.training.local_step import LARGE_BATCH, LocalData, Predictions, on_device, predict, statistics_of
 
+if TYPE_CHECKING:
+    from hfp.federation.rounds import Outcome
 
-class Own:
-    """A collector that asks the client's own model whenever an update comes in, and hands the update on."""
+POOLED = ("reestimate", "participants")
+"""Batch-norm policies under which the server pools the statistics of clients."""
 
-    def __init__(self, federation: Federation, evaluator: Evaluator, state: ServerState, collector: Collector) -> None:
-        self._federation, self._evaluator, self._state, self._collector = federation, evaluator, state, collector
+
+class PersonalAccuracy(Observer):
+    """Tests the client's own model whenever an update comes, in the rounds that the experiment asks for it."""
+
+    def __init__(self, federation: Federation, evaluator: Evaluator) -> None:
+        self._federation, self._evaluator = federation, evaluator
         self._found: dict[int, float] = {}
+        self._measures = False
 
-    def add(self, update: Update) -> None:
-        """Ask the client's model, and collect the update."""
-        self._collector.add(update)
-        trained_part = self._federation.method.trained_part(self._federation.context, self._state, update)
-        self._found[update.client.index] = self._evaluator.own(update.client.index, trained_part)
+    def round_began(self, state: ServerState) -> None:
+        """Forget the round before."""
+        self._found = {}
+        self._measures = self._federation.experiment.measures_own(state.round)
 
-    def finish(self) -> ServerState:
-        """The collector's next state."""
-        return self._collector.finish()
+    def update_came(self, state: ServerState, update: Update) -> None:
+        """Test the model that the client ended its training with."""
+        if self._measures:
+            trained_part = self._federation.method.trained_part(self._federation.context, state, update)
+            self._found[update.client.index] = self._evaluator.own(state.round, update.client.index, trained_part)
 
-    def report(self) -> Personal | None:
-        """Means over the clients heard of, once the next global model has been scored; None without any."""
+    def figures(self, outcome: Outcome) -> Mapping[str, Personal]:
+        """Return the means over the clients whose updates came, or nothing where none came."""
         if not self._found:
-            return None
+            return {}
         shared = [self._evaluator.shared(client) for client in self._found]
-        return Personal(statistics.mean(self._found.values()), statistics.mean(shared))
+        return {"personal": Personal(statistics.mean(self._found.values()), statistics.mean(shared))}
 
 
 class Evaluator:
-    """Evaluates models of one federation; `traffic` is what one re-estimation moves, (bytes down, bytes up)."""
+    """Evaluates models of one federation.
 
-    def __init__(self, federation: Federation, fleet: Fleet) -> None:
-        self._federation, self._fleet = federation, fleet
+    Attributes:
+        traffic: what one re-estimation of statistics moves, (bytes down, bytes up).
+    """
+
+    def __init__(self, federation: Federation, fleet: Fleet, safeguards: Safeguards) -> None:
+        self._federation, self._fleet, self._safeguards = federation, fleet, safeguards
         self._model = self._build(IndexMap.identity(federation.model), federation.initial)
         normalised = batchnorm.has_statistics(federation.model)
         self._policy = federation.experiment.batch_norm if normalised else "aggregate"
         self._predictions: Predictions | None = None
         test = federation.dataset.test
         self._test = on_device(LocalData(test.images, test.labels, federation.dataset.normalise), federation.device)
-        self.traffic = self._statistics_traffic()
+        clients, share = len(federation.context.clients), federation.experiment.participation
+        self.traffic = self._statistics_traffic(
+            asked_clients(share, clients) if self._policy == "participants" else clients
+        )
 
     def refresh(self, state: ServerState) -> ServerState:
-        """The state with the statistics that the policy puts there."""
-        if self._policy != "reestimate":
+        """Return the state with the batch-norm statistics of the run's policy."""
+        if self._policy not in POOLED:
             return state
-        pool = batchnorm.Pool()
-        for client, moments in self._statistics(state):
-            pool.add(moments, weight=client.samples)
-        pooled = {name: value.to(state.weights[name]) for name, value in pool.result().items()}
+        found = self._safeguards.pooled(state, self._statistics(state))
+        pooled = {name: value.to(state.weights[name]) for name, value in found.items()}
         return ServerState(state.round, {**state.weights, **pooled}, state.method_state)
 
     def score(self, state: ServerState) -> tuple[float, float]:
-        """The global model's accuracy in percent and mean cross-entropy on the whole test set."""
+        """Compute the global model's accuracy in percent and mean cross-entropy on the whole test set."""
         self._model.load_state_dict(dict(state.weights))
         self._predictions = self._global_predictions(state)
         return 100 * float(self._predictions.correct.mean()), float(self._predictions.losses.mean())
 
-    def own(self, client: int, trained_part: TrainedPart) -> float:
-        """The accuracy in percent of a client's own model on test images like its data.
+    def own(self, round: int, client: int, trained_part: TrainedPart) -> float:
+        """Compute the accuracy in percent of a client's own model on test images like its data.
 
         The model is the submodel that the client holds after its training, with batch-norm statistics of its images. It
         answers the whole test set, and an answer counts by the share of its class in the client's data (Chen & Chao,
@@ -82,11 +99,13 @@ class Evaluator:
         """
         model = self._build(trained_part.index_map, trained_part.after)
         if batchnorm.has_statistics(model):
-            statistics_of(model, self._federation.shards[client], self._federation.training)
+            federation = self._federation
+            with seeded(federation.device, federation.experiment.seed, "own statistics", round, client):
+                statistics_of(model, federation.shards[client], federation.training)
         return self._as_for(client, self._ask(model))
 
     def shared(self, client: int) -> float:
-        """The same of the global model that `score` has looked at last."""
+        """Compute the same for the global model that `score` tested last."""
         assert self._predictions is not None
         return self._as_for(client, self._predictions)
 
@@ -110,12 +129,16 @@ class Evaluator:
         return Predictions(total.correct / samples, total.losses / samples)
 
     def _statistics(self, state: ServerState) -> Iterator[tuple[Client, State]]:
-        """The batch-norm statistics of every client that can be reached."""
-        everyone = self._fleet.reachable(state.round, self._federation.context.clients)
-        return self._fleet.statistics(state.round, everyone, state.weights)
+        """Measure the statistics of the policy's clients that can be reached, after the round before `state`."""
+        clients: Sequence[Client] = self._federation.context.clients
+        if self._policy == "participants":
+            cohort, round = Cohort(self._federation.experiment, clients), state.round - 1
+            clients = [client for client in cohort.asked(round) if not cohort.drops_out(round, client)]
+            self.traffic = self._statistics_traffic(len(clients))
+        return self._fleet.statistics(state.round, self._fleet.reachable(state.round, clients), state.weights)
 
     def _ask(self, model: nn.Module, schedule: Sequence[Tensor] | None = None) -> Predictions:
-        """Answers to the whole test set, in evaluation mode unless there is a schedule of batches."""
+        """Predict the whole test set, in evaluation mode unless a schedule of batches is given."""
         if schedule is None:
             model.eval()
             schedule = torch.arange(len(self._test.labels)).split(LARGE_BATCH)
@@ -126,24 +149,24 @@ class Evaluator:
 
     @property
     def _mixed(self) -> tuple[Tensor, ...]:
-        """The test set in random batches of equal size: one of a single class would be normalised beyond knowing."""
+        """Split the test set into random batches of equal size, so that no batch has only one class."""
         samples = len(self._federation.dataset.test)
         order = torch.randperm(samples, generator=generator(self._federation.experiment.seed, "test batches"))
         return order.tensor_split(max(1, round(samples / LARGE_BATCH)))
 
-    def _statistics_traffic(self) -> tuple[int, int]:
-        if self._policy != "reestimate":
+    def _statistics_traffic(self, clients: int) -> tuple[int, int]:
+        if self._policy not in POOLED:
             return 0, 0
-        clients = len(self._federation.context.clients)
         full: State = self._federation.initial
         moments = {name: tensor for name, tensor in full.items() if name.endswith(("running_mean", "running_var"))}
         return clients * packed_bytes(full), clients * packed_bytes(moments)
 
 
 def class_weights(test: Tensor, own: Tensor) -> Tensor:
-    """Weights of test samples `[samples]` (float64) that give each class the share that it has among `own` labels.
+    """Weight test samples so that each class has the share that it has among the labels `own`.
 
-    They sum to 1 but for classes of which there is no test sample.
+    Returns:
+        Weights, float64 `[samples]`. They sum to 1 unless a class has no test sample.
     """
     classes = int(max(test.max(), own.max())) + 1
     shares = torch.bincount(own, minlength=classes).double() / len(own)

@@ -1,4 +1,4 @@
-"""The server's side of a round: tasks are written for clients, their answers become updates and records."""
+"""The server's side of a round, which writes tasks for clients and turns their answers into updates and records."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Plans = Mapping[int, tuple[int, str, Plan]]
 
 
 class Exchange:
-    """Writes tasks and reads answers; remembers the plan of every client, and in which round and phase it was made."""
+    """Writes tasks and reads answers, and remembers every client's plan with the round and phase that it is from."""
 
     def __init__(self, federation: Federation, plans: Plans | None = None) -> None:
         self._federation = federation
@@ -24,24 +24,25 @@ class Exchange:
 
     @property
     def plans(self) -> Plans:
-        """The plans made so far."""
+        """Client's index to the round and phase in which its plan was made, and the plan."""
         return dict(self._plans)
 
     def task(self, state: ServerState, client: Client) -> Task:
-        """The client's task in the coming round; the same each time it is asked for."""
+        """Write the client's task in the coming round, which is the same each time."""
         method, context = self._federation.method, self._federation.context
         return method.send(context, state, client, self._plan(state, client))
 
-    def update(self, result: TaskResult) -> Update | None:
-        """What an answer gives to the round, None when there is no reply in it."""
+    def update(self, round: int, result: TaskResult) -> Update | None:
+        """Turn an answer in a round into an update, or return None when there is no reply in it."""
         reply = result.reply
         if reply is None:
             return None
         seconds = result.client.device.seconds(result.bytes_down, reply.training_macs, result.bytes_up)
-        return Update(result.client, result.task, reply, self._federation.training.step_size, seconds)
+        step_size = self._federation.training_in(round).step_size
+        return Update(result.client, result.task, reply, step_size, seconds)
 
     def record(self, result: TaskResult) -> ClientRecord:
-        """An answer's figures; without a reply those of the download alone."""
+        """Record an answer's figures, which are those of the download alone when there is no reply."""
         client, reply = result.client, result.reply
         seconds = client.device.seconds(result.bytes_down, reply.training_macs if reply else 0, result.bytes_up)
         record = ClientRecord(
@@ -70,12 +71,12 @@ class Exchange:
         )
 
     def lose(self, state: ServerState, client: Client) -> TaskResult:
-        """A client gets its task and is never heard of."""
+        """Write the task of a client that never answers, and return the result that it dropped out."""
         task = self.task(state, client)
         return TaskResult(client, task, packed_bytes(task.tensors), status=DROPPED)
 
     def _plan(self, state: ServerState, client: Client) -> Plan:
-        """The client's plan of an earlier round while it is to stay, else a new one."""
+        """Return the client's plan of an earlier round while that is to stay, else a new one."""
         method, every = self._federation.method, self._federation.experiment.replan
         phase = method.phase(state)
         if client.index in self._plans:

@@ -1,9 +1,10 @@
-"""What a federated run is made of: a frozen value that is checked when it is made. Torch is not imported for it."""
+"""What a federated run is, as a frozen value that is checked when it is made. Torch is not imported for it."""
 
 from __future__ import annotations
 
 import builtins
 import dataclasses
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 from hfp.costs.devices import PROFILES, Device, parse_device
 from hfp.data import datasets, schemes
 from hfp.errors import InputError
+from hfp.federation.privacy_account import PRIVACY, privacy_of
+from hfp.federation.robust_rules import parse_rules
 from hfp.methods.interface.registry import create_method, method_names
-from hfp.settings import EITHER, PAIRS, check_settings, setting
+from hfp.settings import EITHER, PAIRS, check_settings, setting, settings_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -22,12 +25,12 @@ if TYPE_CHECKING:
     from hfp.data import Dataset
 
 GIVEN = "python:"
-"""How files name a model or data set that was given in Python, which they can't give again."""
+"""What stands in a file before the name of a model or data set that was given in Python."""
 
 RANKS: Mapping[int, tuple[float, float]] = MappingProxyType(
     {0: (0.25, 0.0), 1: (0.25, 0.5), 2: (0.5, 0.75), 3: (0.75, 0.9)}
 )
-"""Device ranks of arXiv 2603.12591: half of the clients prune the first share of their channels, half the second."""
+"""The ranks of arXiv 2603.12591: half of the clients prunes the first share of its channels, half the second."""
 
 BUDGET_LIMITS: Mapping[str, str] = MappingProxyType(
     {
@@ -45,19 +48,29 @@ LATE_REPLIES: Mapping[str, str] = MappingProxyType(
         "join": "the client goes on, and its change joins the round in which it arrives",
     }
 )
-"""What becomes of replies after the deadline."""
+"""What happens to replies after the deadline."""
 
 BATCH_NORM_POLICIES: Mapping[str, str] = MappingProxyType(
     {
         "aggregate": "the submodels' running statistics are averaged by the method's own rule, like any parameter",
         "reestimate": "after aggregation every client runs the global model over its own data, and the server pools "
-        "the statistics it sends back",
+        "the statistics it sends back; this asks all clients, also those that take no part in the round",
+        "participants": "the same, but only of the clients that the round asked and that did not drop out",
         "local": "every client keeps the statistics of its own data, and accuracy is the mean over the clients' "
         "models, weighted by samples, each over the whole test set",
         "batch": "every batch of 500 test images, in random order, is normalised by its own statistics",
     }
 )
 """Which batch-norm statistics the global model is tested with (`hfp.training.batch_norm`)."""
+
+LEARNING_RATE_SCHEDULES: Mapping[str, str] = MappingProxyType(
+    {
+        "constant": "it stays the same",
+        "cosine": "it falls along half a cosine, so that the round after the last would have none",
+        "steps": "it is a tenth from the end of the first third of the rounds on, and a hundredth in the last third",
+    }
+)
+"""How the learning rate goes over the rounds of a run."""
 
 _DEVICE = re.compile(r"(?!meta)[a-z]+(:\d+)?")
 
@@ -76,28 +89,30 @@ def _is_dataset(value: object) -> bool:
     return isinstance(value, Dataset)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Experiment:
     """One federated run. Every field is declared with its default, range and meaning, and checked on construction.
 
-    Clients differ by the share of channels that each of them removes: `ratio` says it, or `rank`, or it follows from
-    a `budget`. A client's device is a `profile`, and says what a round takes in simulated time.
+    Clients differ by the share of channels that each of them removes. `ratio` or `rank` gives that share, or it follows
+    from a `budget`. The `profile` of a client's device decides how much simulated time a round takes on it.
 
-    A round trains `epochs` on each client, and the first rounds train more: `head_start` times as many at first, and
-    `head_start_decay` of that from round to round, until it is `epochs` (decaying local epochs, Mills et al. 2023,
-    arXiv 2305.09628). There is no head start where rounds are bounded in time, by a `deadline` or a budget of
-    ``seconds``: a device that has just enough of it would miss the first rounds.
+    A client trains `epochs` per round. The first round trains `head_start` times as many, and each later round
+    `head_start_decay` times as many as the one before, but at least `epochs` (decaying local epochs, Mills et al. 2023,
+    arXiv 2305.09628). There is no head start where a `deadline` or a budget of ``seconds`` limits the time of a round,
+    because a device that has just enough time would miss the first rounds.
 
-    `dataset` may be a `hfp.data.Dataset`, and `model` a module, which is copied and starts with its own weights, or a
-    callable without arguments that returns one. A file can't keep what is given in Python: give it again to go on from
-    a checkpoint.
+    `dataset` may also be a `hfp.data.Dataset`. `model` may also be a module, which is copied and starts with its own
+    weights, or a callable without arguments that returns one. A file can't keep what is given in Python, so give it
+    again to resume a run.
+
+    Printed, an experiment shows the fields that differ from their defaults; in a notebook, it is a table of these.
 
     >>> from hfp import Experiment
     >>> Experiment(clients=4, rank=2).ratios
     (0.5, 0.5, 0.75, 0.75)
 
     Raises:
-        InputError: a name isn't known (with the nearest known ones), or a value is of another kind or out of its range.
+        InputError: a name isn't known (the message suggests known ones), or a value is of another kind or out of range.
     """
 
     method: str = setting(
@@ -221,6 +236,23 @@ class Experiment:
         unit="limit=most",
         group="clients",
     )
+    first_ratio: float | None = setting(
+        None,
+        "Submodels grow: in the first round every client removes this share of its channels, if its own is not larger, "
+        "and from round to round less, down to its own.",
+        kind=float,
+        within="[0, 1)",
+        reason="the share of channels removed",
+        unit="share",
+        group="clients",
+    )
+    growth: float = setting(
+        0.5,
+        "Where there is a first ratio, submodels reach their own size after this share of the run's rounds.",
+        within="(0, 1]",
+        unit="share",
+        group="clients",
+    )
     participation: float = setting(
         1.0,
         "The server asks this share of the clients in each round.",
@@ -327,6 +359,32 @@ class Experiment:
     learning_rate: float = setting(
         0.05, "Local SGD has this learning rate.", within="(0, inf)", group="training", aliases=("lr",)
     )
+    learning_rate_schedule: str = setting(
+        "constant",
+        "The learning rate changes from round to round in this way.",
+        choices=LEARNING_RATE_SCHEDULES,
+        noun="learning-rate schedule",
+        group="training",
+        aliases=("lr-schedule",),
+    )
+    learning_rate_decay: float = setting(
+        1.0,
+        "The learning rate is multiplied by this factor from one round to the next, whatever its schedule.",
+        within="(0, 1]",
+        unit="factor",
+        group="training",
+        aliases=("lr-decay",),
+    )
+    clip_norm: float | None = setting(
+        None,
+        "A local step scales its gradient down to this Euclidean norm where it is longer; 0 leaves it as it is. By "
+        "default a method does what its authors' code does: HeteroFL and FedRolex clip at 1, others do not.",
+        kind=float,
+        within="[0, inf)",
+        unit="norm",
+        group="training",
+        aliases=("max-grad-norm",),
+    )
     momentum: float = setting(0.9, "Local SGD has this momentum.", within="[0, 1)", group="training")
     weight_decay: float = setting(
         0.0, "Local SGD has this weight decay.", within="[0, inf)", group="training", aliases=("wd",)
@@ -336,6 +394,26 @@ class Experiment:
         "This number decides the subset and partition of the data, the initial weights, the batches and the masks.",
         within="[0, inf)",
         group="training",
+    )
+    robust: str | None = setting(
+        None,
+        "Updates that stand out are held back by these rules, with commas between them: norm-clip:C, trimmed-mean:N, "
+        "median.",
+        kind=str,
+        check=parse_rules,
+        unit="rule[,rule…]",
+        group="method",
+    )
+    privacy: Mapping[str, float] | None = setting(
+        None,
+        "The global model is differentially private: every client's change is clipped and noise is added.",
+        kind=float,
+        shape=PAIRS,
+        within="(0, inf)",
+        choices=PRIVACY,
+        noun="part of privacy",
+        unit="name=value",
+        group="method",
     )
     evaluate: int = setting(
         1,
@@ -373,21 +451,61 @@ class Experiment:
                 raise InputError(
                     f"{name} must be left out where the data set itself is given; found {getattr(self, name)!r}"
                 )
+        if self.privacy is not None:
+            privacy_of(self.privacy)
+        if self.privacy is not None and self.late == "join":
+            raise InputError("late must be discard in a private run, where a client counts at most once per round")
+        if self.privacy is not None and self.batch_norm == "participants":
+            raise InputError(
+                "batch_norm must be another policy than participants with privacy, which counts what statistics of all "
+                "clients give away; found participants"
+            )
         create_method(self.method, **self.options)
 
     def measures(self, round: int) -> bool:
-        """Whether the global model is tested after a round, counted from 0."""
+        """Tell whether the global model is tested after a round; rounds count from 0."""
         return (round + 1) % self.evaluate == 0 or round + 1 == self.rounds or self.measures_own(round)
 
     def measures_own(self, round: int) -> bool:
-        """Whether clients' own models are tested in a round, counted from 0."""
+        """Tell whether clients' own models are tested in a round; rounds count from 0."""
         return self.personal > 0 and ((round + 1) % self.personal == 0 or round + 1 == self.rounds)
 
     def epochs_in(self, round: int) -> int:
-        """How many local epochs a client trains in a round, counted from 0."""
+        """Count the local epochs that a client trains in a round; rounds count from 0."""
         bounded = self.deadline is not None or "seconds" in (self.budget or {})
         times = 1 if bounded else max(1, builtins.round(self.head_start * self.head_start_decay**round))
         return times * self.epochs
+
+    def ratio_in(self, round: int, own: float) -> float:
+        """The share of its channels that a client removes in a round, counted from 0.
+
+        >>> grows = Experiment(rounds=8, first_ratio=0.9)
+        >>> [round(grows.ratio_in(now, own=0.5), 2) for now in range(6)]
+        [0.9, 0.8, 0.7, 0.6, 0.5, 0.5]
+
+        Args:
+            round: the round.
+            own: the client's own ratio, which it has in the end.
+        """
+        if self.first_ratio is None or own >= self.first_ratio:
+            return own
+        left = max(0.0, 1 - round / (self.growth * self.rounds))
+        return own + left * (self.first_ratio - own)
+
+    def rate_factor(self, round: int) -> float | None:
+        """What the learning rate is multiplied by in a round, counted from 0; None where it never changes.
+
+        >>> Experiment(rounds=4, learning_rate_schedule="cosine").rate_factor(2)
+        0.5
+        """
+        if self.learning_rate_schedule == "constant" and self.learning_rate_decay == 1:
+            return None
+        shapes = {
+            "constant": 1.0,
+            "cosine": (1 + math.cos(math.pi * round / self.rounds)) / 2,
+            "steps": 10.0 ** -(3 * round // self.rounds),
+        }
+        return shapes[self.learning_rate_schedule] * self.learning_rate_decay**round
 
     @property
     def devices(self) -> tuple[Device, ...]:
@@ -410,6 +528,22 @@ class Experiment:
             return tuple(self.ratio)
         return (self.ratio,) * self.clients
 
+    def __repr__(self) -> str:
+        """Show the fields that differ from their defaults, as in a call."""
+        return f"Experiment({', '.join(f'{name}={value!r}' for name, value in self._changed().items())})"
+
+    def _repr_html_(self) -> str:
+        """Show the same fields in a table, with the meaning of each."""
+        from hfp.reconstruct.maps.tables import html_table
+
+        declared = settings_of(self)
+        rows = [(name, value, declared[name].help) for name, value in self._changed().items()]
+        return html_table("Experiment: settings that differ from the defaults", ("setting", "value", "meaning"), rows)
+
+    def _changed(self) -> dict[str, Any]:
+        values = self.as_dict()
+        return {name: values[name] for name, made in settings_of(self).items() if values[name] != made.default}
+
     @property
     def dataset_name(self) -> str:
         """What results call the data set."""
@@ -423,9 +557,9 @@ class Experiment:
         return str(getattr(self.model, "__qualname__", type(self.model).__qualname__))
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, as written to a run's ``config.json``; ``Experiment(**values)`` gives the experiment back.
+        """Return plain values, as written to ``config.json``; ``Experiment(**values)`` makes the experiment again.
 
-        A model or data set that was given in Python is there by name alone, after `GIVEN`; replace it before the
+        Of a model or data set that was given in Python only the name is kept, after `GIVEN`. Replace it before the
         experiment is set up again.
         """
         values = {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self)}
@@ -434,5 +568,5 @@ class Experiment:
             for field, name in (("dataset", self.dataset_name), ("model", self.model_name))
             if not isinstance(values[field], str)
         }
-        budget = None if self.budget is None else dict(self.budget)
-        return {**values, "options": dict(self.options), "budget": budget, **given}
+        tables = {name: dict(values[name]) for name in ("options", "budget", "privacy") if values[name] is not None}
+        return {**values, **tables, **given}

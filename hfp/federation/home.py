@@ -1,4 +1,4 @@
-"""Where the server's state lives: beside the training, so that nothing goes back and forth between two memories."""
+"""Moves the server's state to the device that clients train on, so that it isn't copied back and forth."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ Value = TypeVar("Value")
 
 
 def moved(value: Value, device: torch.device) -> Value:
-    """The same value with all its tensors on `device`: in mappings, tuples, lists and dataclasses, however nested.
+    """Return the value with all its tensors on `device`, in mappings, tuples, lists and dataclasses, however nested.
 
-    What holds no tensor elsewhere is handed back as it is.
+    A value without a tensor on another device is returned as it is.
 
     >>> moved({"weight": torch.zeros(2)}, torch.device("meta"))["weight"].device
     device(type='meta')
@@ -27,7 +27,7 @@ def moved(value: Value, device: torch.device) -> Value:
 
 
 def _moved(value: Any, device: torch.device) -> Any:
-    """The moved value; None where nothing had to move."""
+    """Return the moved value, or None where nothing had to move."""
     if isinstance(value, Tensor):
         return value.to(device) if value.device != device else None
     if isinstance(value, Mapping):

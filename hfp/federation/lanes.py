@@ -1,4 +1,4 @@
-"""Several clients at once on one GPU, which networks of this size leave mostly idle when they train alone."""
+"""Trains several clients at once on one GPU, because a small network alone leaves most of it idle."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from hfp.errors import InputError
 from hfp.federation.client_runner import Clients
 from hfp.federation.setup import Federation
 from hfp.methods import Client, Reply, Task
@@ -21,9 +22,9 @@ Write = Callable[[Client], Task]
 
 
 class Turns:
-    """Lets one thread work at a time; a thread that waits for its GPU work lets the others go on meanwhile.
+    """Lets one thread work at a time. A thread that waits for its work on the GPU lets the others go on meanwhile.
 
-    So no two threads ever touch the same Python objects, generators or flags at once, and a client's random numbers are
+    So no two threads ever use the same Python objects, generators or flags at once, and a client's random numbers are
     drawn as if it ran alone.
     """
 
@@ -32,13 +33,13 @@ class Turns:
 
     @contextmanager
     def taken(self) -> Iterator[None]:
-        """Inside, it is this thread's turn."""
+        """Take this thread's turn while inside."""
         with self._lock:
             yield
 
     @contextmanager
     def passed(self) -> Iterator[None]:
-        """Inside, it is somebody else's turn."""
+        """Give the turn to other threads while inside."""
         self._lock.release()
         try:
             yield
@@ -47,25 +48,25 @@ class Turns:
 
 
 class Stream:
-    """A CUDA stream and how threads wait for it; on the processor there is nothing to wait for."""
+    """A CUDA stream and how threads wait for it. On the processor there is nothing to wait for."""
 
     def __init__(self, device: torch.device, turns: Turns) -> None:
         self._device, self._turns = device, turns
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def used(self) -> AbstractContextManager[Any]:
-        """Inside, what this thread begins goes to this stream."""
+        """Send what this thread begins to this stream while inside."""
         if self._stream is None:
             return nullcontext()
         return torch.cuda.stream(self._stream)
 
     def follow(self, other: torch.cuda.Stream | None) -> None:
-        """What is begun here from now on waits for what `other` has been given so far."""
+        """Let work that begins here from now on wait for what `other` has been given so far."""
         if self._stream is not None and other is not None:
             self._stream.wait_stream(other)
 
     def wait(self) -> None:
-        """Wait until what this stream has been given is done; others go on meanwhile."""
+        """Wait until the work in this stream is done, and let other threads go on meanwhile."""
         if self._stream is None:
             with self._turns.passed():
                 return
@@ -75,7 +76,7 @@ class Stream:
             done.synchronize()
 
     def hand_over(self, reply: Reply, to: torch.cuda.Stream | None) -> None:
-        """Let another stream use a reply's tensors; their memory is not used again before it is done with them."""
+        """Let another stream use a reply's tensors, whose memory is not used again before it is done with them."""
         if self._stream is not None and to is not None:
             to.wait_stream(self._stream)
             for tensor in reply.tensors.values():
@@ -84,7 +85,7 @@ class Stream:
 
 
 class Lanes:
-    """Runs clients side by side, each lane one at a time on a stream of its own; replies come in the clients' order.
+    """Runs clients in several lanes, each of which has a stream of its own. Replies come in the clients' order.
 
     Client `i` of a round always runs in lane `i` modulo the number of lanes. Every lane has models and captured steps
     of its own, so memory grows with the lanes. What a client computes does not depend on who runs beside it.
@@ -104,16 +105,14 @@ class Lanes:
 
     @classmethod
     def of(cls, federation: Federation, shards: dict[int, LocalData]) -> Lanes:
-        """As many as the experiment allows to be in flight."""
+        """Make as many lanes as the experiment allows clients to train at once."""
         experiment = federation.experiment
         return cls(federation, experiment.clients_in_flight, replay=experiment.cuda_graphs, shards=shards)
 
-    def train(self, round: int, clients: Sequence[Client], write: Write) -> Iterator[tuple[Client, Task, Reply]]:
-        """Each client's task and reply, in the order of `clients`.
-
-        Raises:
-            InputError: training diverged.
-        """
+    def train(
+        self, round: int, clients: Sequence[Client], write: Write
+    ) -> Iterator[tuple[Client, Task, Reply | InputError]]:
+        """Yield each client's task and reply, or the error that its training ended with, in the order of `clients`."""
         count, server = len(self._streams), self._current()
         waiting = deque(enumerate(clients))
         begun: deque[tuple[int, Client, Task, Future[Reply]]] = deque()
@@ -127,8 +126,9 @@ class Lanes:
                         begun.append((place % count, client, task, job))
                     lane, client, task, job = begun.popleft()
                     with self._turns.passed():
-                        reply = job.result()
-                    self._streams[lane].hand_over(reply, server)
+                        reply = _result(job)
+                    if not isinstance(reply, InputError):
+                        self._streams[lane].hand_over(reply, server)
                     yield client, task, reply
             finally:
                 for *_, job in begun:
@@ -144,3 +144,10 @@ class Lanes:
 
     def _current(self) -> torch.cuda.Stream | None:
         return torch.cuda.current_stream(self._device) if self._device.type == "cuda" else None
+
+
+def _result(job: Future[Reply]) -> Reply | InputError:
+    try:
+        return job.result()
+    except InputError as error:
+        return error

@@ -1,4 +1,4 @@
-"""Which clients are asked in a round, which of them drop out, and which answer too late."""
+"""Decides which clients are asked in a round, which of them drop out, and which answer too late."""
 
 from __future__ import annotations
 
@@ -14,22 +14,27 @@ from hfp.seeds import generator
 
 
 def asked_clients(participation: float, clients: int) -> int:
-    """How many clients a round asks: a share of them, at least one."""
+    """Count the clients that a round asks, which are a share of all and at least one."""
     return max(1, math.floor(participation * clients + 0.5))
 
 
 @dataclass(frozen=True)
 class CohortState:
-    """The last round in which each client is `busy`, and the late updates by the round in which they arrive."""
+    """What a cohort remembers between rounds.
+
+    Args:
+        busy: client's index to the last round in which it is busy.
+        arriving: round to the late updates that arrive in it.
+    """
 
     busy: Mapping[int, int] = field(default_factory=dict)
     arriving: Mapping[int, Sequence[Update]] = field(default_factory=dict)
 
 
 class Cohort:
-    """Draws who takes part, from the experiment's seed; remembers who is busy and what has yet to arrive.
+    """Draws who takes part, and remembers who is busy and which updates have yet to arrive.
 
-    The draws depend on seed, round and client alone, so that they are the same for every method.
+    The draws depend only on the experiment's seed, the round and the client, so they are the same for every method.
     """
 
     def __init__(
@@ -42,26 +47,26 @@ class Cohort:
 
     @property
     def cohort_state(self) -> CohortState:
-        """Who is busy now, and what has yet to arrive."""
+        """Who is busy now, and which updates have yet to arrive."""
         return CohortState(dict(self._busy), {round: tuple(updates) for round, updates in self._arriving.items()})
 
     def asked(self, round: int) -> list[Client]:
-        """The round's share of the clients, without those that are still busy with an earlier round."""
+        """Draw the round's share of the clients, and leave out those that are still busy with an earlier round."""
         count = asked_clients(self._experiment.participation, len(self._clients))
         order = torch.randperm(len(self._clients), generator=generator(self._experiment.seed, "participants", round))
         chosen = [self._clients[index] for index in sorted(order[:count].tolist())]
         return [client for client in chosen if self._busy.get(client.index, -1) < round]
 
     def drops_out(self, round: int, client: Client) -> bool:
-        """Whether the client, once it has its task, is never heard of again in this round."""
+        """Draw whether the client, once it has its task, never answers in this round."""
         draw = torch.rand((), generator=generator(self._experiment.seed, "dropout", round, client.index))
         return float(draw) < self._experiment.dropout
 
     def admit(self, round: int, update: Update) -> bool:
-        """Whether a reply is in time; one that is late and may join arrives with `arrivals` of a later round.
+        """Tell whether a reply is in time. A late one that may join comes with the `arrivals` of a later round.
 
-        Rounds are taken to last as long as the deadline: a reply that takes 1.5 of them arrives in the next round, and
-        its client is busy until then.
+        Every round counts as long as the deadline. So a reply that takes 1.5 times as long arrives in the next round,
+        and its client is busy until then.
         """
         deadline = self._experiment.deadline
         if deadline is None or update.seconds.total <= deadline:
@@ -73,5 +78,5 @@ class Cohort:
         return False
 
     def arrivals(self, round: int) -> list[Update]:
-        """Late replies of earlier rounds that come in now, in the order in which they were sent."""
+        """Return the late replies of earlier rounds that arrive now, in the order in which they were sent."""
         return self._arriving.pop(round, [])

@@ -1,4 +1,4 @@
-"""A user's own data and model: a module with three functions, read by `load_problem`."""
+"""Reads a user's own data and model from a module with three functions."""
 
 from __future__ import annotations
 
@@ -24,18 +24,21 @@ FUNCTIONS = ("model", "client_data", "test_data")
 class Problem:
     """What is learnt, as the functions of a module give it.
 
-    ``model()`` returns the full model. ``client_data(client, clients)`` returns one client's samples, floats
-    ``[samples, ...]`` of any shape as the model takes them, and labels, int64 ``[samples]``; it is only called where
-    that client runs. ``test_data()`` returns such a pair; it is called where the global model is evaluated.
+    ``model()`` returns the full model. ``client_data(client, clients)`` returns one client's samples and labels: floats
+    ``[samples, ...]`` of the shape that the model takes, and int64 ``[samples]``. It is only called where that client
+    runs. ``test_data()`` returns such a pair too, and is called where the global model is evaluated.
+
+    Args:
+        module: the module with these functions.
     """
 
     module: ModuleType
 
     def model(self, seed: int) -> nn.Module:
-        """The full model, its weights drawn from the run's seed.
+        """Make the full model, whose weights are drawn from the run's seed.
 
         Raises:
-            InputError: that is no module.
+            InputError: the function returns no module.
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(seed, "weights"))
@@ -45,18 +48,18 @@ class Problem:
         return model
 
     def client_data(self, client: int, clients: int) -> Split:
-        """One client's data.
+        """Load one client's data.
 
         Raises:
-            InputError: that is no pair of images and labels, or there are fewer than two.
+            InputError: the function returns no pair of images and labels, or fewer than two of them.
         """
         return self._split("client_data", self.module.client_data(client, clients))
 
     def test_data(self) -> Split:
-        """The data that the global model is evaluated on.
+        """Load the data that the global model is evaluated on.
 
         Raises:
-            InputError: that is no pair of images and labels, or there are fewer than two.
+            InputError: the function returns no pair of images and labels, or fewer than two of them.
         """
         return self._split("test_data", self.module.test_data())
 
@@ -82,7 +85,7 @@ class Problem:
 
 
 def load_problem(path: str | Path) -> Problem:
-    """Read the module in a file; its folder may hold others that it imports.
+    """Read the module in a file. It may import other modules from its folder.
 
     Raises:
         InputError: there is no such file, or it lacks one of the functions.
@@ -102,6 +105,6 @@ def load_problem(path: str | Path) -> Problem:
 
 
 def dataset_of(test: Split, classes: int) -> Dataset:
-    """The data that the server knows of: the test split alone. Samples are taken as they are."""
+    """Make the data set that the server knows, which is the test split alone. Samples are used as they are."""
     nothing = Split(test.images[:0], test.labels[:0])
     return unnormalised("own", nothing, test, tuple(str(index) for index in range(classes)))

@@ -1,4 +1,4 @@
-"""From what a client can afford to the ratio that its submodel needs."""
+"""Finds the ratio that a client's submodel needs to keep within the client's budget."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from hfp.reconstruct import Coupling, compact_model
 class RatioFinder:
     """Finds the smallest ratio, in steps of a hundredth, whose submodel keeps within given limits.
 
-    Limits are those of `hfp.federation.experiment.BUDGET_LIMITS`. A submodel that loses the share ``ratio`` of every coupled group's
-    channels goes down and comes up once a round.
+    Limits are those of `hfp.federation.experiment.BUDGET_LIMITS`. A submodel that loses the share ``ratio`` of every
+    coupled group's channels is sent down and up once per round.
     """
 
     def __init__(self, model: nn.Module, groups: Coupling, example: torch.Tensor) -> None:
@@ -29,7 +29,7 @@ class RatioFinder:
         self._ratios = [percent / 100 for percent in range(100) if self._leaves_channels(percent / 100)]
 
     def find(self, limits: Mapping[str, float], device: Device, samples: int, client: int) -> float:
-        """The ratio of a client that passes `samples` images a round, epochs counted.
+        """Find the ratio of a client that trains on `samples` images per round, where every epoch counts.
 
         Raises:
             InputError: even the smallest submodel is over a limit.
@@ -46,7 +46,7 @@ class RatioFinder:
         return self._ratios[position]
 
     def _over(self, limits: Mapping[str, float], device: Device, samples: int, ratio: float) -> dict[str, float]:
-        """What a submodel needs of those limits that it breaks."""
+        """Return what a submodel needs of the limits that it breaks."""
         full_macs, full_parameters, _ = self._cost(0.0)
         macs, size, message = self._cost(ratio)
         needs = {
@@ -58,7 +58,7 @@ class RatioFinder:
         return {name: needs[name] for name, limit in limits.items() if needs[name] > limit}
 
     def _cost(self, ratio: float) -> tuple[int, int, int]:
-        """Multiply-accumulates, parameters and bytes of a submodel."""
+        """Count the multiply-accumulates, parameters and bytes of a submodel."""
         if ratio not in self._costs:
             scores = {name: torch.zeros(size) for name, size in self._groups.sizes.items()}
             index_map = self._groups.index_map(keep_best(self._groups, ratio, scores))

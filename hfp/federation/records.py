@@ -1,28 +1,43 @@
-"""A run's figures, as frozen values that turn into plain JSON."""
+"""A run's figures, as frozen values that can be turned into plain JSON."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-from hfp.federation.diagnostics import Diagnostics
+from hfp.errors import InputError
 from hfp.federation.experiment import Experiment
 from hfp.methods import State
+from hfp.reconstruct.maps.tables import html_table
+
+if TYPE_CHECKING:
+    from hfp.federation.diagnostics import Diagnostics
 
 MEGABYTE = 1e6
 IN_TIME, LATE, DROPPED, FAILED, REFUSED = "in time", "late", "dropped", "failed", "refused"
 LOST = (DROPPED, FAILED, REFUSED)
-"""Ways to end without a reply that can be used."""
+"""The statuses of clients without a reply that can be used."""
+
+_MOST_ROWS = 20  # of a run's table in a notebook
+_COLUMNS = ("round", "accuracy, %", "training loss", "MB up", "MB down", "device seconds")
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What rounds cost over all clients; `forward_macs` and `parameters` are one model's, for one image.
+    """What rounds cost.
 
-    `seconds` is the simulated time until every round's slowest client is done, `peak_bytes` what training keeps on one
-    client.
+    Args:
+        bytes_down: bytes sent to all clients.
+        bytes_up: bytes sent by all clients.
+        training_macs: multiply-accumulates of all clients' training.
+        forward_macs: multiply-accumulates of one image through one model.
+        parameters: parameters of one model.
+        peak_bytes: bytes that training keeps at its peak on one client.
+        seconds: simulated time until every round's slowest client is done.
     """
 
     bytes_down: int
@@ -36,12 +51,27 @@ class Cost:
 
 @dataclass(frozen=True)
 class ClientRecord:
-    """One client in one round. MACs: `forward_macs` of one image, `training_macs` of all its steps (3 forwards).
+    """One client in one round. A client without a reply has only the figures of its download.
 
-    `peak_bytes` is what training keeps at its peak (`hfp.costs.memory`), in bytes. Seconds are simulated, on the profile of the
-    client's `device`. `status` is one of `IN_TIME`, `LATE` (past the deadline), `DROPPED` (it got its task and was
-    never heard of; its figures are those of the download), `FAILED` (it said that it could not do the task) and
-    `REFUSED` (its reply is no answer to the task); `problem` says more.
+    Args:
+        client: its index.
+        ratio: the share of channels that its submodel leaves out.
+        samples: how many training samples it has.
+        bytes_down: bytes of its task.
+        device: the profile of its simulated device, to which all seconds belong.
+        seconds_down: seconds of the download.
+        steps: its local steps.
+        loss: its mean training loss.
+        bytes_up: bytes of its reply.
+        parameters: parameters of its submodel.
+        forward_macs: multiply-accumulates of one image through its submodel.
+        training_macs: multiply-accumulates of all its steps; a step costs three forward passes.
+        peak_bytes: bytes that training keeps at its peak (`hfp.costs.memory`).
+        seconds_training: seconds of training.
+        seconds_up: seconds of the upload.
+        status: `IN_TIME`; `LATE`, after the deadline; `DROPPED`, it never answered; `FAILED`, it could not do the task;
+            or `REFUSED`, its reply is no answer to the task.
+        problem: says more, in a sentence.
     """
 
     client: int
@@ -64,15 +94,17 @@ class ClientRecord:
 
     @property
     def device_seconds(self) -> float:
-        """Download, training and upload."""
+        """The seconds of download, training and upload together."""
         return self.seconds_down + self.seconds_training + self.seconds_up
 
 
 @dataclass(frozen=True)
 class Personal:
-    """Accuracy in percent on test images in the proportions of a client's classes: the mean over clients.
+    """Mean accuracy over clients, each on test images in the proportions of its own classes, in percent.
 
-    `own` is that of the submodel that each client ended its training with, `shared` that of the new global model.
+    Args:
+        own: of the submodel that each client ended its training with.
+        shared: of the new global model.
     """
 
     own: float
@@ -81,10 +113,19 @@ class Personal:
 
 @dataclass(frozen=True)
 class RoundRecord:
-    """One round. `accuracy` (percent) and `loss` are the global model's on the whole test set; None if not tested.
+    """One round.
 
-    `statistics` is what one re-estimation of batch-norm statistics moves, (bytes down, bytes up): the curve needs it at
-    every round, a deployment only once, for its final model. `seconds` is wall time, `deadline` simulated.
+    Args:
+        round: counted from 1.
+        phase: the method's word for what the round did.
+        accuracy: the global model's on the whole test set, in percent; None if it was not tested.
+        loss: the global model's mean cross-entropy on the whole test set; None if it was not tested.
+        clients: the clients that were asked.
+        statistics: what one re-estimation of batch-norm statistics moves, (bytes down, bytes up). A curve needs it in
+            every round, a deployment only once, for its final model.
+        seconds: wall time.
+        deadline: the simulated time after which replies are late.
+        figures: what observers measured, by name.
     """
 
     round: int
@@ -95,8 +136,17 @@ class RoundRecord:
     statistics: tuple[int, int]
     seconds: float
     deadline: float | None = None
-    personal: Personal | None = None
-    diagnostics: Diagnostics | None = None
+    figures: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def personal(self) -> Personal | None:
+        """How well clients' own models do on data like theirs; None where it was not measured."""
+        return self.figures.get("personal")
+
+    @property
+    def diagnostics(self) -> Diagnostics | None:
+        """The round's diagnostics (`hfp.federation.diagnostics`); None where they were not measured."""
+        return self.figures.get("diagnostics")
 
     @property
     def trained(self) -> tuple[ClientRecord, ...]:
@@ -111,7 +161,7 @@ class RoundRecord:
         return max((client.device_seconds for client in self.trained), default=0.0)
 
     def count(self, status: str) -> int:
-        """How many of the clients ended with this status."""
+        """Count the clients that ended with this status."""
         return sum(client.status == status for client in self.clients)
 
     @property
@@ -135,12 +185,9 @@ class RoundRecord:
         return sum(c.loss * c.samples for c in self.trained) / max(sum(c.samples for c in self.trained), 1)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values: the fields and the sums over clients."""
+        """Return plain values: the fields, and the sums over clients. Numbers that are not finite become None."""
         down, up = self.statistics
-        measured: dict[str, Any] = {} if self.personal is None else {"personal": dataclasses.asdict(self.personal)}
-        if self.diagnostics is not None:
-            measured["diagnostics"] = self.diagnostics.as_dict()
-        return {
+        plain = {
             "round": self.round,
             "phase": self.phase,
             "accuracy": None if self.accuracy is None else round(self.accuracy, 4),
@@ -153,14 +200,67 @@ class RoundRecord:
             "training_macs": self.training_macs,
             "seconds": round(self.seconds, 4),
             "device_seconds": round(self.device_seconds, 6),
-            **measured,
             "clients": [dataclasses.asdict(client) for client in self.clients],
         }
+        clients = plain.pop("clients")
+        return finite({**plain, **{name: _plain(value) for name, value in self.figures.items()}, "clients": clients})
 
 
-@dataclass(frozen=True)
+def finite(document: Any) -> Any:
+    """Replace numbers that are not finite, which JSON has no form for, by None in a document of plain values.
+
+    >>> finite({"loss": float("nan"), "accuracy": 10.0})
+    {'loss': None, 'accuracy': 10.0}
+    """
+    if isinstance(document, float):
+        return document if math.isfinite(document) else None
+    if isinstance(document, Mapping):
+        return {name: finite(value) for name, value in document.items()}
+    if isinstance(document, (list, tuple)):
+        return [finite(value) for value in document]
+    return document
+
+
+def check_figures(record: RoundRecord) -> None:
+    """Refuse figures of observers that a metrics file can't hold beside the record's own.
+
+    Raises:
+        InputError: naming the figure.
+    """
+    own = dataclasses.replace(record, clients=(), figures={}).as_dict()
+    for name, value in record.figures.items():
+        if name in own:
+            raise InputError(f"an observer's figure can't be called {name!r}: every round has that already")
+        try:
+            json.dumps({name: _plain(value)})
+        except (TypeError, ValueError) as error:
+            message = f"an observer's figure {name!r} must be of numbers, text, lists and mappings: {error}"
+            raise InputError(message) from None
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "as_dict"):
+        return value.as_dict()
+    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
+
+
+@dataclass(frozen=True, repr=False)
 class Run:
-    """A finished run. `full_cost` is what its rounds cost with full models on every client (FedAvg)."""
+    """A finished run, which `hfp.simulate` returns.
+
+    Printed, it is one line; in a notebook, it is a table of its rounds.
+
+    Args:
+        experiment: what was run.
+        history: the figures of every round.
+        global_state: the state of the global model after the last round.
+        full_cost: what the same rounds cost with full models on every client, as in FedAvg.
+
+    >>> import hfp
+    >>> run = hfp.simulate(hfp.Experiment(clients=2, train_images=64, rounds=1, head_start=1.0))
+    >>> len(run.history), run.bytes_up < run.full_cost.bytes_up
+    (1, True)
+    """
 
     experiment: Experiment
     history: tuple[RoundRecord, ...]
@@ -185,12 +285,12 @@ class Run:
     @property
     def bytes_up(self) -> int:
         """Bytes from all clients over the run, with one re-estimation of statistics where the policy has it."""
-        return sum(record.bytes_up for record in self.history) + self.history[-1].statistics[1]
+        return sum(record.bytes_up for record in self.history) + sum(r.statistics[1] for r in self.history[-1:])
 
     @property
     def bytes_down(self) -> int:
         """Bytes to all clients over the run, with one re-estimation of statistics where the policy has it."""
-        return sum(record.bytes_down for record in self.history) + self.history[-1].statistics[0]
+        return sum(record.bytes_down for record in self.history) + sum(r.statistics[0] for r in self.history[-1:])
 
     @property
     def training_macs(self) -> int:
@@ -225,3 +325,25 @@ class Run:
     def seconds(self) -> float:
         """Wall time of all rounds."""
         return sum(record.seconds for record in self.history)
+
+    def __repr__(self) -> str:
+        experiment, rounds = self.experiment, len(self.history)
+        about = f"{experiment.method} on {experiment.dataset_name}, {experiment.model_name}"
+        return f"Run({about}: {rounds} {'round' if rounds == 1 else 'rounds'}, {self.accuracy:.2f} %)"
+
+    def _repr_html_(self) -> str:
+        """Show rounds in which the global model was tested, about `_MOST_ROWS` of them with the last one."""
+        tested = [record for record in self.history if record.accuracy is not None]
+        shown = tested[:: -(len(tested) // _MOST_ROWS + 1)][::-1]
+        rows = [
+            (
+                record.round,
+                f"{record.accuracy:.2f}",
+                f"{record.train_loss:.3f}",
+                f"{record.bytes_up / MEGABYTE:,.2f}",
+                f"{record.bytes_down / MEGABYTE:,.2f}",
+                f"{record.device_seconds:,.2f}",
+            )
+            for record in shown
+        ]
+        return html_table(repr(self), _COLUMNS, rows)

@@ -1,4 +1,4 @@
-"""Whether a reply can be used: checked before anything of it reaches the global model, whoever ran the client."""
+"""Checks whether a reply can be used, before anything of it reaches the global model, whoever ran the client."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hfp.reconstruct import MapError
 
 
 def problem_of(method: Method, context: MethodContext, state: ServerState, update: Update) -> str:
-    """Why an update can't be used, in a sentence; empty when it can."""
+    """Say in a sentence why an update can't be used; the text is empty when it can."""
     try:
         check_values(update.reply)
         method.check_reply(context, state, update)

@@ -1,27 +1,31 @@
-"""The course of a federated run, round by round: whoever runs the clients, what the server does is this."""
+"""The course of a federated run, round by round, as the server sees it, whoever runs the clients."""
 
 from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
 from hfp.costs.macs import TRAINING_FACTOR, macs, parameters
 from hfp.costs.memory import PeakBytesCounter
 from hfp.costs.payload import packed_bytes
-from hfp.federation.diagnostics import Observer, ObserverState
-from hfp.federation.evaluation import Evaluator, Own
+from hfp.errors import InputError
+from hfp.federation.diagnostics import DiagnosticsObserver
+from hfp.federation.evaluation import Evaluator, PersonalAccuracy
 from hfp.federation.exchange import Exchange, Plans
-from hfp.federation.experiment import Experiment
 from hfp.federation.fleet import Fleet, InProcess, TaskResult
 from hfp.federation.home import moved
+from hfp.federation.observer import Observer
 from hfp.federation.participation import Cohort, CohortState, asked_clients
-from hfp.federation.records import LATE, REFUSED, ClientRecord, Cost, RoundRecord, Run
+from hfp.federation.records import FAILED, LATE, REFUSED, ClientRecord, Cost, RoundRecord, Run, check_figures
 from hfp.federation.replies import problem_of
-from hfp.federation.setup import Federation, set_up
+from hfp.federation.safeguards import Safeguards
+from hfp.federation.setup import Federation
 from hfp.methods import Collector, ServerState, Update
 
 
@@ -33,100 +37,131 @@ class Outcome:
     state: ServerState
 
 
-def simulate(experiment: Experiment, on_round: Callable[[Outcome], None] | None = None) -> Run:
-    """Run a whole experiment in this process.
-
-    `on_round` is called after every round, e.g. to show progress or to save.
-
-    Raises:
-        InputError: the experiment can't be set up, or training diverged.
-    """
-    federation = set_up(experiment)
-    history, state = [], None
-    for outcome in rounds(federation):
-        history.append(outcome.record)
-        state = outcome.state
-        if on_round is not None:
-            on_round(outcome)
-    assert state is not None  # an experiment has at least one round
-    weights = moved(state.weights, torch.device("cpu"))
-    return Run(experiment, tuple(history), weights, full_cost(federation, experiment.rounds))
-
-
-def rounds(
-    federation: Federation,
-    on_client: Callable[[ClientRecord], None] | None = None,
-    on_update: Callable[[ServerState, Update], None] | None = None,
-    on_state: Callable[[RunState], None] | None = None,
-) -> Iterator[Outcome]:
-    """Yield each round's outcome as it ends.
-
-    `on_client` is called after every client of a round, `on_update` with every update that is collected, `on_state`
-    after every round.
-    """
-    course = Course(federation, on_client=on_client, on_update=on_update)
-    for _ in range(federation.experiment.rounds):
-        outcome = course.advance()
-        if on_state is not None:
-            on_state(course.run_state)
-        yield outcome
-
-
 @dataclass(frozen=True)
 class RunState:
-    """All that the coming rounds of a run depend on, beside its experiment."""
+    """All that the coming rounds of a run depend on beside its experiment, and the records of the rounds before."""
 
     state: ServerState
     plans: Plans
     cohort_state: CohortState
-    observer_state: ObserverState | None
+    observer_states: Mapping[str, Any] = field(default_factory=dict)
+    history: tuple[RoundRecord, ...] = ()
+
+
+def rounds(federation: Federation) -> Iterator[Outcome]:
+    """Yield each round's outcome as it ends."""
+    course = Course(federation)
+    for _ in range(federation.experiment.rounds):
+        yield course.advance()
 
 
 class Course:
-    """A run under way, one round at a time, on any fleet; it goes on from a `run_state`, if there is one."""
+    """A run on any fleet, which tells its observers what happens and can be resumed from a `run_state`."""
 
     def __init__(
         self,
         federation: Federation,
         fleet: Fleet | None = None,
         run_state: RunState | None = None,
-        on_client: Callable[[ClientRecord], None] | None = None,
-        on_update: Callable[[ServerState, Update], None] | None = None,
+        observers: Sequence[Observer] = (),
     ) -> None:
         experiment, clients = federation.experiment, federation.context.clients
         start = federation.method.start
+        self.history = run_state.history if run_state else ()
+        self._unsettled: list[Observer] = []
         self._federation, self._fleet = federation, fleet or InProcess(federation)
         run_state = run_state and moved(run_state, self._fleet.home)
         initial = moved(federation.initial, self._fleet.home)
         self.state = run_state.state if run_state else start(federation.context, initial)
         self._exchange = Exchange(federation, run_state.plans if run_state else None)
         self._cohort = Cohort(experiment, clients, run_state.cohort_state if run_state else None)
-        observer_state = run_state.observer_state if run_state else None
-        self._observer = Observer(federation, observer_state) if experiment.diagnostics else None
-        self._evaluator = Evaluator(federation, self._fleet)
-        self._on_client, self._on_update = on_client, on_update
+        self._safeguards = Safeguards(federation)
+        self._evaluator = Evaluator(federation, self._fleet, self._safeguards)
+        self._observers = _named([*self._measuring(), *observers])
+        for name, observer_state in (run_state.observer_states if run_state else {}).items():
+            if name in self._observers:
+                self._observers[name].restore(observer_state)
+
+    def _measuring(self) -> Iterator[Observer]:
+        """Make the observers that the experiment asks for."""
+        if self._safeguards.active:
+            yield self._safeguards
+        if self._federation.experiment.personal:
+            yield PersonalAccuracy(self._federation, self._evaluator)
+        if self._federation.experiment.diagnostics:
+            yield DiagnosticsObserver(self._federation)
 
     @property
     def run_state(self) -> RunState:
         """Where the run stands between two rounds."""
-        observer_state = self._observer.observer_state if self._observer else None
-        return RunState(self.state, self._exchange.plans, self._cohort.cohort_state, observer_state)
+        states = {name: observer.observer_state for name, observer in self._observers.items()}
+        kept = {name: state for name, state in states.items() if state is not None}
+        return RunState(self.state, self._exchange.plans, self._cohort.cohort_state, kept, self.history)
+
+    @property
+    def result(self) -> Run:
+        """The run as far as it has come."""
+        cost = full_cost(self._federation, len(self.history))
+        weights = moved(self.state.weights, torch.device("cpu"))
+        return Run(self._federation.experiment, self.history, weights, cost)
+
+    def run(self) -> Run:
+        """Run all rounds that are left, and tell the observers when the run begins and ends.
+
+        Raises:
+            InputError: all clients of a round failed, or an observer can't go on.
+        """
+        for observer in self._observers.values():
+            observer.run_began(self._federation, self.history)
+        finished = False
+        try:
+            while len(self.history) < self._federation.experiment.rounds:
+                self.advance()
+            finished = True
+        finally:
+            self._settle()  # an interruption may have come between the end of a round and this
+            run = self.result
+            for observer in self._observers.values():
+                observer.run_ended(run, finished)
+        return run
 
     def advance(self) -> Outcome:
-        """Run the next round."""
-        begun, experiment = time.perf_counter(), self._federation.experiment
-        method, observer, state = self._federation.method, self._observer, self.state
-        phase = method.phase(state)
-        collector = method.collect(self._federation.context, state)
-        watch = observer.watch(state, collector) if observer else None
-        measured, own_too = experiment.measures(state.round), experiment.measures_own(state.round)
-        own = Own(self._federation, self._evaluator, state, watch or collector) if own_too else None
-        records, heard = self._ask(own or watch or collector)
-        after = collector.finish() if heard else dataclasses.replace(state, round=state.round + 1)
-        self.state = self._evaluator.refresh(after) if measured else after
-        accuracy, loss = self._evaluator.score(self.state) if measured else (None, None)
+        """Run the next round.
+
+        Raises:
+            InputError: all clients failed; the run is left as it was before the round.
+        """
+        begun, observers, before = time.perf_counter(), self._observers.values(), self.state
+        for observer in observers:
+            observer.round_began(before)
+        phase = self._federation.method.phase(before)
+        collector = self._federation.method.collect(self._federation.context, before)
+        records, heard = self._ask(collector)
+        _check_some_trained(before.round, records, len(self._federation.context.clients))
+        after = collector.finish() if heard else dataclasses.replace(before, round=before.round + 1)
+        outcome = self._measured(self._scored(after, phase, records, begun))
+        history, unsettled = (*self.history, outcome.record), list(observers)
+        self._unsettled, self.state, self.history = unsettled, outcome.state, history
+        for observer in observers:
+            observer.round_ended(outcome)
+        self._settle()
+        return outcome
+
+    def _settle(self) -> None:
+        """Tell the observers where the run stands, once per round."""
+        run_state = self.run_state
+        while self._unsettled:
+            self._unsettled.pop(0).state_settled(run_state)
+
+    def _scored(self, after: ServerState, phase: str, records: list[ClientRecord], begun: float) -> Outcome:
+        """Return the round with the global model tested, where that is due."""
+        experiment = self._federation.experiment
+        accuracy = loss = None
+        if experiment.measures(self.state.round):
+            after = self._evaluator.refresh(after)
+            accuracy, loss = self._evaluator.score(after)
         record = RoundRecord(
-            round=self.state.round,
+            round=after.round,
             phase=phase,
             accuracy=accuracy,
             loss=loss,
@@ -134,47 +169,67 @@ class Course:
             statistics=self._evaluator.traffic,
             seconds=time.perf_counter() - begun,
             deadline=experiment.deadline,
-            personal=own.report() if own else None,
-            diagnostics=observer.report(watch) if observer and watch and heard else None,
         )
-        return Outcome(record, self.state)
+        return Outcome(record, after)
+
+    def _measured(self, outcome: Outcome) -> Outcome:
+        """Return the round with what the observers measured."""
+        figures: dict[str, Any] = {}
+        for name, observer in self._observers.items():
+            found = observer.figures(outcome)
+            twice = found.keys() & figures.keys()
+            if twice:
+                raise InputError(f"{name} gives a figure {min(twice)!r}, which another observer of the run gives too")
+            figures.update(found)
+        record = dataclasses.replace(outcome.record, figures=figures)
+        check_figures(record)
+        return Outcome(record, outcome.state)
 
     def _ask(self, collector: Collector) -> tuple[list[ClientRecord], int]:
         """Have this round's clients train and collect their replies: the records, and how many were collected."""
         method, context, state = self._federation.method, self._federation.context, self.state
-        records, heard = [], 0
+        records: list[ClientRecord] = []
+        came: list[Update] = []
+        heard = 0
         for result in self._task_results():
-            update, record = self._exchange.update(result), self._exchange.record(result)
+            update, record = self._exchange.update(state.round, result), self._exchange.record(result)
             problem = problem_of(method, context, state, update) if update else ""
             if update is None:
                 pass
             elif problem:
                 record = dataclasses.replace(record, status=REFUSED, problem=problem)
-            elif self._cohort.admit(state.round, update):
-                self._collect(collector, update)
+            elif method.waits_for_all(state) or self._cohort.admit(state.round, update):
+                self._take(update, collector, came)
                 heard += 1
             else:
                 record = dataclasses.replace(record, status=LATE)
             records.append(record)
-            if self._on_client is not None:
-                self._on_client(record)
+            for observer in self._observers.values():
+                observer.client_done(record)
         for update in self._cohort.arrivals(state.round):
             rebased = method.rebase(context, state, update)
             if rebased is not None:
-                self._collect(collector, rebased)
+                self._take(rebased, collector, came)
                 heard += 1
+        for update in self._safeguards.released(state, came):
+            collector.add(update)
         return records, heard
 
-    def _collect(self, collector: Collector, update: Update) -> None:
-        collector.add(update)
-        if self._on_update is not None:
-            self._on_update(self.state, update)
+    def _take(self, update: Update, collector: Collector, came: list[Update]) -> None:
+        """Hand an update to the collector, or keep it for the safeguards, which see all of a round's together."""
+        if self._safeguards.active:
+            came.append(update)
+        else:
+            collector.add(update)
+        for observer in self._observers.values():
+            observer.update_came(self.state, update)
 
     def _task_results(self) -> Iterator[TaskResult]:
-        """What comes of every client that takes part, in their order; those that drop out are not even started."""
+        """Yield what comes of every client that takes part, in their order; those that drop out are not started."""
         method, context, state = self._federation.method, self._federation.context, self.state
         present = self._fleet.reachable(state.round, self._cohort.asked(state.round))
         chosen = method.select(context, state, present) if present else ()
+        chosen = [self._federation.client_in(state.round, client) for client in chosen]
         lost = {client.index for client in chosen if self._cohort.drops_out(state.round, client)}
         sent = [client for client in chosen if client.index not in lost]
         results = self._fleet.train(state.round, sent, lambda client: self._exchange.task(state, client))
@@ -182,8 +237,25 @@ class Course:
             yield self._exchange.lose(state, client) if client.index in lost else next(results)
 
 
+def _named(observers: Sequence[Observer]) -> dict[str, Observer]:
+    """Name observers, by which their states are kept; the second one of a class has a number in its name."""
+    seen: Counter[str] = Counter()
+    named = {}
+    for observer in observers:
+        kind = type(observer).__name__
+        seen[kind] += 1
+        named[kind if seen[kind] == 1 else f"{kind} {seen[kind]}"] = observer
+    return named
+
+
+def _check_some_trained(round: int, records: Sequence[ClientRecord], clients: int) -> None:
+    """Refuse to go on where nobody can train: one failed client of several does not end the run."""
+    if len(records) >= min(2, clients) and all(record.status == FAILED for record in records):
+        raise InputError(f"{records[0].problem}; all {len(records)} clients of round {round + 1} failed")
+
+
 def full_cost(federation: Federation, rounds: int) -> Cost:
-    """What the first `rounds` rounds cost when the clients that are asked train the full model, as in FedAvg."""
+    """Count what the first `rounds` rounds cost when the clients that are asked train the full model, as in FedAvg."""
     message = packed_bytes(federation.initial)
     experiment, clients = federation.experiment, federation.context.clients
     forward = macs(federation.model, federation.context.example)

@@ -1,4 +1,4 @@
-"""Sets a run up: data, its partition over clients, the full model and its coupled groups."""
+"""Sets a run up: its data, their partition over clients, the full model and its coupled groups."""
 
 from __future__ import annotations
 
@@ -29,7 +29,19 @@ FEWEST_IMAGES = 2  # a client with one image has no batch that batch-norm can tr
 
 @dataclass(frozen=True)
 class Federation:
-    """Everything that stays the same over the rounds of one experiment; `origin` says where its weights are from."""
+    """Everything that stays the same over the rounds of one experiment.
+
+    Args:
+        experiment: what is run.
+        method: the federated method, with its options.
+        dataset: the data set; clients have parts of its training split.
+        shards: each client's data.
+        model: the full model with its initial weights.
+        context: what the method sees.
+        training: how clients train, but for the epochs, which depend on the round.
+        device: where the run computes.
+        origin: a phrase that says where the initial weights are from.
+    """
 
     experiment: Experiment
     method: Method
@@ -41,6 +53,18 @@ class Federation:
     device: torch.device
     origin: str
 
+    def client_in(self, round: int, client: Client) -> Client:
+        """A client with the ratio that it has in a round, counted from 0."""
+        ratio = self.experiment.ratio_in(round, client.ratio)
+        return client if ratio == client.ratio else dataclasses.replace(client, ratio=ratio)
+
+    def training_in(self, round: int) -> LocalTraining:
+        """How clients train in a round, counted from 0."""
+        experiment = self.experiment
+        return dataclasses.replace(
+            self.training, epochs=experiment.epochs_in(round), rate_factor=experiment.rate_factor(round)
+        )
+
     @property
     def initial(self) -> State:
         """The full model's state before the first round."""
@@ -48,10 +72,10 @@ class Federation:
 
 
 def set_up(experiment: Experiment) -> Federation:
-    """Read the data, deal it out, make the model, trace its coupled groups; all from the experiment's seed.
+    """Read the data, deal it out to clients, make the model and find its coupled groups, from the experiment's seed.
 
     Raises:
-        InputError: data, model or device can't be had, there are more clients than samples, a ratio leaves a layer
+        InputError: data, model or device are not available, there are more clients than samples, a ratio leaves a layer
             without channels, or the experiment is from a file and its model or data was given in Python.
     """
     _check_nothing_missing(experiment)
@@ -73,13 +97,13 @@ def set_up(experiment: Experiment) -> Federation:
 
 
 def set_up_own(experiment: Experiment, problem: Problem, samples: Sequence[int], here: int | None = None) -> Federation:
-    """The same for a user's own data and model; the experiment's names of data set and model are not looked at.
+    """Set a run up for a user's own data and model, in place of those that the experiment names.
 
     Args:
-        experiment: how many clients, which method, and so on.
+        experiment: the clients, the method and all other settings.
         problem: the user's functions.
-        samples: how many samples each client has; 0 where that isn't known, on the clients.
-        here: the client whose data is read, none on the server.
+        samples: how many samples each client has; 0 where that isn't known, which is on the clients.
+        here: the client whose data is read; by default none, as on the server.
 
     Raises:
         InputError: the functions don't give what they should, a ratio leaves a layer without channels, or the server is
@@ -87,7 +111,7 @@ def set_up_own(experiment: Experiment, problem: Problem, samples: Sequence[int],
     """
     for name in ("diagnostics", "personal"):
         if getattr(experiment, name):
-            raise InputError(f"{name} needs the clients' data on the server, which it hasn't when the data is your own")
+            raise InputError(f"{name} needs the clients' data on the server, which has none when the data is your own")
     for name in ("pretrained", "weights"):
         if getattr(experiment, name):
             raise InputError(f"{name} can't be used with a model of your own; load the weights in its model()")
@@ -100,10 +124,10 @@ def set_up_own(experiment: Experiment, problem: Problem, samples: Sequence[int],
 
 
 def with_data_of(federation: Federation, problem: Problem, client: int) -> Federation:
-    """The federation where one client is at home: its data, and how many samples it has.
+    """Return the federation with one client's own data in it, as it is where that client runs.
 
     Raises:
-        InputError: the user's function doesn't give what it should.
+        InputError: the user's function doesn't return what it should.
     """
     own = problem.client_data(client, federation.experiment.clients)
     check_labels(f"data of client {client}", own.labels, len(federation.dataset.classes))
@@ -127,28 +151,24 @@ def _assemble(
     shards: tuple[LocalData, ...],
     samples: list[int],
 ) -> Federation:
-    for name in ("augment", "channels_last"):
-        if getattr(experiment, name) and len(dataset.shape) != 3:
-            raise InputError(f"{name} is for images [channels, height, width]; found samples {list(dataset.shape)}")
+    _check_images(experiment, dataset)
     device = _device(experiment.device)
     method = create_method(experiment.method, **experiment.options)
     groups = coupled_groups(model, dataset.shape)
-    clients = tuple(
-        Client(index, *traits)
-        for index, traits in enumerate(
-            zip(samples, _ratios(experiment, model, groups, samples, dataset.shape), experiment.devices, strict=True)
-        )
-    )
     context = MethodContext(
         model=model,
         groups=groups,
         parameters=tuple(dict(model.named_parameters())),
-        clients=clients,
+        clients=_clients(experiment, samples, _ratios(experiment, model, groups, samples, dataset.shape)),
         seed=experiment.seed,
         example=torch.zeros(1, *dataset.shape),
         classifier=_rows_of_classes(model, len(dataset.classes)),
+        rounds=experiment.rounds,
     )
     method.check(context)
+    if experiment.first_ratio is not None:
+        first = [dataclasses.replace(client, ratio=experiment.ratio_in(0, client.ratio)) for client in context.clients]
+        method.check(dataclasses.replace(context, clients=tuple(first)))
     return Federation(
         experiment=experiment,
         method=method,
@@ -156,24 +176,42 @@ def _assemble(
         shards=shards,
         model=model,
         context=context,
-        training=LocalTraining(
-            experiment.epochs,
-            experiment.batch_size,
-            experiment.learning_rate,
-            experiment.momentum,
-            experiment.weight_decay,
-            experiment.augment,
-            measure_variance=experiment.diagnostics,
-            amp=experiment.amp,
-            channels_last=experiment.channels_last,
-        ),
+        training=_training(experiment, method),
         device=device,
         origin=origin,
     )
 
 
+def _check_images(experiment: Experiment, dataset: Dataset) -> None:
+    for name in ("augment", "channels_last"):
+        if getattr(experiment, name) and len(dataset.shape) != 3:
+            raise InputError(f"{name} is for images [channels, height, width]; found samples {list(dataset.shape)}")
+
+
+def _clients(experiment: Experiment, samples: Sequence[int], ratios: Sequence[float]) -> tuple[Client, ...]:
+    return tuple(
+        Client(index=index, samples=count, ratio=ratio, device=device)
+        for index, (count, ratio, device) in enumerate(zip(samples, ratios, experiment.devices, strict=True))
+    )
+
+
+def _training(experiment: Experiment, method: Method) -> LocalTraining:
+    return LocalTraining(
+        epochs=experiment.epochs,
+        batch_size=experiment.batch_size,
+        learning_rate=experiment.learning_rate,
+        momentum=experiment.momentum,
+        weight_decay=experiment.weight_decay,
+        augment=experiment.augment,
+        measure_variance=experiment.diagnostics,
+        amp=experiment.amp,
+        channels_last=experiment.channels_last,
+        clip_norm=method.clip_norm if experiment.clip_norm is None else experiment.clip_norm,
+    )
+
+
 def coupled_groups(model: nn.Module, shape: tuple[int, ...]) -> Coupling:
-    """The coupled groups of a classifier for images of `shape` (channels, height, width), its outputs left alone.
+    """Find the coupled groups of a classifier for images of `shape` (channels, height, width); its outputs stay.
 
     Raises:
         InputError: nothing of the model can be pruned, or it does not run on such images.
@@ -199,7 +237,7 @@ def _ratios(
 
 
 def _outputs(model: nn.Module, test: Split) -> int:
-    """How many classes the model tells apart.
+    """Count the classes that the model tells apart.
 
     Raises:
         InputError: the model does not run on the test data, or has fewer classes than the data.
@@ -224,7 +262,7 @@ def _rows_of_classes(model: nn.Module, classes: int) -> tuple[str, ...]:
 
 
 def _check_nothing_missing(experiment: Experiment) -> None:
-    """Refuse what a file can't give back: it is named there, and has to be given again."""
+    """Refuse a model or data set that a file only names, so that it has to be given again."""
     for what, value, again in (
         ("model", experiment.model, "or --model module:factory"),
         ("dataset", experiment.dataset, "or hfp.data.register_dataset"),

@@ -1,4 +1,4 @@
-"""How many of the processor's threads a run computes with."""
+"""Sets how many of the processor's threads a run computes with."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SMALL_STEP = 50_000_000  # multiply-accumulates of a forward batch below which t
 
 
 def use_threads(threads: int | None, federation: Federation) -> None:
-    """Compute with as many threads; without a number with one where a step of the full model is too small to share.
+    """Compute with this many threads, by default with one where a step of the full model is too small to share.
 
     Raises:
         InputError: the number is below 1.
@@ -24,5 +24,5 @@ def use_threads(threads: int | None, federation: Federation) -> None:
 
 
 def _step_work(federation: Federation) -> int:
-    """Multiply-accumulates of one batch through the full model."""
+    """Count the multiply-accumulates of one batch through the full model."""
     return macs(federation.model, federation.context.example) * federation.experiment.batch_size

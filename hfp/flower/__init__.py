@@ -1,8 +1,14 @@
 """hfp's federated methods on Flower: a ServerApp and a ClientApp around the method objects that `hfp run` runs.
 
-An app's pyproject.toml names ``hfp.flower.server:app`` and ``hfp.flower.client:app``; `examples/flower/` is one. Only
-this package knows Flower, which ``pip install "hfp[flower]"`` brings (``hfp[flower-sim]`` with its simulation), on
-Python 3.11 or newer.
+An app's pyproject.toml names ``hfp.flower.server:app`` and ``hfp.flower.client:app``; `examples/flower/` is one.
+
+Read `server` first, the course of a run. `fleet` gives tasks to the clients, `nodes` knows which nodes are there,
+`conversation` sends one message to each of several clients, and `post` sends and receives. `wire` writes what a message
+says, as a `letter`. On a node, `client` passes letters on to the `worker`, where `workshop` answers them. `local`
+starts a deployment on this machine to try things out, with certificates from `keys`.
+
+Only this package imports Flower, which ``pip install "hfp[flower]"`` installs (``hfp[flower-sim]`` with its
+simulation), on Python 3.11 or newer.
 """
 
 from __future__ import annotations
@@ -15,7 +21,7 @@ def require_flower() -> None:
     """Refuse to go on without Flower.
 
     Raises:
-        InputError: this Python is too old for it, or it isn't installed.
+        InputError: this Python is too old for Flower, or Flower isn't installed.
     """
     from hfp.errors import InputError
 

@@ -1,7 +1,7 @@
-"""The ClientApp, ``hfp.flower.client:app``: passes letters on to where torch is, and the answers back.
+"""The ClientApp, ``hfp.flower.client:app``, which passes letters on to where torch is, and the answers back.
 
-Flower starts a process for every message. Loading torch there would cost seconds each time, so a worker that a node
-keeps between messages (`hfp.flower.worker`) does the work; in simulation, whose processes stay, it is done right here.
+Flower starts a process for every message. Loading torch there would cost seconds each time, so the work is done by a
+worker that a node keeps between messages (`hfp.flower.worker`). In simulation, whose processes stay, it is done here.
 """
 
 from __future__ import annotations

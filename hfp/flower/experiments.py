@@ -1,4 +1,4 @@
-"""A run's experiment from its configuration, as Flower gives it: flat, with plain values, text for what has several."""
+"""Makes a run's experiment from its configuration on Flower, which is a flat table of plain values."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ from hfp.settings import ONE, settings_of
 
 
 def experiment_from(config: Mapping[str, Any]) -> Experiment:
-    """The experiment in a run's configuration. Empty texts count as not given; what isn't there keeps its default.
+    """Make the experiment of a run's configuration.
 
-    ``ratio`` and ``profile`` may list several, ``"0.25,0.5"``; ``options`` and ``budget`` are pairs, ``"warmup=1"``.
+    Args:
+        config: names with dashes to plain values. A missing name or an empty text keeps the default. ``ratio`` and
+            ``profile`` may list several values as ``"0.25,0.5"``; ``options`` and ``budget`` are pairs such as
+            ``"warmup=1"``.
 
     Raises:
         InputError: a name isn't known, or a value can't be used.

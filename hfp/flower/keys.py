@@ -1,4 +1,4 @@
-"""Certificates and node keys for trying things out on one machine; a real deployment brings its own."""
+"""Makes certificates and node keys to try things out on one machine. A real deployment brings its own."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DAYS = 30
 
 
 def make_certificates(folder: Path) -> None:
-    """An authority ``ca.crt``, and ``server.crt`` and ``server.key`` for this machine that it vouches for."""
+    """Write an authority's ``ca.crt``, and ``server.crt`` and ``server.key`` for this machine that it has signed."""
     authority, key = ec.generate_private_key(ec.SECP384R1()), ec.generate_private_key(ec.SECP384R1())
     issuer = _name("hfp local authority")
     ca = _certificate(issuer, issuer, authority, authority)
@@ -27,7 +27,7 @@ def make_certificates(folder: Path) -> None:
 
 
 def make_node_key(path: Path) -> None:
-    """A node's private key at `path` and its public one beside it, ``.pub``: P-384, in OpenSSH's format."""
+    """Write a node's private key (P-384, in OpenSSH's format) to `path`, and its public one beside it as ``.pub``."""
     key = ec.generate_private_key(ec.SECP384R1())
     _write_private(path, key, serialization.PrivateFormat.OpenSSH)
     public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)

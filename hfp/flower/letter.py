@@ -1,4 +1,4 @@
-"""A message as header and body, and as Flower's records. Torch is not imported: a ClientApp only passes letters on."""
+"""A message as header and body, and as Flower's records. Torch is not imported, since a ClientApp only passes it on."""
 
 from __future__ import annotations
 
@@ -17,14 +17,19 @@ NUMPY = "numpy.ndarray"
 
 @dataclass(frozen=True)
 class Letter:
-    """A message: `header` is JSON, `body` the packed tensors."""
+    """A message.
+
+    Args:
+        header: a JSON document.
+        body: the packed tensors.
+    """
 
     header: str
     body: bytes = b""
 
 
 def to_records(letter: Letter) -> RecordDict:
-    """One array of bytes, however many tensors there are (Flower's cost is per array), and one text."""
+    """Turn a letter into one text and one array of bytes, because Flower's cost is per array."""
     records = RecordDict({HEADER: ConfigRecord({HEADER: letter.header})})
     if letter.body:
         records[BODY] = ArrayRecord({BODY: Array(np.frombuffer(letter.body, dtype=np.uint8))})
@@ -32,10 +37,10 @@ def to_records(letter: Letter) -> RecordDict:
 
 
 def from_records(records: RecordDict) -> Letter:
-    """The letter that `to_records` was given.
+    """Read the letter that `to_records` was given.
 
     Raises:
-        InputError: there is no such text, or something else than a row of bytes.
+        InputError: the header is missing, or the body is no row of bytes.
     """
     texts = records.config_records.get(HEADER)
     header = None if texts is None else texts.get(HEADER)
@@ -51,7 +56,7 @@ def from_records(records: RecordDict) -> Letter:
 
 
 def _bytes_of(data: bytes) -> bytes:
-    """What an array file of bytes holds; its header is checked before anything is allocated."""
+    """Read the bytes in a file of numpy's format; its header is checked before anything is allocated."""
     buffer = BytesIO(data)
     try:
         version = npy.read_magic(buffer)

@@ -1,4 +1,4 @@
-"""A SuperLink and its nodes as processes on this machine, to try things out on: started here, stopped here."""
+"""Runs a SuperLink and its nodes as processes on this machine, to try things out."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ QUIET: Mapping[str, str] = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",
 }
-"""No word to the internet, and short waits of the processes for each other."""
+"""These keep Flower from contacting the internet, and shorten the waits of its processes for each other."""
 
 HOST = "127.0.0.1"
 CONNECTION = "local-deployment"
@@ -37,10 +37,13 @@ STOP = 15.0  # seconds to end by itself
 
 @dataclass
 class LocalDeployment:
-    """A SuperLink and nodes on loopback, in a folder that has their logs, keys and Flower's own files.
+    """A SuperLink and nodes on loopback. At the end of a ``with`` block everything that was started is stopped.
 
-    `secure` encrypts with TLS and admits only nodes whose keys are registered. `simulation` has the SuperLink simulate
-    nodes instead. Used in a ``with`` block, everything that was started is stopped at its end.
+    Args:
+        folder: has the processes' logs, the keys and Flower's own files.
+        secure: encrypt with TLS, and admit only nodes whose keys are registered.
+        simulation: have the SuperLink simulate nodes.
+        environment: further environment variables of the processes.
     """
 
     folder: Path
@@ -49,7 +52,7 @@ class LocalDeployment:
     environment: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Make the folder, and keys where they are needed.
+        """Make the folder, and keys where `secure` needs them.
 
         Raises:
             InputError: Flower isn't installed.
@@ -75,12 +78,12 @@ class LocalDeployment:
 
     @property
     def home(self) -> Path:
-        """Flower's folder."""
+        """The folder with Flower's own files."""
         return self.folder / "flower"
 
     @property
     def address(self) -> str:
-        """Where the SuperLink listens."""
+        """The address that the SuperLink listens at."""
         return f"{HOST}:{self.port}"
 
     @property
@@ -88,17 +91,17 @@ class LocalDeployment:
         """The SuperLink's process.
 
         Raises:
-            InputError: there is none.
+            InputError: no SuperLink has been started.
         """
         if self._link is None:
             raise InputError("no SuperLink has been started")
         return self._link
 
     def start_link(self) -> None:
-        """Start the SuperLink, or start it again with what it had.
+        """Start the SuperLink, or start it again with its earlier state.
 
         Raises:
-            InputError: it ends, or doesn't answer.
+            InputError: the SuperLink ends, or doesn't answer.
         """
         tls = ["--ssl-ca-certfile", "ca.crt", "--ssl-certfile", "server.crt", "--ssl-keyfile", "server.key"]
         mode = [*tls, "--enable-supernode-auth"] if self.secure else ["--insecure"]
@@ -112,7 +115,13 @@ class LocalDeployment:
             time.sleep(0.1)
 
     def start_node(self, name: str, config: str, key: str | None = None) -> subprocess.Popen[bytes]:
-        """Start a node; `config` is its ``--node-config``, `key` its private key (its own by default)."""
+        """Start a node.
+
+        Args:
+            name: what its log is called.
+            config: its ``--node-config``.
+            key: its private key's file; by default the one of its name.
+        """
         mode = ["--insecure"]
         if self.secure:
             mode = ["--root-certificates", "ca.crt"]
@@ -124,7 +133,7 @@ class LocalDeployment:
         return process
 
     def start_nodes(self, count: int) -> None:
-        """Start nodes for clients 0 to count - 1, registered where that is needed."""
+        """Start nodes for clients 0 to `count` - 1, and register their keys where `secure` needs that."""
         for client in range(count):
             name = f"node-{client}"
             if self.secure:
@@ -135,7 +144,7 @@ class LocalDeployment:
         """Make a node's key and have the SuperLink admit it.
 
         Raises:
-            InputError: the SuperLink refuses.
+            InputError: the SuperLink refuses the key.
         """
         from hfp.flower.keys import make_node_key
 
@@ -145,7 +154,7 @@ class LocalDeployment:
             raise InputError(f"{name} can't be registered: {done.stdout.strip()[-300:]}")
 
     def flwr(self, *words: str, timeout: float | None = None) -> subprocess.CompletedProcess[str]:
-        """Run one of Flower's own commands; standard error is in its output."""
+        """Run one of Flower's own commands. Its standard error is in the output too."""
         return subprocess.run(
             ["flwr", *words],
             env=self._environment,
@@ -158,7 +167,7 @@ class LocalDeployment:
         )
 
     def run_words(self, app: Path, config: Sequence[str] = (), nodes: int | None = None) -> list[str]:
-        """The ``flwr run`` that runs an app here."""
+        """Return the words of the ``flwr run`` command that runs an app here."""
         words = ["flwr", "run", str(app), CONNECTION, "--stream"]
         for part in config:
             words += ["--run-config", part]
@@ -169,7 +178,7 @@ class LocalDeployment:
         return self.start(self.run_words(app, config, nodes), "run")
 
     def last_run_completed(self) -> bool:
-        """Whether the run that was submitted last has ended well; ``flwr run`` itself does not say."""
+        """Tell whether the run that was submitted last has completed, which ``flwr run`` itself does not say."""
         listed = self.flwr("list", CONNECTION, "--format", "json").stdout
         try:
             runs = json.loads(listed[listed.index("{") :])["runs"]
@@ -179,7 +188,7 @@ class LocalDeployment:
         return newest is not None and newest["status"] == "finished:completed"
 
     def log(self, name: str) -> Path:
-        """Where a process's output is."""
+        """Return the file with a process's output."""
         return self.folder / f"{name}.log"
 
     def start(self, words: Sequence[str], name: str, *, here: bool = False) -> subprocess.Popen[bytes]:
@@ -204,7 +213,7 @@ class LocalDeployment:
             )
 
     def stop(self, process: subprocess.Popen[bytes], *, kill: bool = False) -> None:
-        """End a process and the ones it started."""
+        """End a process and those that it started."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL if kill else signal.SIGTERM)
         try:
@@ -215,7 +224,7 @@ class LocalDeployment:
             process.wait()
 
     def stop_all(self) -> None:
-        """End everything that was started, and what a killed SuperLink or node has left behind."""
+        """End everything that was started, and the processes that a killed SuperLink or node has left."""
         processes = [*self.nodes.values(), *([self._link] if self._link else [])]
         for process in processes:
             with contextlib.suppress(ProcessLookupError):
@@ -227,7 +236,7 @@ class LocalDeployment:
                 os.kill(left, signal.SIGKILL)
 
     def _left_behind(self) -> list[int]:
-        """Processes with this deployment's own folder in their environment (where /proc tells)."""
+        """Find the processes with this deployment's folder in their environment, where the system has /proc."""
         marker, found = f"FLWR_HOME={self.home}\0".encode(), []
         for entry in Path("/proc").glob("[0-9]*/environ"):
             with contextlib.suppress(OSError):
@@ -254,7 +263,7 @@ class LocalDeployment:
 
 
 def free_port() -> int:
-    """A port that nobody listens on now."""
+    """Find a port that nobody listens on now."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return int(probe.getsockname()[1])

@@ -1,26 +1,29 @@
-"""The ServerApp, ``hfp.flower.server:app``: the course of a run on Flower's nodes, with a checkpoint every round."""
+"""The ServerApp, ``hfp.flower.server:app``, which runs an experiment on Flower's nodes with a checkpoint per round."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from hfp.errors import InputError
 from hfp.federation.experiment import Experiment
+from hfp.federation.observer import Observer
 from hfp.federation.problem import load_problem
-from hfp.federation.records import RoundRecord, Run
-from hfp.federation.rounds import Course, full_cost
+from hfp.federation.records import Run
+from hfp.federation.rounds import Course, Outcome
 from hfp.federation.setup import Federation, set_up, set_up_own
 from hfp.federation.threads import use_threads
 from hfp.flower.experiments import experiment_from
-from hfp.flower.nodes import Flower, Nodes
+from hfp.flower.fleet import Flower
+from hfp.flower.nodes import Nodes
 from hfp.flower.settings import Settings, problem_file, settings_from
-from hfp.results.checkpoint import CHECKPOINT, Checkpoint, load_checkpoint, save_checkpoint
+from hfp.results.checkpoint import Checkpoint, load_checkpoint
 from hfp.results.folder import RunFolder, default_folder
+from hfp.results.keeping import RunFiles
 from hfp.results.model_files import ModelFiles
 from hfp.results.plots import save_curves
 from hfp.results.report import round_line
@@ -52,56 +55,35 @@ def run(grid: Grid, experiment: Experiment, settings: Settings, say: Callable[[s
             the checkpoint to go on from is of another experiment, or taken up by another process.
     """
     say = say or _say
-    before = _checkpoint(experiment, settings)
-    folder = RunFolder(_folder(experiment, settings), resumed=before is not None)
+    before = _checkpoint(experiment, settings, say)
+    folder = _folder(experiment, settings, resumed=before is not None)
     nodes = Nodes(grid, settings, experiment.clients, say)
     federation = _federation(experiment, settings, nodes)
+    if before is not None:
+        before.check(experiment, federation)
     use_threads(settings.threads or None, federation)
-    folder.configure(experiment)
-    models = ModelFiles(folder.path)
-    models.run_began(federation, before.history if before else ())
+    folder.make()
+    folder.configure(experiment, {"threads": torch.get_num_threads(), "nodes": experiment.clients})
     say(f"{experiment.method} on {experiment.clients} nodes; written to {folder.path.resolve()}")
     fleet = Flower(nodes, federation.context, federation.initial)
-    course = Course(federation, fleet, before.run_state if before else None)
-    history = list(before.history) if before else []
-    keeper = _Keeper(folder.path / CHECKPOINT)
-    for _ in range(len(history), experiment.rounds):
-        outcome = course.advance()
-        history.append(outcome.record)
-        keeper.save(Checkpoint(experiment, tuple(history), course.run_state))
-        folder.rewrite(history)
-        models.state_settled(course.run_state)
-        _tell(outcome.record, experiment.rounds, say)
-    done = Run(experiment, tuple(history), course.state.weights, full_cost(federation, len(history)))
-    folder.save_model(experiment, done.global_state)
+    observers = [ModelFiles(folder.path), RunFiles(folder), _Told(experiment.rounds, say)]
+    done = Course(federation, fleet, before.run_state if before else None, observers).run()
     _picture(done, folder, say)
     return done
 
 
-class _Keeper:
-    """Saves checkpoints, unless somebody else has: of a SuperLink that was killed a ServerApp may have been left."""
+class _Told(Observer):
+    """Says what came of every round, and of the clients with a problem."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._last = self._stamp()
+    def __init__(self, rounds: int, say: Callable[[str], None]) -> None:
+        self._rounds, self._say = rounds, say
 
-    def save(self, checkpoint: Checkpoint) -> None:
-        """Write it.
-
-        Raises:
-            InputError: the run was taken up by another process meanwhile.
-        """
-        if self._stamp() != self._last:
-            raise InputError(f"another process goes on with the run in {self._path.parent}; this one leaves it alone")
-        save_checkpoint(self._path, checkpoint)
-        self._last = self._stamp()
-
-    def _stamp(self) -> tuple[int, int] | None:
-        try:
-            status = self._path.stat()
-        except FileNotFoundError:
-            return None
-        return status.st_ino, status.st_mtime_ns
+    def round_ended(self, outcome: Outcome) -> None:
+        self._say(round_line(outcome.record, self._rounds))
+        for client in outcome.record.clients:
+            if client.problem:
+                problem = f" ({client.problem})"
+                self._say(CLIENT_LINE.format(client=client.client, status=client.status, problem=problem))
 
 
 def _federation(experiment: Experiment, settings: Settings, nodes: Nodes) -> Federation:
@@ -119,28 +101,20 @@ def _federation(experiment: Experiment, settings: Settings, nodes: Nodes) -> Fed
     return set_up_own(experiment, load_problem(path), samples)
 
 
-def _checkpoint(experiment: Experiment, settings: Settings) -> Checkpoint | None:
+def _checkpoint(experiment: Experiment, settings: Settings, say: Callable[[str], None]) -> Checkpoint | None:
     if not settings.resume:
         return None
-    found = load_checkpoint(Path(settings.resume) / CHECKPOINT)
-    mine, theirs = (json.loads(json.dumps(one.as_dict())) for one in (experiment, found.experiment))
-    differing = ", ".join(
-        f"{name} {theirs[name]!r}" for name in mine if name != "rounds" and mine[name] != theirs[name]
-    )
-    if differing:
-        raise InputError(f"the run in {settings.resume} is of another experiment: it has {differing}")
+    found = load_checkpoint(Path(settings.resume), say)
+    found.check(experiment)
     return found
 
 
-def _folder(experiment: Experiment, settings: Settings) -> Path:
-    return Path(settings.resume or settings.out) if settings.resume or settings.out else default_folder(experiment)
-
-
-def _tell(record: RoundRecord, rounds: int, say: Callable[[str], None]) -> None:
-    say(round_line(record, rounds))
-    for client in record.clients:
-        if client.problem:
-            say(CLIENT_LINE.format(client=client.client, status=client.status, problem=f" ({client.problem})"))
+def _folder(experiment: Experiment, settings: Settings, resumed: bool) -> RunFolder:
+    """Make the run's folder, without a lock: a ServerApp that a killed SuperLink left gives way to a new one."""
+    given = settings.resume or settings.out
+    if not given:
+        return RunFolder(default_folder(experiment), numbered=True)
+    return RunFolder(Path(given), resumed=resumed)
 
 
 def _picture(run: Run, folder: RunFolder, say: Callable[[str], None]) -> None:

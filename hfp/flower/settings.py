@@ -1,4 +1,4 @@
-"""What a run on Flower has beside its experiment. Torch is not imported: a ClientApp reads this."""
+"""What a run on Flower has beside its experiment. Torch is not imported, since a ClientApp reads this."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Settings:
     )
     round_timeout: float = setting(
         600.0,
-        "A round ends this long after its tasks went out, without those who have not answered.",
+        "A round ends this long after its tasks went out, without the clients that have not answered.",
         within="(0, inf)",
         unit="seconds",
     )
@@ -52,7 +52,7 @@ class Settings:
     )
     worker: bool = setting(
         True,
-        "A process holds torch for a client between rounds; else every process that Flower starts loads torch again.",
+        "A process keeps torch loaded between a client's rounds; otherwise every process of Flower's loads it again.",
     )
 
     def __post_init__(self) -> None:
@@ -62,7 +62,7 @@ class Settings:
 
 
 def settings_from(config: Mapping[str, Any]) -> Settings:
-    """The settings in a run's configuration.
+    """Read the settings in a run's configuration.
 
     Raises:
         InputError: a value is of another kind or out of its range.
@@ -71,7 +71,7 @@ def settings_from(config: Mapping[str, Any]) -> Settings:
 
 
 def problem_file(settings: Settings) -> Path | None:
-    """Where the user's own problem is, None without one. Flower puts the app's folder first on the module path.
+    """Find the file of the user's own problem, None without one. Flower puts the app's folder on the module path.
 
     Raises:
         InputError: there is no such module.
@@ -88,10 +88,10 @@ def problem_file(settings: Settings) -> Path | None:
 
 
 def fields_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration under the names that fields have in Python."""
+    """Return the configuration under the names that fields have in Python."""
     return {str(name).replace("-", "_"): value for name, value in config.items()}
 
 
 def dashed(name: str) -> str:
-    """A field's name as a configuration has it."""
+    """Return a field's name as a configuration has it."""
     return name.replace("_", "-")

@@ -1,8 +1,8 @@
-"""What a message between server and client says: a header of plain JSON, and the tensors as `hfp.costs.payload`.
+"""Writes and reads what a message between server and client says: a header of plain JSON, and packed tensors.
 
-Shapes that both sides know from the plan are not sent, nor is a plan that keeps every channel; of other plans each
-coupled group is a window of channels where it is one, else a bit a channel. Everything that is read is checked before
-it is used, and sizes before anything is allocated.
+Shapes that both sides know from the plan are not sent, and neither is a plan that keeps every channel. In other plans a
+coupled group is sent as a window of channels where it is one, and else as one bit per channel. Everything that is read
+is checked before it is used, and sizes are checked before anything is allocated.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ Layout = Mapping[str, tuple[torch.Size, torch.dtype]]
 
 
 def write_task(context: MethodContext, round: int, client: Client, task: Task, has: Iterable[str] = ()) -> Letter:
-    """A task for a client that still `has` some of what the task takes as known; the rest is sent."""
+    """Write a task for a client that still `has` some of what the task takes as known; the rest is sent."""
     again = {name: tensor for name, tensor in task.known.items() if name not in set(has)}
     tensors = {**task.tensors, **again}
     header = {
@@ -70,11 +70,20 @@ def write_task(context: MethodContext, round: int, client: Client, task: Task, h
 
 
 def read_task(context: MethodContext, letter: Letter, client: int, kept: State) -> tuple[int, float, Task]:
-    """The round, the client's ratio and the task; `kept` is what the client has of earlier rounds.
+    """Read a task.
+
+    Args:
+        context: what stays the same over the run.
+        letter: what `write_task` wrote.
+        client: who reads it.
+        kept: what the client has of earlier rounds.
+
+    Returns:
+        The round, the client's ratio and the task.
 
     Raises:
         InputError: this is no task for the client, or it is damaged.
-        Forgotten: the task builds on something that the client has no longer.
+        Forgotten: the task builds on something that the client no longer has.
     """
     fields = _load(letter.header, "task")
     if _whole(fields, "client") != client:
@@ -96,11 +105,11 @@ def read_task(context: MethodContext, letter: Letter, client: int, kept: State) 
 
 
 class Forgotten(InputError):
-    """A client has not what a task takes as known; the server sends it again."""
+    """A client lacks something that a task takes as known, so that the server sends it again."""
 
 
 def write_reply(context: MethodContext, task: Task, reply: Reply, kept: Iterable[str] = ()) -> Letter:
-    """What a client answers to a task, and the names of what it keeps for later ones."""
+    """Write what a client answers to a task, and the names of what it keeps for later tasks."""
     header = {
         "kind": "reply",
         "figures": {
@@ -115,7 +124,7 @@ def write_reply(context: MethodContext, task: Task, reply: Reply, kept: Iterable
 
 
 def read_reply(context: MethodContext, task: Task, letter: Letter) -> tuple[Reply, frozenset[str]]:
-    """The reply to a task, and what the client keeps.
+    """Read the reply to a task, and the names of what the client keeps.
 
     Raises:
         InputError: this is no reply, or it is damaged.
@@ -134,12 +143,12 @@ def read_reply(context: MethodContext, task: Task, letter: Letter) -> tuple[Repl
 
 
 def write_failure(kind: str, problem: str) -> Letter:
-    """That a client can't answer, and why; `kind` is `FAILED` or `FORGOTTEN`."""
+    """Write that a client can't answer, and why; `kind` is `FAILED` or `FORGOTTEN`."""
     return Letter(_dump({"kind": kind, "problem": problem[:MOST_WORDS]}))
 
 
 def failure_in(letter: Letter) -> tuple[str, str] | None:
-    """The kind of failure and the client's words, None where the letter is something else."""
+    """Return the kind of failure and the client's words, None where the letter is something else."""
     for kind in (FAILED, FORGOTTEN):
         try:
             return kind, str(_load(letter.header, kind).get("problem", ""))[:MOST_WORDS]
@@ -149,12 +158,12 @@ def failure_in(letter: Letter) -> tuple[str, str] | None:
 
 
 def write_hello(client: int, samples: int, architecture: str) -> Letter:
-    """What a node says of itself when it is asked first."""
+    """Write what a node says of itself when it is first asked."""
     return Letter(_dump({"kind": "hello", "client": client, "samples": samples, "digest": architecture}))
 
 
 def read_hello(letter: Letter) -> tuple[int, int, str]:
-    """Which client a node is, how many samples it has, and the `digest` of its model.
+    """Read which client a node is, how many samples it has, and the `digest` of its model.
 
     Raises:
         InputError: this is no such message.
@@ -164,12 +173,12 @@ def read_hello(letter: Letter) -> tuple[int, int, str]:
 
 
 def write_state(kind: str, state: State, known: Layout) -> Letter:
-    """Tensors alone: the global model on its way to a client, or a client's statistics on their way back."""
+    """Write tensors alone: the global model for a client, or a client's statistics for the server."""
     return Letter(_dump({"kind": kind, **_described(state, known)}), pack(state))
 
 
 def read_state(kind: str, letter: Letter, known: Layout) -> dict[str, Tensor]:
-    """The tensors that `write_state` was given, which must be those of `known`.
+    """Read the tensors that `write_state` was given, which must be those of `known`.
 
     Raises:
         InputError: others, damaged ones, or values that are not finite.
@@ -186,7 +195,7 @@ def read_state(kind: str, letter: Letter, known: Layout) -> dict[str, Tensor]:
 
 
 def read_own_state(kind: str, letter: Letter) -> dict[str, Tensor]:
-    """Tensors of any shapes, as the header describes them: what a client itself has written.
+    """Read tensors of any shapes, as the header describes them, which a client itself has written.
 
     Raises:
         InputError: the letter is damaged.
@@ -196,25 +205,25 @@ def read_own_state(kind: str, letter: Letter) -> dict[str, Tensor]:
 
 
 def compact_layout(context: MethodContext, index_map: IndexMap) -> Layout:
-    """Shape and dtype of every tensor of a compact model."""
+    """Return the shape and dtype of every tensor of a compact model."""
     full = context.model.state_dict()
     return {name: (torch.Size(place.compact_shape), full[name].dtype) for name, place in index_map.tensors.items()}
 
 
 def statistics_layout(state: State) -> Layout:
-    """Shape and dtype of a full model's batch-norm statistics, as a client sends them."""
+    """Return the shape and dtype of a full model's batch-norm statistics, as a client sends them."""
     return layout({n: t for n, t in state.items() if n.endswith(("running_mean", "running_var"))})
 
 
 def digest(context: MethodContext, state: State) -> str:
-    """A short word for the architecture: both sides must have the same names, shapes and coupled groups."""
+    """Return a hash of the architecture's names, shapes and coupled groups, which both sides must have in common."""
     tensors = [f"{name} {list(tensor.shape)} {tensor.dtype}" for name, tensor in state.items()]
     groups = [f"{name} {size}" for name, size in context.groups.sizes.items()]
     return hashlib.sha256("\n".join([*tensors, *groups]).encode()).hexdigest()[:16]
 
 
 def _described(tensors: State, known: Layout) -> dict[str, Any]:
-    """How many of the leading tensors are as known, and name, dtype and shape of all others."""
+    """Describe tensors by how many of the first are as known, and the name, dtype and shape of all others."""
     found = layout(tensors)
     same = bool(known) and list(found.items())[: len(known)] == list(known.items())
     others = list(found.items())[len(known) if same else 0 :]

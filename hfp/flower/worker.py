@@ -31,7 +31,7 @@ from hfp.flower.letter import Letter
 IDLE = 900.0  # seconds without a message after which a worker ends
 WATCH = 2.0  # seconds between looks at whether the node's process is still there
 START = 120.0  # seconds that a worker may take to load torch
-_STARTED: list[subprocess.Popen[bytes]] = []  # held, since Python warns of a running child that nothing refers to
+_STARTED: list[subprocess.Popen[bytes]] = []  # kept, since Python warns of a running child that nothing refers to
 
 
 def ask(name: str, request: dict[str, Any], letter: Letter, kept: Letter | None) -> tuple[Letter, Letter | None]:

@@ -1,4 +1,4 @@
-"""The client's side with torch in it: letters are answered from a client's data. Lives as long as its process does."""
+"""The client's side with torch in it, which answers letters from a client's data for as long as its process lives."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Workshop:
         self._of = lru_cache(maxsize=OWN_CLIENTS if problem else 1)(self._set_up)
 
     def answer(self, kind: str, letter: Letter, client: int, clients: int, kept: Letter | None) -> AnswerAndKept:
-        """The answer to a letter of some kind, and what the client is to keep now; failures are answers too."""
+        """Answer a letter of some kind, and return what the client keeps from now on. A failure is an answer too."""
         try:
             return self._answer(kind, letter, client, clients, kept)
         except wire.Forgotten as error:
@@ -85,7 +85,7 @@ class Workshop:
         return answer, wire.write_state(wire.KEPT, after, {}) if after else kept
 
     def _set_up(self, index: int) -> tuple[Federation, Clients]:
-        """Where one client is at home, or all of them; tracing the model is done once."""
+        """Make the federation with one client's own data, or all clients'. The model is traced only once."""
         federation = self._everyone
         if self._problem is not None:
             federation = with_data_of(federation, self._problem, index)
@@ -108,7 +108,7 @@ def _unpacked(kept: Letter | None) -> State:
 
 @lru_cache(maxsize=1)
 def workshop(config: str, problem: str | None) -> Workshop:
-    """The process's own workshop for a configuration (JSON); the last one stays.
+    """Return the process's workshop for a configuration in JSON; the last one is kept.
 
     Raises:
         InputError: the configuration can't be used.
@@ -117,7 +117,13 @@ def workshop(config: str, problem: str | None) -> Workshop:
 
 
 def answer(request: Mapping[str, Any], letter: Letter, kept: Letter | None) -> AnswerAndKept:
-    """The answer to what a ClientApp passes on: kind, client, clients, config and problem, and the letter."""
+    """Answer what a ClientApp passes on.
+
+    Args:
+        request: its kind, client, clients, config and problem.
+        letter: the server's letter.
+        kept: what the client keeps from earlier rounds.
+    """
     try:
         here = workshop(request["config"], request["problem"])
     except InputError as error:

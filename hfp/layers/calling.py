@@ -15,14 +15,17 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
 def call(model: Callable[..., Any], example_inputs: Any) -> Any:
-    """The model's output for example inputs given as one value, a tuple or list of arguments, or a dict of keywords."""
+    """Return the model's output for example inputs.
+
+    These are one value, a tuple or list of arguments, or a dict of keywords.
+    """
     if isinstance(example_inputs, Mapping):
         return model(**example_inputs)
     return model(*example_inputs) if isinstance(example_inputs, list | tuple) else model(example_inputs)
 
 
 def call_in(modes: Sequence[bool], model: nn.Module, example_inputs: Any) -> list[Any]:
-    """The outputs of one call after the other, each with the model in training (True) or evaluation mode (False)."""
+    """Return the outputs of one call per mode: the model is in training mode for True, else in evaluation mode."""
     outputs = []
     with modes_kept(model):
         for training in modes:
@@ -31,7 +34,10 @@ def call_in(modes: Sequence[bool], model: nn.Module, example_inputs: Any) -> lis
 
 
 def results(output: Any) -> list[Tensor]:
-    """The tensors in what a model returns: nested in lists, tuples, mappings, dataclasses and other plain objects."""
+    """Return the tensors in what a model returns.
+
+    They may be nested in lists, tuples, mappings, dataclasses and other plain objects.
+    """
     return list(_results(output, set()))
 
 
@@ -60,10 +66,10 @@ def _slotted(output: Any) -> Iterator[Any]:
 
 @contextmanager
 def random_state_kept(seed: int | None = None) -> Iterator[None]:
-    """The random state of Python, NumPy and torch (all devices) is put back on leaving.
+    """Put the random state of Python, NumPy and torch (all devices) back on leaving.
 
     Args:
-        seed: what all of them are seeded with inside; None leaves them as they are.
+        seed: what all of them are seeded with inside; None, the default, leaves them as they are.
     """
     python_state, numpy_state = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
@@ -79,13 +85,16 @@ def random_state_kept(seed: int | None = None) -> Iterator[None]:
 
 
 def is_recurrent(model: nn.Module) -> bool:
-    """Whether it holds PyTorch's recurrent layers."""
+    """Return whether the model holds PyTorch's recurrent layers."""
     return any(isinstance(module, nn.RNNBase) for module in model.modules())
 
 
 @contextmanager
 def unfused(model: nn.Module) -> Iterator[None]:
-    """Inside, attention, transformer and recurrent layers run as plain products, which can be followed and counted."""
+    """Run attention, transformer and recurrent layers as plain products inside.
+
+    These can be followed and counted.
+    """
     fast = torch.backends.mha.get_fastpath_enabled()
     with ExitStack() as stack:
         stack.callback(torch.backends.mha.set_fastpath_enabled, fast)
@@ -99,14 +108,14 @@ def unfused(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def _plain_recurrence() -> Iterator[None]:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about flags of devices that are not there
+        warnings.simplefilter("ignore")  # torch warns about flags of devices that are not there
         with torch.backends.mkldnn.flags(enabled=False), torch.backends.cudnn.flags(enabled=False):
             yield
 
 
 @contextmanager
 def modes_kept(model: nn.Module) -> Iterator[None]:
-    """Training and evaluation mode may change inside; every module's own is put back, also after an error."""
+    """Put every module's training or evaluation mode back on leaving, also after an error."""
     modes = {module: module.training for module in model.modules()}
     try:
         yield

@@ -1,4 +1,4 @@
-"""What the kernel of a convolution lies on."""
+"""Cut out what the kernel of a convolution lies on."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from torch.nn.modules.conv import _ConvNd
 
 
 def windows(layer: _ConvNd, entering: Tensor) -> Tensor:
-    """Every patch of a convolution's input that its kernel is multiplied with, as a view of the padded input.
+    """Return every patch of a convolution's input that its kernel is multiplied with, as a view of the padded input.
 
     Args:
         layer: a convolution that is not transposed.
         entering: its input, `[batch, in, *size]`.
 
     Returns:
-        `[batch, in, *positions, *kernel]`.
+        The patches, `[batch, in, *positions, *kernel]`.
     """
     padding = layer._reversed_padding_repeated_twice
     if any(padding):
@@ -28,7 +28,7 @@ def windows(layer: _ConvNd, entering: Tensor) -> Tensor:
 
 
 def columns(layer: _ConvNd, entering: Tensor) -> Tensor:
-    """The same patches as `[batch, in * kernel, positions]`, in the order of the weight's entries."""
+    """Return the patches of `windows` as `[batch, in * kernel, positions]`, in the order of the weight's entries."""
     dims = len(layer.kernel_size)
     found = windows(layer, entering)
     positions, kernel = tuple(range(2, 2 + dims)), tuple(range(2 + dims, 2 + 2 * dims))

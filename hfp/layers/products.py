@@ -1,4 +1,4 @@
-"""Convolutions and linear layers: each multiplies what it reads with one weight."""
+"""Describe convolutions and linear layers, which multiply what they read with one weight."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from hfp.layers.table import slots_of
 
 PRODUCTS = (nn.Linear, _ConvNd)
-"""The layer types that multiply their input with a weight, for `isinstance`."""
+"""These layer types multiply their input with a weight."""
 
 _PLAIN = {kind.forward for kind in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)}
 _COUNTS: dict[type | tuple[type, ...], tuple[str | None, str]] = {
@@ -27,7 +27,7 @@ _COUNTS: dict[type | tuple[type, ...], tuple[str | None, str]] = {
 
 
 def weight_dims(layer: nn.Module) -> tuple[int, int]:
-    """The dimensions (output channels, input channels) of a convolution's or linear layer's weight."""
+    """Return the dimensions (output channels, input channels) of a convolution's or linear layer's weight."""
     out, read = (
         next(slot.dim for slot in slots_of(layer, direction) or () if slot.tensor == "weight")
         for direction in ("out", "in")
@@ -36,14 +36,17 @@ def weight_dims(layer: nn.Module) -> tuple[int, int]:
 
 
 def channel_dim(layer: nn.Module) -> int:
-    """The dimension of a convolution's or linear layer's inputs and outputs that counts channels: 1, or -1 (last)."""
+    """Return the dimension of a convolution's or linear layer's inputs and outputs that counts channels.
+
+    It is 1, or -1 (the last).
+    """
     return 1 if isinstance(layer, _ConvNd) else -1
 
 
 def computed_weight(layer: nn.Module) -> Tensor | None:
-    """The weight of a convolution or linear layer that is computed from others (weight norm, masks); None if it is not.
+    """Return the weight of a convolution or linear layer that is computed from others; None if it is not.
 
-    It is that of the last forward pass, or a new one.
+    Weight norm and masks compute weights. The result is that of the last forward pass, or a new one.
     """
     if not isinstance(layer, PRODUCTS) or "weight" in layer._parameters:
         return None
@@ -52,7 +55,10 @@ def computed_weight(layer: nn.Module) -> Tensor | None:
 
 
 def owner_of(parameter: str) -> tuple[str, str]:
-    """(module, name in it) of a parameter by its name; a parametrization belongs to the layer that it is of."""
+    """Return the module of a parameter and the parameter's name in it, by its full name.
+
+    A parametrization belongs to the layer that it is of.
+    """
     path, _, name = parameter.rpartition(".")
     parts = path.split(".")
     if "parametrizations" in parts:
@@ -61,30 +67,36 @@ def owner_of(parameter: str) -> tuple[str, str]:
 
 
 def multiplies_inputs(layer: nn.Module) -> bool:
-    """Whether the weight is multiplied once per position of the input (a transposed convolution), not of the output."""
+    """Return whether the weight is multiplied once per position of the input, and not of the output.
+
+    This is so for a transposed convolution.
+    """
     return isinstance(layer, _ConvTransposeNd)
 
 
 def groups_of(layer: Any) -> int:
-    """The number of groups of a convolution; 1 for a linear layer."""
+    """Return the number of groups of a convolution, or 1 for a linear layer."""
     return int(getattr(layer, "groups", 1))
 
 
 def counts_of(layer: nn.Module) -> tuple[str | None, str] | None:
-    """The attributes in which a layer of PyTorch keeps how many channels it reads and writes; None for other types."""
+    """Return the attributes in which a layer of PyTorch keeps how many channels it reads and writes.
+
+    The result is None for other types.
+    """
     return next((names for kinds, names in _COUNTS.items() if isinstance(layer, kinds)), None)
 
 
 def is_plain(layer: nn.Module) -> bool:
-    """Whether the layer computes just the product of its weight and what it reads, without transposition."""
+    """Return whether the layer computes just the product of its weight and what it reads, without transposition."""
     return isinstance(layer, PRODUCTS) and type(layer).forward in _PLAIN
 
 
 def is_depthwise(layer: object) -> bool:
-    """Whether torch-pruning treats the layer as depthwise: it passes channels on and does not mix them."""
+    """Return whether torch-pruning treats the layer as depthwise, so that it passes channels on unmixed."""
     return isinstance(layer, _ConvNd) and layer.groups == layer.out_channels > 1
 
 
 def reads_single_channels(layer: object) -> bool:
-    """Whether each output of a convolution reads one input channel; an input may have several outputs."""
+    """Return whether each output of a convolution reads one input channel, which may have several outputs."""
     return isinstance(layer, _ConvNd) and layer.groups == layer.in_channels > 1

@@ -1,8 +1,8 @@
-"""The table: which tensors of a layer hold a channel, and along which dimension.
+"""The table of layers says which tensors of a layer hold a channel, and along which dimension.
 
-A row maps (layer type, direction) to `Slot`s. Direction "out" is the channel as the layer writes it (and, for layers
-with as many inputs as outputs, such as norms and depthwise convolutions, as it reads it); "in" is the channel as the
-layer reads it. Everything that walks over a layer's weights reads this table.
+A row maps (layer type, direction) to `Slot`s. Direction "out" is the channel as the layer writes it. For layers with as
+many inputs as outputs, such as norms and depthwise convolutions, it is also the channel as the layer reads it.
+Direction "in" is the channel as the layer reads it. Everything that walks over a layer's weights reads this table.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ class Slot:
     Args:
         tensor: the attribute's path inside the layer, such as "weight" or "out_proj.bias"; "" for a bare parameter.
         dim: the dimension along which a channel is one index.
-        blocks: the dimension is `blocks` copies of the channels, one after the other (q, k and v in one matrix).
-        grouped: the dimension counts the channels of one convolution group; the groups lie along dimension 0.
+        blocks: how many copies of the channels the dimension holds, one after the other (3 for q, k and v in one
+            matrix).
+        grouped: whether the dimension counts the channels of one convolution group; the groups then lie along dimension
+            0.
 
     >>> from hfp.importance import Slot
     >>> Slot("weight", 0)
@@ -39,7 +41,7 @@ class Slot:
 
 Slots = tuple[Slot, ...]
 Row = Slots | Callable[[nn.Module], Slots]
-"""The slots of a layer type, or a function from a layer to them where they depend on the layer's options."""
+"""A row is the slots of a layer type, or a function from a layer to them where they depend on the layer's options."""
 _TABLE: dict[tuple[type, str], Row] = {}
 _READS_ALONG: dict[type, int] = {}
 
@@ -59,18 +61,18 @@ def add_row(layer_type: type, direction: str, row: Row, channel_dim: int = 1) ->
 
 
 def slots_of(layer: nn.Module, direction: str) -> Slots | None:
-    """The slots of a layer; None where the table has no row for its type."""
+    """Return the slots of a layer; None where the table has no row for its type."""
     row = next((_TABLE[cls, direction] for cls in type(layer).__mro__ if (cls, direction) in _TABLE), None)
     return row(layer) if callable(row) else row
 
 
 def reads_along(layer: nn.Module) -> int | None:
-    """The dimension of its input in which a layer reads channels one by one; None where the table does not say."""
+    """Return the dimension of its input in which a layer reads channels one by one; None if the table has none."""
     return next((_READS_ALONG[cls] for cls in type(layer).__mro__ if cls in _READS_ALONG), None)
 
 
 def direction_of(layer: nn.Module, tensor: str, dim: int, rank: int) -> str | None:
-    """The direction in which a layer's row names a dimension of one of its tensors; None where no row does.
+    """Return the direction in which a layer's row names a dimension of one of its tensors; None where no row does.
 
     Args:
         layer: the layer.

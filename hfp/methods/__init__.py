@@ -1,7 +1,11 @@
-"""Federated methods, one a file. A method is loaded, and torch with it, when it is first asked for.
+"""Federated methods, one per file.
 
-What a method of one's own needs is here too: `MeanCollector` averages updates, `keep_best` and `keep_random` choose
-channels, `filter_scores` scores them, `generator` draws the same numbers in every run of a seed.
+Read `fedavg` first, which is a whole method in a dozen lines, then `interface.base`, which says what a method may
+decide, and `interface.values` for what passes between server and client. `blocks` has the parts that several methods
+share. A method, and torch with it, is loaded when it is first asked for.
+
+A method of your own imports what it needs from here. `MeanCollector` averages updates, `keep_best` and `keep_random`
+choose channels, `filter_scores` scores them, and `generator` draws the same numbers in every run of a seed.
 """
 
 from __future__ import annotations

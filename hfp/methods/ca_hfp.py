@@ -24,7 +24,7 @@ from hfp.settings import setting
 from hfp.training.local_step import Objective
 
 FORMS: Mapping[str, str] = MappingProxyType(
-    {"curvature": "h w²", "paper": "g w + h w², its eq. 15", "taylor": "-g w + h w² / 2, its eq. 14"}
+    {"curvature": "h w²", "paper": "g w + h w², the paper's eq. 15", "taylor": "-g w + h w² / 2, the paper's eq. 14"}
 )
 ESTIMATORS: Mapping[str, str] = MappingProxyType(
     {
@@ -45,8 +45,11 @@ RULES: Mapping[str, str] = MappingProxyType(
 class CAHFPState:
     """What the server remembers between rounds.
 
-    Its estimates, the channels' scores once warm-up is over, the global parameters' velocity, and by which share the
-    shrinking decays from round to round, known after the first round in which a client replied.
+    Args:
+        variation: the estimates of gradient and curvature.
+        scores: the channels' scores, None until warm-up is over.
+        velocity: the velocity of the global parameters.
+        shrink_decay: by which share shrinking becomes less from round to round, None until a client has replied.
     """
 
     variation: Variation
@@ -58,19 +61,22 @@ class CAHFPState:
 @register
 @dataclass(frozen=True)
 class CAHFP(Method):
-    """CA-HFP, METHODS of arXiv 2603.12591: random submodels first, then those whose removal costs the least loss.
+    """CA-HFP trains random submodels at first, and then those channels whose removal would cost the most loss.
 
-    Why it shrinks: a submodel learns to do without what its client does not hold, and in the full model what nobody
-    trains is noise. A round takes the share ``λ`` (`shrink`) of the perturbation ``e_t = Σ_k p_k (1 - m_k) w_t`` off
-    the global parameters. With the rule ``fill`` a client then counts with ``(1 - λ) w_t`` for what it did not hold:
-    0 is the paper's reconstruction, and 1 leaves it out.
+    Entries that few clients train shrink. A submodel learns to do without what its client does not hold, and what
+    nobody trains is noise in the full model. So a round subtracts the share ``λ`` (`shrink`) of the perturbation
+    ``e_t = Σ_k p_k (1 - m_k) w_t`` from the global parameters. With the rule ``fill``, a client then counts with
+    ``(1 - λ) w_t`` for what it did not hold: ``λ = 0`` is the paper's reconstruction, and ``λ = 1`` leaves it out.
 
-    Why shrinking decays: what some clients trained serves the others too, if they are alike, and the fewer channels
-    are held by anyone, the more is lost by shrinking those that only some of the clients hold. Round ``t`` takes
-    ``λ (1 - A u)^t``, where ``A`` is the clients' agreement and ``u`` the share of the entries that nobody holds, both
-    measured in the first round (`PseudoGradients`). `hfp.methods.ca_hfp_paper` has the paper's own form.
+    Shrinking becomes less from round to round (`shrink_decays`), because what some clients trained serves the others
+    too if these are alike. The fewer channels are held at all, the more is lost by shrinking those that some clients
+    hold. In round ``t`` the share is ``λ (1 - A u)^t``, where ``A`` is the clients' agreement and ``u`` the share of
+    the entries that nobody holds. Both are measured in the first round (`PseudoGradients`).
 
-    Estimating costs the server three models' memory beside the global one, momentum one more, and the clients nothing.
+    Estimating takes the memory of three models at the server, momentum that of one more. It costs the clients nothing.
+    `hfp.methods.ca_hfp_paper` is the paper's own form.
+
+    Source: arXiv 2603.12591, section Methods; the shrinking, the momentum and the calibrated loss are this project's.
     """
 
     name: ClassVar[str] = "ca-hfp"
@@ -105,16 +111,16 @@ class CAHFP(Method):
     calibration: float = calibration_setting(0.05)
 
     def check(self, context: MethodContext) -> None:
-        """Every client must keep a channel in every coupled group."""
+        """Refuse ratios that leave a client without channels in a coupled group."""
         check_counts(context)
 
     def start(self, context: MethodContext, weights: State) -> ServerState:
-        """No estimate yet."""
+        """Start without an estimate."""
         variation = Variation(estimator=self.estimator, smoothing=self.smoothing)
         return ServerState(round=0, weights=weights, method_state=CAHFPState(variation))
 
     def plan(self, context: MethodContext, state: ServerState, client: Client) -> Plan:
-        """Random channels during warm-up, the best by score after it; as many as the client's ratio leaves."""
+        """Plan random channels during warm-up and the best by score after it, as many as the client's ratio leaves."""
         groups, scores = context.groups, state.method_state.scores
         drawn = generator(context.seed, "mask", state.round, client.index)
         if scores is not None:
@@ -122,27 +128,27 @@ class CAHFP(Method):
         return keep_random(groups, client.ratio, generator(context.seed, "mask") if self.nested else drawn)
 
     def objective(self, local: ClientContext, task: Task, model: nn.Module) -> Objective:
-        """Calibrated cross-entropy, the more so the longer the client trains."""
+        """Minimise calibrated cross-entropy, whose calibration grows with the number of local steps."""
         return calibrated(local, self.calibration)
 
     def collect(self, context: MethodContext, state: ServerState) -> VariationCollector:
-        """Averages the submodels and estimates ``g`` and ``h`` on the way."""
+        """Average the submodels, and estimate ``g`` and ``h`` on the way."""
         return VariationCollector(self, context, state)
 
     def score(self, context: MethodContext, variation: Variation, weights: State) -> Scores:
-        """How much loss each channel's removal costs, by coupled group."""
+        """Estimate how much loss the removal of each channel would cost, by coupled group."""
         return scores_of(context.groups, context.model, VariationImportance(variation, form=self.form), weights)
 
     def phase(self, state: ServerState) -> str:
-        """``random`` masks or masks by ``score``."""
+        """Return ``random`` while masks are random, and ``score`` after that."""
         return "random" if state.method_state.scores is None else "score"
 
 
 class VariationCollector:
-    """Aggregates submodels and estimates from their pseudo-gradients on the way, all streaming."""
+    """Aggregates submodels one at a time, and estimates gradient and curvature from their pseudo-gradients."""
 
     def __init__(self, method: CAHFP, context: MethodContext, state: ServerState) -> None:
-        self._method, self._setting, self._state = method, context, state
+        self._method, self._context, self._state = method, context, state
         self._parameters = {name: state.weights[name] for name in context.parameters}
         self._aggregator = Aggregator(state.weights, rule=method.rule)
         self._gradients = PseudoGradients(self._parameters)
@@ -151,11 +157,11 @@ class VariationCollector:
         """Fold one client's update in."""
         weight = update.client.samples
         self._aggregator.add(update.reply.tensors, update.task.index_map, weight=weight)
-        trained_part = self._method.trained_part(self._setting, self._state, update)
+        trained_part = self._method.trained_part(self._context, self._state, update)
         self._gradients.add(trained_part, weight, update.step_size * update.reply.steps)
 
     def finish(self) -> ServerState:
-        """The state of the next round: new weights, new estimates and, once warm-up is over, new scores."""
+        """Return the next state: new weights, new estimates and, once warm-up is over, new scores."""
         state, method = self._state, self._method
         coverage = self._gradients.coverage()
         variation = state.method_state.variation.update(
@@ -178,7 +184,7 @@ class VariationCollector:
         for name, before in self._parameters.items():
             weights[name] -= shrink * (1 - coverage[name]) * before
         warm = state.round + 1 >= method.warmup
-        scores = method.score(self._setting, variation, weights) if warm else None
+        scores = method.score(self._context, variation, weights) if warm else None
         return ServerState(state.round + 1, weights, CAHFPState(variation, scores, velocity, shrink_decay))
 
     def _shrink_decay(self) -> float:

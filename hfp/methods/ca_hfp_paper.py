@@ -1,4 +1,4 @@
-"""CA-HFP as its paper has it: nothing is added to the reconstruction or to the clients' loss."""
+"""CA-HFP in its paper's form: nothing is added to the reconstruction or to the clients' loss."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from hfp.methods.interface.registry import register
 @register
 @dataclass(frozen=True)
 class CAHFPPaper(CAHFP):
-    """`CAHFP` that fills with the unchanged global values, after two rounds in which every client's mask is random.
+    """CA-HFP that fills with the unchanged global values, after two rounds in which every client's mask is random.
 
-    The score is ``h w²``, that of its tables; `form` ``paper`` is its eq. 15 as printed. The paper's rounds are all of
-    one length, an experiment's `head_start` of 1.
+    The score is ``h w²``, as in the paper's tables; the option `form` = ``paper`` is its eq. 15 as printed. All rounds
+    of the paper have the same length, which is an experiment's `head_start` of 1.
     """
 
     name: ClassVar[str] = "ca-hfp-paper"

@@ -1,9 +1,10 @@
-"""DapperFL: clients get the full model, train it for a while, prune it themselves and train on (arXiv 2412.05823)."""
+"""DapperFL: clients train the full model for a while, prune it themselves and train on (arXiv 2412.05823)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import ClassVar
 
 import torch
@@ -25,17 +26,28 @@ from hfp.settings import setting
 from hfp.training.local_step import Objective, joined
 
 KEPT = "channels/kept"
+FUSION: Mapping[str, str] = MappingProxyType(
+    {
+        "later": "from the second round on, as the authors' code sets out to do",
+        "always": "in every round, as the paper says",
+        "never": "in none, which is what the authors' code comes to: it removes its masks after fusing, and with that "
+        "the fused weights",
+    }
+)
 
 
 @register
 @dataclass(frozen=True)
 class DapperFL(Method):
-    """Train densely, fuse ``w_k ← α_t w_t + (1 - α_t) w_k``, prune by l1 at the client's ratio, train the rest.
+    """DapperFL's clients train the full model, fuse it with the global one, prune it by l1 and train what is left.
 
-    ``α_t = max((1 - decay)^t · first, least)``. The first local epoch is dense; when there is only one, its first half.
-    The local loss adds ``regularisation`` times the mean length of the features that enter the classifier. The full
-    model goes down; the compact one and a bit a channel come up, and what a client pruned counts as unchanged in the
-    mean weighted by samples.
+    Fusing computes ``w_k ← α_t w_t + (1 - α_t) w_k`` with ``α_t = max((1 - decay)^t · first, least)``, in the rounds
+    that `fusion` says. The first local epoch is dense. Where it is the only one, clients send what they then prune, as
+    in the authors' code, unless `halves` is set. The local loss adds `regularisation` times the mean length of the
+    features that enter the classifier.
+
+    The full model is sent to the clients. They reply with the compact one and one bit per channel. In the mean, which
+    is weighted by samples, what a client pruned counts as unchanged.
     """
 
     name: ClassVar[str] = "dapperfl"
@@ -46,7 +58,13 @@ class DapperFL(Method):
 
     extra_tensor_prefixes: ClassVar[tuple[str, ...]] = (KEPT,)
 
-    first: float = setting(0.9, "The global model has this share in the first round's fusion.", within="[0, 1]")
+    fusion: str = setting(
+        "later", "The trained weights are fused with the global ones in these rounds.", choices=FUSION
+    )
+    halves: bool = setting(
+        False, "Where there is one local epoch, its second half trains the pruned model; else nothing does."
+    )
+    first: float = setting(0.9, "The global model would have this share in the first round's fusion.", within="[0, 1]")
     decay: float = setting(0.2, "The global model loses this part of its share from round to round.", within="[0, 1]")
     least: float = setting(0.1, "The global model keeps at least this share in the fusion.", within="[0, 1]")
     regularisation: float = setting(
@@ -54,23 +72,22 @@ class DapperFL(Method):
     )
 
     def check(self, context: MethodContext) -> None:
-        """Every client must keep a channel in every coupled group."""
+        """Refuse ratios that leave a client without channels in a coupled group."""
         check_counts(context)
 
     def plan(self, context: MethodContext, state: ServerState, client: Client) -> Plan:
-        """The full model: the client prunes it itself."""
+        """Plan the full model, because the client prunes it itself."""
         return context.groups.plan({})
 
     def send(self, context: MethodContext, state: ServerState, client: Client, plan: Plan) -> Task:
-        """The full state and the global model's share in the fusion."""
+        """Send the full state, and the global model's share in the fusion."""
         index_map = context.groups.index_map(plan)
-        share = max((1 - self.decay) ** state.round * self.first, self.least)
-        return Task(plan, index_map, index_map.restrict(state.weights), {"share": share})
+        return Task(plan, index_map, index_map.restrict(state.weights), {"share": self._share(state.round)})
 
     def train(self, local: ClientContext, task: Task) -> Reply:
-        """Dense steps, fusion, pruning, pruned steps."""
+        """Train the full model, fuse it, prune it, and train what is left."""
         schedule = local.schedule()
-        dense_steps = len(schedule) // max(local.training.epochs, 2)
+        dense_steps = len(schedule) // max(local.training.epochs, 2 if self.halves else 1)
         full = local.build(task)
         dense = local.fit(full, self.objective(local, task, full), schedule[:dense_steps])
         fused = fuse(task.tensors, full.state_dict(), task.values["share"])
@@ -88,24 +105,30 @@ class DapperFL(Method):
         )
 
     def trained_part(self, context: MethodContext, state: ServerState, update: Update) -> TrainedPart:
-        """The channels that the client kept; before, they were the global model's."""
+        """Return the channels that the client kept; before the round they were the global model's."""
         if KEPT not in update.reply.tensors:
             raise InputError(f"the reply lacks {KEPT}")
         after = {name: tensor for name, tensor in update.reply.tensors.items() if name != KEPT}
         index_map = context.groups.index_map(kept_plan(context.groups, update.reply.tensors[KEPT].cpu()))
         return TrainedPart(index_map, index_map.restrict(update.task.tensors), after)
 
+    def _share(self, round: int) -> float:
+        """``α_t``, the global model's share; 0 where nothing is fused."""
+        if self.fusion == "never" or (self.fusion == "later" and round == 0):
+            return 0.0
+        return max((1 - self.decay) ** round * self.first, self.least)
+
     def objective(self, local: ClientContext, task: Task, model: nn.Module) -> Objective:
-        """Cross-entropy and the length of the features."""
+        """Minimise cross-entropy and the length of the features."""
         return ShortFeatures(model, self.regularisation)
 
     def collect(self, context: MethodContext, state: ServerState) -> PrunedByClient:
-        """Fills what a client pruned with the global values."""
+        """Average the compact models, with the global values for what a client pruned."""
         return PrunedByClient(context, state)
 
 
 class PrunedByClient:
-    """The mean weighted by samples of compact models whose channels the clients chose; the rest counts as unchanged."""
+    """Averages compact models, whose channels the clients chose, by samples. What they pruned counts as unchanged."""
 
     def __init__(self, context: MethodContext, state: ServerState) -> None:
         self._groups, self._state = context.groups, state
@@ -118,12 +141,17 @@ class PrunedByClient:
         self._aggregator.add(tensors, self._groups.index_map(plan), weight=update.client.samples)
 
     def finish(self) -> ServerState:
-        """The state of the next round."""
+        """Return the state that the next round starts from."""
         return ServerState(self._state.round + 1, self._aggregator.result(), self._state.method_state)
 
 
 class ShortFeatures(Objective):
-    """Cross-entropy plus ``weight`` times the mean Euclidean length of the features that enter the classifier."""
+    """Cross-entropy plus `weight` times the mean Euclidean length of the features that enter the classifier.
+
+    Args:
+        model: the model to train; it is given a hook.
+        weight: the weight of the length.
+    """
 
     def __init__(self, model: nn.Module, weight: float) -> None:
         self._weight = weight
@@ -133,11 +161,11 @@ class ShortFeatures(Objective):
         layer.register_forward_pre_hook(self._remember)
 
     def constants(self) -> tuple[float]:
-        """The weight; the hook is the same for all models of one shape."""
+        """Return the weight. The hook is the same for all models of one shape."""
         return (self._weight,)
 
     def loss(self, model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
-        """The mean loss over a batch."""
+        """Return the mean loss over a batch."""
         loss = functional.cross_entropy(model(inputs), labels)
         assert self._features is not None  # the classifier has just been called
         features, self._features = self._features, None
@@ -148,7 +176,7 @@ class ShortFeatures(Objective):
 
 
 def fuse(received: State, trained: State, share: float) -> dict[str, Tensor]:
-    """``share`` of the received values and the rest of the trained ones; integers as trained."""
+    """Mix `share` of the received values with the rest of the trained ones; integers stay as trained."""
     return {
         name: torch.lerp(value, received[name].to(value.device), share) if value.is_floating_point() else value
         for name, value in trained.items()
@@ -156,7 +184,7 @@ def fuse(received: State, trained: State, share: float) -> dict[str, Tensor]:
 
 
 def kept_bits(plan: Plan) -> Tensor:
-    """A bit for every channel of every coupled group, in their order: whether the plan keeps it."""
+    """Pack one bit for every channel of every coupled group, in their order, which says whether the plan keeps it."""
     masks = [torch.zeros(size, dtype=torch.bool) for size in plan.sizes.values()]
     for mask, kept in zip(masks, (plan.kept[name] for name in plan.sizes), strict=True):
         mask[list(kept)] = True
@@ -164,10 +192,10 @@ def kept_bits(plan: Plan) -> Tensor:
 
 
 def kept_plan(groups: Coupling, bits: Tensor) -> Plan:
-    """The plan that `kept_bits` was given.
+    """Unpack the plan that `kept_bits` was given.
 
     Raises:
-        MapError: a group without channels, or with channels that must go together and don't.
+        MapError: a group has no channels left, or lacks only some of those that must go together.
     """
     sizes: Mapping[str, int] = groups.sizes
     parts = from_bits(bits, (sum(sizes.values()),)).split(list(sizes.values()))

@@ -15,7 +15,7 @@ from hfp.reconstruct import Plan
 @register
 @dataclass(frozen=True)
 class FedAvg(Method):
-    """``w_{t+1} = Σ p_k w_k`` over full models, ``p_k`` the client's share of the samples."""
+    """FedAvg computes ``w_{t+1} = Σ p_k w_k`` over full models, where ``p_k`` is the client's share of the samples."""
 
     name: ClassVar[str] = "fedavg"
     source: ClassVar[str] = "McMahan et al. 2017, arXiv 1602.05629"
@@ -23,9 +23,9 @@ class FedAvg(Method):
     uses_ratios: ClassVar[bool] = False
 
     def plan(self, context: MethodContext, state: ServerState, client: Client) -> Plan:
-        """The full model, whatever the client's ratio."""
+        """Plan the full model, whatever the client's ratio."""
         return context.groups.plan({})
 
     def collect(self, context: MethodContext, state: ServerState) -> MeanCollector:
-        """A plain weighted mean."""
+        """Average the models by their clients' samples."""
         return MeanCollector(state, rule="fill")

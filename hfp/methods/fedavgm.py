@@ -20,9 +20,9 @@ from hfp.training.local_step import Objective
 @register
 @dataclass(frozen=True)
 class FedAvgM(FedAvg):
-    """``v ← β v + Σ p_k (w_k - w_t)``, ``w_{t+1} = w_t + v`` over full models; `server_momentum` is ``β``.
+    """FedAvgM computes ``v ← β v + Σ p_k (w_k - w_t)``, ``w_{t+1} = w_t + v`` over full models.
 
-    The calibrated loss is that of `hfp.methods.blocks.calibration`, as in `ca-hfp`.
+    The option `server_momentum` is ``β``. The calibrated loss is that of `hfp.methods.blocks.calibration`.
     """
 
     name: ClassVar[str] = "fedavgm"
@@ -33,27 +33,27 @@ class FedAvgM(FedAvg):
     calibration: float = calibration_setting(0.0)
 
     def start(self, context: MethodContext, weights: State) -> ServerState:
-        """At rest."""
+        """Start with a velocity of 0."""
         return ServerState(round=0, weights=weights, method_state={})
 
     def objective(self, local: ClientContext, task: Task, model: nn.Module) -> Objective:
-        """Cross-entropy, calibrated if asked for."""
+        """Minimise cross-entropy, calibrated where the option asks for it."""
         return calibrated(local, self.calibration)
 
     def collect(self, context: MethodContext, state: ServerState) -> MomentumCollector:
-        """A weighted mean, and what is left of past changes."""
+        """Average the models by their clients' samples and add the momentum."""
         return MomentumCollector(self.server_momentum, context, state)
 
 
 class MomentumCollector(MeanCollector):
-    """The state's memory is the velocity."""
+    """Averages full models and steps with momentum. The method's state is the velocity."""
 
     def __init__(self, momentum: float, context: MethodContext, state: ServerState) -> None:
         super().__init__(state, rule="fill")
         self._momentum, self._parameters = momentum, context.parameters
 
     def finish(self) -> ServerState:
-        """The state of the next round."""
+        """Return the state that the next round starts from."""
         after, before = super().finish(), self._state
         weights, velocity = server_momentum_step(
             before.weights, after.weights, before.method_state, self._momentum, self._parameters

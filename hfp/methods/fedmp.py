@@ -1,9 +1,9 @@
-"""FedMP: the server prunes the global model for every worker by l1 and recovers with what it left out (ICDE 2022)."""
+"""FedMP: the server prunes the global model by l1 for every worker, and puts the trained models back (ICDE 2022)."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -18,7 +18,7 @@ from hfp.reconstruct import Plan
 from hfp.seeds import generator
 from hfp.settings import setting
 
-NEAREST = 0.01  # a worker closer than this to the mean time counts as this far away: rewards stay finite
+NEAREST = 0.01  # a worker closer than this to the mean time counts as this far away, so that rewards stay finite
 
 
 @dataclass(frozen=True)
@@ -31,23 +31,33 @@ class Worker:
 
 @dataclass(frozen=True)
 class FedMPState:
-    """The channels' norms, and the workers met so far."""
+    """What the server remembers between rounds: the channels' norms, and the workers that replied so far."""
 
     scores: Scores
     workers: Mapping[int, Worker] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Report:
+    """What a round says of one worker: the ratio of its submodel, its training loss and its simulated seconds."""
+
+    client: Client
+    ratio: float
+    loss: float
+    seconds: float
+
+
 @register
 @dataclass(frozen=True)
 class FedMP(Method):
-    """The channels of largest l1 norm, the same ratio in every coupled group; the plain mean of recovered models.
+    """FedMP keeps the channels of largest l1 norm, at one ratio in every coupled group, and averages recovered models.
 
-    Recovering (R2SP) adds to a worker's trained submodel the residual ``w_t - w_t[S_k]`` that the server kept: entries
-    that it did not hold enter the mean with their global value.
+    A recovered model (R2SP) is a worker's trained submodel plus the residual ``w_t - w_t[S_k]`` that the server kept.
+    So an entry that a worker did not hold enters the mean with its global value. All workers have the same weight.
 
-    With `bandit` a worker's ratio is drawn by E-UCB (`hfp.methods.blocks.eucb`). A pull's reward is the decrease of the
-    worker's loss since its last report, over the distance of its time from the round's mean time (relative to that
-    mean, at least a hundredth).
+    With `bandit` a worker's ratio is drawn by E-UCB (`hfp.methods.blocks.eucb`). Its reward is the decrease of the
+    worker's loss since its last report, divided by the distance of its time from the round's mean time. The distance
+    is relative to that mean, and at least a hundredth.
     """
 
     name: ClassVar[str] = "fedmp"
@@ -62,41 +72,39 @@ class FedMP(Method):
     finest: float = setting(0.05, "The bandit splits intervals of ratios down to this width.", within="(0, 1)")
 
     def check(self, context: MethodContext) -> None:
-        """Every client must keep a channel in every coupled group."""
+        """Refuse ratios that leave a client without channels in a coupled group."""
         if self.bandit:
             kept_counts(context.groups, self.most)
         else:
             check_counts(context)
 
     def start(self, context: MethodContext, weights: State) -> ServerState:
-        """The state before the first round: the channels' norms, and no worker known."""
+        """Start with the norms of the initial weights' channels, and no worker known."""
         return ServerState(0, weights, FedMPState(filter_scores(context.groups, context.model, weights)))
 
     def plan(self, context: MethodContext, state: ServerState, client: Client) -> Plan:
-        """The largest channels."""
+        """Plan the channels of largest norm, at the worker's own ratio or one that its bandit draws."""
         ratio = client.ratio
         if self.bandit:
             ratio = self._bandit(state, client).draw(generator(context.seed, "bandit", state.round, client.index))
         return keep_best(context.groups, ratio, state.method_state.scores)
 
     def collect(self, context: MethodContext, state: ServerState) -> WorkerCollector:
-        """Every worker counts the same."""
+        """Average the recovered models, all with the same weight."""
         return WorkerCollector(self, context, state)
 
-    def learned(
-        self, state: ServerState, updates: Mapping[int, tuple[Client, float, float, float]]
-    ) -> dict[int, Worker]:
-        """The workers after a round of (client, ratio, loss, seconds) by client."""
+    def learned(self, state: ServerState, reports: Sequence[Report]) -> dict[int, Worker]:
+        """Return the workers after a round with these reports; without `bandit` there is nothing to learn."""
         if not self.bandit:
             return {}
         workers = dict(state.method_state.workers)
-        mean = sum(seconds for *_, seconds in updates.values()) / len(updates)
-        for index, (client, ratio, loss, seconds) in updates.items():
-            bandit = self._bandit(state, client)
+        mean = sum(report.seconds for report in reports) / len(reports)
+        for report in reports:
+            index, bandit = report.client.index, self._bandit(state, report.client)
             if index in workers:
-                distance = max(abs(seconds - mean) / mean, NEAREST) if mean > 0 else NEAREST
-                bandit = bandit.learn(ratio, (workers[index].loss - loss) / distance)
-            workers[index] = Worker(bandit, loss)
+                distance = max(abs(report.seconds - mean) / mean, NEAREST) if mean > 0 else NEAREST
+                bandit = bandit.learn(report.ratio, (workers[index].loss - report.loss) / distance)
+            workers[index] = Worker(bandit, report.loss)
         return workers
 
     def _bandit(self, state: ServerState, client: Client) -> Bandit:
@@ -105,23 +113,26 @@ class FedMP(Method):
 
 
 class WorkerCollector:
-    """The plain mean of recovered models, the channels' norms in it, and what the round says of each worker."""
+    """Averages recovered models, takes the channels' norms in the mean, and notes each worker's report."""
 
     def __init__(self, method: FedMP, context: MethodContext, state: ServerState) -> None:
-        self._method, self._setting, self._state = method, context, state
+        self._method, self._context, self._state = method, context, state
         self._mean = MeanCollector(state, rule="fill", uniform=True)
-        self._seen: dict[int, tuple[Client, float, float, float]] = {}
+        self._reports: dict[int, Report] = {}
 
     def add(self, update: Update) -> None:
         """Fold one client's update in."""
         self._mean.add(update)
-        seen = (update.client, update.task.plan.ratio, update.reply.loss, update.seconds.total)
-        self._seen[update.client.index] = seen
+        self._reports[update.client.index] = Report(
+            client=update.client,
+            ratio=update.task.plan.ratio,
+            loss=update.reply.loss,
+            seconds=update.seconds.total,
+        )
 
     def finish(self) -> ServerState:
-        """The state of the next round."""
+        """Return the state that the next round starts from."""
         state = self._mean.finish()
-        scores = filter_scores(self._setting.groups, self._setting.model, state.weights)
-        return dataclasses.replace(
-            state, method_state=FedMPState(scores, self._method.learned(self._state, self._seen))
-        )
+        scores = filter_scores(self._context.groups, self._context.model, state.weights)
+        workers = self._method.learned(self._state, list(self._reports.values()))
+        return dataclasses.replace(state, method_state=FedMPState(scores, workers))

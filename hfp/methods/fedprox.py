@@ -1,4 +1,4 @@
-"""FedProx: full models, a pull towards the global model, and partial work from weak clients (arXiv 1812.06127)."""
+"""FedProx: full models, a pull towards the global model, and fewer steps at weak clients (arXiv 1812.06127)."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from hfp.training.local_step import Objective
 @register
 @dataclass(frozen=True)
 class FedProx(Method):
-    """Local loss ``F_k(w) + (μ/2) ‖w - w_t‖²``; ``w_{t+1} = Σ p_k w_k`` over full models.
+    """FedProx adds ``(μ/2) ‖w - w_t‖²`` to the local loss and computes ``w_{t+1} = Σ p_k w_k`` over full models.
 
-    Partial work is how FedProx meets clients that other methods give a smaller model. What they did is kept.
+    A client that other methods would give a smaller model takes fewer local steps instead, and these count in full.
     """
 
     name: ClassVar[str] = "fedprox"
     source: ClassVar[str] = "Li et al., MLSys 2020, arXiv 1812.06127"
-    summary: ClassVar[str] = "full models, held near the global one by a proximal term; weak clients run fewer steps"
+    summary: ClassVar[str] = "full models, kept near the global one by a proximal term; weak clients run fewer steps"
 
     mu: float = setting(0.01, "The proximal term has this weight.", within="[0, inf)")
     partial: bool = setting(True, "A client of ratio r runs the share 1 - r of its local steps, and at least one.")
 
     def plan(self, context: MethodContext, state: ServerState, client: Client) -> Plan:
-        """The full model."""
+        """Plan the full model."""
         return context.groups.plan({})
 
     def send(self, context: MethodContext, state: ServerState, client: Client, plan: Plan) -> Task:
-        """The full state, and the share of the local steps to run."""
+        """Send the full state, and the share of the local steps to run."""
         index_map = context.groups.index_map(plan)
         share = 1 - client.ratio if self.partial else 1.0
         return Task(plan, index_map, index_map.restrict(state.weights), {"share": share})
@@ -52,23 +52,28 @@ class FedProx(Method):
         return local.reply(model, result, peak_bytes=local.peak(model) + anchor)
 
     def collect(self, context: MethodContext, state: ServerState) -> MeanCollector:
-        """The mean weighted by samples."""
+        """Average the models by their clients' samples."""
         return MeanCollector(state, rule="fill")
 
 
 class Proximal(Objective):
-    """Cross-entropy plus ``(μ/2) ‖w - w_t‖²`` over all parameters; ``w_t`` is what `model` holds now."""
+    """Cross-entropy plus ``(μ/2) ‖w - w_t‖²`` over all parameters.
+
+    Args:
+        model: its present parameters are ``w_t``.
+        mu: ``μ``.
+    """
 
     def __init__(self, model: nn.Module, mu: float) -> None:
         self._mu = mu
         self.tensors = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
 
     def constants(self) -> tuple[float]:
-        """``μ``."""
+        """Return ``μ``."""
         return (self._mu,)
 
     def loss(self, model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
-        """The mean loss over a batch."""
+        """Return the mean loss over a batch."""
         pairs = zip(model.parameters(), self.tensors.values(), strict=True)
         distance = torch.stack([(parameter - anchor).square().sum() for parameter, anchor in pairs]).sum()
         return super().loss(model, inputs, labels) + self._mu / 2 * distance

@@ -1,4 +1,4 @@
-"""FjORD: nested widths, one drawn for every local step (arXiv 2102.13451)."""
+"""FjORD: nested widths, one of which is drawn for every local step (arXiv 2102.13451)."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from hfp.training.local_step import Objective
 @register
 @dataclass(frozen=True)
 class FjORD(Method):
-    """A client of width ``p_max = 1 - ratio`` trains the prefix of ``p_max``; each step draws a width ``p ≤ p_max``.
+    """FjORD draws a width ``p`` of at most ``p_max = 1 - ratio`` for each local step and trains that prefix.
 
-    The draw is uniform over those of `widths` below ``p_max``, and ``p_max`` itself. Entries are averaged over the
-    clients that hold them, weighted by samples. Batch-norm's running statistics are kept apart for every width; those
-    of ``p_max`` are sent back.
+    The draw is uniform over ``p_max`` and those of `widths` that are below it. Entries are averaged over the clients
+    that hold them, weighted by samples. Every width has batch-norm statistics of its own; those of ``p_max`` are sent
+    back.
 
-    With `distillation` ``α`` above 0 a step of a narrower width also trains ``p_max`` by cross-entropy and adds to the
-    narrow one, whose cross-entropy counts ``1 - α``, ``α T²`` times the divergence from the wide one's logits at
-    temperature ``T``; it costs both passes.
+    With a `distillation` ``α`` above 0, a step of a narrower width also trains ``p_max`` by cross-entropy. The narrow
+    loss is then ``1 - α`` times its cross-entropy plus ``α T²`` times the divergence from the wide model's logits at
+    temperature ``T``. Such a step costs both passes.
     """
 
     name: ClassVar[str] = "fjord"
@@ -54,7 +54,7 @@ class FjORD(Method):
     temperature: float = setting(1.0, "Distillation divides the logits by this temperature.", within="(0, inf)")
 
     def plan(self, context: MethodContext, state: ServerState, client: Client) -> Plan:
-        """The prefix of the client's own width."""
+        """Plan the prefix of the client's own width."""
         return keep_window(context.groups, client.ratio)
 
     def train(self, local: ClientContext, task: Task) -> Reply:
@@ -67,13 +67,13 @@ class FjORD(Method):
         return local.reply(model, result, training_macs=TRAINING_FACTOR * objective.macs)
 
     def collect(self, context: MethodContext, state: ServerState) -> MeanCollector:
-        """The mean over holders, weighted by samples."""
+        """Average every entry over the clients that hold it, by their samples."""
         return MeanCollector(state, rule="holders")
 
 
 @dataclass(frozen=True, eq=False)
 class _Width:
-    """A narrower model inside a client's: its architecture and statistics, where its parameters lie, its cost."""
+    """A narrower model inside a client's: its architecture and statistics, where its parameters lie, and its cost."""
 
     skeleton: nn.Module
     places: Mapping[str, TensorMap]
@@ -103,7 +103,7 @@ class Nested(Objective):
         self.macs = 0
 
     def loss(self, model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
-        """The mean loss over a batch."""
+        """Return the mean loss over a batch."""
         drawn = int(torch.randint(len(self._inner) + 1, (), generator=self._random))
         if drawn == len(self._inner):
             self.macs += self._widest * len(labels)
@@ -126,7 +126,7 @@ class Nested(Objective):
 
 
 def relative(outer: IndexMap, inner: IndexMap) -> dict[str, TensorMap]:
-    """Where the entries that `inner` keeps lie in the compact tensors of `outer`, which keeps them too."""
+    """Return where the entries that `inner` keeps lie in the compact tensors of `outer`, which keeps them too."""
     return {
         name: TensorMap(place.compact_shape, tuple(map(_positions, place.kept, inner.tensors[name].kept)))
         for name, place in outer.tensors.items()

@@ -1,4 +1,4 @@
-"""HeteroFL: clients train prefixes of every layer's channels (arXiv 2010.01264)."""
+"""HeteroFL: clients train the first channels of every layer (arXiv 2010.01264)."""
 
 from __future__ import annotations
 
@@ -28,11 +28,12 @@ CLASSES = "classes/present"
 @register
 @dataclass(frozen=True)
 class HeteroFL(Method):
-    """The first ``ceil(r C)`` channels of every coupled group, ``r = 1 - ratio``; the plain mean over holders.
+    """HeteroFL trains the first ``ceil(r C)`` of a coupled group's ``C`` channels, with ``r = 1 - ratio``.
 
-    While training, hidden layers' outputs are scaled by ``1/r`` (`scale`). A client that lacks a class trains with that
-    class's logit set to 0, and its row of the classifier does not count in the mean (`mask_classes`). Batch-norm uses
-    each batch's own statistics in training; evaluate with the `reestimate` policy, which is the paper's.
+    Every entry becomes the plain mean over the clients that hold it. With `scale`, hidden layers' outputs are
+    multiplied by ``1/r`` during training. With `mask_classes`, a client that lacks a class trains with that class's
+    logit set to 0, and its row of the classifier does not count in the mean. Batch-norm uses each batch's own
+    statistics in training; the paper's way to evaluate is the `reestimate` policy.
     """
 
     name: ClassVar[str] = "heterofl"
@@ -42,6 +43,7 @@ class HeteroFL(Method):
     )
 
     extra_tensor_prefixes: ClassVar[tuple[str, ...]] = (CLASSES,)
+    clip_norm: ClassVar[float] = 1.0
 
     scale: bool = setting(True, "While training, hidden outputs are divided by the share of channels that is kept.")
     mask_classes: bool = setting(
@@ -49,11 +51,11 @@ class HeteroFL(Method):
     )
 
     def plan(self, context: MethodContext, state: ServerState, client: Client) -> Plan:
-        """The first channels of every coupled group."""
+        """Plan the first channels of every coupled group."""
         return keep_window(context.groups, client.ratio)
 
     def objective(self, local: ClientContext, task: Task, model: nn.Module) -> Objective:
-        """Cross-entropy over the classes that the client has, on scaled activations."""
+        """Minimise cross-entropy over the classes that the client has, on scaled outputs."""
         factor = 1 / (1 - local.client.ratio) if self.scale else 1.0
         if self.scale:
             scale_outputs(model, task.index_map, factor)
@@ -62,7 +64,7 @@ class HeteroFL(Method):
         return MaskedCrossEntropy(absent.to(local.device) if self.mask_classes else None, factor)
 
     def train(self, local: ClientContext, task: Task) -> Reply:
-        """Train; the reply names the client's classes where they are to count alone."""
+        """Train, and name the client's classes in the reply where only their rows are to count."""
         reply = super().train(local, task)
         if not self.mask_classes:
             return reply
@@ -70,7 +72,7 @@ class HeteroFL(Method):
         return dataclasses.replace(reply, tensors={**reply.tensors, CLASSES: classes})
 
     def check_reply(self, context: MethodContext, state: ServerState, update: Update) -> None:
-        """Also refuse classes that there aren't."""
+        """Also refuse classes that don't exist."""
         super().check_reply(context, state, update)
         classes = update.reply.tensors.get(CLASSES)
         if classes is None:
@@ -83,15 +85,15 @@ class HeteroFL(Method):
             )
 
     def collect(self, context: MethodContext, state: ServerState) -> HolderCollector:
-        """The mean over holders."""
+        """Average every entry over the clients that hold it."""
         return HolderCollector(context, state)
 
 
 class HolderCollector:
-    """Plain mean over the clients that hold an entry; of the classifier, over those that have the entry's class."""
+    """Averages an entry over the clients that hold it, and the classifier's over those that have the entry's class."""
 
     def __init__(self, context: MethodContext, state: ServerState) -> None:
-        self._setting, self._state = context, state
+        self._context, self._state = context, state
         self._aggregator = Aggregator(state.weights, rule="holders")
 
     def add(self, update: Update) -> None:
@@ -99,20 +101,22 @@ class HolderCollector:
         tensors, index_map = dict(update.reply.tensors), update.task.index_map
         if CLASSES in tensors:
             classes = tensors.pop(CLASSES).long().cpu()
-            index_map = only_rows(index_map, self._setting.classifier, classes)
+            index_map = only_rows(index_map, self._context.classifier, classes)
             there = classes.to(next(iter(tensors.values())).device)
-            tensors.update({name: tensors[name].index_select(0, there) for name in self._setting.classifier})
+            tensors.update({name: tensors[name].index_select(0, there) for name in self._context.classifier})
         self._aggregator.add(tensors, index_map, weight=1)
 
     def finish(self) -> ServerState:
-        """The state of the next round."""
+        """Return the state that the next round starts from."""
         return ServerState(self._state.round + 1, self._aggregator.result(), self._state.method_state)
 
 
 class MaskedCrossEntropy(Objective):
-    """Cross-entropy with the logits of `absent` classes (a mask `[classes]`) set to 0, so that those take no gradient.
+    """Cross-entropy with the logits of absent classes set to 0, so that these take no gradient.
 
-    `factor` is that of `scale_outputs`, which the model was given before.
+    Args:
+        absent: which classes the client lacks, boolean `[classes]`; None masks nothing.
+        factor: the factor that `scale_outputs` has given the model.
     """
 
     def __init__(self, absent: Tensor | None, factor: float = 1.0) -> None:
@@ -120,11 +124,11 @@ class MaskedCrossEntropy(Objective):
         self.tensors = {} if absent is None else {"absent": absent}
 
     def constants(self) -> tuple[float]:
-        """The factor; which layers it scales follows from the shapes of the model."""
+        """Return the factor. Which layers it scales follows from the shapes of the model."""
         return (self._factor,)
 
     def loss(self, model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
-        """The mean loss over a batch."""
+        """Return the mean loss over a batch."""
         scores = model(inputs)
         if "absent" in self.tensors:
             scores = scores.masked_fill(self.tensors["absent"], 0)
@@ -145,7 +149,7 @@ def scale_outputs(model: nn.Module, index_map: IndexMap, factor: float) -> None:
 
 
 def only_rows(index_map: IndexMap, names: Sequence[str], rows: Tensor) -> IndexMap:
-    """`index_map` without the entries of the tensors `names` whose first index is not in `rows`."""
+    """Return `index_map` without the entries of the tensors `names` whose first index is not in `rows`."""
     cut = {
         name: TensorMap(tensor.shape, (rows, *tensor.kept[1:])) if name in names else tensor
         for name, tensor in index_map.tensors.items()

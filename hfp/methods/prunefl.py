@@ -1,4 +1,4 @@
-"""PruneFL: one mask of single weights for all clients, found at one of them and adapted since (arXiv 1909.12326)."""
+"""PruneFL: one mask of single weights for all clients, found by one client and adapted by all (arXiv 1909.12326)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,13 @@ MASK, STEPS = "mask/", "steps"
 
 @dataclass(frozen=True)
 class PruneFLState:
-    """The mask (None before it is found), how often each weight is used in a pass, and which clients have the mask."""
+    """What the server remembers between rounds.
+
+    Args:
+        uses: how often a weight of each layer is used in a forward pass.
+        masks: the active weights, None until a mask is found.
+        holders: the clients that have this mask.
+    """
 
     uses: Mapping[str, int]
     masks: Masks | None = None
@@ -41,21 +47,26 @@ class PruneFLState:
 @register
 @dataclass(frozen=True)
 class PruneFL(Method):
-    """First the client with the most samples prunes alone; then masked rounds, a new mask every `every` of them.
+    """PruneFL lets the client with the most samples find a mask of single weights, which all clients then train under.
 
-    Alone, the client trains `passes` batches, reconfigures (`hfp.methods.blocks.reconfigure`), and so on until no more
-    weights are active than `density` allows, or the density changed by no more than `tolerance` (relative) `patience`
-    times running, or `limit` times in all. In a round that ends with a new mask, clients also measure squared
-    gradients of all weights. Of a layer's active weights the part ``share · 0.5^(round / halving)`` is up for removal.
+    That client trains `passes` batches and reconfigures the mask (`hfp.methods.blocks.reconfigure`), again and again.
+    It stops when no more weights are active than `density` allows, when the density has changed by no more than the
+    relative `tolerance` for `patience` times in a row, or after `limit` times. The stop at `density` is not the
+    paper's: without it, one client with little data may leave less than a hundredth of the weights.
 
-    `density` bounds the share of weights that are active; by default it is the mean of the clients' ``(1 - ratio)²``,
-    what their submodels would hold. That the client alone stops there is not the paper's: going on, it may leave less
-    than a hundredth on little data, and no other client has a say in it. `overhead` is the time of a round that doesn't
-    depend on the weights, in units of the dense model's; a weight's time is the number of multiply-accumulates that it
-    takes part in. Biases and batch-norm are never pruned.
+    Afterwards all clients train the active weights, and the mask is adapted after every `every` rounds. In a round
+    that ends with a new mask, clients also measure squared gradients of all weights. Adapting reconsiders the share
+    ``share · 0.5^(round / halving)`` of a layer's active weights.
 
-    Payload: values of active weights; a bit a weight for a client that hasn't the mask yet, and with the reply that
-    found one; squared gradients up, where measured. Multiply-accumulates are counted as if the zeros cost nothing.
+    The default of `density` is the mean of the clients' ``(1 - ratio)²``, which is what their submodels would hold. A
+    weight's time is the number of multiply-accumulates that it takes part in; `overhead` is the time of a round that
+    does not depend on the weights, in units of the dense model's time. Biases and batch-norm are never pruned.
+
+    A message has the values of the active weights. It has one bit per weight too, for a client that lacks the mask and
+    in the reply that found one, and squared gradients where they were measured. Multiply-accumulates are counted as if
+    zeros cost nothing.
+
+    A deadline does not bind the client that finds the mask: without it no round could follow.
     """
 
     name: ClassVar[str] = "prunefl"
@@ -64,7 +75,12 @@ class PruneFL(Method):
 
     extra_tensor_prefixes: ClassVar[tuple[str, ...]] = (ACTIVE, SQUARES)
 
-    every: int = setting(50, "The mask is adapted after every so many rounds.", within="[1, inf)", unit="rounds")
+    every: int = setting(
+        5,
+        "The mask is adapted after every so many rounds; the authors' runs of thousands of rounds have 50.",
+        within="[1, inf)",
+        unit="rounds",
+    )
     share: float = setting(
         0.3, "Adapting reconsiders this share of a layer's active weights in the first round.", within="[0, 1]"
     )
@@ -94,25 +110,29 @@ class PruneFL(Method):
     limit: int = setting(20, "The first client reconfigures at most this many times.", within="[1, inf)")
 
     def start(self, context: MethodContext, weights: State) -> ServerState:
-        """No mask yet."""
+        """Start without a mask."""
         return ServerState(0, weights, PruneFLState(macs_per_weight(context.model, context.example)))
 
     def select(self, context: MethodContext, state: ServerState, clients: Sequence[Client]) -> Sequence[Client]:
-        """One client until there is a mask, then all."""
+        """Select the client with the most samples until there is a mask, then all clients."""
         return clients if state.method_state.masks is not None else [max(clients, key=lambda client: client.samples)]
 
+    def waits_for_all(self, state: ServerState) -> bool:
+        """The first client's mask is waited for: it trains for many batches, and nothing can follow without it."""
+        return state.method_state.masks is None
+
     def phase(self, state: ServerState) -> str:
-        """``initial`` pruning, rounds that ``adapt`` the mask, or plain ``train``."""
+        """Return ``initial`` until there is a mask, ``adapt`` where the round adapts it, and else ``train``."""
         if state.method_state.masks is None:
             return "initial"
         return "train" if state.round % self.every else "adapt"
 
     def plan(self, context: MethodContext, state: ServerState, client: Client) -> Plan:
-        """All channels: weights go one by one."""
+        """Plan all channels, because weights are pruned one by one."""
         return context.groups.plan({})
 
     def send(self, context: MethodContext, state: ServerState, client: Client, plan: Plan) -> Task:
-        """The active weights' values, and the mask unless the client has it."""
+        """Send the active weights' values, and the mask unless the client has it."""
         index_map, method_state = context.groups.index_map(plan), state.method_state
         if method_state.masks is None:
             return Task(plan, index_map, index_map.restrict(state.weights), {"most": self.most(context)})
@@ -126,7 +146,7 @@ class PruneFL(Method):
         return Task(plan, index_map, {**values, **bits}, measure)
 
     def train(self, local: ClientContext, task: Task) -> Reply:
-        """Find a mask, or train under the one there is."""
+        """Find a mask, or train under the one that is there."""
         if "most" in task.values:
             return self._find(local, task)
         masks = sparse.masks_from_bits({**task.known, **task.tensors}[ACTIVE], local.model)
@@ -136,11 +156,11 @@ class PruneFL(Method):
         return trained.reply(also=objective.squares())
 
     def keep(self, task: Task, reply: Reply) -> State:
-        """The mask, to be sent once."""
+        """Keep the mask, so that it is sent only once."""
         return {ACTIVE: {**task.known, **task.tensors, **reply.tensors}[ACTIVE]}
 
     def check_reply(self, context: MethodContext, state: ServerState, update: Update) -> None:
-        """Also refuse a reply without the mask or the squares that it is to have."""
+        """Also refuse a reply that lacks the mask or the squares that the task asks for."""
         tensors = update.reply.tensors
         if state.method_state.masks is None and ACTIVE not in tensors:
             raise InputError(f"the reply lacks {ACTIVE}")
@@ -154,11 +174,11 @@ class PruneFL(Method):
                 raise InputError(f"{SQUARES}{name} must be squares of shape {list(measured[name].shape)}")
 
     def collect(self, context: MethodContext, state: ServerState) -> MaskedCollector:
-        """The mean weighted by samples; then a new mask, where one is due."""
+        """Average the active weights by samples, and adapt the mask where it is time."""
         return MaskedCollector(self, context, state)
 
     def trained_part(self, context: MethodContext, state: ServerState, update: Update) -> TrainedPart:
-        """The active weights."""
+        """Return the active weights, before and after."""
         model, masks = context.model, state.method_state.masks
         if masks is None:
             masks = sparse.masks_from_bits(update.reply.tensors[ACTIVE], model)
@@ -168,11 +188,11 @@ class PruneFL(Method):
         return TrainedPart(update.task.index_map, before, sparse.scatter(update.reply.tensors, masks, model), masks)
 
     def rebase(self, context: MethodContext, state: ServerState, update: Update) -> None:
-        """Of no use: the mask may have turned since."""
+        """Return None: a late update is of no use, because the mask may have changed since."""
         return
 
     def most(self, context: MethodContext) -> int:
-        """How many weights may be active."""
+        """Count how many weights may be active."""
         shares = [(1 - client.ratio) ** 2 for client in context.clients]
         density = sum(shares) / len(shares) if self.density is None else self.density
         return round(density * sparse.count(sparse.full_masks(context.model)))
@@ -180,11 +200,13 @@ class PruneFL(Method):
     def adapt(
         self, state: State, squares: Masks, masks: Masks, uses: Mapping[str, int], most: int, round: int
     ) -> dict[str, Tensor]:
-        """New masks from the weights, the measured squares and the present masks."""
+        """Reconfigure the masks by the weights and the measured squares; `most` weights may be active."""
         device = next(iter(masks.values())).device
         weights = {name: state[name] for name in masks}
         found = reconfigure(  # on the processor, where sums over all weights have one order
-            *({name: tensor.cpu() for name, tensor in part.items()} for part in (weights, squares, masks)),
+            _on_cpu(weights),
+            _on_cpu(squares),
+            _on_cpu(masks),
             uses,
             overhead=self.overhead * sum(uses[name] * mask.numel() for name, mask in masks.items()),
             share=self.share * 0.5 ** (round / self.halving),
@@ -193,7 +215,7 @@ class PruneFL(Method):
         return {name: mask.to(device) for name, mask in found.items()}
 
     def _find(self, local: ClientContext, task: Task) -> Reply:
-        """Train and reconfigure until the density is what it may be, or settles."""
+        """Train and reconfigure until the density is what it may be, or no longer changes."""
         model, masks = local.build(task), sparse.full_masks(local.model)
         endless = chain.from_iterable(local.schedule() for _ in repeat(None))
         rounds: list[_Trained] = []
@@ -212,7 +234,13 @@ class PruneFL(Method):
 
 
 class Masked(Objective):
-    """Cross-entropy whose gradients reach active weights alone; `measure` also sums the squares of all of them."""
+    """Cross-entropy whose gradients reach active weights alone.
+
+    Args:
+        masks: the active weights.
+        device: where the model is.
+        measure: also sum the squared gradients of all weights.
+    """
 
     def __init__(self, masks: Masks, device: torch.device, *, measure: bool) -> None:
         self._measure = measure
@@ -222,11 +250,11 @@ class Masked(Objective):
             self.tensors |= {STEPS: torch.zeros((), device=device)}
 
     def constants(self) -> tuple[()]:
-        """None beside the masks and the sums."""
+        """Return that nothing but the masks and the sums decides a step."""
         return ()
 
     def gradients(self, model: nn.Module) -> None:
-        """Measure, then mask."""
+        """Measure the gradients where asked, then mask them."""
         if self._measure:
             self.tensors[STEPS].add_(1)
         for name, parameter in model.named_parameters():
@@ -238,14 +266,14 @@ class Masked(Objective):
             parameter.grad *= mask
 
     def squares(self) -> dict[str, Tensor]:
-        """The mean square of a step's gradients, under the names that they are sent by; none if not measured."""
+        """Return the mean squares of a step's gradients, named as they are sent; nothing if they were not measured."""
         steps = max(float(self.tensors[STEPS]), 1.0) if self._measure else 1.0
         return {name: total / steps for name, total in self.tensors.items() if name.startswith(SQUARES)}
 
 
 @dataclass(frozen=True, eq=False)
 class _Trained:
-    """A masked model after some training, and what that took."""
+    """A masked model after some training, and what the training cost."""
 
     local: ClientContext
     model: nn.Module
@@ -262,7 +290,7 @@ class _Trained:
 
     @classmethod
     def over(cls, rounds: Sequence[_Trained], masks: Masks) -> _Trained:
-        """All of them together, with the masks they ended with."""
+        """Join several trainings of one model into one, with the masks that they ended with."""
         result = joined([one.result for one in rounds])
         return dataclasses.replace(rounds[-1], masks=masks, result=result, work=sum(one.work for one in rounds))
 
@@ -282,10 +310,10 @@ class _Trained:
 
 
 class MaskedCollector:
-    """Averages active weights and measured squares by samples, streaming, and turns the mask when it is time."""
+    """Averages active weights and measured squares by samples, one client at a time, and adapts the mask."""
 
     def __init__(self, method: PruneFL, context: MethodContext, state: ServerState) -> None:
-        self._method, self._setting, self._state = method, context, state
+        self._method, self._context, self._state = method, context, state
         self._masks = state.method_state.masks
         self._aggregator = Aggregator(state.weights, rule="fill")
         self._squares: dict[str, Tensor] = {}
@@ -294,7 +322,7 @@ class MaskedCollector:
 
     def add(self, update: Update) -> None:
         """Fold one client's update in."""
-        tensors, model, weight = update.reply.tensors, self._setting.model, update.client.samples
+        tensors, model, weight = update.reply.tensors, self._context.model, update.client.samples
         if self._masks is None:
             self._masks = sparse.masks_from_bits(tensors[ACTIVE], model)
         for name, square in _unprefixed(tensors).items():
@@ -304,12 +332,12 @@ class MaskedCollector:
         self._clients |= {update.client.index}
 
     def finish(self) -> ServerState:
-        """The state of the next round; new masks found here have no holders yet."""
+        """Return the state that the next round starts from. No client holds a mask that is new."""
         state, method_state, weights = self._state, self._state.method_state, self._aggregator.result()
         masks, holders = self._masks, method_state.holders | self._clients
         if self._squares:
             squares = {name: total / self._samples for name, total in self._squares.items()}
-            most = self._method.most(self._setting)
+            most = self._method.most(self._context)
             masks = self._method.adapt(weights, squares, masks, method_state.uses, most, state.round)
             weights, holders = sparse.cleared(weights, masks), frozenset()
         return ServerState(state.round + 1, weights, PruneFLState(method_state.uses, masks, holders))
@@ -317,3 +345,7 @@ class MaskedCollector:
 
 def _unprefixed(tensors: State) -> dict[str, Tensor]:
     return {name.removeprefix(SQUARES): value for name, value in tensors.items() if name.startswith(SQUARES)}
+
+
+def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.cpu() for name, tensor in tensors.items()}

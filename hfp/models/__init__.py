@@ -1,4 +1,9 @@
-"""Networks: small ones of our own, timm's and torchvision's. What needs torch is loaded when it is first used."""
+"""Networks by name: hfp's own small ones, timm's and torchvision's.
+
+`create` makes a network by name, and `source` one from whatever a person may give. `resnet` and `vgg` are hfp's own.
+`pretrained` and `weights` find weights, and `classifier` finds the layer that makes the logits. What needs torch is
+loaded when it is first used.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Find the layer that makes a network's logits."""
+"""Finds the layer that makes a network's logits."""
 
 from __future__ import annotations
 
@@ -8,11 +8,17 @@ from hfp.errors import InputError
 
 
 def classifier_of(model: nn.Module, num_classes: int | None = None) -> nn.Module:
-    """The layer whose outputs are the classes, which pruning must leave alone.
+    """Find the layer whose outputs are the classes, which pruning must leave alone.
 
-    That is `model.get_classifier()` where there is one (ours and timm's), else the last linear or convolution layer
-    in the order of registration (torchvision's), of those with `num_classes` outputs when that is given. Several
-    heads come in one `nn.ModuleList`.
+    It is `model.get_classifier()` where there is one, as in hfp's own networks and timm's. Else it is the last linear
+    or convolution layer in the order of registration, as in torchvision's.
+
+    Args:
+        model: the network.
+        num_classes: look only at layers with this many outputs; by default at all of them.
+
+    Returns:
+        The layer, or one `nn.ModuleList` of several heads.
 
     Raises:
         InputError: the network has no such layer.

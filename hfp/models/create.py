@@ -1,4 +1,4 @@
-"""Networks by name: the bundled ones, else timm's, else torchvision's."""
+"""Makes networks by name: hfp's own, else timm's, else torchvision's."""
 
 from __future__ import annotations
 
@@ -29,22 +29,32 @@ _SOURCES = ("timm", "torchvision")
 
 
 def models() -> tuple[str, ...]:
-    """The names of the bundled networks."""
+    """Return the names of hfp's own networks."""
     return tuple(_OWN)
 
 
 def create_model(name: str, num_classes: int = 10, in_channels: int = 3, **options: Any) -> nn.Module:
-    """A network with random weights, for images `[batch, in_channels, height, width]`.
+    """Make a network with random weights, for images `[batch, in_channels, height, width]`.
+
+    The weights are drawn from torch's global generator.
 
     Args:
-        name: one of `models()`, else a name of timm, else a classifier of torchvision; `timm:NAME` and
-            `torchvision:NAME` say which. Weights are drawn from torch's global generator.
-        num_classes: number of logits.
-        in_channels: channels of the images; torchvision's networks take 3.
-        **options: handed to the network's constructor; the bundled ones take `width`, a factor on all channels.
+        name: one of hfp's own (`resnet8`, `resnet20`, `resnet32`, `resnet56`, `vgg16`, `vgg-small`), else a name of
+            timm, else a classifier of torchvision. `timm:NAME` and `torchvision:NAME` ask for one library.
+        num_classes: the number of logits.
+        in_channels: the channels of the images; torchvision's networks take 3.
+        **options: go to the network's constructor; hfp's own networks take `width`, a factor on all channels.
+
+    Returns:
+        The network, in training mode.
 
     Raises:
-        InputError: an unknown name or option, or a number of classes or channels that the network can't have.
+        InputError: the name or an option is unknown, or the network can't have as many classes or channels.
+
+    >>> import hfp, torch
+    >>> model = hfp.create_model("resnet8", num_classes=5, in_channels=1, width=0.5)
+    >>> model(torch.rand(2, 1, 28, 28)).shape
+    torch.Size([2, 5])
     """
     if num_classes < 1 or in_channels < 1:
         raise InputError(

@@ -10,15 +10,17 @@ from hfp.errors import InputError
 
 
 def conv_bn(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequential:
-    """A convolution that keeps the size (divided by the stride), and batch-norm."""
+    """Make a convolution, which divides the size of its input by the stride, followed by batch-norm."""
     conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(outputs))
 
 
 def initialise(model: nn.Module) -> None:
-    """Kaiming-normal convolutions (fan-out) and linear layers (fan-in), zero biases (arXiv 1502.01852).
+    """Draw Kaiming-normal weights of convolutions (fan-out) and linear layers (fan-in), and set biases to zero.
 
-    Draws from torch's global generator: seed it outside (`torch.manual_seed`, `torch.random.fork_rng`).
+    The weights are drawn from torch's global generator.
+
+    Source: He et al., arXiv 1502.01852.
     """
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
@@ -29,7 +31,7 @@ def initialise(model: nn.Module) -> None:
 
 
 def scaled(channels: int, width: float) -> int:
-    """Channels times the width factor, at least one.
+    """Multiply a number of channels by the width factor, and return at least 1.
 
     Raises:
         InputError: the factor is not a positive finite number.

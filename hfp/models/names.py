@@ -1,4 +1,4 @@
-"""Which names of models there are, told from the sources of the libraries: importing them takes seconds."""
+"""Tells which names of models exist from the sources of the libraries, because importing them takes seconds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from hfp.errors import unknown
 
 OWN = ("resnet8", "resnet20", "resnet32", "resnet56", "vgg16", "vgg-small")
-"""hfp's own networks."""
+"""The names of hfp's own networks."""
 _FOLDERS = {"timm": "models", "torchvision": "models"}
 _MAKER = re.compile(r"^@register_model.*\n(?:@.*\n|    .*\n|\).*\n)*def (\w+)\(", re.MULTILINE)
 
@@ -20,10 +20,10 @@ def check_model_name(name: str) -> None:
     """Refuse a name that no library can know, without importing any.
 
     A name passes where it is one of hfp's own, has a source before a colon, or occurs anywhere in the model files of
-    timm or torchvision. The library has the last word when the model is made.
+    timm or torchvision. The library checks it again when the model is made.
 
     Raises:
-        InputError: the name occurs nowhere; the message has the nearest known ones.
+        InputError: the name occurs nowhere; the message suggests the nearest known names.
     """
     bare = name.partition(".")[0]  # timm: ARCHITECTURE.WEIGHTS
     if bare in OWN or ":" in name:

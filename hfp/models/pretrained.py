@@ -1,4 +1,4 @@
-"""timm's pretrained weights, or one line that says why they can't be had."""
+"""Loads timm's pretrained weights, or says in one line why they can't be loaded."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ _FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 def pretrained_model(name: str, **arguments: Any) -> nn.Module:
-    """A timm model with its pretrained weights, which are downloaded unless they are on this machine.
+    """Make a timm model with its pretrained weights, which are downloaded unless they are on this machine.
 
-    With another number of classes or channels than usual, timm starts the classifier anew and folds the first layer.
+    With another number of classes than usual the classifier has random weights, and with another number of channels
+    timm adapts the first layer.
 
     Raises:
         InputError: timm has no weights for it, or they can't be downloaded.
@@ -54,7 +55,7 @@ def _cached(repository: str) -> bool:
 
 
 def _resolves() -> bool:
-    """Whether a download is worth trying: the client itself tries again for most of a minute."""
+    """Tell whether a download is worth trying; the client itself would try again for most of a minute."""
     if os.environ.get("HF_ENDPOINT") or any(os.environ.get(p) or os.environ.get(p.upper()) for p in _PROXIES):
         return True
     try:
@@ -66,7 +67,7 @@ def _resolves() -> bool:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Inside, the client does not tell of every try."""
+    """Keep the client from reporting every attempt, while inside."""
     loggers = [logging.getLogger(name) for name in ("huggingface_hub", "timm", "httpx")]
     levels = [logger.level for logger in loggers]
     try:

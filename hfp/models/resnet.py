@@ -9,7 +9,7 @@ from hfp.models.layers import conv_bn, initialise, scaled
 
 
 class BasicBlock(nn.Module):
-    """Two 3×3 convolutions and a shortcut: the identity, or a 1×1 convolution where the shape changes."""
+    """Two 3×3 convolutions and a shortcut, which is the identity, or a 1×1 convolution where the shape changes."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -18,14 +18,20 @@ class BasicBlock(nn.Module):
         self.shortcut = nn.Identity() if inputs == outputs and stride == 1 else conv_bn(inputs, outputs, 1, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[batch, inputs, height, width]` to `[batch, outputs, height / stride, width / stride]`."""
+        """Map `[batch, inputs, height, width]` to `[batch, outputs, height / stride, width / stride]`."""
         return functional.relu(self.second(functional.relu(self.first(x))) + self.shortcut(x))
 
 
 class ResNet(nn.Module):
-    """Three stages of `blocks` basic blocks with 16, 32 and 64 channels: `6 * blocks + 2` layers.
+    """Three stages of basic blocks with 16, 32 and 64 channels, which make `6 * blocks + 2` layers.
 
-    Images of any size; the last maps are averaged. `width` multiplies every layer's channels.
+    The last maps are averaged, so images may have any size.
+
+    Args:
+        blocks: blocks per stage.
+        num_classes: the number of logits.
+        in_channels: channels of the images.
+        width: a factor on every layer's channels.
     """
 
     def __init__(self, blocks: int, num_classes: int = 10, in_channels: int = 3, *, width: float = 1.0) -> None:
@@ -45,10 +51,10 @@ class ResNet(nn.Module):
         initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images `[batch, channels, height, width]` to logits `[batch, classes]`."""
+        """Map images `[batch, channels, height, width]` to logits `[batch, classes]`."""
         features = self.blocks(functional.relu(self.stem(x)))
         return self.classifier(self.pool(features).flatten(1))
 
     def get_classifier(self) -> nn.Linear:
-        """The layer that makes the logits."""
+        """Return the layer that makes the logits."""
         return self.classifier

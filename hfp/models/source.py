@@ -1,4 +1,4 @@
-"""Full models by what a person gives: a name of ours, timm's or torchvision's, `module:factory`, or a module itself."""
+"""Makes full models from what a person gives: a name, `module:factory`, or a module itself."""
 
 from __future__ import annotations
 
@@ -22,14 +22,20 @@ from hfp.models.weights import load_weights
 from hfp.reconstruct import TimmModel
 
 RANDOM = "random weights"
-"""Where the weights of a model are from that is named and nothing else is said."""
+"""The origin of the weights of a model that is named without saying more."""
 
 _SOURCES = ("timm", "torchvision")
 
 
 @dataclass(frozen=True)
 class FullModel:
-    """A model, what a file may call it (None: its reader brings it), and the shape of its usual input."""
+    """A full model.
+
+    Args:
+        model: the model itself.
+        timm: what a file calls the model, None where the file's reader has to bring it.
+        shape: the shape of its usual input, (channels, height, width).
+    """
 
     model: nn.Module
     timm: TimmModel | None
@@ -50,14 +56,14 @@ def full_model(
     Args:
         spec: a model's name, or `module:factory` for a callable without arguments that returns a module; modules are
             looked for in the working directory too.
-        num_classes: number of logits; by default what the model usually has (our own: 10).
+        num_classes: the number of logits; by default what the model usually has, which is 10 for hfp's own.
         in_channels: channels of the images.
-        image_size: side of the images; by default the usual one.
-        pretrained: load timm's weights (a download).
+        image_size: side of the images in pixels; by default the model's usual one.
+        pretrained: load timm's weights, which may take a download.
         weights: a file with the full state (`hfp.models.weights.read_weights`).
 
     Raises:
-        InputError: no such model, or one that can't be made so; a file that is not its state.
+        InputError: there is no such model, it can't be made so, or the file is not its state.
     """
     known = timm_model(spec, num_classes, in_channels)
     if pretrained and known is None:
@@ -84,18 +90,22 @@ def classifier(
     pretrained: bool = False,
     weights: str | os.PathLike[str] | None = None,
 ) -> tuple[nn.Module, str]:
-    """The model that an experiment trains, and a sentence on where its weights are from.
+    """Make the model that an experiment trains.
 
     Args:
-        source: a name (`hfp.models.create_model`), `module:factory`, a module (it is copied and starts with its own
-            weights) or a callable without arguments that returns one. Random weights are drawn from torch's generator.
-        num_classes: of the data. A module of one's own has to have as many outputs, or more.
-        in_channels: of the data.
-        pretrained: load timm's weights (a download).
+        source: a name (`hfp.models.create_model`), `module:factory`, a callable without arguments that returns a
+            module, or a module, which is copied and starts with its own weights. Random weights are drawn from torch's
+            global generator.
+        num_classes: the number of classes of the data. A module that is given must have as many outputs, or more.
+        in_channels: the channels of the data.
+        pretrained: load timm's weights, which may take a download.
         weights: a file with the full state (`hfp.models.weights.read_weights`).
 
+    Returns:
+        The model, and a phrase that says where its weights are from.
+
     Raises:
-        InputError: no such model, one that can't be made so, or a file that is not its state.
+        InputError: there is no such model, it can't be made so, or the file is not its state.
     """
     if pretrained:
         if weights is not None:
@@ -113,7 +123,7 @@ def classifier(
 
 
 def is_factory(spec: str) -> bool:
-    """Whether a text is `module:factory`, rather than the name of a model."""
+    """Tell whether a text is `module:factory`, rather than the name of a model."""
     return ":" in spec and spec.partition(":")[0] not in _SOURCES
 
 
@@ -125,10 +135,12 @@ def is_model(spec: str) -> bool:
 
 
 def from_factory(source: str | Callable[[], nn.Module]) -> nn.Module:
-    """The module that a callable without arguments gives, or `module:factory`, looked for in the working directory too.
+    """Return the module that a callable without arguments makes, or one named as `module:factory`.
+
+    The module of the factory is looked for in the working directory too.
 
     Raises:
-        InputError: it can't be imported, or gives no module.
+        InputError: the factory can't be imported, or returns no module.
     """
     found: Any = imported(source) if isinstance(source, str) else source
     name = source if isinstance(source, str) else getattr(source, "__qualname__", repr(source))
@@ -144,7 +156,7 @@ def from_factory(source: str | Callable[[], nn.Module]) -> nn.Module:
 
 
 def imported(spec: str) -> Any:
-    """What `module:name` names, looked for in the working directory too.
+    """Import what `module:name` names; the module is looked for in the working directory too.
 
     Raises:
         InputError: there is no such thing.
@@ -159,7 +171,7 @@ def imported(spec: str) -> Any:
 
 
 def timm_model(spec: str, num_classes: int | None, in_channels: int) -> TimmModel | None:
-    """What a file may call the model, if it is one of timm's."""
+    """Return what a file calls the model if it is one of timm's, else None."""
     bare = spec.removeprefix("timm:")
     if is_factory(spec) or spec.startswith("torchvision:") or not timm.is_model(bare):
         return None

@@ -13,10 +13,16 @@ SMALL_STAGES = ((32, 32), (64, 64), (128, 128))
 
 
 class VGG(nn.Module):
-    """Stages of 3×3 convolutions, each followed by 2×2 max-pooling, then `hidden` linear layers and the classifier.
+    """Stages of 3×3 convolutions, each followed by 2×2 max-pooling, then linear layers and the classifier.
 
-    Images of any size: pooling rounds up, so that maps never vanish, and the last ones are averaged. `width` multiplies
-    every layer's channels.
+    Pooling rounds up and the last maps are averaged, so images may have any size.
+
+    Args:
+        stages: for each stage, the channels of its convolutions.
+        hidden: the outputs of the linear layers before the classifier.
+        num_classes: the number of logits.
+        in_channels: channels of the images.
+        width: a factor on every layer's channels.
     """
 
     def __init__(
@@ -46,9 +52,9 @@ class VGG(nn.Module):
         initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images `[batch, channels, height, width]` to logits `[batch, classes]`."""
+        """Map images `[batch, channels, height, width]` to logits `[batch, classes]`."""
         return self.classifier(self.features(x))
 
     def get_classifier(self) -> nn.Linear:
-        """The layer that makes the logits."""
+        """Return the layer that makes the logits."""
         return self.classifier

@@ -1,4 +1,4 @@
-"""Weights in files: safetensors, or what `torch.save` wrote of a state_dict. Nothing else is unpickled."""
+"""Reads weights from safetensors files, or from a state_dict that `torch.save` wrote. Nothing else is unpickled."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str], *, new_classifi
     """Put the weights of a file into `model`.
 
     Args:
-        model: the model; changed only if all fits.
-        path: see `read_weights`.
-        new_classifier: the model keeps its own classifier where the file's has another number of classes, as with
-            timm's pretrained weights; else such a file is refused.
+        model: the model, which is changed only if all tensors fit.
+        path: a file as for `read_weights`.
+        new_classifier: keep the model's own classifier where the file's has another number of classes, as with timm's
+            pretrained weights. By default such a file is refused.
 
     Returns:
-        A sentence that says where the weights are from, and whether the classifier is new.
+        A phrase that says where the weights are from, and whether the classifier is new.
 
     Raises:
-        InputError: the file can't be read, or is of another model; the first names that differ are given.
+        InputError: the file can't be read, or is of another model; the message has the first names that differ.
     """
     path = Path(path)
     state, own = read_weights(path), model.state_dict()
@@ -60,14 +60,14 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str], *, new_classifi
 
 
 def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """The state in a file, by name.
+    """Read the state in a file, by name.
 
     Args:
         path: a safetensors file, or a ``.pth`` or ``.pt`` file with a state_dict, alone or under ``state_dict``,
             ``model_state_dict`` or ``model``. A ``module.`` before every name is taken off.
 
     Raises:
-        InputError: there is no such file, it is damaged, or it pickles other things than tensors.
+        InputError: there is no such file, the file is damaged, or it pickles other things than tensors.
     """
     path = Path(path)
     if not path.is_file():
@@ -121,7 +121,7 @@ def _unpickled(path: Path) -> Any:
 
 
 def _head_of_other_classes(model: nn.Module, state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> set[str]:
-    """The classifier's tensors, if nothing but their number of classes differs."""
+    """Return the names of the classifier's tensors if nothing but their number of classes differs, else no name."""
     try:
         ids = {id(parameter) for parameter in classifier_of(model).parameters()}
     except InputError:

@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from hfp.errors import InputError
+from hfp.reconstruct.models.copying import copied
 from hfp.reconstruct.models.twin import computed
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -28,7 +29,7 @@ def own_copy(model: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
     """
     memo: dict[int, Any] = {**computed(model), **{id(parameter): parameter for parameter in model.parameters()}}
     try:
-        found = copy.deepcopy(model, memo)
+        found = copied(model, memo)
     except Exception as error:
         raise InputError(f"the model can't be copied: {_culprit(model, error)}") from error
     return found, tuple(dict.fromkeys(_without_functions(found)))

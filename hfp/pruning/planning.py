@@ -41,11 +41,17 @@ class Goal:
 
 @dataclass(frozen=True)
 class Step:
-    """A plan of one step. coupling: the groups it is about. stuck: layers that the rules leave no choice, with why."""
+    """A plan of one step, applied.
+
+    coupling: the groups it is about. stuck: layers that the rules leave no choice, with why. compact: the compact
+    model. costs: its costs by name.
+    """
 
     coupling: Coupling
     plan: Plan
     stuck: Mapping[str, str]
+    compact: nn.Module
+    costs: Mapping[str, float]
 
 
 def costs_of(model: nn.Module, inputs: Any) -> dict[str, float]:
@@ -73,6 +79,7 @@ def planned(model: nn.Module, shown: nn.Module, goal: Goal, request: PruneReques
     scores_of = model if request.scores_with_data else shown
     criterion = criterion_for(scores_of, request)
     refused: dict[str, str] = {}
+    counted = True
     for _ in range(MOST_CHECKS):
         if not coupling.names:
             raise MapError(f"nothing can be removed from this model: {coupling.why_nothing}")
@@ -82,26 +89,33 @@ def planned(model: nn.Module, shown: nn.Module, goal: Goal, request: PruneReques
             continue
         request.tell(f"meeting {goal.budget}")
         try:
-            plan = _plan(bundles, coupling, model, goal, request)
+            plan = _plan(bundles, coupling, model, goal, request, counted)
         except InputError as error:
             raise InputError(f"{error}{_left_alone(refused)}") from None
         request.tell("checking with numbers")
         checked = coupling.checked(model, goal.inputs, plan)
-        if checked is coupling:
-            return Step(coupling, plan, _stuck(bundles, request))
-        coupling = checked
+        if checked is not coupling:
+            coupling = checked
+            continue
+        compact = compact_model(model, coupling.index_map(plan))
+        costs = costs_of(compact, goal.inputs)
+        if not counted or costs == coupling.costs(plan.kept):
+            return Step(coupling, plan, _stuck(bundles, request), compact, costs)
+        counted = False
     raise MapError(
         f"after {MOST_CHECKS} attempts the compact model still does not compute what it should: {coupling.why_nothing}"
     )
 
 
-def _plan(bundles: list[Bundle], coupling: Coupling, model: nn.Module, goal: Goal, request: PruneRequest) -> Plan:
+def _plan(
+    bundles: list[Bundle], coupling: Coupling, model: nn.Module, goal: Goal, request: PruneRequest, counted: bool
+) -> Plan:
     if request.rules.ranking == "measured":
         bundles = _measured(bundles, coupling, model, goal, request)
     order = Order.of(bundles, request.rules)
     if goal.budget.ratio is not None:
         return coupling.plan(order.until(goal.budget.ratio))
-    costs = _relative_costs(coupling, model, goal)
+    costs = _relative_costs(coupling, model, goal, counted)
     return coupling.plan(meet(order, goal.budget.costs, costs, goal.budget.tolerance))
 
 
@@ -165,24 +179,24 @@ def _priced_cost(model: nn.Module, goal: Goal) -> Callable[[nn.Module, Plan], fl
     return cost
 
 
-def _relative_costs(coupling: Coupling, model: nn.Module, goal: Goal) -> Callable[[Kept], dict[str, float]]:
-    """What a plan costs of all that the budget limits, as shares of the full model's."""
+def _relative_costs(
+    coupling: Coupling, model: nn.Module, goal: Goal, counted: bool
+) -> Callable[[Kept], dict[str, float]]:
+    """What a plan costs of all that the budget limits, as shares of the full model's.
+
+    counted: costs are counted from the sizes that the trace predicts; otherwise each plan's compact model is built.
+    """
     names = goal.budget.costs
 
     def costs(kept: Kept) -> dict[str, float]:
-        plan = coupling.plan(kept)
         found: dict[str, float] = {}
         if set(names) - {"latency"}:
-            compact, inputs = coupling.compact_skeleton(plan)
-            counted = {
-                "macs": lambda: macs(compact, inputs),
-                "params": lambda: parameters(compact),
-                "bytes": lambda: state_bytes(compact),
-            }
-            found |= {name: counted[name]() / goal.costs[name] for name in names if name != "latency"}
+            left = coupling.costs(kept) if counted else costs_of(*coupling.compact_skeleton(coupling.plan(kept)))
+            found |= {name: left[name] / goal.costs[name] for name in names if name != "latency"}
         if "latency" in names:
-            full, left = latencies((goal.model, compact_model(model, coupling.index_map(plan))), goal.inputs)
-            found["latency"] = left / full
+            compact = compact_model(model, coupling.index_map(coupling.plan(kept)))
+            full, left_over = latencies((goal.model, compact), goal.inputs)
+            found["latency"] = left_over / full
         return found
 
     return costs

@@ -24,7 +24,6 @@ from hfp.pruning.request import Importance, PruneRequest, check_model, layer_nam
 from hfp.pruning.result import PruneResult
 from hfp.pruning.schedule import RankingRules
 from hfp.reconstruct import IndexMap, compact_model
-from hfp.reconstruct.models.running import run_error
 
 
 def prune(
@@ -105,10 +104,14 @@ def prune(
 
 @dataclass(frozen=True)
 class _State:
-    """How far pruning is. model: what is left. index_map: its place in the full model. first: the first step's plan."""
+    """How far pruning is.
+
+    model: what is left. index_map: its place in the full model. costs: what it costs. first: the first step's plan.
+    """
 
     model: nn.Module
     index_map: IndexMap
+    costs: Mapping[str, float]
     left: float = 1.0
     repairs: tuple[RepairReport, ...] = ()
     first: Step | None = None
@@ -116,18 +119,25 @@ class _State:
 
 def _pruned(model: nn.Module, request: PruneRequest) -> PruneResult:
     own, hooked = own_copy(model)
-    error = run_error(own, request.inputs)
+    full, error = _costs_or_error(own, request.inputs)
     if error is not None:
         missing = f"; hooks of {', '.join(hooked)} are plain functions, which are not called here" if hooked else ""
         raise InputError(f"the model does not run on the example inputs ({error}){missing}")
-    full = costs_of(own, request.inputs)
-    state = _State(own, IndexMap.identity(model))
+    state = _State(own, IndexMap.identity(model), full)
     for step in range(1, request.steps + 1):
         goal = Goal(own, full, request.inputs, request.budget.part(step, request.steps))
         state = _step(state, model if step == 1 else state.model, goal, _stepped(request, step))
     compact = compact_model(model, state.index_map, _written(model, state))
-    costs = _costs(own, state.model, full, request)
+    costs = _costs(own, state, full, request)
     return PruneResult(compact, state.index_map, _report(model, state, costs, hooked, request))
+
+
+def _costs_or_error(model: nn.Module, inputs: Any) -> tuple[dict[str, float], str | None]:
+    """What a model costs, or why it does not run on the inputs."""
+    try:
+        return costs_of(model, inputs), None
+    except Exception as error:
+        return {}, f"{type(error).__name__}: {error}"
 
 
 def _stepped(request: PruneRequest, step: int) -> PruneRequest:
@@ -143,12 +153,12 @@ def _step(state: _State, shown: nn.Module, goal: Goal, request: PruneRequest) ->
         request.importance.reset()  # what it knows is of a larger model
     step = planned(state.model, shown, goal, request)
     index_map = step.coupling.index_map(step.plan)
-    left, total = compact_model(state.model, index_map), state.index_map.then(index_map)
-    repairs = state.repairs
+    total, repairs, costs = state.index_map.then(index_map), state.repairs, step.costs
     if request.repair:
         request.tell("repairing")
-        repairs = repaired(goal.model, left, total, request.data, request.repair)
-    return _State(left, total, state.left * (1 - step.plan.ratio), repairs, state.first or step)
+        repairs = repaired(goal.model, step.compact, total, request.data, request.repair)
+        costs = costs_of(step.compact, request.inputs)
+    return _State(step.compact, total, costs, state.left * (1 - step.plan.ratio), repairs, state.first or step)
 
 
 def _written(model: nn.Module, state: _State) -> Mapping[str, Tensor] | None:
@@ -161,13 +171,12 @@ def _written(model: nn.Module, state: _State) -> Mapping[str, Tensor] | None:
 
 
 def _costs(
-    full: nn.Module, compact: nn.Module, costs: Mapping[str, float], request: PruneRequest
+    full: nn.Module, state: _State, costs: Mapping[str, float], request: PruneRequest
 ) -> dict[str, tuple[float, float]]:
-    after = costs_of(compact, request.inputs)
-    found: dict[str, tuple[float, float]] = {name: (before, after[name]) for name, before in costs.items()}
+    found: dict[str, tuple[float, float]] = {name: (before, state.costs[name]) for name, before in costs.items()}
     if request.budget.latency is not None:
         request.tell("measuring latency")
-        before, left = latencies((full, compact), request.inputs)
+        before, left = latencies((full, state.model), request.inputs)
         found["latency"] = (before, left)
     return found
 

@@ -22,6 +22,14 @@ class PruneResult:
         model: the compact model.
         index_map: which entries of the full model it holds; `restrict` and `embed` go there and back.
         report: what was asked for, what it costs, and what happened to every layer.
+
+    >>> import hfp, torch
+    >>> from torch import nn
+    >>> model = nn.Sequential(nn.Linear(4, 64), nn.ReLU(), nn.Linear(64, 2))
+    >>> result = hfp.prune(model, torch.zeros(1, 4), hfp.Budget(params=0.5))
+    >>> state = result.index_map.embed(result.model.state_dict(), into=model.state_dict())
+    >>> state["0.weight"].shape
+    torch.Size([64, 4])
     """
 
     model: nn.Module
@@ -30,7 +38,7 @@ class PruneResult:
 
     @property
     def metadata(self) -> Mapping[str, Any]:
-        """What `hfp.save_pruned` writes about how the model was pruned."""
+        """How the model was pruned, as `hfp.save_pruned` writes it."""
         report = self.report
         return {
             "criterion": report.criterion,

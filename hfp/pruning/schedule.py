@@ -6,8 +6,11 @@ import math
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from hfp.errors import InputError
@@ -55,41 +58,45 @@ class Bundle:
     scores: Mapping[str, Tensor]
     widths: Mapping[str, tuple[int, ...]]
 
-    @property
+    @cached_property
     def steps(self) -> int:
         """The number of equal parts that all groups can be cut into."""
-        return math.gcd(*(len(scores) for scores in self.scores.values()))
+        return math.gcd(*self._sizes.values())
+
+    @cached_property
+    def _sizes(self) -> dict[str, int]:
+        return {name: len(scores) for name, scores in self.scores.items()}
+
+    @cached_property
+    def _ranked(self) -> dict[str, NDArray[np.int64]]:
+        """The channels of every group, the one to be removed first at the beginning."""
+        return {name: torch.argsort(scores, stable=True).cpu().numpy() for name, scores in self.scores.items()}
 
     def levels(self, rules: RankingRules) -> list[int]:
         """The levels that the rules allow, ascending from 0."""
-        return [0, *(level for level in range(1, self.steps) if self._allowed(level, rules))]
-
-    def _allowed(self, level: int, rules: RankingRules) -> bool:
-        left = [
-            (len(scores) - self.removed(name, level)) * width
-            for name, scores in self.scores.items()
-            for width in self.widths[name]
-        ]
-        return all(count >= rules.min_channels and count % (rules.round_to or 1) == 0 for count in left)
+        levels = np.arange(1, self.steps)
+        allowed = np.ones(len(levels), dtype=bool)
+        for name, size in self._sizes.items():
+            for width in self.widths[name]:
+                left = (size - levels * (size // self.steps)) * width
+                allowed &= (left >= rules.min_channels) & (left % (rules.round_to or 1) == 0)
+        return [0, *levels[allowed].tolist()]
 
     def removed(self, name: str, level: int) -> int:
         """How many channels of a group are gone at a level."""
-        return level * (len(self.scores[name]) // self.steps)
+        return level * (self._sizes[name] // self.steps)
 
     def cost(self, before: int, after: int) -> float:
         """The mean score of the channels that go between two levels."""
         taken = [
-            torch.sort(scores).values[self.removed(name, before) : self.removed(name, after)]
-            for name, scores in self.scores.items()
+            self.scores[name].cpu()[ranked[self.removed(name, before) : self.removed(name, after)]]
+            for name, ranked in self._ranked.items()
         ]
-        return float(torch.cat([part.double().cpu() for part in taken]).mean())
+        return float(torch.cat([part.double() for part in taken]).mean())
 
     def kept(self, level: int) -> dict[str, list[int]]:
         """The channels of every group that are left at a level."""
-        return {
-            name: sorted(torch.argsort(scores, stable=True)[self.removed(name, level) :].tolist())
-            for name, scores in self.scores.items()
-        }
+        return {name: np.sort(ranked[self.removed(name, level) :]).tolist() for name, ranked in self._ranked.items()}
 
     def with_order(self, prices: Sequence[float]) -> Bundle:
         """The same channels in the same order, scored by a price for each of the equal parts."""

@@ -35,7 +35,7 @@ class Deployed(nn.Module):
         return f"{values} [samples, {', '.join(map(str, self._shape))}]"
 
     def forward(self, images: Tensor) -> Tensor:
-        """Samples `[samples, ...]` to scores `[samples, classes]`."""
+        """Map samples `[samples, ...]` to scores `[samples, classes]`."""
         values = images.to(torch.float32)
         if self._pictures and self._scale != 1:
             values = values * self._scale
@@ -43,7 +43,7 @@ class Deployed(nn.Module):
 
 
 def example(taken: ModelInput) -> Tensor:
-    """Two samples of the kind that `Deployed` takes."""
+    """Make two samples of the kind that `Deployed` takes."""
     generator = torch.Generator().manual_seed(0)
     if taken.takes_pictures:
         return torch.randint(256, (2, *taken.shape), dtype=torch.uint8, generator=generator)

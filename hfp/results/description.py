@@ -19,11 +19,11 @@ from hfp.federation.setup import Federation
 from hfp.models import create_model, models
 from hfp.models.source import from_factory, is_factory, timm_model
 from hfp.reconstruct import TimmModel
-from hfp.results.folder import write_atomically
+from hfp.results.atomic import write_atomically
+from hfp.results.folder import DESCRIPTION
 from hfp.results.inputs import FLOAT, UINT8, ModelInput
 
 FORMAT = 1
-DESCRIPTION = "model.json"
 _MOST = 100_000  # of any side or number of classes: larger ones could ask for absurd amounts of memory
 
 ModelSource = str | nn.Module | Callable[[], nn.Module]
@@ -47,7 +47,7 @@ class ModelDescription:
 
     @classmethod
     def of(cls, federation: Federation) -> ModelDescription:
-        """The description of a federation's models."""
+        """Describe a federation's models."""
         model = federation.experiment.as_dict()["model"]
         return cls(model, federation.dataset.classes, ModelInput.of(federation.dataset), version("hfp"))
 
@@ -64,7 +64,7 @@ class ModelDescription:
         return timm_model(self.model, len(self.classes), self.input.shape[0])
 
     def skeleton(self, given: ModelSource | None = None) -> nn.Module:
-        """The full model's architecture, with weights of no meaning.
+        """Make the full model's architecture, with weights of no meaning.
 
         Args:
             given: the model, where its name does not say how to make it: a module (used as it is), a callable, or
@@ -95,7 +95,7 @@ class ModelDescription:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, as `parse` takes them."""
+        """Return plain values, as `parse` takes them."""
         given = self.input
         return {
             "format": FORMAT,
@@ -167,7 +167,7 @@ def read_description(folder: Path) -> ModelDescription:
 
 
 def read_json(path: Path) -> Any:
-    """The value in a file of JSON.
+    """Read the value in a file of JSON.
 
     Raises:
         InputError: the file is missing or holds something else.

@@ -2,67 +2,112 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
 import os
-import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
+from itertools import count
 from pathlib import Path
+from typing import Any
 
-from safetensors.torch import save
+from filelock import FileLock, Timeout
 
 from hfp.errors import InputError
 from hfp.federation.experiment import Experiment
 from hfp.federation.records import RoundRecord
 from hfp.methods import State
+from hfp.results.atomic import clear_unfinished, is_unfinished, write_atomically
+from hfp.results.tensor_file import to_bytes
 
 CONFIGURATION, METRICS, MODEL, PICTURE = "config.json", "metrics.jsonl", "global.safetensors", "accuracy.png"
-DIAGNOSTICS = "diagnostics.png"
+DIAGNOSTICS, LOCK = "diagnostics.png", ".lock"
+DESCRIPTION, PLANS, CLIENTS = "model.json", "plans.json", "clients"  # how to make the model again, and submodels
+MACHINE = "machine"
+"""What of the configuration is no setting of the experiment: with how many threads it was computed, and so on."""
 
 
 class RunFolder:
-    """Writes one run's files; the metrics grow by one line a round, so that a stopped run keeps what it had."""
+    """Writes one run's files; the metrics grow by one line per round, so that a stopped run keeps what it had."""
 
-    def __init__(self, path: Path, *, resumed: bool = False) -> None:
+    def __init__(self, path: Path, *, resumed: bool = False, numbered: bool = False) -> None:
         """Check that `path` is free, unless a run is `resumed` there; nothing is made yet.
 
-        Raises:
-            InputError: something is there already.
-        """
-        if not resumed and path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise InputError(
-                f"output folder {path} is not empty; nothing in it is overwritten: give another with --out"
-            )
-        self.path = path
-
-    def configure(self, experiment: Experiment) -> None:
-        """Make the folder and write the configuration.
+        A `numbered` folder gets a number behind its name where the name is taken.
 
         Raises:
-            InputError: the folder can't be made or written to.
+            InputError: something is there already, or there can't be a folder of that name.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"output folder {self.path} can't be made: {error.strerror}") from error
-        text = json.dumps(experiment.as_dict(), indent=2) + "\n"
-        write_atomically(self.path / CONFIGURATION, text.encode())
+        self.path, self._resumed, self._numbered = path, resumed, numbered
+        if not numbered:
+            with told(f"output folder {_short(path)} can't be used"):
+                self._check_free()
+
+    @contextlib.contextmanager
+    def taken(self) -> Iterator[None]:
+        """Make the folder, and keep other runs out of it while inside.
+
+        Raises:
+            InputError: it can't be made, or another run has it.
+        """
+        self.make()
+        with locked(self.path):
+            with told(f"output folder {self.path} can't be used"):
+                if not self._numbered:
+                    self._check_free()
+                clear_unfinished(self.path)
+            yield
+
+    def make(self) -> None:
+        """Make the folder; a numbered one is new.
+
+        Raises:
+            InputError: it can't be made.
+        """
+        self.path = make_folder(self.path, numbered=self._numbered)
+
+    def configure(self, experiment: Experiment, machine: Mapping[str, Any] | None = None) -> None:
+        """Write the configuration, and what is to be known of the `machine`: threads, workers.
+
+        Raises:
+            InputError: it can't be written.
+        """
+        values = {**experiment.as_dict(), **({} if machine is None else {MACHINE: dict(machine)})}
+        self._write(CONFIGURATION, (json.dumps(values, indent=2) + "\n").encode())
 
     def append(self, record: RoundRecord) -> None:
-        """Add one round's figures as a line of JSON."""
-        with open(self.path / METRICS, "a", encoding="utf-8") as file:
-            file.write(json.dumps(record.as_dict()) + "\n")
+        """Add one round's figures as a line of JSON, whole or not at all.
+
+        Raises:
+            InputError: it can't be written.
+        """
+        with told(f"{self.path / METRICS} can't be written"), open(self.path / METRICS, "ab") as file:
+            end = file.tell()
+            try:
+                file.write(_line(record))
+                file.flush()
+            except OSError:
+                with contextlib.suppress(OSError):
+                    os.truncate(self.path / METRICS, end)
+                raise
 
     def rewrite(self, history: Sequence[RoundRecord]) -> None:
-        """Write all rounds' figures anew, as `append` does one by one."""
-        lines = "".join(json.dumps(record.as_dict()) + "\n" for record in history)
-        write_atomically(self.path / METRICS, lines.encode())
+        """Write all rounds' figures anew, as `append` does one by one.
+
+        Raises:
+            InputError: they can't be written.
+        """
+        self._write(METRICS, b"".join(_line(record) for record in history))
 
     def save_model(self, experiment: Experiment, state: State) -> None:
-        """Write the global model's state, with the names needed to make the model again."""
+        """Write the global model's state, with the names needed to make the model again.
+
+        Raises:
+            InputError: it can't be written.
+        """
         metadata = {name: str(experiment.as_dict()[name]) for name in ("model", "dataset", "method")}
-        content = save({name: tensor.contiguous().cpu() for name, tensor in state.items()}, metadata)
-        write_atomically(self.path / MODEL, content)
+        self._write(MODEL, to_bytes(state, metadata))
 
     @property
     def diagnostics(self) -> Path:
@@ -74,21 +119,105 @@ class RunFolder:
         """Where the picture goes."""
         return self.path / PICTURE
 
+    def _write(self, name: str, content: bytes) -> None:
+        with told(f"{self.path / name} can't be written"):
+            write_atomically(self.path / name, content)
+
+    def _check_free(self) -> None:
+        if self._resumed or not self.path.exists():
+            return
+        if not self.path.is_dir() or any(not self._leftover(path) for path in self.path.iterdir()):
+            raise InputError(
+                f"output folder {self.path} is not empty; nothing in it is overwritten: give another with --out"
+            )
+
+    def _leftover(self, path: Path) -> bool:
+        """Whether a file is what is left of a run that was stopped before its first round ended."""
+        if path.name in (CONFIGURATION, DESCRIPTION):
+            return read_configuration(self.path) is not None
+        if path.name == CLIENTS and path.is_dir():
+            return not any(path.iterdir())
+        return path.name == LOCK or is_unfinished(path)
+
+
+def make_folder(path: Path, *, numbered: bool = False) -> Path:
+    """Make a folder; a `numbered` one is new, and gets a number behind its name where the name is taken.
+
+    Raises:
+        InputError: it can't be made.
+    """
+    with told(f"output folder {_short(path)} can't be made"):
+        if not numbered:
+            path.mkdir(parents=True, exist_ok=True)
+            return path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for number in count(1):
+            numbered_path = path if number == 1 else path.with_name(f"{path.name}-{number}")
+            with contextlib.suppress(FileExistsError):
+                numbered_path.mkdir()
+                return numbered_path
+    raise AssertionError("there is always a number left")
+
+
+def read_configuration(folder: Path) -> tuple[Experiment, Mapping[str, Any]] | None:
+    """Read the experiment and the machine of a run's folder; None where it has no configuration of a run."""
+    try:
+        values = json.loads((folder / CONFIGURATION).read_text(encoding="utf-8"))
+        names = {entry.name for entry in dataclasses.fields(Experiment)}
+        if not isinstance(values, dict) or not {"method", "dataset", "rounds"} <= values.keys():
+            return None
+        machine = values.get(MACHINE)
+        experiment = Experiment(**{name: value for name, value in values.items() if name in names})
+        return experiment, machine if isinstance(machine, dict) else {}
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes out of the folder while inside. The end of this process, however it comes, lets them in.
+
+    Raises:
+        InputError: another process has the folder.
+    """
+    lock = FileLock(folder / LOCK, timeout=0)
+    try:
+        with told(f"folder {folder} can't be locked"):
+            lock.acquire()
+    except Timeout:
+        raise InputError(f"another process is writing to {folder}; wait for it, or give another folder") from None
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            (folder / LOCK).unlink(missing_ok=True)
+        lock.release()
+
 
 def default_folder(experiment: Experiment, parent: Path = Path("runs")) -> Path:
-    """A fresh name from the clock and the experiment: ``runs/20260131-120000-ca-hfp-digits``, numbered when taken."""
-    stem = f"{datetime.now():%Y%m%d-%H%M%S}-{experiment.method}-{experiment.dataset_name}"
-    number = 1
-    while (parent / (stem if number == 1 else f"{stem}-{number}")).exists():
-        number += 1
-    return parent / (stem if number == 1 else f"{stem}-{number}")
+    """Name a folder by the clock and the experiment, such as ``runs/20260131-120000-ca-hfp-digits``."""
+    return parent / f"{datetime.now():%Y%m%d-%H%M%S}-{experiment.method}-{experiment.dataset_name}"
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write the whole file or nothing: a temporary file beside it, renamed when complete."""
-    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+def _line(record: RoundRecord) -> bytes:
+    return (json.dumps(record.as_dict(), allow_nan=False) + "\n").encode()
+
+
+@contextlib.contextmanager
+def told(what: str) -> Iterator[None]:
+    """Turn errors of the file system into one line that says what could not be done, and why."""
     try:
-        unfinished.write_bytes(content)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+        yield
+    except Timeout:
+        raise
+    except OSError as error:
+        raise InputError(f"{what}: {error.strerror or error}") from error
+    except ValueError as error:  # a name with a null byte
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{what}: {error}") from error
+
+
+def _short(path: Path) -> str:
+    text = str(path)
+    return text if len(text) <= 80 else f"{text[:40]}…{text[-20:]}"

@@ -45,7 +45,7 @@ class ModelInput:
 
     @classmethod
     def of(cls, dataset: Dataset) -> ModelInput:
-        """What a model that was trained on `dataset` takes."""
+        """Describe what a model that was trained on `dataset` takes."""
         images = dataset.train.images if len(dataset.train) else dataset.test.images
         shape, mean, std = tuple(dataset.shape), tuple(dataset.mean.tolist()), tuple(dataset.std.tolist())
         if images.dtype != torch.uint8:
@@ -64,7 +64,7 @@ class ModelInput:
         return self.dtype == UINT8 and len(self.shape) == 3 and self.shape[0] in (1, 3)
 
     def prepare(self, images: Images) -> Tensor:
-        """Samples `[samples, ...]` as the model takes them: scaled, resized, of its channels and normalised.
+        """Scale, resize and normalise samples `[samples, ...]` for the model, and give them its number of channels.
 
         Args:
             images: image files by path, PIL images, tensors or arrays, or a sequence of these. A file or PIL image may
@@ -88,7 +88,7 @@ class ModelInput:
         return normalised(samples, torch.tensor(self.mean), torch.tensor(self.std))
 
     def _from_picture(self, source: str | os.PathLike[str] | Image.Image) -> Tensor:
-        """One image `[channels, height, width]` in the data set's units."""
+        """Read one image `[channels, height, width]` in the data set's units."""
         if not self.takes_pictures:
             raise InputError(f"the model takes {self._words}, no image files; give tensors as the data set has them")
         channels, height, width = self.shape

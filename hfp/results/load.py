@@ -24,8 +24,8 @@ from hfp.federation.experiment import Experiment
 from hfp.federation.setup import coupled_groups
 from hfp.reconstruct import Coupling, IndexMap, Pruned, PrunedFile, compact_model, read_pruned
 from hfp.results.classifier import TrainedClassifier
-from hfp.results.description import DESCRIPTION, ModelDescription, ModelSource, read_description, read_json
-from hfp.results.folder import CONFIGURATION, METRICS, MODEL
+from hfp.results.description import ModelDescription, ModelSource, read_description, read_json
+from hfp.results.folder import CONFIGURATION, DESCRIPTION, MACHINE, METRICS, MODEL
 from hfp.results.submodels import RUN, client_file, read_plan
 from hfp.training.batch_norm import has_statistics
 
@@ -60,18 +60,23 @@ class Submodel(TrainedClassifier):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class SavedRun(TrainedClassifier):
-    """A run from its folder; `model` is the global model.
+    """A finished run from its folder, which can predict with its global model.
 
     Args:
+        model: the global model in evaluation mode.
+        classes: the name of every class.
+        input: what the model takes.
         folder: where it was read from.
-        settings: the fields of the run's experiment, as in ``config.json``.
+        settings: the fields of the run's experiment, from ``config.json``.
         history: every round's figures, as in ``metrics.jsonl`` (`hfp.federation.records.RoundRecord.as_dict`).
         description: how to make the full model again.
 
-    >>> import hfp, tempfile                                                          # doctest: +SKIP
-    >>> run = hfp.load_run("runs/20260131-120000-ca-hfp-digits")                      # doctest: +SKIP
-    >>> run.predict("seven.png")[0].label                                             # doctest: +SKIP
-    '7'
+    >>> import hfp, torch
+    >>> experiment = hfp.Experiment(clients=2, train_images=64, rounds=1, head_start=1.0)
+    >>> run = hfp.simulate(experiment, resume="runs/mine")
+    >>> saved = hfp.load_run("runs/mine")
+    >>> saved.predict(torch.zeros(1, 1, 8, 8, dtype=torch.uint8))[0].label in saved.classes
+    True
     """
 
     folder: Path
@@ -100,10 +105,10 @@ class SavedRun(TrainedClassifier):
         return next((found for found in reversed(tested) if found is not None), math.nan)
 
     def submodel(self, client: int) -> Submodel:
-        """A client's own compact model: as trained where the run saved it (``--save-clients``), else as planned.
+        """Make a client's own compact model, as trained where the run saved it (``--save-clients``), else as planned.
 
         Args:
-            client: 0 to the number of clients less one.
+            client: its index, from 0.
 
         Raises:
             InputError: the client was never asked to train, or its file or the plans are damaged or of another model.
@@ -131,8 +136,8 @@ def load_run(folder: str | os.PathLike[str], model: ModelSource | None = None) -
 
     Args:
         folder: what ``hfp run`` wrote, or the ``global.safetensors`` inside.
-        model: the full model's architecture, where the run has its own (``module:factory``, or given in Python): a
-            module (it is copied), a callable that returns one, or ``module:factory``. By default what the run names.
+        model: the full model's architecture, needed where the run does not name it because it was given in Python. It
+            is a module, which is copied, a callable that returns one, or ``module:factory``.
 
     Returns:
         The run, with the model in evaluation mode.
@@ -140,6 +145,12 @@ def load_run(folder: str | os.PathLike[str], model: ModelSource | None = None) -
     Raises:
         InputError: a file is missing, damaged or of another format version, the model has to be given, or it has
             tensors of other names or shapes than the run's.
+
+    >>> import hfp
+    >>> experiment = hfp.Experiment(clients=2, train_images=64, rounds=1, head_start=1.0)
+    >>> run = hfp.simulate(experiment, resume="runs/mine")
+    >>> hfp.load_run("runs/mine").submodel(client=0).trained
+    False
     """
     path = Path(folder)
     path = path.parent if path.name == MODEL else path
@@ -149,6 +160,7 @@ def load_run(folder: str | os.PathLike[str], model: ModelSource | None = None) -
     settings = read_json(path / CONFIGURATION)
     if not isinstance(settings, dict):
         raise InputError(f"{path / CONFIGURATION} is damaged: expected an object; found {type(settings).__name__}")
+    settings.pop(MACHINE, None)
     full = copy.deepcopy(description.skeleton(model)) if isinstance(model, nn.Module) else description.skeleton(model)
     _fill(full, path / MODEL)
     policy = settings.get("batch_norm")
@@ -164,18 +176,26 @@ def load_run(folder: str | os.PathLike[str], model: ModelSource | None = None) -
 
 
 def load_pruned(path: str | os.PathLike[str], skeleton: nn.Module | None = None) -> Pruned:
-    """Build the compact model that a file holds: of ``hfp prune``, `hfp.save_pruned` or ``hfp extract``.
+    """Build the compact model in a file that ``hfp prune``, `hfp.save_pruned` or ``hfp extract`` wrote.
 
     Args:
         path: the file.
-        skeleton: the full model (any weights; not changed). Needed unless the file names the model.
+        skeleton: the full model with any weights, which is not changed. It is needed unless the file names the model.
 
     Returns:
         The compact model in evaluation mode, its index map and the file's metadata.
 
     Raises:
-        MapError: the file is damaged or of another format version; or the skeleton is missing, or of another model.
+        MapError: the file is damaged or of another format version, or the skeleton is missing or of another model.
         InputError: the file is from a run, and what it says of the run is damaged.
+
+    >>> import hfp, torch
+    >>> from torch import nn
+    >>> model = nn.Sequential(nn.Linear(4, 64), nn.ReLU(), nn.Linear(64, 2))
+    >>> result = hfp.prune(model, torch.zeros(1, 4), hfp.Budget(params=0.5))
+    >>> path = hfp.save_pruned(result, "pruned.safetensors")
+    >>> hfp.load_pruned(path, skeleton=model).model[0].out_features
+    31
     """
     if skeleton is None:
         skeleton = skeleton_in(read_pruned(path))
@@ -183,7 +203,7 @@ def load_pruned(path: str | os.PathLike[str], skeleton: nn.Module | None = None)
 
 
 def skeleton_in(stored: PrunedFile) -> nn.Module | None:
-    """The full model's architecture that a file from a run names; None where it names none, or timm's."""
+    """Make the full model's architecture that a file from a run names; None if timm makes it or none is named."""
     description = description_in(stored)
     if stored.timm is not None or description is None or not description.named:
         return None
@@ -191,7 +211,7 @@ def skeleton_in(stored: PrunedFile) -> nn.Module | None:
 
 
 def description_in(stored: PrunedFile) -> ModelDescription | None:
-    """What a file from a run says of its full model; None for other files.
+    """Return what a file from a run says of its full model; None for other files.
 
     Raises:
         InputError: it is damaged.
@@ -227,7 +247,7 @@ def load_submodel(path: str | os.PathLike[str], model: ModelSource | None = None
 
 
 def is_run(path: Path) -> bool:
-    """Whether a path is a run's folder, or the global model's file in one."""
+    """Tell whether a path is a run's folder, or the global model's file in one."""
     return path.is_dir() or (path.name == MODEL and (path.parent / DESCRIPTION).is_file())
 
 
@@ -253,7 +273,7 @@ def _fill(model: nn.Module, path: Path) -> None:
 
 
 def read_history(path: Path) -> tuple[Mapping[str, Any], ...]:
-    """The lines of the metrics file; an interruption may have left half a line at its end."""
+    """Read the lines of the metrics file, without half a line that an interruption may have left at its end."""
     try:
         *lines, rest = path.read_text(encoding="utf-8").split("\n")
     except FileNotFoundError:

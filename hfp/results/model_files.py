@@ -6,20 +6,28 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hfp.errors import InputError
-from hfp.federation.records import RoundRecord
+from hfp.federation.exchange import Plans
+from hfp.federation.observer import Observer
+from hfp.federation.records import RoundRecord, Run
 from hfp.federation.rounds import RunState
 from hfp.federation.setup import Federation
 from hfp.methods import ServerState, Update
 from hfp.results.description import ModelDescription, write_description
+from hfp.results.folder import CLIENTS
 from hfp.results.submodels import ClientSaver, write_plans
 
 
-class ModelFiles:
-    """Writes the model's description when the run begins, plans after every round and, if asked, clients' models."""
+class ModelFiles(Observer):
+    """Writes the model's description when the run begins, plans after every round and, if asked, clients' models.
+
+    A run that saved its clients' models before it was interrupted goes on doing so. It stands before `RunFiles` among
+    the observers: a checkpoint is written when the plans of its round are.
+    """
 
     def __init__(self, folder: Path, *, save_clients: bool = False) -> None:
         self._folder, self._save_clients = folder, save_clients
         self._saver: ClientSaver | None = None
+        self._unwritten: Plans | None = None
 
     def run_began(self, federation: Federation, history: Sequence[RoundRecord]) -> None:
         """Write how to make the model again.
@@ -30,7 +38,7 @@ class ModelFiles:
         try:
             description = ModelDescription.of(federation)
             write_description(self._folder, description)
-            if self._save_clients:
+            if self._save_clients or (self._folder / CLIENTS).is_dir():
                 self._saver = ClientSaver(self._folder, federation, description)
         except OSError as error:
             raise self._unwritable(error) from error
@@ -54,10 +62,27 @@ class ModelFiles:
         Raises:
             InputError: they can't be written.
         """
+        self._unwritten = run_state.plans
+        self._write_plans()
+
+    def run_ended(self, run: Run, finished: bool) -> None:
+        """Write plans whose writing was interrupted.
+
+        Raises:
+            InputError: they can't be written.
+        """
+        self._write_plans()
+
+    def _write_plans(self) -> None:
+        plans = self._unwritten
+        if plans is None:
+            return
         try:
-            write_plans(self._folder, run_state.plans)
+            write_plans(self._folder, plans)
         except OSError as error:
+            self._unwritten = None
             raise self._unwritable(error) from error
+        self._unwritten = None
 
     def _unwritable(self, error: OSError) -> InputError:
         return InputError(f"files in {self._folder} can't be written: {error.strerror or error}")

@@ -1,4 +1,4 @@
-"""What a run's folder holds, as plain values; no model is made for it."""
+"""Tells what a run's folder holds, as plain values. No model is made for it."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ from safetensors import SafetensorError, safe_open
 
 from hfp.errors import InputError
 from hfp.results.description import read_description, read_json
-from hfp.results.folder import CONFIGURATION, METRICS, MODEL
+from hfp.results.folder import CLIENTS, CONFIGURATION, METRICS, MODEL
 from hfp.results.load import read_history
-from hfp.results.submodels import CLIENTS
 
 _SETTINGS = ("method", "dataset", "clients", "seed")
 
 
 def run_overview(folder: Path) -> dict[str, Any]:
-    """What a run was, how far it came and how good its model is, how to load it.
+    """Tell what a run was, how far it came, how good its model is and how to load it.
 
     Raises:
         InputError: the folder is not a run's, or a file in it is damaged.
@@ -47,13 +46,13 @@ def run_overview(folder: Path) -> dict[str, Any]:
 
 
 def trained_clients(folder: Path) -> list[int]:
-    """The clients whose models were saved as trained."""
+    """List the clients whose models were saved as trained."""
     names = [path.stem.removeprefix("client-") for path in (folder / CLIENTS).glob("client-*.safetensors")]
     return sorted(int(name) for name in names if name.isdecimal())
 
 
 def full_model_alone(path: Path) -> str | None:
-    """A sentence about a run's full model without its folder; None if the file is something else."""
+    """Write a sentence about a run's full model without its folder; None if the file is something else."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -69,7 +68,7 @@ def full_model_alone(path: Path) -> str | None:
 
 
 def _entries(path: Path) -> int:
-    """How many numbers the full model's state holds, buffers too."""
+    """Count the numbers in the full model's state, with its buffers."""
     try:
         with safe_open(path, framework="pt") as file:
             return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118

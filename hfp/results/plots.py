@@ -1,4 +1,4 @@
-"""Pictures of a run. matplotlib comes with the `examples` extra; without it there is none, and the caller is told."""
+"""Draws pictures of a run with matplotlib, which comes with the `examples` extra; without it the caller is told."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def _draw(axes: Axes, title: str, rounds: Sequence[int], curves: Mapping[str, Se
 
 
 def _draw_coverage(axes: Axes, measured: Sequence[tuple[int, Diagnostics]]) -> None:
-    """A row for every coupled group, a column for every round: the share of channels that somebody trained."""
+    """Draw the share of channels that some client trained, with a row per coupled group and a column per round."""
     names = list(measured[0][1].coverage) if measured else []
     shares = [[diagnostics.coverage[name] for _, diagnostics in measured] for name in names]
     if shares:
@@ -103,7 +103,7 @@ def _draw_coverage(axes: Axes, measured: Sequence[tuple[int, Diagnostics]]) -> N
 
 
 def make_figure(width: float, height: float) -> Any:
-    """An empty figure, in inches.
+    """Make an empty figure of so many inches.
 
     Raises:
         InputError: matplotlib isn't installed.

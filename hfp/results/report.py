@@ -1,4 +1,4 @@
-"""A run as a person or a machine reads it: pure functions from a `Run` to tables and plain values."""
+"""Pure functions from a `Run` to the tables and plain values that people and machines read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hfp.federation.records import LATE, LOST, MEGABYTE, RoundRecord, Run
 
 
 def run_document(run: Run, folder: str | None) -> dict[str, Any]:
-    """The JSON document of ``hfp run --json``."""
+    """Make the JSON document of ``hfp run --json``."""
     return {
         "accuracy": run.accuracy,
         "personal": None if run.personal is None else dataclasses.asdict(run.personal),
@@ -37,11 +37,11 @@ def run_document(run: Run, folder: str | None) -> dict[str, Any]:
 
 
 def round_line(record: RoundRecord, rounds: int) -> str:
-    """One round's figures in one line."""
+    """Write one round's figures in one line."""
     return (
         f"round {record.round:>{len(str(rounds))}}  {record.phase:<6}  {_tested(record)}  "
         f"up {record.bytes_up / MEGABYTE:.2f} MB  down {record.bytes_down / MEGABYTE:.2f} MB  "
-        f"{record.training_macs / 1e9:.2f} GMACs{_missing(record)}"
+        f"{record.training_macs / 1e9:.2f} GMACs{_missing(record)}{_safeguards(record)}"
     )
 
 
@@ -56,8 +56,16 @@ def _missing(record: RoundRecord) -> str:
     return "".join(f"  {count} {status}" for status, count in counts.items() if count)
 
 
+def _safeguards(record: RoundRecord) -> str:
+    """Say how much privacy was spent and what could not be defended, where a run has such safeguards."""
+    spent, undefended = record.figures.get("epsilon"), record.figures.get("undefended")
+    return ("" if spent is None else f"  epsilon {spent:.2f}") + (
+        "" if undefended is None else f"  {undefended:.0%} of the model undefended"
+    )
+
+
 def run_table(run: Run) -> Table:
-    """The closing table: the run's costs beside what FedAvg pays in as many rounds."""
+    """Make the closing table, with the run's costs beside what FedAvg pays in as many rounds."""
     rounds, full = len(run.history), run.full_cost
     experiment = run.experiment
     table = Table(

@@ -15,13 +15,13 @@ from hfp.errors import InputError
 from hfp.federation.exchange import Plans
 from hfp.federation.setup import Federation
 from hfp.methods import ServerState, Update
-from hfp.reconstruct import Coupling, IndexMap, MapError, Plan, compact_model, save_pruned
+from hfp.reconstruct import Coupling, IndexMap, MapError, Plan, Pruned, compact_model, save_pruned
+from hfp.results.atomic import write_atomically
 from hfp.results.description import ModelDescription, read_json
-from hfp.results.folder import write_atomically
+from hfp.results.folder import CLIENTS, PLANS
 from hfp.training.batch_norm import has_statistics
 from hfp.training.local_step import statistics_of
 
-PLANS, CLIENTS = "plans.json", "clients"
 FORMAT = 1
 RUN = "run"
 """The key of a pruned file's metadata under which it has the description of the run that it is from."""
@@ -39,7 +39,7 @@ class StoredPlan:
     kept: Mapping[str, tuple[int, ...]]
 
     def index_map(self, groups: Coupling) -> IndexMap:
-        """Which part of the full model the client's submodel is.
+        """Return which part of the full model the client's submodel is.
 
         Raises:
             InputError: the plan is of another model.
@@ -64,7 +64,7 @@ def write_plans(folder: Path, plans: Plans) -> None:
 
 
 def read_plan(folder: Path, client: int) -> StoredPlan:
-    """A client's last plan.
+    """Read a client's last plan.
 
     Raises:
         InputError: there is none, or the file is missing, damaged or of another format version.
@@ -85,7 +85,7 @@ def read_plan(folder: Path, client: int) -> StoredPlan:
 
 
 def client_file(folder: Path, client: int) -> Path:
-    """Where a client's trained model is."""
+    """Return the file of a client's trained model."""
     return folder / CLIENTS / f"client-{client}.safetensors"
 
 
@@ -106,7 +106,7 @@ def save_submodel(
         OSError: the file can't be written.
     """
     metadata = {**about, "input": list(description.input.shape), RUN: description.as_dict()}
-    return save_pruned(model, index_map, path, timm=description.timm, metadata=metadata)
+    return save_pruned(Pruned(model, index_map), path, timm=description.timm, metadata=metadata)
 
 
 class ClientSaver:

@@ -1,7 +1,7 @@
-"""Settings that are declared once: the checks, flags, help, readers and tables all follow from the declaration.
+"""Declare each setting once; the checks, flags, help, readers and tables follow from the declaration.
 
-`setting` declares a field of a frozen dataclass, `check_settings` checks an instance, `settings_of` lists what is
-declared, and `tables` renders it. Nothing here imports torch, so a command answers before torch is loaded.
+`setting` declares a field of a frozen dataclass. `check_settings` checks an instance. `settings_of` lists what is
+declared, and `tables` renders it. Nothing here imports torch, so that a command answers before torch is loaded.
 """
 
 from hfp.settings.declare import check_settings, field_of, setting, settings_of

@@ -1,4 +1,4 @@
-"""Declaring settings as the fields of a frozen dataclass."""
+"""Declare settings as the fields of a frozen dataclass."""
 
 from __future__ import annotations
 
@@ -14,7 +14,14 @@ _KEY = "setting"
 
 
 def setting(default: Any, help: str, *, kind: type | None = None, within: str = "", **declared: Any) -> Any:
-    """A field of a dataclass with its default and everything else that there is to say about it.
+    """Declare a field of a dataclass with its default and everything else that there is to say about it.
+
+    Args:
+        default: the value of the setting where none is given. None makes the setting optional.
+        help: a whole sentence that can be understood alone.
+        kind: the type of a value: `bool`, `int`, `float`, `str` or `object`; by default that of `default`.
+        within: where numbers must lie, as an interval.
+        **declared: other attributes of `Setting`.
 
     >>> @dataclasses.dataclass(frozen=True)
     ... class Oven:
@@ -25,13 +32,6 @@ def setting(default: Any, help: str, *, kind: type | None = None, within: str = 
     >>> Oven(degrees=300)
     Traceback (most recent call last):
     hfp.errors.InputError: degrees must be in [50, 250]; found 300
-
-    Args:
-        default: the value that holds where none is given. None makes the setting optional.
-        help: a whole sentence that can be understood alone.
-        kind: what a value is: `bool`, `int`, `float`, `str` or `object`; by default what `default` is.
-        within: where numbers must lie, as an interval.
-        **declared: other attributes of `Setting`.
     """
     made = Setting(
         help,
@@ -44,17 +44,17 @@ def setting(default: Any, help: str, *, kind: type | None = None, within: str = 
 
 
 def field_of(made: Setting, default: Any) -> Any:
-    """A field of a dataclass for a setting that is described already, for instance like another one."""
+    """Make a field of a dataclass for a setting that is described already, for instance like another one."""
     if isinstance(default, dict):
         return field(default_factory=lambda: dict(default), metadata={_KEY: made})
     return field(default=default, metadata={_KEY: made})
 
 
 def settings_of(kind: Any) -> dict[str, Setting]:
-    """What a dataclass (or an instance) declares, by name.
+    """Return what a dataclass (or an instance) declares, by name.
 
-    A subclass that gives a field another default keeps the field's declaration. A field that declares nothing is held
-    to the kind of its default, and to a number where that is None.
+    A subclass that gives a field another default keeps the field's declaration. The values of a field that declares
+    nothing must be of the kind of its default, and numbers where that is None.
     """
     return {entry.name: _declared(kind, entry) for entry in dataclasses.fields(kind)}
 
@@ -63,7 +63,7 @@ def check_settings(instance: Any, label: str = "{}") -> None:
     """Check every field of a frozen dataclass, and put its value in normal form.
 
     Args:
-        instance: what is being made; call this first in its ``__post_init__``.
+        instance: the dataclass that is being made; call this first in its ``__post_init__``.
         label: what an error calls a field, with ``{}`` for its name.
 
     Raises:
@@ -74,8 +74,8 @@ def check_settings(instance: Any, label: str = "{}") -> None:
 
 
 def _declared(kind: Any, entry: dataclasses.Field[Any]) -> Setting:
-    made = entry.default_factory is not dataclasses.MISSING
-    default = entry.default_factory() if made else entry.default  # type: ignore[misc]
+    factory = entry.default_factory
+    default = entry.default if factory is dataclasses.MISSING else factory()
     owner = kind if isinstance(kind, type) else type(kind)
     bases = (base.__dict__.get("__dataclass_fields__", {}) for base in owner.__mro__)
     same = (own[entry.name].metadata for own in bases if entry.name in own)

@@ -1,4 +1,4 @@
-"""Where a number must lie."""
+"""Say where a number must lie."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ class Interval:
     text: str
 
     def __contains__(self, value: float) -> bool:
-        """Whether a number lies between the ends. NaN lies nowhere."""
+        """Return whether a number lies between the ends. NaN lies nowhere."""
         least, most = self._ends
         return (least <= value if self.text[0] == "[" else least < value) and (
             value <= most if self.text[-1] == "]" else value < most
         )
 
     def words(self, kind: type) -> str:
-        """The interval as the end of "must be …", for numbers of a kind."""
+        """Return the interval as the end of "must be …", for numbers of a kind."""
         least, most = self._ends
         if most < math.inf:
             return f"in {self.text}"

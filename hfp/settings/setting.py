@@ -1,4 +1,4 @@
-"""What is declared about one setting, and how a value or a text is held to it."""
+"""Describe what is declared about one setting, and check a value or a text against it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hfp.errors import InputError, unknown
 from hfp.settings.interval import Interval
 
 ONE, EITHER, SEVERAL, PAIRS = "one", "one or several", "several", "pairs"
-"""How many values a setting takes: one; one or a list; a list; a table of names and values."""
+"""A setting takes one value; one or a list; a list; or a table of names and values."""
 
 _KINDS: Mapping[type, tuple[tuple[type, ...], str, str]] = MappingProxyType(
     {
@@ -35,18 +35,18 @@ class Setting:
 
     Attributes:
         help: a whole sentence that can be understood alone.
-        kind: `bool`, `int`, `float`, `str`, or `object` for any value.
+        kind: the type of a value: `bool`, `int`, `float`, `str`, or `object` for any value.
         shape: how many values it takes: `ONE`, `EITHER`, `SEVERAL` or `PAIRS`.
         optional: whether None is a value.
         within: where numbers must lie.
         reason: why they must lie there, for the error.
-        choices: the values there are (the names, for `PAIRS`) with a phrase about each, or a function that lists them.
+        choices: the values that exist (the names, for `PAIRS`) with a phrase about each, or a function that lists them.
         noun: what an error calls one of the choices.
         unit: what a number counts.
         group: the heading under which it is shown.
         aliases: other names of its flag on the command line.
         check: a further check of one value, which raises InputError.
-        also: whether a value of another kind, or that is none of the choices, is taken as it is.
+        also: whether a value is taken as it is when it is of another kind or is none of the choices.
         name: the field's name.
         default: the field's default.
     """
@@ -68,10 +68,10 @@ class Setting:
     default: Any = None
 
     def checked(self, value: Any, label: str = "") -> Any:
-        """The value in its normal form: a list becomes a tuple, and a table becomes read-only.
+        """Return the value in its normal form: a list becomes a tuple, and a table becomes read-only.
 
         Args:
-            value: anything, for instance what a file holds.
+            value: any value, for instance one that a file holds.
             label: what an error calls the setting, by default its name.
 
         Raises:
@@ -92,7 +92,9 @@ class Setting:
         raise _refused(label, self.expected, value)
 
     def read(self, text: str) -> Any:
-        """The value that a text stands for, or the text itself where it stands for none: `checked` then refuses it.
+        """Return the value that a text stands for.
+
+        A text that stands for none is returned itself, and `checked` then refuses it.
 
         >>> Setting("Sizes.", kind=float, shape=EITHER).read("0.25,0.5")
         (0.25, 0.5)
@@ -114,7 +116,7 @@ class Setting:
 
     @property
     def expected(self) -> str:
-        """What kind of value it takes, as the end of "must be …"."""
+        """Return what kind of value it takes, as the end of "must be …"."""
         _, one, many = _KINDS[self.kind]
         return {
             ONE: one,
@@ -125,7 +127,7 @@ class Setting:
 
     @property
     def known(self) -> tuple[Any, ...]:
-        """The choices there are."""
+        """Return the choices that exist."""
         return tuple(self.choices()) if callable(self.choices) else tuple(self.choices or ())
 
     def _pair(self, name: Any, value: Any, label: str) -> Any:
@@ -137,7 +139,8 @@ class Setting:
 
     def _one(self, value: Any, label: str) -> Any:
         types, _, _ = _KINDS[self.kind]
-        if not isinstance(value, types) or (isinstance(value, bool) and self.kind not in (bool, object)):
+        expected = isinstance(value, types) and (not isinstance(value, bool) or self.kind in (bool, object))
+        if not expected:
             raise _refused(label, self.expected, value)
         if self.kind in (int, float):
             value = self._number(value, label)
@@ -154,7 +157,7 @@ class Setting:
     def _number(self, value: Any, label: str) -> Any:
         try:
             place = float(value) if self.kind is float else int(value)
-        except OverflowError:  # a whole number beyond all floats
+        except OverflowError:  # the whole number is beyond all floats
             place = float("inf")
         if place not in (self.within or _FINITE):
             expected = self.within.words(self.kind) if self.within else "a finite number"
@@ -163,7 +166,7 @@ class Setting:
 
 
 def pair(text: str) -> tuple[str, Any]:
-    """``NAME=VALUE`` as a name and a value, which is JSON where it can be, else text.
+    """Split ``NAME=VALUE`` into a name and a value, which is read as JSON where it can be, else as text.
 
     >>> pair("server-momentum=0.5"), pair("rule=holders")
     (('server_momentum', 0.5), ('rule', 'holders'))
@@ -181,7 +184,7 @@ def pair(text: str) -> tuple[str, Any]:
 
 
 def shown(value: Any) -> str:
-    """A value in an error: in one line, and of a bounded length and depth."""
+    """Return a value as an error shows it: in one line, and of a bounded length and depth."""
     return _Shown().repr(value)
 
 

@@ -1,4 +1,4 @@
-"""What is declared, as rows and as Markdown: for the help, for lists and for the documentation."""
+"""Render what is declared as rows and as Markdown, for the help, for lists and for the documentation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hfp.settings.setting import Setting
 
 
 def described(declared: Setting) -> dict[str, Any]:
-    """One setting as plain values: its name, default, allowed values, unit and sentence."""
+    """Return one setting as plain values: its name, default, allowed values, unit and sentence."""
     return {
         "name": declared.name,
         "default": dict(declared.default) if isinstance(declared.default, Mapping) else declared.default,
@@ -21,7 +21,7 @@ def described(declared: Setting) -> dict[str, Any]:
 
 
 def allowed(declared: Setting) -> str:
-    """The values that a setting may have, in a few words."""
+    """Return the values that a setting may have, in a few words."""
     if declared.within is not None:
         return declared.within.words(declared.kind)
     if declared.choices is not None:
@@ -30,7 +30,7 @@ def allowed(declared: Setting) -> str:
 
 
 def default_text(declared: Setting) -> str:
-    """The default as a person writes it; empty for None and for an empty table."""
+    """Return the default as a person writes it; empty for None and for an empty table."""
     if isinstance(declared.default, bool):
         return "yes" if declared.default else "no"
     if isinstance(declared.default, (tuple, list)):
@@ -39,7 +39,7 @@ def default_text(declared: Setting) -> str:
 
 
 def sentence(declared: Setting) -> str:
-    """The setting's sentence, with a phrase about each of its choices."""
+    """Return the setting's sentence, with a phrase about each of its choices."""
     if not isinstance(declared.choices, Mapping):
         return declared.help
     told = "; ".join(f"{name}: {phrase}" for name, phrase in declared.choices.items())
@@ -47,7 +47,7 @@ def sentence(declared: Setting) -> str:
 
 
 def markdown(settings: Iterable[Setting]) -> str:
-    """A table of settings for each of their groups, in Markdown."""
+    """Return a table of settings for each of their groups, in Markdown."""
     parts = []
     for group, members in groupby(settings, key=lambda declared: declared.group):
         cells = ((f"`{one.name}`", default_text(one), allowed(one), sentence(one)) for one in members)

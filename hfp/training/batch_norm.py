@@ -1,8 +1,9 @@
 """Which batch-norm statistics the global model is evaluated with.
 
-A submodel's running statistics are those of a network with fewer inputs, so their average mis-describes the full
-model. Training never reads them (it uses each batch's own), so a policy acts on evaluation alone. Under `local`
-(SiloBN, Andreux et al. 2020, arXiv 2008.07424) and `batch` the state that a run ends with has those of `aggregate`.
+A submodel's running statistics are those of a network with fewer inputs, so their average does not describe the full
+model. Training uses each batch's own statistics, so a policy changes only the evaluation. Under the policies `local`
+(SiloBN, Andreux et al. 2020, arXiv 2008.07424) and `batch`, the state that a run ends with has the statistics of
+`aggregate`.
 """
 
 from __future__ import annotations
@@ -18,16 +19,17 @@ from hfp.layers.calling import modes_kept
 
 
 def has_statistics(model: nn.Module) -> bool:
-    """Whether any layer keeps running statistics, so that a policy has something to act on."""
+    """Tell whether any layer keeps running statistics, so that a policy makes a difference."""
     return any(_tracks(module) for module in model.modules())
 
 
 def estimate(model: nn.Module, batches: Iterable[Tensor]) -> dict[str, Tensor]:
-    """One client's statistics: its mean and variance in every batch-norm layer, by state name.
+    """Measure the mean and variance of the inputs of every batch-norm layer, by state name.
 
-    The model's running statistics are replaced, its mode is left as it was. Cost: one forward pass of the data.
+    The model's running statistics are replaced, and its mode is left as it was. The cost is one forward pass of all
+    batches.
     """
-    layers = [module for module in model.modules() if _tracks(module)]
+    layers = [module for module in model.modules() if isinstance(module, _BatchNorm) and _tracks(module)]
     if not layers:
         return {}
     for layer in layers:
@@ -59,9 +61,9 @@ def _momentum_kept(layers: Sequence[_BatchNorm]) -> Iterator[None]:
 
 @contextmanager
 def batch_statistics(model: nn.Module) -> Iterator[None]:
-    """Inside, the model is in evaluation mode but for batch-norm, which uses each batch's own statistics.
+    """Put the model into evaluation mode while inside, except batch-norm, which uses each batch's own statistics.
 
-    Running statistics do change inside: give the model copies of them. Its modes are restored.
+    The running statistics change meanwhile, so give the model copies of them. Its modes are restored at the end.
     """
     with modes_kept(model):
         for module in model.modules():
@@ -70,7 +72,7 @@ def batch_statistics(model: nn.Module) -> Iterator[None]:
 
 
 class Pool:
-    """Pools clients' statistics exactly: ``var = Σ p (var_k + mean_k²) - mean²``, one client at a time."""
+    """Pools clients' statistics exactly, one client at a time, by ``var = Σ p (var_k + mean_k²) - mean²``."""
 
     def __init__(self) -> None:
         self._first: dict[str, Tensor] = {}
@@ -78,7 +80,7 @@ class Pool:
         self._weight = 0.0
 
     def add(self, statistics: Mapping[str, Tensor], weight: float) -> None:
-        """Add one client's `estimate`, counted by its samples."""
+        """Add one client's `estimate` with a weight, such as its number of samples."""
         for name, mean in statistics.items():
             if not name.endswith("running_mean"):
                 continue
@@ -89,7 +91,7 @@ class Pool:
         self._weight += weight
 
     def result(self) -> dict[str, Tensor]:
-        """The pooled statistics, by state name, in float32."""
+        """Return the pooled statistics in float32, by state name."""
         pooled = {}
         for name, first in self._first.items():
             mean = first / self._weight

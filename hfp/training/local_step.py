@@ -1,4 +1,4 @@
-"""What a client does: train its compact submodel on its own data, and look at the global model through that data."""
+"""Trains a compact submodel on one client's data, and asks a model about such data."""
 
 from __future__ import annotations
 
@@ -15,18 +15,29 @@ from hfp.data.augmentation import draw_moves, move
 from hfp.errors import InputError
 from hfp.training.batch_norm import estimate
 
-LARGE_BATCH = 500  # where nothing is trained
+LARGE_BATCH = 500  # images per forward pass where nothing is trained
 
 Normalise = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class LocalTraining:
-    """How a client trains: plain SGD over its shuffled data, images shifted and mirrored when `augment` is set.
+    """How a client trains: by plain SGD over its shuffled data.
 
-    `measure_variance` also measures how much the gradients of its steps vary, for one more model's memory. With `amp`
-    forward and backward passes compute in bfloat16 where PyTorch's autocast deems it safe; weights stay in float32.
-    `channels_last` lays images and filters out that way, which is what GPUs' half-precision convolutions want.
+    Args:
+        epochs: local epochs in this round.
+        batch_size: images per step.
+        learning_rate: SGD's learning rate.
+        momentum: SGD's momentum.
+        weight_decay: SGD's weight decay.
+        augment: shift and mirror images at random.
+        measure_variance: also measure how much the gradients of the steps vary, in the memory of one more model.
+        amp: compute forward and backward passes in bfloat16 where PyTorch's autocast deems it safe; weights stay in
+            float32.
+        channels_last: lay out images and filters with their channels last, which half-precision convolutions on GPUs
+            prefer.
+        rate_factor: what multiplies the learning rate in this round; None where the rate never changes.
+        clip_norm: the Euclidean norm down to which longer gradients are scaled; 0 leaves them as they are.
     """
 
     epochs: int
@@ -38,22 +49,34 @@ class LocalTraining:
     measure_variance: bool = False
     amp: bool = False
     channels_last: bool = False
+    rate_factor: float | None = None
+    clip_norm: float = 0.0
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of this round."""
+        return self.learning_rate if self.rate_factor is None else self.rate_factor * self.learning_rate
 
     @property
     def step_size(self) -> float:
-        """The length of a step once momentum has built up."""
-        return self.learning_rate / (1 - self.momentum)
+        """The effective length of a step once momentum has built up."""
+        return self.rate / (1 - self.momentum)
 
     def steps(self, samples: int) -> int:
-        """How many steps all local epochs take over so many samples."""
+        """Count the steps that all local epochs take over so many samples."""
         return self.epochs * len(list(batches(samples, self.batch_size)))
 
 
 @dataclass(frozen=True)
 class LocalResult:
-    """What training took and reached: `loss` is the mean over the samples seen.
+    """What training took and what it reached.
 
-    `variance` is that of a step's gradient around the mean of all steps, summed over parameters; None if not measured.
+    Args:
+        steps: the number of steps.
+        samples: the number of samples seen in all steps.
+        loss: the mean loss over these samples.
+        variance: the variance of a step's gradient around the mean of all steps, summed over parameters; None where it
+            was not measured.
     """
 
     steps: int
@@ -64,7 +87,13 @@ class LocalResult:
 
 @dataclass(frozen=True, eq=False)
 class LocalData:
-    """A client's `images` [samples, channels, height, width] and `labels` [samples], and how images are normalised."""
+    """A client's data.
+
+    Args:
+        images: `[samples, channels, height, width]`.
+        labels: `[samples]`.
+        normalise: turns images into the model's inputs.
+    """
 
     images: Tensor
     labels: Tensor
@@ -72,7 +101,7 @@ class LocalData:
 
 
 def on_device(data: LocalData, device: torch.device) -> LocalData:
-    """The same data on `device`, where its images are no more than half of what is free there; else as it is."""
+    """Move data to `device` if that is a GPU and the images take at most half of its free memory."""
     if device.type != "cuda" or data.images.device == device:
         return data
     free, _ = torch.cuda.mem_get_info(device)
@@ -82,57 +111,75 @@ def on_device(data: LocalData, device: torch.device) -> LocalData:
 
 
 class Objective:
-    """What a client minimises: cross-entropy. A method that wants something else overrides a step of it.
-
-    `tensors` are those that `loss` and `gradients` read or add to, by name, on the model's device. A step that is
-    replayed has tensors of its own in their place: it copies these in before the first step of a client, and what
-    became of them out after the last one. So an objective looks its tensors up in `self.tensors` whenever it needs one.
-    """
+    """What a client minimises, which is cross-entropy. A method that minimises something else overrides `loss`."""
 
     tensors: Mapping[str, Tensor] = MappingProxyType({})
+    """The tensors that `loss` and `gradients` read or add to, by name, on the model's device.
+
+    A step that is replayed puts tensors of its own in their place. It copies these in before a client's first step,
+    and copies the results out after its last step. So look a tensor up in `self.tensors` whenever you need it.
+    """
 
     def constants(self) -> Hashable | None:
-        """All else that `loss`, `gradients` and the model's hooks depend on; None if a step can't be replayed.
+        """Return all else that `loss`, `gradients` and the model's hooks depend on; None if a step can't be replayed.
 
-        Two objectives of one class with equal constants do the same to models, batches and `tensors` of equal shapes,
-        without looking at a value. A subclass that does not say so can't be replayed.
+        Two objectives of one class with equal constants must do the same to models, batches and `tensors` of equal
+        shapes, without looking at a value. A subclass that does not override this can't be replayed.
         """
         return () if type(self) is Objective else None
 
     def loss(self, model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
-        """The mean loss over a batch."""
+        """Return the mean loss over a batch."""
         return functional.cross_entropy(model(inputs), labels)
 
     def gradients(self, model: nn.Module) -> None:
-        """Look at `model`'s gradients, or change them, between the backward pass and the step."""
+        """Read or change `model`'s gradients between the backward pass and the step."""
         return
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Images `[samples, channels, height, width]`, labels `[samples]`, and how the images are moved, if they are."""
+    """The samples of one step.
+
+    Args:
+        images: `[samples, channels, height, width]`.
+        labels: `[samples]`.
+        moves: the shifts and mirrorings that augment the images (`hfp.data.augmentation`), None for none.
+    """
 
     images: Tensor
     labels: Tensor
     moves: tuple[Tensor, Tensor] | None = None
 
     def tensors(self) -> list[Tensor]:
-        """All of its tensors."""
+        """Return all tensors of the batch."""
         return [self.images, self.labels, *(self.moves or ())]
 
 
 class LocalStep:
-    """Trains a model in place, a batch at a time: the plain reference of all faster ways.
+    """Trains a model in place, one batch at a time. It is the plain reference of all faster ways.
 
-    `total` sums the loss over the samples seen, and stays on the model's device.
+    Args:
+        model: the model to train.
+        normalise: turns images into its inputs.
+        training: how to train.
+        objective: what to minimise.
+
+    Attributes:
+        total: the sum of the loss over the samples seen, on the model's device.
     """
 
     def __init__(self, model: nn.Module, normalise: Normalise, training: LocalTraining, objective: Objective) -> None:
         self.model, self.objective = model, objective
         self._normalise, self._training = normalise, training
         self._device = next(model.parameters()).device
+        first = next(model.parameters())
+        self.rate = None if training.rate_factor is None else first.new_tensor(training.rate)
         self.optimizer = torch.optim.SGD(
-            model.parameters(), training.learning_rate, momentum=training.momentum, weight_decay=training.weight_decay
+            model.parameters(),
+            lr=training.learning_rate if self.rate is None else 1.0,
+            momentum=training.momentum,
+            weight_decay=training.weight_decay if self.rate is None else 0.0,
         )
         self.total = torch.zeros((), device=self._device)
         self.spread = _Spread() if training.measure_variance else None
@@ -150,8 +197,25 @@ class LocalStep:
         if self.spread is not None:
             self.spread.add(self.model)
         self.objective.gradients(self.model)
+        if self._training.clip_norm:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self._training.clip_norm)
+        if self.rate is not None:
+            self._scale_gradients(self.rate)
         self.optimizer.step()
         self.total += loss.detach() * len(batch.labels)
+
+    def _scale_gradients(self, rate: Tensor) -> None:
+        """Make gradients ``rate (g + λ w)``: SGD at rate 1 without weight decay then takes the step of that rate.
+
+        The rate is a tensor, so that a captured step can be given another one. It stays the same over a round, and
+        momentum starts anew in each, so that the sum of scaled gradients is the scaled sum.
+        """
+        parameters = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        with torch.no_grad():
+            if self._training.weight_decay:
+                torch._foreach_add_(gradients, parameters, alpha=self._training.weight_decay)
+            torch._foreach_mul_(gradients, rate)
 
 
 def train(
@@ -164,10 +228,17 @@ def train(
     step: LocalStep | None = None,
     wait: Callable[[], None] = lambda: None,
 ) -> LocalResult:
-    """Train `model` in place on the batches of `schedule`, by default all of `schedule_of` the client's data.
+    """Train a model in place.
 
-    All random numbers are drawn from `generator` before the first step. `step` is what takes the steps, by default a
-    `LocalStep` of the model and the objective. `wait` is called before the loss is read from the device.
+    Args:
+        model: the model to train.
+        data: the client's data.
+        training: how to train.
+        generator: all random numbers are drawn from it before the first step.
+        objective: what to minimise; by default cross-entropy.
+        schedule: the samples of each batch; by default those of all local epochs (`schedule_of`).
+        step: takes the steps; by default a `LocalStep` of the model and the objective.
+        wait: is called before the loss is read from the device.
 
     Raises:
         InputError: the loss became NaN or infinite.
@@ -187,16 +258,14 @@ def train(
     wait()
     mean = float(step.total) / max(seen, 1)
     if not math.isfinite(mean):
-        raise InputError(
-            f"training diverged (loss {mean}) at learning rate {training.learning_rate:g}; use a smaller one"
-        )
+        raise InputError(f"training diverged (loss {mean}) at learning rate {training.rate:g}; use a smaller one")
     return LocalResult(len(schedule), seen, mean, None if step.spread is None else step.spread.variance())
 
 
 def _batches_on(
     device: torch.device, data: LocalData, schedule: Sequence[Tensor], moves: Sequence[tuple[Tensor, Tensor]]
 ) -> Iterator[Batch]:
-    """The batches of a schedule; indices and moves go to the device in one piece each."""
+    """Yield the batches of a schedule; the indices and the moves are each sent to the device in one piece."""
     if not schedule:
         return
     sizes = [len(chosen) for chosen in schedule]
@@ -233,7 +302,7 @@ class _Spread:
 
 
 def joined(results: Sequence[LocalResult]) -> LocalResult:
-    """Several trainings one after the other, as one: means weighted by samples."""
+    """Join several trainings, one after the other, into one; means are weighted by samples."""
     samples = sum(result.samples for result in results)
     measured = [result.variance for result in results if result.variance is not None]
     return LocalResult(
@@ -245,14 +314,14 @@ def joined(results: Sequence[LocalResult]) -> LocalResult:
 
 
 def schedule_of(samples: int, training: LocalTraining, generator: torch.Generator) -> list[Tensor]:
-    """The batches of all local epochs: the samples that each one holds."""
+    """Draw the batches of all local epochs, each as the indices of its samples."""
     return [chosen for _ in range(training.epochs) for chosen in batches(samples, training.batch_size, generator)]
 
 
 def batches(samples: int, batch_size: int, generator: torch.Generator | None = None) -> Iterator[Tensor]:
-    """Index batches over all samples, shuffled when a generator is given.
+    """Yield the indices of all samples in batches, shuffled when a generator is given.
 
-    A last batch of one is dropped: batch-norm has no statistics of a single value.
+    A last batch of one sample is dropped, because batch-norm has no statistics of a single value.
     """
     order = torch.arange(samples) if generator is None else torch.randperm(samples, generator=generator)
     for chosen in order.split(batch_size):
@@ -262,24 +331,29 @@ def batches(samples: int, batch_size: int, generator: torch.Generator | None = N
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """What a model made of samples, in float64 `[samples]`: 1 where it was right, and its cross-entropy."""
+    """What a model predicted for samples.
+
+    Args:
+        correct: 1 where it was right and 0 elsewhere, float64 `[samples]`.
+        losses: its cross-entropy, float64 `[samples]`.
+    """
 
     correct: Tensor
     losses: Tensor
 
     @classmethod
     def none(cls, samples: int) -> Predictions:
-        """Zeros, to add to."""
+        """Return zeros, which other predictions can be added to."""
         return cls(torch.zeros(samples, dtype=torch.float64), torch.zeros(samples, dtype=torch.float64))
 
     def plus(self, other: Predictions, weight: float) -> Predictions:
-        """These and a share of others."""
+        """Return the sum of these predictions and `weight` times others."""
         return Predictions(self.correct + weight * other.correct, self.losses + weight * other.losses)
 
 
 @torch.no_grad()
 def predict(model: nn.Module, data: LocalData, schedule: Sequence[Tensor], training: LocalTraining) -> Predictions:
-    """Ask `model`, in the mode that it is in, about all samples of `data`, in batches that hold each sample once."""
+    """Predict all samples of `data` in the model's present mode; the batches of `schedule` hold each sample once."""
     device = next(model.parameters()).device
     found, correct, losses = Predictions.none(len(data.labels)), [], []
     for batch in _batches_on(device, data, schedule, ()):
@@ -293,12 +367,12 @@ def predict(model: nn.Module, data: LocalData, schedule: Sequence[Tensor], train
 
 
 def as_computed(device: torch.device, training: LocalTraining) -> torch.autocast:
-    """Inside, convolutions and products compute in the precision that `training` asks for."""
+    """Compute convolutions and products in the precision that `training` asks for, while inside."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=training.amp)
 
 
 def statistics_of(model: nn.Module, data: LocalData, training: LocalTraining) -> dict[str, Tensor]:
-    """Give `model` the batch-norm statistics of all the images; returns them (`hfp.training.batch_norm.estimate`)."""
+    """Give `model` the batch-norm statistics of all images, and return them (`hfp.training.batch_norm.estimate`)."""
     device = next(model.parameters()).device
     schedule = list(batches(len(data.labels), LARGE_BATCH))
     inputs = (data.normalise(batch.images) for batch in _batches_on(device, data, schedule, ()))

@@ -1,4 +1,4 @@
-"""Compact models that are used again: one is made for each shape, and filled with one client's values after another.
+"""Compact models that are used again: one is made per shape and filled with one client's values after another.
 
 `hfp.reconstruct.compact_model` is the plain reference: a filled shell computes what a newly made model does.
 """
@@ -27,7 +27,7 @@ State = Mapping[str, Tensor]
 class Shell:
     """A compact model on `device`, whose tensors stay where they are while their values change.
 
-    `steps` is for what is worth keeping as long as the tensors stay, such as captured training steps.
+    Its `steps` keep what stays valid as long as the tensors stay in place, such as captured training steps.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Shell:
         self._hooks = [(hooks, dict(hooks)) for hooks in _hooks_of(self.model)]
 
     def fill(self, parent: nn.Module, index_map: IndexMap, state: State) -> nn.Module:
-        """Make the model what `compact_model(parent, index_map, state)` is: values, modes and hooks.
+        """Give the model the values, modes and hooks of `compact_model(parent, index_map, state)`.
 
         Raises:
             MapError: `state` is not the compact state of the map.
@@ -72,9 +72,9 @@ class Shell:
 
 
 class Replay:
-    """Keeps the steps of shells and says which can't be replayed, each reason once.
+    """Keeps the steps of shells, and warns once per reason why one can't be replayed.
 
-    Steps share one graph memory: they must never run at the same time.
+    The steps share one graph memory, so they must never run at the same time.
     """
 
     def __init__(self, device: torch.device, said: set[str] | None = None) -> None:
@@ -89,7 +89,7 @@ class Replay:
         objective: Objective,
         schedule: Sequence[Tensor],
     ) -> StaticStep | None:
-        """The step of a shell's model under an objective; None where it can't be replayed or there is no batch."""
+        """Return the step of a shell's model, or None where it can't be replayed or there is no batch."""
         reason = _why_not(shell, training, objective)
         if reason:
             self._say(reason)
@@ -100,7 +100,7 @@ class Replay:
         tensors = {name: (tensor.shape, tensor.dtype) for name, tensor in objective.tensors.items()}
         key = (
             *(size, data.images.shape[1:], data.images.dtype, data.normalise),
-            *(dataclasses.replace(training, epochs=1), type(objective), objective.constants()),
+            *(_without_rate(training), type(objective), objective.constants()),
             tuple(tensors.items()),
         )
         step = shell.steps.get(key)
@@ -115,8 +115,13 @@ class Replay:
             warnings.warn(f"local steps are not replayed as CUDA graphs but run one by one: {reason}", stacklevel=2)
 
 
+def _without_rate(training: LocalTraining) -> LocalTraining:
+    """The same for all rounds whose steps differ in nothing but the rate, which a step is given."""
+    return dataclasses.replace(training, epochs=1, rate_factor=None if training.rate_factor is None else 1.0)
+
+
 def _why_not(shell: Shell, training: LocalTraining, objective: Objective) -> str:
-    """Why a step can't be replayed; empty when it can."""
+    """Say why a step can't be replayed; the reason is empty when it can."""
     if training.measure_variance:
         return "the variance of their gradients is measured"
     if objective.constants() is None:
@@ -127,11 +132,18 @@ def _why_not(shell: Shell, training: LocalTraining, objective: Objective) -> str
 
 
 class Shells:
-    """The shells of one full model: those that nobody uses wait for the next client of their shape, at most `most`.
+    """The shells of one full model. Those that nobody uses wait for the next client of their shape.
 
-    Shells that have waited longest go first. With `replay` their steps are kept and replayed; `wait` is called before a
-    value is read from the device. A model that shares a tensor between names has none: its compact models
-    are made anew, so that what is given for these names is compared.
+    A model that shares a tensor between names has no shells: its compact models are made anew, so that what is given
+    for these names is compared.
+
+    Args:
+        parent: the full model.
+        device: where the compact models are.
+        channels_last: lay out filters with their channels last.
+        most: how many shells wait; those that have waited longest are dropped first.
+        replay: keeps and replays their steps; by default steps run one by one.
+        wait: is called before a value is read from the device.
     """
 
     def __init__(
@@ -152,7 +164,7 @@ class Shells:
 
     @contextmanager
     def lent(self) -> Iterator[Lease]:
-        """Inside, shells can be taken; at the end all of them come back."""
+        """Lend shells while inside; all of them come back at the end."""
         taken: list[tuple[Hashable, Shell]] = []
         try:
             yield Lease(self, taken)
@@ -164,7 +176,7 @@ class Shells:
                 self._waiting.popitem(last=False)
 
     def take(self, index_map: IndexMap, state: State) -> tuple[Hashable, Shell]:
-        """A filled shell that nobody uses, made if there is none of its shape."""
+        """Take a filled shell that nobody uses; it is made if there is none of its shape."""
         key = _shape_of(index_map)
         for place, (found, shell) in self._waiting.items():
             if found == key:
@@ -175,13 +187,13 @@ class Shells:
 
 
 class Lease:
-    """Shells for as long as one client works."""
+    """The shells that one client has while it works."""
 
     def __init__(self, shells: Shells, taken: list[tuple[Hashable, Shell]]) -> None:
         self._shells, self._taken = shells, taken
 
     def build(self, index_map: IndexMap, state: State) -> nn.Module:
-        """The compact model of a map, filled with `state`; it is the client's until its work is done.
+        """Return the compact model of a map, filled with `state`; it is the client's until its work is done.
 
         Raises:
             MapError: the map is of another model, or `state` is not its compact state.
@@ -205,19 +217,21 @@ class Lease:
             InputError: training diverged.
         """
         shell, replay = self.shell(model), self._shells.replay
-        step = replay.step(shell, data, training, objective, schedule) if replay and shell else None
+        step: LocalStep | None = None
+        if replay and shell:
+            step = replay.step(shell, data, training, objective, schedule)
         # a shell has the layout that `channels_last` asks for, and its tensors must stay where they are
         step = step or (LocalStep(model, data.normalise, training, objective) if shell else None)
-        with step.of(objective) if isinstance(step, StaticStep) else nullcontext():
+        with step.of(objective, training) if isinstance(step, StaticStep) else nullcontext():
             return train(model, data, training, generator, objective, schedule, step, self._shells.wait)
 
     def shell(self, model: nn.Module) -> Shell | None:
-        """The shell whose model this is; None for a model that was not built here."""
+        """Return the shell whose model this is; None for a model that was not built here."""
         return next((shell for _, shell in self._taken if shell.model is model), None)
 
 
 def _shape_of(index_map: IndexMap) -> Hashable:
-    """What two compact models must have in common for one to be filled with the other's values."""
+    """Return what two compact models must have in common for one to be filled with the other's values."""
     shapes = tuple(tensor.compact_shape for tensor in index_map.tensors.values())
     return shapes, repr({name: dict(changed) for name, changed in index_map.attributes.items()})
 

@@ -1,4 +1,4 @@
-"""A local step on tensors that stay in place: on a GPU it is captured once as a CUDA graph and replayed from then on.
+"""A local step on tensors that stay in place, which a GPU captures once as a CUDA graph and then replays.
 
 Small networks keep a GPU busy for less time than it takes to start their kernels one by one; a graph starts all kernels
 of a step at once. They are the same kernels on the same values, so the result is that of `LocalStep` to the last bit.
@@ -28,7 +28,7 @@ class StaticStep(LocalStep):
     Args:
         model: trained in place; its tensors must stay where they are.
         normalise: as in `LocalData`.
-        training: how to train; its number of epochs does not matter.
+        training: how to train; its number of epochs does not matter, nor its rate where `of` gives another one.
         objective: the first that is minimised; later ones have tensors of the same names and shapes.
         size: samples in a batch that is replayed.
         pool: the graph memory that this step shares with others which never run at the same time.
@@ -57,17 +57,22 @@ class StaticStep(LocalStep):
 
     @property
     def moved(self) -> bool:
-        """Whether the model's tensors have been replaced since, so that this step is of no more use."""
+        """Whether the model's tensors have been replaced since, so that this step is of no further use."""
         return self._pointers() != self._places
 
     @contextmanager
-    def of(self, objective: Objective) -> Iterator[None]:
-        """Inside, steps minimise `objective`, at first without momentum; its tensors are up to date after it."""
+    def of(self, objective: Objective, training: LocalTraining) -> Iterator[None]:
+        """Minimise `objective` at the rate of `training` while inside, starting without momentum.
+
+        The objective's tensors are up to date at the end.
+        """
         given = objective.tensors
         with torch.no_grad():
             for name, tensor in self._own.items():
                 tensor.copy_(given[name])
             torch._foreach_zero_([*self._momentum, self.total])
+            if self.rate is not None:
+                self.rate.fill_(training.rate)
         self.objective = objective
         if self._own:
             objective.tensors = self._own

@@ -1,5 +1,5 @@
-"""What criteria share: families (`diagonal`, `gated`, `linearised`) and how they are given data (`from_data`).
+"""Base classes that criteria share.
 
-`accumulated` joins diagonal criteria and data, `joint` scores channels that go together, `scaled` makes scores of
-different groups comparable.
+`diagonal`, `gated` and `linearised` are the families. `from_data` gives criteria their data, and `accumulated` joins it
+with diagonal criteria. `joint` scores channels that go together. `scaled` makes scores of different groups comparable.
 """

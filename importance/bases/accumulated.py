@@ -1,4 +1,4 @@
-"""Diagonal criteria whose gradient and curvature come from batches: what they share whatever the estimator."""
+"""The base of diagonal criteria that take gradient and curvature from batches, whatever the estimator."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hfp.importance.errors import CriterionError
 
 
 class AccumulatedImportance(FromData[GradientMoments], DiagonalImportance):
-    """A diagonal criterion that is given data: means over all samples accumulated so far."""
+    """A diagonal criterion whose gradient and curvature are means over all samples accumulated so far."""
 
     def __init__(self, form: str = "curvature", reduction: str = "sum") -> None:
         super().__init__(form, reduction)
@@ -22,15 +22,15 @@ class AccumulatedImportance(FromData[GradientMoments], DiagonalImportance):
 
     @property
     def samples(self) -> int:
-        """How many samples have been accumulated."""
+        """Return the number of samples accumulated so far."""
         return 0 if self._moments is None else self._moments.samples
 
     def reset(self) -> None:
-        """Forget everything accumulated, for instance after pruning a step."""
+        """Forget everything accumulated, for instance after a pruning step."""
         self._moments = None
 
     def state(self) -> dict[str, Tensor]:
-        """Everything accumulated as tensors by name, to send or to save; `load` takes it."""
+        """Return everything accumulated as tensors by name, to send or to save; `load` takes it."""
         if self._moments is None:
             return {}
         parts = {"gradient": self._moments.gradient, "curvature": self._moments.curvature}
@@ -41,22 +41,22 @@ class AccumulatedImportance(FromData[GradientMoments], DiagonalImportance):
         """Add a `state`, as `merge` adds another criterion.
 
         Raises:
-            CriterionError: when it is no such state, or another model's.
+            CriterionError: `state` is not the state of such a criterion, or it is of another model.
         """
         if "samples" not in state:
-            raise CriterionError(f"this is no state of a {type(self).__name__}: it has no 'samples'")
+            raise CriterionError(f"this is not the state of a {type(self).__name__}: it has no 'samples'")
         parts = {
             part: {key.removeprefix(f"{part}."): value for key, value in state.items() if key.startswith(f"{part}.")}
             for part in ("gradient", "curvature")
         }
         if not parts["gradient"] or parts["gradient"].keys() != parts["curvature"].keys():
             raise CriterionError(
-                f"this is no state of a {type(self).__name__}: gradients and curvatures differ in names"
+                f"this is not the state of a {type(self).__name__}: gradients and curvatures differ in names"
             )
         self._add(GradientMoments(int(state["samples"]), parts["gradient"], parts["curvature"]))
 
     def statistics(self, name: str) -> tuple[Tensor, Tensor]:
-        """Mean gradient and mean curvature of one parameter, each of its full shape."""
+        """Return the mean gradient and the mean curvature of one parameter, each in its full shape."""
         if self._moments is None:
             raise CriterionError("nothing has been accumulated; call accumulate(model, batches, loss_fn) first")
         if name not in self._moments.gradient:

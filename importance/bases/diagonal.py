@@ -1,4 +1,4 @@
-r"""Diagonal criteria: gradient and curvature of every weight on its own, summed over a channel's weights."""
+"""Diagonal criteria take each weight by itself: they sum its gradient and curvature over a channel."""
 
 from __future__ import annotations
 
@@ -18,20 +18,21 @@ FORMS = ("curvature", "paper", "taylor")
 REDUCTIONS = ("sum", "mean", "max", "first")
 
 
-class DiagonalImportance(tp.importance.Importance):
-    r"""Sum over a channel's weights `w` of one of three forms, with `g` gradient and `h` curvature.
+class DiagonalImportance(tp.importance.Importance):  # type: ignore[misc]
+    r"""Score a channel by the sum over its weights `w` of a form of their gradient `g` and curvature `h`.
 
     A subclass says in `statistics` where `g` and `h` come from.
 
     Args:
-        form: "curvature" (default) \(h w^2\); "paper" \(g w + h w^2\) (CA-HFP, arXiv 2603.12591, eq. 15, as printed);
-            "taylor" \(-g w + \tfrac12 h w^2\) (its eq. 14: the second-order change of the loss when `w` becomes 0).
-        reduction: over the layers of a group that hold the channel, each with the sum of its entries: "sum" (default:
-        the
-            change of the loss when all go), "mean", "max", or "first" (the root's layer alone).
+        form: "curvature" (default) is \(h w^2\). "paper" is \(g w + h w^2\), as equation 15 of CA-HFP (arXiv
+            2603.12591) is printed. "taylor" is \(-g w + \tfrac12 h w^2\), its equation 14: the second-order change of
+            the loss when `w` becomes 0.
+        reduction: how the sums of the layers that hold a channel become its score. "sum" (default) adds them, which
+            gives the change of the loss when all are removed. "mean" and "max" take their mean and their maximum.
+            "first" takes the root's layer alone.
 
     Raises:
-        CriterionError: an unknown form or reduction.
+        CriterionError: the form or the reduction is unknown.
 
     >>> import torch
     >>> from hfp.importance import DiagonalImportance
@@ -56,17 +57,18 @@ class DiagonalImportance(tp.importance.Importance):
 
     @abstractmethod
     def statistics(self, name: str) -> tuple[Tensor, Tensor]:
-        """Gradient and curvature of the parameter with this name, each of its full shape."""
+        """Return the gradient and the curvature of the parameter with this name, each in its full shape."""
 
     @torch.no_grad()
     def __call__(self, group: Any) -> Tensor:
-        """Scores of the group's channels, `[width]`, in units of the loss.
+        """Return the scores of the group's channels, `[width]`, in units of the loss.
 
         Raises:
-            CriterionError: no estimate yet, estimates of another model, or a layer type that the table doesn't know.
+            CriterionError: there is no estimate yet, the estimates are of another model, or the table of layers does
+                not know a layer's type.
         """
         layers = []
-        counted: dict[tuple[int, int], str] = {}  # tied weights are removed once
+        counted: dict[tuple[int, int], str] = {}  # tied weights are removed together, so they count once
         for member in members(group):
             found = [
                 (slot, self._entries(parameter_name(group, weight, name), weight), id(weight))
@@ -104,7 +106,7 @@ class DiagonalImportance(tp.importance.Importance):
 
 
 def crossing(entries: Tensor, one: Slot, other: Slot) -> Tensor:
-    """The entries of a tensor that belong to a channel along both of two dimensions, summed, `[channels]`."""
+    """Sum the entries of a tensor that belong to the same channel along both of two dimensions, `[channels]`."""
     parts = entries.movedim((one.dim, other.dim), (0, 1))
     parts = parts.unflatten(1, (other.blocks, -1)).unflatten(0, (one.blocks, -1))
     return parts.diagonal(dim1=1, dim2=3).flatten(0, -2).sum(0)

@@ -1,4 +1,7 @@
-"""What criteria that are given data have in common: accumulating batches, and merging with what others accumulated."""
+"""The base of criteria that are given data.
+
+It accumulates batches, and merges what other criteria have accumulated.
+"""
 
 from __future__ import annotations
 
@@ -21,20 +24,20 @@ class FromData(ABC, Generic[Measured]):
     @property
     @abstractmethod
     def samples(self) -> int:
-        """How many samples have been accumulated."""
+        """Return the number of samples accumulated so far."""
 
     @property
     @abstractmethod
     def _measured(self) -> Measured:
-        """All that has been accumulated; asked for only once there are samples."""
+        """Return all that has been accumulated. It is only asked for once there are samples."""
 
     @abstractmethod
     def _measure(self, model: nn.Module, batches: Iterable[Any], run: Pass) -> Measured:
-        """One pass over the batches."""
+        """Measure in one pass over the batches."""
 
     @abstractmethod
     def _add(self, measured: Measured) -> None:
-        """Add to what has been accumulated, or refuse what is another model's and leave that as it is."""
+        """Add to what has been accumulated. Refuse what is of another model, and change nothing then."""
 
     def accumulate(
         self,
@@ -51,25 +54,27 @@ class FromData(ABC, Generic[Measured]):
 
         Args:
             model: the model that will be pruned.
-            batches: (inputs, target) pairs; inputs may be a tensor, a tuple or a dictionary of keywords.
-            loss_fn: `loss_fn(output, target)`; returns one value per sample, or one value for the batch.
-            progress: show a progress bar on standard error.
-            reduction: what a loss that is one value for the batch is over its samples, "mean" or "sum".
-            forward: `forward(model, batch) -> output`, for batches that aren't (inputs, target); the loss gets
-                (output, batch).
-            autocast: compute type of mixed precision (`torch.bfloat16`, `torch.float16`); None leaves precision alone.
+            batches: (inputs, target) pairs. Inputs may be a tensor, a tuple of arguments or a dictionary of keywords.
+            loss_fn: called as `loss_fn(output, target)`. It returns one value per sample, or one value for the batch.
+            progress: whether to show a progress bar on standard error.
+            reduction: what a loss that returns one value for the batch does over its samples, "mean" or "sum".
+            forward: called as `forward(model, batch)`, it returns the output. It serves batches that are not (inputs,
+                target) pairs; the loss then gets (output, batch).
+            autocast: the type in which mixed precision computes (`torch.bfloat16` or `torch.float16`). None, the
+                default, leaves the precision alone.
 
         Raises:
-            CriterionError: an empty loader, a loss or gradient that isn't finite or doesn't exist, a model of other
-                shapes than before.
+            CriterionError: the loader is empty, the loss or a gradient is not finite or does not exist, or the model
+                has other shapes than before.
         """
-        self._add(self._measure(unwrapped(model), batches, Pass(loss_fn, reduction, forward, autocast, progress)))
+        run = Pass(loss_fn, reduction, forward=forward, autocast=autocast, progress=progress)
+        self._add(self._measure(unwrapped(model), batches, run))
 
     def merge(self, other: FromData[Measured]) -> None:
         """Add what another criterion of the same model and options has accumulated on other samples.
 
         Raises:
-            CriterionError: another kind of criterion, one of a model with other shapes, or one without samples.
+            CriterionError: the other is another kind of criterion, is of a model with other shapes, or has no samples.
         """
         if type(other) is not type(self):
             raise CriterionError(f"can't merge a {type(other).__name__} into a {type(self).__name__}")

@@ -1,10 +1,13 @@
-"""Criteria from gate gradients: accumulating them, and adding up the layers that read a coupled group's channels."""
+"""The base of criteria that use gate gradients.
+
+It accumulates them, and adds up those of the layers that read a coupled group's channels.
+"""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -23,33 +26,50 @@ from hfp.importance.groups.roles import channels_at, is_attention, roles_of
 
 @dataclass(frozen=True)
 class GateBatch:
-    """One batch's gate gradients.
+    """The gate gradients of one batch.
 
-    rows: (layer's name, "in" or "out") to `[samples, passes, channels]`, one backward pass per quantity differentiated.
-    totals: layer's name to (sum of its input over samples and positions `[channels]`, how many those are).
-    refused: layer's name to why it has no gradient per sample.
-    output: what the criterion keeps of the model's output, `[samples, ...]`.
+    Args:
+        rows: the gradients `[samples, passes, channels]` by (layer's name, "in" or "out"). There is one pass per
+            quantity that is differentiated.
+        totals: the sum of a layer's input over samples and positions, `[channels]`, and how many those are, by the
+            layer's name.
+        refused: why a layer has no gradient per sample, by the layer's name.
+        samples: how many samples the batch has.
+        kept: what the criterion keeps of the model's output, `[samples, ...]`, by a name of its own.
     """
 
     rows: dict[GateKey, Tensor]
     totals: dict[str, tuple[Tensor, int]]
     refused: dict[str, str]
-    output: Tensor
+    samples: int
+    kept: Mapping[str, Tensor]
 
 
-class GatedImportance(FromData[list[GateBatch]], tp.importance.Importance):
-    """A criterion that scores a coupled channel by the gradients of its gate, sample by sample.
-
-    Memory: one float per sample, pass and channel read; two where means are repaired.
+@dataclass(frozen=True)
+class Quantities:
+    """What a criterion differentiates on one batch, and what it keeps of the model's output.
 
     Args:
-        joint: score a channel by what its removal adds to that of all channels of its group that score lower, in a
-        greedy
-            order (`joint_scores`), in place of its removal alone (the default). This is for removing many at once.
-        repaired: score the removal of what a channel adds to its mean, for use where a repair keeps the mean: biases
-        that
-            absorb it, or batch-norm statistics taken anew. The mean is that of each reader's input over the accumulated
-            samples and positions. The default scores the removal of all of it.
+        scalars: sums over the batch's samples, which are differentiated one after the other.
+        kept: tensors `[samples, ...]` by name, which `GatedImportance.kept` gives back.
+    """
+
+    scalars: list[Tensor]
+    kept: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class GatedImportance(FromData[list[GateBatch]], tp.importance.Importance):  # type: ignore[misc]
+    """A criterion that scores a coupled channel by the gradients of its gate, sample by sample.
+
+    It keeps one float per sample, pass and channel read, or two with `repaired`.
+
+    Args:
+        joint: False (default) scores the removal of a channel alone. True scores what its removal adds to that of all
+            channels of its group that score lower, in a greedy order (`joint_scores`). This is for removing many
+            channels at once.
+        repaired: False (default) scores the removal of the whole channel. True scores the removal of what the channel
+            adds to its mean, for use where a repair keeps the mean: biases absorb it, or batch-norm statistics are
+            taken anew. The mean is that of each reader's input over the accumulated samples and positions.
     """
 
     def __init__(self, joint: bool = False, repaired: bool = False) -> None:
@@ -59,19 +79,19 @@ class GatedImportance(FromData[list[GateBatch]], tp.importance.Importance):
 
     @abstractmethod
     def _cost(self, change: Tensor) -> Tensor:
-        """What a change `[samples, passes, n]` of the quantities differentiated costs, `[n]`."""
+        """Return the cost `[n]` of changes `[samples, passes, n]` of the quantities differentiated."""
 
     @abstractmethod
-    def _passes(self, output: Any, target: Any, size: int, run: Pass) -> tuple[list[Tensor], Tensor]:
-        """(scalars to differentiate one after the other, what to keep of the output, `[size, ...]`)."""
+    def _quantities(self, output: Any, target: Any, size: int, run: Pass) -> Quantities:
+        """Return what to differentiate, and what to keep, of the output for a batch of `size` samples."""
 
     @property
     def samples(self) -> int:
-        """How many samples have been accumulated."""
-        return sum(len(batch.output) for batch in self._batches)
+        """Return the number of samples accumulated so far."""
+        return sum(batch.samples for batch in self._batches)
 
     def reset(self) -> None:
-        """Forget everything accumulated, for instance after pruning a step."""
+        """Forget everything accumulated, for instance after a pruning step."""
         self._batches = []
 
     def _measure(self, model: nn.Module, batches: Iterable[Any], run: Pass) -> list[GateBatch]:
@@ -80,9 +100,10 @@ class GatedImportance(FromData[list[GateBatch]], tp.importance.Importance):
             for batch, size in run.batches(batches, model):
                 recorder.start(size)
                 output = run.output(model, batch)
-                scalars, kept = self._passes(output, run.target(output, batch, size), size, run)
-                rows = _differentiate(scalars, recorder, run.scale)
-                collected.append(GateBatch(rows, recorder.totals, recorder.refused, kept.detach()))
+                quantities = self._quantities(output, run.target(output, batch, size), size, run)
+                rows = _differentiate(quantities.scalars, recorder, run.scale)
+                kept = {name: tensor.detach() for name, tensor in quantities.kept.items()}
+                collected.append(GateBatch(rows, recorder.totals, recorder.refused, size, kept))
         return collected
 
     @property
@@ -90,10 +111,11 @@ class GatedImportance(FromData[list[GateBatch]], tp.importance.Importance):
         return self._batches
 
     def state(self) -> dict[str, Tensor]:
-        """Everything accumulated as tensors by name, to send or to save; `load` takes it."""
+        """Return everything accumulated as tensors by name, to send or to save; `load` takes it."""
         found = {}
         for place, batch in enumerate(self._batches):
-            found[f"{place}/output"] = batch.output
+            found[f"{place}/samples"] = torch.tensor(batch.samples)
+            found |= {f"{place}/kept/{name}": tensor for name, tensor in batch.kept.items()}
             found |= {f"{place}/rows/{side}/{name}": rows for (name, side), rows in batch.rows.items()}
             for name, (total, count) in batch.totals.items():
                 found |= {f"{place}/total/{name}": total, f"{place}/count/{name}": torch.tensor(count)}
@@ -103,13 +125,14 @@ class GatedImportance(FromData[list[GateBatch]], tp.importance.Importance):
         """Add a `state`, as `merge` adds another criterion.
 
         Raises:
-            CriterionError: when it is no such state, or another model's.
+            CriterionError: `state` is not the state of such a criterion, or it is of another model.
         """
-        if not state or any(not key.split("/")[0].isdigit() for key in state):
-            raise CriterionError(f"this is no state of a {type(self).__name__}")
+        places = {key.split("/")[0] for key in state}
+        if not state or any(not place.isdigit() or f"{place}/samples" not in state for place in places):
+            raise CriterionError(f"this is not the state of a {type(self).__name__}")
         batches = []
-        for place in sorted({int(key.split("/")[0]) for key in state}):
-            parts: dict[str, dict[str, Tensor]] = {"rows": {}, "total": {}, "count": {}}
+        for place in sorted(map(int, places)):
+            parts: dict[str, dict[str, Tensor]] = {"rows": {}, "total": {}, "count": {}, "kept": {}}
             for key, value in state.items():
                 number, kind, *rest = key.split("/", 2)
                 if int(number) == place and rest:
@@ -117,24 +140,26 @@ class GatedImportance(FromData[list[GateBatch]], tp.importance.Importance):
             sides = [(key.split("/", 1), rows) for key, rows in parts["rows"].items()]
             totals = {name: (total, int(parts["count"][name])) for name, total in parts["total"].items()}
             rows = {(name, side): values for (side, name), values in sides}
-            batches.append(GateBatch(rows, totals, {}, state[f"{place}/output"]))
+            batches.append(GateBatch(rows, totals, {}, int(state[f"{place}/samples"]), parts["kept"]))
         self._add(batches)
 
     @torch.no_grad()
     def __call__(self, group: Any) -> Tensor:
-        """Scores of the group's channels, `[width]`.
+        """Return the scores of the group's channels, `[width]`.
 
         Raises:
-            CriterionError: nothing accumulated, a model pruned since, or a group that no accumulated layer reads.
+            CriterionError: nothing has been accumulated, the model has been pruned since, or no accumulated layer reads
+                the group.
         """
         gate = self.gate_gradients(group)
         return joint_scores(gate, self._cost) if self.joint else self._cost(gate)
 
     def gate_gradients(self, group: Any) -> Tensor:
-        """`v` of a coupled group, `[samples, passes, width]`, summed over all layers that read its channels.
+        """Return `v` of a coupled group, `[samples, passes, width]`, summed over all layers that read its channels.
 
         Raises:
-            CriterionError: nothing accumulated, a model pruned since, or a group that no accumulated layer reads.
+            CriterionError: nothing has been accumulated, the model has been pruned since, or no accumulated layer reads
+                the group.
         """
         if not self._batches:
             raise CriterionError("nothing has been accumulated; call accumulate(model, batches, loss_fn) first")
@@ -143,17 +168,22 @@ class GatedImportance(FromData[list[GateBatch]], tp.importance.Importance):
             raise CriterionError(f"no layer reads the channels of {root_name(group)!r}: put it into ignored_layers")
         gate = self._sum(group, readers or writers, "in" if readers else "out")
         if readers and is_attention(group):
-            # q·k is one product, but its gate shows up at q and again at k; that of v at v and again at its reader.
+            # The product q·k has its gate at q and again at k; v has its gate at v and again at its reader.
             gate = (gate + self._sum(group, writers, "out")) / 2
         gate = gate + self._sum(group, mixers, "out") if mixers else gate
         return gate - self._mean_part(group, readers, gate) if self.repaired else gate
 
-    def outputs(self) -> Tensor:
-        """What was kept of the model's outputs, `[samples, ...]`, in the order of `gate_gradients`."""
-        return torch.cat([batch.output for batch in self._batches])
+    def kept(self, name: str) -> Tensor:
+        """Return what was kept of the model's outputs under a name, `[samples, ...]`, in the order of
+        `gate_gradients`.
+        """
+        return torch.cat([batch.kept[name] for batch in self._batches])
 
     def _mean_part(self, group: Any, readers: list[Member], gate: Tensor) -> Tensor:
-        """What the means of the channels contribute to `v`: a reader's mean input times the sum of its gradient."""
+        """Return what the means of the channels contribute to `v`.
+
+        This is a reader's mean input times the sum of its gradient.
+        """
         part = torch.zeros_like(gate)
         for member in readers:
             totals = [batch.totals[member.name] for batch in self._batches if member.name in batch.totals]

@@ -1,4 +1,4 @@
-"""Scores of channels that go together with all that score lower: what the removal of one adds to that of the others."""
+"""Score channels that are removed together: a score is what a removal adds to that of all lower scores."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-ROUNDS = 64  # groups of more channels choose several in a round
+ROUNDS = 64  # a group of more channels chooses several per round
 
 
 def joint_scores(gate: Tensor, cost: Callable[[Tensor], Tensor]) -> Tensor:
-    """Scores `[channels]` whose ascending order is a greedy order of removal, each the cost that its removal adds.
+    """Return scores `[channels]` whose ascending order is a greedy order of removal.
 
     The channel that adds least to the cost of those already chosen goes next. Its score is what it adds, or the score
     before it where that is higher, so that the order of scores is the order of removal.
 
-    gate: `[samples, passes, channels]`, what the removal of each channel changes. cost: of one change per column,
-    `[samples, passes, n]` to `[n]`.
+    Args:
+        gate: what the removal of each channel changes, `[samples, passes, channels]`.
+        cost: a function that takes changes `[samples, passes, n]` and returns the cost of each, `[n]`.
     """
     channels = gate.shape[2]
     left = torch.arange(channels, device=gate.device)
@@ -34,9 +35,12 @@ def joint_scores(gate: Tensor, cost: Callable[[Tensor], Tensor]) -> Tensor:
 
 
 def quadratic_joint_scores(matrix: Tensor) -> Tensor:
-    r"""The same for the cost \(\tfrac12 \sum_{c, c' \in S} M_{cc'}\) of removing the channels `S`, one at a time.
+    r"""Return `joint_scores` for a quadratic cost, with one channel chosen at a time.
 
-    matrix: symmetric, `[channels, channels]`.
+    Removing the channels `S` costs \(\tfrac12 \sum_{c, c' \in S} M_{cc'}\).
+
+    Args:
+        matrix: the symmetric `M`, `[channels, channels]`.
     """
     matrix = matrix.cpu()
     adds = matrix.diagonal() / 2
@@ -51,7 +55,10 @@ def quadratic_joint_scores(matrix: Tensor) -> Tensor:
 
 
 def _rising(order: Tensor, added: Tensor) -> Tensor:
-    """What each channel of an order adds, as scores of the channels that rise along the order."""
+    """Return the scores of the channels in `order`, made to rise along it.
+
+    `added` is what each channel of the order adds to the cost.
+    """
     added = added.cummax(0).values
     place = torch.arange(len(order), device=order.device, dtype=added.dtype) / len(order)
     scores = torch.empty_like(added)

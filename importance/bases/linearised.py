@@ -1,4 +1,7 @@
-"""Criteria that move a classifier's logits by the gates' gradients: which logits are differentiated, which stay."""
+"""The base of criteria that move a classifier's logits by the gates' gradients.
+
+It says which logits are differentiated, and which are not.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,10 @@ from hfp.importance.errors import CriterionError
 class LinearisedImportance(GatedImportance):
     r"""A criterion that moves a classifier's logits by the gates' gradients.
 
-    To first order, removing channel `c` takes a sample's logits from `z` to \(z - J_c\), `J` being their gate
-    gradients. The logits of `classes` classes of each sample are differentiated, one backward pass each. Those of the
-    others are held fixed and kept as one, the logarithm of the sum of their exponentials, which is exact for any
-    function of the probabilities of the chosen ones.
+    To first order, removing channel `c` takes a sample's logits from `z` to \(z - J_c\), where `J` are their gate
+    gradients. The logits of `classes` classes of each sample are differentiated, with one backward pass each. The
+    others stay constant and are kept as one number, the logarithm of the sum of their exponentials. This is exact for
+    any function of the probabilities of the chosen classes.
 
     Args:
         classes: how many logits are differentiated; None takes all.
@@ -23,7 +26,7 @@ class LinearisedImportance(GatedImportance):
         repaired: as for `GatedImportance`.
 
     Raises:
-        CriterionError: fewer than two classes.
+        CriterionError: there are fewer than two classes.
     """
 
     def __init__(self, classes: int | None, joint: bool, repaired: bool) -> None:
@@ -33,10 +36,11 @@ class LinearisedImportance(GatedImportance):
         self.classes = classes
 
     def _chosen(self, logits: Tensor, rank: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
-        """The classes with the largest `rank` `[samples, classes]`.
+        """Choose the classes with the largest `rank` `[samples, classes]`.
 
-        Returns the scalars to differentiate, the logits of the chosen classes and of the rest `[samples, chosen + 1]`,
-        and the chosen classes `[samples, chosen]`.
+        Returns:
+            The scalars to differentiate, the logits of the chosen classes and of the rest `[samples, chosen + 1]`, and
+                the chosen classes `[samples, chosen]`.
         """
         count = logits.shape[1] if self.classes is None else min(self.classes, logits.shape[1])
         wide = logits.detach().to(torch.promote_types(logits.dtype, torch.float32))
@@ -45,7 +49,10 @@ class LinearisedImportance(GatedImportance):
         return list(logits.gather(1, chosen).sum(0)), torch.cat([wide.gather(1, chosen), rest], 1), chosen
 
     def _moved(self, logits: Tensor, change: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-probabilities before `[samples, chosen + 1, 1]` and after the change `[samples, chosen + 1, n]`."""
+        """Return the log-probabilities before and after a change.
+
+        Their shapes are `[samples, chosen + 1, 1]` and `[samples, chosen + 1, n]`.
+        """
         rest = logits[:, -1:, None].expand(-1, -1, change.shape[2])
         after = torch.cat([logits[:, :-1, None] - change, rest], 1)
         return logits[..., None].log_softmax(1), after.log_softmax(1)

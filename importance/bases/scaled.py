@@ -1,5 +1,6 @@
-"""Scores made comparable between groups: per multiply-accumulate that a channel costs, or relative to the group's
-own.
+"""Make scores comparable between groups.
+
+They are taken per multiply-accumulate that a channel costs, or relative to the scores of the channel's group.
 """
 
 from __future__ import annotations
@@ -22,23 +23,24 @@ NORMALISATIONS = ("none", "mean", "max", "sum")
 _INNER = ("accumulate", "reset", "samples", "state", "load")
 
 
-class ScaledImportance(tp.importance.Importance):
-    r"""Another criterion's scores, made comparable between groups.
+class ScaledImportance(tp.importance.Importance):  # type: ignore[misc]
+    r"""Scale another criterion's scores, so that they are comparable between groups.
 
-    The scores `s` become \(s_c / m_c^{\gamma}\), after division by the group's mean, maximum or sum. \(m_c\) are the
-    multiply-accumulates of convolution and linear layers, for one sample, that go with channel `c` of the group: of
-    every layer that writes or reads it, its share. A global ranking then buys the most loss per operation. Grouped and
-    depthwise convolutions count by their weights; products inside attention aren't counted.
+    A score \(s_c\) is divided by the mean, the maximum or the sum of its group's scores, and then becomes \(s_c /
+    m_c^{\gamma}\). \(m_c\) are the multiply-accumulates, for one sample, that go with channel `c`: its share of every
+    convolution and linear layer that writes or reads it. A global ranking then removes the most operations per unit of
+    loss. Grouped and depthwise convolutions count by their weights. Products inside attention are not counted.
 
     `accumulate`, `reset`, `samples`, `state`, `load` and `merge` are those of the inner criterion, where it has them.
 
     Args:
         inner: the other criterion.
-        power: \(\gamma\); 0 (default) scales nothing, any other needs `measure` first.
+        power: the exponent \(\gamma\). 0 (default) does not scale by the multiply-accumulates; any other value needs
+            `measure` first.
         normalise: "none" (default), "mean", "max" or "sum".
 
     Raises:
-        CriterionError: an unknown normalisation.
+        CriterionError: the normalisation is unknown.
 
     >>> import torch
     >>> from hfp.importance import ScaledImportance, create
@@ -60,10 +62,10 @@ class ScaledImportance(tp.importance.Importance):
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def merge(self, other: Any) -> None:
-        """Add what another criterion has accumulated on other samples, be it scaled or not.
+        """Add what another criterion, scaled or not, has accumulated on other samples.
 
         Raises:
-            CriterionError: as the inner criterion's, or one that accumulates nothing.
+            CriterionError: the inner criterion refuses the other, or accumulates nothing.
         """
         if not hasattr(self.inner, "merge"):
             raise CriterionError(f"a {type(self.inner).__name__} accumulates nothing that could be merged")
@@ -74,7 +76,8 @@ class ScaledImportance(tp.importance.Importance):
 
         Args:
             model: the model that will be pruned.
-            example_inputs: what the model is called with; a tuple or list is unpacked, a dictionary are keywords.
+            example_inputs: what the model is called with. A tuple or list is unpacked into arguments, a dictionary into
+                keywords.
         """
         model = unwrapped(model)
         found: dict[str, float] = {}
@@ -93,10 +96,11 @@ class ScaledImportance(tp.importance.Importance):
 
     @torch.no_grad()
     def __call__(self, group: Any) -> Tensor:
-        """Scores of the group's channels, `[width]`.
+        """Return the scores of the group's channels, `[width]`.
 
         Raises:
-            CriterionError: a power without `measure`, a layer that it didn't see, or scores that can't be normalised.
+            CriterionError: a power is set and `measure` was not called or did not see a layer, or the scores cannot be
+                normalised.
         """
         scores = self.inner(group)
         if self.normalise != "none":
@@ -109,10 +113,10 @@ class ScaledImportance(tp.importance.Importance):
         return scores if self.power == 0 else scores / self.macs(group).to(scores) ** self.power
 
     def macs(self, group: Any) -> Tensor:
-        """Multiply-accumulates per sample that go with each channel of a group, `[width]`.
+        """Return the multiply-accumulates per sample that go with each channel of a group, `[width]`.
 
         Raises:
-            CriterionError: a layer that `measure` didn't see, or a group without any such layer.
+            CriterionError: `measure` did not see a layer of the group, or the group has no convolution or linear layer.
         """
         total = torch.zeros(width(group), dtype=torch.float64)
         for member in members(group):

@@ -1,4 +1,7 @@
-"""Torch's own multi-head attention, which calls no layers: what its hidden projections read, caught while it runs."""
+"""Record what the projections inside torch's own multi-head attention read.
+
+That attention calls no layers for them, so hooks on layers see nothing.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +15,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 Record = Callable[[str, str, Tensor], None]
-"""(layer's name, "in" or "out", tensor `[samples, tokens, channels]` whose gradient is wanted)."""
+"""Called with a layer's name, "in" or "out", and the tensor `[samples, tokens, channels]` whose gradient is wanted."""
 READING = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
-"""Parameters whose dimension 1 reads the channels of the attention's inputs."""
+"""The parameters whose dimension 1 reads the channels of the attention's inputs."""
 
 
 @contextmanager
 def recording_attention(model: nn.Module, alias: Callable[[Tensor], Tensor], record: Record) -> Iterator[None]:
-    """While open, record the attention's inputs under its own name and its output projection under that one's.
+    """Record the attention's inputs and what its output projection reads, while open.
 
-    Attention runs without its fused path, which is only taken where nothing is differentiated anyway.
+    The inputs are recorded under the attention's name, the others under the output projection's. Attention runs without
+    its fused path, which torch only takes where nothing is differentiated.
     """
     found = {
         name: module
@@ -51,7 +55,7 @@ class _Catcher:
         self._batch: dict[str, int] = {}
 
     def inputs(self, name: str) -> Any:
-        """A hook that gives query, key and value gradients of their own."""
+        """Return a hook that gives query, key and value gradients of their own."""
 
         def hook(module: nn.MultiheadAttention, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             names = ("query", "key", "value")
@@ -69,7 +73,7 @@ class _Catcher:
         return hook
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        """`functional.linear`; that of an output projection sees rows `[tokens * samples, channels]`."""
+        """Compute `functional.linear`, and record the rows `[tokens * samples, channels]` of an output projection."""
         name = self._projections.get(id(weight))
         if name is None:
             return self._original(x, weight, bias)

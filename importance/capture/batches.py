@@ -1,4 +1,4 @@
-"""One pass over somebody's batches: any model, any loss, any output."""
+"""Make one pass over somebody's batches with any model, any loss and any output."""
 
 from __future__ import annotations
 
@@ -17,51 +17,30 @@ from hfp.layers.calling import call
 
 Loss = Callable[..., Tensor]
 Forward = Callable[[Any, Any], Any]
-HALF_SCALE = 1024.0  # float16 loses gradients below 6e-8
+HALF_SCALE = 1024.0  # float16 rounds gradients below 6e-8 to zero
 
 
-@dataclass(frozen=True)
-class Pass:
-    """How to run a model over batches.
+@dataclass(frozen=True, kw_only=True)
+class ForwardPass:
+    """How to compute a model's outputs over batches.
 
-    loss_fn: `loss_fn(output, target)`; returns one value per sample, or one value for the batch.
-    reduction: what a loss that is one value for the batch is over its samples, "mean" or "sum".
-    forward: `forward(model, batch) -> output`, for batches that aren't (inputs, target); the loss gets (output, batch).
-    autocast: compute type of mixed precision (`torch.bfloat16`, `torch.float16`); None leaves precision alone.
-    progress: show a progress bar on standard error.
-    relabel: `relabel(output, size) -> target`, in place of the targets that the batches hold.
-
-    Raises:
-        CriterionError: an unknown reduction, or a loss that can't be called.
+    Args:
+        forward: called as `forward(model, batch)`, it returns the output. It serves batches that are not (inputs,
+            target) pairs.
+        autocast: the type in which mixed precision computes (`torch.bfloat16` or `torch.float16`). None leaves the
+            precision alone.
+        progress: whether to show a progress bar on standard error.
     """
 
-    loss_fn: Loss
-    reduction: str = "mean"
     forward: Forward | None = None
     autocast: torch.dtype | None = None
     progress: bool = False
-    relabel: Callable[[Any, int], Any] | None = None
-
-    def __post_init__(self) -> None:
-        if self.reduction not in ("mean", "sum"):
-            raise CriterionError(
-                f'reduction is "mean" or "sum", what loss_fn does over a batch, not {self.reduction!r}'
-            )
-        if not callable(self.loss_fn):
-            raise CriterionError(
-                f"loss_fn must be callable as loss_fn(output, target), not {type(self.loss_fn).__name__}"
-            )
-
-    @property
-    def scale(self) -> float:
-        """What the summed loss is multiplied by, so that half precision doesn't lose its gradients."""
-        return HALF_SCALE if self.autocast == torch.float16 else 1.0
 
     def batches(self, batches: Iterable[Any], model: nn.Module) -> Iterator[tuple[Any, int]]:
-        """(batch on the model's device, samples in it), in order.
+        """Yield (batch on the model's device, number of samples in it), in order.
 
         Raises:
-            CriterionError: when there is no batch at all, or a batch holds no tensor.
+            CriterionError: there is no batch at all, or a batch holds no tensor.
         """
         device = device_of(model)
         count = 0
@@ -76,15 +55,61 @@ class Pass:
             raise CriterionError("there is no batch to accumulate: the loader is empty, or an iterator that is used up")
 
     def output(self, model: Callable[..., Any], batch: Any) -> Any:
-        """The model's output for one batch."""
+        """Return the model's output for one batch."""
         with self._precision(batch):
             if self.forward is not None:
                 return self.forward(model, batch)
             inputs = batch[0] if isinstance(batch, tuple) else batch
             return call(model, inputs)
 
+    def _precision(self, batch: Any) -> AbstractContextManager[Any]:
+        first = first_tensor(batch)
+        if self.autocast is None or first is None:
+            return nullcontext()
+        return torch.autocast(first.device.type, dtype=self.autocast)
+
+
+@dataclass(frozen=True)
+class Pass(ForwardPass):
+    """How to compute a model's outputs and their loss over batches.
+
+    Args:
+        loss_fn: called as `loss_fn(output, target)`. It returns one value per sample, or one value for the batch. With
+            a `forward`, it gets (output, batch).
+        reduction: what a loss that returns one value for the batch does over its samples, "mean" or "sum".
+        relabel: called as `relabel(output, size)`, it returns a target that replaces the one in the batch.
+        forward: as for `ForwardPass`.
+        autocast: as for `ForwardPass`.
+        progress: as for `ForwardPass`.
+
+    Raises:
+        CriterionError: the reduction is unknown, or the loss cannot be called.
+    """
+
+    loss_fn: Loss
+    reduction: str = "mean"
+    relabel: Callable[[Any, int], Any] | None = None
+
+    def __post_init__(self) -> None:
+        if self.reduction not in ("mean", "sum"):
+            raise CriterionError(
+                f'reduction is "mean" or "sum", what loss_fn does over a batch, not {self.reduction!r}'
+            )
+        if not callable(self.loss_fn):
+            raise CriterionError(
+                f"loss_fn must be callable as loss_fn(output, target), not {type(self.loss_fn).__name__}"
+            )
+
+    @property
+    def scale(self) -> float:
+        """Return the factor of the summed loss that keeps half precision from losing its gradients."""
+        return HALF_SCALE if self.autocast == torch.float16 else 1.0
+
     def target(self, output: Any, batch: Any, size: int) -> Any:
-        """What the loss compares the output with: what the batch holds beside its inputs, or drawn labels."""
+        """Return what the loss compares the output with.
+
+        This is what the batch holds beside its inputs, or the labels that `relabel` draws.
+        """
         if self.relabel is not None:
             return self.relabel(output, size)
         if self.forward is None and isinstance(batch, tuple) and len(batch) > 1:
@@ -92,10 +117,11 @@ class Pass:
         return batch
 
     def loss_sum(self, output: Any, target: Any, size: int) -> Tensor:
-        """The loss summed over a batch's samples, whatever `loss_fn` does over them.
+        """Return the loss summed over a batch's samples, whatever `loss_fn` does over them.
 
         Raises:
-            CriterionError: a loss that isn't one value or one per sample, isn't finite, or doesn't depend on the model.
+            CriterionError: the loss is neither one value nor one value per sample, is not finite, or does not depend on
+                the model.
         """
         total = self.unchecked_loss_sum(output, target, size)
         if not torch.isfinite(total):
@@ -107,7 +133,7 @@ class Pass:
         return total
 
     def unchecked_loss_sum(self, output: Any, target: Any, size: int) -> Tensor:
-        """The same without looking at its value, as `torch.func` asks for."""
+        """Compute `loss_sum` without looking at its value, which `torch.func` can't do."""
         with self._precision(output):
             loss = self.loss_fn(output, target)
         if not isinstance(loss, Tensor):
@@ -120,18 +146,12 @@ class Pass:
             )
         return loss.sum()
 
-    def _precision(self, batch: Any) -> AbstractContextManager[Any]:
-        first = first_tensor(batch)
-        if self.autocast is None or first is None:
-            return nullcontext()
-        return torch.autocast(first.device.type, dtype=self.autocast)
-
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where the model's first parameter (or buffer) is.
+    """Return the device of the model's first parameter, or of its first buffer.
 
     Raises:
-        CriterionError: when the model has neither.
+        CriterionError: the model has neither.
     """
     for tensor in (*model.parameters(), *model.buffers()):
         return tensor.device
@@ -139,13 +159,19 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The model inside torch.compile or a data-parallel wrapper; estimates go by the names in it."""
+    """Return the model inside torch.compile or a data-parallel wrapper.
+
+    Estimates are kept under the names of the inner model.
+    """
     prefix = wrapper_prefix(model)
     return model.get_submodule(prefix[:-1]) if prefix else model
 
 
 def wrapper_prefix(model: nn.Module) -> str:
-    """What torch.compile or a data-parallel wrapper puts before the names of the model inside, such as "module."."""
+    """Return what a wrapper puts before the names of the model inside, such as "module.".
+
+    Wrappers are those of torch.compile and of data parallelism.
+    """
     for attribute in ("_orig_mod", "module"):
         inner = getattr(model, attribute, None)
         wraps = attribute == "_orig_mod" or type(model).__name__ in ("DataParallel", "DistributedDataParallel")
@@ -155,7 +181,10 @@ def wrapper_prefix(model: nn.Module) -> str:
 
 
 def mapped(value: Any, function: Callable[[Tensor], Any], other: Callable[[Any], Any] = lambda value: value) -> Any:
-    """`function` of every tensor in nested tuples, lists (which become tuples) and mappings, `other` of the rest."""
+    """Apply `function` to every tensor in nested tuples, lists and mappings, and `other` to everything else.
+
+    Lists become tuples.
+    """
     if isinstance(value, Tensor):
         return function(value)
     if isinstance(value, Mapping):
@@ -166,7 +195,7 @@ def mapped(value: Any, function: Callable[[Tensor], Any], other: Callable[[Any],
 
 
 def first_tensor(value: Any) -> Tensor | None:
-    """The first tensor in nested tuples, lists and mappings."""
+    """Return the first tensor in nested tuples, lists and mappings."""
     if isinstance(value, Tensor):
         return value
     items = value.values() if isinstance(value, Mapping) else value if isinstance(value, (tuple, list)) else ()

@@ -1,4 +1,4 @@
-"""Catch what goes into every layer with weights, and the gradient of what comes out, in an ordinary backward."""
+"""Record what goes into every layer with weights, and the gradient of what comes out, in an ordinary backward."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ from hfp.layers.products import computed_weight, owner_of
 
 @dataclass
 class CallRecorder:
-    """The calls of one batch, by the layer's name; a call whose output had no influence on the loss is left out.
+    """The recorded calls of one batch.
 
-    opaque: layers that return no tensor (recurrent ones): their weights have no gradient per sample.
+    Args:
+        calls: the calls by the layer's name. A call whose output had no influence on the loss is left out.
+        opaque: the layers that return no tensor, such as recurrent ones. Their weights have no gradient per sample.
     """
 
     calls: dict[str, list[LayerCall]] = field(default_factory=dict)
@@ -26,10 +28,10 @@ class CallRecorder:
 
 
 def layers_and_bare(model: nn.Module) -> tuple[dict[str, nn.Module], list[str]]:
-    """(layers whose own parameters a call determines, names of the other parameters).
+    """Find the layers whose own parameters a call determines, and the names of all other parameters.
 
     The others are parameters beside child modules (class tokens, position embeddings) and those that several layers
-    share, under the first of their names: a call of one layer doesn't hold all of their gradient. A layer whose weight
+    share, under the first of their names. A call of one layer does not hold all of their gradient. A layer whose weight
     is computed from others (weight norm, spectral norm, masks) counts with that weight, not with what it is made from.
     """
     uses = Counter(id(parameter) for module in model.modules() for parameter in module.parameters(recurse=False))
@@ -42,7 +44,7 @@ def layers_and_bare(model: nn.Module) -> tuple[dict[str, nn.Module], list[str]]:
         if owner_of(f"{name}.")[0] in layers:
             continue
         computed = computed_weight(module) is not None
-        called = not isinstance(modules.get(name.rpartition(".")[0]), nn.MultiheadAttention)  # it calls no layers
+        called = not isinstance(modules.get(name.rpartition(".")[0]), nn.MultiheadAttention)  # calls no layers
         alone = called and (computed or not any(True for _ in module.children()))
         if alone and (own or computed) and all(uses[id(p)] == 1 for p in own.values()):
             layers[name] = module
@@ -54,7 +56,10 @@ def layers_and_bare(model: nn.Module) -> tuple[dict[str, nn.Module], list[str]]:
 
 @contextmanager
 def recording_calls(layers: Mapping[str, nn.Module]) -> Iterator[CallRecorder]:
-    """While open, every forward and backward through the layers fills the recorder. Nothing need require gradients."""
+    """Fill the recorder with every forward and backward through the layers, while open.
+
+    Nothing needs to require gradients.
+    """
     recorder = CallRecorder()
     handles = [layer.register_forward_hook(_record(recorder, name)) for name, layer in layers.items()]
     try:
@@ -72,6 +77,6 @@ def _record(recorder: CallRecorder, name: str) -> Any:
         kept = tuple(value.detach() if isinstance(value, Tensor) else value for value in args)
         written = output if output.requires_grad else output.detach().requires_grad_()
         written.register_hook(lambda grad: recorder.calls.setdefault(name, []).append(LayerCall(kept, grad.detach())))
-        return written.clone() if written.is_leaf else written  # the next layer may work in place
+        return written.clone() if written.is_leaf else written  # the next layer may write to it in place
 
     return hook

@@ -1,6 +1,7 @@
-"""Kronecker factors of convolution and linear layers: second moments of what enters and of the gradient of what leaves.
+"""Record the Kronecker factors of convolution and linear layers.
 
-One row per sample and position: a linear layer's token, or the patch of the input that a convolution's kernel lies on.
+They are the second moments of what enters a layer and of the gradient of what leaves it. They have one row per sample
+and position. A row is a token of a linear layer, or the patch of the input that a convolution's kernel lies on.
 """
 
 from __future__ import annotations
@@ -18,17 +19,21 @@ from hfp.layers.patches import windows
 from hfp.layers.products import PRODUCTS, channel_dim, groups_of, is_plain
 
 WIDEST = 1 << 14
-"""Columns of the widest layer that factors are kept for: its second moment takes 2 GiB."""
+"""Factors are kept for layers of at most this many columns, whose second moment takes 2 GiB."""
 _BLOCKS = 4
-_FEWEST = 256  # columns below which halving the work of a symmetric product doesn't pay
+_FEWEST = 256  # with fewer columns, halving the work of a symmetric product saves no time
 
 
 @dataclass(frozen=True)
 class Factors:
-    """Sums over rows, float64: of a layer's inputs and their products, and of products of its output's gradient.
+    """Sums over rows of one layer's inputs and of products, in float64.
 
-    rows: how many. total: `[groups, columns]`. square: `[groups, columns, columns]`, columns = in / groups * kernel in
-    the order of the weight's. gradient: `[groups, out / groups, out / groups]`.
+    Args:
+        rows: how many rows were summed.
+        total: the sum of the inputs, `[groups, columns]`. Columns are in / groups * kernel, in the order of the
+            weight's.
+        square: the sum of products of inputs, `[groups, columns, columns]`.
+        gradient: the sum of products of the output's gradient, `[groups, out / groups, out / groups]`.
     """
 
     rows: int
@@ -37,7 +42,7 @@ class Factors:
     gradient: Tensor
 
     def plus(self, other: Factors) -> Factors:
-        """The sums over both sets of rows."""
+        """Return the sums over both sets of rows."""
         return Factors(
             self.rows + other.rows,
             self.total + other.total.to(self.total),
@@ -46,8 +51,8 @@ class Factors:
         )
 
     def moment(self, centred: bool) -> Tensor:
-        """The mean of products of inputs, or their covariance, `[groups, columns, columns]`."""
-        rows = max(self.rows, 1)  # a layer that was given no rows has sums of zero
+        """Return the mean of products of inputs, or their covariance, `[groups, columns, columns]`."""
+        rows = max(self.rows, 1)  # a layer that was given no rows has sums of 0
         mean = self.total / rows
         square = self.square / rows
         return square - mean[:, :, None] * mean[:, None] if centred else square
@@ -57,7 +62,11 @@ class Factors:
 class FactorRecorder:
     """Collects one batch's factors by the layer's name.
 
-    widths: a layer's outputs per group. refused: why a layer has no factors.
+    Args:
+        widths: a layer's outputs per group.
+        entered: how many rows entered a layer, their sum, and the sum of their products.
+        left: the sum of products of the gradient at a layer's output.
+        refused: why a layer has no factors.
     """
 
     widths: dict[str, int] = field(default_factory=dict)
@@ -66,10 +75,13 @@ class FactorRecorder:
     refused: dict[str, str] = field(default_factory=dict)
 
     def take(self, scale: float) -> dict[str, Factors]:
-        """The factors of the batch whose backward pass is just done, of a quantity that was multiplied by `scale`.
+        """Return the factors of the batch whose backward pass is just done.
+
+        The differentiated quantity had been multiplied by `scale`.
 
         Raises:
-            CriterionError: naming the first layer where something isn't finite, or when nothing was reached at all.
+            CriterionError: something of a layer is not finite (the message names the first such layer), or no layer was
+                reached.
         """
         entered, left = self.entered, self.left
         self.entered, self.left = {}, {}
@@ -101,7 +113,10 @@ class FactorRecorder:
 
 @contextmanager
 def recording_factors(model: nn.Module) -> Iterator[FactorRecorder]:
-    """While open, every forward and backward of the model fills the recorder. Parameters need not require gradients."""
+    """Fill the recorder with every forward and backward of the model, while open.
+
+    Parameters need not require gradients.
+    """
     recorder = FactorRecorder()
     handles = []
     try:
@@ -119,18 +134,21 @@ def recording_factors(model: nn.Module) -> Iterator[FactorRecorder]:
 
 
 def as_matrix(layer: Any) -> Tensor:
-    """A layer's weight, float64, `[groups, out / groups, columns]`."""
+    """Return a layer's weight in float64, `[groups, out / groups, columns]`."""
     weight: Tensor = exact(layer.weight.detach()).flatten(1)
     return weight.unflatten(0, (groups_of(layer), -1))
 
 
 def exact(x: Tensor) -> Tensor:
-    """In double precision, on the CPU where the device has none."""
+    """Return the tensor in double precision, on the CPU where its device has none."""
     return (x.cpu() if x.device.type == "mps" else x).double()
 
 
 def gram(columns: Tensor) -> Tensor:
-    """`X X^T` of `[groups, columns, rows]`, a part of the lower half copied from the upper."""
+    """Compute `X X^T` of `[groups, columns, rows]`.
+
+    A part of the lower half is copied from the upper.
+    """
     width = columns.shape[1]
     if width < _FEWEST:
         return columns @ columns.transpose(1, 2)
@@ -145,7 +163,7 @@ def gram(columns: Tensor) -> Tensor:
 
 
 def patches(layer: Any, entering: Tensor) -> Tensor:
-    """What goes into each product, `[groups, columns, rows]`, in the order of the weight's entries."""
+    """Return what goes into each product, `[groups, columns, rows]`, in the order of the weight's entries."""
     if isinstance(layer, nn.Linear):
         return entering.flatten(0, -2).T[None]
     dims = len(layer.kernel_size)
@@ -156,17 +174,19 @@ def patches(layer: Any, entering: Tensor) -> Tensor:
 
 def _why_not(layer: nn.Module) -> str | None:
     if not is_plain(layer):
-        return "is no plain product of its input's patches and its weight, which Kronecker factors are of"
+        return (
+            "is not a plain product of its input's patches and its weight, and only such layers have Kronecker factors"
+        )
     columns = getattr(layer, "weight").flatten(1).shape[1]  # noqa: B009
     if columns > WIDEST:
-        return f"reads {columns} values at once, more than the {WIDEST} that a second moment is kept of"
+        return f"reads {columns} values at once, more than the {WIDEST} for which a second moment is kept"
     return None
 
 
 def _record(recorder: FactorRecorder, name: str) -> Any:
     def hook(module: Any, args: tuple[Any, ...], output: Tensor) -> Tensor:
         if not torch.is_grad_enabled():
-            return output  # a checkpoint's first pass; the layer runs again when its gradient is wanted
+            return output  # this is a checkpoint's first pass; the layer runs again for its gradient
         groups, dim = groups_of(module), channel_dim(module)
         recorder.widths[name] = output.shape[dim] // groups
         with torch.no_grad():
@@ -178,13 +198,13 @@ def _record(recorder: FactorRecorder, name: str) -> Any:
 
         written = output if output.requires_grad else output.detach().requires_grad_()
         written.register_hook(leave)
-        return written.clone() if written.is_leaf else written  # the next layer may work in place
+        return written.clone() if written.is_leaf else written  # the next layer may write to it in place
 
     return hook
 
 
 def _batched(layer: Any, x: Tensor) -> Tensor:
-    """With a dimension of samples, also where the layer was given one sample alone."""
+    """Return the tensor with a dimension of samples, which is added where there was one sample alone."""
     least = 2 if isinstance(layer, nn.Linear) else len(layer.kernel_size) + 2
     return x[None] if x.dim() < least else x
 

@@ -1,17 +1,17 @@
-r"""Gate gradients: what scaling a channel, wherever it is read, does to the loss or an output of one sample.
+r"""Record gate gradients: what scaling a channel, wherever it is read, does to the loss or an output of one sample.
 
-A gate \(\gamma_c\) multiplies channel `c` at every layer that reads it; removing the channel takes it from 1 to 0. At 1
-the derivative of a quantity \(\ell_n\) of sample `n` is \(v_{n,c} = \sum a_{n,c} \cdot \partial\ell_n / \partial
-a_{n,c}\), the sum running over space (or tokens) and over the layers that read the channel. Recorded here per reading
-layer, so that no dependency graph is needed while accumulating; a criterion adds the layers of a coupled group up.
-Weight gradients are never computed: a pass costs less than a training step.
+A gate \(\gamma_c\) multiplies channel `c` at every layer that reads it. Removing the channel takes the gate from 1 to
+0. At 1 the derivative of a quantity \(\ell_n\) of sample `n` is \(v_{n,c} = \sum a_{n,c} \cdot \partial\ell_n /
+\partial a_{n,c}\). The sum runs over space (or tokens) and over the layers that read the channel. It is recorded per
+reading layer, so that no dependency graph is needed while accumulating. A criterion then adds up the layers of a
+coupled group. Weight gradients are never computed, so a pass costs less than a training step.
 
-Three kinds of reading:
-- convolution and linear layers, and those that `register_layer` was told of, read channels one by one: the definition
-  above, at their inputs;
-- layer and group normalisation also mix channels through mean and variance: see `norms`;
-- attention multiplies query and key channels with no layer in between, so linear layers' outputs are recorded too;
-  torch's own attention calls no layers at all: see `attention`.
+There are three kinds of reading:
+- Convolution and linear layers, and those that `register_layer` was told of, read channels one by one. The definition
+  above applies at their inputs.
+- Layer and group normalisation also mix channels through mean and variance; see `norms`.
+- Attention multiplies query and key channels with no layer in between, so linear layers' outputs are recorded too.
+  torch's own attention calls no layers at all; see `attention`.
 """
 
 from __future__ import annotations
@@ -35,9 +35,10 @@ GateKey = tuple[str, str]
 
 @dataclass
 class GateRecorder:
-    """Collects `v` of one batch: (module name, "in" or "out") to `[samples, channels]`, one backward pass at a time.
+    """Collects the gate gradients `v` of one batch, one backward pass at a time.
 
-    With `means`, also the sums of the gradients at inputs, under "in-sum", and the totals of the inputs themselves.
+    They are `[samples, channels]` by (module name, "in" or "out"). With `means`, the recorder also collects the sums of
+    the gradients at inputs, under "in-sum", and the totals of the inputs themselves.
     """
 
     means: bool = False
@@ -52,7 +53,7 @@ class GateRecorder:
         self.size, self.channels, self.rows, self.totals = size, {}, {}, {}
 
     def splits(self, name: str, x: Tensor) -> bool:
-        """Whether a tensor's first dimension is that of the samples; where not, the reason is kept."""
+        """Return whether a tensor's first dimension is that of the samples; the reason is kept where it is not."""
         if x.dim() > 1 and len(x) % self.size == 0:
             return True
         self.refused[name] = (
@@ -62,14 +63,14 @@ class GateRecorder:
         return False
 
     def add(self, key: GateKey, value: Tensor) -> None:
-        """Add one call's `v`: a layer that runs twice in a forward is one place to remove a channel from."""
+        """Add one call's `v`; a layer that runs twice in a forward is one place to remove a channel from."""
         self.rows[key] = self.rows[key] + value if key in self.rows else value
 
     def take(self) -> dict[GateKey, Tensor]:
-        """`v` of the backward pass just done, 0 where the output has no influence.
+        """Return `v` of the backward pass just done, which is 0 where the output has no influence.
 
         Raises:
-            CriterionError: naming the first layer whose gradient isn't finite, or when nothing was reached at all.
+            CriterionError: a gradient is not finite (the message names the first such layer), or no layer was reached.
         """
         rows, self.rows = self.rows, {}
         if not rows:
@@ -83,7 +84,10 @@ class GateRecorder:
 
 @contextmanager
 def recording_gates(model: nn.Module, means: bool = False) -> Iterator[GateRecorder]:
-    """While open, every forward and backward of the model fills the recorder. Parameters need not require gradients."""
+    """Fill the recorder with every forward and backward of the model, while open.
+
+    Parameters need not require gradients.
+    """
     recorder = GateRecorder(means)
     handles = []
     try:
@@ -113,7 +117,7 @@ def per_sample(values: Tensor, channel_dim: int, size: int) -> Tensor:
 
 
 def _inner(x: Tensor, grad: Tensor, channel_dim: int, size: int) -> Tensor:
-    """`per_sample(x * grad)`, without forming the product where channels come second."""
+    """Return `per_sample(x * grad)`, without forming the product where channels come second."""
     if channel_dim != 1 or x.dim() < 3:
         return per_sample(x * grad, channel_dim, size)
     return torch.linalg.vecdot(x.flatten(2), grad.flatten(2)).reshape(size, -1, x.shape[1]).sum(1)
@@ -124,7 +128,10 @@ def _make_differentiable(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any,
 
 
 def _alias(x: Tensor) -> Tensor:
-    """A tensor whose gradient is that of one reader alone, also where the original needs none."""
+    """Return the tensor under another identity, whose gradient is that of one reader alone.
+
+    This also works where the original needs no gradient.
+    """
     if not torch.is_grad_enabled():
         return x
     return x.view_as(x) if x.requires_grad else x.detach().requires_grad_()
@@ -133,7 +140,7 @@ def _alias(x: Tensor) -> Tensor:
 def _record_input(recorder: GateRecorder, name: str, channel_dim: int) -> Any:
     def hook(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         if not torch.is_grad_enabled():
-            return args  # a checkpoint's first pass; the layer runs again when its gradient is wanted
+            return args  # this is a checkpoint's first pass; the layer runs again for its gradient
         x = _alias(args[0])
         if not recorder.splits(name, x):
             return (x, *args[1:])
@@ -151,7 +158,7 @@ def _record_output(recorder: GateRecorder, name: str) -> Any:
             return output
         if recorder.splits(name, output):
             _record_product(recorder, (name, "out"), output, -1)
-        return output.clone()  # the next layer may work in place
+        return output.clone()  # the next layer may write to it in place
 
     return hook
 

@@ -1,4 +1,4 @@
-"""The mean gradient of every parameter, which first-order criteria read."""
+"""Compute the mean gradient of every parameter, which first-order criteria read."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from hfp.importance.capture.state import untouched
 
 
 def mean_gradient_of(model: nn.Module, batches: Iterable[Any], run: Pass) -> GradientMoments:
-    """Sums over samples of the gradient, by ordinary backward passes; there is no curvature (zeros).
+    """Sum the gradient over samples by ordinary backward passes; the curvature is zero.
 
     Raises:
-        CriterionError: a gradient that isn't finite, and what `Pass` raises.
+        CriterionError: a gradient is not finite, or `Pass` refuses a batch or the loss.
     """
     total: GradientMoments | None = None
     with untouched(model, parameters_require_grad=True):

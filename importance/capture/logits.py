@@ -1,4 +1,4 @@
-"""Finding a classifier's logits in what it returns."""
+"""Find a classifier's logits in what it returns."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from hfp.importance.errors import CriterionError
 
 
 def logits_of(output: Any, size: int) -> Tensor:
-    """The logits `[size, classes]`: the output itself, its first item, or what it calls `logits`.
+    """Return the logits `[size, classes]`: the output itself, its first item, or what it calls `logits`.
 
     Raises:
-        CriterionError: when there are none of that shape, or they don't depend on the model.
+        CriterionError: there are none of that shape, or they do not depend on the model.
     """
     found = output
     if isinstance(output, Mapping):

@@ -1,4 +1,4 @@
-"""Sums over samples of gradient and curvature of every parameter."""
+"""Hold sums over samples of the gradient and the curvature of every parameter."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ WAY_OUT = (
     "take group-fisher, or make the weight a parameter (torch.nn.utils.parametrize.remove_parametrizations, or "
     "remove_weight_norm, remove_spectral_norm, prune.remove)"
 )
-"""What to do where a criterion asks for estimates of a weight that is computed from others."""
+"""The advice of an error about a criterion that needs estimates of a weight that is computed from others."""
 
 
 @dataclass(frozen=True)
 class GradientMoments:
-    """Sums over `samples` of gradient and curvature, by the parameter's name, each of full shape."""
+    """The sums over `samples` of gradient and curvature, by the parameter's name, each in its full shape."""
 
     samples: int
     gradient: Mapping[str, Tensor]
     curvature: Mapping[str, Tensor]
 
     def plus(self, other: GradientMoments) -> GradientMoments:
-        """The moments over both sets of samples.
+        """Return the moments over both sets of samples.
 
         Raises:
-            CriterionError: when they are of models with other parameters or shapes.
+            CriterionError: they are of models with other parameters or shapes.
         """
         for name in self.gradient.keys() | other.gradient.keys():
             mine, theirs = self.gradient.get(name), other.gradient.get(name)
@@ -47,10 +47,10 @@ class GradientMoments:
 
 
 def check_finite(named: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """The tensors, none of which holds NaN or infinity.
+    """Return the tensors after checking that none holds NaN or infinity.
 
     Raises:
-        CriterionError: naming the first parameter whose gradient does.
+        CriterionError: one does; the message names the first such parameter.
     """
     for name, value in named.items():
         if not torch.isfinite(value).all():

@@ -1,12 +1,12 @@
-r"""What a channel's share in the statistics of a layer or group normalisation does to the loss.
+r"""Compute what a channel's share in the statistics of a layer or group normalisation does to the loss.
 
-Such a norm divides by statistics over `C` channels. Removing one changes them for all others, beside taking the channel
-away: give channel `c` the weight \(\gamma\) in them. With \(\hat x = (x - \mu)/\sigma\) over the `P` positions that
-the statistics span beside channels, \(d\mu/d\gamma_c = \sigma \sum_p \hat x_{c,p} / (CP)\) and \(d\sigma^2/d\gamma_c =
-\sigma^2 \sum_p (\hat x_{c,p}^2 - 1) / (CP)\), so that for output gradients `g` and weights `w`
-\(v_c = -\tfrac{1}{CP} \sum_p (\hat x_{c,p} \sum g w + \tfrac12 (\hat x_{c,p}^2 - 1) \sum g w \hat x)\), the inner sums
-running over everything that shares the statistics. (The 1 is \(\sigma^2/(\sigma^2 + \epsilon)\), exactly.) A root mean
-square norm is the same without the mean: \(\mu = 0\), \(\sigma^2\) the mean square, and no first term.
+Such a norm divides by statistics over `C` channels. Removing one channel changes them for all others. To differentiate
+this, give channel `c` the weight \(\gamma\) in the statistics. With \(\hat x = (x - \mu)/\sigma\), over the `P`
+positions that the statistics span beside channels, \(d\mu/d\gamma_c = \sigma \sum_p \hat x_{c,p} / (CP)\) and
+\(d\sigma^2/d\gamma_c = \sigma^2 \sum_p (\hat x_{c,p}^2 - 1) / (CP)\). For output gradients `g` and weights `w` it
+follows that \(v_c = -\tfrac{1}{CP} \sum_p (\hat x_{c,p} \sum g w + \tfrac12 (\hat x_{c,p}^2 - 1) \sum g w \hat x)\),
+where the inner sums run over everything that shares the statistics. The 1 is exactly \(\sigma^2/(\sigma^2 +
+\epsilon)\). A root mean square norm has \(\mu = 0\), the mean square for \(\sigma^2\), and no first term.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Norm = nn.LayerNorm | nn.GroupNorm | nn.RMSNorm
 
 
 def norm_gate(module: Norm, x: Tensor, grad: Tensor, channel_dim: int) -> Tensor:
-    """`v` before summing over positions, of the shape of `x`; `grad` is that of the norm's output."""
+    """Return `v` before it is summed over positions, in the shape of `x`; `grad` is that of the norm's output."""
     if isinstance(module, nn.GroupNorm):
         weight = None if module.weight is None else module.weight.detach()[:, None]
         split = (x.flatten(2), grad.flatten(2) if weight is None else grad.flatten(2) * weight)
@@ -35,7 +35,10 @@ def norm_gate(module: Norm, x: Tensor, grad: Tensor, channel_dim: int) -> Tensor
 
 
 def channel_dim_of(module: Norm, x: Tensor, output: Tensor) -> int:
-    """Where a norm's channels are: 1 for a group norm and channels-first kinds of layer norm, else last."""
+    """Return the dimension of a norm's channels.
+
+    It is 1 for a group norm and channels-first kinds of layer norm, and -1 (the last) for all others.
+    """
     if isinstance(module, nn.GroupNorm):
         return 1
     channels = module.normalized_shape[-1]

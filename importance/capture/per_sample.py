@@ -1,4 +1,4 @@
-"""Per-sample gradients of every parameter of a model, and of their squares, added up over batches."""
+"""Add up the per-sample gradients of every parameter of a model, and their squares, over batches."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ Sums = dict[str, Tensor]
 
 
 def gradient_moments_of(model: nn.Module, batches: Iterable[Any], run: Pass) -> GradientMoments:
-    """Sums over samples of the gradient and of its square, in one pass over the batches.
+    """Sum the gradient and its square over samples, in one pass over the batches.
 
     Raises:
-        CriterionError: a gradient that isn't finite, one that can't be formed per sample, and what `Pass` raises.
+        CriterionError: a gradient is not finite or cannot be formed per sample, or `Pass` refuses a batch or the loss.
     """
     total: GradientMoments | None = None
     layers, bare = layers_and_bare(model)
@@ -43,7 +43,12 @@ def gradient_moments_of(model: nn.Module, batches: Iterable[Any], run: Pass) -> 
 def _of_layers(
     model: nn.Module, layers: Mapping[str, nn.Module], batch: Any, size: int, run: Pass
 ) -> tuple[Sums, Sums, Any, list[str]]:
-    """(sums of gradients, of their squares, target, parameters of layers that ran on what all samples share)."""
+    """Sum the gradients of the layers' parameters and their squares over one batch.
+
+    Returns:
+        The sums of gradients, the sums of squares, the target, and the parameters of layers that ran on what all
+            samples share.
+    """
     gradient: Sums = {}
     square: Sums = {}
     unsplit: list[str] = []
@@ -73,7 +78,10 @@ def _of_layers(
 def _add_bare(
     model: nn.Module, names: list[str], sample: tuple[Any, Any], size: int, run: Pass, gradient: Sums, square: Sums
 ) -> None:
-    """One more forward and backward, differentiated sample by sample with `torch.func.vmap`."""
+    """Add the other parameters by one more forward and backward.
+
+    `torch.func.vmap` differentiates it sample by sample.
+    """
     parameters = {name: model.get_parameter(name).detach() for name in names}
     dims = mapped(sample, lambda tensor: 0 if tensor.dim() > 0 and len(tensor) == size else None, lambda _: None)
 

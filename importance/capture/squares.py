@@ -1,9 +1,9 @@
-r"""Per-sample weight gradients of one layer, from what went in and the gradient of what came out.
+r"""Compute the per-sample weight gradients of one layer from what went in and the gradient of what came out.
 
-For a layer that ran on sample `n` with input \(x_n\) and output gradient \(g_n\), the gradient of that sample is
-\(G_n = \sum g_n x_n^T\) over positions; what is wanted is \(\sum_n G_n^2\), entry by entry, and \(\sum_n G_n\). Linear
-and 2-D convolution layers form \(G_n\) as one batched matrix product; any other layer is differentiated for all samples
-at once (`torch.func`). No loop over samples, and no backward pass beyond the one that gave \(g_n\).
+For a layer that ran on sample `n` with input \(x_n\) and output gradient \(g_n\), the gradient of that sample is \(G_n
+= \sum g_n x_n^T\), summed over positions. The results are \(\sum_n G_n^2\), entry by entry, and \(\sum_n G_n\). Linear
+and 2-D convolution layers form \(G_n\) as one batched matrix product. Any other layer is differentiated for all samples
+at once by `torch.func`. There is no loop over samples, and no backward pass beyond the one that gave \(g_n\).
 """
 
 from __future__ import annotations
@@ -18,18 +18,23 @@ from torch.func import functional_call, vjp, vmap
 from hfp.layers.patches import columns
 from hfp.layers.products import computed_weight, is_plain
 
-CHUNK_BYTES = 1 << 26  # gradients are formed for as many samples at a time as fit
+CHUNK_BYTES = 1 << 26  # gradients are formed for as many samples at a time as fit into these bytes
 
 
 @dataclass(frozen=True)
 class LayerCall:
-    """One run of a layer: its arguments and the gradient of its output, samples first (`samples * k` rows)."""
+    """One call of a layer.
+
+    Args:
+        args: its arguments. Tensors with one row per row of `grad` hold samples.
+        grad: the gradient of its output, with `samples * k` rows and the samples first.
+    """
 
     args: tuple[Any, ...]
     grad: Tensor
 
     def part(self, start: int, stop: int, samples: int) -> LayerCall:
-        """The same for samples `start` to `stop` alone."""
+        """Return the same call for samples `start` to `stop` alone."""
         rows = len(self.grad)
 
         def cut(value: Any) -> Any:
@@ -39,7 +44,10 @@ class LayerCall:
         return LayerCall(tuple(map(cut, self.args)), cut(self.grad))
 
     def to(self, dtype: torch.dtype) -> LayerCall:
-        """The same with every floating-point tensor of one type, whatever mixed precision made of them."""
+        """Return the same call with every floating-point tensor in one type.
+
+        Mixed precision may have made several types of them.
+        """
 
         def cast_floating(value: Any) -> Any:
             return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
@@ -48,7 +56,7 @@ class LayerCall:
 
 
 def gradient_moments(module: nn.Module, calls: list[LayerCall], samples: int) -> dict[str, tuple[Tensor, Tensor]]:
-    """Sum over samples of the gradient and of its square, `(sum, square)` for each of the layer's own parameters.
+    """Sum the gradient and its square over samples, as `(sum, square)` for each of the layer's own parameters.
 
     A layer that ran several times in one forward pass has one gradient per sample: the sum over its calls.
     """
@@ -66,7 +74,10 @@ def gradient_moments(module: nn.Module, calls: list[LayerCall], samples: int) ->
 
 
 def weights_of(module: nn.Module) -> dict[str, Tensor]:
-    """The tensors of a layer that have gradients: its parameters, or its weight and bias where that is computed."""
+    """Return the tensors of a layer that have gradients.
+
+    They are its parameters, or its weight and bias where the weight is computed.
+    """
     weight = computed_weight(module)
     if weight is None:
         return dict(module.named_parameters(recurse=False))
@@ -85,7 +96,7 @@ def _summed_over_calls(
 
 
 def per_sample_gradients(module: nn.Module, call: LayerCall, samples: int) -> dict[str, Tensor]:
-    """Gradients of the layer's own parameters in one call, each `[samples, *shape]`."""
+    """Return the gradients of the layer's own parameters in one call, each `[samples, *shape]`."""
     if isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward:
         return _linear(module, call, samples)
     if isinstance(module, nn.Conv2d) and type(module).forward is nn.Conv2d.forward and _plain_padding(module):

@@ -13,11 +13,11 @@ from hfp.layers.calling import random_state_kept
 
 @contextmanager
 def untouched(model: nn.Module, *, parameters_require_grad: bool) -> Iterator[None]:
-    """Evaluation mode with gradients enabled; on leaving, everything of the caller's is back as it was.
+    """Put a model in evaluation mode with gradients enabled, and put back everything of the caller's on leaving.
 
-    Evaluation mode fixes batch-norm's statistics, so that a batch's samples don't interact and per-sample gradients
-    exist. Restored: every module's mode, every parameter's `requires_grad` and `.grad`, buffers, and the random state
-    of Python, NumPy and torch (all devices).
+    Evaluation mode fixes batch-norm's statistics, so that a batch's samples do not interact and per-sample gradients
+    exist. Every module's mode, every parameter's `requires_grad` and `.grad`, the buffers, and the random state of
+    Python, NumPy and torch (on all devices) are put back.
     """
     modes = [(module, module.training) for module in model.modules()]
     parameters = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]

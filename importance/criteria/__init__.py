@@ -1,1 +1,1 @@
-"""Criteria, one per file; each docstring states its equation, its source and its cost in passes."""
+"""Criteria, with one per file. Each docstring states its equation, its source and its cost in passes."""

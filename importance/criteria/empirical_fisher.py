@@ -1,4 +1,4 @@
-"""The diagonal of the empirical Fisher, as a criterion."""
+"""Score channels by the diagonal of the empirical Fisher."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from hfp.importance.capture.per_sample import gradient_moments_of
 class EmpiricalFisherImportance(AccumulatedImportance):
     r"""Diagonal criterion with \(g = E_n \nabla\ell_n\) and \(h = E_n (\nabla\ell_n)^2\), entry by entry.
 
-    `E` is the mean over samples. Gradients are at the true labels, so this is the empirical Fisher, not the Fisher. It
-    equals one backward pass per sample.
+    `E` is the mean over samples. Gradients are taken at the true labels, so `h` is the empirical Fisher, not the
+    Fisher. The result equals that of one backward pass per sample.
 
     Cost: one forward and one backward per batch, and one matrix product per layer. A model with parameters outside
     layers (class tokens, position embeddings) takes one more forward and backward.

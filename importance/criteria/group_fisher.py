@@ -1,4 +1,7 @@
-"""Group Fisher: the change of the loss when a coupled channel's gate goes from 1 to 0, from gate gradients."""
+"""Score channels by Group Fisher.
+
+It estimates the change of the loss when a coupled channel's gate goes from 1 to 0, from gate gradients.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hfp.importance.bases.gated import GatedImportance
+from hfp.importance.bases.gated import GatedImportance, Quantities
 from hfp.importance.capture.batches import Pass
 from hfp.importance.capture.logits import logits_of
 from hfp.importance.errors import CriterionError
@@ -18,28 +21,29 @@ FISHERS = ("empirical", "gauss-newton", "off")
 
 
 class GroupFisherImportance(GatedImportance):
-    r"""Score of channel `c`: \(\tfrac12 E_n v_{n,c}^2\), `v` being the derivative of the channel's gate.
+    r"""Score channel `c` by \(\tfrac12 E_n v_{n,c}^2\), where `v` is the derivative of the channel's gate.
 
-    `v` is summed over all layers that read the channel. This is the second-order term of the loss in the gate, with a
-    Fisher of the gate for its curvature. All cross terms inside the channel are included, since readers are added up
-    before squaring. `E` is the mean over samples.
+    `v` is summed over all layers that read the channel. The score is the second-order term of the loss in the gate,
+    with a Fisher of the gate for its curvature. It includes all cross terms inside the channel, since readers are added
+    up before squaring. `E` is the mean over samples.
 
-    Cost: one forward, and one backward to activations only per pass: no weight gradients.
+    Cost: one forward, and per pass one backward to the activations. No weight gradients are computed.
 
     Args:
-        fisher: "empirical" (default), \(v\) of the loss at the true labels: any loss, one backward. "gauss-newton",
-        \(v\)
-            of \(\sum_k \epsilon_k \sqrt{p_k} (z_k - \sum_j p_j z_j)\) for logits `z`, their softmax `p` and random
-            signs \(\epsilon\), whose mean square is the exact Gauss-Newton (and Fisher) term of cross-entropy;
-            classifiers, one backward per draw, and the targets aren't used. "off" leaves the term out.
-        first_order: adds, at the true labels, "signed" \(-E v\) or "absolute" \(E|v|\); "off" (default) adds nothing.
-        draws: of the signs, per sample.
-        seed: of the signs; how the samples are batched doesn't matter.
+        fisher: the quantity that `v` differentiates. "empirical" (default) takes the loss at the true labels; it works
+            for any loss, and takes one backward. "gauss-newton" takes \(\sum_k \epsilon_k \sqrt{p_k} (z_k - \sum_j p_j
+            z_j)\), where `z` are the logits, `p` their softmax and \(\epsilon\) random signs. The mean square of its
+            derivative is the exact Gauss-Newton (and Fisher) term of cross-entropy. It needs a classifier, takes one
+            backward per draw, and does not use the targets. "off" leaves the term out.
+        first_order: the first-order term that is added, at the true labels: "signed" \(-E v\) or "absolute" \(E|v|\).
+            "off" (default) adds nothing.
+        draws: how many times the signs are drawn per sample, 1 by default.
+        seed: the seed of the signs. They do not depend on how the samples are batched.
         joint: as for `GatedImportance`.
         repaired: as for `GatedImportance`.
 
     Raises:
-        CriterionError: an unknown option, both terms off, or fewer than one draw.
+        CriterionError: an option is unknown, both terms are off, or there is less than one draw.
 
     Source: Liu et al., Group Fisher Pruning, ICML 2021, eq. 8; gates as in Molchanov et al., CVPR 2019.
 
@@ -80,13 +84,13 @@ class GroupFisherImportance(GatedImportance):
     def _needs_loss(self) -> bool:
         return self.fisher == "empirical" or self.first_order != "off"
 
-    def _passes(self, output: Any, target: Any, size: int, run: Pass) -> tuple[list[Tensor], Tensor]:
+    def _quantities(self, output: Any, target: Any, size: int, run: Pass) -> Quantities:
         scalars = [run.loss_sum(output, target, size)] if self._needs_loss else []
         if self.fisher == "gauss-newton":
             logits = logits_of(output, size)
             signs = torch.from_numpy(self._signs.integers(0, 2, (size, self.draws, logits.shape[1]))) * 2.0 - 1.0
             scalars += [gauss_newton_root(logits, signs[:, draw].to(logits)) for draw in range(self.draws)]
-        return scalars, torch.zeros(size, 0)
+        return Quantities(scalars)
 
     def _cost(self, change: Tensor) -> Tensor:
         cost = change.new_zeros(change.shape[2])
@@ -102,10 +106,14 @@ class GroupFisherImportance(GatedImportance):
 
 
 def gauss_newton_root(logits: Tensor, signs: Tensor) -> Tensor:
-    r"""\(\sum_{n,k} \epsilon_{n,k} \sqrt{p_{n,k}} (z_{n,k} - \sum_j p_{n,j} z_{n,j})\), with `p` held fixed.
+    r"""Compute \(\sum_{n,k} \epsilon_{n,k} \sqrt{p_{n,k}} (z_{n,k} - \sum_j p_{n,j} z_{n,j})\), with `p` constant.
 
-    Its gradient `u` in the logits has, over the signs, \(E\, u u^T = \mathrm{diag}(p) - p p^T\): the Hessian of
-    cross-entropy. logits, signs: `[samples, classes]`.
+    Let `u` be its gradient in the logits. Over the signs, \(E\, u u^T = \mathrm{diag}(p) - p p^T\), which is the
+    Hessian of cross-entropy.
+
+    Args:
+        logits: `z`, `[samples, classes]`.
+        signs: \(\epsilon\), `[samples, classes]`.
     """
     probabilities = logits.detach().softmax(1)
     centred = logits - (probabilities * logits).sum(1, keepdim=True)

@@ -1,4 +1,7 @@
-"""Group loss: what the removal of channels adds to a classifier's cross-entropy, from its logits' gradients."""
+"""Score channels by Group loss.
+
+It estimates what the removal of channels adds to a classifier's cross-entropy, from its logits' gradients.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from hfp.importance.bases.gated import Quantities
 from hfp.importance.bases.linearised import LinearisedImportance
 from hfp.importance.capture.batches import Pass
 from hfp.importance.capture.logits import logits_of
@@ -15,24 +19,26 @@ from hfp.importance.errors import CriterionError
 
 
 class GroupLossImportance(LinearisedImportance):
-    r"""Score of channel `c`: \(E_n[\ell_n(z_n - J_{n,S} - J_{n,c}) - \ell_n(z_n - J_{n,S})]\), in nats per sample.
+    r"""Score channel `c` by \(E_n[\ell_n(z_n - J_{n,S} - J_{n,c}) - \ell_n(z_n - J_{n,S})]\), in nats per sample.
 
-    \(\ell_n\) is cross-entropy with the target, and `J` is as in `GroupKLImportance`. `S` are the channels of the group
-    that score lower and so go before (`joint_scores`), or none with `joint=False`. Being tied to the targets and not to
-    the model's own predictions, it doesn't drift when a model is pruned in steps and scored again before each. `E` is
-    the mean over samples. Targets are class labels, or probabilities `[samples, classes]`, such as those of the model
-    before it was pruned.
+    \(\ell_n\) is the cross-entropy with the target, and `J` is as in `GroupKLImportance`. `S` are the channels of the
+    group that score lower and so are removed before (`joint_scores`); with `joint=False` there are none. `E` is the
+    mean over samples.
 
-    Cost: one forward, and one backward to activations only per class.
+    Targets are class labels, or probabilities `[samples, classes]`, such as those of the model before it was pruned.
+    The score is tied to the targets and not to the model's own predictions. It therefore does not drift when a model is
+    pruned in steps and scored again before each.
+
+    Cost: one forward, and per class one backward to the activations.
 
     Args:
-        classes: how many logits are differentiated, those with the largest sum of predicted and target probability (the
-            label's first of all; default 3); None takes all.
+        classes: how many logits of each sample are differentiated (default 3); None takes all. Those with the largest
+            sum of predicted and target probability are taken, the label's first.
         joint: as for `GatedImportance`, but True by default.
         repaired: as for `GatedImportance`.
 
     Raises:
-        CriterionError: fewer than two classes.
+        CriterionError: there are fewer than two classes.
 
     Source: this project.
 
@@ -49,25 +55,26 @@ class GroupLossImportance(LinearisedImportance):
     def __init__(self, classes: int | None = 3, joint: bool = True, repaired: bool = False) -> None:
         super().__init__(classes, joint, repaired)
 
-    def _passes(self, output: Any, target: Any, size: int, run: Pass) -> tuple[list[Tensor], Tensor]:
+    def _quantities(self, output: Any, target: Any, size: int, run: Pass) -> Quantities:
         logits = logits_of(output, size)
         wanted = target_probabilities(target, logits.detach())
-        scalars, kept, chosen = self._chosen(logits, logits.detach().softmax(1) + wanted)
+        scalars, chosen_logits, chosen = self._chosen(logits, logits.detach().softmax(1) + wanted)
         mass = wanted.gather(1, chosen)
-        return scalars, torch.cat([kept, mass, 1 - mass.sum(1, keepdim=True)], 1)
+        wanted = torch.cat([mass, 1 - mass.sum(1, keepdim=True)], 1)
+        return Quantities(scalars, {"logits": chosen_logits, "targets": wanted})
 
     def _cost(self, change: Tensor) -> Tensor:
-        logits, wanted = self.outputs().chunk(2, 1)
-        before, after = self._moved(logits, change)
+        wanted = self.kept("targets")
+        before, after = self._moved(self.kept("logits"), change)
         gap = torch.where(wanted[..., None] > 0, before - after, 0)
         return (wanted[..., None] * gap).sum(1).mean(0)
 
 
 def target_probabilities(target: Any, logits: Tensor) -> Tensor:
-    """Targets as probabilities `[samples, classes]`, from labels `[samples]` or as given.
+    """Return targets as probabilities `[samples, classes]`, from labels `[samples]` or as given.
 
     Raises:
-        CriterionError: targets that are neither, or labels that aren't classes of the logits.
+        CriterionError: the targets are neither, or labels are not classes of the logits.
     """
     if isinstance(target, Tensor) and target.is_floating_point() and target.shape == logits.shape:
         return target.to(logits)

@@ -1,4 +1,4 @@
-"""The Hessian's diagonal by random probes, as a criterion."""
+"""Score channels by the Hessian's diagonal, which random probes estimate."""
 
 from __future__ import annotations
 
@@ -17,21 +17,22 @@ from hfp.importance.errors import CriterionError
 
 
 class HutchinsonImportance(AccumulatedImportance):
-    r"""Diagonal criterion with \(h = E_z\, z \odot H z\); `z` has entries ±1 and `H` is the Hessian of the mean loss.
+    r"""Diagonal criterion with \(h = E_z\, z \odot H z\), where `z` has entries ±1 and `H` is the Hessian of the mean
+    loss.
 
     The estimate is unbiased for the true diagonal, which may be negative. Each batch draws its own `z`, and the mean
     over samples weighs every batch by its size. No Fisher is involved. `g` is the mean gradient.
 
-    Cost: a forward and a backward pass, and one more backward through both per probe.
+    Cost: a forward and a backward pass, and per probe one more backward through both.
 
     Args:
         form: as for `DiagonalImportance`.
         reduction: as for `DiagonalImportance`.
-        probes: draws of `z` per batch, 1 or more.
-        seed: of the draws, which come from a generator of the criterion's own.
+        probes: how many times `z` is drawn per batch, 1 or more.
+        seed: the seed of the draws, which come from a generator of the criterion's own.
 
     Raises:
-        CriterionError: fewer than one probe.
+        CriterionError: there is less than one probe.
 
     Source: Bekas et al., 2007; Yao et al., AdaHessian, arXiv 2006.00719.
 
@@ -68,7 +69,7 @@ class HutchinsonImportance(AccumulatedImportance):
         return total
 
     def _probe(self, loss: Tensor, parameters: list[nn.Parameter]) -> tuple[list[Tensor], list[Tensor]]:
-        """Gradient of the summed loss, and the mean over probes of its Hessian's products with them."""
+        r"""Return the gradient of the summed loss, and the mean over probes of \(z \odot H z\)."""
         gradient = torch.autograd.grad(loss, parameters, create_graph=True, materialize_grads=True)
         curvature = [torch.zeros_like(parameter) for parameter in parameters]
         curved = [place for place, value in enumerate(gradient) if value.requires_grad]
@@ -90,7 +91,9 @@ class HutchinsonImportance(AccumulatedImportance):
 
 
 def _check_differentiable_twice(loss: Tensor) -> None:
-    """Reentrant checkpoints cut the graph off: what is behind them would silently count as zero.
+    """Refuse a loss that was computed through reentrant checkpoints.
+
+    They cut the graph off, so that what is behind them would count as zero in silence.
 
     Raises:
         CriterionError: the loss was computed through one.

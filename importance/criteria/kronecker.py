@@ -1,4 +1,7 @@
-"""Kronecker: what removing channels together adds to the loss, with the curvature of a layer as two small factors."""
+"""Score channels by Kronecker factors.
+
+They give what removing channels together adds to the loss, with the curvature of a layer as two small factors.
+"""
 
 from __future__ import annotations
 
@@ -29,17 +32,17 @@ _PARTS = ("rows", "total", "square", "gradient")
 
 @dataclass(frozen=True)
 class Totals:
-    """What `samples` samples gave: factors by layer, and why a layer has none."""
+    """The factors of `samples` samples by layer, and why a layer has none."""
 
     samples: int
     factors: Mapping[str, Factors]
     refused: Mapping[str, str]
 
     def plus(self, other: Totals) -> Totals:
-        """Those of both sets of samples.
+        """Return the totals of both sets of samples.
 
         Raises:
-            CriterionError: when they are of models with layers of other shapes.
+            CriterionError: they are of models with layers of other shapes.
         """
         for name in self.factors.keys() & other.factors.keys():
             before, now = ((one.square.shape, one.gradient.shape) for one in (self.factors[name], other.factors[name]))
@@ -54,42 +57,44 @@ class Totals:
         return Totals(self.samples + other.samples, {**other.factors, **added}, {**self.refused, **other.refused})
 
 
-class KroneckerImportance(FromData[Totals], tp.importance.Importance):
-    r"""Score of channel `c`: \(\tfrac12 M_{cc} + \sum_{s \in S} M_{cs}\), what its removal adds to that of `S`.
+class KroneckerImportance(FromData[Totals], tp.importance.Importance):  # type: ignore[misc]
+    r"""Score channel `c` by \(\tfrac12 M_{cc} + \sum_{s \in S} M_{cs}\), what its removal adds to that of `S`.
 
-    `S` are the channels of the group that score lower.
-    \(M_{cc'} = \sum \sum_{i \in c,\, j \in c'} (W^T G W)_{ij} A_{ij}\), the outer sum over the convolution and linear
-    layers that read the coupled group, the inner over the columns of a layer's weight `W` `[out, in * kernel]` that a
-    channel has. \(\tfrac12 \sum_{c, c' \in S} M_{cc'}\) is the loss, to second order, of taking the columns of `S`
-    out of `W` where the curvature of the layer's weights is \(A \otimes G\): \(A = E\, x x^T\), the mean over samples
-    and positions of what the kernel lies on, and \(G = \tfrac1N \sum g g^T\), with `g` the gradient at the layer's
-    output, the sum over all positions of `N` samples. Channels that carry the same thing are dear together and cheap
-    alone: `A` holds how far they move together, which no criterion of single channels sees.
+    `S` are the channels of the group that score lower. \(M_{cc'} = \sum \sum_{i \in c,\, j \in c'} (W^T G W)_{ij}
+    A_{ij}\). The outer sum runs over the convolution and linear layers that read the coupled group. The inner sum runs
+    over the columns of a layer's weight `W` `[out, in * kernel]` that a channel has.
 
-    Norms, activations and depthwise convolutions pass channels on. Channels read by different groups of a convolution
+    \(\tfrac12 \sum_{c, c' \in S} M_{cc'}\) is, to second order, what taking the columns of `S` out of `W` adds to the
+    loss, where the curvature of the layer's weights is \(A \otimes G\). \(A = E\, x x^T\) is the mean over samples and
+    positions of what the kernel lies on. \(G = \tfrac1N \sum g g^T\), where `g` is the gradient at the layer's output
+    and the sum runs over all positions of `N` samples. Channels that carry the same signal are cheap to remove alone
+    and expensive to remove together. `A` holds how far they move together, which no criterion of single channels sees.
+
+    Norms, activations and depthwise convolutions pass channels on. Channels that different groups of a convolution read
     are taken to be independent. Channels that no layer reads (queries and keys) count where a linear layer writes them,
-    by \(E\, y y^T \circ G\) at its output; where attention multiplies and a layer reads them, the mean of both. A layer
-    that ran on no rows (an expert that no token was sent to) adds nothing.
+    by \(E\, y y^T \circ G\) at its output. Where attention multiplies channels and a layer also reads them, the mean of
+    both counts. A layer that ran on no rows (an expert that no token was sent to) adds nothing.
 
-    Cost: one forward, one backward to activations only, and a product of each layer's inputs with themselves: two to
-    four plain forward and backward passes. Memory: of each layer, 8 bytes per pair of columns and pair of outputs,
-    whatever the number of samples.
+    Cost: one forward, one backward to the activations, and a product of each layer's inputs with themselves. This takes
+    as long as two to four plain forward and backward passes. Memory: 8 bytes per pair of a layer's columns and per pair
+    of its outputs, whatever the number of samples.
 
     Args:
-        fisher: whose gradients `g` are. "gauss-newton" (default): of `gauss_newton_root` with random signs, the
-            Gauss-Newton (and Fisher) factor of cross-entropy, for classifiers; targets aren't used. "empirical": of the
-            loss at the true labels, any loss.
-        joint: False scores a channel's removal alone, \(\tfrac12 M_{cc}\).
-        repaired: score the removal of what a channel adds to its mean (default), with the covariance for `A`, for use
-            where a repair keeps the mean: biases that absorb it, or batch-norm statistics taken anew.
-        seed: of the signs, drawn sample after sample; workers that are merged should have different ones.
+        fisher: the quantity whose gradients `g` are. "gauss-newton" (default) takes `gauss_newton_root` with random
+            signs, which gives the Gauss-Newton (and Fisher) factor of cross-entropy. It needs a classifier, and does
+            not use the targets. "empirical" takes the loss at the true labels, and works for any loss.
+        joint: True (default) scores as above. False scores a channel's removal alone, \(\tfrac12 M_{cc}\).
+        repaired: True (default) scores the removal of what a channel adds to its mean, with the covariance for `A`.
+            This is for use where a repair keeps the mean: biases absorb it, or batch-norm statistics are taken anew.
+        seed: the seed of the signs, which are drawn sample after sample. Workers whose results are merged should have
+            different seeds.
 
     Raises:
-        CriterionError: an unknown Fisher.
+        CriterionError: the Fisher is unknown.
 
-    Source: of the factors, K-FAC, Martens and Grosse, ICML 2015, section 3, and for convolutions Grosse and Martens,
-    ICML 2016, eq. 32; of their use for structured pruning, Wang et al., EigenDamage, ICML 2019. The sum over a coupled
-    group and the selection of channels together are this project's.
+    Source: the factors are those of K-FAC (Martens and Grosse, ICML 2015, section 3) and, for convolutions, of Grosse
+    and Martens, ICML 2016, eq. 32. EigenDamage (Wang et al., ICML 2019) uses them for structured pruning. The sum over
+    a coupled group and the selection of channels together are this project's.
 
     >>> import torch
     >>> from hfp.importance import KroneckerImportance
@@ -112,11 +117,11 @@ class KroneckerImportance(FromData[Totals], tp.importance.Importance):
 
     @property
     def samples(self) -> int:
-        """How many samples have been accumulated."""
+        """Return the number of samples accumulated so far."""
         return self._totals.samples
 
     def reset(self) -> None:
-        """Forget everything accumulated, for instance after pruning a step."""
+        """Forget everything accumulated, for instance after a pruning step."""
         self._totals = Totals(0, {}, {})
 
     def _measure(self, model: nn.Module, batches: Iterable[Any], run: Pass) -> Totals:
@@ -136,7 +141,7 @@ class KroneckerImportance(FromData[Totals], tp.importance.Importance):
         self._totals = self._totals.plus(measured)
 
     def state(self) -> dict[str, Tensor]:
-        """Everything accumulated as tensors by name, to send or to save; `load` takes it."""
+        """Return everything accumulated as tensors by name, to send or to save; `load` takes it."""
         if self.samples == 0:
             return {}
         named = {
@@ -150,12 +155,12 @@ class KroneckerImportance(FromData[Totals], tp.importance.Importance):
         """Add a `state`, as `merge` adds another criterion.
 
         Raises:
-            CriterionError: when it is no such state, or another model's.
+            CriterionError: `state` is not the state of such a criterion, or it is of another model.
         """
         names = [key.removeprefix("rows/") for key in state if key.startswith("rows/")]
         wanted = {f"{part}/{name}" for name in names for part in _PARTS}
         if not names or wanted | {"samples"} != set(state):
-            raise CriterionError(f"this is no state of a {type(self).__name__}")
+            raise CriterionError(f"this is not the state of a {type(self).__name__}")
         factors = {
             name: Factors(
                 int(state[f"rows/{name}"]),
@@ -169,20 +174,22 @@ class KroneckerImportance(FromData[Totals], tp.importance.Importance):
 
     @torch.no_grad()
     def __call__(self, group: Any) -> Tensor:
-        """Scores of the group's channels, `[width]`.
+        """Return the scores of the group's channels, `[width]`.
 
         Raises:
-            CriterionError: nothing accumulated, a model pruned since, or a group read by a layer without factors.
+            CriterionError: nothing has been accumulated, the model has been pruned since, or a layer without factors
+                reads the group.
         """
         matrix = self.matrix(group)
         return (quadratic_joint_scores(matrix) if self.joint else matrix.diagonal() / 2).to(_type_of(group))
 
     @torch.no_grad()
     def matrix(self, group: Any) -> Tensor:
-        """`M` of a coupled group, float64, `[width, width]`.
+        """Return `M` of a coupled group, in float64, `[width, width]`.
 
         Raises:
-            CriterionError: nothing accumulated, a model pruned since, or a group read by a layer without factors.
+            CriterionError: nothing has been accumulated, the model has been pruned since, or a layer without factors
+                reads the group.
         """
         if self.samples == 0:
             raise CriterionError("nothing has been accumulated; call accumulate(model, batches, loss_fn) first")
@@ -226,8 +233,8 @@ class KroneckerImportance(FromData[Totals], tp.importance.Importance):
         layer: Any = member.layer
         if not isinstance(layer, PRODUCTS):
             raise CriterionError(
-                f"layer {member.name!r} is a {type(layer).__name__}: Kronecker factors are of convolution and linear "
-                "layers; take group-fisher, or put its group into ignored_layers"
+                f"layer {member.name!r} is a {type(layer).__name__}: only convolution and linear layers have "
+                "Kronecker factors; take group-fisher, or put its group into ignored_layers"
             )
         found = self._totals.factors.get(member.name)
         if found is None and member.name in self._totals.refused:
@@ -249,7 +256,7 @@ class KroneckerImportance(FromData[Totals], tp.importance.Importance):
 
 
 def _type_of(group: Any) -> torch.dtype:
-    """The type of the root's weights, single precision for those of half."""
+    """Return the type of the root's weights, or single precision where they are in half precision."""
     module = group[0].dep.target.module
     tensors = [module] if isinstance(module, nn.Parameter) else list(module.parameters())
     return torch.float64 if any(tensor.dtype == torch.float64 for tensor in tensors) else torch.float32

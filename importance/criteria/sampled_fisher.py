@@ -1,4 +1,4 @@
-"""The diagonal of the Fisher, with labels drawn from the model, as a criterion."""
+"""Score channels by the diagonal of the Fisher, with labels drawn from the model."""
 
 from __future__ import annotations
 
@@ -18,17 +18,20 @@ from hfp.importance.capture.per_sample import gradient_moments_of
 
 
 class SampledFisherImportance(AccumulatedImportance):
-    r"""Diagonal criterion with \(h = E_n E_{y \sim p(y|x_n)} (\nabla\ell(x_n, y))^2\), one draw of `y` per sample.
+    r"""Diagonal criterion with \(h = E_n E_{y \sim p(y|x_n)} (\nabla\ell(x_n, y))^2\), with one draw of `y` per sample.
 
-    Labels come from the model's own softmax, which makes `h` the diagonal of the Fisher; for cross-entropy that is the
-    Gauss-Newton matrix. `g` is the mean gradient at the drawn labels, 0 in expectation. `E_n` is the mean over samples.
-    `loss_fn(output, labels)` must be the negative log-likelihood of integer labels; the batches' targets are not used.
+    Labels are drawn from the model's own softmax, which makes `h` the diagonal of the Fisher. For cross-entropy that is
+    the Gauss-Newton matrix. `g` is the mean gradient at the drawn labels, which is 0 in expectation. `E_n` is the mean
+    over samples. `loss_fn(output, labels)` must be the negative log-likelihood of integer labels. The batches' targets
+    are not used.
 
-    Cost: as the empirical Fisher.
+    Cost: the same as that of the empirical Fisher.
 
     Args:
-        form: as for `DiagonalImportance`. reduction: as for `DiagonalImportance`. seed: of the draws, which come from a
-        generator of the criterion's own; how the samples are batched doesn't matter.
+        form: as for `DiagonalImportance`.
+        reduction: as for `DiagonalImportance`.
+        seed: the seed of the draws, which come from a generator of the criterion's own. They do not depend on how the
+            samples are batched.
 
     Source: Kunstner et al., arXiv 1905.12558; Martens, arXiv 1412.1193.
 
@@ -54,7 +57,7 @@ class SampledFisherImportance(AccumulatedImportance):
 
 
 def draw_labels(logits: Tensor, draws: np.random.Generator) -> Tensor:
-    """One label per row of logits `[samples, classes]`: int64 `[samples]`."""
+    """Draw one label per row of logits `[samples, classes]`, as int64 `[samples]`."""
     levels = torch.from_numpy(draws.random((len(logits), 1)))
     labels = (logits.detach().cpu().double().softmax(1).cumsum(1) < levels).sum(1)
     return labels.clamp_max(logits.shape[1] - 1).to(logits.device)

@@ -1,4 +1,4 @@
-"""torch-pruning's own usable criteria, with what they get wrong put right."""
+"""Use torch-pruning's own criteria, with their errors corrected."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ from hfp.importance.groups.members import members, parameter_name, root_name, wi
 from hfp.layers.products import multiplies_inputs
 
 
-class ShippedImportance(tp.importance.Importance):
-    """One of torch-pruning's criteria, on a copy of the group (some sort its index lists), never a silent skip.
+class ShippedImportance(tp.importance.Importance):  # type: ignore[misc]
+    """Score with one of torch-pruning's criteria, and raise an error where it would skip a group in silence.
 
-    Magnitudes also score what torch-pruning passes over or fails on: bare parameters, embeddings, recurrent layers and
-    grouped transposed convolutions, by the same norm.
+    The criterion gets a copy of the group, since some criteria sort its index lists. Magnitudes also score what
+    torch-pruning passes over or fails on, by the same norm: bare parameters, embeddings, recurrent layers and grouped
+    transposed convolutions.
 
     Args:
         inner: one of torch-pruning's criteria.
@@ -40,10 +41,11 @@ class ShippedImportance(tp.importance.Importance):
 
     @torch.no_grad()
     def __call__(self, group: Any) -> Tensor:
-        """Scores of the group's channels, `[width]`.
+        """Return the scores of the group's channels, `[width]`.
 
         Raises:
-            CriterionError: when the criterion has nothing to say about the group, which torch-pruning would leave out.
+            CriterionError: the criterion gives no scores for the group, which torch-pruning would skip, or another
+                number of scores than there are channels.
         """
         scores = None if any(_is_misread(item) for item in group) else self.inner(_private(group))
         if scores is None and type(self.inner) is tp.importance.GroupMagnitudeImportance:
@@ -58,11 +60,11 @@ class ShippedImportance(tp.importance.Importance):
                 f"{type(self.inner).__name__} gives {list(scores.shape)} scores for the {width(group)} channels of "
                 f"{root_name(group)!r}: choose another criterion"
             )
-        return scores.nan_to_num(nan=0.0)  # all scores of a group 0, divided by their mean
+        return scores.nan_to_num(nan=0.0)  # scores that are all 0 were divided by their mean
 
 
 class _ReadsGradients(AccumulatedImportance):
-    """A criterion of torch-pruning's that reads `.grad`, which is filled only while it scores."""
+    """The base of torch-pruning's criteria that read `.grad`, which is filled only while they score."""
 
     def __init__(self, inner: tp.importance.Importance) -> None:
         super().__init__()
@@ -70,13 +72,13 @@ class _ReadsGradients(AccumulatedImportance):
 
     @abstractmethod
     def _read(self, name: str) -> Tensor:
-        """What the criterion shall find in `.grad` of this parameter."""
+        """Return what the criterion is to find in `.grad` of this parameter."""
 
     def __call__(self, group: Any) -> Tensor:
-        """Scores of the group's channels, `[width]`; `.grad` is afterwards as it was.
+        """Return the scores of the group's channels, `[width]`; `.grad` is afterwards as it was.
 
         Raises:
-            CriterionError: nothing accumulated, or accumulated on another model.
+            CriterionError: nothing has been accumulated, or it was accumulated on another model.
         """
         found = {
             parameter_name(group, parameter, f"{member.name}.{name}"): parameter
@@ -95,12 +97,12 @@ class _ReadsGradients(AccumulatedImportance):
 
 
 class TaylorImportance(_ReadsGradients):
-    """torch-pruning's first-order criterion on the mean gradient.
+    """Score with torch-pruning's first-order criterion on the mean gradient.
 
     Cost: one forward and one backward.
 
     Args:
-        options: those of `torch_pruning.importance.GroupTaylorImportance`.
+        options: the options of `torch_pruning.importance.GroupTaylorImportance`.
 
     Source: Molchanov et al., CVPR 2019.
 
@@ -125,12 +127,14 @@ class TaylorImportance(_ReadsGradients):
 
 
 class HessianImportance(_ReadsGradients):
-    """torch-pruning's second-order criterion on the mean of squared per-sample gradients, over all samples.
+    """Score with torch-pruning's second-order criterion on the mean of squared per-sample gradients, over all samples.
 
-    torch-pruning's own accumulation keeps the last sample alone. Cost: as the empirical Fisher.
+    torch-pruning's own accumulation only keeps the last sample.
+
+    Cost: the same as that of the empirical Fisher.
 
     Args:
-        options: those of `torch_pruning.importance.GroupHessianImportance`.
+        options: the options of `torch_pruning.importance.GroupHessianImportance`.
 
     Source: LeCun et al., Optimal Brain Damage, 1989.
 
@@ -154,11 +158,13 @@ class HessianImportance(_ReadsGradients):
         return self.statistics(name)[1]
 
 
-class RandomImportance(tp.importance.Importance):
-    """Uniform random scores from a generator of its own, so that the caller's random state isn't consumed.
+class RandomImportance(tp.importance.Importance):  # type: ignore[misc]
+    """Score by uniform random numbers.
+
+    They come from a generator of the criterion's own, so that the caller's random state is not used up.
 
     Args:
-        seed: of the generator.
+        seed: the seed of the generator.
 
     >>> from hfp.importance import RandomImportance
     >>> criterion = RandomImportance(seed=1)
@@ -168,7 +174,7 @@ class RandomImportance(tp.importance.Importance):
         self._generator = torch.Generator().manual_seed(seed)
 
     def __call__(self, group: Any) -> Tensor:
-        """Scores of the group's channels, `[width]`, new ones at every call."""
+        """Return new scores of the group's channels, `[width]`, at every call."""
         return torch.rand(width(group), generator=self._generator)
 
 
@@ -182,13 +188,16 @@ def _fitting(value: Tensor, parameter: Tensor, name: str) -> Tensor:
 
 
 def _is_misread(item: Any) -> bool:
-    """Whether torch-pruning takes the outputs of one group of a transposed convolution for those of all."""
+    """Return whether torch-pruning takes the outputs of one group of a transposed convolution for those of all."""
     layer = item.dep.target.module
     return multiplies_inputs(layer) and 1 < layer.groups < layer.out_channels
 
 
 def _magnitudes(group: Any, p: int) -> Tensor | None:
-    """The mean of the members' sums of `|w|^p`, `[width]`, over its own mean; None where nothing holds channels."""
+    """Return the mean of the members' sums of `|w|^p`, `[width]`, divided by its own mean.
+
+    The result is None where nothing holds channels.
+    """
     found: list[Tensor] = []
     for member in members(group):
         for _, tensor, slot in member.tensors():

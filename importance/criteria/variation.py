@@ -1,4 +1,4 @@
-"""Gradient and curvature that a server estimates from how its clients' models moved in a round."""
+"""Estimate gradient and curvature on a server, from how its clients' models moved in a round."""
 
 from __future__ import annotations
 
@@ -17,31 +17,32 @@ Tensors = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Variation:
-    r"""Running server-side estimates, one tensor of full shape per parameter; `update` returns the next, frozen, value.
+    r"""The server's running estimates, with one tensor of full shape per parameter; `update` returns the next value.
 
-    Client `k` moved from \(w^{(0)}\) to \(w_k^{(E)}\); its pseudo-gradient is \(g_k = -(w_k^{(E)} - w^{(0)}) / (\eta
-    E)\). Per entry, over the clients that hold it and with their shares \(p_k\) renormalised: \(\hat g = \sum p_k g_k\)
-    and, for the curvature,
+    Client `k` moved from \(w^{(0)}\) to \(w_k^{(E)}\). Its pseudo-gradient is \(g_k = -(w_k^{(E)} - w^{(0)}) / (\eta
+    E)\). Per entry, sums run over the clients that hold it, with their shares \(p_k\) renormalised. The gradient is
+    \(\hat g = \sum p_k g_k\), and the curvature is one of:
 
     - "fisher": \(\sum p_k g_k^2\), the empirical Fisher of the pseudo-gradients;
-    - "centered": \(\sum p_k g_k^2 - \hat g^2\), their spread alone;
-    - "secant": \(|\hat g_t - \hat g_{t-1}| / |w_t - w_{t-1}|\), finite differences along the server's path, made
-      positive.
+    - "centered": \(\sum p_k g_k^2 - \hat g^2\), their variance alone;
+    - "secant": \(|\hat g_t - \hat g_{t-1}| / |w_t - w_{t-1}|\), the magnitude of finite differences along the server's
+      path.
 
-    An entry that nobody trained keeps its last estimate. One that nobody has trained yet has gradient 0 and the mean
-    curvature of its tensor's other entries, so that it is neither favoured nor condemned. Cost: no passes.
+    An entry that nobody trained in a round keeps its last estimate. An entry that nobody has trained yet has gradient 0
+    and the mean curvature of its tensor's other entries, so that it is neither preferred nor penalised. No passes over
+    data are needed. The value is frozen.
 
     Args:
         estimator: "fisher" (default), "centered" or "secant".
-        smoothing: share \(\beta\) of the old estimate kept at each update, a running average; 0 by default. An entry's
-            first estimate is taken whole.
+        smoothing: the share \(\beta\) of the old estimate that each update keeps, which makes a running average; 0 by
+            default. An entry's first estimate is taken whole.
         gradient: the estimates so far, by parameter; set by `update`.
-        curvature: likewise.
-        seen: where there has been an estimate; likewise.
-        weights: what the clients started from in the last round; likewise.
+        curvature: the estimates so far, by parameter; set by `update`.
+        seen: where there has been an estimate; set by `update`.
+        weights: what the clients started from in the last round; set by `update`.
 
     Raises:
-        CriterionError: an unknown estimator, or a smoothing outside [0, 1).
+        CriterionError: the estimator is unknown, or the smoothing is outside [0, 1).
 
     Source: CA-HFP, arXiv 2603.12591, section on the score (the estimators are not spelt out there).
 
@@ -69,20 +70,20 @@ class Variation:
     def update(
         self, gradient_sum: Tensors, square_sum: Tensors, coverage: Tensors, weights: Tensors | None = None
     ) -> Variation:
-        r"""The estimates after one more round.
+        r"""Return the estimates after one more round.
 
         Args:
             gradient_sum: \(\sum_k p_k g_k\) by parameter.
             square_sum: \(\sum_k p_k g_k^2\) by parameter.
-            coverage: \(\sum_k p_k\) over the clients that hold an entry (0 where nobody does).
-            weights: what the clients started from, needed by the secant alone.
+            coverage: \(\sum_k p_k\) over the clients that hold an entry, which is 0 where nobody does.
+            weights: what the clients started from. Only the secant needs it.
 
         Returns:
             The next value; this one is not changed.
 
         Raises:
-            CriterionError: names or shapes that differ between the arguments or from the rounds before, values that
-                aren't finite.
+            CriterionError: names or shapes differ between the arguments or from the rounds before, or values are not
+                finite.
         """
         self._check(gradient_sum, square_sum, coverage, weights)
         gradients, curvatures, seens = {}, {}, {}
@@ -106,7 +107,7 @@ class Variation:
     def _curvature(
         self, name: str, mean: Tensor, square: Tensor, held: Tensor, weights: Tensors | None
     ) -> tuple[Tensor, Tensor]:
-        """(where there is an estimate this round, the estimate)."""
+        """Return where there is an estimate this round, and the estimate."""
         if self.estimator == "fisher":
             return held, square
         if self.estimator == "centered":
@@ -151,7 +152,7 @@ def _fill(curvature: Tensor, seen: Tensor) -> Tensor:
 
 
 class VariationImportance(DiagonalImportance):
-    """CA-HFP's score from a server's `Variation`; the weights are read from the group's layers.
+    """Score by CA-HFP's equation from a server's `Variation`; the weights are read from the group's layers.
 
     Args:
         variation: the estimates of gradient and curvature.
@@ -169,7 +170,7 @@ class VariationImportance(DiagonalImportance):
         self.variation = variation
 
     def statistics(self, name: str) -> tuple[Tensor, Tensor]:
-        """Gradient and curvature of one parameter."""
+        """Return the gradient and the curvature of one parameter."""
         gradient, curvature = self.variation.gradient, self.variation.curvature
         if gradient is None or curvature is None:
             raise CriterionError(

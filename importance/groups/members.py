@@ -1,6 +1,4 @@
-"""What a criterion reads from a torch-pruning group: its members by name, and where each channel of theirs lies in the
-root.
-"""
+"""List the members of a torch-pruning group by name, and where each channel of theirs lies in the root."""
 
 from __future__ import annotations
 
@@ -22,9 +20,13 @@ from hfp.layers.table import Slot, direction_of
 class Member:
     """One layer (or bare parameter) of a group.
 
-    name: the module's or parameter's name in the model. direction: "in" or "out".
-    indices: the layer's own channels, `[n]`. positions: the root's channel that each belongs to, `[n]`, counted in the
-    score.
+    Args:
+        name: the module's or parameter's name in the model.
+        layer: the module or parameter.
+        direction: "in" or "out".
+        indices: the layer's own channels, `[n]`.
+        positions: the root's channel that each of them belongs to, `[n]`, as the scores count them.
+        pruning_dim: the dimension of a bare parameter that is cut.
     """
 
     name: str
@@ -35,7 +37,7 @@ class Member:
     pruning_dim: int
 
     def tensors(self) -> Iterator[tuple[str, Tensor, Slot]]:
-        """(name in the model, tensor, slot) for every tensor of this member that holds its channels."""
+        """Yield (name in the model, tensor, slot) for every tensor of this member that holds its channels."""
         if isinstance(self.layer, nn.Parameter):
             yield self.name, self.layer, Slot("", self.pruning_dim)
         else:
@@ -45,7 +47,7 @@ class Member:
         """Add values of the layer's own channels `[..., channels]` to scores over the root's `[..., width]`, in place.
 
         Raises:
-            CriterionError: when torch-pruning put channels into the group that the layer doesn't have.
+            CriterionError: torch-pruning put channels into the group that the layer does not have.
         """
         if int(self.indices.max()) >= per_channel.shape[-1]:
             raise CriterionError(
@@ -56,27 +58,27 @@ class Member:
         scores.index_add_(-1, self.positions.to(scores.device), own.to(scores))
 
     def sums(self, entries: Tensor, slot: Slot) -> Tensor:
-        """Per-entry values of one of this member's tensors, summed into the layer's own channels."""
+        """Sum per-entry values of one of this member's tensors into the layer's own channels."""
         return channel_sums(entries, slot, groups_of(self.layer))
 
 
 def width(group: Any) -> int:
-    """How many channels of the root a group speaks of: the length of its scores."""
+    """Return how many channels of the root a group is about, which is how many scores it gets."""
     return len(group[0].idxs)
 
 
 def root_name(group: Any) -> str:
-    """The name of the group's root, for messages."""
+    """Return the name of the group's root, for messages."""
     return _name(group, group[0].dep.target)
 
 
 def members(group: Any) -> Iterator[Member]:
-    """The layers and bare parameters of a group, in its order; operations without tensors are left out.
+    """Yield the layers and bare parameters of a group, in its order, without operations that have no tensors.
 
     A parameter that the table has in a row of its module's type stands for that module, once.
 
     Raises:
-        CriterionError: when torch-pruning doesn't know which channel of the root an index belongs to.
+        CriterionError: torch-pruning does not know which channel of the root an index belongs to.
     """
     position = _positions(group)
     seen: set[tuple[str, str]] = set()
@@ -100,18 +102,21 @@ def members(group: Any) -> Iterator[Member]:
 
 
 def model_of(group: Any) -> nn.Module:
-    """The model of a group, without torch.compile or a data-parallel wrapper."""
+    """Return the model of a group, without torch.compile or a data-parallel wrapper."""
     return unwrapped(group._DG.model)
 
 
 def parameter_name(group: Any, tensor: Tensor, name: str) -> str:
-    """The name under which estimates of a tensor are kept: of a parameter with several names the first, else `name`."""
+    """Return the name under which estimates of a tensor are kept.
+
+    It is the first of a parameter's names, or `name` for any other tensor.
+    """
     known = group._DG._param_to_name.get(tensor) if isinstance(tensor, nn.Parameter) else None
     return name if known is None else _inside(group, known)
 
 
 def operations(group: Any) -> Iterator[str]:
-    """The autograd names of the operations in a group that hold no tensors, such as "SoftmaxBackward0"."""
+    """Yield the autograd names of the operations in a group that hold no tensors, such as "SoftmaxBackward0"."""
     for item in group:
         module = item.dep.target.module
         if _is_operation(module):
@@ -126,14 +131,14 @@ def _positions(group: Any) -> Tensor:
 
 
 def _owner(group: Any, name: str, node: Any) -> tuple[str, nn.Module, str] | None:
-    """(name, module, direction) of the module that holds a parameter, if the table knows the place in its type.
+    """Return (name, module, direction) of the module that holds a parameter, if the table knows the place in its type.
 
-    What a weight is computed from (weight norm, spectral norm, masks) stands for the weight.
+    A parameter from which a weight is computed (weight norm, spectral norm, masks) stands for the weight.
     """
     path, attribute = owner_of(name)
     module = model_of(group).get_submodule(path)
     if isinstance(module, nn.MultiheadAttention):
-        return None  # its parameters hold channels of several groups
+        return None  # this module's parameters hold channels of several groups
     weight = computed_weight(module)
     if weight is not None and node.module.dim() == weight.dim():
         attribute = "weight"

@@ -1,4 +1,4 @@
-"""What the members of a coupled group do with its channels: read them, write them, mix or pass them on."""
+"""Sort the members of a coupled group by what they do with its channels: read, write, mix or pass them on."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ from hfp.layers.products import PRODUCTS, counts_of
 
 
 def roles_of(group: Any) -> tuple[list[Member], list[Member], list[Member]]:
-    """(layers that read a group's channels one by one, linear layers that write them, norms over them).
+    """Return the layers that read a group's channels one by one, the linear layers that write them, and the norms over
+    them.
 
     Layers that pass channels on (batch-norm, activations, depthwise convolutions) are none of these.
 
     Raises:
-        CriterionError: naming a layer whose type the table doesn't know, or a parameter that may be one's weights.
+        CriterionError: the table does not know a layer's type, or a parameter may be the weights of such a layer; the
+            message names it.
     """
     readers: list[Member] = []
     writers: list[Member] = []
@@ -47,7 +49,10 @@ def roles_of(group: Any) -> tuple[list[Member], list[Member], list[Member]]:
 
 
 def _check_passes_on(group: Any, member: Member) -> None:
-    """A parameter that may be a layer's weights, so that the layer may read the channels, has to be registered."""
+    """Refuse a parameter that may be the weights of a layer whose type is not registered.
+
+    Such a layer may read the channels.
+    """
     path, _, attribute = member.name.rpartition(".")
     layer = model_of(group).get_submodule(path)
     assert isinstance(member.layer, nn.Parameter)
@@ -63,7 +68,7 @@ def _check_passes_on(group: Any, member: Member) -> None:
 
 
 def _attention_reading(group: Any, member: Member) -> Member | None:
-    """The attention whose inputs this parameter reads along its dimension 1."""
+    """Return the attention whose inputs this parameter reads along its dimension 1; None if there is none."""
     path, _, attribute = member.name.rpartition(".")
     layer = model_of(group).get_submodule(path)
     if not isinstance(layer, nn.MultiheadAttention) or attribute not in READING:
@@ -80,7 +85,7 @@ def _attention_reading(group: Any, member: Member) -> Member | None:
 
 
 def channels_at(member: Member, side: str) -> int:
-    """How many channels the layer has at its input ("in") or output ("out")."""
+    """Return how many channels the layer has at its input ("in") or output ("out")."""
     layer: Any = member.layer
     counts = counts_of(layer)
     if isinstance(layer, (*PRODUCTS, nn.GroupNorm)) and counts is not None:
@@ -93,9 +98,9 @@ def channels_at(member: Member, side: str) -> int:
 
 
 def is_attention(group: Any) -> bool:
-    """Whether the group's channels meet in the products of attention.
+    """Return whether the group's channels meet in the products of attention.
 
-    The products inside of torch's own attention are not meant: its members read the channels as any layer does.
+    The products inside torch's own attention do not count: its members read the channels as any layer does.
     """
     if any(isinstance(member.layer, nn.MultiheadAttention) for member in members(group)):
         return False

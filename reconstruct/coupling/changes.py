@@ -1,4 +1,7 @@
-"""What may help where a smaller model fails: attributes that follow, dimensions that lose the same share."""
+"""Propose changes that may help where a smaller model fails.
+
+Attributes follow a dimension, or dimensions lose the same share.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +20,8 @@ from hfp.reconstruct.coupling.trials import Failure, trial
 from hfp.reconstruct.coupling.wiring import Binding, Gone, Wiring
 from hfp.reconstruct.models.attributes import is_plain, plain
 
-_SUSPECTS = 8  # of the calls before one that differs
-_ANCESTORS = 3  # how far above the running module an attribute is looked for
+_SUSPECTS = 8  # this many calls before one that differs are suspected
+_ANCESTORS = 3  # an attribute is looked for this far above the running module
 Link = tuple[Array, Array]
 
 
@@ -33,7 +36,7 @@ class Change:
 
 
 def candidates(wiring: Wiring, failure: Failure, seed: int) -> Iterator[Change]:
-    """Changes that might help, the most likely first."""
+    """Yield changes that might help, the most likely first."""
     suspects = _Suspects(wiring, failure.call, trial(wiring, seed))
     yield from suspects.attributes_that_the_call_states()
     yield from suspects.attributes_around()
@@ -44,7 +47,7 @@ def candidates(wiring: Wiring, failure: Failure, seed: int) -> Iterator[Change]:
 
 @dataclass(frozen=True)
 class _Suspects:
-    """Where the cause of a failure may lie: the call that failed, and the classes that the trial removed."""
+    """The places where a failure may come from: the call that failed, and the classes that the trial removed."""
 
     wiring: Wiring
     call: TracedCall
@@ -52,56 +55,56 @@ class _Suspects:
 
     @property
     def module(self) -> str:
-        """The module that was running."""
+        """Return the module that was running."""
         return self.call.key[0]
 
     @cached_property
     def stated(self) -> tuple[Binding, ...]:
-        """Attributes that hold a size that the call was given."""
+        """Return the attributes that hold a size that the call was given."""
         return tuple(_bindings(self.wiring, self.module, _changed(self.wiring, self.gone, _written(self.call))))
 
     @cached_property
     def nearby(self) -> list[tuple[int, Array]]:
-        """The dimensions inside the module that the trial makes smaller."""
+        """Return the dimensions inside the module that the trial makes smaller."""
         return _changed(self.wiring, self.gone, _sizes_in(self.wiring, self.module))
 
     @cached_property
     def around(self) -> tuple[Binding, ...]:
-        """Attributes of the module and those around it that hold a size of a dimension nearby."""
+        """Return the attributes of the module and those around it that hold a size of a dimension nearby."""
         return tuple(_bindings(self.wiring, self.module, self.nearby))
 
     @cached_property
     def links(self) -> tuple[Link, ...]:
-        """Dimensions that the call may take to be tied."""
+        """Return the dimensions that the call may take to be tied."""
         return tuple(_links(self.wiring, self.call, self.nearby))
 
     def attributes_that_the_call_states(self) -> Iterator[Change]:
-        """All of them follow, then one alone."""
+        """Let all stated attributes follow, then one alone."""
         if self.stated:
             yield Change(self.module, bindings=self.stated)
         if len(self.stated) > 1:
             yield from (Change(self.module, bindings=(binding,)) for binding in self.stated)
 
     def attributes_around(self) -> Iterator[Change]:
-        """One attribute with the size of a dimension nearby follows that dimension."""
+        """Let one attribute with the size of a dimension nearby follow that dimension."""
         for each in self.nearby:
             bindings = _bindings(self.wiring, self.module, [each])
             yield from (Change(self.module, bindings=(binding,)) for binding in bindings)
 
     def links_of_dimensions(self) -> Iterator[Change]:
-        """Two dimensions lose the same share, with the stated attributes or without."""
+        """Let two dimensions lose the same share, with the stated attributes or without."""
         for link in self.links:
             if self.stated:
                 yield Change(self.module, bindings=self.stated, links=(link,))
             yield Change(self.module, links=(link,))
 
     def links_beside_attributes(self) -> Iterator[Change]:
-        """Two dimensions lose the same share, and all attributes around follow."""
+        """Let two dimensions lose the same share, and all attributes around follow."""
         if self.around:
             yield from (Change(self.module, bindings=self.around, links=(link,)) for link in self.links)
 
     def attributes_of_other_modules(self) -> Iterator[Change]:
-        """All attributes of the modules inside follow, or those of all modules above."""
+        """Let all attributes of the modules inside follow, or those of all modules above."""
         inside = tuple(_bindings(self.wiring, self.module, self.nearby, _children(self.wiring, self.module)))
         if inside:
             yield Change(self.module, bindings=inside)
@@ -128,15 +131,16 @@ def left_alone(wiring: Wiring, failure: Failure, seed: int) -> Change:
 
 
 def cut_lines(wiring: Wiring, call: TracedCall, gone: Gone) -> list[Array]:
-    """The dimensions of a call's inputs and outputs that lose channels."""
+    """Return the dimensions of a call's inputs and outputs that lose channels."""
     lines = (line for each in (*call.inputs, *call.outputs) for line in each if line is not None)
     return [line for line in lines if wiring.left(line, gone) < len(line)]
 
 
 def suspects(wiring: Wiring, call: TracedCall, gone: Gone) -> Iterator[Change]:
-    """Dimensions to leave alone where a call differs that has none of them: code may have computed with their size.
+    """Yield dimensions to leave alone where a call differs that has none of them.
 
-    They are those of the calls before it, the nearest first, and last those of all of them together.
+    Code may have computed with their size. They are those of the calls before it, the nearest first, and last those of
+    all these calls together.
     """
     before = list(wiring.trace.calls.values())[: list(wiring.trace.calls).index(call.key)]
     tried: set[bytes] = set()
@@ -156,7 +160,7 @@ def suspects(wiring: Wiring, call: TracedCall, gone: Gone) -> Iterator[Change]:
 
 
 def _changed(wiring: Wiring, gone: Gone, stated: list[Stated]) -> list[tuple[int, Array]]:
-    """The (full size, dimension) among these that the trial makes smaller, each once."""
+    """Return the (full size, dimension) among these that the trial makes smaller, each once."""
     found: dict[tuple[int, bytes], tuple[int, Array]] = {}
     for size, line in stated:
         if line is not None and wiring.left(line, gone) != size:
@@ -165,7 +169,7 @@ def _changed(wiring: Wiring, gone: Gone, stated: list[Stated]) -> list[tuple[int
 
 
 def _written(call: TracedCall) -> list[Stated]:
-    """The sizes that a call was given, and those of its results, which may have been given too."""
+    """Return the sizes that a call was given, and those of its results, which may have been given too."""
     results = [
         pair for shape, lines in zip(call.shapes, call.outputs, strict=True) for pair in zip(shape, lines, strict=True)
     ]
@@ -173,7 +177,7 @@ def _written(call: TracedCall) -> list[Stated]:
 
 
 def _sizes_in(wiring: Wiring, module: str) -> list[Stated]:
-    """The sizes of all dimensions that operations inside a module read or write."""
+    """Return the sizes of all dimensions that operations inside a module read or write."""
     prefix = f"{module}." if module else ""
     calls = [c for key, c in wiring.trace.calls.items() if key[0] == module or key[0].startswith(prefix)]
     return [(len(line), line) for c in calls for lines in (*c.inputs, *c.outputs) for line in lines if line is not None]
@@ -182,7 +186,10 @@ def _sizes_in(wiring: Wiring, module: str) -> list[Stated]:
 def _bindings(
     wiring: Wiring, module: str, changed: list[tuple[int, Array]], places: list[str] | None = None
 ) -> list[Binding]:
-    """Attributes of the module and those around it, or of other places, that hold one of the sizes and are free."""
+    """Return the free attributes that hold one of the sizes.
+
+    They are those of the module and of the modules around it, or of other places.
+    """
     bound = {(binding.module, binding.attribute, binding.position) for binding in wiring.bindings}
     found: list[Binding] = []
     for name in _around(module, _ANCESTORS) if places is None else places:
@@ -196,7 +203,10 @@ def _bindings(
 
 
 def _children(wiring: Wiring, module: str) -> list[str]:
-    """Modules directly inside one, whose methods its code may call; PyTorch's own have no sizes to bind."""
+    """Return the modules directly inside one, whose methods its code may call.
+
+    PyTorch's own are left out, since they have no sizes to bind.
+    """
     found = wiring.model.get_submodule(module).named_children()
     own = [name for name, child in found if not type(child).__module__.startswith("torch.")]
     return [f"{module}.{name}" if module else name for name in own]
@@ -208,7 +218,7 @@ def _around(module: str, ancestors: int) -> list[str]:
 
 
 def numbers(module: nn.Module) -> Iterator[tuple[str, int | None, int]]:
-    """(attribute, position in it, value) of every public integer, alone or in a list or tuple."""
+    """Yield (attribute, position in it, value) of every public integer, alone or in a list or tuple."""
     for attribute, value in vars(module).items():
         value = plain(value)
         if attribute.startswith("_") or not is_plain(value):
@@ -218,7 +228,10 @@ def numbers(module: nn.Module) -> Iterator[tuple[str, int | None, int]]:
 
 
 def _links(wiring: Wiring, call: TracedCall, nearby: list[tuple[int, Array]]) -> Iterator[Link]:
-    """Pairs of dimensions that a reshape may take to be tied: one that it changes, and one as long as several of it."""
+    """Yield pairs of dimensions that a reshape may take to be tied.
+
+    One is a dimension that it changes, and the other is as long as several of it.
+    """
     lines = [line for each in (*call.inputs, *call.outputs) for line in each if line is not None]
     free = [line for line in lines if wiring.classes.reason(line) is None]
     sizes = {

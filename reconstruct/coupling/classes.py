@@ -1,4 +1,4 @@
-"""Which labels of a trace stay or go together, and which can't go."""
+"""Work out which labels of a trace stay or go together, and which cannot go."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from hfp.reconstruct.coupling.rules.labels import Array, Labels, Line, Product
 class Classes:
     """A solved trace.
 
-    of: class of every label, `[labels]`; the class is named by one of its labels.
-    texts, why: why a class can't be removed: `texts[why[class]]`; it can where `why` is 0.
+    Args:
+        of: the class of every label, `[labels]`. A class is named by one of its labels.
+        texts: the reasons for which a class cannot be removed.
+        why: the number of a class's reason in `texts`; it is 0 where the class can be removed.
     """
 
     of: Array
@@ -23,7 +25,7 @@ class Classes:
     texts: tuple[str, ...]
 
     def reason(self, line: Line) -> str | None:
-        """Why a dimension keeps all its indices; None when it can lose some."""
+        """Return why a dimension keeps all its indices; None when it can lose some."""
         if line is None:
             return "it has a fixed size"
         why = self.why[self.of[line]]
@@ -35,8 +37,8 @@ def solve(labels: Labels, fixed: Iterable[tuple[Array, str]] = (), outer_first: 
 
     Args:
         labels: what the trace learned.
-        fixed: further lines that can't lose anything, with the reason.
-        outer_first: for reshaped dimensions, which factor to prefer (None: what the trace suggests).
+        fixed: further lines that cannot lose anything, with the reason.
+        outer_first: which factor of a reshaped dimension to prefer. None, the default, takes what the trace suggests.
     """
     solver = _Solver(labels, fixed)
     undecided = [product for product in labels.products if not solver.settle_forced(product)]
@@ -48,13 +50,13 @@ def solve(labels: Labels, fixed: Iterable[tuple[Array, str]] = (), outer_first: 
 class _Solver:
     def __init__(self, labels: Labels, fixed: Iterable[tuple[Array, str]]) -> None:
         self._parent = _components(labels.count, labels.equal)
-        self._reason = np.zeros(labels.count, dtype=np.int64)  # index into the texts; 0: removable
+        self._reason = np.zeros(labels.count, dtype=np.int64)  # an index into the texts, where 0 means removable
         self._texts: list[str] = [""]
         for line, reason in [*labels.fixed, *fixed]:
             self._fix(line, reason)
 
     def settle_forced(self, product: Product) -> bool:
-        """Settle a product that leaves no choice; returns whether it did."""
+        """Settle a product that leaves no choice, and return whether it did."""
         grid = self._roots(product.whole).reshape(product.sizes)
         if sum(self._outcome(grid, product, index)[0] > 1 for index in range(len(product.sizes))) > 1:
             return False
@@ -62,7 +64,7 @@ class _Solver:
         return True
 
     def settle(self, product: Product, outer_first: bool) -> None:
-        """Choose the one factor that may lose indices; the others are fixed."""
+        """Choose the one factor that may lose indices, and fix the others."""
         grid = self._roots(product.whole).reshape(product.sizes)
         options = [self._outcome(grid, product, index) for index in range(len(product.sizes))]
         shares = {index: count / product.sizes[index] for index, (count, _) in enumerate(options) if count > 1}
@@ -81,12 +83,12 @@ class _Solver:
             self._union(_pairs(grid, self._roots(_line(product, chosen)), chosen))
 
     def classes(self) -> Classes:
-        """What has been worked out."""
+        """Return what has been worked out."""
         of = self._roots(np.arange(len(self._parent)))
         return Classes(of, self._reason, tuple(self._texts))
 
     def _outcome(self, grid: Array, product: Product, index: int) -> tuple[int, str]:
-        """How many removable classes are left if this factor is chosen, and a reason if some can't be removed."""
+        """Return how many removable classes are left if this factor is chosen, and a reason if some cannot be."""
         factor = product.factors[index]
         if factor is None:
             return 0, ""
@@ -137,14 +139,17 @@ def _line(product: Product, index: int) -> Array:
 
 
 def _pairs(grid: Array, roots: Array, index: int) -> Array:
-    """The distinct pairs (class of the whole, class of the factor) when factor `index` is chosen, `[2, pairs]`."""
+    """Return the distinct pairs (class of the whole, class of the factor), `[2, pairs]`.
+
+    Factor `index` is the one that is chosen.
+    """
     shape = [-1 if dim == index else 1 for dim in range(grid.ndim)]
     factor = np.broadcast_to(roots.reshape(shape), grid.shape)
     return np.unique(np.stack([grid.reshape(-1), factor.reshape(-1)]), axis=1)
 
 
 def _components(count: int, equal: Sequence[tuple[Array, Array]]) -> Array:
-    """The smallest label in the connected component of each of `count` labels."""
+    """Return the smallest label in the connected component of each of `count` labels."""
     parent = np.arange(count)
     if not equal:
         return parent

@@ -1,11 +1,11 @@
 """Find the sizes that a model's code has written down, by trying smaller models on the meta device.
 
 Code such as `x.reshape(b, n, 3, self.num_heads, self.head_dim)` states sizes. When heads are removed, `num_heads` must
-follow. Which attributes must follow which dimension is found by trial: remove some of every group, run the compact
-model without computing anything, and compare every operation's shapes with what the trace predicts (`trials`). The
-first one that differs names the place. An attribute there that holds the stated size is made to follow, or two groups
-are made to lose the same share (`changes`), in all modules that are alike (`twins`). Where nothing helps, the dimension
-is left alone.
+follow. Trials find which attribute must follow which dimension. A trial removes some channels of every group, runs the
+compact model without computing anything, and compares every operation's shapes with what the trace predicts (`trials`).
+The first operation that differs names the place. An attribute there that holds the stated size is made to follow, or
+two groups are made to lose the same share (`changes`), in all modules that are alike (`twins`). Where nothing helps,
+the dimension is left alone.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ def fit(wiring: Wiring, example_inputs: Any) -> Wiring:
     """Bind attributes, link groups and leave dimensions alone until compact models run as predicted.
 
     Args:
-        wiring: of a model on the meta device.
-        example_inputs: on the meta device.
+        wiring: the wiring of a model on the meta device.
+        example_inputs: inputs on the meta device.
     """
     for seed in range(_TRIALS):
         while True:
@@ -38,7 +38,7 @@ def fit(wiring: Wiring, example_inputs: Any) -> Wiring:
 
 
 def _repair(wiring: Wiring, failure: Failure, seed: int, example_inputs: Any) -> Wiring:
-    """A wiring that gets further than the failure; what helps is done in all modules that are alike."""
+    """Return a wiring that gets further than the failure; what helps is done in all modules that are alike."""
     for change in candidates(wiring, failure, seed):
         for candidate in (applied(wiring, change, twins_of(wiring, failure.module)), applied(wiring, change, [])):
             if _solvable(candidate):
@@ -49,5 +49,5 @@ def _repair(wiring: Wiring, failure: Failure, seed: int, example_inputs: Any) ->
 
 
 def _solvable(wiring: Wiring) -> bool:
-    """Whether linked groups have a common step."""
+    """Return whether linked groups have a common step."""
     return all(math.gcd(*(len(wiring.groups[name].classes) for name in names)) > 1 for names in wiring.linked)

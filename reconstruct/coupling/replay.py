@@ -1,8 +1,8 @@
-"""What a forward pass draws at random or decides: the same in all runs that are compared.
+"""Make what a forward pass draws at random or decides the same in all runs that are compared.
 
-A compact model computes other numbers than its parent, so it would also draw other random numbers, pass other rows over
-a threshold or send tokens to other experts. None of this depends on how many channels are left. What one run drew and
-decided is therefore recorded, and later runs are given the part of it that is kept.
+A compact model computes other numbers than its parent. It would therefore also draw other random numbers, pass other
+rows over a threshold or send tokens to other experts. None of this depends on how many channels are left. What one run
+drew and decided is recorded, and later runs are given the part of it that is kept.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from hfp.reconstruct.coupling.rules.labels import Lines
 from hfp.reconstruct.coupling.rules.registry import tensors_in
 
 UNINITIALISED = frozenset({"empty", "new_empty", "empty_like", "empty_strided", "new_empty_strided", "empty_permuted"})
-"""Operations whose results hold whatever was in memory."""
+"""The results of these operations hold whatever was in memory."""
 
-_SEARCHES = frozenset({"_unique", "_unique2", "unique_dim", "unique_consecutive"})  # how many results they have varies
+_SEARCHES = frozenset({"_unique", "_unique2", "unique_dim", "unique_consecutive"})  # the number of their results varies
 
 Decision = Any
-"""What a call decided: for each of its results a tensor, or None where it only computes; or one plain number."""
+"""A decision is a tensor for each result of a call, or None where the call only computes; or it is one plain number."""
 
 
 def decision(function: Any, name: str, args: Any, kwargs: Any, result: Any) -> Decision:
-    """What a call drew or decided; None when it only computed.
+    """Return what a call drew or decided; None when it only computed.
 
     A decision is a result of whole numbers or truth values that was made from floating-point ones, such as a
     comparison, an order or a choice.
@@ -47,14 +47,14 @@ def decision(function: Any, name: str, args: Any, kwargs: Any, result: Any) -> D
 def replayed(
     result: Any, decided: Decision, lines: Sequence[Lines], args: Any, kept: Callable[[Tensor, Lines], Tensor]
 ) -> Any:
-    """A call's result with what was decided in place of what it decided itself.
+    """Return a call's result with what was decided in place of what the call decided itself.
 
     Args:
         result: what the call computed.
         decided: what an earlier run decided, of full size.
         lines: the lines of the results.
-        args: the arguments of the call; a result that is one of them was changed in place.
-        kept: the part of a full tensor that is left, given its lines.
+        args: the arguments of the call. A result that is one of them was changed in place.
+        kept: a function that returns the part of a full tensor that is left, given its lines.
     """
     if not isinstance(decided, list):
         return decided
@@ -82,7 +82,7 @@ def _each(
 
 
 def _agree(output: Tensor, part: Tensor, lines: Lines) -> bool:
-    """Whether two tensors have the same shape but for dimensions that never lose channels."""
+    """Return whether two tensors have the same shape but for dimensions that never lose channels."""
     if output.dim() != part.dim():
         return False
     sizes = zip(output.shape, part.shape, lines, strict=True)

@@ -1,4 +1,4 @@
-"""Coupled groups in torch-pruning's own form, for its criteria and all others that take a `Group`."""
+"""Give coupled groups torch-pruning's own form, for its criteria and all others that take a `Group`."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ _OUT = {
 class TorchGroups:
     """Makes torch-pruning groups that point to the layers of one model.
 
-    A layer that writes the group's channels comes first, with one of its own for each channel of the group; further
-    ones of it that belong to the same follow as another item.
+    A layer that writes the group's channels comes first, with one output for each channel of the group. Further outputs
+    of it that belong to the same channels follow as another item.
     """
 
     def __init__(self, wiring: Wiring, model: nn.Module) -> None:
@@ -46,7 +46,7 @@ class TorchGroups:
         self._sides = list(_sides(wiring, model))
 
     def group(self, group: CoupledGroup) -> Group:
-        """All channels of a coupled group, in its order."""
+        """Return all channels of a coupled group, in its order."""
         position = np.full(self._wiring.trace.labels.count, -1)
         position[list(group.classes)] = np.arange(len(group.classes))
         found = Group()
@@ -77,7 +77,10 @@ def _rank(handler: Any) -> int:
 
 
 def _rounds(positions: Array, split: bool) -> Iterator[Array]:
-    """The indices that belong to the group; `split` into the first of each channel, in order, and the rest."""
+    """Yield the indices that belong to the group.
+
+    With `split`, the first index of each channel comes first, in order, and the rest follows.
+    """
     inside = np.flatnonzero(positions >= 0)
     if not len(inside):
         return
@@ -92,7 +95,7 @@ def _rounds(positions: Array, split: bool) -> Iterator[Array]:
 
 
 def _sides(wiring: Wiring, model: nn.Module) -> Iterator[tuple[Any, Any, int, Array]]:
-    """(layer or parameter, pruning function, dimension, line) of everything that can be pruned."""
+    """Yield (layer or parameter, pruning function, dimension, line) of everything that can be pruned."""
     covered: set[int] = set()
     for name, module in model.named_modules():
         prefix = f"{name}." if name else ""

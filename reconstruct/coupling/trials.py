@@ -20,14 +20,16 @@ from hfp.reconstruct.coupling.wiring import Gone, Wiring
 from hfp.reconstruct.models.compact import compact_model
 
 COPIES = ("clone", "expand")
-"""Operations that a reshape may call or not, depending on strides: how often they are called differs."""
+"""A reshape may call these operations or not, depending on strides, so that the number of their calls differs."""
 
 
 @dataclass(frozen=True)
 class Failure:
     """The first operation of a compact model that is not as predicted.
 
-    order: grows along the forward pass. call: the operation that failed, or the next one where code between two failed.
+    Args:
+        order: a number that grows along the forward pass.
+        call: the operation that failed, or the next one where code between two failed.
     """
 
     order: int
@@ -36,12 +38,12 @@ class Failure:
 
     @property
     def module(self) -> str:
-        """The module that was running."""
+        """Return the module that was running."""
         return self.call.key[0]
 
 
 def trial(wiring: Wiring, seed: int) -> Gone:
-    """Remove a different share, around 40 %, of every group; linked groups lose the same."""
+    """Remove a different share, around 40 %, of every group; linked groups lose the same share."""
     chance = random.Random(seed)
     gone = np.zeros(wiring.trace.labels.count, dtype=bool)
     for names in wiring.linked:
@@ -61,7 +63,7 @@ def try_out(wiring: Wiring, gone: Gone, example_inputs: Any) -> Failure | None:
         with running(compact) as path, torch.no_grad(), checker:
             checker.path = path
             call_in(wiring.trace.modes, compact, example_inputs)
-    except Exception as error:  # noqa: BLE001  (any code of the model may stumble over the new sizes)
+    except Exception as error:  # noqa: BLE001  (any code of the model may fail with the new sizes)
         return checker.failure(error)
     return None
 
@@ -106,7 +108,7 @@ class _ShapeChecker(CallCounter):
         done = -1 if self._last is None else self._order[self._last]
         calls = list(self._wiring.trace.calls.values())
         place = done
-        while not self._inside and place + 1 < len(calls):  # code between two operations leads to the second
+        while not self._inside and place + 1 < len(calls):  # code between two operations counts for the second
             place += 1
             if calls[place].key[1] not in COPIES:
                 break

@@ -11,11 +11,11 @@ from hfp.reconstruct.coupling.tracing import TracedCall
 from hfp.reconstruct.coupling.wiring import Binding, Wiring
 
 Place = tuple[str, str, int, str, int, int]
-"""Where a dimension occurs, relative to a module: (path below it, operation, count, which list, tensor, dimension)."""
+"""The place of a dimension relative to a module is (path below it, operation, count, which list, tensor, dimension)."""
 
 
 def twins_of(wiring: Wiring, module: str, call: TracedCall | None = None) -> list[str]:
-    """Other modules of the same class; given a call, only those in which it has the same shapes."""
+    """Return other modules of the same class; given a call, only those in which it has the same shapes."""
     kind = type(wiring.model.get_submodule(module))
     found = [name for name, other in wiring.model.named_modules() if type(other) is kind and name != module]
     if call is None:
@@ -25,7 +25,7 @@ def twins_of(wiring: Wiring, module: str, call: TracedCall | None = None) -> lis
 
 
 def applied(wiring: Wiring, change: Change, twins: list[str]) -> Wiring:
-    """The wiring with a change, and with the same change in the twins of its module, where it makes sense."""
+    """Return the wiring with a change, and with the same change in the twins of its module where it makes sense."""
     changes = [change, *(found for name in twins if (found := _transferred(wiring, change, name)))]
     taken = {(b.module, b.attribute, b.position) for b in wiring.bindings}
     bindings: list[Binding] = []
@@ -41,7 +41,7 @@ def applied(wiring: Wiring, change: Change, twins: list[str]) -> Wiring:
 
 
 def _transferred(wiring: Wiring, change: Change, twin: str) -> Change | None:
-    """The same change in another module; None where the module is not like it."""
+    """Return the same change in another module; None where the module is not like it."""
 
     def moved(line: Array) -> Array:
         place = _place(wiring, change.module, line)
@@ -66,7 +66,7 @@ def _transferred(wiring: Wiring, change: Change, twin: str) -> Change | None:
 
 
 def _holds(wiring: Wiring, binding: Binding) -> bool:
-    """Whether the attribute exists and has the size of the dimension."""
+    """Return whether the attribute exists and has the size of the dimension."""
     module = wiring.model.get_submodule(binding.module)
     return (binding.attribute, binding.position, len(binding.line)) in set(numbers(module))
 

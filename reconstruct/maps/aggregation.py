@@ -13,19 +13,20 @@ from hfp.reconstruct.maps.coverage import Coverage
 from hfp.reconstruct.maps.index_map import IndexMap
 
 AggregationRule = Callable[[Tensor, Tensor, Tensor, float], Tensor]
-"""(global value, weighted sum of the clients' values, weight that held each entry, weight of all) -> new value.
+"""A rule returns the new value of a tensor.
 
-All tensors broadcast to the full shape; the sum is zero where nobody held the entry.
+It takes the global value, the weighted sum of the clients' values, the weight of the clients that held each entry, and
+the weight of all clients. All tensors broadcast to the full shape. The sum is zero where nobody held the entry.
 """
 
 
 def fill_with_global(full: Tensor, total: Tensor, held: Tensor, weight: float) -> Tensor:
-    """Clients that did not hold an entry count with the global value."""
+    """Return the weighted mean over all clients; those that did not hold an entry count with the global value."""
     return (full * (1 - held / weight)).add_(total, alpha=1 / weight)
 
 
 def mean_over_holders(full: Tensor, total: Tensor, held: Tensor, weight: float) -> Tensor:
-    """The weighted mean over the clients that held the entry."""
+    """Return the weighted mean over the clients that held the entry."""
     unheld = held == 0
     return (full * unheld.to(full.dtype)).addcmul_(total, held.reciprocal().masked_fill_(unheld, 0))
 
@@ -34,24 +35,26 @@ AGGREGATION_RULES: Mapping[str, AggregationRule] = {"fill": fill_with_global, "h
 
 
 class Aggregator:
-    """Streaming weighted aggregation of compact states.
+    """Take the weighted aggregate of compact states, one client at a time.
 
-    With global state `w`, clients `k` of weight `p_k > 0` and kept entries `S_k`, `result()` is
+    Let `w` be the global state, `p_k > 0` the weight of client `k`, `w_k` its state and `S_k` its kept entries. There
+    are two rules:
 
-    - rule "fill" (CA-HFP, arXiv 2603.12591): `Σ p_k w̃_k / Σ p_k`, where `w̃_k` is `w_k` on `S_k` and `w` elsewhere;
-      equally `w + Σ p_k (w_k − w[S_k]) / Σ p_k`;
-    - rule "holders" (HeteroFL, arXiv 2010.01264): for every entry the weighted mean over the clients that held it.
+    - "fill" (CA-HFP, arXiv 2603.12591) gives `Σ p_k w̃_k / Σ p_k`, where `w̃_k` is `w_k` on `S_k` and `w` elsewhere.
+      This equals `w + Σ p_k (w_k − w[S_k]) / Σ p_k`.
+    - "holders" (HeteroFL, arXiv 2010.01264) gives, for every entry, the weighted mean over the clients that held it.
 
-    Entries that nobody held keep their value. Weights need not sum to one: sample counts will do. Sums are taken in
-    float32 (float64 for float64 and integer tensors), on the devices of `w`. Integer tensors are rounded; every tensor
-    keeps its dtype. Memory is one model, whatever the number of clients, and the index maps of up to 64 of them.
+    Entries that nobody held keep their value. Weights need not sum to one, so that sample counts will do. Sums are
+    taken in float32 (float64 for float64 and integer tensors), on the devices of `w`. Integer tensors are rounded, and
+    every tensor keeps its dtype. The aggregator keeps one model in memory, whatever the number of clients, and the
+    index maps of up to 64 of them.
 
     Args:
-        full_state: the global state `w`; not changed, and not to be changed before `result()`.
+        full_state: the global state `w`. It is not changed, and must not be changed before `result()`.
         rule: a name in `AGGREGATION_RULES`, "fill" by default.
 
     Raises:
-        MapError: unknown rule.
+        MapError: the rule is unknown.
 
     >>> import torch
     >>> from hfp.reconstruct import Aggregator, IndexMap
@@ -93,7 +96,7 @@ class Aggregator:
         self._weight += weight
 
     def result(self) -> dict[str, Tensor]:
-        """The new full state.
+        """Return the new full state.
 
         Raises:
             MapError: no client was added.

@@ -1,4 +1,4 @@
-"""How much client weight held each entry of a full state."""
+"""Count how much client weight held each entry of a full state."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from torch import Tensor
 
 from hfp.reconstruct.maps.index_map import TensorMap
 
-_PENDING = 64  # clients whose maps wait, so that one matrix product serves them all
+_PENDING = 64  # the maps of this many clients are collected, so that one matrix product serves them all
 
-Held = tuple[TensorMap, float]
+WeightedMap = tuple[TensorMap, float]
 
 
 class Coverage:
     """A running sum over clients of weight times mask, for every tensor of a state.
 
     A mask is a product of one index set per dimension, so the sum is a product of matrices [channels, clients] and
-    [clients, channels]; trailing dimensions that nobody cuts (convolution kernels) are never spelled out. Sums are on
+    [clients, channels]. Trailing dimensions that nobody cuts (convolution kernels) are never expanded. Sums are on
     `device`.
     """
 
@@ -35,7 +35,7 @@ class Coverage:
             self._flush()
 
     def held(self) -> dict[str, Tensor]:
-        """The summed weights, float64, broadcastable to the shape of each tensor."""
+        """Return the summed weights in float64, broadcastable to the shape of each tensor."""
         self._flush()
         return dict(self._held)
 
@@ -54,9 +54,9 @@ class Coverage:
 
 
 def _product(
-    shape: tuple[int, ...], maps: Sequence[Held], masks: dict[tuple[int, int], Tensor], device: torch.device
+    shape: tuple[int, ...], maps: Sequence[WeightedMap], masks: dict[tuple[int, int], Tensor], device: torch.device
 ) -> Tensor:
-    """Σ weight · mask over the maps of one tensor."""
+    """Compute Σ weight · mask over the maps of one tensor."""
     weights = torch.tensor([weight for _, weight in maps], dtype=torch.float64, device=device)
     last = max(tensor.last_cut for tensor, _ in maps)
     if last < 0:

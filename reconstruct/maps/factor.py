@@ -1,4 +1,7 @@
-"""What surgery left of a tensor that holds its own flat indices, as one kept-index vector per dimension."""
+"""Turn what surgery left of a tensor into one kept-index vector per dimension.
+
+The tensor holds its own flat indices, so what is left of it shows which entries were kept.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,14 @@ from torch import Tensor
 from hfp.reconstruct.errors import MapError
 from hfp.reconstruct.maps.index_map import TensorMap, positions
 
-_EXACT_FLOAT32 = 2**24  # every integer up to here has its own float32
+_EXACT_FLOAT32 = 2**24  # float32 holds every integer up to this one exactly
 
 
 def flat_indices(tensor: Tensor) -> Tensor:
-    """A CPU tensor of `tensor`'s shape in which every entry holds its own flat index, exactly.
+    """Return a CPU tensor of `tensor`'s shape in which every entry holds its own flat index, exactly.
 
-    Floating-point tensors get a floating-point result (torch-pruning wraps what it cuts in `nn.Parameter`),
-    all others int64.
+    Floating-point tensors get a floating-point result, since torch-pruning wraps what it cuts in `nn.Parameter`. All
+    others get int64.
     """
     if not tensor.is_floating_point():
         dtype = torch.int64
@@ -27,7 +30,12 @@ def flat_indices(tensor: Tensor) -> Tensor:
 
 
 def factor(left: Tensor, shape: tuple[int, ...], where: str) -> TensorMap:
-    """The map of a cut, given what is `left` of `flat_indices` of a tensor of `shape`; verified entry by entry.
+    """Return the map of a cut, verified entry by entry.
+
+    Args:
+        left: what surgery left of `flat_indices` of a tensor.
+        shape: the tensor's full shape.
+        where: what errors call the tensor.
 
     Raises:
         MapError: what is left is empty, reordered, repeated, or no product of one index set per dimension.
@@ -41,7 +49,7 @@ def factor(left: Tensor, shape: tuple[int, ...], where: str) -> TensorMap:
         found = TensorMap(shape, tuple(_line(left, shape, dim) for dim in range(len(shape))))
     except MapError as error:
         raise MapError(
-            f"{where}: surgery reordered or repeated channels, only removal can be mapped ({error})"
+            f"{where}: surgery reordered or repeated channels; only removal can be mapped ({error})"
         ) from None
     rows = positions(shape[:1], found.kept[:1]) * math.prod(shape[1:])
     columns = positions(shape[1:], found.kept[1:])
@@ -54,6 +62,6 @@ def factor(left: Tensor, shape: tuple[int, ...], where: str) -> TensorMap:
 
 
 def _line(left: Tensor, shape: tuple[int, ...], dim: int) -> Tensor:
-    """The indices of dimension `dim` along the line through the first entry."""
+    """Return the indices of dimension `dim` along the line through the first entry."""
     line = left[tuple(slice(None) if other == dim else 0 for other in range(left.dim()))]
     return (line.detach().to(torch.int64) // math.prod(shape[dim + 1 :])) % shape[dim]

@@ -1,4 +1,4 @@
-"""Which entries of a full model a compact model holds, and the way there (`restrict`) and back (`embed`)."""
+"""Map the state of a compact model to that of its full model: `restrict` goes there and `embed` goes back."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ State = Mapping[str, Tensor]
 
 @dataclass(frozen=True, eq=False, repr=False)
 class TensorMap:
-    """Which entries of one tensor are kept: the product of one index set per dimension.
+    """The kept entries of one tensor, as the product of one index set per dimension.
 
     Args:
         shape: the full shape.
@@ -41,7 +41,7 @@ class TensorMap:
     shape: tuple[int, ...]
     kept: tuple[Tensor | None, ...]
     last_cut: int = field(init=False, repr=False)
-    """The last dimension that loses indices, -1 for none."""
+    """This is the last dimension that loses indices, or -1 when none does."""
     _elsewhere: dict[torch.device, tuple[Tensor | None, ...]] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -58,21 +58,21 @@ class TensorMap:
 
     @classmethod
     def identity(cls, shape: tuple[int, ...]) -> TensorMap:
-        """The map that keeps everything."""
+        """Return the map that keeps everything."""
         return cls(tuple(shape), (None,) * len(shape))
 
     @property
     def compact_shape(self) -> tuple[int, ...]:
-        """The shape of what is kept."""
+        """Return the shape of what is kept."""
         return tuple(n if k is None else k.numel() for n, k in zip(self.shape, self.kept, strict=True))
 
     @property
     def is_identity(self) -> bool:
-        """Whether everything is kept."""
+        """Return whether everything is kept."""
         return self.last_cut < 0
 
     def restrict(self, full: Tensor) -> Tensor:
-        """A copy of the kept entries of `full`."""
+        """Return a copy of the kept entries of `full`."""
         part = full
         for dim, kept in enumerate(self.kept_on(full.device)):
             if kept is not None:
@@ -80,7 +80,7 @@ class TensorMap:
         return part.clone() if part is full else part
 
     def embed(self, sub: Tensor, into: Tensor) -> Tensor:
-        """A copy of `into` whose kept entries come from `sub` (cast to `into`'s dtype and device)."""
+        """Return a copy of `into` whose kept entries come from `sub`, cast to `into`'s dtype and device."""
         full = into.detach().clone(memory_format=torch.contiguous_format)
         self.write(sub, full)
         return full
@@ -112,7 +112,7 @@ class TensorMap:
             add_rows(into.view(-1, width), rows, sub.reshape(-1, width), weight)
 
     def mask(self) -> Tensor:
-        """A boolean tensor of the full shape: True where an entry is kept."""
+        """Return a boolean tensor of the full shape that is True where an entry is kept."""
         mask = torch.ones((), dtype=torch.bool)
         for dim, kept in self._cuts():
             line = torch.zeros(self.shape[dim], dtype=torch.bool)
@@ -121,7 +121,7 @@ class TensorMap:
         return mask.expand(self.shape).clone()
 
     def then(self, later: TensorMap) -> TensorMap:
-        """The map of cutting by `self` and then cutting the result by `later`.
+        """Return the map of cutting by `self` and then cutting the result by `later`.
 
         Raises:
             MapError: `later` is not a map of this map's compact shape.
@@ -135,7 +135,7 @@ class TensorMap:
         return TensorMap(self.shape, kept)
 
     def __eq__(self, other: object) -> bool:
-        """Same shape, same kept indices."""
+        """Return whether the shapes and the kept indices are the same."""
         if not isinstance(other, TensorMap):
             return NotImplemented
         return self.shape == other.shape and all(
@@ -146,42 +146,45 @@ class TensorMap:
     __hash__ = None  # type: ignore[assignment]
 
     def __str__(self) -> str:
-        """For instance `[8, 3, 3, 3] -> [2, 3, 3, 3], dim 0: 1 5`."""
+        """Return a line such as `[8, 3, 3, 3] -> [2, 3, 3, 3], dim 0: 1 5`."""
         if self.is_identity:
             return f"{list(self.shape)} whole"
         cuts = "; ".join(f"dim {dim}: {_preview(kept)}" for dim, kept in self._cuts())
         return f"{list(self.shape)} -> {list(self.compact_shape)}, {cuts}"
 
     def kept_on(self, device: torch.device) -> tuple[Tensor | None, ...]:
-        """`kept` on a device; copies are made once for each."""
+        """Return `kept` on a device; it is copied there once."""
         if device.type == "cpu":
             return self.kept
         if device not in self._elsewhere:
             self._elsewhere[device] = tuple(None if kept is None else kept.to(device) for kept in self.kept)
-        if device.type == "cuda":  # another stream may have made the copies
+        if device.type == "cuda":  # another stream may have made these copies
             for kept in self._elsewhere[device]:
                 if kept is not None:
                     kept.record_stream(torch.cuda.current_stream(device))
         return self._elsewhere[device]
 
     def __repr__(self) -> str:
-        """For instance `TensorMap([8, 3, 3, 3] -> [2, 3, 3, 3], dim 0: 1 5)`."""
+        """Return a line such as `TensorMap([8, 3, 3, 3] -> [2, 3, 3, 3], dim 0: 1 5)`."""
         return f"TensorMap({self})"
 
     def _cuts(self) -> Iterator[tuple[int, Tensor]]:
         return ((dim, kept) for dim, kept in enumerate(self.kept) if kept is not None)
 
     def _rows(self, device: torch.device) -> tuple[Tensor, int]:
-        """The kept rows when the full tensor is seen as [rows, width]; `width` is the part behind the last cut."""
+        """Return the kept rows of the full tensor seen as [rows, width], and the width.
+
+        A row is what lies behind the last dimension that loses indices.
+        """
         outer = slice(self.last_cut + 1)
         rows = positions(self.shape[outer], self.kept_on(device)[outer], device)
         return rows, math.prod(self.shape[self.last_cut + 1 :])
 
 
 def positions(shape: tuple[int, ...], kept: tuple[Tensor | None, ...], device: torch.device | None = None) -> Tensor:
-    """The flat, row-major positions of the kept entries of a tensor of `shape`, int64 [entries], ascending.
+    """Return the flat, row-major positions of the kept entries of a tensor of `shape`.
 
-    They are on `device`, where the kept indices are too.
+    They are int64 [entries], ascending, and on `device`, where the kept indices are too.
     """
     lines = [
         torch.arange(size, device=device) if indices is None else indices
@@ -209,11 +212,11 @@ def _preview(kept: Tensor, most: int = 8) -> str:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class IndexMap:
-    """Which entries of a full model's state a compact model holds, and what else must change to build it.
+    """The entries of a full model's state that a compact model holds, and what else must change to build it.
 
     Args:
-        tensors: a `TensorMap` for every key of the full `state_dict`, in its order; parameters and buffers.
-        attributes: module name -> {plain attribute: value in the compact model}, only what surgery changed.
+        tensors: a `TensorMap` for every key of the full `state_dict`, in its order: parameters and buffers.
+        attributes: the plain attributes that surgery changed, with their values in the compact model, by module name.
         transient: a `TensorMap` for every buffer outside the state_dict (non-persistent) that surgery changed.
 
     >>> import torch
@@ -239,32 +242,32 @@ class IndexMap:
 
     @classmethod
     def identity(cls, model: nn.Module | State) -> IndexMap:
-        """The map that keeps everything of a model, or of a state_dict.
+        """Return the map that keeps everything of a model, or of a state_dict.
 
         Raises:
-            MapError: the state_dict holds something else than tensors.
+            MapError: the state_dict holds something other than tensors.
         """
         state = model.state_dict() if isinstance(model, nn.Module) else model
         others = [name for name, value in state.items() if not isinstance(value, Tensor)]
         if others:
-            raise MapError(f"the state holds something else than tensors: {others[:4]}")
+            raise MapError(f"the state holds something other than tensors: {others[:4]}")
         return cls({name: TensorMap.identity(tuple(tensor.shape)) for name, tensor in state.items()})
 
     @property
     def kept_entries(self) -> int:
-        """Entries of the compact state, buffers included."""
+        """Count the entries of the compact state, buffers included."""
         return sum(math.prod(tensor.compact_shape) for tensor in self.tensors.values())
 
     @property
     def full_entries(self) -> int:
-        """Entries of the full state, buffers included."""
+        """Count the entries of the full state, buffers included."""
         return sum(math.prod(tensor.shape) for tensor in self.tensors.values())
 
     def restrict(self, full_state: State) -> dict[str, Tensor]:
         """Cut a full state to the compact one.
 
         Args:
-            full_state: the full model's `state_dict`; not changed.
+            full_state: the full model's `state_dict`; it is not changed.
 
         Returns:
             A copy of the kept entries of every tensor.
@@ -282,23 +285,23 @@ class IndexMap:
 
         Args:
             sub: the compact model's `state_dict`.
-            into: a full state; not changed. Values are cast to its dtypes and devices.
+            into: a full state; it is not changed. Values are cast to its dtypes and devices.
 
         Returns:
             The full state whose kept entries come from `sub` and all others, bit for bit, from `into`.
 
         Raises:
-            MapError: `sub` is no compact state of this map, or `into` no full one.
+            MapError: `sub` is not a compact state of this map, or `into` is not a full one.
         """
         self.check_compact(sub)
         self.check_full(into)
         return {name: tensor.embed(sub[name], into[name]) for name, tensor in self.tensors.items()}
 
     def add(self, sub: State, into: State, weight: float = 1.0) -> None:
-        """`into[kept] += weight * sub`, in place, for every tensor.
+        """Add `weight * sub` to the kept entries of every tensor of `into`, in place.
 
         Raises:
-            MapError: `sub` is no compact state of this map, or `into` no full one; nothing was added.
+            MapError: `sub` is not a compact state of this map, or `into` is not a full one. Nothing was added then.
         """
         self.check_compact(sub)
         self.check_full(into)
@@ -306,11 +309,11 @@ class IndexMap:
             tensor.add(sub[name], into[name].detach(), weight)
 
     def masks(self) -> dict[str, Tensor]:
-        """Boolean tensors of the full shapes: True where an entry is kept."""
+        """Return boolean tensors of the full shapes that are True where an entry is kept."""
         return {name: tensor.mask() for name, tensor in self.tensors.items()}
 
     def then(self, later: IndexMap) -> IndexMap:
-        """The map of this pruning followed by `later`, which pruned the compact model again.
+        """Return the map of this pruning followed by `later`, which pruned the compact model again.
 
         Raises:
             MapError: `later` is not a map of this map's compact model.
@@ -330,7 +333,7 @@ class IndexMap:
         )
 
     def __eq__(self, other: object) -> bool:
-        """Same tensors with the same kept indices, same changed attributes."""
+        """Return whether the tensors keep the same indices and the changed attributes are the same."""
         if not isinstance(other, IndexMap):
             return NotImplemented
         return (
@@ -342,7 +345,7 @@ class IndexMap:
     __hash__ = None  # type: ignore[assignment]
 
     def __str__(self) -> str:
-        """One line per tensor that lost entries, one per module whose attributes changed, and the total."""
+        """Return one line per tensor that lost entries and per module whose attributes changed, and the total."""
         cut = self._cut()
         kept = self.kept_entries / max(self.full_entries, 1)
         lines = [
@@ -355,7 +358,7 @@ class IndexMap:
         return "\n".join(lines)
 
     def __repr__(self) -> str:
-        """One line, however large the model is; `str` lists every tensor that lost entries."""
+        """Return one line, however large the model is; `str` lists every tensor that lost entries."""
         sets = {(k.numel(), k.numpy().tobytes()) for t in self._cut().values() for k in t.kept if k is not None}
         by = f" by {counted(len(sets), 'set')} of kept channels" if sets else ""
         return f"<IndexMap: {len(self._cut())} of {counted(len(self.tensors), 'tensor')} cut{by}; {self.entries_kept}>"
@@ -374,12 +377,12 @@ class IndexMap:
 
     @property
     def entries_kept(self) -> str:
-        """How many entries are kept, in words."""
+        """Return how many entries are kept, in words."""
         kept, full = self.kept_entries, self.full_entries
         return f"{kept:,} of {full:,} entries kept ({share(kept, full)})"
 
     def _cut(self) -> dict[str, TensorMap]:
-        """The tensors that lost entries."""
+        """Return the tensors that lost entries."""
         return {name: t for name, t in {**self.tensors, **self.transient}.items() if not t.is_identity}
 
     def check_full(self, state: State) -> None:
@@ -401,7 +404,7 @@ class IndexMap:
                 )
 
     def _place(self, device: torch.device) -> None:
-        """Have all kept indices on a device, in one transfer."""
+        """Copy all kept indices to a device in one transfer."""
         waiting = [tensor for tensor in self.tensors.values() if device not in tensor._elsewhere]
         lines = {id(kept): kept for tensor in waiting for kept in tensor.kept if kept is not None}
         if device.type == "cpu" or not lines:

@@ -1,4 +1,7 @@
-"""Optimizer state follows its channels: momentum and Adam moments of a full model for its compact one, and back."""
+"""Let optimizer state follow its channels.
+
+Momentum and Adam moments of a full model become those of its compact one, and back.
+"""
 
 from __future__ import annotations
 
@@ -18,20 +21,20 @@ OptimizerState = Mapping[str, Any]
 def restrict_optimizer(full: OptimizerState, index_map: IndexMap, names: Iterable[str] | None = None) -> dict[str, Any]:
     """Cut the `state_dict` of an optimizer over the full model to one over the compact model.
 
-    Tensors of a parameter's shape (SGD's momentum, Adam's moments) keep the entries that the parameter keeps; scalars
+    Tensors of a parameter's shape (SGD's momentum, Adam's moments) keep the entries that the parameter keeps. Scalars
     (step counts) and all settings are copied.
 
     Args:
-        full: `optimizer.state_dict()` over the full model's parameters; not changed.
+        full: `optimizer.state_dict()` over the full model's parameters; it is not changed.
         index_map: which entries are kept.
-        names: the parameters' names in the order in which the optimizer was given them; needed unless it was made
-            from `named_parameters()`, which stores them.
+        names: the parameters' names in the order in which the optimizer was given them. They are needed unless the
+            optimizer was made from `named_parameters()`, which stores them.
 
     Returns:
         A state_dict for the same optimizer over the compact model's parameters, in the same order.
 
     Raises:
-        MapError: a parameter has no known name, or state of a shape that can't follow it (factored moments).
+        MapError: a parameter has no known name, or its state has a shape that cannot follow it (factored moments).
 
     >>> import torch
     >>> from hfp.reconstruct import Coupling, compact_model, restrict_optimizer
@@ -60,11 +63,12 @@ def embed_optimizer(
     """Put the `state_dict` of an optimizer over the compact model back into one over the full model.
 
     Kept entries come from `sub`, all others from `into`. Where `into` has no state yet, entries that are not kept
-    become zero, as a fresh optimizer's are. Scalars (step counts) come from `sub`, settings from `into`.
+    become zero, as they are in a fresh optimizer. Scalars (step counts) come from `sub`, settings from `into`.
 
     Args:
-        sub: state_dict of an optimizer over the compact model's parameters; not changed.
-        into: state_dict of the same kind of optimizer over the full model's, in the same order; not changed.
+        sub: the state_dict of an optimizer over the compact model's parameters; it is not changed.
+        into: the state_dict of the same kind of optimizer over the full model's parameters, in the same order; it is
+            not changed.
         index_map: which entries are kept.
         names: the parameters' names, as for `restrict_optimizer`.
 
@@ -72,7 +76,7 @@ def embed_optimizer(
         A state_dict for the optimizer over the full model's parameters.
 
     Raises:
-        MapError: as `restrict_optimizer`, or the two optimizers were given different parameters.
+        MapError: `restrict_optimizer` would raise it, or the two optimizers were given different parameters.
 
     >>> import torch
     >>> from hfp.reconstruct import IndexMap, embed_optimizer
@@ -103,7 +107,7 @@ def embed_optimizer(
 def _named(
     optimizer: OptimizerState, index_map: IndexMap, names: Iterable[str] | None
 ) -> dict[int, tuple[str, TensorMap]]:
-    """Parameter number -> its name and map."""
+    """Return the name and the map of each parameter, by its number in the optimizer."""
     groups = optimizer["param_groups"]
     numbers = [number for group in groups for number in group["params"]]
     if names is None:
@@ -121,7 +125,7 @@ def _named(
 
 
 def _follows(value: Any, shape: tuple[int, ...], where: str) -> bool:
-    """Whether a piece of state has one entry per parameter entry; False for scalars and what is no tensor."""
+    """Return whether a piece of state has one entry per parameter entry; scalars and non-tensors do not."""
     if not isinstance(value, Tensor) or (value.dim() == 0 and shape != ()):
         return False
     if tuple(value.shape) != shape:

@@ -1,4 +1,4 @@
-"""A checked decision: which channels of every coupled group are kept."""
+"""Hold a checked decision about which channels of every coupled group are kept."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from hfp.reconstruct.maps.tables import counted, html_table, share
 
 @dataclass(frozen=True, repr=False)
 class Plan:
-    """Which channels of every coupled group are kept.
+    """The channels of every coupled group that are kept.
 
     Args:
-        sizes: group name -> number of channels in the full model.
-        kept: group name -> kept channels, ascending, in full coordinates; a group that is left out keeps all.
+        sizes: how many channels each group has in the full model, by its name.
+        kept: the channels of each group that are kept, ascending, in full coordinates. A group that is left out keeps
+            all.
 
     Raises:
-        MapError: an unknown group, or indices that are empty, out of range, repeated or not ascending.
+        MapError: a group is unknown, or indices are empty, out of range, repeated or not ascending.
 
     >>> from hfp.reconstruct import Plan
     >>> plan = Plan({"conv1": 4, "conv2": 8}, {"conv1": (0, 3)})
@@ -47,12 +48,12 @@ class Plan:
 
     @property
     def ratio(self) -> float:
-        """The share of all groups' channels that is removed."""
+        """Return the share removed of all groups' channels."""
         total = sum(self.sizes.values())
         return 1 - sum(map(len, self.kept.values())) / total if total else 0.0
 
     def __repr__(self) -> str:
-        """One line, however many groups there are."""
+        """Return one line, however many groups there are."""
         removed = {name: size - len(self.kept[name]) for name, size in self.sizes.items()}
         cut = sum(count > 0 for count in removed.values())
         channels = counted(sum(self.sizes.values()), "channel")

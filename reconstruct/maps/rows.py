@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-_BLOCK = 2**18  # entries that are read, added to and written back while they are in the processor's cache
+_BLOCK = 2**18  # this many entries stay in the processor's cache while they are read, added to and written back
 
 
 def put_rows(rows: Tensor, at: Tensor, values: Tensor) -> None:
@@ -15,7 +15,7 @@ def put_rows(rows: Tensor, at: Tensor, values: Tensor) -> None:
     if rows.shape[1] == 1:
         rows.view(-1).scatter_(0, at, values.view(-1))
     elif rows.device.type == "cpu":
-        np.put(_items(rows), at.numpy(), _items(values.contiguous()), mode="clip")  # in range; "raise" checks again
+        np.put(_items(rows), at.numpy(), _items(values.contiguous()), mode="clip")  # "raise" checks the range again
     else:
         rows.index_copy_(0, at, values)
 
@@ -43,6 +43,9 @@ def _add_in_blocks(rows: Tensor, at: NDArray[np.int64], values: Tensor, weight: 
 
 
 def _items(rows: Tensor) -> NDArray[np.void]:
-    """The rows as items of raw bytes, which NumPy moves several times as fast as torch's indexing moves short rows."""
+    """Return the rows as items of raw bytes.
+
+    NumPy moves these several times as fast as torch's indexing moves short rows.
+    """
     width = rows.shape[1] * rows.element_size()
     return rows.detach().view(torch.uint8).numpy().reshape(-1).view(f"V{width}")

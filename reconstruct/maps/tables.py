@@ -1,25 +1,25 @@
-"""Maps and plans as a person wants to see them: one line, or a table in a notebook."""
+"""Show maps and plans to a person: in one line, or as a table in a notebook."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
 
-_ROWS = 30  # of a table; a model may have thousands of tensors
+_ROWS = 30  # a table shows this many at most; a model may have thousands of tensors
 
 
 def counted(number: int, thing: str) -> str:
-    """For instance "1 group" and "1,200 groups"."""
+    """Return a number and a noun in the right form, such as "1 group" and "1,200 groups"."""
     return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
 def share(part: int, whole: int) -> str:
-    """The part as a percentage of the whole; all of nothing is 100 %."""
+    """Return the part as a percentage of the whole, which is 100 % for all of nothing."""
     return f"{part / whole if whole else 1:.1%}".replace("%", " %")
 
 
 def html_table(caption: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """An HTML table with the first rows and the number of those that are left out."""
+    """Return an HTML table with the first rows and the number of those that are left out."""
     cells = "".join(f"<tr>{''.join(f'<td>{escape(str(cell))}</td>' for cell in row)}</tr>" for row in rows[:_ROWS])
     if len(rows) > _ROWS:
         cells += f'<tr><td colspan="{len(columns)}">and {len(rows) - _ROWS:,} more</td></tr>'

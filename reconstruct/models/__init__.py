@@ -1,1 +1,5 @@
-"""Compact models: their modules (`compact`), tensors (`twin`) and plain attributes (`attributes`)."""
+"""Build compact models.
+
+`compact` builds their modules, `twin` finds what their tensors keep, `attributes` sets their plain attributes, and
+`running` sees whether they run.
+"""

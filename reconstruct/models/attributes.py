@@ -1,4 +1,7 @@
-"""Plain attributes of modules: those that surgery changes and that a compact model needs to be rebuilt."""
+"""Record and set plain attributes of modules.
+
+Surgery changes some of them, and a compact model needs these to be rebuilt.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +19,17 @@ Attributes = dict[str, dict[str, Any]]
 
 
 def is_plain(value: object) -> bool:
-    """Whether `value` is an int, float, bool, str or None, or a list or tuple of plain values."""
+    """Return whether `value` is an int, float, bool, str or None, or a list or tuple of plain values."""
     if type(value) in (list, tuple):
         return all(is_plain(item) for item in value)  # type: ignore[attr-defined]
     return value is None or type(value) in (int, float, bool, str)
 
 
 def plain(value: object) -> Any:
-    """A copy of `value` with subclasses (torch.Size, NumPy numbers) turned into the plain types; others as they are."""
+    """Return a copy of `value` with subclasses (torch.Size, NumPy numbers) turned into the plain types.
+
+    Other values are returned as they are.
+    """
     if isinstance(value, np.bool_):
         return bool(value)
     if isinstance(value, bool | str) or value is None:
@@ -38,9 +44,10 @@ def plain(value: object) -> Any:
 
 
 def same_kind(old: object, new: object) -> bool:
-    """Whether an attribute that holds `old` may be given `new`: numbers for numbers, list for list, tuple for tuple.
+    """Return whether an attribute that holds `old` may be given `new`.
 
-    None and a number or sequence may replace each other; a string only replaces a string.
+    Numbers may replace numbers, lists lists, and tuples tuples. None and a number or sequence may replace each other.
+    Only a string may replace a string.
     """
     if old is None or new is None:
         return not isinstance(old, str) and not isinstance(new, str)
@@ -50,7 +57,7 @@ def same_kind(old: object, new: object) -> bool:
 
 
 def snapshot(model: nn.Module) -> Attributes:
-    """Module name -> {attribute: value} for every plain public attribute, without `training`."""
+    """Return the value of every plain public attribute but `training`, by module name and attribute."""
     return {
         name: {
             key: value
@@ -62,10 +69,10 @@ def snapshot(model: nn.Module) -> Attributes:
 
 
 def changes(before: Attributes, model: nn.Module) -> Attributes:
-    """What differs from an earlier `snapshot`, with the present values.
+    """Return what differs from an earlier `snapshot`, with the present values.
 
     Raises:
-        MapError: an attribute is gone, or became something that a compact model can't be given.
+        MapError: an attribute is gone, or became something that a compact model cannot be given.
     """
     found: Attributes = {}
     for name, module in model.named_modules():
@@ -84,7 +91,7 @@ def changes(before: Attributes, model: nn.Module) -> Attributes:
 
 
 def check(model: nn.Module, attributes: Mapping[str, Mapping[str, Any]]) -> None:
-    """Make sure that the attributes can be set.
+    """Check that the attributes can be set.
 
     Raises:
         MapError: a module or attribute does not exist, or holds another type of value.
@@ -101,7 +108,7 @@ def apply(model: nn.Module, attributes: Mapping[str, Mapping[str, Any]]) -> None
     """Set the attributes, after checking all of them.
 
     Raises:
-        MapError: see `check`; nothing was set.
+        MapError: `check` refuses one. Nothing was set then.
     """
     check(model, attributes)
     modules = dict(model.named_modules(remove_duplicate=False))

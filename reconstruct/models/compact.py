@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 
 import torch
@@ -11,17 +10,18 @@ from torch import Tensor, nn
 from hfp.reconstruct.errors import MapError
 from hfp.reconstruct.maps.index_map import IndexMap
 from hfp.reconstruct.models.attributes import apply
+from hfp.reconstruct.models.copying import copied
 from hfp.reconstruct.models.twin import check_tied, computed, like, tensors_of, tied
 
 
 def compact_model(parent: nn.Module, index_map: IndexMap, state: Mapping[str, Tensor] | None = None) -> nn.Module:
-    """Build the compact model of an index map; `parent` is not changed and no full-size copy is made.
+    """Build the compact model of an index map, without a full-size copy.
 
     Args:
-        parent: the full model.
-        index_map: made for this model.
-        state: the compact state to fill it with (copied; cast to the parent's dtypes and devices, but kept on its own
-            device when the parent is on the meta device); by default the kept entries of `parent`.
+        parent: the full model; it is not changed.
+        index_map: a map that was made for this model.
+        state: the compact state to fill it with, by default the kept entries of `parent`. It is copied and cast to the
+            parent's dtypes and devices. When the parent is on the meta device, it stays on its own device.
 
     Returns:
         A new module of the compact shapes.
@@ -45,7 +45,7 @@ def compact_model(parent: nn.Module, index_map: IndexMap, state: Mapping[str, Te
 
 
 def build(parent: nn.Module, index_map: IndexMap, values: Mapping[str, Tensor]) -> nn.Module:
-    """The compact model of `parent` that holds `values` themselves, as they are.
+    """Return the compact model of `parent` that holds `values` themselves, without copying them.
 
     Raises:
         MapError: the map is of another model, or names that share a tensor are given different values.
@@ -65,13 +65,13 @@ def build(parent: nn.Module, index_map: IndexMap, values: Mapping[str, Tensor]) 
                 raise MapError(f"{first[id(tensor)]} and {name} share one tensor but are given different values")
             continue
         tensors[id(tensor)], first[id(tensor)] = like(tensor, value).requires_grad_(tensor.requires_grad), name
-    model = copy.deepcopy(parent, {**computed(parent), **tensors})
+    model = copied(parent, {**computed(parent), **tensors})
     apply(model, index_map.attributes)
     return model
 
 
 def device_for(value: Tensor, full: Tensor) -> torch.device:
-    """Where a compact tensor belongs: with its full one, unless that is on the meta device."""
+    """Return the device of a compact tensor: that of its full one, unless this is the meta device."""
     return value.device if full.is_meta else full.device
 
 

@@ -11,9 +11,10 @@ from hfp.layers.calling import call, modes_kept
 
 
 def run_error(model: nn.Module, example_inputs: Any) -> str | None:
-    """Why `model` does not run on the inputs (evaluation mode, no gradients), or None if it does.
+    """Return why `model` does not run on the inputs, or None if it does.
 
-    A tuple or list is unpacked, a dict passed as keywords. Every module's mode is put back.
+    It is run in evaluation mode without gradients. A tuple or list of inputs is unpacked, a dict is passed as keywords.
+    Every module's mode is put back.
     """
     try:
         with modes_kept(model), torch.no_grad():

@@ -1,4 +1,7 @@
-"""Copies of modules whose tensors hold their own flat indices: surgery done on them shows what it keeps."""
+"""Copy modules so that their tensors hold their own flat indices.
+
+Surgery that is done on such a copy shows what it keeps.
+"""
 
 from __future__ import annotations
 
@@ -14,26 +17,38 @@ from hfp.reconstruct.maps.index_map import TensorMap
 
 _HOOKS = tuple(name for name in vars(nn.Module()) if name.endswith("_hooks"))
 
+_COMMON = frozenset({bool, int, dict, OrderedDict, set, type(None)})  # types of most attributes
+
 
 def tensors_of(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Parameters and buffers with their names inside `module`, shared ones under every name."""
-    yield from module.named_parameters(remove_duplicate=False)
-    yield from module.named_buffers(remove_duplicate=False)
+    """Yield the parameters and buffers with their names inside `module`, shared ones under every name."""
+    parts = [(f"{name}." if name else "", part) for name, part in module.named_modules(remove_duplicate=False)]
+    for kind in ("_parameters", "_buffers"):
+        for prefix, part in parts:
+            yield from ((prefix + name, tensor) for name, tensor in getattr(part, kind).items() if tensor is not None)
 
 
 def computed(model: nn.Module) -> dict[int, Tensor]:
-    """Detached forms, by identity, of tensors that modules keep but compute anew: copying a module fails on them."""
-    found = (value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor))
+    """Return detached forms of tensors that modules keep but compute anew, by the identity of the tensor.
+
+    Copying a module fails on the tensors themselves.
+    """
+    found = (
+        value
+        for module in model.modules()
+        for value in vars(module).values()
+        if type(value) not in _COMMON and isinstance(value, Tensor)
+    )
     return {id(tensor): tensor.detach() for tensor in found if not tensor.is_leaf}
 
 
 def joined(prefix: str, local: str) -> str:
-    """The name of something called `local` inside the module or parameter called `prefix`."""
+    """Return the name of something called `local` inside the module or parameter called `prefix`."""
     return ".".join(part for part in (prefix, local) if part)
 
 
 def like(tensor: Tensor, values: Tensor) -> Tensor:
-    """`values` as a parameter if `tensor` is one."""
+    """Return `values`, as a parameter if `tensor` is one."""
     return nn.Parameter(values, values.is_floating_point()) if isinstance(tensor, nn.Parameter) else values
 
 
@@ -50,10 +65,10 @@ class Twin:
         self.module = copy.deepcopy(module, {**memo, **no_hooks})
 
     def kept(self, where: str) -> dict[str, TensorMap]:
-        """The cut of every tensor that surgery on the twin replaced.
+        """Return the cut of every tensor that surgery on the twin replaced.
 
         Raises:
-            MapError: what is left cannot be described so (see `factor`).
+            MapError: what is left cannot be described by kept indices (see `factor`).
         """
         return {
             name: factor(tensor, tuple(self._before[name].shape), joined(where, name))
@@ -63,7 +78,7 @@ class Twin:
 
 
 def tied(model: nn.Module) -> list[list[str]]:
-    """The names of every tensor that has several."""
+    """Return the names of every tensor that has several names."""
     names: dict[int, list[str]] = {}
     for name, tensor in tensors_of(model):
         names.setdefault(id(tensor), []).append(name)
@@ -71,7 +86,11 @@ def tied(model: nn.Module) -> list[list[str]]:
 
 
 def check_tied(shared: Iterable[list[str]], tensors: Mapping[str, TensorMap]) -> None:
-    """Raise a `MapError` where names that share one tensor keep different indices of it."""
+    """Refuse names that share one tensor but keep different indices of it.
+
+    Raises:
+        MapError: some do; the message names two of them.
+    """
     for names in shared:
         for name in names[1:]:
             if tensors[name] != tensors[names[0]]:

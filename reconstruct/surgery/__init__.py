@@ -1,5 +1,6 @@
-"""Recording what torch-pruning cuts.
+"""Record what torch-pruning cuts.
 
-`recording` repeats every cut on tensors that hold their own indices; `layer_norm` puts one cut of torch-pruning right.
-This room follows what torch-pruning does. What could be removed at all is found by `hfp.reconstruct.coupling`.
+`recording` repeats every cut on tensors that hold their own indices. `layer_norm` corrects one cut of torch-pruning.
+`site` describes one way in which it cuts a layer. This room follows what torch-pruning does. `hfp.reconstruct.coupling`
+finds what could be removed at all.
 """

@@ -9,11 +9,12 @@ from torch import nn
 from torch_pruning.pruner.function import LayernormPruner
 
 
-class OrderedLayerNormPruner(LayernormPruner):
+class OrderedLayerNormPruner(LayernormPruner):  # type: ignore[misc]
     """torch-pruning's cut of a layer norm, with the kept channels in ascending order.
 
-    torch-pruning 1.6.1 takes them in the order of a Python set (it sorts a tensor and drops the result). That order is
-    wrong where few channels of many are kept: 300 of 768, 76 of 192. Scales and shifts then meet other channels.
+    torch-pruning 1.6.1 takes the channels in the order of a Python set, because it sorts a tensor and drops the result.
+    That order is wrong where few channels of many are kept, such as 300 of 768. Scales and shifts then meet other
+    channels.
     """
 
     def prune_out_channels(self, layer: nn.LayerNorm, idxs: Sequence[int]) -> nn.LayerNorm:
@@ -36,7 +37,10 @@ class OrderedLayerNormPruner(LayernormPruner):
 
 
 def in_order(handler: Callable[..., Any]) -> Callable[..., Any]:
-    """The function to use for a torch-pruning function: itself, unless it cuts layer norms out of order."""
+    """Return the function to use in place of a torch-pruning function.
+
+    It is the function itself, unless that cuts layer norms out of order.
+    """
     pruner: Any = getattr(handler, "__self__", None)
     if type(pruner) is not LayernormPruner:
         return handler

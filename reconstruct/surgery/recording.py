@@ -1,4 +1,4 @@
-"""Record what torch-pruning surgery removes, whoever drives it: `record(model)`."""
+"""Record what torch-pruning surgery removes, whoever drives it, with `record(model)`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _CALL = Dependency.__call__
 
 
 class Recording:
-    """What surgery on one model removed so far; made by `record`.
+    """What surgery on one model has removed so far; `record` makes it.
 
     >>> import torch
     >>> from hfp.reconstruct import record
@@ -50,23 +50,23 @@ class Recording:
         self._keys = list(IndexMap.identity(model).tensors)
         unknown = [key for key in self._keys if key not in self._maps]
         if unknown:
-            raise MapError(f"the model's state_dict has entries that are no parameters or buffers: {unknown[:4]}")
+            raise MapError(f"the model's state_dict has entries that are neither parameters nor buffers: {unknown[:4]}")
         self._tied = tied(model)
         self._index_map: IndexMap | None = None
 
     @property
     def index_map(self) -> IndexMap:
-        """The map from the model as it was at the start of the block to the model as it was at the end.
+        """Return the map from the model at the start of the block to the model at the end.
 
         Raises:
-            MapError: the block has not ended, or ended with an error.
+            MapError: the block has not ended, or it ended with an error.
         """
         if self._index_map is None:
             raise MapError("the recording has no index map before its `with` block has ended without an error")
         return self._index_map
 
     def __repr__(self) -> str:
-        """One line: of which model, and how much was cut."""
+        """Return one line that names the model and says how much was cut."""
         cut = sum(not tensor.is_identity for tensor in self._maps.values())
         state, far = ("open", " so far") if self._index_map is None else ("finished", "")
         return f"<Recording of a {type(self._model).__name__}: {state}, {cut} of {len(self._maps)} tensors cut{far}>"
@@ -110,7 +110,7 @@ class Recording:
 
         Raises:
             MapError: torch-pruning would misunderstand the indices, or unrecorded surgery came before. The layer is
-                untouched.
+                untouched then.
         """
         target = dependency.target.module
         if isinstance(target, nn.Parameter):
@@ -156,26 +156,27 @@ class Recording:
 def record(model: nn.Module, example_inputs: Any = None) -> Iterator[Recording]:
     """Record every torch-pruning surgery on `model` inside a `with` block, in any number of steps.
 
-    Every cut that goes through a torch-pruning group (`pruner.step()`, interactive steps, `group.prune()`, custom
-    pruners, unwrapped parameters) is repeated on tensors that hold their own indices; what is left of these is the
-    map. Plain attributes that change in the block (by surgery, or by hand such as `attention.num_heads`) are part of
-    it. Weights may be on any device, the meta device too; training between steps is fine.
+    Every cut that goes through a torch-pruning group is repeated on tensors that hold their own indices. This covers
+    `pruner.step()`, interactive steps, `group.prune()`, custom pruners and unwrapped parameters. What is left of the
+    index tensors is the map. Plain attributes that change in the block are part of it, whether surgery changes them or
+    a hand, as with `attention.num_heads`. Weights may be on any device, the meta device too. The model may be trained
+    between steps.
 
-    Inside the block layer norms are cut in order, which torch-pruning 1.6.1 fails to do where few channels of many are
-    kept (300 of 768).
+    Inside the block, layer norms are cut in order. torch-pruning 1.6.1 fails to do this where few channels of many are
+    kept, such as 300 of 768.
 
     Args:
         model: the model whose modules are pruned.
-        example_inputs: if given, the pruned model is run on them (evaluation mode, no gradients) when the block
-            ends, so that attributes left stale are found here and not when a saved model is used. A tuple or list is
-            unpacked, a dict passed as keywords. None runs nothing.
+        example_inputs: inputs on which the pruned model is run when the block ends, in evaluation mode without
+            gradients. Attributes that were left stale are then found here, and not when a saved model is used. A tuple
+            or list is unpacked, a dict is passed as keywords. None, the default, runs nothing.
 
     Returns:
-        A context manager that gives a `Recording`; its `index_map` is there once the block has ended.
+        A context manager that gives a `Recording`; its `index_map` exists once the block has ended.
 
     Raises:
-        MapError: what happens can't be mapped (the message says where): before a layer is cut with indices that
-            torch-pruning would misunderstand, else at the end of the block.
+        MapError: what happens cannot be mapped; the message says where. Indices that torch-pruning would misunderstand
+            are refused before a layer is cut, all else at the end of the block.
 
     >>> import torch
     >>> import torch_pruning as tp
@@ -228,10 +229,14 @@ def _in_order(dependency: Dependency) -> Dependency:
 
 
 def _check_indices(site: Site, idxs: Sequence[Any], where: str) -> None:
-    """Raise a `MapError` for indices that torch-pruning accepts and then counts wrongly."""
+    """Refuse indices that torch-pruning accepts and then counts wrongly.
+
+    Raises:
+        MapError: the indices are not distinct integers in range.
+    """
     try:
         size = site.channels
-    except (AttributeError, IndexError):  # a custom function without sizes, a layer norm over fewer dimensions
+    except (AttributeError, IndexError):  # custom functions may have no size, and layer norms fewer dimensions
         size = None
     strange = [i for i in idxs if not isinstance(i, int | np.integer) or i < 0 or (size is not None and i >= size)]
     if strange or len(set(idxs)) != len(idxs):

@@ -1,4 +1,4 @@
-"""One way in which torch-pruning cuts one layer."""
+"""Describe one way in which torch-pruning cuts one layer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Site(NamedTuple):
 
     @property
     def channels(self) -> int | None:
-        """Channels of the layer in the direction that the function cuts; None for operations without a size."""
+        """Count the channels of the layer in the direction that is cut; None for operations without a size."""
         pruner: Any = self.handler.__self__  # type: ignore[attr-defined]
         pruner.pruning_dim = self.node.pruning_dim
         direction = "out" if self.handler == pruner.prune_out_channels else "in"

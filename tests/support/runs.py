@@ -10,9 +10,10 @@ from torch import Tensor
 
 import hfp
 from hfp.federation.records import Run
-from hfp.federation.rounds import full_cost, rounds
+from hfp.federation.rounds import Course
 from hfp.federation.setup import set_up
 from hfp.results.folder import RunFolder
+from hfp.results.keeping import RunFiles
 from hfp.results.model_files import ModelFiles
 
 QUICK = {"train_images": 200, "clients": 2, "rounds": 2, "head_start": 2.0, "partition": "iid", "batch_size": 16}
@@ -20,16 +21,12 @@ QUICK = {"train_images": 200, "clients": 2, "rounds": 2, "head_start": 2.0, "par
 
 def kept_run(folder: Path, *, save_clients: bool = False, **settings: object) -> Run:
     """Run an experiment and keep it in a folder, as ``hfp run`` does."""
-    experiment = hfp.Experiment(**{**QUICK, **settings})
-    federation, files, history = set_up(experiment), RunFolder(folder), []
-    files.configure(experiment)
-    models = ModelFiles(folder, save_clients=save_clients)
-    models.run_began(federation, ())
-    for outcome in rounds(federation, None, models.update_came, models.state_settled):
-        history.append(outcome.record)
-        files.append(outcome.record)
-        files.save_model(experiment, outcome.state.weights)
-    return Run(experiment, tuple(history), outcome.state.weights, full_cost(federation, len(history)))
+    experiment, files = hfp.Experiment(**{**QUICK, **settings}), RunFolder(folder)
+    federation = set_up(experiment)
+    with files.taken():
+        files.configure(experiment, {"threads": 1, "workers": 0})
+        observers = [ModelFiles(folder, save_clients=save_clients), RunFiles(files)]
+        return Course(federation, observers=observers).run()
 
 
 def as_pictures(digits: Tensor) -> list[Image.Image]:

@@ -1,1 +1,1 @@
-"""What each command takes, a file per command. Torch is not imported here, so help and refusals come at once."""
+"""What each command takes, in a file per command. Torch is not imported here, so that help and refusals are fast."""

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from hfp.commands.arguments.checkpoint import add_checkpoint, check_checkpoint
 from hfp.commands.arguments.settings import add_setting, add_settings, given_settings, read_pair
 from hfp.comparison.definition import AXES, axes, checked_axes
 from hfp.methods.interface.registry import method_names
@@ -45,6 +46,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="Results are written to this folder, new or an earlier comparison's, whose finished runs are kept "
         "[default: a fresh one under runs/]",
     )
+    add_checkpoint(groups["output"])
     groups["output"].add_argument(
         "--json",
         action="store_true",
@@ -60,6 +62,7 @@ def check(arguments: argparse.Namespace) -> None:
     """
     axes_of(arguments)
     given_settings(arguments)
+    check_checkpoint(arguments)
     for method, option, _ in arguments.method_options or ():
         check_option_names(method, [option])
 

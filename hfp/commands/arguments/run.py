@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from hfp.commands.arguments.checkpoint import add_checkpoint, check_checkpoint
 from hfp.commands.arguments.settings import add_settings, given_settings
 from hfp.errors import InputError
 
@@ -32,6 +33,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="Every client's own model is kept as its training left it, in the folder clients/ of the results.",
     )
     output.add_argument(
+        "--resume",
+        type=Path,
+        metavar="FOLDER",
+        help="The interrupted run in this folder goes on where it was saved, with the settings it was started with.",
+    )
+    add_checkpoint(output)
+    output.add_argument(
         "--json",
         action="store_true",
         help="The result is printed as one JSON document, and progress goes to standard error.",
@@ -47,3 +55,6 @@ def check(arguments: argparse.Namespace) -> None:
     given_settings(arguments)
     if arguments.threads is not None and arguments.threads < 1:
         raise InputError(f"threads must be at least 1; found {arguments.threads}")
+    check_checkpoint(arguments)
+    if arguments.resume is not None and arguments.out is not None:
+        raise InputError("a resumed run stays in its folder: give --resume or --out, not both")

@@ -1,4 +1,4 @@
-"""Yes or no for many entries, eight to a byte: how masks and kept channels cross the wire."""
+"""Packs boolean tensors eight entries to a byte, which is how masks and kept channels cross the wire."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from hfp.errors import InputError
 
 
 def to_bits(mask: Tensor) -> Tensor:
-    """A boolean tensor as bytes, on its device: uint8 ``[ceil(entries / 8)]``."""
+    """Pack a boolean tensor into bytes, on its device: uint8 `[ceil(entries / 8)]`."""
     return torch.from_numpy(np.packbits(mask.detach().cpu().numpy().reshape(-1))).to(mask.device)
 
 
 def from_bits(bits: Tensor, shape: torch.Size | tuple[int, ...]) -> Tensor:
-    """The boolean tensor of `shape` that `to_bits` was given.
+    """Unpack the boolean tensor of `shape` that `to_bits` was given.
 
     Raises:
-        InputError: these aren't as many bits.
+        InputError: there are more or fewer bits than entries.
     """
     count = int(np.prod(shape))
     if bits.dtype != torch.uint8 or tuple(bits.shape) != ((count + 7) // 8,):

@@ -1,4 +1,4 @@
-"""Cross-entropy for a client whose classes are unlike the others': the classes it lacks are not unlearnt."""
+"""A cross-entropy under which a client does not unlearn the classes that its data lacks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hfp.training.local_step import Objective
 
 
 def calibration_setting(default: float) -> Any:
-    """The option of a method whose clients train with the calibrated loss."""
+    """Declare the option of a method whose clients train with the calibrated loss."""
     return setting(
         default,
         "Each local step adds this much to the strength of the calibrated loss, which is at most 1.",
@@ -23,9 +23,9 @@ def calibration_setting(default: float) -> Any:
 
 
 def calibrated(local: ClientContext, calibration: float) -> Objective:
-    """A client's loss in one round: `calibration` for each of its steps, at most 1, is the strength.
+    """Make a client's loss for one round. Its strength is `calibration` times the number of local steps, at most 1.
 
-    The longer a client trains alone, the more it unlearns the classes that it lacks.
+    The strength grows with the steps because a client that trains longer alone unlearns more of what it lacks.
     """
     strength = min(1.0, calibration * local.training.steps(len(local.data.labels)))
     if not strength:
@@ -35,26 +35,40 @@ def calibrated(local: ClientContext, calibration: float) -> Objective:
 
 
 def label_offset(labels: Tensor, classes: int, strength: float) -> Tensor:
-    """``τ log π_c`` with ``π_c = (n_c + 1) / (n + C)`` over the `labels`; `strength` is ``τ``. Float64 `[classes]`."""
+    """Compute ``τ log π_c`` with ``π_c = (n_c + 1) / (n + C)``, for ``n_c`` samples of class ``c``.
+
+    Args:
+        labels: the client's labels, `[samples]`.
+        classes: ``C``.
+        strength: ``τ``.
+
+    Returns:
+        The offset of every class, float64 `[classes]`.
+    """
     counts = torch.bincount(labels.cpu(), minlength=classes).double() + 1
     return strength * torch.log(counts / counts.sum())
 
 
 class Calibrated(Objective):
-    """Cross-entropy of ``z_c + τ log π_c``: scores ``z``, and the `offset` `[classes]` of `label_offset`.
+    """Cross-entropy of ``z_c + τ log π_c``, where ``z`` are the logits and `label_offset` is added to them.
 
-    A model that minimises it has the score that it would need if all classes were alike often (logit adjustment, Menon
-    et al. 2021, arXiv 2007.07314, eq. 10; at federated clients Zhang et al. 2022, arXiv 2209.00189). A class that the
-    client lacks has a share too. The label counts stay with the client.
+    A model that minimises it has the logits that it would need if all classes were equally frequent. A class that the
+    client lacks counts as if it had one sample. The label counts stay with the client.
+
+    Args:
+        offset: what `label_offset` returns, `[classes]`.
+
+    Source: logit adjustment, Menon et al. 2021, arXiv 2007.07314, eq. 10; at federated clients, Zhang et al. 2022,
+    arXiv 2209.00189.
     """
 
     def __init__(self, offset: Tensor) -> None:
         self.tensors = {"offset": offset}
 
     def constants(self) -> tuple[()]:
-        """None beside the offset."""
+        """Return that nothing but the offset decides the loss."""
         return ()
 
     def loss(self, model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
-        """The mean over a batch."""
+        """Return the mean loss over a batch."""
         return functional.cross_entropy(model(inputs) + self.tensors["offset"], labels)

@@ -1,4 +1,7 @@
-"""E-UCB: a bandit over an interval of ratios, which it cuts finer where it pays (FedMP, ICDE 2022)."""
+"""E-UCB: a bandit that draws ratios from an interval and divides it more finely where rewards are high.
+
+Source: FedMP, ICDE 2022.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,13 @@ import torch
 
 @dataclass(frozen=True)
 class Bandit:
-    """Leaves ``[low, high)`` of a tree over the ratios, and the pulls so far as (ratio, reward), oldest first.
+    """A division of the interval of ratios into leaves, and the rewards of the ratios drawn so far.
 
-    A pull counts `discount` to the power of its age in pulls. A leaf wider than `finest` is cut where it is pulled.
+    Args:
+        leaves: the parts ``[low, high)`` of the interval.
+        discount: a pull counts this to the power of its age in pulls.
+        finest: a leaf that is wider than this is divided where a ratio is drawn from it.
+        pulls: the pulls so far as (ratio, reward), oldest first.
     """
 
     leaves: tuple[tuple[float, float], ...]
@@ -22,12 +29,15 @@ class Bandit:
     pulls: tuple[tuple[float, float], ...] = ()
 
     def draw(self, generator: torch.Generator) -> float:
-        """A ratio, uniform in the leaf of the highest index; of equal ones the lowest."""
+        """Draw a ratio uniformly from the leaf with the highest index; the lowest of several such leaves is taken."""
         low, high = max(self.leaves, key=self.index)
         return low + (high - low) * float(torch.rand((), generator=generator, dtype=torch.float64))
 
     def index(self, leaf: tuple[float, float]) -> float:
-        """``R(P) + sqrt(2 ln ΣN / N(P))``, discounted counts ``N`` and mean rewards ``R``; infinite if never pulled."""
+        """Compute ``R(P) + sqrt(2 ln ΣN / N(P))`` of a leaf ``P``, infinite where nothing was drawn from it.
+
+        ``N`` are the discounted counts of pulls, and ``R`` are the discounted mean rewards.
+        """
         low, high = leaf
         ages = range(len(self.pulls) - 1, -1, -1)
         weighed = [(self.discount**age, *pull) for age, pull in zip(ages, self.pulls, strict=True)]
@@ -40,7 +50,7 @@ class Bandit:
         return mean + math.sqrt(2 * max(math.log(total), 0.0) / count)
 
     def learn(self, ratio: float, reward: float) -> Bandit:
-        """The bandit after a pull."""
+        """Return the bandit after a pull of `ratio` that gave `reward`."""
         leaves: list[tuple[float, float]] = []
         for low, high in self.leaves:
             cut = low < ratio < high and high - low > self.finest

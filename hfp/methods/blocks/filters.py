@@ -1,4 +1,4 @@
-"""The l1 norm of filters (Li et al., ICLR 2017): how FedMP and DapperFL rank channels."""
+"""The l1 norm of filters, by which FedMP and DapperFL rank channels (Li et al., ICLR 2017)."""
 
 from __future__ import annotations
 
@@ -15,15 +15,24 @@ from hfp.reconstruct import Coupling
 
 
 def filter_scores(groups: Coupling, model: nn.Module, weights: State) -> Scores:
-    """By coupled group, the l1 norm of every channel's filters in `model` with these weights."""
+    """Score the channels of a model by the l1 norm of their filters.
+
+    Args:
+        groups: the model's coupled groups.
+        model: the architecture.
+        weights: the values that are scored.
+
+    Returns:
+        Coupled group's name to the scores of its channels, `[channels]`.
+    """
     return scores_of(groups, model, filter_norms, weights)
 
 
 @torch.no_grad()
 def filter_norms(group: Any) -> Tensor:
-    """The l1 norm of the weights that make each of the group's channels, over the convolutions and linear layers.
+    """Sum the absolute weights of the convolutions and linear layers that write a group's channels, `[width]`.
 
-    Layers that read the channel don't count: their weights belong to the filters of other channels.
+    Layers that read the channels don't count: their weights belong to the filters of other channels.
     """
     scores = None
     for member in members(group):

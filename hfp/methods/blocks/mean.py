@@ -11,7 +11,10 @@ from hfp.reconstruct import Aggregator
 class MeanCollector:
     """Averages replies under one of `hfp.reconstruct.Aggregator`'s rules.
 
-    Clients count by their samples, or all the same when `uniform`.
+    Args:
+        state: the state before the round.
+        rule: the name of the rule.
+        uniform: give all clients the same weight; by default a client's weight is its number of samples.
     """
 
     def __init__(self, state: ServerState, rule: str, *, uniform: bool = False) -> None:
@@ -24,5 +27,5 @@ class MeanCollector:
         self._aggregator.add(update.reply.tensors, update.task.index_map, weight=weight)
 
     def finish(self) -> ServerState:
-        """The state of the next round."""
+        """Return the state that the next round starts from."""
         return dataclasses.replace(self._state, round=self._state.round + 1, weights=self._aggregator.result())

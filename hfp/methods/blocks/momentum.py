@@ -1,4 +1,4 @@
-"""Momentum at the server (Hsu et al. 2019, arXiv 1909.06335): a round goes on in the direction of those before it."""
+"""Momentum at the server: a round goes on in the direction of the rounds before it (Hsu et al., arXiv 1909.06335)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hfp.settings import setting
 
 
 def server_momentum_setting(default: float) -> Any:
-    """The option of a method that steps with momentum at the server."""
+    """Declare the option of a method that steps with momentum at the server."""
     return setting(
         default,
         "This share of a round's change of the global parameters moves them again in the next round.",
@@ -23,12 +23,17 @@ def server_momentum_setting(default: float) -> Any:
 def server_momentum_step(
     before: State, mean: State, velocity: State, momentum: float, parameters: Iterable[str]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """``v ← β v + (w̄ - w)`` and ``w ← w + v`` for the `parameters`; what else the mean has stays as it is.
+    """Take the step ``v ← β v + (w̄ - w)``, ``w ← w + v``.
 
-    before: ``w``. mean: ``w̄``, the clients'. velocity: ``v``, without the names that have none yet.
+    Args:
+        before: ``w``, the global weights before the round.
+        mean: ``w̄``, the mean of the clients' weights.
+        velocity: ``v`` by name; a name that is missing has a velocity of 0.
+        momentum: ``β``.
+        parameters: the names that the step is taken for; other entries are taken from `mean`.
 
     Returns:
-        The new weights, and the new velocity, empty without momentum.
+        The new weights, and the new velocity, which is empty without momentum.
     """
     if momentum == 0:
         return dict(mean), {}

@@ -1,4 +1,4 @@
-"""What clients' models did in a round, as gradients: sums over clients in full coordinates, one client at a time."""
+"""Reads the change of clients' models in a round as gradients, and sums them in the full model's coordinates."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ from hfp.methods.interface.values import TrainedPart
 
 
 class PseudoGradients:
-    """Weighted sums of ``g_k = -(w_k - w)/(η E)``, of their squares and of who held an entry; three models' memory.
+    """Weighted means of ``g_k = -(w_k - w)/(η E)``, of its squares, and of which clients hold an entry.
 
-    `parameters` gives names and shapes. The results are divided by the weight of all clients, so that `coverage` is the
-    share of the weight whose clients hold an entry. Clients that took no step are held to have no gradient.
+    Clients are added one at a time, in the memory of three full models. All results are divided by the weight of all
+    clients. A client that took no step counts as one without a gradient.
+
+    Args:
+        parameters: the full model's parameters, for their names and shapes.
     """
 
     def __init__(self, parameters: Mapping[str, Tensor]) -> None:
@@ -25,7 +28,13 @@ class PseudoGradients:
         self._moved, self._moved_square = 0.0, 0.0
 
     def add(self, trained_part: TrainedPart, weight: float, distance: float) -> None:
-        """Add one client; `distance` is ``η E``, the length of its steps together, 0 when it took none."""
+        """Add one client.
+
+        Args:
+            trained_part: what it trained.
+            weight: its weight ``p_k``.
+            distance: ``η E``, the length of its steps together, 0 when it took none.
+        """
         self._weight += weight
         if not distance:
             return
@@ -44,28 +53,28 @@ class PseudoGradients:
             place.add(held.expand(place.compact_shape), self._coverage[name], weight)
 
     def gradient(self) -> dict[str, Tensor]:
-        """``Σ p_k g_k``, over those that hold an entry."""
+        """Return ``Σ p_k g_k`` by parameter, over the clients that hold an entry."""
         return self._mean(self._gradient)
 
     def square(self) -> dict[str, Tensor]:
-        """``Σ p_k g_k²``, over those that hold an entry."""
+        """Return ``Σ p_k g_k²`` by parameter, over the clients that hold an entry."""
         return self._mean(self._square)
 
     def coverage(self) -> dict[str, Tensor]:
-        """``Σ p_k`` over those that hold an entry."""
+        """Return ``Σ p_k`` by parameter, over the clients that hold an entry."""
         return self._mean(self._coverage)
 
     def unheld(self) -> float:
-        """The share of the entries that nobody holds."""
+        """Return the share of the entries that no client holds."""
         entries = sum(coverage.numel() for coverage in self._coverage.values())
         return sum(int((coverage == 0).sum()) for coverage in self._coverage.values()) / entries
 
     def agreement(self) -> float:
-        """How much alike the clients' gradients are: 1 if they are the same, about 0 if they have nothing in common.
+        """Return how alike the clients' gradients are: 1 if they are equal, about 0 if they have nothing in common.
 
-        ``(ρ - s) / (1 - s)``, no less than 0, of ``ρ = ‖Σ p_k g_k‖² / Σ p_k ‖g_k‖²`` and ``s = Σ p_k²``, what ``ρ`` is
-        when gradients of one length are at right angles. Over the clients that took a step and the entries that all of
-        these hold; 0 with fewer than two clients or without such entries.
+        The value is ``(ρ - s) / (1 - s)``, but at least 0, with ``ρ = ‖Σ p_k g_k‖² / Σ p_k ‖g_k‖²`` and ``s = Σ p_k²``.
+        ``ρ`` equals ``s`` when gradients of one length are at right angles. Only clients that took a step count, and
+        only the entries that all of these hold. With fewer than two such clients, or no such entry, the value is 0.
         """
         if not self._moved:
             return 0.0

@@ -20,21 +20,24 @@ def reconfigure(
     share: float,
     most: int,
 ) -> dict[str, Tensor]:
-    """New masks by name: the weights that are active from now on.
+    """Choose which weights are active from now on.
 
-    In every layer the active weights that are not among the `share` smallest stay (protected). All other weights, small
-    or pruned, are candidates: in the order of ``g²/t`` they are added while that exceeds
-    ``Γ = Σ g² / (overhead + Σ t)`` over what is active by then, which maximises ``Γ``, and while there are no more than
-    `most`.
+    In every layer the `share` of the active weights that is smallest is reconsidered; the other active weights stay.
+    The reconsidered weights and the pruned ones are candidates. They are added in the order of ``g²/t``, the largest
+    first, while ``g²/t`` exceeds ``Γ = Σ g² / (overhead + Σ t)`` over the weights that are active by then. This
+    maximises ``Γ``.
 
     Args:
         weights: the prunable tensors, by name.
         squares: their mean squared gradients ``g²``.
         active: their present masks.
-        times: ``t``, the time that one weight of the tensor takes.
+        times: ``t``, the time that one weight of a tensor takes.
         overhead: the time that doesn't depend on the weights, above 0.
-        share: of a layer's active weights, the part that is up for removal.
-        most: weights that may be active; more only where more are protected.
+        share: the share of a layer's active weights that is reconsidered.
+        most: how many weights may be active in all; there are more only where more must stay.
+
+    Returns:
+        The new masks, by name.
     """
     names = list(weights)
     kept = {name: _protected(weights[name], active[name], share) for name in names}
@@ -51,7 +54,7 @@ def reconfigure(
 
 
 def _protected(weight: Tensor, active: Tensor, share: float) -> Tensor:
-    """The active weights without the `share` of them that is smallest."""
+    """Return a mask of the active weights without the `share` of them that is smallest."""
     count = int(active.sum())
     size = weight.abs().masked_fill(~active, torch.inf).reshape(-1)
     smallest = size.argsort(stable=True)[: int(share * count)]
@@ -59,7 +62,7 @@ def _protected(weight: Tensor, active: Tensor, share: float) -> Tensor:
 
 
 def _worthwhile(gain: Tensor, time: Tensor, gained: float, spent: float, room: int) -> int:
-    """How many candidates, best first, to add."""
+    """Count the candidates, best first, that are worth adding."""
     before = (gained + gain.cumsum(0) - gain) / (spent + time.cumsum(0) - time)
     worse = (gain / time <= before).nonzero()
     return min(int(worse[0]) if len(worse) else len(gain), max(room, 0))

@@ -1,4 +1,4 @@
-"""Which channels a submodel keeps: pure functions from a ratio (and scores) to a plan."""
+"""Pure functions from a ratio, and scores where there are any, to the channels that a submodel keeps."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ Scores = Mapping[str, Tensor]
 
 
 def keep_count(channels: int, ratio: float, group: str) -> int:
-    """How many of a group's channels stay when the share `ratio` is removed, rounded to the nearest.
+    """Count the channels of a group that stay when the share `ratio` is removed, rounded to the nearest.
 
     Raises:
-        InputError: none would stay.
+        InputError: no channel would stay.
     """
     kept = channels - math.floor(ratio * channels + 0.5)
     if kept < 1:
@@ -36,14 +36,14 @@ def check_counts(context: MethodContext) -> None:
     """Refuse clients' ratios that leave a coupled group without channels.
 
     Raises:
-        InputError: naming the ratio and the group.
+        InputError: a ratio does so; the message names the ratio and the group.
     """
     for ratio in sorted({client.ratio for client in context.clients}):
         kept_counts(context.groups, ratio)
 
 
 def kept_counts(groups: Coupling, ratio: float) -> dict[str, int]:
-    """How many channels of each coupled group stay when the share `ratio` is removed.
+    """Count the channels of each coupled group that stay when the share `ratio` is removed.
 
     Groups that are linked keep the same share, as near to ``1 - ratio`` as their sizes allow.
 
@@ -59,7 +59,7 @@ def kept_counts(groups: Coupling, ratio: float) -> dict[str, int]:
 
 
 def keep_random(groups: Coupling, ratio: float, generator: torch.Generator) -> Plan:
-    """A uniformly random choice in every coupled group."""
+    """Keep a uniformly random choice of channels in every coupled group."""
     return groups.plan(
         {
             name: torch.randperm(groups.sizes[name], generator=generator)[:count].sort().values
@@ -75,9 +75,17 @@ def keep_best(
     explore: float = 0.0,
     generator: torch.Generator | None = None,
 ) -> Plan:
-    """The highest scores of every coupled group; equal scores keep the lower channel.
+    """Keep the channels with the highest scores in every coupled group; of equal scores the lower channel is kept.
 
-    The share `explore` of the kept channels is drawn uniformly from the others instead.
+    Args:
+        groups: the model's coupled groups.
+        ratio: the share of channels to remove.
+        scores: coupled group's name to the scores of its channels, `[channels]`.
+        explore: this share of the kept channels is drawn uniformly from those that don't score best.
+        generator: draws them.
+
+    Raises:
+        InputError: a group would be left without channels.
     """
     kept = {}
     counts = kept_counts(groups, ratio)
@@ -92,10 +100,16 @@ def keep_best(
     return groups.plan(kept)
 
 
-def keep_window(groups: Coupling, ratio: float, start: int = 0) -> Plan:
-    """``ceil((1 - ratio) C)`` consecutive channels of every coupled group, from `start` on and wrapping around.
+def keep_window(groups: Coupling, ratio: float, start: int = 0, turn: float = 0.0) -> Plan:
+    """Keep ``ceil((1 - ratio) C)`` consecutive channels of every coupled group of ``C``, wrapping around at the end.
 
-    At least one stays, whatever the ratio. Groups that are linked keep the same share, rounded up as well.
+    At least one channel stays, whatever the ratio. Groups that are linked keep the same share, rounded up as well.
+
+    Args:
+        groups: the model's coupled groups.
+        ratio: the share of channels to remove.
+        start: the first channel that is kept.
+        turn: the share of each group's channels, rounded down, by which its window moves on from there.
     """
     kept = {}
     for names in groups.linked:
@@ -103,13 +117,18 @@ def keep_window(groups: Coupling, ratio: float, start: int = 0) -> Plan:
         width = max(math.ceil((1 - ratio) * parts - 1e-9), 1)  # 0.3 * 10 is a little more than 3
         for name in names:
             size = groups.sizes[name]
-            kept[name] = ((start + torch.arange(width * size // parts)) % size).sort().values
+            first = start + math.floor(turn * parts + 1e-9) * size // parts
+            kept[name] = ((first + torch.arange(width * size // parts)) % size).sort().values
     return groups.plan(kept)
 
 
 def scores_of(
     groups: Coupling, model: nn.Module, criterion: Callable[[Any], Tensor], weights: Mapping[str, Tensor]
 ) -> Scores:
-    """The criterion's score of every channel, by coupled group, on `model` with these weights, where those are."""
+    """Score every channel by a criterion, on `model` with these weights and on their device.
+
+    Returns:
+        Coupled group's name to the scores of its channels, `[channels]`.
+    """
     group = groups.groups_of(build(model, IndexMap.identity(model), weights))
     return {name: criterion(group(name)) for name in groups.names}

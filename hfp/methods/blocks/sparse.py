@@ -1,4 +1,4 @@
-"""A full state whose layers are pruned weight by weight: what of it crosses the wire, and what it costs."""
+"""Full states whose weights are pruned one by one: what of them crosses the wire, and what they cost."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Masks = Mapping[str, Tensor]
 
 
 def full_masks(model: nn.Module) -> dict[str, Tensor]:
-    """All weights of convolutions and linear layers as active, by parameter name, in the order of the modules."""
+    """Return masks in which all weights of convolutions and linear layers are active, in the modules' order."""
     return {
         f"{name}.weight".lstrip("."): torch.ones(module.weight.shape, dtype=torch.bool)
         for name, module in model.named_modules()
@@ -25,27 +25,27 @@ def full_masks(model: nn.Module) -> dict[str, Tensor]:
 
 
 def masks_to_bits(masks: Masks) -> Tensor:
-    """A bit a weight, over all masks."""
+    """Pack all masks into one tensor of bits, one per weight."""
     return to_bits(torch.cat([mask.reshape(-1) for mask in masks.values()]))
 
 
 def masks_from_bits(bits: Tensor, model: nn.Module) -> dict[str, Tensor]:
-    """The masks of `model`'s weights that `masks_to_bits` was given."""
+    """Unpack the masks of `model`'s weights that `masks_to_bits` was given."""
     like = full_masks(model)
     parts = from_bits(bits, (count(like),)).split([mask.numel() for mask in like.values()])
     return {name: part.reshape(mask.shape) for (name, mask), part in zip(like.items(), parts, strict=True)}
 
 
 def gather(state: State, masks: Masks) -> dict[str, Tensor]:
-    """The state with every masked tensor as the row of its active values."""
+    """Return the state with every masked tensor replaced by the row of its active values."""
     return {name: value[masks[name].to(value.device)] if name in masks else value for name, value in state.items()}
 
 
 def scatter(values: State, masks: Masks, model: nn.Module) -> dict[str, Tensor]:
-    """The full state of `model` that `gather` was given, zero where a weight isn't active.
+    """Return the full state of `model` that `gather` was given, zero where a weight isn't active.
 
     Raises:
-        InputError: a row has not as many values as its mask has active weights.
+        InputError: a row has more or fewer values than its mask has active weights.
     """
     for name, mask in masks.items():
         if tuple(values[name].shape) != (int(mask.sum()),):
@@ -61,15 +61,15 @@ def scatter(values: State, masks: Masks, model: nn.Module) -> dict[str, Tensor]:
 
 
 def cleared(state: State, masks: Masks) -> dict[str, Tensor]:
-    """The state with zeros where a weight isn't active."""
+    """Return the state with zeros where a weight isn't active."""
     return {name: value * masks[name].to(value) if name in masks else value for name, value in state.items()}
 
 
 def count(masks: Masks) -> int:
-    """How many weights are active."""
+    """Count the active weights."""
     return sum(int(mask.sum()) for mask in masks.values())
 
 
 def saved_macs(masks: Masks, uses: Mapping[str, int]) -> int:
-    """Multiply-accumulates that the weights which aren't active would take part in."""
+    """Count the multiply-accumulates that the weights which aren't active would take part in."""
     return sum(uses[name] * int((~mask).sum()) for name, mask in masks.items())

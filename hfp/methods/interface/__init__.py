@@ -1,1 +1,5 @@
-"""The interface of a federated method: what it implements, and the values that it takes and gives."""
+"""The interface of a federated method.
+
+`base` has what a method implements, `values` what it takes and gives, `client_context` what a client has at hand, and
+`registry` finds methods by name.
+"""

@@ -1,8 +1,9 @@
 """What a federated method is: a plan for each client, what the client does with it, how replies become a new state.
 
-One round: ``select`` some of the clients; ``plan`` for each of them which channels it trains and ``send`` it a `Task`;
-it trains under an ``objective`` and answers with a `Reply`; a collector folds the replies into the next `ServerState`.
-Only `plan` and `collect` have no default: `hfp/methods/fedavg.py` is a whole method.
+In every round the server selects some of the clients (``select``), plans which channels each of them trains (``plan``)
+and sends each a `Task` (``send``). A client trains (``train``) under an ``objective`` and answers with a `Reply`. A
+collector (``collect``) folds the replies into the next `ServerState`. Only ``plan`` and ``collect`` have no default:
+`hfp/methods/fedavg.py` is a whole method.
 """
 
 from __future__ import annotations
@@ -24,35 +25,40 @@ from hfp.training.local_step import Objective
 
 
 class Collector(Protocol):
-    """Takes one update at a time and holds one model's worth of memory, however many clients there are."""
+    """Takes one update at a time, so that its memory does not grow with the number of clients."""
 
     def add(self, update: Update) -> None:
         """Fold one client's update in."""
 
     def finish(self) -> ServerState:
-        """The state of the next round."""
+        """Return the state that the next round starts from."""
 
 
 class Method(ABC):
     """A federated algorithm. Subclasses are frozen dataclasses whose fields are the method's options (`hfp.settings`).
 
-    `name` is what a person types, `source` where the method is published. The server's and the client's half run in
-    different processes when need be: all that passes between them is in `Task` and `Reply`.
+    The server's and the client's half may run in different processes: all that passes between them is in `Task` and
+    `Reply`. The default of every hook is what FedAvg on submodels does.
     """
 
     name: ClassVar[str]
+    """What a person types."""
     source: ClassVar[str]
+    """Where the method is published."""
     summary: ClassVar[str]
+    """What the method does, in a line for `hfp methods`."""
     extra_tensor_prefixes: ClassVar[tuple[str, ...]] = ()
-    """How the names of tensors begin that a reply may have beside the model's."""
+    """A reply may have tensors beside the model's whose names begin with one of these."""
     renamed_options: ClassVar[Mapping[str, str]] = MappingProxyType({})
-    """Earlier names of options, which keep working with a warning, and today's."""
+    """Earlier name of an option, which keeps working with a warning, to today's name."""
     uses_ratios: ClassVar[bool] = True
-    """Whether a client's ratio makes any difference; a comparison runs what it doesn't matter to only once."""
+    """Whether a client's ratio makes any difference; if not, a comparison of several ratios runs the method once."""
+    clip_norm: ClassVar[float] = 0.0
+    """The norm at which local gradients are clipped where the experiment does not say; 0 is for never."""
 
     @classmethod
     def option_label(cls) -> str:
-        """What an error calls one of the method's options, with ``{}`` for its name."""
+        """Return what an error calls one of the method's options, with ``{}`` for its name."""
         return f"option {{}} of {cls.name}"
 
     def __post_init__(self) -> None:
@@ -64,49 +70,52 @@ class Method(ABC):
         check_settings(self, self.option_label())
 
     def check(self, context: MethodContext) -> None:
-        """Refuse a setting that the method can't work in.
+        """Refuse clients or a model that the method can't work with. By default nothing is refused.
 
         Raises:
-            InputError: a client's ratio leaves a layer without channels, say.
+            InputError: for instance, a client's ratio leaves a layer without channels.
         """
         return
 
     def start(self, context: MethodContext, weights: State) -> ServerState:
-        """The state before the first round."""
+        """Return the state before the first round."""
         return ServerState(round=0, weights=weights)
 
     def select(self, context: MethodContext, state: ServerState, clients: Sequence[Client]) -> Sequence[Client]:
-        """Those of the reachable `clients` that take part in the coming round: all of them."""
+        """Choose which of the reachable `clients` take part in the coming round. By default all of them do."""
         return clients
 
     @abstractmethod
     def plan(self, context: MethodContext, state: ServerState, client: Client) -> Plan:
-        """The channels that `client` trains in the coming round."""
+        """Choose the channels that `client` trains in the coming round."""
 
     def send(self, context: MethodContext, state: ServerState, client: Client, plan: Plan) -> Task:
-        """What `client` is sent: the compact state of its plan."""
+        """Write the task of `client`. By default it is the compact state of its plan."""
         index_map = context.groups.index_map(plan)
         return Task(plan, index_map, index_map.restrict(state.weights))
 
     def train(self, local: ClientContext, task: Task) -> Reply:
-        """At the client: train the compact model under the method's objective and answer with its state."""
+        """Do a task at the client. By default, train the compact model under `objective` and reply with its state."""
         model = local.build(task)
         return local.reply(model, local.fit(model, self.objective(local, task, model)))
 
     def keep(self, task: Task, reply: Reply) -> State:
-        """At the client: what it keeps of a task and its reply, for later tasks to have among their `known`."""
+        """Choose, at the client, what it keeps of a task and its reply; later tasks have it among their `known`."""
         return {}
 
     def objective(self, local: ClientContext, task: Task, model: nn.Module) -> Objective:
-        """At the client: what `train` minimises on the compact `model`, which may be given hooks: cross-entropy."""
+        """Make, at the client, what `train` minimises on the compact `model`. By default it is cross-entropy.
+
+        The model may be given hooks, which last until the client has replied.
+        """
         return Objective()
 
     @abstractmethod
     def collect(self, context: MethodContext, state: ServerState) -> Collector:
-        """A collector for the coming round's updates."""
+        """Make a collector for the coming round's updates."""
 
     def trained_part(self, context: MethodContext, state: ServerState, update: Update) -> TrainedPart:
-        """What an update says about the full model: the entries of its task, before and after."""
+        """Return the entries of the full model that an update trained. By default these are the entries of its task."""
         names = update.task.index_map.tensors
         return TrainedPart(
             update.task.index_map, update.task.tensors, {name: update.reply.tensors[name] for name in names}
@@ -116,7 +125,8 @@ class Method(ABC):
         """Refuse a reply that is no answer to its task, before anything is done with it.
 
         Raises:
-            InputError, MapError: other names, shapes or dtypes than the task asks for.
+            InputError: the reply has other names or dtypes than the task asks for.
+            MapError: the reply has other shapes than the task asks for.
         """
         missing = update.task.index_map.tensors.keys() - update.reply.tensors.keys()
         if missing:
@@ -135,7 +145,10 @@ class Method(ABC):
                 raise InputError(f"{name} must be {state.weights[name].dtype}; found {tensor.dtype}")
 
     def rebase(self, context: MethodContext, state: ServerState, update: Update) -> Update | None:
-        """An update that comes in a later round: its change, made to the weights of today; None if it is of no use."""
+        """Turn an update that comes in a later round into one for the present weights, or return None to ignore it.
+
+        By default the change that the client made to its weights is made to the present ones.
+        """
         trained_part = self.trained_part(context, state, update)
         now = trained_part.index_map.restrict(state.weights)
         moved = {
@@ -146,6 +159,10 @@ class Method(ABC):
         reply = dataclasses.replace(update.reply, tensors={**update.reply.tensors, **moved})
         return dataclasses.replace(update, task=task, reply=reply)
 
+    def waits_for_all(self, state: ServerState) -> bool:
+        """Whether the coming round takes every reply, however late: no, the experiment's deadline holds."""
+        return False
+
     def phase(self, state: ServerState) -> str:
-        """A word for what the coming round does, shown with its figures."""
+        """Return a word for what the coming round does, which is shown with its figures."""
         return "train"

@@ -20,11 +20,24 @@ from hfp.training.shells import Lease
 
 @dataclass(frozen=True, eq=False)
 class ClientContext:
-    """What a client has when a task arrives in round `round`.
+    """What a client has at hand when a task arrives.
 
-    `model` is the full model, for its architecture alone; `groups` its coupled groups, `count` what a forward pass
-    costs, `peak_bytes` what training keeps. `random` shuffles and augments; it is the same for every method under one
-    seed. Compact models come from `shells` where there are any, and are only the client's until it has replied.
+    Args:
+        client: who it is.
+        round: the round, counted from 0.
+        model: the full model, of which only the architecture counts.
+        groups: its coupled groups.
+        data: the client's own data.
+        training: how it trains.
+        count: counts the multiply-accumulates of a model's forward pass.
+        count_peak_bytes: counts the bytes that training a model keeps.
+        seed: the run's seed.
+        device: where the client computes.
+        shells: compact models that are used again; one that is taken is the client's until it has replied. By default
+            every compact model is made anew.
+
+    Attributes:
+        random: draws the shuffling and augmentation, the same for every method under one seed.
     """
 
     client: Client
@@ -44,11 +57,11 @@ class ClientContext:
         object.__setattr__(self, "random", self.draws("batches"))
 
     def build(self, task: Task) -> nn.Module:
-        """The compact model of a task whose tensors are its state."""
+        """Make the compact model of a task whose tensors are its state."""
         return self.model_of(task.index_map, task.tensors)
 
     def model_of(self, index_map: IndexMap, state: State) -> nn.Module:
-        """The compact model of `index_map` that holds copies of the values in `state`, on the client's device.
+        """Make the compact model of `index_map` on the client's device, with copies of the values in `state`.
 
         Raises:
             MapError: the map is of another model, or `state` is not its compact state.
@@ -64,7 +77,7 @@ class ClientContext:
     def fit(
         self, model: nn.Module, objective: Objective | None = None, schedule: Sequence[Tensor] | None = None
     ) -> LocalResult:
-        """Train `model` in place, on all epochs or on some batches of a `schedule`.
+        """Train `model` in place on the batches of `schedule`, by default those of all epochs.
 
         Raises:
             InputError: training diverged.
@@ -76,15 +89,15 @@ class ClientContext:
 
     @property
     def classes(self) -> int:
-        """How many classes the model tells apart."""
+        """The number of classes that the model tells apart."""
         return len(list(classifier_of(self.model).parameters())[-1])
 
     def draws(self, purpose: str) -> torch.Generator:
-        """A generator for one more purpose, so that batches stay the same for every method."""
+        """Return a generator for a purpose of the method's own. `random` is not advanced by it."""
         return generator(self.seed, purpose, self.round, self.client.index)
 
     def peak(self, model: nn.Module) -> int:
-        """The bytes that training `model` keeps."""
+        """Count the bytes that training `model` keeps."""
         return self.count_peak_bytes(model, min(self.training.batch_size, len(self.data.labels)))
 
     def reply(
@@ -96,9 +109,14 @@ class ClientContext:
         training_macs: int | None = None,
         peak_bytes: int | None = None,
     ) -> Reply:
-        """Answer with the state of `model` and the tensors in `also`.
+        """Write the reply: the state of `model` and the figures of its training.
 
-        `training_macs` and `peak_bytes` are needed where not every step was one of the whole of `model` alone.
+        Args:
+            model: the model that training ended with.
+            result: what training took.
+            also: tensors to send beside the state.
+            training_macs: the multiply-accumulates of all steps; by default every step trained all of `model`.
+            peak_bytes: the bytes that training kept; by default what training `model` alone keeps.
         """
         forward = self.count(model)
         return Reply(

@@ -1,4 +1,4 @@
-"""Methods by name. A bundled method's name is that of its file, so that names are known before torch is loaded."""
+"""Finds methods by name. A bundled method has the name of its file, so that names are known before torch is loaded."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ _FILES = {
 
 
 def register(method: type[Method]) -> type[Method]:
-    """Class decorator: make a method known by its `name`."""
+    """Decorate a class to make the method known by its `name`."""
     _METHODS[method.name] = method
     return method
 
 
 def method_names() -> tuple[str, ...]:
-    """The names of all known methods, in alphabetical order."""
+    """Return the names of all known methods, in alphabetical order."""
     return tuple(sorted({*_FILES, *_METHODS}))
 
 
 def methods() -> tuple[type[Method], ...]:
-    """Every known method, in order of name."""
+    """Return the classes of all known methods, in alphabetical order of their names."""
     return tuple(method_class(name) for name in method_names())
 
 
 def method_class(name: str) -> type[Method]:
-    """The class of a method.
+    """Return the class of a method.
 
     Raises:
         InputError: the name isn't known.

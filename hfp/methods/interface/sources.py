@@ -1,4 +1,4 @@
-"""Which options a bundled method has, told from its file: loading it loads torch, which takes seconds."""
+"""Tells a bundled method's options from the text of its file, because loading the file would load torch."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _PARENT = re.compile(r"^from hfp\.methods\.(\w+) import", re.MULTILINE)
 def check_option_names(method: str, options: Iterable[str]) -> None:
     """Refuse names of options that a bundled method can't have, without loading it.
 
-    A name passes where it occurs anywhere in the method's file or in those of the methods it extends; the method has
-    the last word when it is made.
+    A name passes where it occurs anywhere in the method's file or in those of the methods that it extends. The method
+    itself checks again when it is made.
 
     Raises:
-        InputError: a name occurs nowhere; the message has the nearest known ones.
+        InputError: a name occurs nowhere; the message suggests the nearest known names.
     """
     texts = _texts(method.replace("-", "_"))
     for option in options if texts else ():
@@ -33,7 +33,7 @@ def check_option_names(method: str, options: Iterable[str]) -> None:
 
 
 def _head(text: str) -> str:
-    """A method's class up to its first function, where its options are."""
+    """Return a method's class up to its first function, where its options are."""
     return text.partition("@register")[2].partition("    def ")[0]
 
 

@@ -1,4 +1,4 @@
-"""What methods work on, as frozen values: clients, the server's state, tasks, replies and what came of them."""
+"""The frozen values that methods work on: clients, the server's state, tasks, replies and updates."""
 
 from __future__ import annotations
 
@@ -16,7 +16,14 @@ State = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Client:
-    """One client as the server knows it: `ratio` is the share of channels that its submodel leaves out."""
+    """One client as the server knows it.
+
+    Args:
+        index: its place among the run's clients, from 0.
+        samples: how many training samples it has.
+        ratio: the share of channels that its submodel leaves out, in [0, 1).
+        device: the simulated device that it computes on.
+    """
 
     index: int
     samples: int
@@ -26,7 +33,13 @@ class Client:
 
 @dataclass(frozen=True)
 class ServerState:
-    """The server between two rounds: the full model's state, and what the method itself remembers."""
+    """The server between two rounds.
+
+    Args:
+        round: how many rounds are over.
+        weights: the full model's state.
+        method_state: what the method itself remembers.
+    """
 
     round: int
     weights: State
@@ -37,9 +50,15 @@ class ServerState:
 class MethodContext:
     """What stays the same over a run.
 
-    `model` is the full model, for its architecture alone, `groups` its coupled groups, `parameters` its parameters by
-    name, `classifier` those of them whose first dimension is the classes, `example` one input
-    `[1, channels, height, width]`.
+    Args:
+        model: the full model, of which only the architecture counts.
+        groups: its coupled groups.
+        parameters: the names of its parameters.
+        clients: all clients, in the order of their indices.
+        seed: the run's seed.
+        example: one input, `[1, channels, height, width]`.
+        classifier: the names of the parameters whose first dimension is the classes.
+        rounds: how many rounds the run lasts.
     """
 
     model: nn.Module
@@ -49,15 +68,19 @@ class MethodContext:
     seed: int
     example: Tensor
     classifier: tuple[str, ...] = ()
+    rounds: int = 30
 
 
 @dataclass(frozen=True)
 class Task:
     """What one client is asked to do in one round.
 
-    `tensors` and the plain numbers in `values` cross the wire. `plan` and its `index_map` say which part of the full
-    model the tensors are; a client can derive what it needs of them (the compact shapes). `known` is what it keeps from
-    an earlier round and is not sent again.
+    Args:
+        plan: the channels of the full model that the client trains.
+        index_map: where the entries of the plan lie. A client derives the compact shapes from it.
+        tensors: the compact state; it crosses the wire.
+        values: plain numbers that cross the wire too.
+        known: what the client keeps from an earlier round, so that it is not sent again.
     """
 
     plan: Plan
@@ -69,11 +92,18 @@ class Task:
 
 @dataclass(frozen=True)
 class Reply:
-    """What a client answers: `tensors` cross the wire, and the figures of its training.
+    """What a client answers, all of which crosses the wire.
 
-    `loss` is the mean of the objective over the `samples` seen in `steps` steps. `parameters` and `forward_macs` (one
-    image) are those of the model it ended with, `training_macs` those of all its steps, `peak_bytes` the bytes that
-    training kept at its peak. `variance` is that of its steps' gradients, where it was to be measured.
+    Args:
+        tensors: the trained compact state, and what else the method sends.
+        steps: the number of local steps.
+        samples: the number of samples seen in all steps.
+        loss: the mean of the objective over these samples.
+        parameters: the number of parameters of the model that training ended with.
+        forward_macs: the multiply-accumulates of one image through that model.
+        training_macs: the multiply-accumulates of all steps.
+        peak_bytes: the bytes that training kept at its peak.
+        variance: the variance of the steps' gradients, None where it was not measured.
     """
 
     tensors: State
@@ -89,9 +119,14 @@ class Reply:
 
 @dataclass(frozen=True)
 class Update:
-    """One client's work in one round, and the simulated time that it took on the client's device.
+    """One client's work in one round.
 
-    `step_size` is the effective length of a step: the learning rate over one minus momentum.
+    Args:
+        client: who did it.
+        task: what was asked.
+        reply: what was answered.
+        step_size: the effective length of a step, which is the learning rate over one minus momentum.
+        seconds: the simulated time that the work took on the client's device.
     """
 
     client: Client
@@ -103,9 +138,13 @@ class Update:
 
 @dataclass(frozen=True)
 class TrainedPart:
-    """The part of the full model that a client trained: compact states before and after, and where their entries lie.
+    """The part of the full model that a client trained.
 
-    `active` has a boolean mask for tensors of which only single entries were trained, in the compact shape.
+    Args:
+        index_map: where the entries lie in the full model.
+        before: the compact state that the client started from.
+        after: the compact state that it ended with.
+        active: for each tensor of which only single entries were trained, a boolean mask in the compact shape.
     """
 
     index_map: IndexMap

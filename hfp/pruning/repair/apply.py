@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from hfp.errors import InputError
+from hfp.importance.capture.batches import ForwardPass
 from hfp.layers.calling import modes_kept
 from hfp.pruning.choices import REPAIRS
 from hfp.pruning.repair import bias, least_squares
 from hfp.pruning.repair.batch_norm import STATISTICS, normalisations, recalibrate
 from hfp.pruning.repair.constants import constants
-from hfp.pruning.repair.paired import runner
 from hfp.pruning.repair.readers import left_alone, readers
 from hfp.pruning.repair.report import LayerRepair, RepairReport
 from hfp.pruning.repair.rows import supported
@@ -95,7 +95,7 @@ def _run_once(model: nn.Module, batches: Iterable[Any]) -> Callable[[], Any]:
     """A function that runs the model on the first batch, in evaluation mode."""
 
     def run() -> Any:
-        passing = runner()
+        passing = ForwardPass()
         with modes_kept(model), torch.no_grad():
             model.eval()
             for batch, _ in islice(passing.batches(batches, model), 1):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from hfp.errors import InputError
-from hfp.pruning.repair.paired import runner
+from hfp.importance.capture.batches import ForwardPass
 from hfp.training.batch_norm import batch_statistics
 
 STATISTICS = ("running_mean", "running_var")
@@ -41,7 +41,7 @@ def recalibrate(model: nn.Module, batches: Iterable[Any]) -> tuple[list[str], in
     if not norms:
         return [], 0
     sums: dict[str, list[Tensor]] = {}
-    samples, run = 0, runner()
+    samples, run = 0, ForwardPass()
     kept = {name: (module.momentum, _copied(module.num_batches_tracked)) for name, module in norms.items()}
     with torch.no_grad(), batch_statistics(model):
         for module in norms.values():
@@ -67,7 +67,7 @@ def _copied(count: Tensor | None) -> Tensor | None:
     return None if count is None else count.clone()
 
 
-def _forward(run: Any, model: nn.Module, batch: Any, size: int) -> None:
+def _forward(run: ForwardPass, model: nn.Module, batch: Any, size: int) -> None:
     try:
         run.output(model, batch)
     except ValueError as error:

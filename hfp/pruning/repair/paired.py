@@ -10,22 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hfp.importance.capture.batches import Pass
+from hfp.importance.capture.batches import ForwardPass
 from hfp.importance.capture.state import untouched
 from hfp.layers.calling import modes_kept
 from hfp.pruning.repair.readers import Reader
 
 Keep = Callable[[Reader, Tensor], Any]
 """Takes a layer and what the full one gave, cut to the kept outputs; returns what to keep of it for one batch."""
-
-
-def runner(progress: bool = False) -> Pass:
-    """A pass over batches that computes outputs and no loss."""
-    return Pass(_no_loss, progress=progress)
-
-
-def _no_loss(*_: Any) -> Tensor:
-    raise AssertionError("a repair computes no loss")
 
 
 @contextmanager
@@ -56,7 +47,7 @@ def over_both(
     Raises:
         CriterionError: there is no batch, or one that holds no samples.
     """
-    run = runner()
+    run = ForwardPass()
     with untouched(full, parameters_require_grad=False), modes_kept(compact), torch.no_grad():
         compact.eval()
         with kept_outputs(layers, keep) as outputs:

@@ -1,7 +1,7 @@
-"""How each operation passes labels from its inputs to its outputs.
+"""Pass labels from the inputs of each operation to its outputs.
 
-`labels` says what a label is, `registry` holds the rules by the operation's name, `layers` has the rules of operations
-that compute and `shapes` those of operations that arrange indices.
+`labels` says what a label is. `registry` holds the rules by the operation's name. `layers` has the rules of operations
+that compute, and `shapes` those of operations that arrange indices.
 """
 
 from hfp.reconstruct.coupling.rules import layers, shapes  # noqa: F401  (they register their rules)

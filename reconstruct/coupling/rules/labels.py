@@ -1,8 +1,8 @@
-"""What a trace learns about the indices of a model's tensors: which of them can only go together.
+"""Record what a trace learns about the indices of a model's tensors: which of them can only go together.
 
-Every index along every dimension carries a label, an integer. Operations say that labels are equal, that they can't be
-removed, or that a dimension is a product of others (a reshape). `hfp.reconstruct.coupling.classes` works out what
-follows.
+Every index along every dimension carries a label, which is an integer. Operations say that labels are equal, that they
+cannot be removed, or that a dimension is a product of others (a reshape). `hfp.reconstruct.coupling.classes` works out
+what follows.
 """
 
 from __future__ import annotations
@@ -16,17 +16,21 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.int64]
 Line = Array | None
-"""The labels along one dimension, `[size]`; None where no index can be removed."""
+"""A line holds the labels along one dimension, `[size]`; it is None where no index can be removed."""
 Lines = tuple[Line, ...]
-"""One line per dimension of a tensor."""
+"""A tensor has one line per dimension."""
 
 
 @dataclass(frozen=True)
 class Product:
     """A dimension that is read, row-major, as several: an index goes when an index of any of its factors goes.
 
-    whole: labels `[prod(sizes)]`. factors: one line for each of `sizes`. where: what ties them, for reports.
-    outer_first: which factor is to stay removable where several could: the slowest or the fastest.
+    Args:
+        whole: its labels, `[prod(sizes)]`.
+        factors: one line for each of `sizes`.
+        sizes: the sizes of the factors.
+        where: what ties them, for reports.
+        outer_first: which factor is to stay removable where several could be: the slowest (True) or the fastest.
     """
 
     whole: Array
@@ -47,16 +51,19 @@ class Labels:
     _made: dict[int, tuple[Array, Lines, tuple[int, ...]]] = field(default_factory=dict)
 
     def fresh(self, size: int) -> Line:
-        """Labels for a new dimension; one of size 1 has nothing to remove."""
+        """Return the labels of a new dimension; one of size 1 has nothing to remove."""
         return None if size < 2 else self.numbered(size)
 
     def numbered(self, size: int) -> Array:
-        """`size` new labels, whatever the size."""
+        """Return `size` new labels, also where the size is 1."""
         self.count += size
         return np.arange(self.count - size, self.count)
 
     def unify(self, first: Line, second: Line, reason: str) -> Line:
-        """The line of two dimensions that lose the same indices; `reason` is kept where one of them can't lose any."""
+        """Return the line of two dimensions that lose the same indices.
+
+        `reason` is kept where one of them cannot lose any.
+        """
         if first is None or second is None:
             self.fix(first, reason)
             self.fix(second, reason)
@@ -66,12 +73,12 @@ class Labels:
         return first
 
     def fix(self, line: Line, reason: str) -> None:
-        """Nothing of this dimension can be removed."""
+        """Note that nothing of this dimension can be removed."""
         if line is not None and len(line):
             self.fixed.append((line, reason))
 
     def merge(self, factors: Sequence[Line], sizes: Sequence[int], where: str) -> Line:
-        """The line of the dimension that flattening `factors` of `sizes` makes."""
+        """Return the line of the dimension that flattening `factors` of `sizes` makes."""
         free = [(index, factor) for index, factor in enumerate(factors) if factor is not None]
         if not free:
             return None
@@ -86,7 +93,7 @@ class Labels:
         return whole
 
     def split(self, whole: Line, sizes: Sequence[int], where: str, rigid: Sequence[int] = ()) -> Lines:
-        """The lines of the factors that a dimension is read as; those in `rigid` can't lose anything."""
+        """Return the lines of the factors that a dimension is read as; those in `rigid` cannot lose anything."""
         if whole is None:
             return (None,) * len(sizes)
         _, made, before = self._made.get(id(whole), (whole, (), ()))
@@ -100,11 +107,11 @@ class Labels:
         return factors
 
     def is_factor(self, line: Line) -> bool:
-        """Whether a dimension came out of a reshape together with others."""
+        """Return whether a dimension came out of a reshape together with others."""
         return line is not None and any(line is factor for product in self.products for factor in product.factors)
 
     def tie(self, whole: Line, factors: Lines, sizes: Sequence[int], where: str, outer_first: bool) -> None:
-        """A dimension that exists is the product of factors that exist."""
+        """Note that an existing dimension is the product of existing factors."""
         wide = [(factor, size) for factor, size in zip(factors, sizes, strict=True) if size > 1]
         if whole is None:
             for factor, _ in wide:

@@ -22,13 +22,13 @@ _SPATIAL_DIMS = {
 
 @rule("mm", "bmm")
 def product(op: Operation) -> Lines:
-    """`[.., i, k] x [.., k, j]`: both lose the same of k."""
+    """The operation multiplies `[.., i, k]` and `[.., k, j]`, which lose the same indices of k."""
     return _product(op, *op.args[:2])
 
 
 @rule("addmm", "baddbmm")
 def product_plus(op: Operation) -> Lines:
-    """A product plus a tensor that is broadcast to it."""
+    """The operation adds a product and a tensor that is broadcast to it."""
     lines = list(_product(op, *op.args[1:3]))
     for offset, (line, size) in enumerate(
         zip(reversed(op.lines(op.args[0])), reversed(op.args[0].shape), strict=True), 1
@@ -50,7 +50,7 @@ def _product(op: Operation, left: Tensor, right: Tensor) -> Lines:
 
 @rule("mv")
 def matrix_vector(op: Operation) -> Lines:
-    """`[i, k] x [k]`."""
+    """The operation multiplies `[i, k]` and `[k]`, which lose the same indices of k."""
     rows, column = op.lines(op.args[0]), op.lines(op.args[1])
     op.unify(rows[1], column[0], "it is multiplied with a dimension of fixed size")
     return (rows[0],)
@@ -58,14 +58,14 @@ def matrix_vector(op: Operation) -> Lines:
 
 @rule("dot", "vdot")
 def dot(op: Operation) -> Lines:
-    """`[k] x [k]`."""
+    """The operation multiplies `[k]` and `[k]`, which lose the same indices."""
     op.unify(op.lines(op.args[0])[0], op.lines(op.args[1])[0], "it is multiplied with a dimension of fixed size")
     return ()
 
 
 @rule("linear")
 def linear(op: Operation) -> Lines:
-    """`[.., in] x [out, in] + [out]`."""
+    """The operation computes `[.., in] x [out, in] + [out]`."""
     tensor, weight, bias = (*op.args, None)[:3]
     out, read = op.lines(weight)
     op.unify(op.lines(tensor)[-1], read, "it reads a dimension of fixed size")
@@ -76,7 +76,7 @@ def linear(op: Operation) -> Lines:
 
 @rule("convolution")
 def convolution(op: Operation) -> Lines:
-    """Channels are mixed within groups; a window slides over the other dimensions."""
+    """The operation mixes channels within groups, and slides a window over the other dimensions."""
     image, weight, bias, stride, padding, _, transposed, _, groups = op.args[:9]
     lines, kernel = list(op.lines(image)), op.lines(weight)
     for dim in range(2, image.dim()):
@@ -96,7 +96,9 @@ def convolution(op: Operation) -> Lines:
 
 
 def _grouped(op: Operation, entering: Line, read: Line, out: Line, inputs: int, outputs: int) -> Line:
-    """Tie a grouped convolution's channels to its groups and the places in them; returns the line of its outputs."""
+    """Tie a grouped convolution's channels to its groups and to the places in them, and return the line of its
+    outputs.
+    """
     count, transposed = op.args[8], op.args[6]
     group = op.labels.fresh(count)
     each_in, each_out = inputs // count, outputs // count
@@ -119,7 +121,7 @@ def _grouped(op: Operation, entering: Line, read: Line, out: Line, inputs: int, 
     "_native_batch_norm_legit_functional", "_batch_norm_with_update", "_batch_norm_no_update",
 )  # fmt: skip
 def batch_norm(op: Operation) -> list[Lines]:
-    """Channels (dimension 1) on their own."""
+    """The operation normalises each channel (dimension 1) by itself."""
     lines = list(op.lines(op.args[0]))
     line = lines[1]
     for parameter in (value for value in op.args[1:5] if isinstance(value, Tensor)):
@@ -136,7 +138,7 @@ def batch_norm(op: Operation) -> list[Lines]:
 
 @rule("native_layer_norm", "_fused_rms_norm")
 def layer_norm(op: Operation) -> list[Lines]:
-    """The last dimensions together."""
+    """The operation normalises the last dimensions together."""
     tensor, shape = op.args[:2]
     lines = list(op.lines(tensor))
     for parameter in (value for value in op.args[2:4] if isinstance(value, Tensor)):
@@ -152,7 +154,7 @@ def layer_norm(op: Operation) -> list[Lines]:
 
 @rule("native_group_norm")
 def group_norm(op: Operation) -> list[Lines]:
-    """Consecutive channels together."""
+    """The operation normalises consecutive channels together."""
     tensor, weight, bias, _, channels, _, groups = op.args[:7]
     lines = list(op.lines(tensor))
     for parameter in (weight, bias):
@@ -170,7 +172,7 @@ def group_norm(op: Operation) -> list[Lines]:
 
 @rule("_weight_norm_interface")
 def weight_norm(op: Operation) -> list[Lines]:
-    """`g v / |v|`, the norm over all dimensions but one: of the indices that are left."""
+    """The operation computes `g v / |v|`; the norm runs over the indices that are left of all dimensions but one."""
     direction, magnitude = op.args[:2]
     lines, dim = list(op.lines(direction)), op.argument(2, "dim", 0) % direction.dim()
     lines[dim] = op.unify(lines[dim], op.lines(magnitude)[dim], "it is scaled by a tensor of fixed size")
@@ -182,7 +184,7 @@ def weight_norm(op: Operation) -> list[Lines]:
 
 @rule("mean", "sum", "nansum", "var", "std", "var_mean", "std_mean", "linalg_vector_norm", "norm")
 def statistic(op: Operation) -> list[Lines]:
-    """A statistic over dimensions: of the indices that are left."""
+    """The operation computes a statistic over dimensions, of the indices that are left."""
     dims = _reduced(op, 2 if op.name in ("linalg_vector_norm", "norm") else 1)
     op.notes.reduces = any(op.lines(op.args[0])[dim] is not None for dim in dims)
     return every(op, _rest(op, op.lines(op.args[0]), dims))
@@ -190,14 +192,14 @@ def statistic(op: Operation) -> list[Lines]:
 
 @rule("prod", "logsumexp", "any", "all", "median", "argmax", "argmin")
 def choice(op: Operation) -> list[Lines]:
-    """A choice among the indices of a dimension: another one if some are gone."""
+    """The operation chooses among the indices of a dimension, and would choose another if some were gone."""
     dims = _reduced(op, 1)
     return every(op, _rest(op, op.without(op.args[0], dims, f"{op.name} is taken over this dimension"), dims))
 
 
 @rule("amax", "amin")
 def extreme(op: Operation) -> list[Lines]:
-    """The largest or smallest over dimensions: of the indices that are left.
+    """The operation finds the largest or smallest over dimensions, of the indices that are left.
 
     One factor of a reshaped dimension stays, as the pieces of a maxout do.
     """
@@ -211,7 +213,10 @@ def extreme(op: Operation) -> list[Lines]:
 
 @rule("max", "min")
 def extreme_or_pointwise(op: Operation) -> list[Lines]:
-    """Of two tensors, or over dimensions; the number of the index that was found may be returned too."""
+    """The operation finds the largest or smallest of two tensors, or over dimensions.
+
+    It may also return the number of the index that was found.
+    """
     if len(op.tensors) > 1:
         return pointwise(op)
     found = extreme(op)
@@ -243,7 +248,7 @@ def along(op: Operation) -> list[Lines]:
 
 @rule("topk")
 def topk(op: Operation) -> list[Lines]:
-    """The largest along a dimension."""
+    """The operation picks the largest along a dimension."""
     return every(op, op.without(op.args[0], [op.argument(2, "dim", -1)], "the largest of this dimension are picked"))
 
 
@@ -253,7 +258,10 @@ def topk(op: Operation) -> list[Lines]:
     "_scaled_dot_product_fused_attention_overrideable", "_scaled_dot_product_cudnn_attention",
 )  # fmt: skip
 def attention(op: Operation) -> list[Lines]:
-    """`[.., heads, queries, e] x [.., heads, keys, e] x [.., heads, keys, v]`; scaled by e unless told otherwise."""
+    """The operation attends with `[.., heads, queries, e]`, `[.., heads, keys, e]` and `[.., heads, keys, v]`.
+
+    It scales by e unless it is told otherwise.
+    """
     query, key, value = (op.lines(tensor) for tensor in op.args[:3])
     lead = [
         op.unify(op.unify(*pair[:2], "attention of fixed size"), pair[2], "attention of fixed size")
@@ -274,7 +282,7 @@ def attention(op: Operation) -> list[Lines]:
 
 @rule(*_SPATIAL_DIMS)
 def spatial(op: Operation) -> list[Lines]:
-    """A window over the last dimensions."""
+    """The operation slides a window over the last dimensions."""
     rank = op.args[0].dim()
     dims = range(rank - _SPATIAL_DIMS[op.name], rank)
     return every(op, op.without(op.args[0], dims, f"{op.name.strip('_')} runs over this dimension"))
@@ -282,7 +290,7 @@ def spatial(op: Operation) -> list[Lines]:
 
 @rule("grid_sampler_2d", "grid_sampler_3d")
 def grid_sampler(op: Operation) -> Lines:
-    """Pixels looked up at places."""
+    """The operation looks pixels up at places."""
     image, grid = op.args[:2]
     op.without(grid, range(grid.dim()), "it holds the places of a look-up")
     return op.without(image, range(2, image.dim()), "pixels are looked up by place")
@@ -290,7 +298,10 @@ def grid_sampler(op: Operation) -> Lines:
 
 @rule("roi_align", "ps_roi_align", "roi_pool", "ps_roi_pool")
 def regions(op: Operation) -> list[Lines]:
-    """Parts of images, by place; the channels pass on, but for kinds that choose channels by place."""
+    """The operation cuts parts out of images, by place.
+
+    Channels pass on, but for kinds that choose channels by place.
+    """
     image, places = op.args[:2]
     op.without(places, range(places.dim()), "it holds the places of a look-up")
     chosen = (1, 2, 3) if op.name.startswith("ps_") else (2, 3)
@@ -300,7 +311,7 @@ def regions(op: Operation) -> list[Lines]:
 
 @rule("deform_conv2d")
 def deformable(op: Operation) -> Lines:
-    """A convolution whose window is moved at every place."""
+    """The operation is a convolution whose window is moved at every place."""
     image, weight, offset, mask, bias = op.args[:5]
     groups, offset_groups = op.args[11:13]
     for tensor in (offset, mask):
@@ -319,7 +330,7 @@ def deformable(op: Operation) -> Lines:
 
 @rule("_trilinear")
 def trilinear(op: Operation) -> Lines:
-    """The sum over dimensions of the product of three tensors, each with new dimensions of size 1."""
+    """The operation sums the product of three tensors, each with new dimensions of size 1, over dimensions."""
     lines = [_expanded(op.lines(tensor), new) for tensor, new in zip(op.args[:3], op.args[3:6], strict=True)]
     sizes = [_expanded(tuple(tensor.shape), new) for tensor, new in zip(op.args[:3], op.args[3:6], strict=True)]
     summed = op.args[6]
@@ -350,7 +361,7 @@ def fourier(op: Operation) -> Lines:
 
 @rule("_cdist_forward")
 def distances(op: Operation) -> Lines:
-    """`[.., m, k]` and `[.., n, k]` give `[.., m, n]`: both lose the same of k."""
+    """The operation turns `[.., m, k]` and `[.., n, k]` into `[.., m, n]`; both lose the same indices of k."""
     first, second = (op.lines(tensor) for tensor in op.args[:2])
     op.unify(first[-1], second[-1], "distances are taken to a tensor of fixed size")
     lead = [
@@ -361,5 +372,5 @@ def distances(op: Operation) -> Lines:
 
 @rule("_prelu_kernel")
 def prelu(op: Operation) -> Lines:
-    """A slope for every channel, already in the shape of the image."""
+    """The operation has a slope for every channel, already in the shape of the image."""
     return broadcast(op, op.args[:2], op.outputs[0].shape)

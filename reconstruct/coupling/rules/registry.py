@@ -1,4 +1,4 @@
-"""How each operation passes labels from its inputs to its outputs: the registry and what rules have in common."""
+"""Register the rules by which operations pass labels on, and share what rules have in common."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ from torch import Tensor
 from hfp.reconstruct.coupling.rules.labels import Labels, Line, Lines
 
 Stated = tuple[int, Line]
-"""A size that a call was given as a number, and the dimension whose size it is."""
+"""This is a size that a call was given as a number, and the dimension whose size it is."""
 
 
 @dataclass(frozen=True)
 class Operation:
     """One call of an operation during a trace, as its rule sees it.
 
-    name: without namespace and in-place mark. outputs: the tensors it returned. where: the module it ran in.
+    Args:
+        name: the operation's name, without namespace and in-place mark.
+        outputs: the tensors that it returned.
+        where: the module that it ran in.
     """
 
     name: str
@@ -31,24 +34,24 @@ class Operation:
     notes: Notes
 
     def argument(self, position: int, key: str, default: Any = None) -> Any:
-        """An argument by its place or its name."""
+        """Return an argument by its place or its name."""
         return self.kwargs[key] if key in self.kwargs else self.args[position] if len(self.args) > position else default
 
     @property
     def tensors(self) -> list[Tensor]:
-        """All tensor arguments, in order."""
+        """Return all tensor arguments, in order."""
         return list(tensors_in([self.args, self.kwargs]))
 
     def fix(self, line: Line, reason: str) -> None:
-        """Nothing of this line can be removed, because of this operation."""
+        """Note that nothing of this line can be removed, because of this operation."""
         self.labels.fix(line, f"{self.where}: {reason}")
 
     def unify(self, first: Line, second: Line, reason: str) -> Line:
-        """The two lines lose the same indices."""
+        """Note that two lines lose the same indices, and return the line of both."""
         return self.labels.unify(first, second, f"{self.where}: {reason}")
 
     def without(self, tensor: Tensor, dims: Iterable[int], reason: str) -> Lines:
-        """The tensor's lines, with some dimensions fixed."""
+        """Fix some dimensions of a tensor, and return the tensor's lines."""
         lines = list(self.lines(tensor))
         for dim in dims:
             self.fix(lines[dim], reason)
@@ -60,9 +63,12 @@ class Operation:
 class Notes:
     """What a rule says about its call beside the labels.
 
-    stated: sizes the caller wrote as numbers. reduces: it computes a statistic over a dimension that can lose indices.
-    channels: the lines (in, out) of a grouped convolution. choice: the dimension of which the last result holds the
-    numbers of chosen indices. followed: False when no rule knows the operation.
+    Args:
+        stated: the sizes that the caller wrote as numbers.
+        reduces: whether the call computes a statistic over a dimension that can lose indices.
+        channels: the lines (in, out) of a grouped convolution.
+        choice: the dimension of which the last result holds the numbers of chosen indices.
+        followed: whether a rule knows the operation.
     """
 
     stated: list[Stated]
@@ -89,7 +95,7 @@ def rule(*names: str) -> Callable[[AnyRule], AnyRule]:
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
-    """The tensors in nested tuples, lists and dicts."""
+    """Yield the tensors in nested tuples, lists and dicts."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, dict):
@@ -101,7 +107,7 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
 
 
 def broadcast(op: Operation, tensors: Sequence[Tensor], shape: Sequence[int]) -> Lines:
-    """The lines of an element-by-element result: aligned dimensions lose the same indices."""
+    """Return the lines of an element-by-element result, where aligned dimensions lose the same indices."""
     found: list[Line] = []
     for offset in range(1, len(shape) + 1):
         size = shape[-offset]
@@ -118,12 +124,12 @@ def broadcast(op: Operation, tensors: Sequence[Tensor], shape: Sequence[int]) ->
 
 
 def every(op: Operation, lines: Lines) -> list[Lines]:
-    """The same lines for each output."""
+    """Return the same lines for each output."""
     return [lines] * len(op.outputs)
 
 
 def opaque(op: Operation) -> list[Lines]:
-    """The rule of operations that no rule knows: they fix everything they touch."""
+    """Fix everything that an operation touches, where no rule knows the operation."""
     op.notes.followed = False
     for tensor in op.tensors:
         op.without(tensor, range(len(op.lines(tensor))), f"the operation {op.name} is not followed")
@@ -131,5 +137,5 @@ def opaque(op: Operation) -> list[Lines]:
 
 
 def pointwise(op: Operation) -> list[Lines]:
-    """Element by element, with broadcasting."""
+    """The operation works element by element, with broadcasting."""
     return every(op, broadcast(op, op.tensors, op.outputs[0].shape))

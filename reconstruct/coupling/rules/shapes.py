@@ -26,13 +26,13 @@ def unchanged(op: Operation) -> list[Lines]:
 
 @rule("copy")
 def copy(op: Operation) -> Lines:
-    """`copy_`: source and target are aligned; the result is the target."""
+    """The operation copies a source to an aligned target, and returns the target."""
     return broadcast(op, op.args[:2], op.args[0].shape)
 
 
 @rule("as_strided")
 def as_strided(op: Operation) -> Lines | list[Lines]:
-    """Followed only where it changes strides that don't matter (dimensions of size 1)."""
+    """The operation is only followed where it changes strides that do not matter (of dimensions of size 1)."""
     old, new = op.args[0], op.outputs[0]
     strides = zip(old.stride(), new.stride(), new.shape, strict=False)
     if old.shape == new.shape and all(a == b for a, b, size in strides if size > 1):
@@ -56,7 +56,7 @@ def as_strided(op: Operation) -> Lines | list[Lines]:
     "randint",
 )
 def constant(op: Operation) -> Lines:
-    """The same value everywhere, or random ones: any index may go, if the size follows."""
+    """The result has the same value everywhere, or random ones. Any index may go, if the size follows."""
     return tuple(op.labels.fresh(size) for size in op.outputs[0].shape)
 
 
@@ -71,13 +71,13 @@ def constant(op: Operation) -> Lines:
     "triu_indices",
 )
 def positional(op: Operation) -> Lines:
-    """Values that depend on the index: a shorter one would hold other values."""
+    """The values depend on the index, so that a shorter result would hold other values."""
     return (None,) * op.outputs[0].dim()
 
 
 @rule("view", "unflatten", "flatten")
 def view(op: Operation) -> Lines:
-    """Row-major regrouping: runs of dimensions with equal products correspond."""
+    """The operation regroups dimensions, row-major: runs of dimensions with equal products correspond."""
     old, new = op.args[0], op.outputs[0]
     lines = op.lines(old)
     if old.shape == new.shape:
@@ -96,7 +96,7 @@ def view(op: Operation) -> Lines:
 
 
 def _runs(old: tuple[int, ...], new: tuple[int, ...]) -> Iterator[tuple[list[int], list[int]]]:
-    """Shortest runs (dimensions of old, dimensions of new) with the same number of entries."""
+    """Yield the shortest runs (dimensions of old, dimensions of new) with the same number of entries."""
     i = j = 0
     while i < len(old) or j < len(new):
         before, after = [i] if i < len(old) else [], [j] if j < len(new) else []
@@ -122,14 +122,14 @@ def _regroup(op: Operation, lines: Sequence[Line], old: Sequence[int], new: Sequ
 
 @rule("permute")
 def permute(op: Operation) -> Lines:
-    """Dimensions in another order."""
+    """The operation puts the dimensions in another order."""
     lines = op.lines(op.args[0])
     return tuple(lines[dim] for dim in op.args[1])
 
 
 @rule("transpose")
 def transpose(op: Operation) -> Lines:
-    """Two dimensions swapped."""
+    """The operation swaps two dimensions."""
     lines = list(op.lines(op.args[0]))
     first, second = op.args[1:3]
     lines[first], lines[second] = lines[second], lines[first]
@@ -138,13 +138,13 @@ def transpose(op: Operation) -> Lines:
 
 @rule("t")
 def matrix_transpose(op: Operation) -> Lines:
-    """The dimensions of a matrix swapped."""
+    """The operation swaps the dimensions of a matrix."""
     return tuple(reversed(op.lines(op.args[0])))
 
 
 @rule("unsqueeze")
 def unsqueeze(op: Operation) -> Lines:
-    """A new dimension of size 1."""
+    """The operation adds a dimension of size 1."""
     lines = list(op.lines(op.args[0]))
     lines.insert(op.args[1] % (len(lines) + 1), None)
     return tuple(lines)
@@ -152,7 +152,7 @@ def unsqueeze(op: Operation) -> Lines:
 
 @rule("squeeze")
 def squeeze(op: Operation) -> Lines:
-    """Dimensions of size 1 dropped."""
+    """The operation drops dimensions of size 1."""
     tensor = op.args[0]
     dims = op.argument(1, "dim", list(range(tensor.dim())))
     dropped = {dim % tensor.dim() for dim in ([dims] if isinstance(dims, int) else dims)}
@@ -162,7 +162,7 @@ def squeeze(op: Operation) -> Lines:
 
 @rule("expand")
 def expand(op: Operation) -> Lines:
-    """Copies along dimensions of size 1: any copy may go, if the size follows."""
+    """The operation copies along dimensions of size 1. Any copy may go, if the size follows."""
     tensor, shape = op.args[0], op.outputs[0].shape
     lead = len(shape) - tensor.dim()
     lines = op.lines(tensor)
@@ -174,7 +174,7 @@ def expand(op: Operation) -> Lines:
 
 @rule("repeat")
 def repeat(op: Operation) -> Lines:
-    """Whole copies one after the other."""
+    """The operation puts whole copies one after the other."""
     tensor, times = op.args[:2]
     lines = op.lines(tensor)
     lead = len(times) - tensor.dim()
@@ -190,7 +190,7 @@ def repeat(op: Operation) -> Lines:
 
 @rule("select")
 def select(op: Operation) -> Lines:
-    """One index of a dimension, by its number."""
+    """The operation picks one index of a dimension, by its number."""
     dim = op.args[1] % op.args[0].dim()
     lines = op.without(op.args[0], [dim], "one index of this dimension is picked by its number")
     return lines[:dim] + lines[dim + 1 :]
@@ -198,7 +198,7 @@ def select(op: Operation) -> Lines:
 
 @rule("unbind")
 def unbind(op: Operation) -> list[Lines]:
-    """Every index of a dimension on its own."""
+    """The operation returns every index of a dimension by itself."""
     dim = op.argument(1, "dim", 0) % op.args[0].dim()
     lines = op.without(op.args[0], [dim], "this dimension is taken apart by number")
     return every(op, lines[:dim] + lines[dim + 1 :])
@@ -206,7 +206,7 @@ def unbind(op: Operation) -> list[Lines]:
 
 @rule("slice")
 def slice_(op: Operation) -> Lines:
-    """A range of a dimension; its ends are sizes that must follow."""
+    """The operation picks a range of a dimension; the ends of the range are sizes that must follow."""
     tensor = op.args[0]
     dim = op.argument(1, "dim", 0) % tensor.dim()
     lines = list(op.lines(tensor))
@@ -231,7 +231,10 @@ def _part(op: Operation, line: Array) -> Line:
 
 @rule("split", "split_with_sizes", "chunk", "unsafe_split", "unsafe_split_with_sizes")
 def split(op: Operation) -> list[Lines]:
-    """Consecutive parts: of one size (chunks, which must stay equal) or of listed sizes."""
+    """The operation returns consecutive parts of a dimension.
+
+    They are of one size (chunks, which must stay equal) or of listed sizes.
+    """
     tensor = op.args[0]
     dim = op.argument(2, "dim", 0) % tensor.dim()
     lines = op.lines(tensor)
@@ -258,7 +261,7 @@ def _chunk(op: Operation, line: Array, count: int, size: int) -> Line:
 
 @rule("glu")
 def glu(op: Operation) -> Lines:
-    """One half gated by the other."""
+    """The operation gates one half of a dimension by the other."""
     dim = op.argument(1, "dim", -1) % op.args[0].dim()
     lines = op.lines(op.args[0])
     line = lines[dim]
@@ -268,7 +271,7 @@ def glu(op: Operation) -> Lines:
 
 @rule("cat")
 def cat(op: Operation) -> Lines:
-    """One tensor after the other."""
+    """The operation puts one tensor after the other."""
     tensors = [tensor for tensor in op.args[0] if tensor.dim() == op.outputs[0].dim()]
     joined = op.argument(1, "dim", 0) % op.outputs[0].dim()
     found: list[Line] = []
@@ -298,7 +301,7 @@ def _joined(op: Operation, lines: Sequence[Line], sizes: Sequence[int]) -> Line:
 
 @rule("stack")
 def stack(op: Operation) -> Lines:
-    """A new dimension that counts the tensors."""
+    """The operation adds a dimension that counts the tensors."""
     tensors = op.args[0]
     lines = list(broadcast(op, tensors, tensors[0].shape))
     lines.insert(op.argument(1, "dim", 0) % op.outputs[0].dim(), None)
@@ -307,7 +310,7 @@ def stack(op: Operation) -> Lines:
 
 @rule("flip")
 def flip(op: Operation) -> Lines:
-    """Dimensions in reverse."""
+    """The operation reverses dimensions."""
     dims = {dim % op.args[0].dim() for dim in op.args[1]}
     lines = enumerate(op.lines(op.args[0]))
     return tuple(line[::-1] if dim in dims and line is not None else line for dim, line in lines)
@@ -315,14 +318,14 @@ def flip(op: Operation) -> Lines:
 
 @rule("roll")
 def roll(op: Operation) -> Lines:
-    """Dimensions turned by a number of steps."""
+    """The operation rolls dimensions by a number of steps."""
     dims = op.argument(2, "dims") or range(op.args[0].dim())
     return op.without(op.args[0], dims, "this dimension is rolled by a number of steps")
 
 
 @rule("constant_pad_nd")
 def pad(op: Operation) -> Lines:
-    """Constants before and after; how many are sizes that must follow."""
+    """The operation puts constants before and after a dimension; how many is a size that must follow."""
     tensor, amounts = op.args[:2]
     lines = list(op.lines(tensor))
     for pair in range(len(amounts) // 2):
@@ -339,7 +342,7 @@ def pad(op: Operation) -> Lines:
 
 @rule("embedding")
 def embedding(op: Operation) -> Lines:
-    """Rows of a table, by number."""
+    """The operation looks up rows of a table, by number."""
     table, numbers = op.args[:2]
     lines = op.without(table, [0], "this dimension is looked up by number")
     return (*op.lines(numbers), lines[1])
@@ -347,7 +350,7 @@ def embedding(op: Operation) -> Lines:
 
 @rule("_embedding_bag", "_embedding_bag_forward_only")
 def embedding_bag(op: Operation) -> list[Lines]:
-    """Sums or means of a table's rows, by number."""
+    """The operation sums or averages a table's rows, by number."""
     lines = op.without(op.args[0], [0], "this dimension is looked up by number")
     for tensor in op.tensors[1:]:
         op.without(tensor, range(tensor.dim()), "it holds the numbers of a look-up")
@@ -356,20 +359,23 @@ def embedding_bag(op: Operation) -> list[Lines]:
 
 @rule("index_select")
 def index_select(op: Operation) -> Lines:
-    """Indices of one dimension, by number."""
+    """The operation picks indices of one dimension, by number."""
     return op.without(op.args[0], [op.args[1]], "this dimension is looked up by number")
 
 
 @rule("index")
 def index(op: Operation) -> Lines:
-    """Advanced indexing, by numbers or masks: dimensions that are not indexed pass on."""
+    """The operation indexes by numbers or masks; dimensions that are not indexed pass on."""
     tensor, numbers = op.args[:2]
     return _looked_up(op, tensor, numbers, op.outputs[0].dim())
 
 
 @rule("index_put", "_index_put_impl", "_unsafe_index_put")
 def index_put(op: Operation) -> Lines:
-    """Values written to places, by numbers or masks; a mask over all dimensions with one value is pointwise."""
+    """The operation writes values to places, by numbers or masks.
+
+    A mask over all dimensions with one value is pointwise.
+    """
     tensor, numbers, values = op.args[:3]
     masks = [number for number in numbers if number is not None and not _is_number(number)]
     if len(numbers) == 1 and masks and masks[0].shape == tensor.shape and values.numel() == 1:
@@ -385,7 +391,7 @@ def index_put(op: Operation) -> Lines:
 
 
 def _looked_up(op: Operation, tensor: Tensor, numbers: Sequence[Tensor | None], rank: int) -> Lines:
-    """The lines of what is found at places, a tensor of this rank."""
+    """Return the lines of what is found at places, which is a tensor of this rank."""
     used, adjacent = _indexed(numbers)
     lines = op.without(tensor, used, "this dimension is looked up by number")
     for number in numbers:
@@ -397,7 +403,10 @@ def _looked_up(op: Operation, tensor: Tensor, numbers: Sequence[Tensor | None], 
 
 
 def _indexed(numbers: Sequence[Tensor | None]) -> tuple[list[int], bool]:
-    """The dimensions that are indexed, and whether they are next to each other; a mask takes as many as it has."""
+    """Return the dimensions that are indexed, and whether they are next to each other.
+
+    A mask takes as many dimensions as it has.
+    """
     used: list[int] = []
     dim = 0
     for number in numbers:
@@ -413,7 +422,7 @@ def _is_number(number: Tensor | None) -> bool:
 
 @rule("index_add", "index_copy", "index_reduce", "index_fill")
 def index_add(op: Operation) -> Lines:
-    """Slices written or added to places of one dimension, by number."""
+    """The operation writes or adds slices to places of one dimension, by number."""
     tensor, dim, numbers = op.args[:3]
     dim %= max(tensor.dim(), 1)
     op.without(numbers, range(numbers.dim()), "it holds the numbers of a look-up")
@@ -428,7 +437,10 @@ def index_add(op: Operation) -> Lines:
 
 @rule("scatter", "scatter_add", "scatter_reduce")
 def scatter(op: Operation) -> Lines:
-    """Entries written or added to places of one dimension, by number; the others are aligned."""
+    """The operation writes or adds entries to places of one dimension, by number.
+
+    The other dimensions are aligned.
+    """
     tensor, dim, numbers = op.args[:3]
     dim %= max(tensor.dim(), 1)
     source = op.argument(3, "src")
@@ -448,7 +460,10 @@ def scatter(op: Operation) -> Lines:
 
 @rule("masked_scatter")
 def masked_scatter(op: Operation) -> Lines:
-    """Entries written in order to where a mask is true: whole rows, where the last dimensions agree."""
+    """The operation writes entries in order to where a mask is true.
+
+    These are whole rows where the last dimensions agree.
+    """
     tensor, mask, source = op.args[:3]
     last = source.dim() > 0 and source.shape[-1] == tensor.shape[-1]
     op.without(source, range(source.dim() - last), "its entries are written one after the other")
@@ -463,7 +478,7 @@ def masked_scatter(op: Operation) -> Lines:
 
 @rule("max_unpool2d", "max_unpool3d")
 def max_unpool(op: Operation) -> Lines:
-    """Pixels put back to where a pooling found them."""
+    """The operation puts pixels back to where a pooling found them."""
     image, numbers = op.args[:2]
     spatial = range(-int(op.name[-2]), 0)
     lines = list(op.without(image, spatial, "pixels are put to places"))
@@ -475,7 +490,7 @@ def max_unpool(op: Operation) -> Lines:
 
 @rule("_pack_padded_sequence")
 def pack(op: Operation) -> list[Lines]:
-    """Steps of several sequences in one dimension; features pass on."""
+    """The operation puts the steps of several sequences in one dimension; features pass on."""
     tensor = op.args[0]
     lines = op.without(tensor, (0, 1), "sequences are packed by their lengths")
     return [(None, *lines[2:]), *((None,) * output.dim() for output in op.outputs[1:])]
@@ -483,14 +498,14 @@ def pack(op: Operation) -> list[Lines]:
 
 @rule("_pad_packed_sequence")
 def unpack(op: Operation) -> list[Lines]:
-    """The reverse of packing sequences."""
+    """The operation reverses the packing of sequences."""
     lines = op.without(op.args[0], (0,), "sequences are packed by their lengths")
     return [(None, None, *lines[1:]), *((None,) * output.dim() for output in op.outputs[1:])]
 
 
 @rule("gather")
 def gather(op: Operation) -> Lines:
-    """Entries of one dimension, by number; the others are aligned."""
+    """The operation picks entries of one dimension, by number; the other dimensions are aligned."""
     tensor, dim, numbers = op.args[:3]
     dim %= tensor.dim()
     found: list[Line] = []
@@ -506,7 +521,7 @@ def gather(op: Operation) -> Lines:
 
 @rule("im2col")
 def im2col(op: Operation) -> Lines:
-    """`F.unfold`: channels times the places of a window."""
+    """The operation (`F.unfold`) multiplies channels and the places of a window into one dimension."""
     image = op.args[0]
     lines = op.without(image, (-1, -2), "a window slides over this dimension")
     window = math.prod(op.args[1])
@@ -515,7 +530,7 @@ def im2col(op: Operation) -> Lines:
 
 @rule("col2im")
 def col2im(op: Operation) -> Lines:
-    """`F.fold`: the reverse of `F.unfold`."""
+    """The operation (`F.fold`) reverses `F.unfold`."""
     columns = op.args[0]
     lines = op.without(columns, (-1,), "a window slides over this dimension")
     window = math.prod(op.args[2])
@@ -525,13 +540,13 @@ def col2im(op: Operation) -> Lines:
 
 @rule("unfold")
 def unfold(op: Operation) -> Lines:
-    """`Tensor.unfold`: windows of one dimension."""
+    """The operation (`Tensor.unfold`) takes windows of one dimension."""
     return (*op.without(op.args[0], [op.args[1]], "a window slides over this dimension"), None)
 
 
 @rule("pixel_shuffle")
 def pixel_shuffle(op: Operation) -> Lines:
-    """Channels become pixels."""
+    """The operation turns channels into pixels."""
     image, factor = op.args[:2]
     lines = op.without(image, (-1, -2), "pixels are shuffled")
     sizes = (image.shape[-3] // factor**2, factor**2)
@@ -540,7 +555,7 @@ def pixel_shuffle(op: Operation) -> Lines:
 
 @rule("pixel_unshuffle")
 def pixel_unshuffle(op: Operation) -> Lines:
-    """Pixels become channels."""
+    """The operation turns pixels into channels."""
     image, factor = op.args[:2]
     lines = op.without(image, (-1, -2), "pixels are shuffled")
     return (*lines[:-3], op.labels.merge((lines[-3], None), (image.shape[-3], factor**2), op.where), None, None)
@@ -548,7 +563,7 @@ def pixel_unshuffle(op: Operation) -> Lines:
 
 @rule("channel_shuffle")
 def channel_shuffle(op: Operation) -> Lines:
-    """Channels of several groups in turn."""
+    """The operation takes channels of several groups in turn."""
     image, groups = op.args[:2]
     lines = op.lines(image)
     sizes = (groups, image.shape[1] // groups)
@@ -558,17 +573,17 @@ def channel_shuffle(op: Operation) -> Lines:
 
 @rule("tril", "triu")
 def triangle(op: Operation) -> Lines:
-    """One triangle of a matrix, by position."""
+    """The operation picks one triangle of a matrix, by position."""
     return op.without(op.args[0], (-1, -2), "a triangle of this dimension is picked")
 
 
 @rule("view_as_real")
 def view_as_real(op: Operation) -> Lines:
-    """A new last dimension for the two parts."""
+    """The operation adds a last dimension for the two parts of complex numbers."""
     return (*op.lines(op.args[0]), None)
 
 
 @rule("view_as_complex")
 def view_as_complex(op: Operation) -> Lines:
-    """The last dimension holds the two parts."""
+    """The operation reads a last dimension that holds the two parts of complex numbers."""
     return op.without(op.args[0], (-1,), "it holds the parts of complex numbers")[:-1]

@@ -5,11 +5,11 @@ import pytest
 from commands import refused
 from safetensors import safe_open
 
-from hfp import Experiment
-from hfp.commands import run as run_command
 from hfp.commands.cli import COMMANDS, main
+from hfp.federation.rounds import Course
 from hfp.models import create_model
-from hfp.results.folder import write_atomically
+from hfp.results.atomic import write_atomically
+from hfp.results.folder import read_configuration
 
 QUICK = ["--train-images", "60", "--clients", "3", "--rounds", "2", "--option", "warmup=1"]
 
@@ -20,14 +20,16 @@ def test_run_writes_metrics_configuration_model_and_picture(tmp_path, capsys):
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["round"] for line in lines] == [1, 2]
     assert {"accuracy", "bytes_up", "bytes_down", "training_macs", "clients"} <= lines[0].keys()
-    experiment = Experiment(**json.loads((folder / "config.json").read_text()))
+    experiment, machine = read_configuration(folder)
+    assert machine == {"threads": 1, "workers": 0}
     assert (experiment.clients, experiment.options["warmup"]) == (3, 1)
     with safe_open(folder / "global.safetensors", "pt") as file:
         assert set(file.keys()) == set(create_model("resnet8", in_channels=1).state_dict())
         assert file.metadata()["model"] == "resnet8"
     assert (folder / "accuracy.png").read_bytes().startswith(b"\x89PNG")
     assert sorted(path.name for path in folder.iterdir()) == [
-        "accuracy.png", "config.json", "global.safetensors", "metrics.jsonl", "model.json", "plans.json",
+        "accuracy.png", "checkpoint.safetensors", "config.json", "global.safetensors", "metrics.jsonl", "model.json",
+        "plans.json",
     ]  # fmt: skip
     shown = capsys.readouterr().out
     assert "FedAvg's cost" in shown
@@ -53,13 +55,14 @@ def test_a_run_goes_to_a_fresh_folder_by_default(tmp_path, monkeypatch, capsys):
 
 
 def test_an_interrupted_run_keeps_what_it_has(tmp_path, monkeypatch, capsys):
-    real = run_command.rounds
+    real = Course.advance
 
-    def interrupted(*arguments, **settings):
-        yield next(real(*arguments, **settings))
-        raise KeyboardInterrupt
+    def interrupted(course):
+        if course.history:
+            raise KeyboardInterrupt
+        return real(course)
 
-    monkeypatch.setattr(run_command, "rounds", interrupted)
+    monkeypatch.setattr(Course, "advance", interrupted)
     assert main(["run", *QUICK, "--rounds", "9", "--out", str(tmp_path / "out")]) == 130
     assert len((tmp_path / "out/metrics.jsonl").read_text().splitlines()) == 1
     assert (tmp_path / "out/global.safetensors").exists()

@@ -171,11 +171,11 @@ def test_seeds_are_how_many_or_which(words, seeds):
 def test_an_interrupted_comparison_says_how_to_go_on(tmp_path, monkeypatch, capsys):
     real, done = compare_runs.simulate, []
 
-    def interrupted(*arguments):
+    def interrupted(*arguments, **settings):
         if done:
             raise KeyboardInterrupt
         done.append(1)
-        return real(*arguments)
+        return real(*arguments, **settings)
 
     out = tmp_path / "out"
     monkeypatch.setattr(compare_runs, "simulate", interrupted)

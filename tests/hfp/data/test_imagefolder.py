@@ -197,7 +197,7 @@ def test_a_damaged_image_is_named(tmp_path: Path) -> None:
 def test_trees_that_can_not_be_used_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="imagefolder needs the folder of the images: --data-root PATH"):
         load_dataset("imagefolder")
-    with pytest.raises(InputError, match="is not a tree of images, one folder a class: .*find any class folder"):
+    with pytest.raises(InputError, match="is not a tree of images with one folder per class: .*find any class folder"):
         load_dataset("imagefolder", tmp_path)
     write_tree(tmp_path / "train", ("ant", "bee"))
     write_tree(tmp_path / "test", ("ant", "wasp"))

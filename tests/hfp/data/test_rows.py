@@ -11,8 +11,8 @@ import torch
 from hfp.data import rows
 from hfp.data.rows import Rows, share_of
 from hfp.federation.experiment import Experiment
-from hfp.federation.rounds import simulate
 from hfp.federation.setup import set_up
+from hfp.results.simulate import simulate
 
 TINY = Experiment(train_images=60, clients=3, rounds=2, batch_size=8, head_start=1.0, diagnostics=True, personal=1)
 

@@ -112,13 +112,13 @@ def test_one_data_set_beside_other_folders_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("folders", [("bus", "car", "train"), ("train", "test"), ("invalid", "valid"), ("dev", "prod")])
 def test_folders_called_as_splits_are_never_classes(tmp_path: Path, folders: tuple[str, ...]) -> None:
-    assert "a class must not be called as a split is" in refused(write_classes(tmp_path, folders))
+    assert "a class must not have the name of a split" in refused(write_classes(tmp_path, folders))
 
 
 def test_splits_inside_of_a_split_are_no_classes(tmp_path: Path) -> None:
     for split in ("train", "val"):
         write_classes(tmp_path / "train" / split)
-    assert f"{tmp_path / 'train'} holds train, val, which are splits and no class" in refused(tmp_path)
+    assert f"{tmp_path / 'train'} holds train, val, which are splits and not classes" in refused(tmp_path)
 
 
 def test_inside_a_split_a_class_may_be_called_train(tmp_path: Path) -> None:
@@ -193,7 +193,7 @@ def test_links_to_nothing_and_pipes_are_named_together(tmp_path: Path) -> None:
     for words in (
         "lost.png can't be read: No such file",
         "self.png can't be read: Too many lev",
-        "pipe.png is no file",
+        "pipe.png is not a file",
     ):
         assert words in message
 

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from hfp import Experiment, simulate
 from hfp.commands.cli import main
-from hfp.federation.diagnostics import Observer
+from hfp.federation.diagnostics import DiagnosticsObserver
 from hfp.federation.setup import Federation, set_up
 from hfp.methods import create_method
 from hfp.methods.blocks import sparse
@@ -43,18 +43,20 @@ def federation():
 
 def watched(federation: Federation, rounds: int):
     """Rounds of made-up updates: for each the state before it, the updates and the figures."""
-    method, context, observer = federation.method, federation.context, Observer(federation)
+    method, context, observer = federation.method, federation.context, DiagnosticsObserver(federation)
     state, observer_state = begin(federation.model, method, context), []
     for round in range(rounds):
-        watch = observer.watch(state, method.collect(context, state))
+        observer.round_began(state)
+        collector = method.collect(context, state)
         updates = list(made_up(context, method, state, seed=round))
         updates = [
             dataclasses.replace(u, reply=dataclasses.replace(u.reply, variance=float(u.client.index))) for u in updates
         ]
         for update in updates:
-            watch.add(update)
-        after = watch.finish()
-        observer_state.append((state, updates, observer.report(watch)))
+            collector.add(update)
+            observer.update_came(state, update)
+        after = collector.finish()
+        observer_state.append((state, updates, observer.figures(None)["diagnostics"]))
         state = after
     return observer_state
 
@@ -152,11 +154,11 @@ def test_unstructured_masks_overlap_by_their_weights(federation):
     masks = {name: torch.rand(m.shape, generator=random) < 0.3 for name, m in sparse.full_masks(model).items()}
     method_state = dataclasses.replace(state.method_state, masks=masks, holders=frozenset({0, 1, 2}))
     state = dataclasses.replace(state, round=1, method_state=method_state, weights=sparse.cleared(state.weights, masks))
-    observer = Observer(federation)
-    watch = observer.watch(state, method.collect(context, state))
+    observer = DiagnosticsObserver(federation)
+    observer.round_began(state)
     for update in made_up(context, method, state):
-        watch.add(update)
-    figures = observer.report(watch)
+        observer.update_came(state, update)
+    figures = observer.figures(None)["diagnostics"]
     assert figures.overlap == 1.0
     assert figures.perturbation == 0.0
     rows = masks["stem.0.weight"].flatten(1).any(1).double().mean()
@@ -165,10 +167,10 @@ def test_unstructured_masks_overlap_by_their_weights(federation):
 
 def test_one_client_overlaps_with_nobody(federation):
     method, context = federation.method, federation.context
-    state, observer = begin(federation.model, method, context), Observer(federation)
-    watch = observer.watch(state, method.collect(context, state))
-    watch.add(next(made_up(context, method, state)))
-    assert observer.report(watch).overlap is None
+    state, observer = begin(federation.model, method, context), DiagnosticsObserver(federation)
+    observer.round_began(state)
+    observer.update_came(state, next(made_up(context, method, state)))
+    assert observer.figures(None)["diagnostics"].overlap is None
 
 
 def test_variance_is_that_of_the_gradients_of_the_steps():

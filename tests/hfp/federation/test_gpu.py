@@ -40,7 +40,8 @@ def test_a_run_is_that_on_the_processor(method):
         assert getattr(found, name) == pytest.approx(getattr(expected, name), rel=0.01 if method == "prunefl" else 0)
     first, second = (run.history[0].clients for run in (expected, found))
     assert [client.loss for client in second] == pytest.approx([client.loss for client in first], rel=0.01)
-    assert found.history[0].loss == pytest.approx(expected.history[0].loss, rel=0.05)
+    tolerance = 0.1 if method == "prunefl" else 0.05  # which weights PruneFL keeps turns on how sums are rounded
+    assert found.history[0].loss == pytest.approx(expected.history[0].loss, rel=tolerance)
     assert found.history[-1].diagnostics is not None
     assert found.history[-1].personal is not None
 

@@ -16,7 +16,7 @@ from hfp.federation.problem import load_problem
 from hfp.federation.setup import set_up_own
 from hfp.flower.keys import make_node_key
 from hfp.flower.local import CONNECTION, LocalDeployment
-from hfp.results.checkpoint import CHECKPOINT, load_checkpoint
+from hfp.results.checkpoint import load_checkpoint
 
 pytestmark = [
     pytest.mark.deployment,
@@ -86,7 +86,7 @@ def test_a_run_outlives_killed_and_lying_nodes_and_its_superlink(stage):
 
     (folder / "hold-1").touch()
     until((folder / "held-1").exists, "client 1 to be in the middle of a round", run)
-    before = load_checkpoint(out / CHECKPOINT)
+    before = load_checkpoint(out)
     os.killpg(nodes[1].pid, signal.SIGKILL)
     nodes[1].wait()
     (folder / "hold-1").unlink()
@@ -104,12 +104,12 @@ def test_a_run_outlives_killed_and_lying_nodes_and_its_superlink(stage):
     (folder / "garbage-2").unlink()
     refused = next(record for record in records(out) if statuses(record).get(2) == "refused")
     assert next(one for one in refused["clients"] if one["client"] == 2)["problem"]
-    assert all(tensor.isfinite().all() for tensor in load_checkpoint(out / CHECKPOINT).run_state.state.weights.values())
+    assert all(tensor.isfinite().all() for tensor in load_checkpoint(out).run_state.state.weights.values())
 
     os.killpg(deployment.link.pid, signal.SIGKILL)
     deployment.link.wait()
     deployment.stop(run)
-    done = len(load_checkpoint(out / CHECKPOINT).history)
+    done = len(load_checkpoint(out).history)
     deployment.start_link()
     again = stage.run(rounds=done + 2, resume=str(out), round_timeout=60.0)
     until(lambda: len(records(out)) == done + 2, "the resumed run to end")
@@ -121,7 +121,7 @@ def test_a_run_outlives_killed_and_lying_nodes_and_its_superlink(stage):
     last = stage.run(rounds=done + 3, resume=str(out), quorum=3, wait=5.0)
     last.wait(PATIENCE)
     assert "of the 3 nodes that a round needs (quorum) are there after 5 s" in stage.log()
-    assert len(load_checkpoint(out / CHECKPOINT).history) == done + 2
+    assert len(load_checkpoint(out).history) == done + 2
 
 
 def next_checkpoint(out, rounds, run):
@@ -129,7 +129,7 @@ def next_checkpoint(out, rounds, run):
     found = []
 
     def is_there():
-        found[:] = [load_checkpoint(out / CHECKPOINT)]
+        found[:] = [load_checkpoint(out)]
         return len(found[0].history) > rounds
 
     until(is_there, "the round to end", run)

@@ -189,7 +189,7 @@ def test_too_few_nodes_stop_the_run_with_its_state_saved_and_it_goes_on_as_if_un
     grid.pull_messages = pull
     with pytest.raises(QuorumError, match="1 of the 2 nodes that a round needs"):
         run_on(grid, config, tmp_path / "part", quorum=2)
-    assert len(load_checkpoint(tmp_path / "part" / CHECKPOINT).history) == 2
+    assert len(load_checkpoint(tmp_path / "part").history) == 2
     again, _ = run_on(grid_of(config), config, tmp_path / "ignored", resume=str(tmp_path / "part"))
     assert [dataclasses.replace(record, seconds=0.0) for record in again.history] == [
         dataclasses.replace(record, seconds=0.0) for record in whole.history

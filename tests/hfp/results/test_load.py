@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import hfp
 from hfp.data import Dataset, Split, from_tensors, load_dataset, make_dataset
 from hfp.federation.records import Run
-from hfp.federation.rounds import rounds
+from hfp.federation.rounds import Course
 from hfp.federation.setup import set_up
 from hfp.reconstruct import MapError
 from hfp.results.inputs import ModelInput
@@ -132,11 +132,11 @@ def test_a_clients_model_as_trained_is_the_one_that_its_reply_had(
 ) -> None:
     federation, replies = set_up(finished.experiment), {}
 
-    def keep(state, update) -> None:
-        replies[update.client.index] = federation.method.trained_part(federation.context, state, update)
+    class Keeps(hfp.Observer):
+        def update_came(self, state, update) -> None:
+            replies[update.client.index] = federation.method.trained_part(federation.context, state, update)
 
-    for _ in rounds(federation, on_update=keep):
-        pass
+    Course(federation, observers=[Keeps()]).run()
     submodel = run.submodel(client)
     assert submodel.trained
     assert submodel.round == 2

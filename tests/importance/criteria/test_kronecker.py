@@ -286,12 +286,12 @@ class Scaled(nn.Linear):
 
 def test_layers_without_factors_are_named(table):
     model, batch = make("depthwise"), data()
-    with pytest.raises(CriterionError, match=r"'up' \(ConvTranspose2d\) is no plain product.*take group-fisher"):
+    with pytest.raises(CriterionError, match=r"'up' \(ConvTranspose2d\) is not a plain product.*take group-fisher"):
         accumulated(model, [batch])(group_of(model, "grouped"))
     model = make("flat")
     model.hidden.__class__ = Scaled
     criterion = accumulated(model, [batch])
-    with pytest.raises(CriterionError, match=r"'hidden' \(Scaled\) is no plain product"):
+    with pytest.raises(CriterionError, match=r"'hidden' \(Scaled\) is not a plain product"):
         criterion(group_of(model, "conv"))
 
     class Own(nn.Module):
@@ -306,7 +306,9 @@ def test_layers_without_factors_are_named(table):
     register_layer(Own, "out", (Slot("matrix", 0),))
     model.hidden = Own()
     criterion = accumulated(model, [batch])
-    with pytest.raises(CriterionError, match="'hidden' is a Own: Kronecker factors are of convolution and linear"):
+    with pytest.raises(
+        CriterionError, match="'hidden' is a Own: only convolution and linear layers have Kronecker factors"
+    ):
         criterion(group_of(model, "conv"))
 
 

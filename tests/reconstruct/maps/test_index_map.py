@@ -248,7 +248,7 @@ def test_identity_of_a_model_keeps_everything():
 
 
 def test_identity_of_a_state_with_other_things_is_refused():
-    with pytest.raises(MapError, match="something else than tensors: .'epoch'"):
+    with pytest.raises(MapError, match="something other than tensors: .'epoch'"):
         IndexMap.identity({"w": torch.zeros(1), "epoch": 3})
 
 

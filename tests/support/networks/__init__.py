@@ -1,1 +1,1 @@
-"""The networks that tests share: small ones, one an operation, one a kind of coupling, and models as users write them."""
+"""The networks that tests share: small ones, one per operation or kind of coupling, and models as users write them."""

@@ -1,0 +1,99 @@
+"""What stands between the clients' replies and the method: robust rules, then differential privacy, where asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from hfp.federation.observer import Observer
+from hfp.federation.participation import asked_clients
+from hfp.federation.privacy import check_private, private_statistics, private_update
+from hfp.federation.privacy_account import epsilon, privacy_of
+from hfp.federation.robust import defend, defended_statistics
+from hfp.federation.robust_rules import parse_rules
+from hfp.federation.setup import Federation
+from hfp.methods import Client, ServerState, State, Update
+from hfp.seeds import generator
+from hfp.training.batch_norm import Pool, has_statistics
+
+if TYPE_CHECKING:
+    from hfp.federation.rounds import Outcome
+
+
+class Safeguards(Observer):
+    """Holds back what stands out in a round's updates, and makes the round private, as the experiment asks.
+
+    A round with safeguards needs the memory of all its updates, because they are compared with each other or clipped
+    together. Without any, updates reach the method one by one.
+    """
+
+    def __init__(self, federation: Federation) -> None:
+        """Read what the experiment asks for.
+
+        Raises:
+            InputError: the method can't run privately.
+        """
+        experiment = federation.experiment
+        self._federation = federation
+        self._rules = () if experiment.robust is None else parse_rules(experiment.robust)
+        self._privacy = None if experiment.privacy is None else privacy_of(experiment.privacy)
+        self._undefended = 0.0
+        if self._privacy is not None:
+            check_private(federation.method, federation.context)
+
+    @property
+    def active(self) -> bool:
+        """Whether the experiment asks for any."""
+        return bool(self._rules) or self._privacy is not None
+
+    def released(self, state: ServerState, updates: Sequence[Update]) -> Sequence[Update]:
+        """Give what the method may see of a round's updates.
+
+        Args:
+            state: the server's state that the tasks were cut from.
+            updates: every update of the round.
+        """
+        if self._rules:
+            defended = defend(self._rules, state.weights, updates)
+            updates, self._undefended = defended.updates, defended.undefended
+        if self._privacy is None or not updates:
+            return updates
+        experiment = self._federation.experiment
+        expected = asked_clients(experiment.participation, experiment.clients)
+        context = self._federation.context
+        return [private_update(self._privacy, context, state, updates, expected, experiment.seed)]
+
+    def pooled(self, state: ServerState, statistics: Iterable[tuple[Client, State]]) -> dict[str, Any]:
+        """Pool the clients' batch-norm statistics of the new global model, with the same safeguards.
+
+        Args:
+            state: the new global state.
+            statistics: every client's own statistics, by name.
+        """
+        found = list(statistics) if self.active else statistics
+        if self._privacy is not None:
+            first = next((own for _, own in found), {})
+            before = {name: state.weights[name] for name in first}
+            random = generator(self._federation.experiment.seed, "private statistics", state.round)
+            clients = len(self._federation.context.clients)
+            return private_statistics(self._privacy, before, (own for _, own in found), clients, random)
+        if self._rules:
+            found = defended_statistics(self._rules, state.weights, list(found))
+        pool = Pool()
+        for client, own in found:
+            pool.add(own, weight=client.samples)
+        return pool.result()
+
+    def figures(self, outcome: Outcome) -> Mapping[str, Any]:
+        """Say what share of the model could not be defended, and how much privacy the run has spent."""
+        found: dict[str, Any] = {"undefended": self._undefended} if self._rules else {}
+        if self._privacy is not None:
+            found["epsilon"] = self._spent(outcome.record.round)
+        return found
+
+    def _spent(self, rounds: int) -> float:
+        experiment = self._federation.experiment
+        estimates = experiment.batch_norm == "reestimate" and has_statistics(self._federation.model)
+        releases = sum(experiment.measures(round) for round in range(rounds)) if estimates else 0
+        assert self._privacy is not None
+        return epsilon(self._privacy, experiment.participation, experiment.clients, rounds, releases)

@@ -1,0 +1,42 @@
+"""PyTorch's formulas for the floating-point operations of convolutions and products."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import flop_registry
+
+Formula = Callable[..., int]
+
+
+def formula_of(function: Any) -> Formula | None:
+    """Return the formula of an operation, or None if it has none.
+
+    The formula takes the operation's arguments, with shapes in place of tensors, and the result's shape as
+    ``out_shape``. It returns floating-point operations, two for each multiply-accumulate.
+    """
+    found = flop_registry.get(getattr(function, "_overloadpacket", None))
+    return getattr(found, "__wrapped__", None)  # formulas that read more than shapes are not wrapped
+
+
+def flops(formula: Formula, args: Any, kwargs: Mapping[str, Any], result: Any) -> int:
+    """Return the floating-point operations of one call."""
+    given = {name: shapes(value) for name, value in kwargs.items()}
+    return formula(*shapes(args), **given, out_shape=shapes(result))
+
+
+def shapes(value: Any) -> Any:
+    """Return the shape of a tensor, and of every one in a list or tuple; everything else as it is."""
+    if isinstance(value, Tensor):
+        return tuple(value.shape)
+    return tuple(map(shapes, value)) if isinstance(value, list | tuple) else value
+
+
+@cache
+def is_composite(function: Any) -> bool:
+    """Return whether PyTorch computes the operation by other ones, which are then what has to be counted."""
+    return torch._C._dispatch_has_kernel_for_dispatch_key(function.name(), "CompositeImplicitAutograd")

@@ -1,0 +1,84 @@
+"""Ctrl-C, SIGTERM and SIGHUP end a command in one line, at any moment."""
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+WORDS = ["run", "--method", "fedavg", "--train-images", "40", "--clients", "2", "--rounds", "400", "--head-start", "1"]
+
+
+def started(words, code="from hfp.commands.cli import main; import sys; sys.exit(main())"):
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_signal_stops_a_run_with_its_model_and_checkpoint_written(number, status, tmp_path):
+    process = started([*WORDS, "--out", str(tmp_path / "out")])
+    while process.poll() is None and not (tmp_path / "out/checkpoint.safetensors").exists():
+        time.sleep(0.02)
+    process.send_signal(number)
+    out, err = process.communicate()
+    assert (process.returncode, err) == (status, "")
+    assert f"to go on: hfp run --resume {tmp_path}/out" in out
+    assert {"global.safetensors", "checkpoint.safetensors"} <= {path.name for path in (tmp_path / "out").iterdir()}
+
+
+LOADING = """
+import importlib.abc, os, signal, sys, time
+class Slow(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == "torch":
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(60)
+sys.meta_path.insert(0, Slow())
+from hfp.commands.cli import main
+sys.exit(main())
+"""
+
+
+def test_ctrl_c_while_modules_are_loaded_is_one_line():
+    out, err = started(["run"], LOADING).communicate()
+    assert (out, err) == ("", "hfp run: interrupted\n")
+
+
+TWICE = """
+import os, signal, sys
+from hfp.commands import run
+def close(*_):
+    os.kill(os.getpid(), signal.SIGINT)
+run._close = close
+class Stops(run.Display):
+    def round_ended(self, outcome):
+        os.kill(os.getpid(), signal.SIGINT)
+run.Display = Stops
+from hfp.commands.cli import main
+sys.exit(main())
+"""
+
+
+def test_a_second_ctrl_c_while_the_run_is_closed_is_one_line(tmp_path):
+    process = started([*WORDS, "--out", str(tmp_path / "out")], TWICE)
+    _, err = process.communicate()
+    assert (process.returncode, err) == (130, "hfp run: interrupted\n")
+    assert (tmp_path / "out/checkpoint.safetensors").exists()
+
+
+def test_ctrl_c_while_data_is_set_up_is_one_line(tmp_path):
+    code = (
+        "import os, signal, sys; from hfp.commands import run\n"
+        "run.set_up = lambda experiment: os.kill(os.getpid(), signal.SIGINT)\n"
+        "from hfp.commands.cli import main; sys.exit(main())"
+    )
+    process = started([*WORDS, "--out", str(tmp_path / "out")], code)
+    assert process.communicate() == ("", "hfp run: interrupted\n")
+    assert process.returncode == 130
+    assert list(tmp_path.iterdir()) == []

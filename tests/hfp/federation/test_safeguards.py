@@ -1,0 +1,120 @@
+"""Runs with robust rules and with privacy, from end to end."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from hfp import Experiment
+from hfp.errors import InputError
+from hfp.federation.fleet import InProcess
+from hfp.federation.rounds import Course
+from hfp.federation.setup import set_up
+from hfp.results.report import round_line
+
+SMALL = Experiment(
+    clients=5, rounds=2, train_images=100, head_start=1.0, model="resnet8", method="fedavg", learning_rate=0.02
+)
+
+
+class Liar:
+    """The embedded engine with a first client that sends its change times -100, and statistics off by 1000."""
+
+    def __init__(self, federation):
+        self._fleet = InProcess(federation)
+        self.home = self._fleet.home
+
+    def reachable(self, round, clients):
+        return clients
+
+    def train(self, round, clients, write):
+        for result in self._fleet.train(round, clients, write):
+            if result.client.index != 0:
+                yield result
+                continue
+            sent = result.task.tensors
+            tensors = {
+                name: sent[name] - 100 * (tensor - sent[name]) if tensor.is_floating_point() else tensor
+                for name, tensor in result.reply.tensors.items()
+            }
+            yield dataclasses.replace(result, reply=dataclasses.replace(result.reply, tensors=tensors))
+
+    def statistics(self, round, clients, weights):
+        for client, own in self._fleet.statistics(round, clients, weights):
+            yield client, {name: value + 1000 for name, value in own.items()} if client.index == 0 else own
+
+
+def length(state):
+    return float(torch.cat([tensor.double().flatten() for tensor in state.values()]).norm())
+
+
+@pytest.mark.parametrize("rule", ["trimmed-mean:1", "median", "norm-clip,trimmed-mean:1"])
+def test_a_liar_moves_the_global_model_far_and_next_to_nothing_under_a_rule(rule):
+    honest = length(Course(set_up(SMALL)).run().global_state)
+
+    def attacked(**changes):
+        federation = set_up(dataclasses.replace(SMALL, **changes))
+        return Course(federation, Liar(federation)).run()
+
+    assert length(attacked().global_state) > 5 * honest
+    defended = attacked(robust=rule)
+    assert length(defended.global_state) < 1.5 * honest
+    assert [record.figures["undefended"] for record in defended.history] == [0.0, 0.0]
+
+
+def test_the_share_that_cannot_be_defended_is_in_the_record():
+    run = Course(set_up(dataclasses.replace(SMALL, method="ca-hfp", rank=3, robust="trimmed-mean:2"))).run()
+    assert all(0 < record.figures["undefended"] <= 1 for record in run.history)
+
+
+def test_without_safeguards_nothing_is_added_to_the_record():
+    run = Course(set_up(SMALL)).run()
+    assert all("epsilon" not in record.figures and "undefended" not in record.figures for record in run.history)
+
+
+@pytest.mark.parametrize("method", ["fedavg", "ca-hfp"])
+def test_a_private_run_says_what_it_spent_and_repeats_itself(method):
+    pytest.importorskip("dp_accounting")
+    experiment = dataclasses.replace(SMALL, method=method, privacy={"noise": 2.0, "clip": 0.5})
+    first, again = (Course(set_up(experiment)).run() for _ in range(2))
+    spent = [record.figures["epsilon"] for record in first.history]
+    assert 0 < spent[0] < spent[1]
+    assert all(torch.equal(first.global_state[name], again.global_state[name]) for name in first.global_state)
+    assert all(tensor.isfinite().all() for tensor in first.global_state.values())
+
+
+def test_a_round_without_a_test_releases_no_statistics():
+    pytest.importorskip("dp_accounting")
+    experiment = dataclasses.replace(SMALL, privacy={"noise": 2.0}, rounds=3)
+    often = Course(set_up(experiment)).run().history[1].figures["epsilon"]
+    seldom = Course(set_up(dataclasses.replace(experiment, evaluate=3))).run().history[1].figures["epsilon"]
+    assert seldom < often
+
+
+def test_a_method_that_reads_more_than_submodels_is_refused_before_it_trains():
+    federation = set_up(dataclasses.replace(SMALL, method="prunefl", privacy={"noise": 1.0}))
+    with pytest.raises(InputError, match="prunefl can't run privately"):
+        Course(federation)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"robust": "mean"}, "robust rule"),
+        ({"privacy": {"clip": 1.0}}, "needs its noise"),
+        ({"privacy": {"noise": 1.0, "sigma": 2.0}}, "part of privacy"),
+        ({"privacy": {"noise": 1.0}, "deadline": 1.0, "late": "join"}, "late must be discard"),
+    ],
+)
+def test_what_cannot_be_asked_for_is_one_line(changes, message):
+    with pytest.raises(InputError, match=message):
+        dataclasses.replace(SMALL, **changes)
+
+
+def test_every_round_shows_what_was_spent_and_what_could_not_be_defended():
+    run = Course(set_up(dataclasses.replace(SMALL, rounds=1))).run()
+    record = dataclasses.replace(run.history[0], figures={"epsilon": 1.234, "undefended": 0.31})
+    assert round_line(record, 1).endswith("  epsilon 1.23  31% of the model undefended")
+    assert "epsilon" not in round_line(run.history[0], 1)

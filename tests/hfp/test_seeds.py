@@ -1,0 +1,80 @@
+"""One seed gives one run, also where layers draw at random."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+from hfp import Experiment, simulate
+from hfp.federation import setup
+from hfp.seeds import seeded
+
+SMALL = Experiment(method="fedavg", train_images=60, clients=2, rounds=2, head_start=1.0, personal=1)
+
+
+class Dropping(nn.Module):
+    """A network whose dropout is part of training and of re-estimating batch-norm statistics."""
+
+    def __init__(self):
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(1, 8, 3), nn.Dropout(0.5), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Dropout(0.5)
+        )
+        self.head = nn.Linear(8, 10)
+
+    def forward(self, images):
+        return self.head(self.features(images).mean((2, 3)))
+
+
+@pytest.fixture
+def dropping(monkeypatch):
+    """Experiments have the network with dropout for a model."""
+
+    def make(*_, **__):
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return Dropping()
+
+    monkeypatch.setattr(setup, "create_model", make)
+    monkeypatch.setattr(setup, "classifier_of", lambda model: model.head)
+
+
+@pytest.mark.parametrize("method", ["fedavg", "ca-hfp", "fjord", "dapperfl"])
+def test_a_model_with_dropout_gives_one_run_for_one_seed(dropping, method):
+    experiment = dataclasses.replace(SMALL, method=method)
+    torch.manual_seed(1)
+    one = simulate(experiment)
+    torch.manual_seed(2)
+    other = simulate(experiment)
+    for name, tensor in one.global_state.items():
+        assert torch.equal(other.global_state[name], tensor)
+    assert [record.loss for record in other.history] == [record.loss for record in one.history]
+    assert [record.personal for record in other.history] == [record.personal for record in one.history]
+
+
+def test_dropout_differs_by_seed_round_and_client():
+    def drawn(seed, *labels):
+        with seeded(torch.device("cpu"), seed, "layers", *labels):
+            return nn.functional.dropout(torch.ones(100))
+
+    masks = [drawn(0, 0, 0), drawn(0, 0, 1), drawn(0, 1, 0), drawn(1, 0, 0)]
+    assert len({tuple(mask.tolist()) for mask in masks}) == 4
+    assert torch.equal(drawn(0, 0, 0), masks[0])
+
+
+def test_the_global_generator_is_afterwards_what_it_was():
+    before = torch.get_rng_state()
+    with seeded(torch.device("cpu"), 0, "layers"):
+        torch.rand(3)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_on_cuda_too():
+    device, before = torch.device("cuda"), torch.cuda.get_rng_state()
+    with seeded(device, 0, "layers"):
+        one = torch.rand(3, device=device)
+    with seeded(device, 0, "layers"):
+        assert torch.equal(torch.rand(3, device=device), one)
+    assert torch.equal(torch.cuda.get_rng_state(), before)
