@@ -72,10 +72,13 @@ def first_difference(
 def masked_output(wiring: Wiring, model: nn.Module, example_inputs: Any, gone: Gone, index_map: IndexMap) -> Any:
     """Return what the full model computes without the removed channels.
 
-    Their entries are zero, and statistics run over the others.
+    Their entries are zero, and statistics run over the others. The model draws and decides for itself, whatever the
+    trace drew and decided.
     """
     own = copied(model, computed(model)).train().eval()
-    return _MaskedRun(wiring, gone).run(_masked(own, index_map), example_inputs)
+    run = _MaskedRun(wiring, gone)
+    run.decisions.clear()
+    return run.run(_masked(own, index_map), example_inputs)
 
 
 def _masked(own: nn.Module, index_map: IndexMap) -> nn.Module:
