@@ -28,7 +28,7 @@ def generator(seed: int, *labels: str | int) -> torch.Generator:
 
 @contextmanager
 def seeded(device: torch.device, seed: int, *labels: str | int) -> Iterator[None]:
-    """Inside, what draws from torch's global generators (dropout layers, say) draws from a seed of `derive`.
+    """Seed torch's global generators, which dropout layers draw from, by `derive` while inside.
 
     The generators of the processor and of `device` are afterwards what they were.
 

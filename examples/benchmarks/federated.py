@@ -107,10 +107,47 @@ OWN_STUDIES: dict[str, Study] = {
     },
 }
 
+AUTHORS_TRAINING = {"learning_rate_schedule": "steps", "weight_decay": 5e-4}
+
+BASELINE_STUDIES: dict[str, Study] = {
+    "dapperfl": {
+        "fuses from round 2, dense epoch": {},
+        "fuses in every round": {"options": {"fusion": "always"}},
+        "never fuses": {"options": {"fusion": "never"}},
+        "fuses in every round, half of the epoch pruned": {"options": {"fusion": "always", "halves": True}},
+    },
+    "prunefl": {
+        "adapts every 5 rounds": {},
+        "adapts every 50 rounds": {"options": {"every": 50}},
+    },
+    "fedrolex": {
+        "rolls by a channel": {},
+        "rolls around within the run": {"options": {"roll": "run"}},
+        "rolls by a channel, not clipped": {"clip_norm": 0.0},
+    },
+    "heterofl": {
+        "clipped at 1": {},
+        "not clipped": {"clip_norm": 0.0},
+        "clipped, steps and weight decay": AUTHORS_TRAINING,
+    },
+    "fedmp": {
+        "clients' own ratios": {},
+        "ratios of the bandit": {"method": "fedmp-bandit"},
+    },
+    "fedavg": {
+        "as it is": {},
+        "clipped at 1": {"clip_norm": 1.0},
+    },
+}
+"""Variants of other methods: what differs from their authors' code, and what that is worth."""
+
 STUDIES = {
     name: {v: {"method": "ca-hfp-paper", **c} for v, c in study.items()} for name, study in PAPER_STUDIES.items()
 }
 STUDIES |= OWN_STUDIES
+STUDIES |= {
+    method: {v: {"method": method, **c} for v, c in study.items()} for method, study in BASELINE_STUDIES.items()
+}
 
 SETTING = ("study", "dataset", "model", "alpha", "rank", "rounds", "head_start", "seeds", "variant")
 SHARED = ("dataset", "model", "train_images", "rounds", "head_start", "head_start_decay")

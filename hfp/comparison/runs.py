@@ -109,7 +109,7 @@ class ComparisonFolder:
             (self.path / UNFINISHED).rmdir()
 
     def unfinished(self, experiment: Experiment) -> Path:
-        """Where a run is kept until it is finished."""
+        """Return the folder in which a run is kept until it is finished."""
         return self.path / UNFINISHED / self.key(experiment)
 
     def outdated(self, experiment: Experiment) -> str | None:

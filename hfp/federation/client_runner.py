@@ -83,7 +83,7 @@ class Clients:
             model=federation.model,
             groups=federation.context.groups,
             data=self._data(client),
-            training=dataclasses.replace(federation.training, epochs=federation.experiment.epochs_in(round)),
+            training=federation.training_in(round),
             count=self._count,
             count_peak_bytes=self._count_peak_bytes,
             seed=federation.experiment.seed,

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from hfp.costs.payload import packed_bytes
 from hfp.federation.fleet import Fleet
 from hfp.federation.observer import Observer
+from hfp.federation.participation import Cohort, asked_clients
 from hfp.federation.records import Personal
 from hfp.federation.safeguards import Safeguards
 from hfp.federation.setup import Federation
@@ -23,6 +24,9 @@ from hfp.training.local_step import LARGE_BATCH, LocalData, Predictions, on_devi
 
 if TYPE_CHECKING:
     from hfp.federation.rounds import Outcome
+
+POOLED = ("reestimate", "participants")
+"""Batch-norm policies under which the server pools the statistics of clients."""
 
 
 class PersonalAccuracy(Observer):
@@ -67,11 +71,14 @@ class Evaluator:
         self._predictions: Predictions | None = None
         test = federation.dataset.test
         self._test = on_device(LocalData(test.images, test.labels, federation.dataset.normalise), federation.device)
-        self.traffic = self._statistics_traffic()
+        clients, share = len(federation.context.clients), federation.experiment.participation
+        self.traffic = self._statistics_traffic(
+            asked_clients(share, clients) if self._policy == "participants" else clients
+        )
 
     def refresh(self, state: ServerState) -> ServerState:
         """Return the state with the batch-norm statistics of the run's policy."""
-        if self._policy != "reestimate":
+        if self._policy not in POOLED:
             return state
         found = self._safeguards.pooled(state, self._statistics(state))
         pooled = {name: value.to(state.weights[name]) for name, value in found.items()}
@@ -122,9 +129,13 @@ class Evaluator:
         return Predictions(total.correct / samples, total.losses / samples)
 
     def _statistics(self, state: ServerState) -> Iterator[tuple[Client, State]]:
-        """Measure the batch-norm statistics of every client that can be reached."""
-        everyone = self._fleet.reachable(state.round, self._federation.context.clients)
-        return self._fleet.statistics(state.round, everyone, state.weights)
+        """Measure the statistics of the policy's clients that can be reached, after the round before `state`."""
+        clients: Sequence[Client] = self._federation.context.clients
+        if self._policy == "participants":
+            cohort, round = Cohort(self._federation.experiment, clients), state.round - 1
+            clients = [client for client in cohort.asked(round) if not cohort.drops_out(round, client)]
+            self.traffic = self._statistics_traffic(len(clients))
+        return self._fleet.statistics(state.round, self._fleet.reachable(state.round, clients), state.weights)
 
     def _ask(self, model: nn.Module, schedule: Sequence[Tensor] | None = None) -> Predictions:
         """Predict the whole test set, in evaluation mode unless a schedule of batches is given."""
@@ -143,10 +154,9 @@ class Evaluator:
         order = torch.randperm(samples, generator=generator(self._federation.experiment.seed, "test batches"))
         return order.tensor_split(max(1, round(samples / LARGE_BATCH)))
 
-    def _statistics_traffic(self) -> tuple[int, int]:
-        if self._policy != "reestimate":
+    def _statistics_traffic(self, clients: int) -> tuple[int, int]:
+        if self._policy not in POOLED:
             return 0, 0
-        clients = len(self._federation.context.clients)
         full: State = self._federation.initial
         moments = {name: tensor for name, tensor in full.items() if name.endswith(("running_mean", "running_var"))}
         return clients * packed_bytes(full), clients * packed_bytes(moments)

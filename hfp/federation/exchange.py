@@ -32,13 +32,14 @@ class Exchange:
         method, context = self._federation.method, self._federation.context
         return method.send(context, state, client, self._plan(state, client))
 
-    def update(self, result: TaskResult) -> Update | None:
-        """Turn an answer into an update, or return None when there is no reply in it."""
+    def update(self, round: int, result: TaskResult) -> Update | None:
+        """Turn an answer in a round into an update, or return None when there is no reply in it."""
         reply = result.reply
         if reply is None:
             return None
         seconds = result.client.device.seconds(result.bytes_down, reply.training_macs, result.bytes_up)
-        return Update(result.client, result.task, reply, self._federation.training.step_size, seconds)
+        step_size = self._federation.training_in(round).step_size
+        return Update(result.client, result.task, reply, step_size, seconds)
 
     def record(self, result: TaskResult) -> ClientRecord:
         """Record an answer's figures, which are those of the download alone when there is no reply."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import dataclasses
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -53,13 +54,23 @@ BATCH_NORM_POLICIES: Mapping[str, str] = MappingProxyType(
     {
         "aggregate": "the submodels' running statistics are averaged by the method's own rule, like any parameter",
         "reestimate": "after aggregation every client runs the global model over its own data, and the server pools "
-        "the statistics it sends back",
+        "the statistics it sends back; this asks all clients, also those that take no part in the round",
+        "participants": "the same, but only of the clients that the round asked and that did not drop out",
         "local": "every client keeps the statistics of its own data, and accuracy is the mean over the clients' "
         "models, weighted by samples, each over the whole test set",
         "batch": "every batch of 500 test images, in random order, is normalised by its own statistics",
     }
 )
 """Which batch-norm statistics the global model is tested with (`hfp.training.batch_norm`)."""
+
+LEARNING_RATE_SCHEDULES: Mapping[str, str] = MappingProxyType(
+    {
+        "constant": "it stays the same",
+        "cosine": "it falls along half a cosine, so that the round after the last would have none",
+        "steps": "it is a tenth from the end of the first third of the rounds on, and a hundredth in the last third",
+    }
+)
+"""How the learning rate goes over the rounds of a run."""
 
 _DEVICE = re.compile(r"(?!meta)[a-z]+(:\d+)?")
 
@@ -225,6 +236,23 @@ class Experiment:
         unit="limit=most",
         group="clients",
     )
+    first_ratio: float | None = setting(
+        None,
+        "Submodels grow: in the first round every client removes this share of its channels, if its own is not larger, "
+        "and from round to round less, down to its own.",
+        kind=float,
+        within="[0, 1)",
+        reason="the share of channels removed",
+        unit="share",
+        group="clients",
+    )
+    growth: float = setting(
+        0.5,
+        "Where there is a first ratio, submodels reach their own size after this share of the run's rounds.",
+        within="(0, 1]",
+        unit="share",
+        group="clients",
+    )
     participation: float = setting(
         1.0,
         "The server asks this share of the clients in each round.",
@@ -331,6 +359,32 @@ class Experiment:
     learning_rate: float = setting(
         0.05, "Local SGD has this learning rate.", within="(0, inf)", group="training", aliases=("lr",)
     )
+    learning_rate_schedule: str = setting(
+        "constant",
+        "The learning rate changes from round to round in this way.",
+        choices=LEARNING_RATE_SCHEDULES,
+        noun="learning-rate schedule",
+        group="training",
+        aliases=("lr-schedule",),
+    )
+    learning_rate_decay: float = setting(
+        1.0,
+        "The learning rate is multiplied by this factor from one round to the next, whatever its schedule.",
+        within="(0, 1]",
+        unit="factor",
+        group="training",
+        aliases=("lr-decay",),
+    )
+    clip_norm: float | None = setting(
+        None,
+        "A local step scales its gradient down to this Euclidean norm where it is longer; 0 leaves it as it is. By "
+        "default a method does what its authors' code does: HeteroFL and FedRolex clip at 1, others do not.",
+        kind=float,
+        within="[0, inf)",
+        unit="norm",
+        group="training",
+        aliases=("max-grad-norm",),
+    )
     momentum: float = setting(0.9, "Local SGD has this momentum.", within="[0, 1)", group="training")
     weight_decay: float = setting(
         0.0, "Local SGD has this weight decay.", within="[0, inf)", group="training", aliases=("wd",)
@@ -401,6 +455,11 @@ class Experiment:
             privacy_of(self.privacy)
         if self.privacy is not None and self.late == "join":
             raise InputError("late must be discard in a private run, where a client counts at most once per round")
+        if self.privacy is not None and self.batch_norm == "participants":
+            raise InputError(
+                "batch_norm must be another policy than participants with privacy, which counts what statistics of all "
+                "clients give away; found participants"
+            )
         create_method(self.method, **self.options)
 
     def measures(self, round: int) -> bool:
@@ -416,6 +475,37 @@ class Experiment:
         bounded = self.deadline is not None or "seconds" in (self.budget or {})
         times = 1 if bounded else max(1, builtins.round(self.head_start * self.head_start_decay**round))
         return times * self.epochs
+
+    def ratio_in(self, round: int, own: float) -> float:
+        """The share of its channels that a client removes in a round, counted from 0.
+
+        >>> grows = Experiment(rounds=8, first_ratio=0.9)
+        >>> [round(grows.ratio_in(now, own=0.5), 2) for now in range(6)]
+        [0.9, 0.8, 0.7, 0.6, 0.5, 0.5]
+
+        Args:
+            round: the round.
+            own: the client's own ratio, which it has in the end.
+        """
+        if self.first_ratio is None or own >= self.first_ratio:
+            return own
+        left = max(0.0, 1 - round / (self.growth * self.rounds))
+        return own + left * (self.first_ratio - own)
+
+    def rate_factor(self, round: int) -> float | None:
+        """What the learning rate is multiplied by in a round, counted from 0; None where it never changes.
+
+        >>> Experiment(rounds=4, learning_rate_schedule="cosine").rate_factor(2)
+        0.5
+        """
+        if self.learning_rate_schedule == "constant" and self.learning_rate_decay == 1:
+            return None
+        shapes = {
+            "constant": 1.0,
+            "cosine": (1 + math.cos(math.pi * round / self.rounds)) / 2,
+            "steps": 10.0 ** -(3 * round // self.rounds),
+        }
+        return shapes[self.learning_rate_schedule] * self.learning_rate_decay**round
 
     @property
     def devices(self) -> tuple[Device, ...]:

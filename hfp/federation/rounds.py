@@ -192,13 +192,13 @@ class Course:
         came: list[Update] = []
         heard = 0
         for result in self._task_results():
-            update, record = self._exchange.update(result), self._exchange.record(result)
+            update, record = self._exchange.update(state.round, result), self._exchange.record(result)
             problem = problem_of(method, context, state, update) if update else ""
             if update is None:
                 pass
             elif problem:
                 record = dataclasses.replace(record, status=REFUSED, problem=problem)
-            elif self._cohort.admit(state.round, update):
+            elif method.waits_for_all(state) or self._cohort.admit(state.round, update):
                 self._take(update, collector, came)
                 heard += 1
             else:
@@ -229,6 +229,7 @@ class Course:
         method, context, state = self._federation.method, self._federation.context, self.state
         present = self._fleet.reachable(state.round, self._cohort.asked(state.round))
         chosen = method.select(context, state, present) if present else ()
+        chosen = [self._federation.client_in(state.round, client) for client in chosen]
         lost = {client.index for client in chosen if self._cohort.drops_out(state.round, client)}
         sent = [client for client in chosen if client.index not in lost]
         results = self._fleet.train(state.round, sent, lambda client: self._exchange.task(state, client))

@@ -53,6 +53,18 @@ class Federation:
     device: torch.device
     origin: str
 
+    def client_in(self, round: int, client: Client) -> Client:
+        """A client with the ratio that it has in a round, counted from 0."""
+        ratio = self.experiment.ratio_in(round, client.ratio)
+        return client if ratio == client.ratio else dataclasses.replace(client, ratio=ratio)
+
+    def training_in(self, round: int) -> LocalTraining:
+        """How clients train in a round, counted from 0."""
+        experiment = self.experiment
+        return dataclasses.replace(
+            self.training, epochs=experiment.epochs_in(round), rate_factor=experiment.rate_factor(round)
+        )
+
     @property
     def initial(self) -> State:
         """The full model's state before the first round."""
@@ -99,7 +111,7 @@ def set_up_own(experiment: Experiment, problem: Problem, samples: Sequence[int],
     """
     for name in ("diagnostics", "personal"):
         if getattr(experiment, name):
-            raise InputError(f"{name} needs the clients' data on the server, which it hasn't when the data is your own")
+            raise InputError(f"{name} needs the clients' data on the server, which has none when the data is your own")
     for name in ("pretrained", "weights"):
         if getattr(experiment, name):
             raise InputError(f"{name} can't be used with a model of your own; load the weights in its model()")
@@ -151,8 +163,12 @@ def _assemble(
         seed=experiment.seed,
         example=torch.zeros(1, *dataset.shape),
         classifier=_rows_of_classes(model, len(dataset.classes)),
+        rounds=experiment.rounds,
     )
     method.check(context)
+    if experiment.first_ratio is not None:
+        first = [dataclasses.replace(client, ratio=experiment.ratio_in(0, client.ratio)) for client in context.clients]
+        method.check(dataclasses.replace(context, clients=tuple(first)))
     return Federation(
         experiment=experiment,
         method=method,
@@ -160,7 +176,7 @@ def _assemble(
         shards=shards,
         model=model,
         context=context,
-        training=_training(experiment),
+        training=_training(experiment, method),
         device=device,
         origin=origin,
     )
@@ -179,7 +195,7 @@ def _clients(experiment: Experiment, samples: Sequence[int], ratios: Sequence[fl
     )
 
 
-def _training(experiment: Experiment) -> LocalTraining:
+def _training(experiment: Experiment, method: Method) -> LocalTraining:
     return LocalTraining(
         epochs=experiment.epochs,
         batch_size=experiment.batch_size,
@@ -190,6 +206,7 @@ def _training(experiment: Experiment) -> LocalTraining:
         measure_variance=experiment.diagnostics,
         amp=experiment.amp,
         channels_last=experiment.channels_last,
+        clip_norm=method.clip_norm if experiment.clip_norm is None else experiment.clip_norm,
     )
 
 

@@ -9,7 +9,8 @@ import torch
 
 from hfp.costs.payload import layout
 from hfp.errors import InputError
-from hfp.federation.fleet import TaskResult, Write
+from hfp.federation.fleet import TaskResult
+from hfp.federation.lanes import Write
 from hfp.federation.records import REFUSED
 from hfp.flower import wire
 from hfp.flower.letter import Letter

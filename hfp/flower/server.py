@@ -110,7 +110,7 @@ def _checkpoint(experiment: Experiment, settings: Settings, say: Callable[[str],
 
 
 def _folder(experiment: Experiment, settings: Settings, resumed: bool) -> RunFolder:
-    """The run's folder. It isn't locked: a ServerApp that a killed SuperLink left behind gives way to a new one."""
+    """Make the run's folder, without a lock: a ServerApp that a killed SuperLink left gives way to a new one."""
     given = settings.resume or settings.out
     if not given:
         return RunFolder(default_folder(experiment), numbered=True)

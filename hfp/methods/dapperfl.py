@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import ClassVar
 
 import torch
@@ -25,6 +26,14 @@ from hfp.settings import setting
 from hfp.training.local_step import Objective, joined
 
 KEPT = "channels/kept"
+FUSION: Mapping[str, str] = MappingProxyType(
+    {
+        "later": "from the second round on, as the authors' code sets out to do",
+        "always": "in every round, as the paper says",
+        "never": "in none, which is what the authors' code comes to: it removes its masks after fusing, and with that "
+        "the fused weights",
+    }
+)
 
 
 @register
@@ -32,9 +41,10 @@ KEPT = "channels/kept"
 class DapperFL(Method):
     """DapperFL's clients train the full model, fuse it with the global one, prune it by l1 and train what is left.
 
-    Fusing computes ``w_k ← α_t w_t + (1 - α_t) w_k`` with ``α_t = max((1 - decay)^t · first, least)``. The first local
-    epoch is dense; where there is only one, its first half is. The local loss adds `regularisation` times the mean
-    length of the features that enter the classifier.
+    Fusing computes ``w_k ← α_t w_t + (1 - α_t) w_k`` with ``α_t = max((1 - decay)^t · first, least)``, in the rounds
+    that `fusion` says. The first local epoch is dense. Where it is the only one, clients send what they then prune, as
+    in the authors' code, unless `halves` is set. The local loss adds `regularisation` times the mean length of the
+    features that enter the classifier.
 
     The full model is sent to the clients. They reply with the compact one and one bit per channel. In the mean, which
     is weighted by samples, what a client pruned counts as unchanged.
@@ -48,7 +58,13 @@ class DapperFL(Method):
 
     extra_tensor_prefixes: ClassVar[tuple[str, ...]] = (KEPT,)
 
-    first: float = setting(0.9, "The global model has this share in the first round's fusion.", within="[0, 1]")
+    fusion: str = setting(
+        "later", "The trained weights are fused with the global ones in these rounds.", choices=FUSION
+    )
+    halves: bool = setting(
+        False, "Where there is one local epoch, its second half trains the pruned model; else nothing does."
+    )
+    first: float = setting(0.9, "The global model would have this share in the first round's fusion.", within="[0, 1]")
     decay: float = setting(0.2, "The global model loses this part of its share from round to round.", within="[0, 1]")
     least: float = setting(0.1, "The global model keeps at least this share in the fusion.", within="[0, 1]")
     regularisation: float = setting(
@@ -66,13 +82,12 @@ class DapperFL(Method):
     def send(self, context: MethodContext, state: ServerState, client: Client, plan: Plan) -> Task:
         """Send the full state, and the global model's share in the fusion."""
         index_map = context.groups.index_map(plan)
-        share = max((1 - self.decay) ** state.round * self.first, self.least)
-        return Task(plan, index_map, index_map.restrict(state.weights), {"share": share})
+        return Task(plan, index_map, index_map.restrict(state.weights), {"share": self._share(state.round)})
 
     def train(self, local: ClientContext, task: Task) -> Reply:
         """Train the full model, fuse it, prune it, and train what is left."""
         schedule = local.schedule()
-        dense_steps = len(schedule) // max(local.training.epochs, 2)
+        dense_steps = len(schedule) // max(local.training.epochs, 2 if self.halves else 1)
         full = local.build(task)
         dense = local.fit(full, self.objective(local, task, full), schedule[:dense_steps])
         fused = fuse(task.tensors, full.state_dict(), task.values["share"])
@@ -96,6 +111,12 @@ class DapperFL(Method):
         after = {name: tensor for name, tensor in update.reply.tensors.items() if name != KEPT}
         index_map = context.groups.index_map(kept_plan(context.groups, update.reply.tensors[KEPT].cpu()))
         return TrainedPart(index_map, index_map.restrict(update.task.tensors), after)
+
+    def _share(self, round: int) -> float:
+        """``α_t``, the global model's share; 0 where nothing is fused."""
+        if self.fusion == "never" or (self.fusion == "later" and round == 0):
+            return 0.0
+        return max((1 - self.decay) ** round * self.first, self.least)
 
     def objective(self, local: ClientContext, task: Task, model: nn.Module) -> Objective:
         """Minimise cross-entropy and the length of the features."""

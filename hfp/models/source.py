@@ -156,7 +156,7 @@ def from_factory(source: str | Callable[[], nn.Module]) -> nn.Module:
 
 
 def imported(spec: str) -> Any:
-    """What `module:name` names, looked for in the working directory too.
+    """Import what `module:name` names; the module is looked for in the working directory too.
 
     Raises:
         InputError: there is no such thing.

@@ -37,7 +37,7 @@ def finetune(
         model: a classifier of the data's images, on any device.
         dataset: the images and labels.
         epochs: how often to go through the training split.
-        learning_rate: of the first step.
+        learning_rate: the learning rate of the first step.
         batch_size: images per step.
         augmented: whether to shift and mirror images at random. It harms where position or direction means something,
             as in digits and text.
@@ -50,26 +50,24 @@ def finetune(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps, 1))
     device = next(model.parameters()).device
     draw = generator(seed, "finetune")
-    step = 0
+    batches = (batch for _ in range(epochs) for batch in _shuffled(dataset.train, batch_size, draw))
     with modes_kept(model):
         model.train()
-        for _ in range(epochs):
-            for images, labels in _shuffled(dataset.train, batch_size, draw):
-                inputs = dataset.normalise(augment(images, draw) if augmented else images).to(device)
-                loss = cross_entropy(model(inputs), labels.to(device))
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                schedule.step()
-                step += 1
-                if progress is not None:
-                    progress(step, steps, loss.item())
+        for step, (images, labels) in enumerate(batches, 1):
+            inputs = dataset.normalise(augment(images, draw) if augmented else images).to(device)
+            loss = cross_entropy(model(inputs), labels.to(device))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            if progress is not None:
+                progress(step, steps, loss.item())
     for parameter in parameters:
         parameter.grad = None
 
 
 def accuracy(model: nn.Module, dataset: Dataset, batch_size: int = 256) -> float:
-    """The share of the test images that the model gets right in evaluation mode. The model is left as it was."""
+    """Measure the share of test images that the model gets right in evaluation mode. The model is left as it was."""
     device = next(model.parameters()).device
     right = 0
     with modes_kept(model), torch.no_grad():

@@ -7,6 +7,7 @@ import torch
 from hfp.federation.experiment import Experiment
 from hfp.federation.setup import Federation
 from hfp.models.source import RANDOM
+from hfp.training.batch_norm import has_statistics
 
 
 def first_lines(federation: Federation, threads: int) -> tuple[str, ...]:
@@ -24,6 +25,7 @@ def first_lines(federation: Federation, threads: int) -> tuple[str, ...]:
         f"method   {experiment.method}{_options(experiment)}: {_counted(experiment.rounds, 'round')}, "
         f"{_local_epochs(experiment)}",
         f"machine  {_machine(federation.device)}, {_counted(threads, 'thread')}; seed {experiment.seed}",
+        *_statistics(federation),
     )
 
 
@@ -39,6 +41,17 @@ def _clients(federation: Federation) -> str:
     least, most = (pick(client.samples for client in clients) for pick in (min, max))
     dealt = f"alpha {experiment.alpha:g}" if experiment.partition == "dirichlet" else experiment.partition
     return f"{len(clients)} of {least:,} to {most:,} images ({dealt}); they remove {shares} of their channels"
+
+
+def _statistics(federation: Federation) -> tuple[str, ...]:
+    """That tests ask clients which the rounds leave alone, where they do."""
+    experiment = federation.experiment
+    if experiment.batch_norm != "reestimate" or experiment.participation == 1 or not has_statistics(federation.model):
+        return ()
+    return (
+        f"tests    each asks all {experiment.clients} clients for batch-norm statistics; batch_norm=participants asks "
+        "the round's alone",
+    )
 
 
 def _parameters(federation: Federation) -> int:

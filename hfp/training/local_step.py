@@ -36,6 +36,8 @@ class LocalTraining:
             float32.
         channels_last: lay out images and filters with their channels last, which half-precision convolutions on GPUs
             prefer.
+        rate_factor: what multiplies the learning rate in this round; None where the rate never changes.
+        clip_norm: the Euclidean norm down to which longer gradients are scaled; 0 leaves them as they are.
     """
 
     epochs: int
@@ -47,11 +49,18 @@ class LocalTraining:
     measure_variance: bool = False
     amp: bool = False
     channels_last: bool = False
+    rate_factor: float | None = None
+    clip_norm: float = 0.0
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of this round."""
+        return self.learning_rate if self.rate_factor is None else self.rate_factor * self.learning_rate
 
     @property
     def step_size(self) -> float:
         """The effective length of a step once momentum has built up."""
-        return self.learning_rate / (1 - self.momentum)
+        return self.rate / (1 - self.momentum)
 
     def steps(self, samples: int) -> int:
         """Count the steps that all local epochs take over so many samples."""
@@ -164,8 +173,13 @@ class LocalStep:
         self.model, self.objective = model, objective
         self._normalise, self._training = normalise, training
         self._device = next(model.parameters()).device
+        first = next(model.parameters())
+        self.rate = None if training.rate_factor is None else first.new_tensor(training.rate)
         self.optimizer = torch.optim.SGD(
-            model.parameters(), training.learning_rate, momentum=training.momentum, weight_decay=training.weight_decay
+            model.parameters(),
+            lr=training.learning_rate if self.rate is None else 1.0,
+            momentum=training.momentum,
+            weight_decay=training.weight_decay if self.rate is None else 0.0,
         )
         self.total = torch.zeros((), device=self._device)
         self.spread = _Spread() if training.measure_variance else None
@@ -183,8 +197,25 @@ class LocalStep:
         if self.spread is not None:
             self.spread.add(self.model)
         self.objective.gradients(self.model)
+        if self._training.clip_norm:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self._training.clip_norm)
+        if self.rate is not None:
+            self._scale_gradients(self.rate)
         self.optimizer.step()
         self.total += loss.detach() * len(batch.labels)
+
+    def _scale_gradients(self, rate: Tensor) -> None:
+        """Make gradients ``rate (g + λ w)``: SGD at rate 1 without weight decay then takes the step of that rate.
+
+        The rate is a tensor, so that a captured step can be given another one. It stays the same over a round, and
+        momentum starts anew in each, so that the sum of scaled gradients is the scaled sum.
+        """
+        parameters = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        with torch.no_grad():
+            if self._training.weight_decay:
+                torch._foreach_add_(gradients, parameters, alpha=self._training.weight_decay)
+            torch._foreach_mul_(gradients, rate)
 
 
 def train(
@@ -227,9 +258,7 @@ def train(
     wait()
     mean = float(step.total) / max(seen, 1)
     if not math.isfinite(mean):
-        raise InputError(
-            f"training diverged (loss {mean}) at learning rate {training.learning_rate:g}; use a smaller one"
-        )
+        raise InputError(f"training diverged (loss {mean}) at learning rate {training.rate:g}; use a smaller one")
     return LocalResult(len(schedule), seen, mean, None if step.spread is None else step.spread.variance())
 
 

@@ -100,7 +100,7 @@ class Replay:
         tensors = {name: (tensor.shape, tensor.dtype) for name, tensor in objective.tensors.items()}
         key = (
             *(size, data.images.shape[1:], data.images.dtype, data.normalise),
-            *(dataclasses.replace(training, epochs=1), type(objective), objective.constants()),
+            *(_without_rate(training), type(objective), objective.constants()),
             tuple(tensors.items()),
         )
         step = shell.steps.get(key)
@@ -113,6 +113,11 @@ class Replay:
         if reason not in self._said:
             self._said.add(reason)
             warnings.warn(f"local steps are not replayed as CUDA graphs but run one by one: {reason}", stacklevel=2)
+
+
+def _without_rate(training: LocalTraining) -> LocalTraining:
+    """The same for all rounds whose steps differ in nothing but the rate, which a step is given."""
+    return dataclasses.replace(training, epochs=1, rate_factor=None if training.rate_factor is None else 1.0)
 
 
 def _why_not(shell: Shell, training: LocalTraining, objective: Objective) -> str:
@@ -217,7 +222,7 @@ class Lease:
             step = replay.step(shell, data, training, objective, schedule)
         # a shell has the layout that `channels_last` asks for, and its tensors must stay where they are
         step = step or (LocalStep(model, data.normalise, training, objective) if shell else None)
-        with step.of(objective) if isinstance(step, StaticStep) else nullcontext():
+        with step.of(objective, training) if isinstance(step, StaticStep) else nullcontext():
             return train(model, data, training, generator, objective, schedule, step, self._shells.wait)
 
     def shell(self, model: nn.Module) -> Shell | None:

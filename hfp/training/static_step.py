@@ -28,7 +28,7 @@ class StaticStep(LocalStep):
     Args:
         model: trained in place; its tensors must stay where they are.
         normalise: as in `LocalData`.
-        training: how to train; its number of epochs does not matter.
+        training: how to train; its number of epochs does not matter, nor its rate where `of` gives another one.
         objective: the first that is minimised; later ones have tensors of the same names and shapes.
         size: samples in a batch that is replayed.
         pool: the graph memory that this step shares with others which never run at the same time.
@@ -61,13 +61,18 @@ class StaticStep(LocalStep):
         return self._pointers() != self._places
 
     @contextmanager
-    def of(self, objective: Objective) -> Iterator[None]:
-        """Minimise `objective` while inside, starting without momentum. Its tensors are up to date at the end."""
+    def of(self, objective: Objective, training: LocalTraining) -> Iterator[None]:
+        """Minimise `objective` at the rate of `training` while inside, starting without momentum.
+
+        The objective's tensors are up to date at the end.
+        """
         given = objective.tensors
         with torch.no_grad():
             for name, tensor in self._own.items():
                 tensor.copy_(given[name])
             torch._foreach_zero_([*self._momentum, self.total])
+            if self.rate is not None:
+                self.rate.fill_(training.rate)
         self.objective = objective
         if self._own:
             objective.tensors = self._own

@@ -28,11 +28,14 @@ from hfp.importance.groups.roles import channels_at, is_attention, roles_of
 class GateBatch:
     """The gate gradients of one batch.
 
-    rows: (layer's name, "in" or "out") to `[samples, passes, channels]`, one backward pass per quantity differentiated.
-    totals: layer's name to (sum of its input over samples and positions `[channels]`, how many those are).
-    refused: layer's name to why it has no gradient per sample.
-    samples: how many samples the batch has.
-    kept: what the criterion keeps of the model's output, by a name of its own, `[samples, ...]`.
+    Args:
+        rows: the gradients `[samples, passes, channels]` by (layer's name, "in" or "out"). There is one pass per
+            quantity that is differentiated.
+        totals: the sum of a layer's input over samples and positions, `[channels]`, and how many those are, by the
+            layer's name.
+        refused: why a layer has no gradient per sample, by the layer's name.
+        samples: how many samples the batch has.
+        kept: what the criterion keeps of the model's output, `[samples, ...]`, by a name of its own.
     """
 
     rows: dict[GateKey, Tensor]
@@ -46,8 +49,9 @@ class GateBatch:
 class Quantities:
     """What a criterion differentiates on one batch, and what it keeps of the model's output.
 
-    scalars: sums over the batch's samples, which are differentiated one after the other.
-    kept: tensors `[samples, ...]` by name, which `GatedImportance.kept` gives back.
+    Args:
+        scalars: sums over the batch's samples, which are differentiated one after the other.
+        kept: tensors `[samples, ...]` by name, which `GatedImportance.kept` gives back.
     """
 
     scalars: list[Tensor]
@@ -79,11 +83,11 @@ class GatedImportance(FromData[list[GateBatch]], tp.importance.Importance):  # t
 
     @abstractmethod
     def _quantities(self, output: Any, target: Any, size: int, run: Pass) -> Quantities:
-        """What to differentiate, and what to keep, of the output for a batch of `size` samples."""
+        """Return what to differentiate, and what to keep, of the output for a batch of `size` samples."""
 
     @property
     def samples(self) -> int:
-        """How many samples have been accumulated."""
+        """Return the number of samples accumulated so far."""
         return sum(batch.samples for batch in self._batches)
 
     def reset(self) -> None:
@@ -170,7 +174,9 @@ class GatedImportance(FromData[list[GateBatch]], tp.importance.Importance):  # t
         return gate - self._mean_part(group, readers, gate) if self.repaired else gate
 
     def kept(self, name: str) -> Tensor:
-        """What was kept of the model's outputs under a name, `[samples, ...]`, in the order of `gate_gradients`."""
+        """Return what was kept of the model's outputs under a name, `[samples, ...]`, in the order of
+        `gate_gradients`.
+        """
         return torch.cat([batch.kept[name] for batch in self._batches])
 
     def _mean_part(self, group: Any, readers: list[Member], gate: Tensor) -> Tensor:

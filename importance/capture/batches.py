@@ -25,9 +25,11 @@ class ForwardPass:
     """How to compute a model's outputs over batches.
 
     Args:
-        forward: `forward(model, batch) -> output`, for batches that aren't (inputs, target).
-        autocast: compute type of mixed precision (`torch.bfloat16`, `torch.float16`); None leaves precision alone.
-        progress: show a progress bar on standard error.
+        forward: called as `forward(model, batch)`, it returns the output. It serves batches that are not (inputs,
+            target) pairs.
+        autocast: the type in which mixed precision computes (`torch.bfloat16` or `torch.float16`). None leaves the
+            precision alone.
+        progress: whether to show a progress bar on standard error.
     """
 
     forward: Forward | None = None
@@ -72,16 +74,16 @@ class Pass(ForwardPass):
     """How to compute a model's outputs and their loss over batches.
 
     Args:
-        loss_fn: `loss_fn(output, target)`; returns one value per sample, or one value for the batch. With a `forward`,
-            the loss gets (output, batch).
-        reduction: what a loss that is one value for the batch is over its samples, "mean" or "sum".
-        relabel: `relabel(output, size) -> target`, in place of the targets that the batches hold.
+        loss_fn: called as `loss_fn(output, target)`. It returns one value per sample, or one value for the batch. With
+            a `forward`, it gets (output, batch).
+        reduction: what a loss that returns one value for the batch does over its samples, "mean" or "sum".
+        relabel: called as `relabel(output, size)`, it returns a target that replaces the one in the batch.
         forward: as for `ForwardPass`.
         autocast: as for `ForwardPass`.
         progress: as for `ForwardPass`.
 
     Raises:
-        CriterionError: the reduction is unknown, or the loss can't be called.
+        CriterionError: the reduction is unknown, or the loss cannot be called.
     """
 
     loss_fn: Loss
@@ -100,7 +102,7 @@ class Pass(ForwardPass):
 
     @property
     def scale(self) -> float:
-        """What the summed loss is multiplied by, so that half precision doesn't lose its gradients."""
+        """Return the factor of the summed loss that keeps half precision from losing its gradients."""
         return HALF_SCALE if self.autocast == torch.float16 else 1.0
 
     def target(self, output: Any, batch: Any, size: int) -> Any:

@@ -1,8 +1,8 @@
 """Check with numbers that a compact model computes what its parent computes without the removed channels.
 
-Parent and compact model get the same made-up weights, those of the removed channels zero in the parent, and every
-operation of the two is compared, not only the result: a wrong index cannot hide behind a layer that happens to be zero.
-Statistics over channels (layer norms and the like) are taken over the kept channels in both, which is what pruning a
+Parent and compact model get the same made-up weights; those of the removed channels are zero in the parent. Every
+operation of the two is compared, not only the result, so that a wrong index cannot hide behind a layer that happens to
+be zero. Both take statistics over channels (layer norms and the like) over the kept channels, which is what pruning a
 normalised channel means. Random numbers and decisions are those of the parent (`replay`).
 """
 
@@ -35,14 +35,17 @@ Digest = tuple[Tensor, Tensor]
 def first_difference(
     wiring: Wiring, model: nn.Module, example_inputs: Any, gone: Gone, index_map: IndexMap
 ) -> tuple[TracedCall, str] | None:
-    """The first operation whose kept results differ between the masked parent and the compact model; None if none does.
+    """Return the first operation whose kept results differ between the masked parent and the compact model.
 
     Args:
         wiring: what was traced from `model`.
-        model: the full model, not on the meta device; not changed.
+        model: the full model, not on the meta device; it is not changed.
         example_inputs: what both are called with.
         gone: the classes that are removed.
         index_map: the map that should describe it.
+
+    Returns:
+        The operation and how it differs; None if none does.
 
     Raises:
         MapError: the compact model does not run.
@@ -62,7 +65,10 @@ def first_difference(
 
 
 def masked_output(wiring: Wiring, model: nn.Module, example_inputs: Any, gone: Gone, index_map: IndexMap) -> Any:
-    """What the full model computes without the removed channels: their entries zero, statistics over the others."""
+    """Return what the full model computes without the removed channels.
+
+    Their entries are zero, and statistics run over the others.
+    """
     own = copied(model, computed(model)).train().eval()
     return _MaskedRun(wiring, gone).run(_masked(own, index_map), example_inputs)
 
@@ -78,7 +84,7 @@ def _masked(own: nn.Module, index_map: IndexMap) -> nn.Module:
 
 
 def made_up(model: nn.Module) -> nn.Module:
-    """A copy in evaluation mode whose tensors differ from channel to channel, but keep their usual size."""
+    """Return a copy in evaluation mode whose tensors differ from channel to channel, but keep their usual size."""
     twin = copied(model, computed(model)).train().eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -103,7 +109,7 @@ class _Run(CallCounter):
         self._gone = gone
 
     def kept(self, tensor: Tensor, lines: Lines) -> Tensor:
-        """The part of a tensor of the full model that is left."""
+        """Return the part of a tensor of the full model that is left."""
         return self._wiring.kept(tensor, lines, self._gone)
 
     def run(self, model: nn.Module, example_inputs: Any) -> Any:
@@ -113,7 +119,7 @@ class _Run(CallCounter):
 
 
 class _MaskedRun(_Run):
-    """The full model without its removed channels: keeps a digest of every operation's kept results."""
+    """Runs the full model without its removed channels, and keeps a digest of every operation's kept results."""
 
     def __init__(self, wiring: Wiring, gone: Gone) -> None:
         super().__init__(wiring, gone)
@@ -133,7 +139,10 @@ class _MaskedRun(_Run):
         return result
 
     def _computed(self, function: Any, key: CallKey, args: Any, kwargs: Any) -> Any:
-        """The result, with what the trace decided; what it decides itself is noted where the trace decided nothing."""
+        """Return the result with what the trace decided.
+
+        Where the trace decided nothing, what the call decides itself is noted.
+        """
         result = self.compute(function, key, args, kwargs)
         if key in self.decisions:
             known = self._wiring.trace.calls.get(key)
@@ -145,7 +154,7 @@ class _MaskedRun(_Run):
         return result
 
     def _reduced(self, function: Any, known: TracedCall, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-        """The operation on the kept entries only; removed entries of its results are zero."""
+        """Run the operation on the kept entries only; removed entries of its results are zero."""
         lines = iter(known.inputs)
         small = [self.kept(arg, next(lines)) if isinstance(arg, Tensor) else arg for arg in args]
         for position, arg in enumerate(_own_sizes(known, small, self._wiring, self._gone)):
@@ -168,7 +177,7 @@ class _MaskedRun(_Run):
 
 
 class _CompactRun(_Run):
-    """The compact model: compares every operation with the digest."""
+    """Runs the compact model, and compares every operation with the digest."""
 
     def __init__(self, parent: _MaskedRun) -> None:
         super().__init__(parent._wiring, parent._gone)
@@ -196,7 +205,7 @@ class _CompactRun(_Run):
 
 
 def _digest(tensor: Tensor) -> Digest | None:
-    """A projection of a tensor that depends on the order of its entries, and its norm."""
+    """Return a projection of a tensor that depends on the order of its entries, and the norm of the tensor."""
     if not tensor.is_floating_point() or tensor.numel() == 0:
         return None
     flat = tensor.reshape(-1).double().nan_to_num(nan=math.nan, posinf=7.0, neginf=-7.0)  # infinite masks of attention
@@ -207,7 +216,7 @@ def _digest(tensor: Tensor) -> Digest | None:
 
 
 def _own_sizes(known: TracedCall, args: list[Any], wiring: Wiring, gone: Gone) -> list[Any]:
-    """Arguments in which sizes that the operation is given are those of its smaller tensors."""
+    """Return the arguments, in which given sizes are replaced by those of the smaller tensors."""
     name, tensor = known.key[1], args[0]
     if name in ("native_layer_norm", "_fused_rms_norm"):
         return [tensor, list(tensor.shape[-len(args[1]) :])]

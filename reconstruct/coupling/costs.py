@@ -1,8 +1,8 @@
-"""What a plan costs, from the kept channels alone: nothing is built and nothing runs.
+"""Count what a plan costs from the kept channels alone, without building or running anything.
 
-A trace knows the lines of every tensor, so the size of each dimension in the compact model is the number of labels on
-its line that are left. Multiply-accumulates are PyTorch's own formulas of the traced convolutions and products at these
-sizes. Parameters and bytes are products of sizes.
+A trace knows the lines of every tensor. The size of each dimension in the compact model is therefore the number of
+labels on its line that are left. Multiply-accumulates come from PyTorch's own formulas of the traced convolutions and
+products at these sizes. Parameters and bytes are products of sizes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,12 @@ from hfp.reconstruct.coupling.rules.labels import Array, Line, Lines
 
 @dataclass(frozen=True)
 class Sized:
-    """A tensor without its contents. shape: its sizes in the full model. lines: the line of each dimension."""
+    """A tensor without its contents.
+
+    Args:
+        shape: its sizes in the full model.
+        lines: the line of each dimension.
+    """
 
     shape: tuple[int, ...]
     lines: Lines
@@ -32,8 +37,10 @@ class Sized:
 class CountedCall:
     """A convolution or product of the forward pass.
 
-    formula: gives its floating-point operations. given: what it was called with, and its result as ``out_shape``, by
-    position or name; `Sized` stands for tensors.
+    Args:
+        formula: a function that returns its floating-point operations.
+        given: what it was called with, by position or name, and its result as ``out_shape``. `Sized` stands for
+            tensors.
     """
 
     formula: Formula
@@ -43,8 +50,8 @@ class CountedCall:
 def counted_call(
     formula: Formula, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any, lines: Callable[[Tensor], Lines]
 ) -> CountedCall:
-    """Note a call. `lines` gives the lines of a tensor."""
-    given = {**dict(enumerate(args)), **kwargs, "out_shape": result}
+    """Note a call; `lines` gives the lines of a tensor."""
+    given: dict[Any, Any] = {**dict(enumerate(args)), **kwargs, "out_shape": result}
     sized = {
         key: Sized(tuple(value.shape), lines(value)) if isinstance(value, Tensor) else shapes(value)
         for key, value in given.items()
@@ -53,7 +60,7 @@ def counted_call(
 
 
 class _Dimensions:
-    """All dimensions that may become smaller; those that lose the same indices are one."""
+    """All dimensions that may become smaller; those that lose the same indices count as one."""
 
     def __init__(self, of: Array) -> None:
         self._of = of
@@ -61,7 +68,7 @@ class _Dimensions:
         self._lines: list[Array] = []
 
     def place(self, line: Line) -> int:
-        """The number of a dimension; -1 if its size is fixed."""
+        """Return the number of a dimension, or -1 if its size is fixed."""
         if line is None:
             return -1
         classes = self._of[line]
@@ -71,7 +78,7 @@ class _Dimensions:
         return place
 
     def counter(self) -> Callable[[NDArray[np.bool_]], list[int]]:
-        """A function from the removed classes to the sizes of all dimensions."""
+        """Return a function from the removed classes to the sizes of all dimensions."""
         if not self._lines:
             return lambda gone: []
         starts = np.cumsum([0, *(len(line) for line in self._lines[:-1])])
@@ -102,7 +109,7 @@ class PlanCosts:
         self._sizes = dimensions.counter()
 
     def __call__(self, gone: NDArray[np.bool_]) -> dict[str, int]:
-        """The multiply-accumulates ("macs"), parameters ("params") and bytes ("bytes") without these classes."""
+        """Return the multiply-accumulates ("macs"), parameters ("params") and bytes ("bytes") without these classes."""
         sizes = self._sizes(gone)
         return {
             "macs": sum(call.flops(sizes) for call in self._calls) // 2,
@@ -125,7 +132,7 @@ class _Call:
         self._known: dict[tuple[int, ...], int] = {}
 
     def flops(self, sizes: Sequence[int]) -> int:
-        """The floating-point operations when dimensions have these sizes."""
+        """Return the floating-point operations when dimensions have these sizes."""
         key = tuple([sizes[place] for place in self._varied])
         if key not in self._known:
             self._known[key] = self._counted(sizes)
@@ -137,13 +144,13 @@ class _Call:
             full = given[key].shape
             given[key] = tuple([size if place < 0 else sizes[place] for place, size in zip(places, full, strict=True)])
         args = [given.pop(position) for position in range(sum(isinstance(key, int) for key in given))]
-        return self._call.formula(*args, **given)
+        return self._call.formula(*args, **{str(name): value for name, value in given.items()})
 
 
 def _part(
     tensors: Mapping[str, Lines], name: str, tensor: Any, unit: int, dimensions: _Dimensions
 ) -> tuple[int, tuple[int, ...]]:
-    """What each entry counts times all sizes that stay, and the places of those that don't."""
+    """Return what each entry counts, times all sizes that stay, and the places of the other sizes."""
     places = [dimensions.place(line) for line in tensors.get(name, (None,) * tensor.dim())]
     fixed = math.prod(size for place, size in zip(places, tensor.shape, strict=True) if place < 0)
     return unit * fixed, tuple(place for place in places if place >= 0)

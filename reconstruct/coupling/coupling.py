@@ -1,4 +1,4 @@
-"""The coupled groups of any model, found by following every channel through its forward pass."""
+"""Find the coupled groups of any model by following every channel through its forward pass."""
 
 from __future__ import annotations
 
@@ -33,22 +33,22 @@ from hfp.reconstruct.models.copying import copied
 from hfp.reconstruct.models.running import run_error
 from hfp.reconstruct.models.twin import computed, like, tensors_of
 
-LAST_MAPS = 8  # index maps that are kept: clients of one ratio often have one plan
-MOST_CHECKS = 12  # rounds of leaving alone what a check finds
+LAST_MAPS = 8  # this many index maps are kept, since clients of one ratio often have one plan
+MOST_CHECKS = 12  # at most this many checks leave alone what they find
 
 
 class Coupling:
-    """What can be removed from a model: groups of channels, each of them a set of indices that must go together.
+    """The groups of channels that can be removed from a model, each of them a set of indices that must go together.
 
-    Unlike torch-pruning's dependency graph, which follows autograd's graph and guesses how indices map, this follows
-    labels of single indices through every operation: reshapes, splits, concatenations, windows, attention heads,
-    weights that are computed from parameters. A channel of a group may hold several of a layer's (an attention head, a
-    group of a convolution). `Coupling.trace` makes one.
+    torch-pruning's dependency graph follows autograd's graph and guesses how indices map. This class follows labels of
+    single indices through every operation instead: reshapes, splits, concatenations, windows, attention heads, weights
+    that are computed from parameters. A channel of a group may be several of a layer's outputs, such as an attention
+    head or a group of a convolution. `Coupling.trace` makes a coupling.
 
     Attributes:
-        sizes: group name (the layer that writes the channels) -> number of channels.
+        sizes: the number of channels of each group. A group has the name of the layer that writes the channels.
         linked: every group once, together with those that must lose the same share of their channels because the
-            model's code takes their sizes to be tied; most are alone.
+            model's code takes their sizes to be tied. Most groups are alone.
 
     >>> import torch
     >>> from hfp.reconstruct import Coupling
@@ -68,7 +68,7 @@ class Coupling:
         self._maps: dict[tuple[tuple[str, tuple[int, ...]], ...], IndexMap] = {}
 
     def __repr__(self) -> str:
-        """One line, however many groups there are."""
+        """Return one line, however many groups there are."""
         groups = f"{counted(sum(self.sizes.values()), 'channel')} in {counted(len(self.sizes), 'coupled group')}"
         alone = counted(len(self.left_alone), "layer")
         return f"<Coupling: {groups}; {alone} keep{'s' if len(self.left_alone) == 1 else ''} all outputs>"
@@ -84,14 +84,16 @@ class Coupling:
         """Trace a model once, without weights where it runs without.
 
         Args:
-            model: the full model; not changed.
-            example_inputs: what the model is called with; a tuple or list is unpacked, a dict are keywords.
+            model: the full model; it is not changed.
+            example_inputs: what the model is called with. A tuple or list is unpacked into arguments, a dictionary into
+                keywords.
             ignored_layers: modules of `model`, or their names, whose output channels stay.
-            prune_heads: where a dimension is read as heads times size, remove whole heads, not a part of every head.
+            prune_heads: whether to remove whole heads, and not a part of every head, where a dimension is read as heads
+                times size. True by default.
 
         Raises:
             MapError: the model is compiled, does not run on the inputs or returns no tensor, or an ignored layer is not
-            in it.
+                in it.
         """
         ignored = _names(model, ignored_layers)
         check_followable(model)
@@ -108,15 +110,15 @@ class Coupling:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The groups' names, in the order of the layers."""
+        """Return the groups' names, in the order of the layers."""
         return tuple(self.sizes)
 
     def groups_of(self, model: nn.Module) -> Callable[[str], Group]:
-        """A function from a group's name to the group in torch-pruning's form, for criteria.
+        """Return a function that gives the group of a name in torch-pruning's form, for criteria.
 
-        It points to the layers of `model`, this coupling's model or one with the same layers and shapes. A criterion's
-        scores are one for each channel of the group. Such a group is for scoring: removing channels is done by
-        `index_map`.
+        The groups point to the layers of `model`, which is this coupling's model or one with the same layers and
+        shapes. A criterion gives one score for each channel of a group. Such a group is for scoring; `index_map`
+        removes channels.
         """
         groups = TorchGroups(self._wiring, model)
         return lambda name: groups.group(self._wiring.groups[name])
@@ -139,11 +141,14 @@ class Coupling:
         return ties(self._wiring, self._wiring.groups[name])
 
     def plan(self, kept: Mapping[str, Sequence[int] | Tensor]) -> Plan:
-        """A checked plan; groups that are left out keep everything.
+        """Return a checked plan; groups that are left out keep everything.
+
+        Args:
+            kept: the kept channels by the group's name, ascending.
 
         Raises:
-            MapError: unknown groups, channels that are empty, out of range, repeated or not ascending, or linked groups
-            that lose different shares.
+            MapError: a group is unknown; channels are empty, out of range, repeated or not ascending; or linked groups
+                lose different shares.
         """
         plan = Plan(self.sizes, {name: tuple(map(int, channels)) for name, channels in kept.items()})
         for names in self.linked:
@@ -170,7 +175,7 @@ class Coupling:
         return self._wiring.costs(self._wiring.gone(kept))
 
     def index_map(self, plan: Plan) -> IndexMap:
-        """The map of pruning by a plan.
+        """Return the map of pruning by a plan.
 
         Raises:
             MapError: the plan is of other groups.
@@ -185,20 +190,23 @@ class Coupling:
         return self._maps[key]
 
     def masked_output(self, model: nn.Module, example_inputs: Any, index_map: IndexMap) -> Any:
-        """What the full model computes without the channels that a map removes: what its compact model must compute.
+        """Return what the full model computes without the channels that a map removes.
 
-        Entries of the removed channels are zero, and statistics over channels (layer norms and the like) are taken over
-        those that are left.
+        Its compact model must compute the same. Entries of the removed channels are zero, and statistics over channels
+        (layer norms and the like) are taken over those that are left.
         """
         return masked_output(self._wiring, model, example_inputs, self._wiring.removed_by(index_map), index_map)
 
     def compact_skeleton(self, plan: Plan) -> tuple[nn.Module, Any]:
-        """The compact model of a plan, and inputs for it, to count costs with: without weights, where it runs so."""
+        """Return the compact model of a plan, and inputs for it, to count costs with.
+
+        It has no weights where it runs without.
+        """
         return compact_model(self._wiring.model, self.index_map(plan)), self._inputs
 
     @cached_property
     def left_alone(self) -> Mapping[str, str]:
-        """Layer -> why none of its output channels can be removed, in the order of the model."""
+        """Return, by layer, why none of its output channels can be removed, in the order of the model."""
         found = {}
         for name, module in self._wiring.model.named_modules():
             weight = f"{name}.weight" if name else "weight"
@@ -209,20 +217,21 @@ class Coupling:
         return found
 
     def widths(self, name: str) -> tuple[int, ...]:
-        """How many outputs one channel of a group is, of its own layer and of every layer that the group reaches.
+        """Return how many outputs one channel of a group is, of its own layer and of every layer that the group
+        reaches.
 
         Layers of which the group's channels hold different numbers are left out.
         """
         return tuple(sorted({self.layer_channels(name), *self._reached.get(name, ())}))
 
     def layer_channels(self, name: str) -> int:
-        """How many channels of its root layer one channel of a group holds."""
+        """Return how many channels of its root layer one channel of a group holds."""
         group = self._wiring.groups[name]
         return int((self._wiring.classes.of[group.line] == group.classes[0]).sum())
 
     @cached_property
     def _reached(self) -> Mapping[str, set[int]]:
-        """Group -> how many outputs of each convolution or linear layer one of its channels is."""
+        """Return, by group, how many outputs of each convolution or linear layer one of its channels is."""
         groups = list(self._wiring.groups.values())
         group_of = np.full(self._wiring.trace.labels.count, -1)
         for place, group in enumerate(groups):
@@ -243,28 +252,31 @@ class Coupling:
         return found
 
     def reason(self, tensor: str, dim: int) -> str | None:
-        """Why a dimension of a parameter or buffer keeps all its indices; None when it can lose some."""
+        """Return why a dimension of a parameter or buffer keeps all its indices; None when it can lose some."""
         if not self._wiring.trace.uses(tensor):
             return "the forward pass does not use it"
         return self._wiring.classes.reason(self._wiring.trace.tensors[tensor][dim])
 
     def leaving(self, reasons: Mapping[str, str]) -> Coupling:
-        """The coupling in which these groups can't be removed; group name -> the reason."""
+        """Return the coupling in which some groups cannot be removed; `reasons` are by the group's name."""
         lines = [(self._wiring.groups[name], reason) for name, reason in reasons.items()]
         return self._fitted(self._wiring.extended(fixed=[(np.array(group.classes), reason) for group, reason in lines]))
 
     @cached_property
     def unknown(self) -> frozenset[str]:
-        """Operations of the forward pass that are not followed; the channels that reach them stay."""
+        """Return the operations of the forward pass that are not followed; the channels that reach them stay."""
         return self._wiring.trace.unknown
 
     def checked(self, model: nn.Module, example_inputs: Any, plan: Plan) -> Coupling:
-        """Itself if the compact model of a plan computes what it should; else one that leaves alone what differs.
+        """Return this coupling if the compact model of a plan computes what it should.
 
         Args:
             model: the full model, with or without trained weights, but not on the meta device.
             example_inputs: what both are called with.
             plan: what to remove.
+
+        Returns:
+            This coupling, or else one that leaves alone what differs.
 
         Raises:
             MapError: the compact model does not run, or differs where nothing is pruned.
@@ -272,14 +284,17 @@ class Coupling:
         return self._checked(model, example_inputs, self._wiring.gone(plan.kept))
 
     def verified(self, model: nn.Module, example_inputs: Any) -> Coupling:
-        """Itself or one that leaves more alone, checked with about 40 % of every group gone: for plans yet unknown.
+        """Check with about 40 % of every group removed, for plans that are not known yet.
 
         Args:
             model: as for `checked`.
-            example_inputs: as for `checked`; at least two different samples.
+            example_inputs: as for `checked`, with at least two different samples.
+
+        Returns:
+            This coupling, or one that leaves more alone.
 
         Raises:
-            MapError: as `checked`, or nothing is left that can be pruned.
+            MapError: `checked` would raise it, or nothing is left that can be pruned.
         """
         coupling = self
         for _ in range(MOST_CHECKS):
@@ -295,7 +310,7 @@ class Coupling:
 
     @property
     def why_nothing(self) -> str:
-        """Some reasons for which layers, or parameters where there are no layers, are left alone."""
+        """Return some reasons for which layers, or parameters where there are no layers, are left alone."""
         reasons = list(self.left_alone.values())
         if not reasons:
             wide = [(name, len(lines)) for name, lines in self._wiring.trace.tensors.items() if len(lines) > 1]
@@ -321,7 +336,7 @@ class Coupling:
         return Coupling(fit(wiring, self._inputs), self._inputs)
 
     def _gets_beyond(self, call: TracedCall, model: nn.Module, example_inputs: Any) -> bool:
-        """Whether the check, with about 40 % of every group gone, finds nothing wrong up to a call."""
+        """Return whether the check, with about 40 % of every group removed, finds nothing wrong up to a call."""
         gone = trial(self._wiring, seed=0)
         found = first_difference(self._wiring, model, example_inputs, gone, self._wiring.index_map(gone))
         if found is None:
@@ -349,14 +364,14 @@ def _followed(model: nn.Module, example_inputs: Any) -> tuple[nn.Module, Any, Tr
 
 
 def _traced(own: nn.Module, inputs: Any) -> Trace:
-    """The pass in evaluation mode, and the one in training mode where only that uses all parameters."""
+    """Trace a pass in evaluation mode, and one in training mode where only that uses all parameters."""
     found = trace(own, inputs)
     idle = [name for name, _ in own.named_parameters() if not found.uses(name)]
     if idle:
         try:
             with torch.random.fork_rng():
                 both = trace(own, inputs, (False, True))
-        except Exception:  # in training mode it wants other inputs
+        except Exception:  # the model takes other inputs in training mode
             return found
         if any(both.uses(name) for name in idle):
             return both
@@ -364,7 +379,10 @@ def _traced(own: nn.Module, inputs: Any) -> Trace:
 
 
 def _skeleton(model: nn.Module, device: str | None) -> nn.Module:
-    """A copy in evaluation mode, without weights if on the meta device, and without what it keeps between calls."""
+    """Return a copy in evaluation mode, without what the model keeps between calls.
+
+    It has no weights on the meta device.
+    """
     memo: dict[int, Any] = {**computed(model)}
     if device is not None:
         for _, tensor in tensors_of(model):
@@ -383,7 +401,7 @@ def _to_meta(value: Any) -> Any:
 
 
 def _names(model: nn.Module, layers: Iterable[nn.Module | str]) -> frozenset[str]:
-    """The names of the layers and of everything inside them."""
+    """Return the names of the layers and of everything inside them."""
     known = {module: name for name, module in model.named_modules()}
     modules = dict(model.named_modules())
     found: set[str] = set()
@@ -398,7 +416,7 @@ def _names(model: nn.Module, layers: Iterable[nn.Module | str]) -> frozenset[str
 
 
 def _written(model: nn.Module, tensor: str, lines: Sequence[Array | None]) -> Sequence[Array | None]:
-    """The lines of a tensor that belong to its layer's outputs, not to its inputs."""
+    """Return the lines of a tensor that belong to its layer's outputs, not to its inputs."""
     module = model.get_submodule(tensor.rpartition(".")[0])
     if tensor.endswith("weight") and isinstance(module, PRODUCTS):
         out, _ = weight_dims(module)

@@ -1,4 +1,4 @@
-"""What a coupled group is made of: the layers that its channels run through, and the operations that tie them."""
+"""Say which layers the channels of a coupled group run through, and which operations tie them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Member:
 
 
 def members(wiring: Wiring, group: CoupledGroup) -> tuple[Member, ...]:
-    """The layers that a group's channels run through, in the order of the model, each once per role."""
+    """Return the layers that a group's channels run through, in the order of the model, each once per role."""
     inside = _inside(wiring, group)
     found: dict[tuple[str, str], Member] = {}
     for name, lines in wiring.trace.tensors.items():
@@ -49,7 +49,7 @@ def members(wiring: Wiring, group: CoupledGroup) -> tuple[Member, ...]:
 
 
 def ties(wiring: Wiring, group: CoupledGroup) -> tuple[str, ...]:
-    """The operations that make channels of different layers go together, such as "add in layer1.0"."""
+    """Return the operations that make channels of different layers go together, such as "add in layer1.0"."""
     inside = _inside(wiring, group)
     found: dict[str, None] = {}
     for call in wiring.trace.calls.values():
@@ -63,7 +63,7 @@ def ties(wiring: Wiring, group: CoupledGroup) -> tuple[str, ...]:
 
 
 def _inside(wiring: Wiring, group: CoupledGroup) -> np.ndarray:
-    """For every class whether it is a channel of the group."""
+    """Return for every class whether it is a channel of the group."""
     inside = np.zeros(wiring.trace.labels.count, dtype=bool)
     inside[list(group.classes)] = True
     return inside
@@ -74,7 +74,7 @@ def _is_inside(line: Line, inside: Array, wiring: Wiring) -> bool:
 
 
 def _owner(model: nn.Module, tensor: str) -> tuple[str, nn.Module]:
-    """The layer that a tensor belongs to, or the tensor's own name where its module is made of other modules."""
+    """Return the layer that a tensor belongs to, or the tensor's own name where its module is made of other modules."""
     path, key = owner_of(tensor)
     module = model.get_submodule(path)
     made_of = [name for name, _ in module.named_children() if name != "parametrizations"]

@@ -38,7 +38,7 @@ from hfp.reconstruct.models.copying import copied
 from hfp.reconstruct.models.twin import tensors_of
 
 CallKey = tuple[str, str, int]
-"""A call's name: (module, operation, how often this module has called this operation)."""
+"""A call is named by its module, its operation, and how often this module has called this operation."""
 
 _ATTENTION = F.scaled_dot_product_attention
 _SYNONYMS = {"_unsafe_view": "view", "reshape": "view", "_reshape_alias": "view"}
@@ -48,8 +48,12 @@ _SYNONYMS = {"_unsafe_view": "view", "reshape": "view", "_reshape_alias": "view"
 class TracedCall:
     """One operation of a trace.
 
-    inputs: lines of its tensor arguments. outputs, shapes: lines and shapes of its results. stated: sizes given as
-    numbers. reduces: it computes a statistic over a dimension that can lose indices.
+    Args:
+        inputs: the lines of its tensor arguments.
+        outputs: the lines of its results.
+        shapes: the shapes of its results.
+        stated: the sizes that it was given as numbers.
+        reduces: whether it computes a statistic over a dimension that can lose indices.
     """
 
     key: CallKey
@@ -64,10 +68,15 @@ class TracedCall:
 class Trace:
     """What one forward pass says about a model's indices.
 
-    tensors: state or parameter name -> its lines. calls: every operation, in order. channels: module -> lines (in, out)
-    of a convolution. groups: module -> the line of its groups. unknown: operations that no rule knows. modes: the
-    passes that were followed, each in training or evaluation mode. decisions: what calls drew or decided (`replay`);
-    nothing on the meta device. counted: the convolutions and products of the pass in evaluation mode.
+    Args:
+        tensors: the lines of the state's tensors and of the parameters, by name.
+        calls: every operation, in order.
+        channels: the lines (in, out) of a convolution, by module.
+        groups: the line of a module's groups.
+        unknown: the operations that no rule knows.
+        modes: the passes that were followed, each in training or evaluation mode.
+        decisions: what calls drew or decided (`replay`); nothing on the meta device.
+        counted: the convolutions and products of the pass in evaluation mode.
     """
 
     labels: Labels
@@ -82,7 +91,7 @@ class Trace:
 
     @cached_property
     def used(self) -> NDArray[np.bool_]:
-        """For every label whether an operation touched it, `[labels]`."""
+        """Return for every label whether an operation touched it, `[labels]`."""
         used = np.zeros(self.labels.count, dtype=bool)
         for each in self.calls.values():
             for line in (line for lines in (*each.inputs, *each.outputs) for line in lines if line is not None):
@@ -90,7 +99,7 @@ class Trace:
         return used
 
     def uses(self, tensor: str) -> bool:
-        """Whether an operation read this tensor of the model."""
+        """Return whether an operation read this tensor of the model."""
         lines = [line for line in self.tensors[tensor] if line is not None]
         return not lines or any(self.used[line].any() for line in lines)
 
@@ -99,12 +108,13 @@ def trace(model: nn.Module, example_inputs: Any, modes: tuple[bool, ...] = (Fals
     """Follow the channels of `model` through its forward pass, without gradients.
 
     Args:
-        model: not changed. On the meta device nothing is computed.
-        example_inputs: what the model is called with; a tuple or list is unpacked, a dict are keywords.
-        modes: one pass each, in training (True) or evaluation mode (False).
+        model: the model; it is not changed. On the meta device nothing is computed.
+        example_inputs: what the model is called with. A tuple or list is unpacked into arguments, a dictionary into
+            keywords.
+        modes: one pass is made for each, in training (True) or evaluation mode (False).
 
     Raises:
-        MapError: the model holds compiled parts, which can't be followed, or returns no tensor.
+        MapError: the model holds compiled parts, which cannot be followed, or returns no tensor.
     """
     model = copied(model, {})  # a forward pass may leave caches behind
     follower = _Follower(model)
@@ -134,7 +144,7 @@ def trace(model: nn.Module, example_inputs: Any, modes: tuple[bool, ...] = (Fals
 
 
 def check_followable(model: nn.Module) -> None:
-    """Raise a `MapError` if parts of the model are compiled, so that nothing inside of them can be followed."""
+    """Raise a `MapError` if parts of the model are compiled, so that nothing inside them can be followed."""
     for name, module in model.named_modules():
         kind = type(module).__name__
         if isinstance(module, torch.jit.ScriptModule) or kind == "OptimizedModule":
@@ -173,7 +183,7 @@ class CallCounter(TorchDispatchMode):
         self._counts: Counter[tuple[str, str]] = Counter()
 
     def key(self, function: Any) -> CallKey:
-        """The name of the call that is under way."""
+        """Return the name of the call that is under way."""
         name = function._schema.name.split("::")[1]
         name = name[:-1] if name.endswith("_") else name
         place = (self.path[-1] if self.path else "", _SYNONYMS.get(name, name))
@@ -181,7 +191,7 @@ class CallCounter(TorchDispatchMode):
         return (*place, self._counts[place])
 
     def compute(self, function: Any, key: CallKey, args: Any, kwargs: Any) -> Any:
-        """The result of a call; what would be uninitialised memory is zero."""
+        """Return the result of a call, in which what would be uninitialised memory is zero."""
         result = meta_result(function, key[1], args, kwargs)
         if result is None:
             result = function(*args, **(kwargs or {}))
@@ -204,13 +214,13 @@ class _Follower(CallCounter):
         self._model = model
         for name, tensor in tensors_of(model):
             if not hasattr(tensor, "_hfp_lines"):
-                # tables of integers index other tensors: they are never cut
+                # tables of integers index other tensors, so they are never cut
                 numbers = tensor.is_floating_point() or tensor.dtype is torch.bool
                 _label(tensor, tuple(self.labels.fresh(size) if numbers else None for size in tensor.shape))
             self.tensors[name] = self.lines(tensor)
 
     def lines(self, tensor: Tensor) -> Lines:
-        """A tensor's lines; one that no operation of the trace made is a constant of fixed size."""
+        """Return a tensor's lines; one that no operation of the trace made is a constant of fixed size."""
         return getattr(tensor, "_hfp_lines", (None,) * tensor.dim())
 
     def where(self) -> str:
@@ -232,7 +242,7 @@ class _Follower(CallCounter):
         fallback = pointwise if torch.Tag.pointwise in function.tags else opaque
         inputs = tuple(self.lines(tensor) for tensor in op.tensors)
         reshaped = any(len(lines) != tensor.dim() for lines, tensor in zip(inputs, op.tensors, strict=True))
-        follow = opaque if reshaped else OPERATION_RULES.get(key[1], fallback)  # in place: its old shape is not known
+        follow = opaque if reshaped else OPERATION_RULES.get(key[1], fallback)  # in place, so its old shape is unknown
         found = follow(op)
         each = found if isinstance(found, list) else [found]
         for output, lines in zip(outputs, each, strict=True):
@@ -246,7 +256,10 @@ class _Follower(CallCounter):
         return result
 
     def _fix_choice(self, tensor: Tensor) -> None:
-        """Numbers of channels that were chosen are read: another choice would be another number."""
+        """Fix the dimension whose chosen indices are read as numbers.
+
+        Another choice would be another number.
+        """
         line = getattr(tensor, "_hfp_choice", None)
         if line is not None:
             self.labels.fix(line, f"{self.where()}: the number of a chosen index of this dimension is read")
@@ -271,7 +284,10 @@ class _Follower(CallCounter):
 
 
 class _ScaledAttention(TorchFunctionMode):
-    """Attention divides by the root of the head's size unless it is given a scale: such a size can't change."""
+    """Fixes the size that attention is scaled by.
+
+    Attention divides by the root of the head's size unless it is given a scale.
+    """
 
     def __init__(self, follower: _Follower) -> None:
         super().__init__()
@@ -281,7 +297,7 @@ class _ScaledAttention(TorchFunctionMode):
         if function is _ATTENTION:
             return self._attention(*args, **(kwargs or {}))
         if function is F.multi_head_attention_forward:
-            # inside of a function that was intercepted nothing else is, so its call of the other is replaced
+            # inside an intercepted function nothing else is intercepted, so its call of the other is replaced
             with mock.patch.object(F, "scaled_dot_product_attention", self._attention):
                 return function(*args, **(kwargs or {}))
         return function(*args, **(kwargs or {}))

@@ -1,4 +1,4 @@
-"""A solved trace in use: the coupled groups, and which attributes of the modules are sizes that follow them."""
+"""Use a solved trace: find the coupled groups, and which attributes of the modules are sizes that follow them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from hfp.reconstruct.maps.index_map import IndexMap, TensorMap
 from hfp.reconstruct.models.twin import tensors_of
 
 Gone = NDArray[np.bool_]
-"""For every label whether its class is removed, `[labels]`; indexed by class."""
+"""This says for every label whether its class is removed, `[labels]`; it is indexed by class."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,10 @@ class Binding:
 class CoupledGroup:
     """Channels that are ranked against each other; each is a class of indices that go together.
 
-    name: the layer (or parameter) that writes them. classes: one class a channel. line: the root's dimension.
+    Args:
+        name: the layer (or parameter) that writes them.
+        classes: one class per channel.
+        line: the root's dimension.
     """
 
     name: str
@@ -52,8 +55,10 @@ class CoupledGroup:
 class Wiring:
     """What may be removed from a model, and what must follow.
 
-    fixed: dimensions that keep all, with the reason, beyond what the trace says. bindings: attributes that follow.
-    links: pairs of dimensions that must lose the same share.
+    Args:
+        fixed: the dimensions that keep all indices, with the reason, beyond what the trace says.
+        bindings: the attributes that follow dimensions.
+        links: the pairs of dimensions that must lose the same share.
     """
 
     model: nn.Module
@@ -65,22 +70,22 @@ class Wiring:
 
     @cached_property
     def classes(self) -> Classes:
-        """The solution of the trace."""
+        """Return the solution of the trace."""
         return solve(self.trace.labels, self.fixed, self.heads_first)
 
     @cached_property
     def groups(self) -> dict[str, CoupledGroup]:
-        """The coupled groups by name, in the order of the layers that write them."""
+        """Return the coupled groups by name, in the order of the layers that write them."""
         return {group.name: group for group in _groups(self)}
 
     @cached_property
     def linked(self) -> tuple[tuple[str, ...], ...]:
-        """Groups that must lose the same share of their channels; every group is in exactly one tuple."""
+        """Return the groups that must lose the same share of their channels; every group is in exactly one tuple."""
         return _linked(self)
 
     @cached_property
     def costs(self) -> PlanCosts:
-        """What is left of the model's costs without some classes."""
+        """Return the function that counts the model's costs without some classes."""
         return PlanCosts(self.classes.of, self.trace.counted, self.model, self.trace.tensors)
 
     def extended(
@@ -89,7 +94,7 @@ class Wiring:
         links: Iterable[tuple[Array, Array]] = (),
         fixed: Iterable[tuple[Array, str]] = (),
     ) -> Wiring:
-        """A wiring with more to respect; solved again only if that is needed."""
+        """Return a wiring with more to respect; it is solved again only if that is needed."""
         added = tuple(fixed)
         found = replace(
             self, bindings=(*self.bindings, *bindings), links=(*self.links, *links), fixed=(*self.fixed, *added)
@@ -99,7 +104,7 @@ class Wiring:
         return found
 
     def gone(self, kept: Mapping[str, Sequence[int]]) -> Gone:
-        """The classes that a plan removes."""
+        """Return the classes that a plan removes."""
         gone = np.zeros(self.trace.labels.count, dtype=bool)
         for name, classes in self._group_classes.items():
             if name in kept:
@@ -116,7 +121,7 @@ class Wiring:
         return {name: np.array(group.classes) for name, group in self.groups.items()}
 
     def removed_by(self, index_map: IndexMap) -> Gone:
-        """The classes that a map removes."""
+        """Return the classes that a map removes."""
         gone = np.zeros(self.trace.labels.count, dtype=bool)
         for name, lines in self.trace.tensors.items():
             kept = index_map.tensors.get(name) or index_map.transient.get(name)
@@ -126,11 +131,11 @@ class Wiring:
         return gone
 
     def left(self, line: Line, gone: Gone, size: int = 0) -> int:
-        """How many indices of a dimension (of `size`, where it has no line) are left."""
+        """Return how many indices of a dimension (of `size`, where it has no line) are left."""
         return size if line is None else int(len(line) - np.count_nonzero(gone[self.classes.of[line]]))
 
     def kept(self, tensor: Tensor, lines: Sequence[Line], gone: Gone) -> Tensor:
-        """The part of a tensor of the full model that is left."""
+        """Return the part of a tensor of the full model that is left."""
         for dim, line in enumerate(lines):
             if line is not None:
                 left = ~torch.from_numpy(gone[self.classes.of[line]])
@@ -139,7 +144,7 @@ class Wiring:
         return tensor
 
     def index_map(self, gone: Gone) -> IndexMap:
-        """The map of removing these classes."""
+        """Return the map of removing these classes."""
         state = self.model.state_dict()
         shared: dict[bytes, Tensor] = {}
         maps = {n: self._tensor_map(n, tuple(tensor.shape), gone, shared) for n, tensor in tensors_of(self.model)}
@@ -148,7 +153,10 @@ class Wiring:
         return IndexMap(tensors, self._attributes(gone), transient)
 
     def _tensor_map(self, name: str, shape: tuple[int, ...], gone: Gone, shared: dict[bytes, Tensor]) -> TensorMap:
-        """The map of one tensor; dimensions that keep the same indices share them, which aggregation makes use of."""
+        """Return the map of one tensor.
+
+        Dimensions that keep the same indices share them, which aggregation makes use of.
+        """
         kept: list[Tensor | None] = []
         for line in self.trace.tensors[name]:
             removed = None if line is None else gone[self.classes.of[line]]
@@ -174,7 +182,7 @@ class Wiring:
 
 
 def layer_bindings(model: nn.Module, trace: Trace) -> Iterator[Binding]:
-    """The sizes that PyTorch's own layers keep beside their tensors."""
+    """Yield the sizes that PyTorch's own layers keep beside their tensors."""
     for name, module in model.named_modules():
         if isinstance(module, nn.RNNBase | nn.RNNCellBase):
             yield from _recurrent_bindings(name, module, trace)
@@ -202,7 +210,10 @@ def _recurrent_bindings(name: str, module: nn.Module, trace: Trace) -> Iterator[
 
 
 def _weight_lines(name: str, module: nn.Module, trace: Trace) -> tuple[Line, ...] | None:
-    """The lines of a layer's weight, or of what it is computed from in its shape (weight norm, spectral norm)."""
+    """Return the lines of a layer's weight, or of what it is computed from in its shape.
+
+    Weight norm and spectral norm compute weights.
+    """
     prefix = f"{name}." if name else ""
     found = trace.tensors.get(f"{prefix}weight") or trace.tensors.get(f"{prefix}running_mean")
     if found is None and isinstance(module, PRODUCTS):
@@ -232,7 +243,10 @@ def _replaced(value: Any, position: int, size: int) -> Any:
 
 
 def _groups(wiring: Wiring) -> Iterator[CoupledGroup]:
-    """Channels by the layer that writes them; those of one layer that go to different places are separate groups."""
+    """Yield the channels by the layer that writes them.
+
+    Channels of one layer that go to different places are separate groups.
+    """
     used = np.zeros(wiring.trace.labels.count, dtype=bool)
     used[wiring.classes.of[wiring.trace.used]] = True
     used &= wiring.classes.why == 0
@@ -242,7 +256,7 @@ def _groups(wiring: Wiring) -> Iterator[CoupledGroup]:
         along = wiring.classes.of[line]
         for label in dict.fromkeys(along[used[along]].tolist()):
             parts.setdefault(int(signatures[label]), []).append(label)
-        used[along] = False  # claimed
+        used[along] = False  # no other group may have these
         wide = [part for part in parts.values() if len(part) > 1]
         layer = root.rpartition(".")[0] if root.endswith(".weight") else root
         for number, part in enumerate(wide):
@@ -250,7 +264,10 @@ def _groups(wiring: Wiring) -> Iterator[CoupledGroup]:
 
 
 def _signatures(wiring: Wiring) -> NDArray[np.uint64]:
-    """For every class a number that tells apart what its removal cuts: dimensions of tensors, parts that code names."""
+    """Return for every class a number that tells apart what its removal cuts.
+
+    That is the dimensions of tensors, and the parts that code names.
+    """
     chance = np.random.default_rng(0)
     found = np.zeros(wiring.trace.labels.count, dtype=np.uint64)
     tensors = [line for lines in wiring.trace.tensors.values() for line in lines]
@@ -262,7 +279,10 @@ def _signatures(wiring: Wiring) -> NDArray[np.uint64]:
 
 
 def _roots(wiring: Wiring) -> Iterator[tuple[str, Array]]:
-    """(parameter, line) of dimensions in which channels may originate: what layers write, then other parameters."""
+    """Yield (parameter, line) of the dimensions in which channels may originate.
+
+    What layers write comes first, then other parameters.
+    """
     passing: list[tuple[str, Array]] = []
     for name, parameter in wiring.model.named_parameters():
         module = wiring.model.get_submodule(name.rpartition(".")[0])

@@ -1,4 +1,4 @@
-"""The JSON document inside a file of a pruned model: format version 1, written and read strictly."""
+"""Write and strictly read the JSON document inside a file of a pruned model, in format version 1."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class Document:
     Args:
         tensors: an entry for every key of the full state_dict, in its order.
         transient: an entry for every cut buffer outside the state_dict.
-        tied: name -> other name under which the same tensor is stored.
-        attributes: module name -> {plain attribute: value in the compact model}.
-        skeleton: timm name and arguments of the full model, or None if the reader has to bring it.
-        metadata: the caller's own (criterion, budget, ...), any JSON object.
-        libraries: library -> version that wrote the file.
+        tied: the other name under which the same tensor is stored, by name.
+        attributes: the plain attributes that pruning changed, with their values in the compact model, by module name.
+        skeleton: the timm name and arguments of the full model, or None if the reader has to bring it.
+        metadata: the caller's own (criterion, budget, ...), which is any JSON object.
+        libraries: the version of each library that wrote the file.
     """
 
     tensors: Mapping[str, TensorEntry]
@@ -44,10 +44,10 @@ class Document:
     libraries: Mapping[str, str] = field(default_factory=dict)
 
     def dump(self) -> str:
-        """The document as JSON.
+        """Return the document as JSON.
 
         Raises:
-            MapError: the metadata, an attribute or an argument is nothing that JSON can hold.
+            MapError: JSON cannot hold the metadata, an attribute or an argument.
         """
         document = {
             "format": FORMAT_VERSION,
@@ -72,7 +72,7 @@ class Document:
         """Read what `dump` wrote, and nothing else.
 
         Raises:
-            MapError: this is no such document, or one of another format version.
+            MapError: the text is not such a document, or is one of another format version.
         """
         try:
             found = json.loads(text, parse_constant=_reject, object_pairs_hook=_unrepeated)
@@ -104,7 +104,7 @@ def _entry(entry: TensorEntry) -> dict[str, list[Any]]:
 
 
 def _packed(value: Any) -> Any:
-    """Tuples as {"tuple": [...]}, because JSON knows only lists."""
+    """Turn tuples into {"tuple": [...]}, because JSON knows only lists."""
     if isinstance(value, tuple):
         return {"tuple": [_packed(item) for item in value]}
     return [_packed(item) for item in value] if isinstance(value, list) else value

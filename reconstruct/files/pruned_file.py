@@ -1,4 +1,7 @@
-"""A pruned model in one safetensors file: compact state, kept indices, changed attributes, and where it comes from."""
+"""Store a pruned model in one safetensors file.
+
+It holds the compact state, the kept indices, the changed attributes, and where the model comes from.
+"""
 
 from __future__ import annotations
 
@@ -33,20 +36,20 @@ class PrunedModel(Protocol):
 
     @property
     def model(self) -> Any:
-        """The compact model, or its state."""
+        """Return the compact model, or its state."""
 
     @property
     def index_map(self) -> IndexMap:
-        """Its place in the full model."""
+        """Return its place in the full model."""
 
     @property
     def metadata(self) -> Mapping[str, Any]:
-        """How it was pruned."""
+        """Return how it was pruned."""
 
 
 @dataclass(frozen=True, repr=False)
 class Pruned:
-    """A compact model and its place in the full one: what `load_pruned` returns and `save_pruned` takes.
+    """A compact model and its place in the full one; `load_pruned` returns it and `save_pruned` takes it.
 
     Args:
         model: the compact model, in evaluation mode when it was loaded. To save, its state will do.
@@ -65,7 +68,7 @@ class Pruned:
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        """One line, however large the model is."""
+        """Return one line, however large the model is."""
         return f"<Pruned: a {type(self.model).__name__}, {self.index_map.entries_kept}>"
 
 
@@ -74,12 +77,12 @@ class PrunedFile:
     """A checked file of a pruned model, without its weights; `read_pruned` returns it.
 
     Args:
-        path: where it is.
+        path: where the file is.
         index_map: which entries of the full model it holds.
-        timm: the full model, if it is one of timm's; else a skeleton is needed to build the compact model.
+        timm: the full model, if it is one of timm's. Otherwise a skeleton is needed to build the compact model.
         metadata: what the writer added (criterion, budget, ...).
-        libraries: library -> version that wrote the file.
-        tied: name -> other name under which the same tensor is stored.
+        libraries: the version of each library that wrote the file.
+        tied: the other name under which the same tensor is stored, by name.
 
     >>> import torch
     >>> from hfp.reconstruct import IndexMap, Pruned, read_pruned, save_pruned
@@ -131,9 +134,9 @@ def save_pruned(
         The path.
 
     Raises:
-        MapError: the state is not the compact one of the map, the timm model not the full one, or something can't be
-            stored. Nothing was written.
-        OSError: the file can't be written; one that was there before is untouched.
+        MapError: the state is not the compact one of the map, the timm model is not the full one, or something can't be
+            stored. Nothing was written then.
+        OSError: the file can't be written. One that was there before is untouched then.
 
     >>> import hfp, tempfile, torch
     >>> full = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2))
@@ -207,14 +210,15 @@ def load_pruned(path: str | os.PathLike[str], skeleton: nn.Module | None = None)
 
     Args:
         path: a file written by `save_pruned`.
-        skeleton: the full model (any weights; not changed), which gives the classes and the forward pass. None is
-            enough where the file names a timm model.
+        skeleton: the full model, which gives the classes and the forward pass. It may have any weights, and is not
+            changed. None is enough where the file names a timm model.
 
     Returns:
         The compact model in evaluation mode with the file's dtypes, its index map and the file's metadata.
 
     Raises:
-        MapError: as `read_pruned`; or the skeleton is missing, or another model than the one that was pruned.
+        MapError: `read_pruned` would raise it, or the skeleton is missing or is another model than the one that was
+            pruned.
 
     >>> import torch
     >>> from hfp.reconstruct import IndexMap, Pruned, load_pruned, save_pruned
@@ -242,7 +246,7 @@ def load_pruned(path: str | os.PathLike[str], skeleton: nn.Module | None = None)
 def _packed(
     state: Mapping[str, Tensor], index_map: IndexMap, timm: TimmModel | None, metadata: Mapping[str, Any]
 ) -> tuple[dict[str, Tensor], str]:
-    """What goes into the file: tensors by name, and the document."""
+    """Return the tensors that go into the file, by name, and the document."""
     for name, tensor in state.items():
         if tensor.is_meta or tensor.is_sparse or tensor.is_complex() or name.startswith(_VECTOR):
             raise MapError(f"{name}: a {tensor.dtype} tensor on {tensor.device} of this name can't be saved")
@@ -264,7 +268,7 @@ def _packed(
 
 
 def libraries() -> dict[str, str]:
-    """The versions of the libraries that matter to a saved model, as far as they are installed."""
+    """Return the versions of the libraries that matter to a saved model, as far as they are installed."""
     found = {}
     for name in _LIBRARIES:
         try:

@@ -1,4 +1,4 @@
-"""Full models that a file may name instead of its reader bringing them: those of timm."""
+"""Name full models in a file, so that its reader need not bring them. They are timm's."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class TimmModel:
 
     Args:
         name: a registered name (`timm.list_models()`), with or without the tag of its weights.
-        arguments: some of `ARGUMENTS`, plain values, sizes up to 100,000; none by default.
+        arguments: plain values for some of `ARGUMENTS`, with sizes up to 100,000; none by default.
 
     Raises:
-        MapError: an unknown name, or another argument.
+        MapError: the name is unknown, or an argument is not allowed.
 
     >>> from hfp.reconstruct import TimmModel
     >>> TimmModel("resnet10t", {"num_classes": 10}).create("meta").num_classes
@@ -58,7 +58,7 @@ class TimmModel:
         object.__setattr__(self, "arguments", MappingProxyType(dict(self.arguments)))
 
     def create(self, device: str = "cpu") -> nn.Module:
-        """The full model with random weights, or with none on the meta device.
+        """Make the full model with random weights, or with none on the meta device.
 
         Raises:
             MapError: timm rejects the arguments.

@@ -12,7 +12,7 @@ from hfp.reconstruct.maps.index_map import TensorMap
 
 _PENDING = 64  # the maps of this many clients are collected, so that one matrix product serves them all
 
-Held = tuple[TensorMap, float]
+WeightedMap = tuple[TensorMap, float]
 
 
 class Coverage:
@@ -54,7 +54,7 @@ class Coverage:
 
 
 def _product(
-    shape: tuple[int, ...], maps: Sequence[Held], masks: dict[tuple[int, int], Tensor], device: torch.device
+    shape: tuple[int, ...], maps: Sequence[WeightedMap], masks: dict[tuple[int, int], Tensor], device: torch.device
 ) -> Tensor:
     """Compute Σ weight · mask over the maps of one tensor."""
     weights = torch.tensor([weight for _, weight in maps], dtype=torch.float64, device=device)

@@ -19,16 +19,17 @@ AnyModule = TypeVar("AnyModule", bound=nn.Module)
 def copied(module: AnyModule, memo: Mapping[int, Any]) -> AnyModule:
     """Return what ``copy.deepcopy(module, memo)`` returns.
 
-    Most of a module's attributes are dictionaries of hooks, nearly all of them empty, and most of deepcopy's time goes
-    into asking how each of them and each module is to be copied. Here both are made directly, but for modules of
-    classes that say themselves how they are copied.
+    Most of a module's attributes are dictionaries of hooks, nearly all of them empty. Most of deepcopy's time goes into
+    asking how each of them and each module is to be copied. Both are made directly here, but for modules of classes
+    that define how they are copied.
 
     Args:
-        module: not changed.
+        module: the module; it is not changed.
         memo: what stands in the copy for an object, by the object's identity.
     """
     known: dict[int, Any] = dict(memo)
-    plain = [part for part in module.modules() if id(part) not in known and _is_plain(type(part))]
+    kinds: list[tuple[nn.Module, Any]] = [(part, type(part)) for part in module.modules() if id(part) not in known]
+    plain = [part for part, kind in kinds if _is_plain(kind)]
     shells = [type(part).__new__(type(part)) for part in plain]
     known.update((id(part), shell) for part, shell in zip(plain, shells, strict=True))
     for part, shell in zip(plain, shells, strict=True):
@@ -54,8 +55,11 @@ def _copied(value: Any, known: dict[int, Any]) -> Any:
 
 
 @cache
-def _is_plain(kind: type) -> bool:
-    """Return whether the class leaves copying to Python and to PyTorch's own layers, which only fill in what is old."""
+def _is_plain(kind: Any) -> bool:
+    """Return whether the class leaves copying to Python and to PyTorch's own layers.
+
+    These only fill in what older versions lack.
+    """
     slots = any("__slots__" in vars(each) for each in kind.__mro__ if each is not object)
     return (
         not slots

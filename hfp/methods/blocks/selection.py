@@ -100,7 +100,7 @@ def keep_best(
     return groups.plan(kept)
 
 
-def keep_window(groups: Coupling, ratio: float, start: int = 0) -> Plan:
+def keep_window(groups: Coupling, ratio: float, start: int = 0, turn: float = 0.0) -> Plan:
     """Keep ``ceil((1 - ratio) C)`` consecutive channels of every coupled group of ``C``, wrapping around at the end.
 
     At least one channel stays, whatever the ratio. Groups that are linked keep the same share, rounded up as well.
@@ -109,6 +109,7 @@ def keep_window(groups: Coupling, ratio: float, start: int = 0) -> Plan:
         groups: the model's coupled groups.
         ratio: the share of channels to remove.
         start: the first channel that is kept.
+        turn: the share of each group's channels, rounded down, by which its window moves on from there.
     """
     kept = {}
     for names in groups.linked:
@@ -116,7 +117,8 @@ def keep_window(groups: Coupling, ratio: float, start: int = 0) -> Plan:
         width = max(math.ceil((1 - ratio) * parts - 1e-9), 1)  # 0.3 * 10 is a little more than 3
         for name in names:
             size = groups.sizes[name]
-            kept[name] = ((start + torch.arange(width * size // parts)) % size).sort().values
+            first = start + math.floor(turn * parts + 1e-9) * size // parts
+            kept[name] = ((first + torch.arange(width * size // parts)) % size).sort().values
     return groups.plan(kept)
 
 

@@ -53,6 +53,8 @@ class Method(ABC):
     """Earlier name of an option, which keeps working with a warning, to today's name."""
     uses_ratios: ClassVar[bool] = True
     """Whether a client's ratio makes any difference; if not, a comparison of several ratios runs the method once."""
+    clip_norm: ClassVar[float] = 0.0
+    """The norm at which local gradients are clipped where the experiment does not say; 0 is for never."""
 
     @classmethod
     def option_label(cls) -> str:
@@ -156,6 +158,10 @@ class Method(ABC):
         task = dataclasses.replace(update.task, tensors=now)
         reply = dataclasses.replace(update.reply, tensors={**update.reply.tensors, **moved})
         return dataclasses.replace(update, task=task, reply=reply)
+
+    def waits_for_all(self, state: ServerState) -> bool:
+        """Whether the coming round takes every reply, however late: no, the experiment's deadline holds."""
+        return False
 
     def phase(self, state: ServerState) -> str:
         """Return a word for what the coming round does, which is shown with its figures."""

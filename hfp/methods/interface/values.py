@@ -58,6 +58,7 @@ class MethodContext:
         seed: the run's seed.
         example: one input, `[1, channels, height, width]`.
         classifier: the names of the parameters whose first dimension is the classes.
+        rounds: how many rounds the run lasts.
     """
 
     model: nn.Module
@@ -67,6 +68,7 @@ class MethodContext:
     seed: int
     example: Tensor
     classifier: tuple[str, ...] = ()
+    rounds: int = 30
 
 
 @dataclass(frozen=True)

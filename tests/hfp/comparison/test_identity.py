@@ -120,7 +120,9 @@ def test_runs_compute_with_the_folders_threads_whatever_this_process_has(
     seen: list[int] = []
     real = compare_runs.simulate
     monkeypatch.setattr(
-        compare_runs, "simulate", lambda *arguments: (seen.append(torch.get_num_threads()), real(*arguments))[1]
+        compare_runs,
+        "simulate",
+        lambda *arguments, **settings: (seen.append(torch.get_num_threads()), real(*arguments, **settings))[1],
     )
     torch.set_num_threads(2)
     try:
@@ -163,10 +165,10 @@ def test_weights_are_known_by_their_content(tmp_path: Path, monkeypatch: pytest.
 def test_an_unexpected_failure_costs_its_own_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     real = compare_runs.simulate
 
-    def fails(experiment: Experiment, *rest: object) -> object:
+    def fails(experiment: Experiment, *rest: object, **settings: object) -> object:
         if experiment.seed == 0:
             raise MemoryError("a lot of\nbytes")
-        return real(experiment, *rest)
+        return real(experiment, *rest, **settings)
 
     monkeypatch.setattr(compare_runs, "simulate", fails)
     comparison, folder = Comparison(variants_of(["fedavg"]), TINY, seeds=(0, 1)), ComparisonFolder(tmp_path / "out")

@@ -11,14 +11,17 @@ from torch import nn
 from torch.nn import functional
 
 from hfp import Experiment, InputError, simulate
+from hfp.costs.payload import packed_bytes
 from hfp.federation.evaluation import Evaluator, class_weights
 from hfp.federation.exchange import Exchange
 from hfp.federation.fleet import InProcess
+from hfp.federation.participation import Cohort
 from hfp.federation.rounds import rounds
 from hfp.federation.safeguards import Safeguards
 from hfp.federation.setup import set_up
 from hfp.methods import methods
 from hfp.reconstruct import compact_model
+from hfp.results.beginning import first_lines
 from hfp.results.report import round_line
 
 SMALL = Experiment(train_images=200, clients=4, rounds=1, alpha=0.5, options={"warmup": 1})
@@ -67,6 +70,36 @@ def test_local_is_the_mean_of_clients_that_keep_their_own_statistics():
     assert evaluator.traffic == (0, 0)
 
 
+def test_participants_pools_the_clients_of_the_round_alone():
+    asked = dataclasses.replace(SMALL, batch_norm="participants", participation=0.5, dropout=0.4, rounds=4)
+    federation, sizes = set_up(asked), []
+    for outcome in rounds(federation):
+        cohort, round = Cohort(asked, federation.context.clients), outcome.record.round - 1
+        chosen = [client for client in cohort.asked(round) if not cohort.drops_out(round, client)]
+        images = [federation.dataset.normalise(federation.shards[client.index].images) for client in chosen]
+        sizes.append(len(chosen))
+        every = packed_bytes(federation.initial)
+        assert outcome.record.statistics[0] == len(chosen) * every
+        if images:
+            weights = outcome.state.weights
+            federation.model.load_state_dict(dict(weights))
+            batch = federation.model.stem[0](torch.cat(images))
+            torch.testing.assert_close(
+                weights["stem.1.running_mean"], batch.mean((0, 2, 3)).detach(), rtol=1e-3, atol=1e-4
+            )
+    assert set(sizes) & {1, 2}
+    assert max(sizes) <= 2
+
+
+def test_a_run_says_that_its_tests_ask_clients_that_its_rounds_leave_alone():
+    said = [
+        "\n".join(first_lines(set_up(dataclasses.replace(SMALL, batch_norm=policy, participation=share)), 1))
+        for policy, share in (("reestimate", 0.5), ("participants", 0.5), ("reestimate", 1.0))
+    ]
+    assert "each asks all 4 clients for batch-norm statistics; batch_norm=participants asks" in said[0]
+    assert not any("batch-norm" in text for text in said[1:])
+
+
 def test_batch_uses_the_statistics_of_the_test_images_and_leaves_the_state():
     federation, state, evaluator = with_policy("batch")
     before = {name: tensor.clone() for name, tensor in state.weights.items()}
@@ -111,7 +144,7 @@ def test_own_models_are_what_clients_trained_with_their_own_statistics(method):
     client = federation.method.select(federation.context, state, federation.context.clients)[0]
     exchange = Exchange(federation)
     (answer,) = InProcess(federation).train(0, [client], lambda client: exchange.task(state, client))
-    update = exchange.update(answer)
+    update = exchange.update(state.round, answer)
     held = federation.method.trained_part(federation.context, state, update)
     found = Evaluator(federation, InProcess(federation), Safeguards(federation)).own(0, client.index, held)
     shard = federation.shards[client.index]

@@ -81,9 +81,8 @@ def test_dropped_clients_cost_a_download_and_nothing_else():
 
 def test_a_round_without_replies_leaves_the_model_as_it_was():
     settings = {"deadline": 1e-9, "batch_norm": "aggregate", "rounds": 1}
-    for method in ("fedavg", "ca-hfp", "prunefl", "heterofl"):
-        options = {"passes": 1, "limit": 1} if method == "prunefl" else {}
-        silent = experiment(method=method, options=options, **settings)
+    for method in ("fedavg", "ca-hfp", "dapperfl", "heterofl"):
+        silent = experiment(method=method, **settings)
         run = simulate(silent)
         for name, tensor in set_up(silent).initial.items():
             assert torch.equal(run.global_state[name], tensor)
@@ -204,3 +203,16 @@ def test_wrong_fleets_are_refused(changes, message):
 def test_a_fleet_survives_json():
     mixed = experiment(profile=("phone", "1e9:1e6:1e6"), budget={"seconds": 5.0}, late="join", deadline=3.0)
     assert Experiment(**json.loads(json.dumps(mixed.as_dict()))) == mixed
+
+
+@pytest.mark.parametrize("late", ["discard", "join"])
+def test_prunefl_finds_its_mask_under_a_deadline_that_others_meet(late):
+    """The first client's many batches take longer than a round: its reply is taken all the same."""
+    deadline = experiment(deadline=0.4, late=late, method="prunefl", options={"passes": 60, "limit": 2, "every": 2})
+    run = simulate(deadline)
+    assert [record.phase for record in run.history] == ["initial", "train", "adapt"]
+    first = run.history[0]
+    assert first.clients[0].device_seconds > 0.4
+    assert first.clients[0].status == "in time"
+    assert first.device_seconds == first.clients[0].device_seconds
+    assert {client.status for client in run.history[1].clients} == {"in time"}

@@ -36,11 +36,26 @@ def steps(model, local, batches, gamma):
     return model
 
 
-@pytest.mark.parametrize(("round", "share"), [(0, 0.9), (2, 0.9 * 0.64), (40, 0.1)])
-@pytest.mark.parametrize(("epochs", "dense_steps"), [(1, 2), (3, 4)])
-def test_a_client_trains_fuses_prunes_and_trains_on(context, round, share, epochs, dense_steps):
+def test_fusion_begins_in_the_second_round_or_at_once_or_never(context):
     model, context = context
-    method, client = create_method("dapperfl", regularisation=0.05), context.clients[1]
+    shares = {}
+    for fusion in ("later", "always", "never"):
+        method = create_method("dapperfl", fusion=fusion)
+        state = begin(model, method, context)
+        states = [type(state)(round, state.weights) for round in range(3)]
+        shares[fusion] = [assigned(method, context, one, context.clients[0]).values["share"] for one in states]
+    assert create_method("dapperfl").fusion == "later"
+    assert shares["later"] == pytest.approx([0, 0.72, 0.576])
+    assert shares["always"] == pytest.approx([0.9, 0.72, 0.576])
+    assert shares["never"] == [0, 0, 0]
+
+
+@pytest.mark.parametrize(("round", "share"), [(0, 0.9), (2, 0.9 * 0.64), (40, 0.1)])
+@pytest.mark.parametrize(("epochs", "halves", "dense_steps"), [(1, True, 2), (1, False, 4), (3, False, 4)])
+def test_a_client_trains_fuses_prunes_and_trains_on(context, round, share, epochs, halves, dense_steps):
+    model, context = context
+    method = create_method("dapperfl", regularisation=0.05, fusion="always", halves=halves)
+    client = context.clients[1]
     state = begin(model, method, context)
     state = type(state)(round, state.weights)
     task = assigned(method, context, state, client)

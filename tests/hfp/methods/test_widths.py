@@ -66,6 +66,18 @@ def test_fedrolex_trains_every_channel_in_as_many_rounds_as_channels(context):
         assert set().union(*(plan.kept[group] for plan in plans)) == set(range(size))
 
 
+def test_fedrolex_can_go_around_every_layer_within_the_run(context):
+    model, context = context
+    context = dataclasses.replace(context, rounds=8)
+    method = create_method("fedrolex", roll="run")
+    state, weak = begin(model, method, context), Client(0, 1, 0.75)
+    for group, size in context.groups.sizes.items():
+        plans = [method.plan(context, dataclasses.replace(state, round=r), weak) for r in range(8)]
+        for round, plan in enumerate(plans):
+            assert set(plan.kept[group]) == {(round * size // 8 + i) % size for i in range(size // 4)}
+        assert set().union(*(plan.kept[group] for plan in plans)) == set(range(size))
+
+
 def test_heterofl_scales_the_outputs_of_cut_layers_while_training():
     torch.manual_seed(0)
     model = nn.Sequential(

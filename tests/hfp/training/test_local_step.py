@@ -1,5 +1,6 @@
 import copy
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -122,3 +123,35 @@ def test_other_layouts_and_precisions_train_the_same_weights_in_float32(how, tol
         assert other.dtype == torch.float32
         torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
     assert second[0].weight.is_contiguous(memory_format=torch.channels_last) is how.get("channels_last", False)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_a_rate_factor_takes_the_steps_of_the_smaller_rate(momentum):
+    scaled = LocalTraining(2, 4, 0.4, momentum, weight_decay=0.01, rate_factor=0.25)
+    plain = LocalTraining(2, 4, 0.1, momentum, weight_decay=0.01)
+    assert scaled.step_size == pytest.approx(plain.step_size)
+    found = []
+    for training in (scaled, plain):
+        torch.manual_seed(0)
+        model = nn.Linear(3, 2).double()
+        random = torch.Generator().manual_seed(1)
+        data = LocalData(torch.randn(10, 3, generator=random).double(), torch.arange(10) % 2, lambda x: x)
+        train(model, data, training, random)
+        found.append(model.weight.detach())
+    torch.testing.assert_close(found[0], found[1], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("clip_norm", [0.05, 100.0])
+def test_long_gradients_are_scaled_down_to_the_norm(clip_norm):
+    torch.manual_seed(0)
+    model = nn.Linear(3, 2).double()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    random = torch.Generator().manual_seed(1)
+    data = LocalData(torch.randn(4, 3, generator=random).double(), torch.arange(4) % 2, lambda x: x)
+    loss = functional.cross_entropy(model(data.images), data.labels)
+    gradients = torch.autograd.grad(loss, [model.weight, model.bias])
+    norm = math.sqrt(sum(float(gradient.square().sum()) for gradient in gradients))
+    train(model, data, LocalTraining(1, 4, 1.0, 0.0, 0.0, clip_norm=clip_norm), random)
+    for (name, tensor), gradient in zip(model.state_dict().items(), gradients, strict=True):
+        expected = before[name] - gradient * min(1.0, clip_norm / norm)
+        torch.testing.assert_close(tensor, expected, rtol=1e-5, atol=1e-7)

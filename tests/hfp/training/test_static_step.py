@@ -72,6 +72,21 @@ def test_a_run_on_static_steps_is_the_plain_run_to_the_last_bit(method, momentum
             assert torch.equal(tensor, other.state.weights[name]), name
 
 
+@pytest.mark.parametrize("method", ["fedavg", "heterofl", "prunefl"])
+def test_a_new_rate_needs_no_new_step_and_ends_where_plain_steps_do(method):
+    """HeteroFL also clips."""
+    experiment = dataclasses.replace(
+        SMALL, method=method, options=OPTIONS.get(method, {}), rounds=3, learning_rate_schedule="cosine"
+    )
+    replay, fixed = Counted(), Counted()
+    plain, static = states_of(experiment, None), states_of(experiment, replay)
+    states_of(dataclasses.replace(experiment, learning_rate_schedule="constant"), fixed)
+    assert len(replay.steps) == len(fixed.steps)
+    for one, other in zip(plain, static, strict=True):
+        for name, tensor in one.state.weights.items():
+            assert torch.equal(tensor, other.state.weights[name]), name
+
+
 def test_fjord_runs_step_by_step_and_says_so_once():
     experiment = dataclasses.replace(SMALL, method="fjord", rounds=1, train_images=30)
     replay = Counted()
