@@ -17,7 +17,7 @@ COPIES = {
     **{
         f"examples/benchmarks/{name}.md": f"results/generated/{name}.md"
         for name in (
-            "compare", "federated", "criteria", "repair", "timm_sweep", "reconstruct", "flower", "gpu_round",
+            "compare", "federated", "criteria", "repair", "timm_sweep", "zoo", "reconstruct", "flower", "gpu_round",
             "paper_costs",
         )
     },
