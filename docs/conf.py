@@ -26,10 +26,7 @@ exclude_patterns = ["_build"]
 html_math_renderer = "mathml"
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath", "attrs_block", "attrs_inline"]
 myst_heading_anchors = 3
-suppress_warnings = [
-    "myst.header",  # pages of the repository's own folders begin where their readers need them to
-    "toc.empty_glob",  # lists of pages name some that a checkout may not have
-]
+suppress_warnings = ["myst.header"]  # pages of the repository's own folders begin where their readers need them to
 
 default_role = "code"  # docstrings name arguments and functions in single backticks
 autodoc_member_order = "bysource"
