@@ -24,7 +24,7 @@ extensions = [
 ]
 exclude_patterns = ["_build"]
 html_math_renderer = "mathml"
-myst_enable_extensions = ["colon_fence", "deflist", "dollarmath", "attrs_block"]
+myst_enable_extensions = ["colon_fence", "deflist", "dollarmath", "attrs_block", "attrs_inline"]
 myst_heading_anchors = 3
 suppress_warnings = ["myst.header"]  # pages of the repository's own folders begin where their readers need them to
 

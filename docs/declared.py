@@ -119,7 +119,7 @@ def _parser_parts(parser: argparse.ArgumentParser, level: int) -> list[str]:
             parts.append(f"**{_heading(group.title or '')}**")
         if group.description:
             parts.append(_plain(group.description))
-        rows = [f"| `{_invocation(one)}` | {_plain(_help(parser, one))} |" for one in actions]
+        rows = [f"| {_invocation(one)} | {_plain(_help(parser, one))} |" for one in actions]
         parts.append("\n".join(["| argument | meaning |", "|---|---|", *rows]))
     if parser.epilog:
         parts.append(_plain(" ".join(parser.epilog.split())))
@@ -134,13 +134,14 @@ def _subparsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentP
 
 
 def _invocation(action: argparse.Action) -> str:
-    formatter = argparse.HelpFormatter("hfp")
+    """The names of an argument, the first with its value, each as code of its own so that none is broken in two."""
     if not action.option_strings:
-        return str(action.metavar or action.dest)
-    if action.nargs == 0:
-        return ", ".join(action.option_strings)
-    value = formatter._format_args(action, action.metavar or action.dest.upper())
-    return f"{', '.join(action.option_strings)} {value}".replace("|", "\\|")
+        return f"`{action.metavar or action.dest}`"
+    first, *others = action.option_strings
+    if action.nargs != 0:
+        value = argparse.HelpFormatter("hfp")._format_args(action, str(action.metavar or action.dest.upper()))
+        first = f"{first} {value}".replace("|", "\\|")
+    return ", ".join(f"`{name}`" for name in (first, *others))
 
 
 def _help(parser: argparse.ArgumentParser, action: argparse.Action) -> str:

@@ -17,7 +17,7 @@ COPIES = {
     **{
         f"examples/benchmarks/{name}.md": f"results/generated/{name}.md"
         for name in (
-            "compare", "federated", "criteria", "repair", "timm_sweep", "reconstruct", "flower", "gpu_round",
+            "compare", "federated", "criteria", "repair", "timm_sweep", "zoo", "reconstruct", "flower", "gpu_round",
             "paper_costs",
         )
     },
@@ -31,6 +31,7 @@ COPIES = {
 """Where each page is in the repository, and where in the site."""
 
 _LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)#\s]+)")
+_IMAGE = re.compile(r"(!\[[^\]]*\]\([^)]*\))")
 _COMMENT = re.compile(r"<!--.*?-->\n?", re.DOTALL)
 
 
@@ -54,7 +55,7 @@ def copy_pages() -> None:
 def copied(source: str, place: str) -> str:
     """The text of a page with links that work in its new place, and without the comments that make its tables."""
     text = _COMMENT.sub("", (REPOSITORY / source).read_text(encoding="utf-8"))
-    return _LINK.sub(lambda found: _moved(found[1], source, place), text)
+    return _IMAGE.sub(r"\1{.chart}", _LINK.sub(lambda found: _moved(found[1], source, place), text))
 
 
 def _moved(target: str, source: str, place: str) -> str:
