@@ -58,7 +58,7 @@ class Fleet(Protocol):
         """
 
     def statistics(self, round: int, clients: Sequence[Client], weights: State) -> Iterator[tuple[Client, State | str]]:
-        """Yield clients, in the order of `clients`, with a full model's batch-norm statistics, or why there are none."""
+        """Yield clients in the order of `clients`, with a full model's batch-norm statistics, or why there are none."""
 
 
 class InProcess:
