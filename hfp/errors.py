@@ -37,6 +37,17 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:
     return InputError(f"unknown {kind} {name!r}; {hint}")
 
 
+def printable(text: object) -> str:
+    r"""Return text from a file or a message as a terminal may show it, with escapes for its control characters.
+
+    >>> print(printable("layer\x1b[2J"))
+    layer\x1b[2J
+    """
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii") for letter in str(text)
+    )
+
+
 def listed(words: Sequence[str], between: str = ", ") -> str:
     """Join words in one line: the first `MOST` of them, and how many more there are."""
     more = len(words) - MOST

@@ -16,7 +16,7 @@ from typing import Any
 
 from hfp.commands.arguments.parser import Parser
 from hfp.commands.interruption import Signals
-from hfp.errors import InputError, unknown
+from hfp.errors import InputError, printable, unknown
 from hfp.importance import CriterionError
 
 
@@ -97,7 +97,7 @@ def _run(command: Callable[[argparse.Namespace], int], arguments: argparse.Names
 
 
 def _refused(command: str, error: Exception) -> int:
-    print(f"hfp {command}: {' '.join(str(error).split())}", file=sys.stderr)
+    print(f"hfp {command}: {printable(' '.join(str(error).split()))}", file=sys.stderr)
     return 2
 
 

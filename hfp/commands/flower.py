@@ -72,6 +72,8 @@ def _serve(deployment: LocalDeployment, arguments: argparse.Namespace) -> int:
     if not arguments.secure:
         print("Every user of this machine can run code on these nodes; see --secure.", flush=True)
     app = arguments.run.resolve() if arguments.run is not None else Path("APP")
+    if arguments.secure and (arguments.run is None or "keys" in _declared(app)):
+        config.insert(1, f"keys={json.dumps(str(deployment.folder))}")
     words = deployment.run_words(app, config, nodes)
     if arguments.run is None:
         print("in another terminal, with the folder of an app:")
@@ -115,6 +117,11 @@ def paths_of_app(app: Path | None) -> list[str]:
     config = document.get("tool", {}).get("flwr", {}).get("app", {}).get("config", {})
     given = ((name, config.get(name)) for name in PATHS)
     return [f"{name}={json.dumps(str(Path(text).resolve()))}" for name, text in given if isinstance(text, str) and text]
+
+
+def _declared(app: Path) -> str:
+    """The text in which an app declares its configuration; Flower refuses to set what is not declared."""
+    return (app / "pyproject.toml").read_text(encoding="utf-8")
 
 
 def _check(deployment: LocalDeployment) -> None:

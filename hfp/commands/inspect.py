@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 from dataclasses import asdict
@@ -10,10 +11,11 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from torch import nn
 
 from hfp.costs.macs import macs, parameters, state_bytes
-from hfp.errors import InputError
+from hfp.errors import InputError, printable
 from hfp.models.source import FullModel, full_model, imported, is_model
 from hfp.pruning.coupled import coupled_report
 from hfp.pruning.coupled_page import coupled_page
@@ -56,15 +58,20 @@ def run(arguments: argparse.Namespace) -> int:
         sys.stdout.write("\n")
         return 0
     console = Console(highlight=False)
-    console.print(shown(layers, costs))
+    console.print(shown([dataclasses.replace(layer, name=_plain(layer.name)) for layer in layers], costs))
     for name, value in {
         **stored.metadata,
         "written by": ", ".join(f"{k} {v}" for k, v in stored.libraries.items()),
     }.items():
         if not isinstance(value, dict):
             shown_value = ", ".join(map(str, value)) or "none" if isinstance(value, list) else value
-            console.print(f"{name}: {shown_value}", soft_wrap=True, markup=False)
+            console.print(printable(f"{name}: {shown_value}"), soft_wrap=True, markup=False)
     return 0
+
+
+def _plain(name: str) -> str:
+    """A name from a file as a table may hold it: no escape code for the terminal, and no markup."""
+    return escape(printable(name))
 
 
 def _show_run(arguments: argparse.Namespace) -> int:
@@ -79,7 +86,7 @@ def _show_run(arguments: argparse.Namespace) -> int:
         return 0
     console = Console(highlight=False)
     for line in run_lines(found):
-        console.print(line, soft_wrap=True, markup=False)
+        console.print(printable(line), soft_wrap=True, markup=False)
     return 0
 
 
@@ -171,7 +178,7 @@ def _described(
     if of_run is not None and (named := skeleton_in(stored)) is not None:
         skeleton = named.to("meta")
     elif stored.timm is not None:
-        skeleton = stored.timm.create("meta")
+        skeleton, _ = stored.timm.outline(stored.path.stat().st_size)
         channels, *sides = getattr(skeleton, "pretrained_cfg", {}).get("input_size", (3, 224, 224))
         channels = stored.timm.arguments.get("in_chans", channels)
         shape = (channels, *([size] * 2 if size else sides))

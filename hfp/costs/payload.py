@@ -53,12 +53,15 @@ def unpack(message: bytes, like: Mapping[str, tuple[torch.Size, torch.dtype]]) -
     """
     try:
         flat = load(message)
-    except SafetensorError as error:
+    except (SafetensorError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        # safetensors refuses what is no file; a dtype or shape that torch hasn't is refused in its own ways
         raise InputError(f"a payload of {len(message)} bytes can't be read: {error}") from error
     needed: dict[str, int] = {}
     for shape, dtype in like.values():
         needed[_name(dtype)] = needed.get(_name(dtype), 0) + math.prod(shape)
-    found = {dtype: values.numel() for dtype, values in flat.items() if _name(values.dtype) == dtype}
+    found = {
+        dtype: values.numel() for dtype, values in flat.items() if _name(values.dtype) == dtype and values.dim() == 1
+    }
     if found != needed:
         raise InputError(f"a payload must hold {needed} values; found {found}")
     state, position = {}, dict.fromkeys(needed, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -13,7 +14,8 @@ from hfp.costs.payload import packed_bytes
 from hfp.federation.fleet import Fleet
 from hfp.federation.observer import Observer
 from hfp.federation.participation import Cohort, asked_clients
-from hfp.federation.records import Personal
+from hfp.federation.records import ClientRecord, Personal
+from hfp.federation.replies import ReplyCheck
 from hfp.federation.safeguards import Safeguards
 from hfp.federation.setup import Federation
 from hfp.methods import Client, ServerState, State, TrainedPart, Update
@@ -65,6 +67,7 @@ class Evaluator:
 
     def __init__(self, federation: Federation, fleet: Fleet, safeguards: Safeguards) -> None:
         self._federation, self._fleet, self._safeguards = federation, fleet, safeguards
+        self._check, self._refused = ReplyCheck(federation), dict[int, str]()
         self._model = self._build(IndexMap.identity(federation.model), federation.initial)
         normalised = batchnorm.has_statistics(federation.model)
         self._policy = federation.experiment.batch_norm if normalised else "aggregate"
@@ -128,14 +131,30 @@ class Evaluator:
             return self._ask(self._model)
         return Predictions(total.correct / samples, total.losses / samples)
 
+    def with_refusal(self, record: ClientRecord) -> ClientRecord:
+        """Return a client's record with why its batch-norm statistics were not used, if they were sent since last time."""
+        problem = self._refused.pop(record.client, "")
+        said = "; ".join(part for part in (record.problem, problem) if part)
+        return dataclasses.replace(record, problem=said) if problem else record
+
     def _statistics(self, state: ServerState) -> Iterator[tuple[Client, State]]:
-        """Measure the statistics of the policy's clients that can be reached, after the round before `state`."""
+        """Measure the statistics of the policy's clients that can be reached, and leave out what can't be used.
+
+        `state` is the one after the round.
+        """
         clients: Sequence[Client] = self._federation.context.clients
         if self._policy == "participants":
             cohort, round = Cohort(self._federation.experiment, clients), state.round - 1
             clients = [client for client in cohort.asked(round) if not cohort.drops_out(round, client)]
             self.traffic = self._statistics_traffic(len(clients))
-        return self._fleet.statistics(state.round, self._fleet.reachable(state.round, clients), state.weights)
+        self._refused = {}
+        present = self._fleet.reachable(state.round, clients)
+        for client, found in self._fleet.statistics(state.round, present, state.weights):
+            problem = found if isinstance(found, str) else self._check.statistics_problem(found)
+            if problem:
+                self._refused[client.index] = f"its batch-norm statistics are refused: {problem}"
+            elif not isinstance(found, str):
+                yield client, found
 
     def _ask(self, model: nn.Module, schedule: Sequence[Tensor] | None = None) -> Predictions:
         """Predict the whole test set, in evaluation mode unless a schedule of batches is given."""

@@ -57,8 +57,8 @@ class Fleet(Protocol):
         In one round `write` returns the same task each time, so that no task has to be kept meanwhile.
         """
 
-    def statistics(self, round: int, clients: Sequence[Client], weights: State) -> Iterator[tuple[Client, State]]:
-        """Yield clients, in the order of `clients`, with a full model's batch-norm statistics on their data."""
+    def statistics(self, round: int, clients: Sequence[Client], weights: State) -> Iterator[tuple[Client, State | str]]:
+        """Yield clients, in the order of `clients`, with a full model's batch-norm statistics, or why there are none."""
 
 
 class InProcess:

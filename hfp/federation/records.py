@@ -92,6 +92,11 @@ class ClientRecord:
     status: str = IN_TIME
     problem: str = ""
 
+    def dropped_round(self, problem: str) -> ClientRecord:
+        """The record where no reply of the round was used; one that was lost, or came late, stays as it is."""
+        used = self.status == IN_TIME
+        return dataclasses.replace(self, status=REFUSED, problem=problem) if used else self
+
     @property
     def device_seconds(self) -> float:
         """The seconds of download, training and upload together."""

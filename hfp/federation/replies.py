@@ -1,28 +1,130 @@
-"""Checks whether a reply can be used, before anything of it reaches the global model, whoever ran the client."""
+"""Whether a reply can be used: checked before anything of it reaches the global model, whoever ran the client.
+
+No reply of one client may end the run, or make the global model anything but finite. A reply is checked against its
+task and against what its client can have done; the state that comes of a round is checked once more.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from typing import Any
 
 import torch
+from torch import Tensor
 
+from hfp.costs.macs import TRAINING_FACTOR, macs, parameters
+from hfp.costs.memory import PeakBytesCounter
 from hfp.errors import InputError
-from hfp.methods import Method, MethodContext, Reply, ServerState, Update
-from hfp.reconstruct import MapError
+from hfp.federation.setup import Federation
+from hfp.importance import CriterionError
+from hfp.methods import Collector, Reply, ServerState, State, Update
+from hfp.reconstruct import IndexMap, MapError, TensorMap
+
+FLOAT32_MAX = torch.finfo(torch.float32).max
+PLAUSIBLE = 4
+"""A client may report this many times the cost of training the full model: methods may train a second model beside."""
+
+EXACT = 2**53
+"""Sums of whole numbers are taken in float64, which is exact below this."""
+
+_LONGEST = 300  # characters of a reason that is recorded
 
 
-def problem_of(method: Method, context: MethodContext, state: ServerState, update: Update) -> str:
-    """Say in a sentence why an update can't be used; the text is empty when it can."""
-    try:
-        check_values(update.reply)
-        method.check_reply(context, state, update)
-    except (InputError, MapError) as error:
-        return " ".join(str(error).split())
-    return ""
+class ReplyCheck:
+    """Checks the replies of one federation's clients, and the states that come of them."""
+
+    def __init__(self, federation: Federation) -> None:
+        self._federation = federation
+
+    def problem_of(self, state: ServerState, update: Update) -> str:
+        """Why an update can't be used, in a sentence; empty when it can."""
+        try:
+            self._check_work(state, update)
+            check_values(update.reply, self.largest)
+            self._federation.method.check_reply(self._federation.context, state, update)
+        except (InputError, MapError) as error:
+            return _one_line(str(error))
+        except Exception as error:  # whatever a reply makes a method's own check do, the run goes on
+            return _one_line(f"the reply can't be checked: {type(error).__name__}: {error}")
+        return ""
+
+    def statistics_problem(self, statistics: State) -> str:
+        """Why a client's batch-norm statistics can't be used, in a sentence; empty when they can."""
+        try:
+            check_tensors(statistics, self.largest)
+        except InputError as error:
+            return _one_line(str(error))
+        return ""
+
+    def next_state(self, state: ServerState, collector: Collector) -> tuple[ServerState, str]:
+        """The state that a collector makes, and an empty text; or the old one, a round later, and why it stays.
+
+        A state is refused where a value in it, or in what the method remembers, is not finite, and where a weight is so
+        large that no reply could hold it.
+        """
+        try:
+            after = collector.finish()
+            check_tensors(after.weights, self.largest)
+            _check_finite(after.method_state)
+        except (InputError, MapError, CriterionError) as error:
+            problem = _one_line(f"the round is dropped and the model stays as it was: {error}")
+            return dataclasses.replace(state, round=state.round + 1), problem
+        return after, ""
+
+    @cached_property
+    def largest(self) -> float:
+        """The largest absolute value of a weight, ``B``, with which no sum over clients overflows in float32.
+
+        Of all that methods compute, a channel's score ``Σ h w²`` over at most ``P`` weights grows most: ``h`` is a sum
+        of squared pseudo-gradients ``((w_k - w) / d)² ≤ (2 B / d)²`` with the weight of ``N`` samples, where ``d`` is
+        the length of one step. So ``4 N P B⁴ / d²`` is to be at most float32's largest number.
+        """
+        samples = max(sum(client.samples for client in self._federation.context.clients), 1)
+        entries = max(parameters(self._federation.model), 1)
+        step = min(self._federation.training.step_size, 1.0)
+        return float((FLOAT32_MAX * step**2 / (4 * samples * entries)) ** 0.25)
+
+    def _check_work(self, state: ServerState, update: Update) -> None:
+        """Refuse figures that the client can't have come to with the samples it holds.
+
+        Raises:
+            InputError: naming the figure and what was expected.
+        """
+        reply, method, training = update.reply, self._federation.method, self._federation.training
+        epochs = self._federation.experiment.epochs_in(state.round)
+        own = dataclasses.replace(training, epochs=epochs).steps(update.client.samples)
+        most = method.most_steps(state, own)
+        _within("steps", reply.steps, min(own, 1), most)
+        _within("samples", reply.samples, reply.steps, reply.steps * training.batch_size)
+        _within("parameters", reply.parameters, 1, self._full.parameters)
+        _within("forward_macs", reply.forward_macs, 1, self._full.forward_macs)
+        most_macs = PLAUSIBLE * TRAINING_FACTOR * self._full.forward_macs * reply.samples
+        _within("training_macs", reply.training_macs, min(reply.samples, most_macs), most_macs)
+        _within("peak_bytes", reply.peak_bytes, 1, PLAUSIBLE * self._full.peak_bytes)
+
+    @cached_property
+    def _full(self) -> _Full:
+        model, example = self._federation.model, self._federation.context.example
+        peak = PeakBytesCounter(example)(model, self._federation.training.batch_size)
+        return _Full(parameters(model), macs(model, example), peak)
 
 
-def check_values(reply: Reply) -> None:
-    """Refuse figures below 0 and values that are not finite.
+@dataclasses.dataclass(frozen=True)
+class _Full:
+    """What the full model costs: parameters, the multiply-accumulates of one image, and the bytes training keeps."""
+
+    parameters: int
+    forward_macs: int
+    peak_bytes: int
+
+
+def check_values(reply: Reply, largest: float = FLOAT32_MAX) -> None:
+    """Refuse figures below 0 and values that are not finite, or larger than `largest`.
+
+    A loss is computed in float32, so that one beyond float32's largest number is none.
 
     Raises:
         InputError: naming the figure or tensor.
@@ -32,14 +134,71 @@ def check_values(reply: Reply) -> None:
             raise InputError(f"{name} must be at least 0; found {getattr(reply, name)}")
     for name in ("loss", "variance"):
         value = getattr(reply, name)
-        if value is not None and not math.isfinite(value):
-            raise InputError(f"{name} must be finite; found {value}")
-    # the least and the greatest value are finite if all are, and looking for them is one quick pass
-    finite = {
-        name: torch.stack(tensor.aminmax()).isfinite().all()
-        for name, tensor in reply.tensors.items()
-        if tensor.is_floating_point() and tensor.numel()
-    }
-    if finite and not torch.stack([whole.to(next(iter(finite.values()))) for whole in finite.values()]).all():
-        broken = next(name for name, whole in finite.items() if not whole)
-        raise InputError(f"{broken} holds values that are not finite")
+        if value is not None and not (math.isfinite(value) and abs(value) <= FLOAT32_MAX):
+            raise InputError(f"{name} must be finite and at most {FLOAT32_MAX:.3g}; found {value:.3g}")
+    if reply.variance is not None and reply.variance < 0:
+        raise InputError(f"variance must be at least 0; found {reply.variance:.3g}")
+    check_tensors(reply.tensors, largest)
+
+
+def check_tensors(tensors: State, largest: float = FLOAT32_MAX) -> None:
+    """Refuse values that are not finite or larger than `largest`, variances below 0, and counts that are not exact.
+
+    Raises:
+        InputError: naming the tensor and what is wrong with it.
+    """
+    # the least and the greatest value tell, and finding them is one quick pass; all are read from the device at once
+    ends = {name: torch.stack(tensor.aminmax()) for name, tensor in tensors.items() if _has_order(tensor)}
+    if not ends:
+        return
+    home = next(iter(ends.values())).device
+    found = torch.stack([pair.to(home, torch.float64) for pair in ends.values()]).tolist()
+    for name, (least, greatest) in zip(ends, found, strict=True):
+        if not (math.isfinite(least) and math.isfinite(greatest)):
+            raise InputError(f"{name} holds values that are not finite")
+        limit = largest if tensors[name].is_floating_point() else EXACT
+        if max(-least, greatest) > limit:
+            raise InputError(f"{name} must hold values up to {limit:.3g}; found {max(least, greatest, key=abs):.3g}")
+        if name.endswith("running_var") and least < 0:
+            raise InputError(f"{name} must hold variances of at least 0; found {least:.3g}")
+
+
+def _check_finite(memory: Any) -> None:
+    """Refuse what a method remembers where a number in it is not finite.
+
+    Raises:
+        InputError: saying so.
+    """
+    for value in _numbers_in(memory):
+        whole = bool(value.isfinite().all()) if isinstance(value, Tensor) else math.isfinite(value)
+        if not whole:
+            raise InputError("what the method remembers holds values that are not finite")
+
+
+def _numbers_in(value: Any) -> Iterator[Tensor | float]:
+    """All tensors of real numbers and all floats in mappings, tuples, lists and dataclasses, however nested."""
+    if isinstance(value, float) or (isinstance(value, Tensor) and value.is_floating_point()):
+        yield value
+    elif isinstance(value, Mapping):
+        for part in value.values():
+            yield from _numbers_in(part)
+    elif isinstance(value, (tuple, list)):
+        for part in value:
+            yield from _numbers_in(part)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, (type, IndexMap, TensorMap)):
+        for entry in dataclasses.fields(value):
+            yield from _numbers_in(getattr(value, entry.name))
+
+
+def _has_order(tensor: Tensor) -> bool:
+    return tensor.numel() > 0 and tensor.dtype != torch.bool and not tensor.is_complex()
+
+
+def _within(name: str, value: int, least: int, most: int) -> None:
+    if not least <= value <= most:
+        expected = f"{least}" if least == most else f"between {least} and {most}"
+        raise InputError(f"{name} must be {expected}, by what the client holds; found {value}")
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:_LONGEST]

@@ -23,7 +23,7 @@ from hfp.federation.home import moved
 from hfp.federation.observer import Observer
 from hfp.federation.participation import Cohort, CohortState, asked_clients
 from hfp.federation.records import FAILED, LATE, REFUSED, ClientRecord, Cost, RoundRecord, Run, check_figures
-from hfp.federation.replies import problem_of
+from hfp.federation.replies import ReplyCheck
 from hfp.federation.safeguards import Safeguards
 from hfp.federation.setup import Federation
 from hfp.methods import Collector, ServerState, Update
@@ -76,6 +76,7 @@ class Course:
         self._exchange = Exchange(federation, run_state.plans if run_state else None)
         self._cohort = Cohort(experiment, clients, run_state.cohort_state if run_state else None)
         self._safeguards = Safeguards(federation)
+        self._check = ReplyCheck(federation)
         self._evaluator = Evaluator(federation, self._fleet, self._safeguards)
         self._observers = _named([*self._measuring(), *observers])
         for name, observer_state in (run_state.observer_states if run_state else {}).items():
@@ -138,7 +139,11 @@ class Course:
         collector = self._federation.method.collect(self._federation.context, before)
         records, heard = self._ask(collector)
         _check_some_trained(before.round, records, len(self._federation.context.clients))
-        after = collector.finish() if heard else dataclasses.replace(before, round=before.round + 1)
+        after, dropped = dataclasses.replace(before, round=before.round + 1), ""
+        if heard:
+            after, dropped = self._check.next_state(before, collector)
+        if dropped:
+            records = [record.dropped_round(dropped) for record in records]
         outcome = self._measured(self._scored(after, phase, records, begun))
         history, unsettled = (*self.history, outcome.record), list(observers)
         self._unsettled, self.state, self.history = unsettled, outcome.state, history
@@ -165,7 +170,7 @@ class Course:
             phase=phase,
             accuracy=accuracy,
             loss=loss,
-            clients=tuple(records),
+            clients=tuple(map(self._evaluator.with_refusal, records)),
             statistics=self._evaluator.traffic,
             seconds=time.perf_counter() - begun,
             deadline=experiment.deadline,
@@ -193,11 +198,12 @@ class Course:
         heard = 0
         for result in self._task_results():
             update, record = self._exchange.update(state.round, result), self._exchange.record(result)
-            problem = problem_of(method, context, state, update) if update else ""
+            problem = self._check.problem_of(state, update) if update else ""
             if update is None:
                 pass
             elif problem:
-                record = dataclasses.replace(record, status=REFUSED, problem=problem)
+                refused = dataclasses.replace(result, reply=None, status=REFUSED, problem=problem)
+                record = self._exchange.record(refused)  # without the figures, which are the client's own words
             elif method.waits_for_all(state) or self._cohort.admit(state.round, update):
                 self._take(update, collector, came)
                 heard += 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -54,14 +53,14 @@ class Flower:
             if _forgotten(heard):
                 self._has.pop(client.index, None)
                 heard = next(self._nodes.converse("train", [client], compose))[1]
-            yield self._task_result(client, write(client), sent.get(client.index, 0), heard)
+            yield self._task_result(round, client, write(client), sent.get(client.index, 0), heard)
 
-    def _task_result(self, client: Client, task: Task, down: int, heard: Heard) -> TaskResult:
+    def _task_result(self, round: int, client: Client, task: Task, down: int, heard: Heard) -> TaskResult:
         if heard.letter is None:
             return TaskResult(client, task, down, status=heard.status, problem=heard.problem)
         up = len(heard.letter.body)
         try:
-            reply, kept = wire.read_reply(self._context, task, heard.letter)
+            reply, kept = wire.read_reply(self._context, round, client, task, heard.letter)
         except InputError as error:
             return TaskResult(client, task, down, up, status=REFUSED, problem=" ".join(str(error).split()))
         self._has[client.index] = self._nodes.nodes[client.index].id, kept
@@ -72,14 +71,18 @@ class Flower:
         node, kept = self._has.get(client.index, (None, frozenset()))
         return kept if node == self._nodes.nodes[client.index].id else frozenset()
 
-    def statistics(self, round: int, clients: Sequence[Client], weights: State) -> Iterator[tuple[Client, State]]:
-        """Yield the clients whose answers can be used, each with its batch-norm statistics."""
+    def statistics(self, round: int, clients: Sequence[Client], weights: State) -> Iterator[tuple[Client, State | str]]:
+        """Yield the clients, each with its batch-norm statistics or why they can't be read."""
         letter = wire.write_state(wire.GLOBAL, weights, layout(weights))
         known = wire.statistics_layout(weights)
         for client, heard in self._nodes.converse("statistics", clients, lambda _: letter):
-            with contextlib.suppress(InputError):
-                if heard.letter is not None:
-                    yield client, wire.read_state(wire.STATISTICS, heard.letter, known)
+            if heard.letter is None:
+                yield client, heard.problem
+                continue
+            try:
+                yield client, wire.read_state(wire.STATISTICS, heard.letter, known)
+            except InputError as error:
+                yield client, str(error)
 
 
 def _forgotten(heard: Heard) -> bool:

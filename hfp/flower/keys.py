@@ -7,9 +7,12 @@ import ipaddress
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+
+from hfp.errors import InputError
 
 DAYS = 30
 
@@ -32,6 +35,24 @@ def make_node_key(path: Path) -> None:
     _write_private(path, key, serialization.PrivateFormat.OpenSSH)
     public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
     path.with_name(path.name + ".pub").write_bytes(public + b"\n")
+
+
+def public_keys(folder: Path, clients: int) -> list[bytes]:
+    """The public keys ``node-0.pub`` to ``node-{clients - 1}.pub`` in a folder, in the form that Flower has of them.
+
+    Raises:
+        InputError: one is missing, or is no public key in OpenSSH's format.
+    """
+    found = []
+    for client in range(clients):
+        path = folder / f"node-{client}.pub"
+        try:
+            key = serialization.load_ssh_public_key(path.read_bytes())
+        except (OSError, ValueError, UnsupportedAlgorithm) as error:
+            raise InputError(f"client {client} needs a public key in OpenSSH's format in {path}: {error}") from error
+        form = serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+        found.append(key.public_bytes(*form).strip())
+    return found
 
 
 def _write_private(path: Path, key: ec.EllipticCurvePrivateKey, form: serialization.PrivateFormat) -> None:

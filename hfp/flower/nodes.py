@@ -15,6 +15,7 @@ from flwr.serverapp import Grid
 from hfp.errors import InputError
 from hfp.flower import wire
 from hfp.flower.conversation import Conversation
+from hfp.flower.keys import public_keys
 from hfp.flower.letter import Letter
 from hfp.flower.post import LONGEST, SHORTEST, TRIES, Heard, Post, Say, read
 from hfp.flower.settings import Settings
@@ -38,10 +39,15 @@ class Node:
 
 
 class Nodes:
-    """The nodes on a grid. A client is known by its partition, because a node that comes back has a new id."""
+    """The nodes on a grid. A client is known by its partition, because a node that comes back has a new id.
+
+    A partition belongs to the first node that claims it, for as long as that node is there. Where the settings have
+    `keys`, it belongs to the node with the client's key alone, whoever comes first.
+    """
 
     def __init__(self, grid: Grid, settings: Settings, clients: int, say: Say = print) -> None:
-        self._post = Post(grid, say)
+        self._post, self._grid = Post(grid, say), grid
+        self._keys = public_keys(Path(settings.keys), clients) if settings.keys else None
         self._settings, self._clients, self._say = settings, clients, say
         self._asked: dict[str, int] = {}
         self._refused: dict[int, int] = {}
@@ -147,11 +153,17 @@ class Nodes:
                 raise InputError(f"it is partition {client}; there are {self._clients}")
             if client in self.nodes:
                 raise InputError(f"it is partition {client}, which another node is already")
+            if self._keys is not None and self._key_of(node) != self._keys[client]:
+                raise InputError(f"it says that it is partition {client}, but has not the key of that client")
         except InputError as error:
             self._refuse(node, str(error))
             return
         self.nodes[client] = Node(node, client, samples, digest)
         self._say(f"client {client} is here, with {samples} samples")
+
+    def _key_of(self, node: int) -> bytes:
+        """The public key that the SuperLink has registered a node with."""
+        return next((bytes(found.public_key).strip() for found in self._grid.get_nodes() if found.node_id == node), b"")
 
     def _refuse(self, node: int, why: str) -> None:
         """Say why a node can't take part; it is asked again a few times."""

@@ -50,6 +50,11 @@ class Settings:
         within="[0, inf)",
         unit="threads",
     )
+    keys: str = setting(
+        "",
+        "Only the node that is registered with the public key node-K.pub in this folder may be client K.",
+        unit="folder",
+    )
     worker: bool = setting(
         True,
         "A process keeps torch loaded between a client's rounds; otherwise every process of Flower's loads it again.",

@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from hfp.costs.payload import layout, pack, unpack
 from hfp.errors import InputError
+from hfp.federation.setup import FEWEST_IMAGES
 from hfp.flower.letter import Letter
 from hfp.methods import Client, MethodContext, Reply, State, Task
 from hfp.methods.blocks.bits import from_bits, to_bits
@@ -45,6 +47,13 @@ MOST_DIMENSIONS = 16
 MOST_TENSORS = 100_000
 LONGEST_NAME = 1_000
 MOST_WORDS = 500
+MOST_SAMPLES = 10**9
+"""Samples that a node may say it has: a client counts by its samples, and more would drown all others."""
+
+LONGEST_HEADER = 16 * 2**20
+LONGEST_WORD = 10_000
+"""Characters of a header: of any, and of those that describe no tensors. Reading JSON takes 25 times its length."""
+
 FAILED, FORGOTTEN = "failed", "forgotten"
 STATISTICS, GLOBAL, KEPT = "statistics", "global", "kept"
 FIGURES = ("steps", "samples", "parameters", "forward_macs", "training_macs", "peak_bytes")
@@ -108,10 +117,14 @@ class Forgotten(InputError):
     """A client lacks something that a task takes as known, so that the server sends it again."""
 
 
-def write_reply(context: MethodContext, task: Task, reply: Reply, kept: Iterable[str] = ()) -> Letter:
-    """Write what a client answers to a task, and the names of what it keeps for later tasks."""
+def write_reply(
+    context: MethodContext, round: int, client: Client, task: Task, reply: Reply, kept: Iterable[str] = ()
+) -> Letter:
+    """What a client answers to a task of a round, and the names of what it keeps for later ones."""
     header = {
         "kind": "reply",
+        "round": round,
+        "client": client.index,
         "figures": {
             name: getattr(reply, name)
             for name in (field.name for field in dataclasses.fields(Reply))
@@ -123,13 +136,18 @@ def write_reply(context: MethodContext, task: Task, reply: Reply, kept: Iterable
     return Letter(_dump(header), pack(reply.tensors))
 
 
-def read_reply(context: MethodContext, task: Task, letter: Letter) -> tuple[Reply, frozenset[str]]:
-    """Read the reply to a task, and the names of what the client keeps.
+def read_reply(
+    context: MethodContext, round: int, client: Client, task: Task, letter: Letter
+) -> tuple[Reply, frozenset[str]]:
+    """A client's reply to its task of a round, and what the client keeps.
 
     Raises:
-        InputError: this is no reply, or it is damaged.
+        InputError: this is no reply to the task, or it is damaged.
     """
-    fields = _load(letter.header, "reply")
+    fields = _load(letter.header, "reply", most=_longest_reply(context))
+    for name, expected in (("round", round), ("client", client.index)):
+        if _whole(fields, name) != expected:
+            raise InputError(f"expected the reply of {name} {expected}; found one of {name} {fields[name]}")
     tensors = unpack(letter.body, _layout_of(fields, compact_layout(context, task.index_map), len(letter.body)))
     figures = _mapping(fields, "figures")
     variance = figures.get("variance")
@@ -151,7 +169,8 @@ def failure_in(letter: Letter) -> tuple[str, str] | None:
     """Return the kind of failure and the client's words, None where the letter is something else."""
     for kind in (FAILED, FORGOTTEN):
         try:
-            return kind, str(_load(letter.header, kind).get("problem", ""))[:MOST_WORDS]
+            said = _load(letter.header, kind, most=LONGEST_WORD).get("problem")
+            return kind, said[:MOST_WORDS] if isinstance(said, str) else ""
         except InputError:
             continue
     return None
@@ -168,8 +187,11 @@ def read_hello(letter: Letter) -> tuple[int, int, str]:
     Raises:
         InputError: this is no such message.
     """
-    fields = _load(letter.header, "hello")
-    return _whole(fields, "client"), _whole(fields, "samples"), _text(fields.get("digest"))
+    fields = _load(letter.header, "hello", most=LONGEST_WORD)
+    samples = _whole(fields, "samples")
+    if not FEWEST_IMAGES <= samples <= MOST_SAMPLES:
+        raise InputError(f"samples must be between {FEWEST_IMAGES} and {MOST_SAMPLES}; found {samples}")
+    return _whole(fields, "client"), samples, _text(fields.get("digest"))
 
 
 def write_state(kind: str, state: State, known: Layout) -> Letter:
@@ -240,14 +262,14 @@ def _layout_of(fields: Mapping[str, Any], known: Layout, size: int) -> dict[str,
         raise InputError(f"at most {MOST_TENSORS} tensors can be sent; found {len(listed)}")
     for entry in listed:
         if not isinstance(entry, list) or len(entry) != 3 or not isinstance(entry[2], list):
-            raise InputError(f"a tensor is described by name, dtype and shape; found {str(entry)[:80]}")
+            raise InputError(f"a tensor is described by name, dtype and shape; found {_shown(entry)}")
         name, dtype, shape = _text(entry[0]), DTYPES.get(_text(entry[1])), entry[2]
         if name in found:
             raise InputError(f"{name} is described twice")
         if dtype is None:
-            raise InputError(f"{name}: dtype must be one of {', '.join(DTYPES)}; found {entry[1]!r}")
+            raise InputError(f"{name}: dtype must be one of {', '.join(DTYPES)}; found {_shown(entry[1])}")
         if len(shape) > MOST_DIMENSIONS or not all(_is_whole(side) and side <= size for side in shape):
-            raise InputError(f"{name}: expected at most {MOST_DIMENSIONS} sides of 0 or more; found {str(shape)[:80]}")
+            raise InputError(f"{name}: expected at most {MOST_DIMENSIONS} sides of 0 or more; found {_shown(shape)}")
         found[name] = torch.Size(shape), dtype
     bytes_needed = sum(math.prod(shape) * dtype.itemsize for shape, dtype in found.values())
     if bytes_needed > size:
@@ -288,14 +310,21 @@ def _kept(channels: Any, size: int, name: str) -> Tensor:
             return from_bits(torch.frombuffer(packed, dtype=torch.uint8), (size,)).nonzero().view(-1)
         except ValueError as error:
             raise InputError(f"{name}: channels can't be read: {error}") from error
-    raise InputError(f"{name}: expected a window or bits of {size} channels; found {str(channels)[:80]}")
+    raise InputError(f"{name}: expected a window or bits of {size} channels; found {_shown(channels)}")
 
 
 def _dump(fields: Mapping[str, Any]) -> str:
     return json.dumps({"version": VERSION, **fields}, separators=(",", ":"))
 
 
-def _load(header: str, kind: str) -> dict[str, Any]:
+def _longest_reply(context: MethodContext) -> int:
+    """Characters that the header of a reply may have: enough to describe each of the model's tensors four times."""
+    return LONGEST_WORD + 4 * sum(len(name) + 100 for name in context.model.state_dict())
+
+
+def _load(header: str, kind: str, most: int = LONGEST_HEADER) -> dict[str, Any]:
+    if len(header) > most:
+        raise InputError(f"the header of a message of kind {kind!r} has at most {most} characters; found {len(header)}")
     try:
         fields = json.loads(header)
     except (ValueError, RecursionError) as error:
@@ -303,28 +332,30 @@ def _load(header: str, kind: str) -> dict[str, Any]:
     if not isinstance(fields, dict) or fields.get("kind") != kind:
         raise InputError(f"expected a message of kind {kind!r}; found {header[:80]!r}")
     if fields.get("version") != VERSION:
-        raise InputError(f"expected version {VERSION} of the messages; found {fields.get('version')!r}: update hfp")
+        raise InputError(
+            f"expected version {VERSION} of the messages; found {_shown(fields.get('version'))}: update hfp"
+        )
     return fields
 
 
 def _mapping(fields: Mapping[str, Any], name: str) -> dict[str, Any]:
     value = fields.get(name)
     if not isinstance(value, dict):
-        raise InputError(f"{name} must be an object; found {str(value)[:80]}")
+        raise InputError(f"{name} must be an object; found {_shown(value)}")
     return value
 
 
 def _sequence(fields: Mapping[str, Any], name: str) -> list[Any]:
     value = fields.get(name)
     if not isinstance(value, list):
-        raise InputError(f"{name} must be a list; found {str(value)[:80]}")
+        raise InputError(f"{name} must be a list; found {_shown(value)}")
     return value
 
 
 def _whole(fields: Mapping[str, Any], name: str) -> int:
     value = fields.get(name)
     if not _is_whole(value):
-        raise InputError(f"{name} must be a whole number of 0 or more; found {str(value)[:80]}")
+        raise InputError(f"{name} must be a whole number of 0 or more; found {_shown(value)}")
     return int(value)  # type: ignore[arg-type]
 
 
@@ -333,12 +364,22 @@ def _is_whole(value: Any) -> bool:
 
 
 def _number(value: Any, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise InputError(f"{name} must be a finite number; found {str(value)[:80]}")
-    return float(value)
+    plain = isinstance(value, (int, float)) and not isinstance(value, bool)
+    try:
+        number = float(value) if plain else math.nan
+    except OverflowError:  # a whole number of hundreds of digits
+        number = math.inf
+    if not math.isfinite(number):
+        raise InputError(f"{name} must be a finite number; found {_shown(value)}")
+    return number
 
 
 def _text(value: Any) -> str:
     if not isinstance(value, str) or not value or len(value) > LONGEST_NAME:
-        raise InputError(f"a name must be a text of at most {LONGEST_NAME} characters; found {str(value)[:80]}")
+        raise InputError(f"a name must be a text of at most {LONGEST_NAME} characters; found {_shown(value)}")
     return value
+
+
+def _shown(value: Any) -> str:
+    """A value of a message in a few words, however large or deep it is."""
+    return reprlib.repr(value)[:80]

@@ -81,7 +81,7 @@ class Workshop:
         round, ratio, task = wire.read_task(context, letter, client.index, before)
         reply = workers.train(round, dataclasses.replace(client, ratio=ratio), task)
         after = {**before, **federation.method.keep(task, reply)}
-        answer = wire.write_reply(context, task, reply, after)
+        answer = wire.write_reply(context, round, client, task, reply, after)
         return answer, wire.write_state(wire.KEPT, after, {}) if after else kept
 
     def _set_up(self, index: int) -> tuple[Federation, Clients]:

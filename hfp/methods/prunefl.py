@@ -159,6 +159,10 @@ class PruneFL(Method):
         """Keep the mask, so that it is sent only once."""
         return {ACTIVE: {**task.known, **task.tensors, **reply.tensors}[ACTIVE]}
 
+    def most_steps(self, state: ServerState, steps: int) -> int:
+        """Alone, a client trains up to `passes` batches before each of up to `limit` reconfigurations."""
+        return steps if state.method_state.masks is not None else self.passes * self.limit
+
     def check_reply(self, context: MethodContext, state: ServerState, update: Update) -> None:
         """Also refuse a reply that lacks the mask or the squares that the task asks for."""
         tensors = update.reply.tensors

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from hfp.costs.macs import latencies
 from hfp.errors import InputError
 from hfp.pruning.budget import Budget
+from hfp.pruning.collector import only_new_objects
 from hfp.pruning.layers_report import layer_reports, unrounded
 from hfp.pruning.own_copy import own_copy
 from hfp.pruning.planning import Goal, Step, costs_of, planned
@@ -92,7 +93,7 @@ def prune(
     check_model(model, budget)
     rules = RankingRules(ranking, round_to, min_channels)
     ignored, kinds = layer_names(model, ignored_layers), checked_kinds(repair)
-    with torch.random.fork_rng(), told(progress) as tell:
+    with torch.random.fork_rng(), told(progress) as tell, only_new_objects():
         return _pruned(
             model,
             PruneRequest(

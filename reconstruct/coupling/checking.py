@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -29,6 +31,9 @@ from hfp.reconstruct.models.copying import copied
 from hfp.reconstruct.models.twin import computed, tensors_of
 
 _TOLERANCE = 1e-4
+_FEW = 1 << 16  # entries; weights of larger tensors are not kept
+_PERIOD = 65537
+"""After how many entries the noise repeats: a prime, so that no two channels of a usual width get the same."""
 Digest = tuple[Tensor, Tensor]
 
 
@@ -67,35 +72,54 @@ def first_difference(
 def masked_output(wiring: Wiring, model: nn.Module, example_inputs: Any, gone: Gone, index_map: IndexMap) -> Any:
     """Return what the full model computes without the removed channels.
 
-    Their entries are zero, and statistics run over the others.
+    Their entries are zero, and statistics run over the others. The model draws and decides for itself, whatever the
+    trace drew and decided.
     """
     own = copied(model, computed(model)).train().eval()
-    return _MaskedRun(wiring, gone).run(_masked(own, index_map), example_inputs)
+    run = _MaskedRun(wiring, gone)
+    run.decisions.clear()
+    return run.run(_masked(own, index_map), example_inputs)
 
 
 def _masked(own: nn.Module, index_map: IndexMap) -> nn.Module:
     """The given model with removed entries set to zero, in place."""
+    known: dict[tuple[int, int], Tensor] = {}
     for name, tensor in tensors_of(own):
         kept = index_map.tensors.get(name) or index_map.transient.get(name)
-        if kept is not None and not kept.is_identity:
-            with torch.no_grad():
-                tensor.mul_(kept.mask().to(tensor))
+        for dim, indices in enumerate(kept.kept if kept is not None else ()):
+            if indices is not None:
+                size = tensor.shape[dim]
+                key = (id(indices), size)  # dimensions that keep the same share their indices
+                if key not in known:
+                    known[key] = torch.from_numpy(np.delete(np.arange(size), indices.numpy()))
+                with torch.no_grad():
+                    tensor.index_fill_(dim, known[key].to(tensor.device), 0)
     return own
 
 
 def made_up(model: nn.Module) -> nn.Module:
     """Return a copy in evaluation mode whose tensors differ from channel to channel, but keep their usual size."""
     twin = copied(model, computed(model)).train().eval()
-    generator = torch.Generator().manual_seed(0)
+    noise = torch.rand(_PERIOD, generator=torch.Generator().manual_seed(0)).repeat(2)
     with torch.no_grad():
-        for _, tensor in tensors_of(twin):
-            if not tensor.is_floating_point():
-                continue
-            noise = torch.rand(tensor.shape, generator=generator).to(tensor)
-            spread = tensor.float().std(correction=0).item() if tensor.numel() > 1 else 0.0
-            positive = bool((tensor > 0).all())
-            tensor.mul_(0.75 + 0.5 * noise) if positive else tensor.add_((noise - 0.5) * (spread or 0.2))
+        for number, (_, tensor) in enumerate(tensors_of(twin)):
+            if tensor.is_floating_point() and tensor.numel():
+                _disturb(tensor, noise[number % _PERIOD :])
     return twin
+
+
+def _disturb(tensor: Tensor, noise: Tensor) -> None:
+    """Change every entry, in place, by noise that is repeated along the tensor."""
+    sample = tensor.reshape(-1)[:: max(1, tensor.numel() // _PERIOD)]
+    spread = sample.float().std(correction=0).item()
+    positive = bool(tensor.min() > 0)
+    noise = noise[: min(_PERIOD, tensor.numel())]
+    change = (0.75 + 0.5 * noise if positive else (noise - 0.5) * (spread or 0.2)).to(tensor)
+    whole = tensor if tensor.is_contiguous() else tensor.contiguous()
+    for part in whole.view(-1).split(_PERIOD):
+        part.mul_(change[: len(part)]) if positive else part.add_(change[: len(part)])
+    if whole is not tensor:
+        tensor.copy_(whole)
 
 
 class _Different(Exception):
@@ -209,10 +233,19 @@ def _digest(tensor: Tensor) -> Digest | None:
     if not tensor.is_floating_point() or tensor.numel() == 0:
         return None
     flat = tensor.reshape(-1).double().nan_to_num(nan=math.nan, posinf=7.0, neginf=-7.0)  # infinite masks of attention
-    weights = (
-        torch.arange(flat.numel(), dtype=torch.float64, device=flat.device).mul_(0.7548776662466927).frac_().sub_(0.5)
-    )
+    few = flat.numel() <= _FEW
+    weights = _first_weights(flat.device)[: flat.numel()] if few else _weights(flat.numel(), flat.device)
     return weights @ flat, flat.norm()
+
+
+@cache
+def _first_weights(device: torch.device) -> Tensor:
+    return _weights(_FEW, device)
+
+
+def _weights(size: int, device: torch.device) -> Tensor:
+    """Numbers that differ from place to place, `[size]`."""
+    return torch.arange(size, dtype=torch.float64, device=device).mul_(0.7548776662466927).frac_().sub_(0.5)
 
 
 def _own_sizes(known: TracedCall, args: list[Any], wiring: Wiring, gone: Gone) -> list[Any]:

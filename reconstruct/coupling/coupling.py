@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
+from operator import index
 from types import MappingProxyType
 from typing import Any
 
@@ -150,7 +151,7 @@ class Coupling:
             MapError: a group is unknown; channels are empty, out of range, repeated or not ascending; or linked groups
                 lose different shares.
         """
-        plan = Plan(self.sizes, {name: tuple(map(int, channels)) for name, channels in kept.items()})
+        plan = Plan(self.sizes, {name: _whole(name, channels) for name, channels in kept.items()})
         for names in self.linked:
             shares = {name: len(plan.kept[name]) / self.sizes[name] for name in names}
             if max(shares.values()) - min(shares.values()) > 1e-9:
@@ -422,3 +423,10 @@ def _written(model: nn.Module, tensor: str, lines: Sequence[Array | None]) -> Se
         out, _ = weight_dims(module)
         return lines[out : out + 1]
     return lines
+
+
+def _whole(name: str, channels: Sequence[int] | Tensor) -> tuple[int, ...]:
+    try:
+        return tuple(index(channel) for channel in (channels.tolist() if isinstance(channels, Tensor) else channels))
+    except TypeError as error:
+        raise MapError(f"{name}: expected the numbers of channels, found {repr(channels)[:80]}") from error

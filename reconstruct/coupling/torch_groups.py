@@ -44,6 +44,7 @@ class TorchGroups:
         self._graph._param_to_name = {parameter: name for name, parameter in model.named_parameters()}
         self._graph.module2node = {}
         self._sides = list(_sides(wiring, model))
+        self._reached = self._sides_by_class()
 
     def group(self, group: CoupledGroup) -> Group:
         """Return all channels of a coupled group, in its order."""
@@ -51,14 +52,23 @@ class TorchGroups:
         position[list(group.classes)] = np.arange(len(group.classes))
         found = Group()
         found._DG = self._graph
+        reached = sorted({place for each in group.classes for place in self._reached.get(each, ())})
+        sides = [self._sides[place] for place in reached]
         # criteria of torch-pruning take the width of a group from the first layer that they score
-        sides = sorted(self._sides, key=lambda side: (_rank(side[1]), side[3] is not group.line))
-        for target, handler, dim, line in sides:
+        for target, handler, dim, line in sorted(sides, key=lambda side: (_rank(side[1]), side[3] is not group.line)):
             positions = position[self._wiring.classes.of[line]]
             for indices in _rounds(positions, split=not len(found)):
                 item = _helpers.GroupItem(self._dependency(target, handler, dim), indices.tolist())
                 item.root_idxs = positions[indices].tolist()
                 found._group.append(item)
+        return found
+
+    def _sides_by_class(self) -> dict[int, list[int]]:
+        """Class -> the sides that it has an index in."""
+        found: dict[int, list[int]] = {}
+        for place, (_, _, _, line) in enumerate(self._sides):
+            for each in np.unique(self._wiring.classes.of[line]).tolist():
+                found.setdefault(each, []).append(place)
         return found
 
     def _dependency(self, target: nn.Module | nn.Parameter, handler: Any, dim: int) -> Dependency:

@@ -11,6 +11,7 @@ from hfp.reconstruct.errors import MapError
 from hfp.reconstruct.models.attributes import Attributes, is_plain
 
 FORMAT_VERSION = 1
+_DEEPEST = 50
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ class Document:
             found = json.loads(text, parse_constant=_reject, object_pairs_hook=_unrepeated)
         except (ValueError, RecursionError) as error:
             raise MapError(f"the description of the pruned model is damaged: {error}") from error
+        _check_depth(found)
         version = found.get("format") if isinstance(found, dict) else None
         if type(version) is not int or version != FORMAT_VERSION:
             raise MapError(
@@ -97,6 +99,21 @@ class Document:
             metadata=_object(parts, "metadata"),
             libraries=_strings(parts, "libraries"),
         )
+
+
+def _check_depth(found: Any) -> None:
+    """Refuse a document that is nested more deeply than functions that call themselves can follow."""
+    level = [found]
+    for _ in range(_DEEPEST):
+        level = [
+            inner
+            for value in level
+            if isinstance(value, dict | list)
+            for inner in (value.values() if isinstance(value, dict) else value)
+        ]
+        if not level:
+            return
+    raise MapError(f"the description of the pruned model is damaged: it is nested more than {_DEEPEST} deep")
 
 
 def _entry(entry: TensorEntry) -> dict[str, list[Any]]:

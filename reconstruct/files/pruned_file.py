@@ -16,17 +16,21 @@ from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from hfp.reconstruct.errors import MapError
+from hfp.reconstruct.files.checksum import check_checksum, with_checksum
 from hfp.reconstruct.files.document import Document, TensorEntry
+from hfp.reconstruct.files.sizes import check_sizes
 from hfp.reconstruct.files.skeletons import TimmModel
+from hfp.reconstruct.files.watch import is_whole
 from hfp.reconstruct.maps.index_map import IndexMap, TensorMap
 from hfp.reconstruct.models.attributes import check
 from hfp.reconstruct.models.compact import build, device_for
 
-_DOCUMENT = "hfp"  # the file's only metadata key: with several, safetensors does not keep their order
+_DOCUMENT = "hfp"  # the metadata key of the description; the checksum has the other one
+_SMALL, _MOST_TIMES = 64 * 2**20, 100  # bytes that a file may have a model ask for: so many, and so many times its own
 _VECTOR = "hfp/kept/"  # names of index vectors; all other tensors are the compact state under its own names
 _LIBRARIES = ("hfp", "torch", "torch-pruning", "timm", "safetensors")
 
@@ -149,12 +153,12 @@ def save_pruned(
     state = dict(model.state_dict() if isinstance(model, nn.Module) else model)
     index_map.check_compact(state)
     if timm is not None:
-        _check_skeleton(timm.create("meta"), index_map, timm.name)
+        _check_skeleton(timm.create("meta"), index_map, timm.name, named_by_file=True)
     tensors, document = _packed(state, index_map, timm, {**pruned.metadata, **(metadata or {})})
     path = Path(path)
     unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        save_file(tensors, unfinished, metadata={_DOCUMENT: document})
+        unfinished.write_bytes(with_checksum(save(tensors, metadata={_DOCUMENT: document})))
         os.replace(unfinished, path)
     except SafetensorError as error:
         raise OSError(f"{path} can't be written: {error}") from error
@@ -185,6 +189,7 @@ def read_pruned(path: str | os.PathLike[str]) -> PrunedFile:
     """
     path = Path(path)
     with _opened(path) as file:
+        check_checksum(path)
         document = Document.parse((file.metadata() or {}).get(_DOCUMENT, "{}"))
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
         _check_names(document, shapes)
@@ -232,10 +237,34 @@ def load_pruned(path: str | os.PathLike[str], skeleton: nn.Module | None = None)
     if skeleton is None:
         if file.timm is None:
             raise MapError(f"{path} names no timm model; give the full model as `skeleton`")
-        _check_skeleton(file.timm.create("meta"), file.index_map, str(path))
-        skeleton = file.timm.create()
-    _check_skeleton(skeleton, file.index_map, str(path))
-    state, full = file.state(), skeleton.state_dict()
+        return _of_timm(file, file.timm)
+    _check_skeleton(skeleton, file.index_map, str(path), named_by_file=False)
+    return _built(file, skeleton)
+
+
+def _of_timm(file: PrunedFile, timm: TimmModel) -> Pruned:
+    """The compact model of a file that names its full model.
+
+    It is built from a full model without weights. Only where that computes tensors which the file does not hold, the
+    full model is made in memory, and then it may not be much larger than the file.
+    """
+    size = file.path.stat().st_size
+    skeleton, cost = timm.outline(size)
+    _check_skeleton(skeleton, file.index_map, str(file.path), named_by_file=True)
+    found = _built(file, skeleton)
+    if is_whole(found.model):
+        return found
+    most = _SMALL + _MOST_TIMES * size
+    if cost > most:
+        raise MapError(
+            f"{file.path}: making the full {timm.name} takes {cost:,} bytes, and a file of {size:,} bytes may ask for "
+            f"{most:,}; make the full model yourself and give it as `skeleton`"
+        )
+    return _built(file, timm.create())
+
+
+def _built(file: PrunedFile, skeleton: nn.Module) -> Pruned:
+    path, state, full = file.path, file.state(), skeleton.state_dict()
     for name, tensor in state.items():
         if tensor.is_floating_point() != full[name].is_floating_point():
             raise MapError(f"{path}: {name} is {tensor.dtype}, the skeleton has {full[name].dtype}")
@@ -334,12 +363,13 @@ def _tensor_map(name: str, entry: TensorEntry, vectors: Mapping[str, Tensor]) ->
         raise MapError(f"{name}: {error}") from None
 
 
-def _check_skeleton(skeleton: nn.Module, index_map: IndexMap, where: str) -> None:
+def _check_skeleton(skeleton: nn.Module, index_map: IndexMap, where: str, *, named_by_file: bool) -> None:
     """Raise a `MapError` unless `skeleton` is the full model of the map."""
     try:
         index_map.check_full(skeleton.state_dict())
         index_map.check_transient(skeleton)
         check(skeleton, index_map.attributes)
+        check_sizes(skeleton, index_map, named_by_file=named_by_file)
     except MapError as error:
         raise MapError(
             f"{where}: the skeleton {type(skeleton).__name__} is not the model that was pruned: {error}"

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from hfp.reconstruct.errors import MapError
+from hfp.reconstruct.files.watch import Watch
 from hfp.reconstruct.models.attributes import is_plain
 
 ARGUMENTS = frozenset(
@@ -20,6 +21,8 @@ ARGUMENTS = frozenset(
         *("pos_drop_rate", "patch_drop_rate", "proj_drop_rate", "attn_drop_rate"),
     }
 )
+_PIXELS_PER_BYTE = 4  # sizes of images grow tables of positions, some of them in steps of Python
+_MOST_BYTES = 64 * 2**20  # that a model may make on other devices than meta all the same
 _MOST = 100_000  # of any size; larger ones could ask for absurd amounts of memory
 
 
@@ -56,6 +59,23 @@ class TimmModel:
             if not is_plain(value) or not _small(value):
                 raise MapError(f"argument {key!r} of {self.name} must be a plain value up to {_MOST}, not {value!r}")
         object.__setattr__(self, "arguments", MappingProxyType(dict(self.arguments)))
+
+    def outline(self, file_bytes: int) -> tuple[nn.Module, int]:
+        """The full model on the meta device, for a file of so many bytes, and how many bytes the real one would take.
+
+        Raises:
+            MapError: timm rejects the arguments, or making the model would take long, or needs memory even so.
+        """
+        for name in ("img_size", "patch_size", "window_size"):
+            sides = self.arguments.get(name, 0)
+            longest = max(sides, default=0) if isinstance(sides, list | tuple) else sides or 0
+            if type(longest) not in (int, float) or longest**2 > _PIXELS_PER_BYTE * file_bytes:
+                raise MapError(
+                    f"argument {name!r} of {self.name} is {sides!r}, which is too large for a file of {file_bytes:,} "
+                    "bytes; make the full model yourself and give it as `skeleton`"
+                )
+        with Watch(most_bytes=_MOST_BYTES) as watch:
+            return self.create("meta"), watch.made
 
     def create(self, device: str = "cpu") -> nn.Module:
         """Make the full model with random weights, or with none on the meta device.

@@ -73,6 +73,8 @@ class TensorMap:
 
     def restrict(self, full: Tensor) -> Tensor:
         """Return a copy of the kept entries of `full`."""
+        if full.is_meta:
+            return full.new_empty(self.compact_shape)
         part = full
         for dim, kept in enumerate(self.kept_on(full.device)):
             if kept is not None:

@@ -47,8 +47,10 @@ def _copied(value: Any, known: dict[int, Any]) -> Any:
         if kind is dict:
             found = known[id(value)] = {}
             found.update((key, _copied(item, known)) for key, item in value.items())
-        elif kind is OrderedDict and not value:
-            found = known[id(value)] = OrderedDict()
+        elif kind in (OrderedDict, set) and not value:
+            found = known[id(value)] = kind()
+        elif kind is tuple and all(type(item) in _CONSTANTS for item in value):
+            return value
         else:
             found = copy.deepcopy(value, known)
     return found

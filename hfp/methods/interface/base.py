@@ -121,6 +121,10 @@ class Method(ABC):
             update.task.index_map, update.task.tensors, {name: update.reply.tensors[name] for name in names}
         )
 
+    def most_steps(self, state: ServerState, steps: int) -> int:
+        """At most so many local steps can be in a reply of the coming round, where the local epochs have `steps`."""
+        return steps
+
     def check_reply(self, context: MethodContext, state: ServerState, update: Update) -> None:
         """Refuse a reply that is no answer to its task, before anything is done with it.
 

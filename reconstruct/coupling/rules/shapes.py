@@ -80,6 +80,12 @@ def view(op: Operation) -> Lines:
     """The operation regroups dimensions, row-major: runs of dimensions with equal products correspond."""
     old, new = op.args[0], op.outputs[0]
     lines = op.lines(old)
+    if old.shape == new.shape:
+        return lines
+    if not old.numel():  # nothing says which dimensions correspond
+        for line in lines:
+            op.labels.fix(line, f"{op.where}: for these inputs it regroups a tensor without entries")
+        return (None,) * new.dim()
     found: list[Line] = []
     for before, after in _runs(tuple(old.shape), tuple(new.shape)):
         sizes = [new.shape[dim] for dim in after]

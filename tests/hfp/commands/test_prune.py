@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections import OrderedDict
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from safetensors.torch import save_file
 
 import hfp
 from hfp.commands.cli import main
+from hfp.reconstruct import IndexMap, Pruned, save_pruned
 
 PNG = b"\x89PNG"
 
@@ -377,3 +379,20 @@ def test_inspect_refuses_what_is_no_pruned_model(tmp_path, capsys):
     assert "none.safetensors" in refused(capsys, "inspect", str(tmp_path / "none.safetensors"))
     (tmp_path / "text").write_text("nothing")
     assert "text" in refused(capsys, "inspect", str(tmp_path / "text"))
+
+
+def test_inspect_shows_no_escape_codes_and_no_markup_of_a_file(tmp_path, capsys):
+    layer = torch.nn.Sequential(OrderedDict({"[bold]a\x1b[2J": torch.nn.Linear(2, 3)}))
+    note = {"note\x1b]0;title\x07": "text\x1b[31m", "[/]": ["\x1b[2J"]}
+    path = save_pruned(Pruned(layer, IndexMap.identity(layer), note), tmp_path / "m.safetensors")
+    assert main(["inspect", str(path)]) == 0
+    shown = capsys.readouterr().out
+    assert "\x1b" not in shown and "\x07" not in shown
+    assert "[bold]a\\x1b[2J" in shown and "text\\x1b[31m" in shown
+
+
+def test_an_error_about_a_file_has_no_escape_codes(tmp_path, capsys):
+    path = tmp_path / "m.safetensors"
+    save_file({"w": torch.zeros(1)}, path, metadata={"hfp": json.dumps({"format": "\x1b[2J"})})
+    assert main(["inspect", str(path)]) == 2
+    assert "\x1b" not in capsys.readouterr().err

@@ -181,7 +181,7 @@ def test_an_unexpected_failure_costs_its_own_run(tmp_path: Path, monkeypatch: py
 
 def test_what_a_worker_process_does_not_know_is_said() -> None:
     settings = {**Experiment(**TINY).as_dict(), "dataset": "of my own"}
-    reason = compare_runs._work((settings, 1), lambda: None)
+    reason = compare_runs._work((settings, 1, None, 0), lambda: None)
     assert isinstance(reason, str)
     assert "unknown data set 'of my own'" in reason
     assert "take --jobs 1 for what is registered in Python" in reason

@@ -1,8 +1,10 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from hfp.costs.macs import MacCounter, latencies, macs, macs_per_weight, parameters
+from hfp.layers.calling import unfused
 from hfp.models import create_model
 
 
@@ -66,3 +68,21 @@ def test_example_inputs_may_be_arguments_or_keywords(wrap):
     inputs = wrap((torch.zeros(5, 2), torch.zeros(5, 3)))
     assert macs(Sum(), inputs) == 5 * (2 * 4 + 3 * 4)
     assert all(seconds > 0 for seconds in latencies((Sum(), Sum()), inputs, repeats=1))
+
+
+@pytest.mark.parametrize("name", ("resnet18", "mobilenetv3_small_050", "test_vit", "test_convnext"))
+def test_counts_are_those_of_pytorchs_own_counter(name):
+    timm = pytest.importorskip("timm")
+    model, x = timm.create_model(name).eval(), torch.zeros(1, 3, 160, 160)
+    with torch.no_grad(), unfused(model), FlopCounterMode(display=False) as counter:
+        model(x)
+    assert macs(model, x) == counter.get_total_flops() // 2
+
+
+def test_products_inside_inference_mode_are_counted():
+    class Inferring(nn.Linear):
+        def forward(self, x):
+            with torch.inference_mode():
+                return super().forward(x)
+
+    assert macs(Inferring(7, 5), torch.zeros(3, 7)) == 3 * 7 * 5

@@ -93,13 +93,13 @@ def test_steps_are_captured_once_for_a_shape_and_replayed():
 def test_the_servers_state_stays_on_the_gpu_and_a_run_goes_on_from_a_file(tmp_path):
     here = dataclasses.replace(REPLAYED, rounds=4)
     federation = set_up(here)
-    course, history = Course(federation), []
+    course = Course(federation)
     for _ in range(2):
-        history.append(course.advance().record)
+        course.advance()
     assert all(tensor.is_cuda for tensor in course.state.weights.values())
     assert all(tensor.is_cuda for tensor in course.state.method_state.variation.gradient.values())
-    save_checkpoint(tmp_path / "run", Checkpoint(here, tuple(history), course.run_state))
-    again = Course(set_up(here), run_state=load_checkpoint(tmp_path / "run").run_state)
+    save_checkpoint(tmp_path, Checkpoint(here, course.run_state))
+    again = Course(set_up(here), run_state=load_checkpoint(tmp_path).run_state)
     for _ in range(2):
         ours, theirs = course.advance(), again.advance()
         assert ours.record.loss == theirs.record.loss

@@ -9,9 +9,9 @@ from federated import assigned, begin, context_of, local_of, small_network, upda
 
 from hfp import Experiment
 from hfp.federation.fleet import InProcess
-from hfp.federation.replies import problem_of
+from hfp.federation.replies import ReplyCheck
 from hfp.federation.rounds import Course
-from hfp.federation.setup import set_up
+from hfp.federation.setup import Federation, set_up
 from hfp.methods import create_method
 from hfp.methods.dapperfl import KEPT
 from hfp.methods.heterofl import CLASSES
@@ -33,7 +33,15 @@ def answered(network, name):
     state, client = begin(model, method, context), context.clients[1]
     task = assigned(method, context, state, client)
     reply = method.train(local_of(model, context, client), task)
-    return method, context, state, dataclasses.replace(update_of(client, task, {}), reply=reply)
+    return check_of(network, method), state, dataclasses.replace(update_of(client, task, {}), reply=reply)
+
+
+def check_of(network, method):
+    """The check of a federation of the test's clients, who train as `local_of` has them train."""
+    model, context = network
+    experiment = Experiment(method=method.name, clients=len(context.clients), head_start=1.0)
+    training = local_of(model, context, context.clients[0]).training
+    return ReplyCheck(Federation(experiment, method, None, (), model, context, training, torch.device("cpu"), ""))
 
 
 def changed(update, **tensors):
@@ -45,7 +53,8 @@ def changed(update, **tensors):
     "name", ["ca-hfp", "dapperfl", "fedavg", "fedmp", "fedprox", "fedrolex", "fjord", "heterofl", "prunefl"]
 )
 def test_real_answers_are_taken(network, name):
-    assert problem_of(*answered(network, name)) == ""
+    check, state, update = answered(network, name)
+    assert check.problem_of(state, update) == ""
 
 
 def damages(update):
@@ -58,15 +67,18 @@ def damages(update):
     yield "stranger", changed(update, stranger=torch.zeros(3))
     yield f"{bias}: expected the compact shape", changed(update, **{bias: wide})
     yield f"{bias} must be torch.float64; found torch.float32", changed(update, **{bias: tensors[bias].float()})
-    yield "steps must be at least 0", dataclasses.replace(update, reply=dataclasses.replace(update.reply, steps=-1))
+    yield (
+        "by what the client holds; found -1",
+        dataclasses.replace(update, reply=dataclasses.replace(update.reply, steps=-1)),
+    )
     yield "loss must be finite", dataclasses.replace(update, reply=dataclasses.replace(update.reply, loss=math.inf))
 
 
 @pytest.mark.parametrize("name", ["ca-hfp", "dapperfl", "heterofl", "prunefl"])
 def test_damaged_answers_are_refused_with_a_reason(network, name):
-    method, context, state, update = answered(network, name)
+    check, state, update = answered(network, name)
     for reason, damaged in damages(update):
-        assert reason in problem_of(method, context, state, damaged)
+        assert reason in check.problem_of(state, damaged)
 
 
 @pytest.mark.parametrize(
@@ -85,8 +97,8 @@ def test_damaged_answers_are_refused_with_a_reason(network, name):
     ],
 )
 def test_what_a_method_adds_is_checked_too(network, name, tensor, value, reason):
-    method, context, state, update = answered(network, name)
-    found = problem_of(method, context, state, changed(update, **{tensor: value}))
+    check, state, update = answered(network, name)
+    found = check.problem_of(state, changed(update, **{tensor: value}))
     assert found and (reason in found or name == "prunefl")
 
 

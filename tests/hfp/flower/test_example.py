@@ -55,7 +55,7 @@ def own(tmp_path, text, **changes):
         ("return torch.randn(6, 1, 8, 8), ", "return ", r"own.test_data\(\) must return a pair of tensors"),
         ("torch.randn(4, 1, 8, 8)", "torch.zeros(4, 1, 8, 8, dtype=torch.uint8)", "must return float images and int64"),
         ("torch.randn(4, 1, 8, 8)", "torch.randn(5, 1, 8, 8)", "as many images as labels"),
-        ("torch.arange(4) % 3", "torch.arange(4)", r"labels must be in \[0, 3\), one a class; found 3"),
+        ("torch.arange(4) % 3", "torch.arange(4)", r"labels must be in \[0, 3\), one per class; found 3"),
         ("torch.randn(6, 1, 8, 8)", "torch.randn(6, 1, 9, 9)", "the model does not run on the test data"),
     ],
 )

@@ -9,10 +9,13 @@ import torch
 pytest.importorskip("flwr")
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.proto.node_pb2 import NodeInfo
 from inline_grid import InlineGrid
+from safetensors.torch import load, save
 
 from hfp import InputError
-from hfp.flower import client, server
+from hfp.flower import client, server, wire
+from hfp.flower.keys import make_node_key, public_keys
 from hfp.flower.letter import BODY, HEADER, Letter, from_records, to_records
 from hfp.flower.nodes import QuorumError
 from hfp.flower.settings import Settings
@@ -270,6 +273,143 @@ def test_nodes_of_another_partition_or_number_are_not_used(tmp_path):
     assert set(statuses(run.history[0]).values()) == {"in time"}
     assert any("node 3000 can't take part: it is partition 0, which another node is already" in line for line in said)
     assert any("this node is partition 1 of 7" in line for line in said)
+
+
+class KeyedGrid(InlineGrid):
+    """Says of some nodes with which public key they are registered."""
+
+    keys = {}
+
+    def get_nodes(self):
+        return [NodeInfo(node_id=node, public_key=self.keys.get(node, b"")) for node in self.get_node_ids()]
+
+
+def test_a_client_with_a_key_is_the_node_with_that_key_whoever_comes_first(tmp_path):
+    config = config_of(rounds=1, clients=2)
+    for number in range(2):
+        make_node_key(tmp_path / f"node-{number}")
+    keys = public_keys(tmp_path, 2)
+    grid = KeyedGrid(client.app, 2, config)
+    grid.join(999, 0, 2)  # asked before the others, for its number is the smallest
+    grid.keys = {999: b"another", 1000: keys[0] + b"\n", 1001: keys[1]}
+    run, said = run_on(grid, config, tmp_path / "run", keys=str(tmp_path))
+    assert statuses(run.history[0]) == {0: "in time", 1: "in time"}
+    assert any("node 999 can't take part: it says that it is partition 0, but has not the key" in line for line in said)
+    trained = {node for kind, node, *_ in grid.sizes if kind == "train"}
+    assert trained == {1000, 1001}
+
+
+def test_a_missing_key_is_refused_before_the_run_begins(tmp_path):
+    config = config_of(rounds=1, clients=2)
+    with pytest.raises(InputError, match="client 0 needs a public key in OpenSSH's format in .*node-0.pub"):
+        run_on(grid_of(config), config, tmp_path / "run", keys=str(tmp_path))
+
+
+def lying(grid, node, change):
+    """Have a node change every letter that it answers to a task with."""
+    grid.broken[node] = lambda message: honest(message, client.app, grid._contexts[node], change)
+
+
+def with_figures(**figures):
+    def change(letter):
+        fields = json.loads(letter.header)
+        return Letter(json.dumps({**fields, "figures": {**fields["figures"], **figures}}), letter.body)
+
+    return change
+
+
+def relabelled(letter, **entry):
+    """The letter with another description of its float32 values in the body."""
+    length = int.from_bytes(letter.body[:8], "little")
+    header = json.loads(letter.body[8 : 8 + length])
+    header["float32"].update({name: change(header["float32"]) for name, change in entry.items()})
+    changed = json.dumps(header).encode()
+    return Letter(letter.header, len(changed).to_bytes(8, "little") + changed + letter.body[8 + length :])
+
+
+def with_values(value):
+    def change(letter):
+        tensors = load(letter.body)
+        tensors["float32"][:5] = value
+        return Letter(letter.header, save(tensors))
+
+    return change
+
+
+LIES = {
+    "a body in another shape": (lambda one: relabelled(one, shape=lambda e: [1, *e["shape"]]), "must hold"),
+    "a dtype that torch has not": (lambda one: relabelled(one, dtype=lambda _: "F8_E8M0"), "can't be read"),
+    "a loss of 401 digits": (with_figures(loss=10**400), "loss must be a finite number"),
+    "a loss beyond float32": (with_figures(loss=1e308), "loss must be finite and at most"),
+    "no work": (with_figures(training_macs=0, steps=0, samples=0), "by what the client holds; found 0"),
+    "no memory": (with_figures(peak_bytes=0), "peak_bytes must be between 1 and"),
+    "work without end": (with_figures(training_macs=2**63 - 1), "training_macs must be between"),
+    "samples it has not": (with_figures(samples=2**62), "samples must be between"),
+    "weights that overflow a score": (with_values(1e30), "must hold values up to"),
+    "weights that overflow a mean": (with_values(3.4e38), "must hold values up to"),
+    "a header without end": (lambda one: Letter(one.header + " " * 200_000, one.body), "has at most"),
+    "another client's reply": (
+        lambda one: Letter(json.dumps({**json.loads(one.header), "client": 0}), one.body),
+        "expected the reply of client",
+    ),
+}
+
+
+@pytest.mark.parametrize("method", ["fedavg", "ca-hfp"])
+def test_lies_are_refused_recorded_and_the_round_goes_on(tmp_path, method):
+    config = config_of(method, rounds=2, clients=1 + len(LIES))
+    grid = grid_of(config)
+    for number, (change, _) in enumerate(LIES.values(), 1):
+        lying(grid, 1000 + number, change)
+    run, _ = run_on(grid, config, tmp_path / "run")
+    for record in run.history:
+        assert record.clients[0].status == "in time"
+        for lie, (_, reason) in zip(record.clients[1:], LIES.values(), strict=True):
+            assert (lie.status, lie.training_macs, lie.loss) == ("refused", 0, 0.0)
+            assert reason in lie.problem
+    assert all(tensor.isfinite().all() for tensor in run.global_state.values())
+
+
+def test_the_reply_of_an_earlier_round_is_refused_in_a_later_one(tmp_path):
+    config = config_of(rounds=2)
+    grid, first = grid_of(config), []
+
+    def replay(letter):
+        first.append(letter)
+        return first[0]
+
+    lying(grid, 1001, replay)
+    run, _ = run_on(grid, config, tmp_path / "run")
+    assert [statuses(record)[1] for record in run.history] == ["in time", "refused"]
+    assert "expected the reply of round 1; found one of round 0" in run.history[1].clients[1].problem
+
+
+def test_statistics_of_a_liar_are_refused_and_recorded(tmp_path):
+    config = config_of(rounds=1, **{"batch-norm": "reestimate"})
+    grid = grid_of(config)
+    honest_run = grid._run
+
+    def run_node(node, message):
+        answer = honest_run(node, message)
+        if node != 1001 or message.metadata.message_type != "evaluate":
+            return answer
+        letter = from_records(answer.content)
+        negative = {name: -value - 1e6 for name, value in load(letter.body).items()}
+        return Message(to_records(Letter(letter.header, save(negative))), reply_to=message)
+
+    grid._run = run_node
+    run, _ = run_on(grid, config, tmp_path / "run")
+    liar = run.history[0].clients[1]
+    assert liar.status == "in time"
+    assert "its batch-norm statistics are refused" in liar.problem and "variances of at least 0" in liar.problem
+    assert min(float(t.min()) for n, t in run.global_state.items() if n.endswith("running_var")) >= 0
+
+
+@pytest.mark.parametrize("samples", [0, 1, 2**62])
+def test_a_node_that_has_no_data_or_more_than_anyone_is_not_used(samples):
+    letter = wire.write_hello(0, samples, "digest")
+    with pytest.raises(InputError, match="samples must be between 2 and 1000000000"):
+        wire.read_hello(letter)
 
 
 def test_own_data_and_model_are_learnt_where_they_are(tmp_path, monkeypatch):

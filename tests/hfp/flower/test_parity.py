@@ -19,6 +19,11 @@ METHODS = {
     "fedavg": {},
     "heterofl": {},
 }
+SPARSE = {
+    "fedrts": {"options": "every=2", "learning-rate-schedule": "cosine"},
+    "fiarse": {"options": "structured=false", "first-ratio": 0.75},
+}
+"""Methods whose messages have rows of single weights: headers describe these, so bytes are looked at elsewhere."""
 
 
 def experiment(method, **changes):
@@ -42,6 +47,13 @@ def assert_same_run(mine, theirs, tolerance=1e-6):
         torch.testing.assert_close(mine.global_state[name], tensor, rtol=tolerance, atol=tolerance, msg=name)
     for one, other in zip(mine.history, theirs.history, strict=True):
         assert dataclasses.replace(one, seconds=0.0) == dataclasses.replace(other, seconds=0.0)
+
+
+@pytest.mark.parametrize("method", SPARSE)
+def test_masks_of_single_weights_rates_and_ratios_of_a_round_reach_flowers_clients(method, tmp_path):
+    config = experiment(method, **SPARSE[method])
+    _, run = on_flower(config, tmp_path)
+    assert_same_run(run, embedded(config))
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -75,8 +75,8 @@ def test_real_replies_arrive_as_they_were_sent(name):
     state = begin(MODEL, method, SETTING)
     task = method.send(SETTING, state, CLIENT, method.plan(SETTING, state, CLIENT))
     reply = method.train(local_of(MODEL, SETTING, CLIENT), task)
-    letter = from_records(to_records(wire.write_reply(SETTING, task, reply, ["mask"])))
-    read, kept = wire.read_reply(SETTING, task, letter)
+    letter = from_records(to_records(wire.write_reply(SETTING, 3, CLIENT, task, reply, ["mask"])))
+    read, kept = wire.read_reply(SETTING, 3, CLIENT, task, letter)
     assert kept == {"mask"}
     assert_same_tensors(read.tensors, reply.tensors)
     assert {**vars(read), "tensors": None} == {**vars(reply), "tensors": None}
@@ -146,7 +146,7 @@ def test_hostile_tasks_are_refused(letter, reason):
         wire.read_task(SETTING, letter, CLIENT.index, {})
 
 
-REPLY = wire.write_reply(SETTING, TASK, Reply(TASK.tensors, 1, 2, 0.5, 3, 4, 5))
+REPLY = wire.write_reply(SETTING, 0, CLIENT, TASK, Reply(TASK.tensors, 1, 2, 0.5, 3, 4, 5))
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_replies_of_strange_figures_are_refused(figures, reason):
     fields = json.loads(REPLY.header)
     letter = changed(REPLY, figures={**fields["figures"], **figures})
     with pytest.raises(InputError, match=reason):
-        wire.read_reply(SETTING, TASK, letter)
+        wire.read_reply(SETTING, 0, CLIENT, TASK, letter)
 
 
 def test_statistics_are_of_known_shapes_and_finite():

@@ -186,3 +186,29 @@ def test_layers_of_ones_own_say_why_nothing_can_be_removed():
     coupling = Coupling.trace(Own(), torch.randn(5, 6))
     assert not coupling.sizes
     assert "linalg_qr is not followed" in coupling.why_nothing
+
+
+def test_the_masked_full_model_decides_for_itself_on_other_inputs():
+    """A threshold that other rows pass: what the trace decided is not what these inputs decide."""
+
+    def body(s, x):
+        y = s.b(s.a(x).relu())
+        return s.head(torch.where(y > 0, y, -2 * y))
+
+    model, x = made(lambda: Net(body, a=linear(), b=linear(10), head=linear(10, 3)), (5, 6))
+    coupling = Coupling.trace(model, x)
+    index_map, other = coupling.index_map(half(coupling)), -x
+    with torch.no_grad():
+        found = compact_model(model, index_map)(other)
+    torch.testing.assert_close(coupling.masked_output(model, other, index_map), found, rtol=1e-9, atol=1e-11)
+
+
+def test_a_view_of_no_rows_keeps_the_channels_that_it_regroups_and_no_others():
+    def body(s, x):
+        y = s.b(s.a(x).relu())
+        return s.head(y), y[y.square().sum(1) < 0].reshape(-1, 5)
+
+    model, x = made(lambda: Net(body, a=linear(), b=linear(10), head=linear(10, 3)), (5, 6))
+    coupling = Coupling.trace(model, x)
+    assert coupling.names == ("a",)
+    assert "a tensor without entries" in coupling.left_alone["b"]

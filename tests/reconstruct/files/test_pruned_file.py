@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import builtins
 import copy
+import io
 import json
 import os
 import pickle
+import socket
+import stat
 import struct
 from pathlib import Path
 
@@ -33,10 +37,11 @@ from hfp.reconstruct import (
     record,
     save_pruned,
 )
-from hfp.reconstruct.files import pruned_file as files_module
 from hfp.reconstruct.files import skeletons as skeletons_module
 
 GOLDEN = Path(__file__).with_name("golden.safetensors")
+with safe_open(GOLDEN, framework="pt") as golden:
+    GOLDEN_TEXT = golden.metadata()["hfp"]
 TINY = TimmModel("test_resnet", {"num_classes": 3})
 
 
@@ -530,11 +535,13 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     path = save_pruned(Pruned(compact, index_map), tmp_path / "m.safetensors")
     before = path.read_bytes()
 
-    def broken(tensors, target, metadata):
-        Path(target).write_bytes(b"half of it")
+    write = Path.write_bytes
+
+    def broken(target, content):
+        write(target, content[: len(content) // 2])
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(files_module, "save_file", broken)
+    monkeypatch.setattr(Path, "write_bytes", broken)
     with pytest.raises(OSError, match="no space left"):
         save_pruned(Pruned(compact, index_map), path)
     assert path.read_bytes() == before
@@ -545,3 +552,145 @@ def test_a_folder_that_is_not_there_is_an_os_error(tmp_path):
     _, compact, index_map = pruned("vgg")
     with pytest.raises(OSError, match="missing"):
         save_pruned(Pruned(compact, index_map), tmp_path / "missing" / "m.safetensors")
+
+
+def timm_file(folder, document=None, attributes=None, **arguments):
+    """A file of a small timm model of which half is removed, whose description may be changed afterwards."""
+    model = timm.create_model("test_resnet", num_classes=3)
+    groups = Coupling.trace(model, torch.zeros(2, 3, 32, 32), [model.get_classifier()])
+    index_map = groups.index_map(groups.plan({name: range(0, size, 2) for name, size in groups.sizes.items()}))
+    path = folder / "timm.safetensors"
+    save_pruned(Pruned(compact_model(model, index_map), index_map), path, timm=TINY)
+    if document is not None:
+        described, tensors = header(path)
+        document(described)
+        save_file(
+            {name: tensor for name, (_, tensor) in tensors.items()}, path, metadata={"hfp": json.dumps(described)}
+        )
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value"),
+    [
+        ("conv1.0", "stride", {"tuple": [1, 1]}),
+        ("conv1.0", "padding", {"tuple": [5000, 5000]}),
+        ("conv1.0", "groups", 3),
+        ("conv1.0", "out_channels", 7),
+        ("bn1", "eps", 1.0),
+        ("bn1", "num_features", 7),
+        ("bn1", "momentum", 0.0),
+        ("fc", "in_features", 7),
+        ("", "num_classes", 2),
+        ("", "drop_rate", 0.9),
+        ("maxpool", "stride", 1),
+        ("maxpool", "ceil_mode", True),
+    ],
+)
+def test_attributes_that_do_not_follow_from_the_shapes_are_refused(name, key, value, tmp_path):
+    skeleton = timm.create_model("test_resnet", num_classes=3)
+    assert hasattr(skeleton.get_submodule(name), key)
+
+    def lie(document):
+        document["attributes"].setdefault(name, {})[key] = value
+
+    path = timm_file(tmp_path, lie)
+    with pytest.raises(MapError, match="is no size|must follow|can't become"):
+        load_pruned(path)
+    if not (name == "" and key in ("num_classes", "drop_rate")):
+        with pytest.raises(MapError, match="is no size|must follow|can't become"):
+            load_pruned(path, skeleton)
+
+
+def test_a_checksum_finds_what_was_changed_and_files_without_one_are_read(tmp_path):
+    full, compact, index_map = pruned("vgg")
+    path = save_pruned(Pruned(compact, index_map), tmp_path / "m.safetensors")
+    whole = path.read_bytes()
+    flipped = bytearray(whole)
+    flipped[-1] ^= 1
+    path.write_bytes(bytes(flipped))
+    with pytest.raises(MapError, match="was changed after it was written: its content does not fit its checksum"):
+        read_pruned(path)
+    path.write_bytes(whole.replace(b"libraries", b"librarieS", 1))
+    with pytest.raises(MapError, match="was changed after it was written"):
+        read_pruned(path)
+    with safe_open(GOLDEN, framework="pt") as file:
+        assert set(file.metadata()) == {"hfp"}
+    assert read_pruned(GOLDEN).index_map == golden_parts()[1]
+
+
+def test_a_file_has_the_same_bytes_each_time_and_the_modes_of_the_umask(tmp_path):
+    _, compact, index_map = pruned("vgg")
+    before = os.umask(0o027)
+    try:
+        first = save_pruned(Pruned(compact, index_map), tmp_path / "a.safetensors")
+    finally:
+        os.umask(before)
+    second = save_pruned(Pruned(compact, index_map), tmp_path / "b.safetensors")
+    assert first.read_bytes() == second.read_bytes()
+    assert stat.S_IMODE(first.stat().st_mode) == 0o640
+
+
+@pytest.mark.parametrize("where", ["metadata", "attributes", "skeleton"])
+def test_descriptions_nested_without_end_are_refused(where, tmp_path):
+    deep = '{"x": ' * 200 + "1" + "}" * 200
+    text = GOLDEN_TEXT.replace(f'"{where}":', f'"{where}":{deep},"{where}_":', 1)
+    with pytest.raises(MapError, match="nested more than 50 deep"):
+        read_pruned(changed(tmp_path, text=text))
+
+
+def hostile(path, timm_name, arguments, whole=False):
+    """A small file that names a large model; `whole` describes all its tensors, each cut to its first entry."""
+    entries, tensors = {}, {}
+    if whole:
+        with torch.device("meta"):
+            state = timm.create_model(timm_name, **arguments).state_dict()
+        entries = {name: {"shape": list(t.shape), "kept": [0] * t.dim()} for name, t in state.items()}
+        tensors = {name: torch.zeros([1] * t.dim(), dtype=t.dtype) for name, t in state.items()}
+        tensors["hfp/kept/0"] = torch.zeros(1, dtype=torch.int64)
+    document = {
+        "format": 1,
+        "skeleton": {"timm": timm_name, "arguments": arguments},
+        "tensors": entries,
+        **{name: {} for name in ("transient", "tied", "attributes", "metadata", "libraries")},
+    }
+    save_file(tensors, path, metadata={"hfp": json.dumps(document)})
+    return path
+
+
+def test_a_small_file_that_names_a_model_of_huge_images_is_refused_at_once(tmp_path):
+    path = hostile(tmp_path / "m.safetensors", "maxvit_tiny_tf_224", {"img_size": 100_000})
+    with pytest.raises(MapError, match="'img_size' of maxvit_tiny_tf_224 is 100000, which is too large for a file of"):
+        load_pruned(path)
+
+
+def test_no_full_model_is_made_for_a_file_that_holds_little_of_it(tmp_path, monkeypatch):
+    path = hostile(tmp_path / "m.safetensors", "vit_large_patch16_224", {}, whole=True)
+    devices = []
+    create = TimmModel.create
+    monkeypatch.setattr(TimmModel, "create", lambda self, device="cpu": devices.append(device) or create(self, device))
+    assert sum(tensor.numel() for tensor in load_pruned(path).model.state_dict().values()) < 1000
+    assert devices == ["meta"]
+
+
+def test_a_full_model_with_computed_tensors_is_not_made_for_a_file_much_smaller(tmp_path):
+    path = hostile(tmp_path / "m.safetensors", "swin_base_patch4_window7_224", {"num_classes": 100_000}, whole=True)
+    with pytest.raises(MapError, match="and a file of .* bytes may ask for|is not the model that was pruned"):
+        load_pruned(path)
+
+
+def test_a_named_model_asks_no_network_and_reads_no_file(tmp_path, monkeypatch):
+    path = timm_file(tmp_path)
+    load_pruned(path)  # what timm and torch import for the first time
+
+    def forbidden(*_, **__):
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr(socket, "socket", forbidden)
+    opened = []
+    real = io.open
+    monkeypatch.setattr(
+        builtins, "open", lambda file, *rest, **named: opened.append(file) or real(file, *rest, **named)
+    )
+    load_pruned(path)
+    assert {str(file) for file in opened} <= {str(path)}

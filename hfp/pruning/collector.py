@@ -1,0 +1,25 @@
+"""Keep Python's garbage collector to what pruning makes."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def only_new_objects() -> Iterator[None]:
+    """Inside, the garbage collector looks at objects made since, not at all that the program holds.
+
+    A program that has loaded PyTorch holds a million objects. Pruning makes enough new ones for the collector to go
+    through all of them several times, which was a third of the time of planning a small network. Garbage made inside is
+    collected as usual. Nothing is done where the program has frozen objects itself.
+    """
+    if gc.get_freeze_count():
+        yield
+        return
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()

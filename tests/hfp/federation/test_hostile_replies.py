@@ -1,0 +1,189 @@
+"""Whatever a client answers, the run goes on and the global model stays finite."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from federated import assigned, begin, context_of, local_of, small_network, update_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hfp import Experiment, InputError
+from hfp.federation.fleet import InProcess
+from hfp.federation.replies import FLOAT32_MAX, ReplyCheck, check_tensors
+from hfp.federation.rounds import Course
+from hfp.federation.setup import Federation, set_up
+from hfp.methods import create_method
+from hfp.training.batch_norm import Pool
+
+MODEL = small_network().float()
+CONTEXT = context_of(MODEL)
+OPTIONS = {"prunefl": {"passes": 1, "limit": 1, "every": 1}, "fedmp": {"bandit": True}}
+METHODS = ("ca-hfp", "dapperfl", "fedavgm", "fedmp", "heterofl", "prunefl")
+
+
+def check_of(method):
+    """The check of a federation of the test's clients, who train as `local_of` has them train."""
+    experiment = Experiment(method=method.name, clients=len(CONTEXT.clients), head_start=1.0)
+    training = local_of(MODEL, CONTEXT, CONTEXT.clients[0]).training
+    return ReplyCheck(Federation(experiment, method, None, (), MODEL, CONTEXT, training, torch.device("cpu"), ""))
+
+
+def honest_updates(method):
+    state = begin(MODEL, method, CONTEXT)
+    updates = []
+    for client in method.select(CONTEXT, state, CONTEXT.clients):
+        task = assigned(method, CONTEXT, state, client)
+        reply = method.train(local_of(MODEL, CONTEXT, client), task)
+        updates.append(dataclasses.replace(update_of(client, task, {}), reply=reply))
+    return state, updates
+
+
+HONEST = {name: honest_updates(create_method(name, **OPTIONS.get(name, {}))) for name in METHODS}
+
+numbers = st.one_of(
+    st.floats(width=32), st.sampled_from([math.nan, math.inf, FLOAT32_MAX, -FLOAT32_MAX, 1e30, 1e19, -1e6, 1e-45, 0.0])
+)
+dtypes = st.sampled_from([torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool])
+
+
+@st.composite
+def tensors_changed(draw, tensors):
+    """The tensors of a reply with some of them changed in value, shape, dtype or name."""
+    found = dict(tensors)
+    for _ in range(draw(st.integers(0, 4))):
+        name = draw(st.sampled_from(sorted(found)))
+        tensor, how = found[name], draw(st.sampled_from(["fill", "some", "scale", "shape", "dtype", "drop", "add"]))
+        if how == "drop":
+            found.pop(name)
+        elif how == "add":
+            found[draw(st.text(max_size=8))] = torch.full((2,), draw(numbers))
+        elif how == "dtype":
+            found[name] = tensor.to(draw(dtypes))
+        elif how == "shape":
+            found[name] = draw(st.sampled_from([tensor.reshape(-1)[:-1], tensor.unsqueeze(0), tensor.reshape(-1)]))
+        elif tensor.is_floating_point():
+            value = torch.tensor(draw(numbers)).to(tensor)
+            found[name] = tensor * value if how == "scale" else value.expand_as(tensor).clone()
+            if how == "some":
+                found[name] = torch.where(torch.arange(tensor.numel()).reshape(tensor.shape) < 3, found[name], tensor)
+        if not found:
+            return found
+    return found
+
+
+figures = st.fixed_dictionaries(
+    {},
+    optional={
+        **{
+            name: st.one_of(st.integers(-1, 100), st.sampled_from([2**31, 2**63 - 1, 10**400]))
+            for name in ("steps", "samples", "parameters", "forward_macs", "training_macs", "peak_bytes")
+        },
+        "loss": numbers,
+        "variance": st.none() | numbers,
+    },
+)
+
+
+@pytest.mark.parametrize("name", METHODS)
+@settings(max_examples=25)
+@given(data=st.data())
+def test_no_reply_ends_a_round_or_makes_the_state_anything_but_finite(name, data):
+    method = create_method(name, **OPTIONS.get(name, {}))
+    (state, updates), check = HONEST[name], check_of(method)
+    liar = updates[-1]
+    tensors = data.draw(tensors_changed(liar.reply.tensors))
+    reply = dataclasses.replace(liar.reply, tensors=tensors, **data.draw(figures))
+    collector = method.collect(CONTEXT, state)
+    for update in [*updates[:-1], dataclasses.replace(liar, reply=reply)]:
+        if not check.problem_of(state, update):
+            collector.add(update)
+    after, _ = check.next_state(state, collector) if updates[:-1] else (state, "")
+    assert after.round in (state.round, state.round + 1)
+    for name, tensor in after.weights.items():
+        assert tensor.isfinite().all()
+        assert not name.endswith("running_var") or (tensor >= 0).all()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_largest_values_that_are_taken_still_give_a_finite_state(name):
+    method = create_method(name, **OPTIONS.get(name, {}))
+    (state, updates), check = HONEST[name], check_of(method)
+    collector = method.collect(CONTEXT, state)
+    for update in updates:
+        sign = -1 if update.client.index % 2 else 1
+        largest = {
+            n: torch.full_like(t, 0.99 * check.largest * (1 if n.endswith("var") or "squares" in n else sign))
+            if t.is_floating_point()
+            else t
+            for n, t in update.reply.tensors.items()
+        }
+        update = dataclasses.replace(update, reply=dataclasses.replace(update.reply, tensors=largest, steps=1))
+        collector.add(update)
+    after = collector.finish()
+    check_tensors(after.weights)
+
+
+class Broken(InProcess):
+    """A fleet whose clients' replies pass the check of each, but not that of what comes of them."""
+
+    def train(self, round, clients, write):
+        if round == 0:
+            self.honest = list(super().train(round, clients, write))
+            yield from self.honest
+            return
+        most = 0.99 * ReplyCheck(self._federation).largest
+        for answer in self.honest:
+            tensors = {
+                n: torch.full_like(t, most) if n.endswith("weight") else t for n, t in answer.reply.tensors.items()
+            }
+            reply = dataclasses.replace(answer.reply, tensors=tensors)
+            yield dataclasses.replace(answer, task=write(answer.client), reply=reply)
+
+
+def test_a_round_whose_result_can_not_be_used_is_dropped_and_the_last_good_state_kept():
+    experiment = Experiment(
+        method="fedavgm",
+        options={"server_momentum": 0.5},
+        train_images=90,
+        clients=3,
+        rounds=4,
+        batch_norm="aggregate",
+        evaluate=4,
+        head_start=1.0,
+    )
+    federation = set_up(experiment)
+    course = Course(federation, Broken(federation))
+    states = [course.advance() for _ in range(4)]
+    # the second round moves as far as replies may, and its momentum would carry the third beyond
+    assert [one.status for one in states[2].record.clients] == ["refused"] * 3
+    assert "the round is dropped and the model stays as it was" in states[2].record.clients[0].problem
+    for name, tensor in states[1].state.weights.items():
+        assert torch.equal(states[2].state.weights[name], tensor)
+    assert [state.state.round for state in states] == [1, 2, 3, 4]
+
+
+def test_statistics_are_finite_and_bounded_and_variances_are_not_negative():
+    check = check_of(create_method("fedavg"))
+    good = {"bn.running_mean": torch.zeros(3), "bn.running_var": torch.ones(3)}
+    assert check.statistics_problem(good) == ""
+    for name, value, reason in (
+        ("bn.running_var", -1e6, "variances of at least 0"),
+        ("bn.running_mean", math.nan, "not finite"),
+        ("bn.running_mean", 1e30, "must hold values up to"),
+    ):
+        assert reason in check.statistics_problem({**good, name: torch.full((3,), value)})
+
+
+def test_counts_beyond_what_sums_can_hold_are_refused():
+    check_tensors({"bn.num_batches_tracked": torch.tensor(2**53)})
+    with pytest.raises(InputError, match="num_batches_tracked must hold values up to"):
+        check_tensors({"bn.num_batches_tracked": torch.tensor(2**62)})
+
+
+def test_the_largest_statistics_pool_to_finite_ones():
+    most, pool = check_of(create_method("fedavg")).largest, Pool()
+    for sign in (1, -1):
+        pool.add({"bn.running_mean": torch.full((3,), sign * most), "bn.running_var": torch.full((3,), most)}, 10)
+    assert all(value.isfinite().all() for value in pool.result().values())

@@ -1,0 +1,72 @@
+"""Plans are found by counting, and what was counted is checked on the compact model."""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+import torch
+from networks.small import images, net
+
+import hfp
+from hfp.costs.macs import macs, parameters, state_bytes
+from hfp.pruning import planning
+from hfp.pruning.collector import only_new_objects
+from hfp.reconstruct import Coupling
+
+
+def builds(monkeypatch):
+    """The compact models that planning makes to count with."""
+    made, plain = [], Coupling.compact_skeleton
+    monkeypatch.setattr(Coupling, "compact_skeleton", lambda *given: made.append(1) or plain(*given))
+    return made
+
+
+@pytest.mark.parametrize("name", ("resnet", "depthwise", "vit"))
+@pytest.mark.parametrize("ranking", ("layer", "global"))
+def test_the_plan_is_that_of_counting_by_running(name, ranking, monkeypatch):
+    model, budget = net(name), hfp.Budget(macs=0.5, params=0.6)
+    made = builds(monkeypatch)
+    quick = hfp.prune(model, images(), budget, ranking=ranking)
+    assert not made
+    plain = planning._relative_costs
+    monkeypatch.setattr(planning, "_relative_costs", lambda *given: plain(*given[:-1], False))
+    slow = hfp.prune(model, images(), budget, ranking=ranking)
+    assert made
+    assert quick.index_map == slow.index_map
+
+
+def test_a_wrong_count_is_noticed_and_costs_are_counted_by_running(monkeypatch):
+    model, plain = net("resnet"), Coupling.costs
+    monkeypatch.setattr(Coupling, "costs", lambda *given: {name: 0.9 * cost for name, cost in plain(*given).items()})
+    made = builds(monkeypatch)
+    result = hfp.prune(model, images(), hfp.Budget(macs=0.5))
+    assert made
+    assert macs(result.model, images()) <= 0.5 * macs(model, images())
+
+
+def test_the_costs_that_are_reported_are_those_of_the_model_that_is_returned():
+    model = net("resnet")
+    data = [(images(8, seed), torch.zeros(8, dtype=torch.long)) for seed in range(2)]
+    result = hfp.prune(model, images(), hfp.Budget(macs=0.5), steps=2, data=data, repair="bias")
+    reported = {name: after for name, (_, after) in result.report.costs.items()}
+    pruned = result.model
+    assert reported == {"macs": macs(pruned, images()), "params": parameters(pruned), "bytes": state_bytes(pruned)}
+
+
+def test_the_collector_is_as_before_after_pruning():
+    with only_new_objects():
+        assert gc.get_freeze_count() > 0
+    assert gc.get_freeze_count() == 0
+    assert gc.isenabled()
+
+
+def test_what_a_program_has_frozen_itself_stays_frozen():
+    gc.freeze()
+    try:
+        before = gc.get_freeze_count()
+        with only_new_objects():
+            pass
+        assert gc.get_freeze_count() == before
+    finally:
+        gc.unfreeze()
