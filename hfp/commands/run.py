@@ -18,6 +18,7 @@ from hfp.commands.arguments.settings import given_settings
 from hfp.commands.interruption import status
 from hfp.errors import InputError
 from hfp.federation.experiment import Experiment
+from hfp.federation.observer import Observer
 from hfp.federation.records import Run, finite
 from hfp.federation.rounds import Course
 from hfp.federation.setup import Federation, set_up
@@ -29,12 +30,15 @@ from hfp.results.keeping import RunFiles
 from hfp.results.model_files import ModelFiles
 from hfp.results.plots import save_curves, save_diagnostics
 from hfp.results.report import run_document, run_table
+from hfp.results.tracking import TensorBoard
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the experiment; 0 when it finished, 128 and the signal when it was interrupted (what was done is kept)."""
     console = Console(stderr=arguments.json, highlight=False)
     with contextlib.ExitStack() as held:
+        if arguments.track:
+            TensorBoard("")  # a missing package is noticed before anything is made
         if arguments.resume is None:
             start = _new(arguments)
             federation = set_up(start.experiment)
@@ -99,7 +103,7 @@ def _follow(federation: Federation, start: _Start, arguments: argparse.Namespace
     """Run the rounds that are left, and report."""
     folder, rounds = start.folder, start.experiment.rounds
     models = ModelFiles(folder.path, save_clients=arguments.save_clients)
-    observers = [models, RunFiles(folder, arguments.checkpoint), Display(console)]
+    observers = [models, RunFiles(folder, arguments.checkpoint), Display(console), *_trackers(folder, arguments)]
     course = Course(federation, run_state=start.checkpoint.run_state if start.checkpoint else None, observers=observers)
     ended, to_go_on = 0, f"to go on: hfp run --resume {shlex.quote(str(folder.path))}"
     try:
@@ -118,6 +122,10 @@ def _follow(federation: Federation, start: _Start, arguments: argparse.Namespace
         console.print(f"stopped after {len(course.history)} of {rounds} rounds", soft_wrap=True)
         console.print(to_go_on, soft_wrap=True, markup=False)
     return ended
+
+
+def _trackers(folder: RunFolder, arguments: argparse.Namespace) -> list[Observer]:
+    return [TensorBoard(folder.path / "tensorboard")] if arguments.track == "tensorboard" else []
 
 
 def experiment_from(arguments: argparse.Namespace) -> Experiment:

@@ -40,6 +40,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add_checkpoint(output)
     output.add_argument(
+        "--track",
+        choices=("tensorboard",),
+        help="Every round's figures are also written for TensorBoard, to the folder tensorboard/ of the results "
+        '(pip install "hfp[tensorboard]").',
+    )
+    output.add_argument(
         "--json",
         action="store_true",
         help="The result is printed as one JSON document, and progress goes to standard error.",
