@@ -107,7 +107,7 @@ OWN_STUDIES: dict[str, Study] = {
     },
 }
 
-AUTHORS_TRAINING = {"learning_rate_schedule": "steps", "weight_decay": 5e-4}
+AUTHORS_TRAINING = {"clip_norm": 1.0, "learning_rate_schedule": "steps", "weight_decay": 5e-4}
 
 BASELINE_STUDIES: dict[str, Study] = {
     "dapperfl": {
@@ -123,11 +123,11 @@ BASELINE_STUDIES: dict[str, Study] = {
     "fedrolex": {
         "rolls by a channel": {},
         "rolls around within the run": {"options": {"roll": "run"}},
-        "rolls by a channel, not clipped": {"clip_norm": 0.0},
+        "rolls by a channel, clipped at 1": {"clip_norm": 1.0},
     },
     "heterofl": {
-        "clipped at 1": {},
-        "not clipped": {"clip_norm": 0.0},
+        "clipped at 1": {"clip_norm": 1.0},
+        "not clipped": {},
         "clipped, steps and weight decay": AUTHORS_TRAINING,
     },
     "fedmp": {

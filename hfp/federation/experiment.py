@@ -375,10 +375,9 @@ class Experiment:
         group="training",
         aliases=("lr-decay",),
     )
-    clip_norm: float | None = setting(
-        None,
-        "A local step scales its gradient down to this Euclidean norm where it is longer; 0 leaves it as it is. By "
-        "default a method does what its authors' code does: HeteroFL and FedRolex clip at 1, others do not.",
+    clip_norm: float = setting(
+        0.0,
+        "A local step scales its gradient down to this Euclidean norm where it is longer; 0 leaves it as it is.",
         kind=float,
         within="[0, inf)",
         unit="norm",

@@ -206,7 +206,7 @@ def _training(experiment: Experiment, method: Method) -> LocalTraining:
         measure_variance=experiment.diagnostics,
         amp=experiment.amp,
         channels_last=experiment.channels_last,
-        clip_norm=method.clip_norm if experiment.clip_norm is None else experiment.clip_norm,
+        clip_norm=experiment.clip_norm,
     )
 
 

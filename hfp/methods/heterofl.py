@@ -43,7 +43,6 @@ class HeteroFL(Method):
     )
 
     extra_tensor_prefixes: ClassVar[tuple[str, ...]] = (CLASSES,)
-    clip_norm: ClassVar[float] = 1.0
 
     scale: bool = setting(True, "While training, hidden outputs are divided by the share of channels that is kept.")
     mask_classes: bool = setting(

@@ -53,8 +53,6 @@ class Method(ABC):
     """Earlier name of an option, which keeps working with a warning, to today's name."""
     uses_ratios: ClassVar[bool] = True
     """Whether a client's ratio makes any difference; if not, a comparison of several ratios runs the method once."""
-    clip_norm: ClassVar[float] = 0.0
-    """The norm at which local gradients are clipped where the experiment does not say; 0 is for never."""
 
     @classmethod
     def option_label(cls) -> str:
