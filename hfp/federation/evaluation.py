@@ -132,7 +132,7 @@ class Evaluator:
         return Predictions(total.correct / samples, total.losses / samples)
 
     def with_refusal(self, record: ClientRecord) -> ClientRecord:
-        """Return a client's record with why its batch-norm statistics were not used, if they were sent since last time."""
+        """Return a client's record with the reason where its batch-norm statistics were not used in this round."""
         problem = self._refused.pop(record.client, "")
         said = "; ".join(part for part in (record.problem, problem) if part)
         return dataclasses.replace(record, problem=said) if problem else record

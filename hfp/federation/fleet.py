@@ -58,7 +58,7 @@ class Fleet(Protocol):
         """
 
     def statistics(self, round: int, clients: Sequence[Client], weights: State) -> Iterator[tuple[Client, State | str]]:
-        """Yield clients, in the order of `clients`, with a full model's batch-norm statistics, or why there are none."""
+        """Yield the clients in order, with a full model's batch-norm statistics or the reason that there are none."""
 
 
 class InProcess:

@@ -210,7 +210,7 @@ class LocalStep:
         The rate is a tensor, so that a captured step can be given another one. It stays the same over a round, and
         momentum starts anew in each, so that the sum of scaled gradients is the scaled sum.
         """
-        parameters = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
+        parameters: list[Tensor] = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         with torch.no_grad():
             if self._training.weight_decay:

@@ -29,8 +29,8 @@ def check_sizes(skeleton: nn.Module, index_map: IndexMap, *, named_by_file: bool
     """Refuse attributes that do not follow from the shapes of the map.
 
     Those of convolutions, linear layers, norms and embeddings must be what their tensors say. In other modules a whole
-    number may only become smaller, as some dimension of the map does; a number of heads or groups must divide what such a
-    dimension becomes, and other values may not change. Modules of the
+    number may only become smaller, as some dimension of the map does; a number of heads or groups must divide what
+    such a dimension becomes, and other values may not change. Modules of the
     reader's own, in a skeleton that the reader brings, are taken as they were recorded.
 
     Raises:

@@ -2,7 +2,7 @@
 
     python tests/fuzz/run.py --runs 1000000          all targets, mutations of good inputs
     python tests/fuzz/run.py --seconds 60            as many as a minute allows
-    python tests/fuzz/run.py --atheris toml          one target, guided by coverage (atheris, in the extra dev, on Linux)
+    python tests/fuzz/run.py --atheris toml          one target, guided by coverage (atheris, in dev, on Linux)
 
 A failing input is written to tests/fuzz/found/TARGET-DIGEST and read by the tests from then on.
 """

@@ -108,18 +108,22 @@ def _read_checkpoint(content: bytes) -> None:
 
 
 TOML = b"""
-methods = ["fedavg", {method = "ca-hfp", name = "mine", shrink = 0.5}]
-dataset = "digits"
-clients = 3
-rounds = 2
+[compare]
+methods = ["fedavg", "ca-hfp"]
 seeds = [0, 1]
-ratio = [0.25, 0.5]
+alphas = [0.1, 1]
+ratios = [0.25]
+target = 80
+[experiment]
+rounds = 4
+profile = ["phone", "board"]
 deadline = 1.5
 [options.ca-hfp]
 warmup = 2
 [[variant]]
-name = "a"
-alpha = 0.1
+name = "mine"
+method = "fedprox"
+options = { mu = 0.1 }
 """
 
 

@@ -111,8 +111,9 @@ class ChannelPush(Objective):
             self._rows.total,
         )
         weights = {name: parameters[name].detach() for name in rows.channels}
-        gradients = {name: parameters[name].grad for name in rows.channels}
-        if any(gradient is None for gradient in gradients.values()):
+        found = ((name, parameters[name].grad) for name in rows.channels)
+        gradients = {name: gradient for name, gradient in found if gradient is not None}
+        if gradients.keys() != rows.channels.keys():
             return
         along = rows.sums({name: weights[name] * gradients[name] for name in weights})
         square = rows.sums({name: weight.square() for name, weight in weights.items()})
@@ -129,7 +130,7 @@ class EntryPush(MaskedGradients):
 
     def __init__(self, masks: Masks, threshold: Tensor, device: torch.device) -> None:
         super().__init__(masks, device)
-        self.tensors |= {THRESHOLD: threshold.to(device)}
+        self.tensors = {**self.tensors, THRESHOLD: threshold.to(device)}
 
     def gradients(self, model: nn.Module) -> None:
         """Clear the gradients of weights that are not active, and scale the others."""
