@@ -236,7 +236,7 @@ def seeded(make: Make) -> Case:
     with random_state_kept(seed=0), torch.no_grad():
         case = make()
         for weight in case.model.parameters():
-            if weight.requires_grad and weight.dim() > 1:
+            if weight.requires_grad and weight.dim() > 1 and weight.numel():
                 weight.normal_(0, weight[0].numel() ** -0.5 * (1 if weight.dim() == 2 else 2**0.5))
             elif weight.requires_grad:
                 weight.add_(0.1 * torch.randn_like(weight))
