@@ -2,6 +2,3 @@
 
 RANKINGS = ("layer", "global", "measured")
 """In which order channels go (`hfp.pruning.schedule.RankingRules`)."""
-
-REPAIRS = ("batch-norm", "bias", "least-squares")
-"""What one pass over data can put right without training (`hfp.pruning.repair`)."""

@@ -11,7 +11,8 @@ from hfp.data import datasets
 from hfp.errors import unknown
 from hfp.models.names import check_model_name
 from hfp.pruning.budget import KINDS
-from hfp.pruning.choices import RANKINGS, REPAIRS
+from hfp.pruning.choices import RANKINGS
+from hfp.pruning.repair import REPAIRS
 
 _END = """\
 Several limits may be given together; the pruned model meets all of them, from below and as near as its steps allow.

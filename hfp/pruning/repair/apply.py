@@ -12,10 +12,10 @@ from torch import nn
 from hfp.errors import InputError
 from hfp.importance.capture.batches import ForwardPass
 from hfp.layers.calling import modes_kept
-from hfp.pruning.choices import REPAIRS
 from hfp.pruning.repair import bias, least_squares
 from hfp.pruning.repair.batch_norm import STATISTICS, normalisations, recalibrate
 from hfp.pruning.repair.constants import constants
+from hfp.pruning.repair.kinds import REPAIRS
 from hfp.pruning.repair.readers import left_alone, readers
 from hfp.pruning.repair.report import LayerRepair, RepairReport
 from hfp.pruning.repair.rows import supported
