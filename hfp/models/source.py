@@ -167,7 +167,7 @@ def imported(spec: str) -> Any:
     try:
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise InputError(f"no model {spec!r}: {error}; expected module:name") from error
+        raise InputError(f"no model {spec!r}: {error}; expected module:factory") from error
 
 
 def timm_model(spec: str, num_classes: int | None, in_channels: int) -> TimmModel | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import zoo
 from data_files import read
+from PIL import Image
 from zoo_models import catalogue
 
 ZOO = Path(zoo.__file__).with_suffix(".csv")
@@ -19,6 +20,12 @@ SOME = (
     "segmentation-models-pytorch/Linknet",
     "ultralytics/yolov8n",
 )
+
+
+@pytest.fixture(autouse=True)
+def _pictures_are_opened_as_before(monkeypatch):
+    """One of the packages replaces Pillow's `open` when it is imported."""
+    monkeypatch.setattr(Image, "open", Image.open)
 
 
 @pytest.mark.filterwarnings("ignore")  # of the packages themselves

@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 from hfp import Experiment, simulate
-from hfp.federation import setup
 from hfp.seeds import seeded
 
 SMALL = Experiment(method="fedavg", train_images=60, clients=2, rounds=2, head_start=1.0, personal=1)
@@ -26,23 +25,19 @@ class Dropping(nn.Module):
     def forward(self, images):
         return self.head(self.features(images).mean((2, 3)))
 
+    def get_classifier(self):
+        return self.head
 
-@pytest.fixture
-def dropping(monkeypatch):
-    """Experiments have the network with dropout for a model."""
 
-    def make(*_, **__):
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            return Dropping()
-
-    monkeypatch.setattr(setup, "create_model", make)
-    monkeypatch.setattr(setup, "classifier_of", lambda model: model.head)
+def dropping():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Dropping()
 
 
 @pytest.mark.parametrize("method", ["fedavg", "ca-hfp", "fjord", "dapperfl"])
-def test_a_model_with_dropout_gives_one_run_for_one_seed(dropping, method):
-    experiment = dataclasses.replace(SMALL, method=method)
+def test_a_model_with_dropout_gives_one_run_for_one_seed(method):
+    experiment = dataclasses.replace(SMALL, method=method, model=dropping)
     torch.manual_seed(1)
     one = simulate(experiment)
     torch.manual_seed(2)
