@@ -17,8 +17,8 @@ COPIES = {
     **{
         f"examples/benchmarks/{name}.md": f"results/generated/{name}.md"
         for name in (
-            "compare", "federated", "criteria", "repair", "timm_sweep", "zoo", "reconstruct", "flower", "gpu_round",
-            "paper_costs",
+            "compare", "federated", "baselines", "robust", "criteria", "repair", "timm_sweep", "zoo", "reconstruct",
+            "planning", "flower", "gpu_round", "paper_costs",
         )
     },
     **{
