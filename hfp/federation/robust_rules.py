@@ -56,7 +56,7 @@ class NormClip:
 
 
 Rule = TrimmedMean | Median | NormClip
-RULES: Mapping[str, Callable[..., Rule]] = {"trimmed-mean": TrimmedMean, "median": Median, "norm-clip": NormClip}
+ROBUST_RULES: Mapping[str, Callable[..., Rule]] = {"trimmed-mean": TrimmedMean, "median": Median, "norm-clip": NormClip}
 
 
 def parse_rules(text: str) -> tuple[Rule, ...]:
@@ -77,17 +77,17 @@ def parse_rules(text: str) -> tuple[Rule, ...]:
 
 def _parsed(text: str) -> Rule:
     name, _, number = text.partition(":")
-    if name not in RULES:
-        raise unknown("robust rule", name, RULES)
+    if name not in ROBUST_RULES:
+        raise unknown("robust rule", name, ROBUST_RULES)
     if name == "median" and number:
         raise InputError(f"the robust rule median takes no number; found {text!r}")
     if name == "trimmed-mean" and not number:
         raise InputError("trimmed-mean needs a number, for instance trimmed-mean:2")
     if not number:
-        return RULES[name]()
+        return ROBUST_RULES[name]()
     kind = int if name == "trimmed-mean" else float
     try:
         value = kind(number)
     except ValueError:
         raise InputError(f"the number of robust rule {name} must be a number; found {number!r}") from None
-    return RULES[name](value)
+    return ROBUST_RULES[name](value)

@@ -33,7 +33,7 @@ ESTIMATORS: Mapping[str, str] = MappingProxyType(
         "secant": "the change of their mean from round to round over that of the weights",
     }
 )
-RULES: Mapping[str, str] = MappingProxyType(
+FILLING_RULES: Mapping[str, str] = MappingProxyType(
     {
         "fill": "with the global value, as in the paper",
         "holders": "not, so that the mean is over the clients that hold it",
@@ -99,7 +99,9 @@ class CAHFP(Method):
         "fisher", "The curvature h is estimated from model variations in this way.", choices=ESTIMATORS
     )
     smoothing: float = setting(0.5, "This share of the last round's estimate stays.", within="[0, 1)")
-    rule: str = setting("holders", "An entry that a client does not hold enters the mean in this way.", choices=RULES)
+    rule: str = setting(
+        "holders", "An entry that a client does not hold enters the mean in this way.", choices=FILLING_RULES
+    )
     explore: float = setting(
         0.0, "This share of a client's channels is drawn from those that do not score best.", within="[0, 1)"
     )

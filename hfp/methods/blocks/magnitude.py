@@ -117,7 +117,7 @@ class ChannelPush(Objective):
             return
         along = rows.sums({name: weights[name] * gradients[name] for name in weights})
         square = rows.sums({name: weight.square() for name, weight in weights.items()})
-        push = pushed(square.sqrt(), self.tensors[THRESHOLD].to(square)) - 1
+        push = push_factor(square.sqrt(), self.tensors[THRESHOLD].to(square)) - 1
         push = torch.where(square > 0, push * along / square.clamp(min=torch.finfo(square.dtype).tiny), 0)
         for name, own in rows.channels.items():
             shape = [1] * weights[name].dim()
@@ -137,10 +137,10 @@ class EntryPush(MaskedGradients):
         super().gradients(model)
         for name, parameter in model.named_parameters():
             if MASK + name in self.tensors and parameter.grad is not None:
-                parameter.grad *= pushed(parameter.detach().abs(), self.tensors[THRESHOLD].to(parameter))
+                parameter.grad *= push_factor(parameter.detach().abs(), self.tensors[THRESHOLD].to(parameter))
 
 
-def pushed(magnitude: Tensor, threshold: Tensor) -> Tensor:
+def push_factor(magnitude: Tensor, threshold: Tensor) -> Tensor:
     """``1 + 2 θ n / (n + θ)²``, and 1 where both are 0."""
     total = (magnitude + threshold).square()
     return 1 + torch.where(total > 0, 2 * threshold * magnitude / total.clamp(min=torch.finfo(total.dtype).tiny), 0)

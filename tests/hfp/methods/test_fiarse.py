@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from hfp.methods import create_method
 from hfp.methods.blocks import sparse
-from hfp.methods.blocks.magnitude import FilterRows, pushed
+from hfp.methods.blocks.magnitude import FilterRows, push_factor
 from hfp.methods.fiarse import ACTIVE, largest_weights
 from hfp.reconstruct import Coupling, IndexMap, compact_model
 
@@ -153,9 +153,9 @@ def test_a_kept_weights_gradient_counts_more_near_the_threshold(context):
 
 
 def test_a_push_is_half_as_much_again_at_the_threshold_and_none_far_off():
-    found = pushed(torch.tensor([0.0, 0.5, 1e6, 2.0]), torch.tensor(0.5))
+    found = push_factor(torch.tensor([0.0, 0.5, 1e6, 2.0]), torch.tensor(0.5))
     torch.testing.assert_close(found, torch.tensor([1.0, 1.5, 1.0, 1 + 2 * 0.5 * 2 / 2.5**2]), rtol=1e-5, atol=1e-5)
-    assert float(pushed(torch.zeros(()), torch.zeros(()))) == 1
+    assert float(push_factor(torch.zeros(()), torch.zeros(()))) == 1
 
 
 @pytest.mark.parametrize("rate", [1.0, 0.5])
