@@ -58,7 +58,8 @@ def private_update(
     """
     total = {name: torch.zeros_like(state.weights[name], dtype=torch.float64) for name in context.parameters}
     for update in updates:
-        changes = {name: _change(update, name) for name in context.parameters if name in update.reply.tensors}
+        sent = [name for name in context.parameters if name in update.reply.tensors]
+        changes = {name: _change(update, name) for name in sent if update.reply.tensors[name].numel()}
         share = clipping(changes.values(), privacy.clip)
         for name, change in changes.items():
             update.task.index_map.tensors[name].add(share * change, total[name])

@@ -124,10 +124,10 @@ def _compared(rule: TrimmedMean | Median, weights: State, updates: Sequence[Upda
     replaced: list[dict[str, Tensor]] = [{} for _ in updates]
     few = entries = 0
     for name in dict.fromkeys(name for update in updates for name in update.reply.tensors):
-        members = [number for number, update in enumerate(updates) if name in update.reply.tensors]
+        members = [number for number, update in enumerate(updates) if _holds(update, name)]
         places = [_place(updates[number], name) for number in members]
         values = [updates[number].reply.tensors[name] for number in members]
-        if len({place.shape for place in places}) > 1:
+        if len({place.shape for place in places}) != 1:
             continue  # of another layout at every client, so no two values speak of the same entry
         before = weights[name] if name in weights and weights[name].shape == places[0].shape else None
         found, holders = replacements(rule, places, values, before)
@@ -138,6 +138,11 @@ def _compared(rule: TrimmedMean | Median, weights: State, updates: Sequence[Upda
             entries += holders.numel()
     made = [_with_tensors(update, tensors) for update, tensors in zip(updates, replaced, strict=True)]
     return made, few / max(entries, 1)
+
+
+def _holds(update: Update, name: str) -> bool:
+    """Whether the client sent values of a tensor; one that trained the first blocks alone sends none of the others."""
+    return name in update.reply.tensors and update.reply.tensors[name].numel() > 0
 
 
 def _place(update: Update, name: str) -> TensorMap:

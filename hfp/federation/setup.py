@@ -154,6 +154,8 @@ def _assemble(
     _check_images(experiment, dataset)
     device = _device(experiment.device)
     method = create_method(experiment.method, **experiment.options)
+    example = torch.zeros(1, *dataset.shape)
+    model = prepared(method, model, example, experiment.seed)
     groups = coupled_groups(model, dataset.shape)
     context = MethodContext(
         model=model,
@@ -161,7 +163,7 @@ def _assemble(
         parameters=tuple(dict(model.named_parameters())),
         clients=_clients(experiment, samples, _ratios(experiment, model, groups, samples, dataset.shape)),
         seed=experiment.seed,
-        example=torch.zeros(1, *dataset.shape),
+        example=example,
         classifier=_rows_of_classes(model, len(dataset.classes)),
         rounds=experiment.rounds,
     )
@@ -180,6 +182,13 @@ def _assemble(
         device=device,
         origin=origin,
     )
+
+
+def prepared(method: Method, model: nn.Module, example: Tensor, seed: int) -> nn.Module:
+    """Return the full model that a method makes of the one that was asked for; what it adds is drawn from the seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(seed, "prepared weights"))
+        return method.prepare(model, example)
 
 
 def _check_images(experiment: Experiment, dataset: Dataset) -> None:
@@ -217,8 +226,10 @@ def coupled_groups(model: nn.Module, shape: tuple[int, ...]) -> Coupling:
         InputError: nothing of the model can be pruned, or it does not run on such images.
     """
     images = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0))
+    found = classifier_of(model)
+    heads = list(found) if isinstance(found, nn.ModuleList) else [found]
     try:
-        groups = Coupling.trace(model, images, ignored_layers=[classifier_of(model)])
+        groups = Coupling.trace(model, images, ignored_layers=heads)
         return groups.verified(model, images)
     except MapError as error:
         raise InputError(f"the model can't be used in a federation: {error}") from error

@@ -16,6 +16,7 @@ from torch import nn
 from hfp.errors import InputError
 from hfp.federation.experiment import GIVEN
 from hfp.federation.setup import Federation
+from hfp.methods import Method, create_method
 from hfp.models import create_model, models
 from hfp.models.source import from_factory, is_factory, timm_model
 from hfp.reconstruct import TimmModel
@@ -38,18 +39,25 @@ class ModelDescription:
         classes: the name of every output.
         input: what the model takes.
         hfp: the version that wrote it.
+        prepared_by: the method that made the full model of the one that is named (`hfp.methods.Method.prepare`); empty
+            where it is the named one.
     """
 
     model: str
     classes: tuple[str, ...]
     input: ModelInput
     hfp: str
+    prepared_by: str = ""
 
     @classmethod
     def of(cls, federation: Federation) -> ModelDescription:
         """Describe a federation's models."""
         model = federation.experiment.as_dict()["model"]
-        return cls(model, federation.dataset.classes, ModelInput.of(federation.dataset), version("hfp"))
+        prepares = type(federation.method).prepare is not Method.prepare
+        return cls(
+            model, federation.dataset.classes, ModelInput.of(federation.dataset), version("hfp"),
+            federation.method.name if prepares else "",
+        )  # fmt: skip
 
     @property
     def named(self) -> bool:
@@ -59,7 +67,7 @@ class ModelDescription:
     @property
     def timm(self) -> TimmModel | None:
         """What a file may call the model, if it is one of timm's."""
-        if not self.named or self.model in models():
+        if not self.named or self.model in models() or self.prepared_by:
             return None
         return timm_model(self.model, len(self.classes), self.input.shape[0])
 
@@ -74,13 +82,19 @@ class ModelDescription:
             InputError: the model has to be given, or can't be made.
         """
         with torch.random.fork_rng(devices=[]):
-            if given is None and self.named:
-                return create_model(self.model, len(self.classes), self.input.shape[0])
-            if given is None:
-                raise InputError(self._asked_for)
-            if isinstance(given, str) and not is_factory(given):
-                return create_model(given, len(self.classes), self.input.shape[0])
-            return from_factory(given)
+            model = self._named_or(given)
+            if not self.prepared_by:
+                return model
+            return create_method(self.prepared_by).prepare(model, torch.zeros(1, *self.input.shape))
+
+    def _named_or(self, given: ModelSource | None) -> nn.Module:
+        if given is None and self.named:
+            return create_model(self.model, len(self.classes), self.input.shape[0])
+        if given is None:
+            raise InputError(self._asked_for)
+        if isinstance(given, str) and not is_factory(given):
+            return create_model(given, len(self.classes), self.input.shape[0])
+        return from_factory(given)
 
     @property
     def _asked_for(self) -> str:
@@ -109,6 +123,7 @@ class ModelDescription:
                 "mean": list(given.mean),
                 "std": list(given.std),
             },
+            **({"prepared_by": self.prepared_by} if self.prepared_by else {}),
         }
 
     @classmethod
@@ -132,10 +147,12 @@ class ModelDescription:
 
     @classmethod
     def _parsed(cls, found: Mapping[str, Any]) -> ModelDescription:
-        _demand(found.keys() == {"format", "hfp", "model", "classes", "input"}, "other entries than expected")
+        expected = {"format", "hfp", "model", "classes", "input"}
+        _demand(found.keys() - {"prepared_by"} == expected, "other entries than expected")
         given = found["input"]
         _demand(given.keys() == {"shape", "dtype", "largest", "mean", "std"}, "other entries of input than expected")
-        texts = [found["hfp"], found["model"], *found["classes"]]
+        prepared_by = found.get("prepared_by", "")
+        texts = [found["hfp"], found["model"], prepared_by, *found["classes"]]
         _demand(all(isinstance(text, str) for text in texts), "names must be text")
         _demand(0 < len(found["classes"]) <= _MOST, f"expected 1 to {_MOST} classes")
         shape, mean, std = given["shape"], given["mean"], given["std"]
@@ -148,7 +165,7 @@ class ModelDescription:
         fits = largest is None if given["dtype"] == FLOAT else type(largest) is int and 0 < largest <= 255
         _demand(fits, f"largest {largest!r}")
         taken = ModelInput(tuple(shape), given["dtype"], largest, tuple(mean), tuple(std))
-        return cls(found["model"], tuple(found["classes"]), taken, found["hfp"])
+        return cls(found["model"], tuple(found["classes"]), taken, found["hfp"], prepared_by)
 
 
 def write_description(folder: Path, description: ModelDescription) -> None:

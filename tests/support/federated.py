@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 
 import torch
@@ -31,10 +32,19 @@ def context_of(
 ) -> MethodContext:
     example = torch.zeros(1, *shape, dtype=next(model.parameters()).dtype)
     head = classifier_of(model)
-    groups = Coupling.trace(model, example.repeat(2, 1, 1, 1), [head])
+    groups = Coupling.trace(
+        model, example.repeat(2, 1, 1, 1), list(head) if isinstance(head, nn.ModuleList) else [head]
+    )
     own = {id(parameter) for parameter in head.parameters()}
     classifier = tuple(name for name, parameter in model.named_parameters() if id(parameter) in own)
     return MethodContext(model, groups, tuple(dict(model.named_parameters())), clients, 0, example, classifier)
+
+
+def prepared(method: Method, model: nn.Module, context: MethodContext) -> tuple[nn.Module, MethodContext]:
+    """The model that a method makes of a model, and its context."""
+    own = copy.deepcopy(model)
+    made = method.prepare(own, context.example)
+    return (model, context) if made is own else (made, context_of(made, context.clients, context.example.shape[1:]))
 
 
 def begin(model: nn.Module, method: Method, context: MethodContext) -> ServerState:

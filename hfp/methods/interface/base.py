@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import ClassVar, Protocol
 
-from torch import nn
+from torch import Tensor, nn
 
 from hfp.errors import InputError
 from hfp.methods.interface.client_context import ClientContext
@@ -66,6 +66,15 @@ class Method(ABC):
             InputError: an option is of another kind, outside its range, or none of its choices.
         """
         check_settings(self, self.option_label())
+
+    def prepare(self, model: nn.Module, example: Tensor) -> nn.Module:
+        """Return the full model that the run trains, made of the one that was asked for. By default it is this one.
+
+        Args:
+            model: the model, which may become part of what is returned. A run's model is made again in the same way.
+            example: one input, `[1, channels, height, width]`.
+        """
+        return model
 
     def check(self, context: MethodContext) -> None:
         """Refuse clients or a model that the method can't work with. By default nothing is refused.

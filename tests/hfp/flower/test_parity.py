@@ -20,10 +20,12 @@ METHODS = {
     "heterofl": {},
 }
 SPARSE = {
+    "depthfl": {"rank": 2},
     "fedrts": {"options": "every=2", "learning-rate-schedule": "cosine"},
     "fiarse": {"options": "structured=false", "first-ratio": 0.75},
+    "scalefl": {"rank": 2},
 }
-"""Methods whose messages have rows of single weights: headers describe these, so bytes are looked at elsewhere."""
+"""Methods whose messages lack single weights or whole tensors, as headers say; their bytes are tested elsewhere."""
 
 
 def experiment(method, **changes):

@@ -1,0 +1,90 @@
+"""Early exits on a classifier: where they stand, what each needs, and that nothing behind the last one is computed."""
+
+import pytest
+import torch
+from torch import nn
+
+from hfp.costs.macs import macs
+from hfp.errors import InputError
+from hfp.models import create_model
+from hfp.models.exits import with_exits
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(0)
+    return with_exits(create_model("resnet8"), torch.zeros(1, 3, 32, 32)).eval()
+
+
+@pytest.mark.parametrize(
+    ("name", "places"),
+    [
+        ("resnet20", ("blocks.2", "blocks.5")),
+        ("vgg16", ("features.8", "features.15", "features.22")),
+        ("resnet18", ("layer1", "layer2", "layer3")),
+        ("test_vit", ()),
+    ],
+)
+def test_an_exit_stands_before_each_reduction_and_else_at_even_distances(name, places):
+    size = 160 if name == "test_vit" else 32
+    made = with_exits(create_model(name), torch.zeros(1, 3, size, size))
+    if places:
+        assert made.places == places
+    else:
+        assert 2 <= made.exits <= 4
+    assert made.train()(torch.rand(2, 3, size, size)).shape == (2, 10)
+
+
+def test_logits_are_the_mean_of_all_exits_and_the_last_are_the_networks_own(network):
+    images = torch.rand(3, 3, 32, 32)
+    with torch.no_grad():
+        each = network.logits(images)
+        torch.testing.assert_close(network(images), (each[0] + each[1] + each[2]) / 3)
+        assert torch.equal(each[-1], network.network(images))
+
+
+def test_nothing_behind_the_last_exit_is_computed(network):
+    image = torch.zeros(1, 3, 32, 32)
+    try:
+        costs = []
+        for network.depth in (1, 2, 3):
+            assert len(network.logits(image)) == network.depth
+            costs.append(macs(network, image))
+    finally:
+        network.depth = 3
+    assert costs[0] < costs[1] < costs[2]
+    shallow, middle = network.heads
+    heads = [macs(shallow, torch.zeros(1, 16, 32, 32)), macs(middle, torch.zeros(1, 32, 16, 16))]
+    assert costs[2] == macs(network.network, image) + sum(heads)
+
+
+def test_a_tensor_is_needed_from_the_first_exit_that_its_gradient_comes_from(network):
+    names = dict(network.named_parameters())
+    for depth in (1, 2, 3):
+        network.zero_grad()
+        network.depth = depth
+        torch.stack(network.logits(torch.rand(2, 3, 32, 32))).sum().backward()
+        reached = {name for name, parameter in names.items() if parameter.grad is not None}
+        assert reached == {name for name in names if network.needs[name] <= depth}
+    assert network.needs["network.blocks.1.first.1.running_mean"] == 2
+    assert network.needs.keys() == network.state_dict().keys()
+
+
+def test_zeros_in_place_of_later_exits_change_no_prediction(network):
+    images = torch.rand(20, 3, 32, 32)
+    with torch.no_grad():
+        network.depth = 2
+        shallow = network(images)
+        network.depth = 3
+        kept = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+        network.load_state_dict(
+            {name: torch.zeros_like(tensor) if network.needs[name] > 2 else tensor for name, tensor in kept.items()}
+        )
+        torch.testing.assert_close(network(images), shallow * 2 / 3)
+        network.load_state_dict(kept)
+
+
+def test_a_model_that_has_exits_is_left_alone_and_one_that_can_have_none_is_refused(network):
+    assert with_exits(network, torch.zeros(1, 3, 32, 32)) is network
+    with pytest.raises(InputError, match="Linear can't be given early exits"):
+        with_exits(nn.Linear(4, 2), torch.zeros(1, 4))
