@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
-from hfp.data.pixels import EXTENSIONS
+from hfp.commands.arguments.predict import image_files
 from hfp.errors import InputError
 from hfp.results.classifier import Prediction, TrainedClassifier
 from hfp.results.load import load_run, load_submodel
@@ -49,26 +49,6 @@ def load_classifier(path: Path, client: int | None, model: str | None) -> Traine
         return load_submodel(path, model)
     found = load_run(path, model)
     return found if client is None else found.submodel(client)
-
-
-def image_files(given: Sequence[Path]) -> list[Path]:
-    """The files among `given`, and the images in folders among them, at any depth, in order of name.
-
-    Raises:
-        InputError: there is no such file, or a folder has no images.
-    """
-    files: list[Path] = []
-    for path in given:
-        if path.is_dir():
-            inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS and file.is_file())
-            if not inside:
-                raise InputError(f"there are no images in {path} ({', '.join(EXTENSIONS)})")
-            files.extend(inside)
-        elif path.is_file():
-            files.append(path)
-        else:
-            raise InputError(f"there is no image {path}")
-    return files
 
 
 def document(run: Path, paths: Sequence[Path], found: Sequence[Prediction], classes: Sequence[str]) -> dict[str, Any]:
