@@ -133,6 +133,6 @@ def check(arguments: argparse.Namespace) -> None:
     check_device(arguments.device)
     if arguments.data is not None and arguments.data not in datasets():
         raise unknown("data set", arguments.data, datasets())
+    check_arguments(arguments)
     check_weights(arguments.weights)
     check_root(arguments.data_root)
-    check_arguments(arguments)
