@@ -16,9 +16,9 @@ Names are loaded when they are first used, so that ``import hfp`` and ``hfp --he
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from hfp.lazy import lazily
+
+TYPE_CHECKING = False  # typing's own is not loaded before the command handles signals
 
 if TYPE_CHECKING:
     from hfp import importance, reconstruct

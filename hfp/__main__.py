@@ -2,7 +2,7 @@
 
 import sys
 
-from hfp.commands.cli import main
+from hfp.commands.program import main
 
 if __name__ == "__main__":
     sys.exit(main())

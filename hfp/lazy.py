@@ -5,7 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Collection, Mapping
 from importlib import import_module
-from typing import Any
+
+TYPE_CHECKING = False  # typing's own is not loaded before the command handles signals
+
+if TYPE_CHECKING:
+    from typing import Any
 
 
 def lazily(

@@ -45,11 +45,14 @@ COMMANDS: dict[str, Command] = {
 }
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns its exit status. Without `argv`, as a program, it handles signals (`interruption`)."""
-    words, signals = list(sys.argv[1:] if argv is None else argv), Signals()
-    if argv is None:
-        signals.install()
+def main(argv: Sequence[str] | None = None, signals: Signals | None = None) -> int:
+    """Run a command; returns its exit status.
+
+    Args:
+        argv: the words after ``hfp``; by default those of the command line.
+        signals: what handles signals (`program`); by default nothing does.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
     if words and not words[0].startswith("-") and words[0] not in COMMANDS:
         print(f"hfp: {unknown('command', words[0], COMMANDS)}", file=sys.stderr)
         return 2
@@ -57,7 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     with warnings.catch_warnings():
         warnings.showwarning = _shown_plainly(arguments.command)
         command = _loaded(arguments)
-        return 2 if command is None else signals.gently(lambda: _run(command, arguments))
+        if command is None:
+            return 2
+        return (signals or Signals()).gently(lambda: _run(command, arguments))
 
 
 def build_parser(words: Sequence[str]) -> Parser:
@@ -129,7 +134,3 @@ def _map_error() -> type[Exception]:
     from hfp.reconstruct import MapError  # with torch, which an early refusal does not wait for
 
     return MapError
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -10,7 +10,6 @@ from typing import Any
 
 from rich.console import Console
 
-from hfp.errors import InputError
 from hfp.pruning.export import check_exporter, export_onnx
 from hfp.reconstruct import IndexMap
 from hfp.results.deployed import Deployed, example
@@ -20,7 +19,8 @@ from hfp.results.submodels import save_submodel
 
 def run(arguments: argparse.Namespace) -> int:
     """Load, write, export; returns 0."""
-    _check_files(arguments)
+    if arguments.onnx is not None:
+        check_exporter()
     with warnings.catch_warnings(record=True) as notes:
         warnings.simplefilter("always")
         saved = load_run(arguments.run, arguments.model)
@@ -48,18 +48,6 @@ def _about(saved: SavedRun, found: SavedRun | Submodel) -> dict[str, Any]:
     if isinstance(found, Submodel):
         return {**about, "client": found.client, "round": found.round, "trained": found.trained}
     return {**about, "round": len(found.history), "trained": True}
-
-
-def _check_files(arguments: argparse.Namespace) -> None:
-    if arguments.onnx is not None:
-        check_exporter()
-    for path in (arguments.out, arguments.onnx):
-        if path is None:
-            continue
-        if not path.absolute().parent.is_dir():
-            raise InputError(f"there is no folder {path.absolute().parent} to write {path.name} to")
-        if path.exists():
-            raise InputError(f"{path} is there already; give the name of a new file")
 
 
 def _show(document: dict[str, Any]) -> None:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 LOOK = 0.5  # seconds between looks at whether all processes are still there
-PATHS = ("out", "resume", "data-root")
+PATHS = ("out", "resume", "data-root", "weights", "keys")
 """Settings that are paths. The SuperLink works in a folder of its own, so relative ones are made absolute here."""
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
-from hfp.data.pixels import EXTENSIONS
+from hfp.commands.arguments.predict import image_files
 from hfp.errors import InputError
 from hfp.results.classifier import Prediction, TrainedClassifier
 from hfp.results.load import load_run, load_submodel
@@ -27,6 +27,8 @@ def run(arguments: argparse.Namespace) -> int:
     for note in notes:
         print(f"hfp predict: {note.message}", file=sys.stderr)
     found = classifier.predict(paths)
+    for line in conversions(found, classifier.input.shape[0]):
+        print(f"hfp predict: {line}", file=sys.stderr)
     if arguments.json:
         json.dump(document(arguments.run, paths, found, classifier.classes), sys.stdout)
         sys.stdout.write("\n")
@@ -51,24 +53,16 @@ def load_classifier(path: Path, client: int | None, model: str | None) -> Traine
     return found if client is None else found.submodel(client)
 
 
-def image_files(given: Sequence[Path]) -> list[Path]:
-    """The files among `given`, and the images in folders among them, at any depth, in order of name.
-
-    Raises:
-        InputError: there is no such file, or a folder has no images.
-    """
-    files: list[Path] = []
-    for path in given:
-        if path.is_dir():
-            inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS and file.is_file())
-            if not inside:
-                raise InputError(f"there are no images in {path} ({', '.join(EXTENSIONS)})")
-            files.extend(inside)
-        elif path.is_file():
-            files.append(path)
-        else:
-            raise InputError(f"there is no image {path}")
-    return files
+def conversions(found: Sequence[Prediction], channels: int) -> list[str]:
+    """Say, in a sentence each, how many images were converted because the model takes another number of channels."""
+    lines = []
+    for how in sorted({prediction.converted for prediction in found} - {""}):
+        count = sum(prediction.converted == how for prediction in found)
+        lines.append(
+            f"{count} of {len(found)} images {'was' if count == 1 else 'were'} converted {how}, because the model "
+            f"takes {channels} channel{'s' * (channels > 1)}"
+        )
+    return lines
 
 
 def document(run: Path, paths: Sequence[Path], found: Sequence[Prediction], classes: Sequence[str]) -> dict[str, Any]:
@@ -82,6 +76,7 @@ def document(run: Path, paths: Sequence[Path], found: Sequence[Prediction], clas
                 "class": prediction.label,
                 "probability": prediction.probability,
                 "probabilities": list(prediction.probabilities),
+                "converted": prediction.converted or None,
             }
             for path, prediction in zip(paths, found, strict=True)
         ],

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from hfp import importance
-from hfp.commands.arguments.prune_checks import checked_budget, onnx_path
+from hfp.commands.arguments.prune_checks import check_images, checked_budget, onnx_path
 from hfp.costs.macs import latencies, parameters
 from hfp.data import Dataset, load_dataset
 from hfp.errors import InputError
@@ -83,27 +83,8 @@ def _dataset(arguments: argparse.Namespace) -> Dataset | None:
         return None
     size = arguments.image_size if arguments.data == "imagefolder" else None
     dataset = load_dataset(arguments.data, arguments.data_root, image_size=size)
-    _check_shape(arguments, dataset)
+    check_images(arguments, dataset.name, dataset.shape[0], dataset.shape[1])
     return dataset
-
-
-def _check_shape(arguments: argparse.Namespace, dataset: Dataset) -> None:
-    """Make sure that what the command line says of the images is what they are.
-
-    Raises:
-        InputError: the images have another number of channels or another size.
-    """
-    channels, size = dataset.shape[0], dataset.shape[1]
-    if arguments.in_channels not in (None, channels):
-        raise InputError(
-            f"--in-channels {arguments.in_channels} is not the {channels} of the images of {dataset.name}; "
-            "leave the option out"
-        )
-    if arguments.image_size not in (None, size):
-        raise InputError(
-            f"--image-size {arguments.image_size} is not the {size} of the images of {dataset.name}; "
-            "leave the option out (images of --data imagefolder are resized)"
-        )
 
 
 def _device(name: str) -> torch.device:

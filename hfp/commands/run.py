@@ -23,8 +23,9 @@ from hfp.federation.records import Run, finite
 from hfp.federation.rounds import Course
 from hfp.federation.setup import Federation, set_up
 from hfp.federation.threads import use_threads
-from hfp.results.checkpoint import Checkpoint, check_settings, has_checkpoint, load_checkpoint
+from hfp.results.checkpoint import Checkpoint, check_settings, load_checkpoint
 from hfp.results.display import Display
+from hfp.results.files import has_checkpoint
 from hfp.results.folder import RunFolder, default_folder, read_configuration
 from hfp.results.keeping import RunFiles
 from hfp.results.model_files import ModelFiles

@@ -24,7 +24,8 @@ from hfp.federation.experiment import Experiment
 from hfp.federation.records import Run
 from hfp.federation.rounds import Outcome
 from hfp.results.atomic import clear_unfinished, write_atomically
-from hfp.results.folder import LOCK, locked, make_folder, told
+from hfp.results.files import LOCK
+from hfp.results.folder import locked, make_folder, told
 from hfp.results.simulate import simulate
 
 COMPARISON, RUNS, UNFINISHED = "comparison.json", "runs", "unfinished"

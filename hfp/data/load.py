@@ -22,6 +22,10 @@ _OWN: Mapping[str, str] = {
     "imagefolder": "hfp.data.imagefolder",
 }
 """Each of these modules has a function ``load_NAME``. Names are known before torch is loaded."""
+IMAGES: Mapping[str, tuple[int, int]] = {
+    "digits": (1, 8), "fmnist": (1, 28), "cifar10": (3, 32), "cifar100": (3, 32),
+}  # fmt: skip
+"""The channels and the side in pixels of the images of a data set of one size."""
 _LOADERS: dict[str, Callable[[DataRequest], Dataset]] = {}
 
 

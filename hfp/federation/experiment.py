@@ -5,7 +5,6 @@ from __future__ import annotations
 import builtins
 import dataclasses
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from hfp.costs.devices import PROFILES, Device, parse_device
 from hfp.data import datasets, schemes
+from hfp.devices import check_device
 from hfp.errors import InputError
 from hfp.federation.privacy_account import PRIVACY, privacy_of
 from hfp.federation.robust_rules import parse_rules
@@ -71,13 +71,6 @@ LEARNING_RATE_SCHEDULES: Mapping[str, str] = MappingProxyType(
     }
 )
 """How the learning rate goes over the rounds of a run."""
-
-_DEVICE = re.compile(r"(?!meta)[a-z]+(:\d+)?")
-
-
-def _check_device(name: str) -> None:
-    if not _DEVICE.fullmatch(name):
-        raise InputError(f"device must be one that computes, such as cpu, cuda, cuda:1 or mps; found {name!r}")
 
 
 def _is_dataset(value: object) -> bool:
@@ -303,7 +296,7 @@ class Experiment:
     device: str = setting(
         "cpu",
         "The run computes on this device of PyTorch: cpu, cuda, cuda:1, mps and so on.",
-        check=_check_device,
+        check=check_device,
         unit="device",
         group="devices",
     )

@@ -25,10 +25,10 @@ from hfp.federation.records import RoundRecord
 from hfp.federation.rounds import RunState
 from hfp.federation.setup import Federation
 from hfp.results.atomic import write_atomically
+from hfp.results.files import CHECKPOINT, PREVIOUS
 from hfp.results.tensor_file import read, to_bytes
 
 VERSION = "2"
-CHECKPOINT, PREVIOUS = "checkpoint.safetensors", "checkpoint-previous.safetensors"
 
 MAY_DIFFER = ("rounds", "device", "data_root", "download")
 """Settings that a resumed run may have otherwise: how long it goes on, and where it and its data are."""
@@ -146,11 +146,6 @@ def load_checkpoint(folder: Path, say: Callable[[str], None] = lambda _: None) -
     if problem is not None:
         raise InputError(str(problem))
     raise InputError(f"there is no checkpoint in {folder}; give the folder of a run that has one")
-
-
-def has_checkpoint(folder: Path) -> bool:
-    """Whether there is a checkpoint, of whatever kind."""
-    return (folder / CHECKPOINT).exists() or (folder / PREVIOUS).exists()
 
 
 class _Damaged(Exception):

@@ -17,12 +17,22 @@ from hfp.training.batch_norm import estimate, has_statistics
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says about one sample: its likeliest class, that class's probability, and those of all classes."""
+    """What a model says about one sample.
+
+    Args:
+        label: the likeliest class.
+        index: its place among the classes.
+        probability: its probability.
+        probabilities: those of all classes.
+        converted: how the sample's channels were made the model's (`hfp.results.inputs.Prepared`); empty where they
+            were.
+    """
 
     label: str
     index: int
     probability: float
     probabilities: tuple[float, ...]
+    converted: str = ""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -56,9 +66,10 @@ class TrainedClassifier:
         """
         found: list[Prediction] = []
         for batch in self._batches(images, batch_size):
+            prepared = self.input.prepare(batch)
             with torch.no_grad():
-                scores = self.model(self.input.prepare(batch))
-            found.extend(self._prediction(row) for row in scores.double().softmax(1))
+                rows = self.model(prepared.samples).double().softmax(1)
+            found.extend(self._prediction(row, how) for row, how in zip(rows, prepared.converted, strict=True))
         return found
 
     def reestimate(self, images: Images, *, batch_size: int = 64) -> None:
@@ -70,7 +81,7 @@ class TrainedClassifier:
         Raises:
             InputError: as `predict`, or there are fewer than two images.
         """
-        batches = [self.input.prepare(batch) for batch in self._batches(images, batch_size)]
+        batches = [self.input.prepare(batch).samples for batch in self._batches(images, batch_size)]
         batches = [batch for batch in batches if len(batch) > 1]
         if not batches:
             raise InputError("batch-norm statistics need at least two images")
@@ -87,8 +98,8 @@ class TrainedClassifier:
         for start in range(0, len(images), size):
             yield images[start : start + size]
 
-    def _prediction(self, probabilities: Tensor) -> Prediction:
+    def _prediction(self, probabilities: Tensor, converted: str) -> Prediction:
         values = tuple(probabilities.tolist())
         index = max(range(len(values)), key=values.__getitem__)
         label = self.classes[index] if index < len(self.classes) else str(index)  # a given model may have more outputs
-        return Prediction(label, index, values[index], values)
+        return Prediction(label, index, values[index], values, converted)

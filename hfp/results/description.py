@@ -21,7 +21,7 @@ from hfp.models import create_model, models
 from hfp.models.source import from_factory, is_factory, timm_model
 from hfp.reconstruct import TimmModel
 from hfp.results.atomic import write_atomically
-from hfp.results.folder import DESCRIPTION
+from hfp.results.files import DESCRIPTION
 from hfp.results.inputs import FLOAT, UINT8, ModelInput
 
 FORMAT = 1

@@ -19,11 +19,9 @@ from hfp.federation.experiment import Experiment
 from hfp.federation.records import RoundRecord
 from hfp.methods import State
 from hfp.results.atomic import clear_unfinished, is_unfinished, write_atomically
+from hfp.results.files import CLIENTS, CONFIGURATION, DESCRIPTION, DIAGNOSTICS, LOCK, METRICS, MODEL, PICTURE
 from hfp.results.tensor_file import to_bytes
 
-CONFIGURATION, METRICS, MODEL, PICTURE = "config.json", "metrics.jsonl", "global.safetensors", "accuracy.png"
-DIAGNOSTICS, LOCK = "diagnostics.png", ".lock"
-DESCRIPTION, PLANS, CLIENTS = "model.json", "plans.json", "clients"  # how to make the model again, and submodels
 MACHINE = "machine"
 """What of the configuration is no setting of the experiment: with how many threads it was computed, and so on."""
 

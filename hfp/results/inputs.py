@@ -25,6 +25,23 @@ Images = Any
 """A path, a PIL image, a tensor or an array, or a sequence of these."""
 
 
+TO_GREY, TO_COLOUR = "from colour to grey", "from grey to colour"
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """What a model is called with.
+
+    Args:
+        samples: normalised, `[samples, ...]`.
+        converted: for each of them, `TO_GREY` or `TO_COLOUR` where its channels were converted, else empty. A colour
+            image whose channels are equal loses nothing, and counts as grey.
+    """
+
+    samples: Tensor
+    converted: tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class ModelInput:
     """What a trained model takes.
@@ -63,7 +80,7 @@ class ModelInput:
         """Whether image files make sense to the model: it was trained on uint8 images of one or three channels."""
         return self.dtype == UINT8 and len(self.shape) == 3 and self.shape[0] in (1, 3)
 
-    def prepare(self, images: Images) -> Tensor:
+    def prepare(self, images: Images) -> Prepared:
         """Scale, resize and normalise samples `[samples, ...]` for the model, and give them its number of channels.
 
         Args:
@@ -75,20 +92,23 @@ class ModelInput:
             InputError: they are none of these, can't be decoded, or are tensors of another dtype, range or shape.
         """
         if isinstance(images, (Tensor, np.ndarray)):
-            samples = self._from_tensor(_as_tensor(images))
+            samples, converted = self._from_tensor(_as_tensor(images))
         elif isinstance(images, (str, os.PathLike, Image.Image)):
-            samples = self._from_picture(images)[None]
+            sample, how = self._from_picture(images)
+            samples, converted = sample[None], (how,)
         elif isinstance(images, Sequence) and images:
-            return torch.cat([self.prepare(image) for image in images])
+            parts = [self.prepare(image) for image in images]
+            together = tuple(how for part in parts for how in part.converted)
+            return Prepared(torch.cat([part.samples for part in parts]), together)
         else:
             raise InputError(
                 f"expected image files, PIL images or tensors; found {type(images).__name__}"
                 f"{' of none' if isinstance(images, Sequence) else ''}"
             )
-        return normalised(samples, torch.tensor(self.mean), torch.tensor(self.std))
+        return Prepared(normalised(samples, torch.tensor(self.mean), torch.tensor(self.std)), converted)
 
-    def _from_picture(self, source: str | os.PathLike[str] | Image.Image) -> Tensor:
-        """Read one image `[channels, height, width]` in the data set's units."""
+    def _from_picture(self, source: str | os.PathLike[str] | Image.Image) -> tuple[Tensor, str]:
+        """Read one image `[channels, height, width]` in the data set's units, and say how it was converted."""
         if not self.takes_pictures:
             raise InputError(f"the model takes {self._words}, no image files; give tensors as the data set has them")
         channels, height, width = self.shape
@@ -103,17 +123,20 @@ class ModelInput:
             raise InputError(f"{where} can't be read: {error}") from error
         pixels = Image.fromarray(picture.pixels)
         array = np.asarray(pixels.convert("L"))[..., None] if channels == 1 else picture.pixels
-        return torch.from_numpy(array.transpose(2, 0, 1).astype(np.float32)) * self.scale
+        sample = torch.from_numpy(array.transpose(2, 0, 1).astype(np.float32)) * self.scale
+        return sample, _conversion(picture.pixels, 1 if picture.grey else 3, channels)
 
-    def _from_tensor(self, samples: Tensor) -> Tensor:
+    def _from_tensor(self, samples: Tensor) -> tuple[Tensor, tuple[str, ...]]:
         if samples.dim() == len(self.shape):
             samples = samples[None]
         self._check_values(samples)
         if tuple(samples.shape[1:]) == self.shape:
-            return samples.cpu()
+            return samples.cpu(), ("",) * len(samples)
         if not self.takes_pictures or samples.dim() != 4 or samples.shape[1] not in (1, 3) or not samples.numel():
             raise InputError(f"the model takes {self._words}; found a tensor {list(samples.shape)}")
-        return torch.stack([self._resized(sample) for sample in samples.cpu()])
+        samples = samples.cpu()
+        converted = (_conversion(one.permute(1, 2, 0).numpy(), len(one), self.shape[0]) for one in samples)
+        return torch.stack([self._resized(sample) for sample in samples]), tuple(converted)
 
     def _check_values(self, samples: Tensor) -> None:
         fits = samples.dtype == torch.uint8 if self.dtype == UINT8 else samples.is_floating_point()
@@ -138,6 +161,13 @@ class ModelInput:
     def _words(self) -> str:
         values = "floats" if self.largest is None else f"uint8 values 0 to {self.largest}"
         return f"{values} [samples, {', '.join(map(str, self.shape))}], in the data set's own units"
+
+
+def _conversion(pixels: np.ndarray, before: int, after: int) -> str:
+    """Say how an image `[height, width, channels]` was brought to another number of channels."""
+    if before < after:
+        return TO_COLOUR
+    return TO_GREY if after < before and (pixels != pixels[..., :1]).any() else ""
 
 
 def _as_tensor(values: Tensor | np.ndarray) -> Tensor:

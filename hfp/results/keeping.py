@@ -10,8 +10,9 @@ from hfp.federation.observer import Observer
 from hfp.federation.records import RoundRecord, Run
 from hfp.federation.rounds import Outcome, RunState
 from hfp.federation.setup import Federation
-from hfp.results.checkpoint import CHECKPOINT, PREVIOUS, Checkpoint, fingerprint, save_checkpoint
-from hfp.results.folder import METRICS, RunFolder
+from hfp.results.checkpoint import Checkpoint, fingerprint, save_checkpoint
+from hfp.results.files import CHECKPOINT, METRICS, PREVIOUS
+from hfp.results.folder import RunFolder
 
 
 class RunFiles(Observer):

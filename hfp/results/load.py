@@ -25,7 +25,8 @@ from hfp.federation.setup import coupled_groups
 from hfp.reconstruct import Coupling, IndexMap, Pruned, PrunedFile, compact_model, read_pruned
 from hfp.results.classifier import TrainedClassifier
 from hfp.results.description import ModelDescription, ModelSource, read_description, read_json
-from hfp.results.folder import CONFIGURATION, DESCRIPTION, MACHINE, METRICS, MODEL
+from hfp.results.files import CONFIGURATION, DESCRIPTION, METRICS, MODEL
+from hfp.results.folder import MACHINE
 from hfp.results.submodels import RUN, client_file, read_plan
 from hfp.training.batch_norm import has_statistics
 

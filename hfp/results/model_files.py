@@ -13,7 +13,7 @@ from hfp.federation.rounds import RunState
 from hfp.federation.setup import Federation
 from hfp.methods import ServerState, Update
 from hfp.results.description import ModelDescription, write_description
-from hfp.results.folder import CLIENTS
+from hfp.results.files import CLIENTS
 from hfp.results.submodels import ClientSaver, write_plans
 
 

@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 
 from hfp.errors import InputError
 from hfp.results.description import read_description, read_json
-from hfp.results.folder import CLIENTS, CONFIGURATION, METRICS, MODEL
+from hfp.results.files import CLIENTS, CONFIGURATION, METRICS, MODEL
 from hfp.results.load import read_history
 
 _SETTINGS = ("method", "dataset", "clients", "seed")

@@ -13,8 +13,9 @@ from hfp.federation.observer import Observer
 from hfp.federation.records import Run
 from hfp.federation.rounds import Course, Outcome
 from hfp.federation.setup import set_up
-from hfp.results.checkpoint import has_checkpoint, load_checkpoint
+from hfp.results.checkpoint import load_checkpoint
 from hfp.results.display import Display
+from hfp.results.files import has_checkpoint
 from hfp.results.folder import RunFolder, read_configuration
 from hfp.results.keeping import RunFiles
 from hfp.results.model_files import ModelFiles

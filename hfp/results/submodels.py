@@ -18,7 +18,7 @@ from hfp.methods import ServerState, Update
 from hfp.reconstruct import Coupling, IndexMap, MapError, Plan, Pruned, compact_model, save_pruned
 from hfp.results.atomic import write_atomically
 from hfp.results.description import ModelDescription, read_json
-from hfp.results.folder import CLIENTS, PLANS
+from hfp.results.files import CLIENTS, PLANS
 from hfp.training.batch_norm import has_statistics
 from hfp.training.local_step import statistics_of
 

@@ -24,7 +24,8 @@ from hfp.layers.products import multiplies_inputs
 class ShippedImportance(tp.importance.Importance):  # type: ignore[misc]
     """Score with one of torch-pruning's criteria, and raise an error where it would skip a group in silence.
 
-    The criterion gets a copy of the group, since some criteria sort its index lists. Magnitudes also score what
+    The criterion gets a copy of the group, since some criteria sort its index lists. Weights of half precision are
+    scored in float32, because not every operation that criteria use is there for less. Magnitudes also score what
     torch-pruning passes over or fails on, by the same norm: bare parameters, embeddings, recurrent layers and grouped
     transposed convolutions.
 
@@ -215,7 +216,25 @@ def _private(group: Any) -> Any:
     twin = copy(group)
     twin._group = []
     for item in group:
-        mine = type(item)(item.dep, list(item.idxs))
+        mine = type(item)(_in_float32(item.dep), list(item.idxs))
         mine.root_idxs = list(item.root_idxs)
         twin._group.append(mine)
     return twin
+
+
+def _in_float32(dependency: Any) -> Any:
+    """Return a dependency whose layer is a copy in float32, or itself where no parameter has fewer bits."""
+    layer = dependency.target.module
+    held = list(layer.parameters(recurse=False)) if isinstance(layer, nn.Module) else []
+    if not any(parameter.is_floating_point() and parameter.dtype.itemsize < 4 for parameter in held):
+        return dependency
+    twin, node, wide = copy(dependency), copy(dependency.target), copy(layer)
+    wide._parameters = {name: None if one is None else _wide(one) for name, one in layer._parameters.items()}
+    node.module, twin.target = wide, node
+    return twin
+
+
+def _wide(parameter: nn.Parameter) -> nn.Parameter:
+    made = nn.Parameter(parameter.detach().float(), requires_grad=parameter.requires_grad)
+    made.grad = None if parameter.grad is None else parameter.grad.float()
+    return made

@@ -25,7 +25,8 @@ from hfp.flower import wire
 from hfp.flower.letter import BODY, HEADER, NUMPY, Letter, from_records
 from hfp.methods import Client, MethodContext, Reply, ServerState, Task
 from hfp.reconstruct import Coupling, MapError, Pruned, compact_model, load_pruned, read_pruned, save_pruned
-from hfp.results.checkpoint import CHECKPOINT, Checkpoint, load_checkpoint, save_checkpoint
+from hfp.results.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from hfp.results.files import CHECKPOINT
 
 FOLDER = Path(tempfile.mkdtemp(prefix="hfp-fuzz-"))
 

@@ -7,10 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from hfp.commands.arguments.checkpoint import add_checkpoint, check_checkpoint
-from hfp.commands.arguments.settings import add_setting, add_settings, given_settings, read_pair
-from hfp.comparison.definition import AXES, axes, checked_axes
+from hfp.commands.arguments.settings import add_setting, add_settings, check_given, read_pair
+from hfp.comparison.definition import AXES, axes, checked_axes, read_comparison
+from hfp.errors import unknown
+from hfp.federation.experiment import Experiment
 from hfp.methods.interface.registry import method_names
 from hfp.methods.interface.sources import check_option_names
+from hfp.models.names import check_model_name
+from hfp.settings import settings_of
 
 _FLAGS = {"alphas": "--alpha", "ranks": "--rank", "ratios": "--ratio", "batch_norms": "--batch-norm"}
 
@@ -60,11 +64,30 @@ def check(arguments: argparse.Namespace) -> None:
     Raises:
         InputError: a value is of another kind, outside its range, or a name that isn't known.
     """
+    if arguments.file is not None:
+        _check_document(read_comparison(arguments.file))
     axes_of(arguments)
-    given_settings(arguments)
+    check_given(arguments)
     check_checkpoint(arguments)
     for method, option, _ in arguments.method_options or ():
         check_option_names(method, [option])
+
+
+def _check_document(document: dict[str, Any]) -> None:
+    """Refuse axes and settings of a file that are not known; the comparison itself checks everything."""
+    for name, check in (("compare", checked_axes), ("experiment", _check_settings)):
+        if isinstance(document.get(name), dict):
+            check(document[name])
+
+
+def _check_settings(given: dict[str, Any]) -> None:
+    declared = settings_of(Experiment)
+    for name in given:
+        if name not in declared:
+            raise unknown("field of an experiment (in base)", name, declared)
+        declared[name].checked(given[name])
+    if isinstance(given.get("model"), str):
+        check_model_name(given["model"])
 
 
 def axes_of(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -5,6 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from hfp.errors import InputError
+from hfp.models.names import check_full_model
+from hfp.results.files import check_run
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``hfp extract``."""
@@ -14,3 +18,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--onnx", type=Path, metavar="FILE", help="also write a new ONNX file, and check it")
     parser.add_argument("--model", metavar="MODULE:FACTORY", help="the full model, where the run has its own")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
+
+
+def check(arguments: argparse.Namespace) -> None:
+    """Refuse, before torch is loaded, a run that is not there and files that can't be new.
+
+    Raises:
+        InputError: there is no run, or a file has no folder or is there already.
+    """
+    check_run(arguments.run)
+    check_full_model(arguments.model)
+    for path in (arguments.out, arguments.onnx):
+        if path is None:
+            continue
+        if not path.absolute().parent.is_dir():
+            raise InputError(f"there is no folder {path.absolute().parent} to write {path.name} to")
+        if path.exists():
+            raise InputError(f"{path} is there already; give the name of a new file")

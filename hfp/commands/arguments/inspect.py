@@ -5,6 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from hfp.errors import InputError
+from hfp.models.names import check_full_model, check_model_name
+from hfp.results.files import check_run
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``hfp inspect``."""
@@ -28,3 +32,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--html", type=Path, metavar="FILE", help="for a full model: draw its coupled groups as a page")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
+
+
+def check(arguments: argparse.Namespace) -> None:
+    """Refuse, before torch is loaded, what is neither a file nor the name of a model.
+
+    Raises:
+        InputError: there is no such file or folder and no model of this name, or the folder is no run's.
+    """
+    path = arguments.file
+    check_full_model(arguments.model)
+    if path.is_dir():
+        check_run(path)
+    elif not path.exists():
+        try:
+            check_model_name(str(path))
+        except InputError as error:
+            raise InputError(f"there is no file {path}, and no model of this name: {error}") from error

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
+
+from hfp.data.pixels import EXTENSIONS
+from hfp.errors import InputError
+from hfp.models.names import check_full_model
+from hfp.results.files import check_run
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -13,3 +19,35 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--client", type=int, metavar="K", help="ask this client's own model instead of the global one")
     parser.add_argument("--model", metavar="MODULE:FACTORY", help="the full model, where the run has its own")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
+
+
+def check(arguments: argparse.Namespace) -> None:
+    """Refuse, before torch is loaded, a run or images that are not there.
+
+    Raises:
+        InputError: there is no run, no such image, or a folder has none.
+    """
+    if not arguments.run.is_file():
+        check_run(arguments.run)
+    check_full_model(arguments.model)
+    image_files(arguments.images)
+
+
+def image_files(given: Sequence[Path]) -> list[Path]:
+    """The files among `given`, and the images in folders among them, at any depth, in order of name.
+
+    Raises:
+        InputError: there is no such file, or a folder has no images.
+    """
+    files: list[Path] = []
+    for path in given:
+        if path.is_dir():
+            inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS and file.is_file())
+            if not inside:
+                raise InputError(f"there are no images in {path} ({', '.join(EXTENSIONS)})")
+            files.extend(inside)
+        elif path.is_file():
+            files.append(path)
+        else:
+            raise InputError(f"there is no image {path}")
+    return files

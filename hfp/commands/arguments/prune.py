@@ -7,7 +7,9 @@ from pathlib import Path
 
 from hfp import importance
 from hfp.commands.arguments.prune_checks import check_arguments
+from hfp.commands.arguments.settings import check_root, check_weights
 from hfp.data import datasets
+from hfp.devices import check_device
 from hfp.errors import unknown
 from hfp.models.names import check_model_name
 from hfp.pruning.budget import KINDS
@@ -74,7 +76,7 @@ def _configure_model(group: argparse._ArgumentGroup) -> None:
 def _configure_ranking(group: argparse._ArgumentGroup) -> None:
     names = ", ".join(name for name in importance.names() if importance.describe(name).needs != "variation")
     group.add_argument(
-        "--importance", default="l2", metavar="NAME",
+        "--importance", "--criterion", default="l2", metavar="NAME",
         help=f"the criterion that scores channels, one of {names} (default: l2)",
     )  # fmt: skip
     group.add_argument(
@@ -128,6 +130,9 @@ def check(arguments: argparse.Namespace) -> None:
     """
     check_model_name(arguments.model)
     importance.describe(arguments.importance)
+    check_device(arguments.device)
     if arguments.data is not None and arguments.data not in datasets():
         raise unknown("data set", arguments.data, datasets())
     check_arguments(arguments)
+    check_weights(arguments.weights)
+    check_root(arguments.data_root)

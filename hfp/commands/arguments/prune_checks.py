@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 from hfp import importance
+from hfp.data.load import IMAGES
 from hfp.errors import InputError
 from hfp.pruning.budget import KINDS, Budget
 
@@ -37,6 +38,8 @@ def check_arguments(arguments: argparse.Namespace) -> None:
     checked_budget(arguments)
     _check_numbers(arguments)
     _check_used(arguments)
+    if arguments.data in IMAGES:
+        check_images(arguments, arguments.data, *IMAGES[arguments.data])
     _check_targets(arguments)
 
 
@@ -75,6 +78,23 @@ def _check_used(arguments: argparse.Namespace) -> None:
         raise InputError("--pretrained and --weights both say where the weights come from; give one")
     if arguments.num_classes is not None and _is_factory(arguments.model):
         raise InputError(f"--num-classes does not reach {arguments.model}: a factory is called without arguments")
+
+
+def check_images(arguments: argparse.Namespace, name: str, channels: int, size: int) -> None:
+    """Make sure that what the command line says of the images is what they are.
+
+    Raises:
+        InputError: the images have another number of channels or another size.
+    """
+    if arguments.in_channels not in (None, channels):
+        raise InputError(
+            f"--in-channels {arguments.in_channels} is not the {channels} of the images of {name}; leave the option out"
+        )
+    if arguments.image_size not in (None, size):
+        raise InputError(
+            f"--image-size {arguments.image_size} is not the {size} of the images of {name}; "
+            "leave the option out (images of --data imagefolder are resized)"
+        )
 
 
 def _is_factory(spec: str) -> bool:

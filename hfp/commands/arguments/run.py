@@ -6,8 +6,9 @@ import argparse
 from pathlib import Path
 
 from hfp.commands.arguments.checkpoint import add_checkpoint, check_checkpoint
-from hfp.commands.arguments.settings import add_settings, given_settings
+from hfp.commands.arguments.settings import add_settings, check_given
 from hfp.errors import InputError
+from hfp.results.files import CONFIGURATION, has_checkpoint
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -58,9 +59,21 @@ def check(arguments: argparse.Namespace) -> None:
     Raises:
         InputError: a value is of another kind, outside its range, or a name that isn't known.
     """
-    given_settings(arguments)
+    check_given(arguments)
     if arguments.threads is not None and arguments.threads < 1:
         raise InputError(f"threads must be at least 1; found {arguments.threads}")
     check_checkpoint(arguments)
     if arguments.resume is not None and arguments.out is not None:
         raise InputError("a resumed run stays in its folder: give --resume or --out, not both")
+    if arguments.resume is not None:
+        check_resumable(arguments.resume)
+
+
+def check_resumable(path: Path) -> None:
+    """Refuse a folder in which no run was interrupted.
+
+    Raises:
+        InputError: it has neither a checkpoint nor a configuration.
+    """
+    if not has_checkpoint(path) and not (path / CONFIGURATION).exists():
+        raise InputError(f"there is no run in {path}; give the folder that an interrupted run was written to")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any
 
+from hfp.data.load import IMAGES
 from hfp.errors import InputError
 from hfp.federation.experiment import Experiment
 from hfp.methods.interface.sources import check_option_names
@@ -68,6 +70,32 @@ def given_settings(arguments: argparse.Namespace) -> dict[str, Any]:
     check_model_name(given.get("model", Experiment.model))
     check_option_names(given.get("method", Experiment.method), given.get("options", {}))
     return {name: dict(value) if isinstance(value, Mapping) else value for name, value in given.items()}
+
+
+def check_given(arguments: argparse.Namespace) -> None:
+    """Refuse, before torch is loaded, settings that can't be, and files that are not there.
+
+    Raises:
+        InputError: a value is of another kind, outside its range, a name that isn't known, or a path where nothing is.
+    """
+    given = given_settings(arguments)
+    check_weights(given.get("weights"))
+    dataset = given.get("dataset", Experiment.dataset)
+    if given.get("image_size") is not None and dataset in IMAGES:
+        raise InputError(f"image_size is for imagefolder only; the images of {dataset} are {IMAGES[dataset][1]} wide")
+    check_root(given.get("data_root"), download=given.get("download", False))
+
+
+def check_weights(path: str | Path | None) -> None:
+    """Refuse a file of weights that is not there."""
+    if path is not None and not Path(path).is_file():
+        raise InputError(f"no weights in {path}: there is no such file")
+
+
+def check_root(path: str | Path | None, download: bool = False) -> None:
+    """Refuse a folder of data that is not there, unless it is downloaded to."""
+    if path is not None and not download and not Path(path).expanduser().is_dir():
+        raise InputError(f"the data root {path} is not a folder")
 
 
 def read_pair(text: str) -> tuple[str, Any]:

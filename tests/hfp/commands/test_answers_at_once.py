@@ -5,11 +5,14 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from hfp import importance
 from hfp.commands.cli import COMMANDS
-from hfp.data import datasets
-from hfp.errors import InputError
+from hfp.data import datasets, load_dataset
+from hfp.data.load import IMAGES
+from hfp.devices import KINDS, check_device
+from hfp.errors import InputError, unknown
 from hfp.methods import create_method, methods
 from hfp.methods.interface.sources import check_option_names
 from hfp.models import create, models
@@ -36,9 +39,52 @@ ANSWERS = [
     ["compare", "--option", "fedproxx.mu=1"],
     ["prune", "resnet18", "--macs", "0.5", "--out", "x", "--importance", "l3"],
     ["prune", "resnet19", "--macs", "0.5", "--out", "x"],
+    ["prune", "resnet18", "--macs", "0.5", "--out", "x", "--criterion", "l3"],
+    ["prune", "timm:resnet19", "--macs", "0.5", "--out", "x"],
+    ["prune", "resnet8", "--macs", "0.5", "--out", "x", "--device", "cdua"],
+    ["prune", "resnet8", "--macs", "0.5", "--out", "x", "--weights", "nope.pth"],
+    ["prune", "resnet8", "--macs", "0.5", "--out", "x", "--data", "digist"],
+    ["prune", "resnet8", "--macs", "0.5", "--out", "x", "--data", "imagefolder", "--data-root", "nope"],
+    ["prune", "resnet8", "--macs", "0.5", "--out", "x", "--data", "digits", "--image-size", "99"],
+    ["prune", "resnet8", "--macs", "0.5", "--out", "x", "--data", "cifar10", "--in-channels", "1"],
+    ["prune", "nope:model", "--macs", "0.5", "--out", "x"],
+    ["run", "--device", "cdua"],
+    ["run", "--weights", "nope.pth"],
+    ["run", "--dataset", "imagefolder", "--data-root", "nope"],
+    ["run", "--image-size", "99"],
+    ["run", "--model", "nope:model"],
+    ["run", "--model", "torchvision:resnet19"],
+    ["run", "--resume", "nope"],
+    ["run", "--resume", "empty"],
+    ["compare", "nope.toml"],
+    ["compare", "--file", "nope.toml"],
+    ["compare", "--file", "method.toml"],
+    ["compare", "--file", "field.toml"],
+    ["compare", "--file", "model.toml"],
+    ["compare", "--device", "cdua"],
+    ["inspect", "nope"],
+    ["inspect", "nope.safetensors"],
+    ["inspect", "resnet19"],
+    ["inspect", "nope:model"],
+    ["inspect", "empty"],
+    ["inspect", "field.toml", "--model", "resnet19"],
+    ["predict", "nope", "x.jpg"],
+    ["predict", "empty", "x.jpg"],
+    ["predict", "field.toml", "x.jpg"],
+    ["predict", "field.toml", "empty"],
+    ["extract", "nope", "--out", "x"],
+    ["extract", "empty", "--out", "x"],
+    ["methods", "ca-hpf"],
+    ["flower", "pu"],
+    ["flower", "up", "--run", "nope"],
     ["criteria", "--json"],
     ["criteria", "l3"],
 ]
+FILES = {
+    "method.toml": '[compare]\nmethods = ["fedavgg"]\n',
+    "field.toml": "[experiment]\nround = 3\n",
+    "model.toml": '[experiment]\nmodel = "resnet19"\n',
+}
 
 SCRIPT = """
 import contextlib, io, json, sys
@@ -57,9 +103,13 @@ print(json.dumps(found))
 
 
 @pytest.fixture(scope="module")
-def answers():
+def answers(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("answers")
+    (folder / "empty").mkdir()
+    for name, text in FILES.items():
+        (folder / name).write_text(text)
     words = [sys.executable, "-c", SCRIPT, json.dumps(ANSWERS)]
-    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    done = subprocess.run(words, capture_output=True, text=True, check=True, cwd=folder)
     return {tuple(words): answer for words, answer in zip(ANSWERS, json.loads(done.stdout), strict=True)}
 
 
@@ -92,6 +142,30 @@ def test_names_that_the_libraries_list_pass():
 def test_a_name_that_no_library_has_is_refused_with_the_nearest():
     with pytest.raises(InputError, match="unknown model 'mobilenetv3_smal_100'; did you mean mobilenetv3_small_100"):
         check_model_name("mobilenetv3_smal_100")
+
+
+def test_a_suggestion_has_a_name_once():
+    assert str(unknown("model", "resnet19", ["resnet18", "resnet8", "resnet18"])).count("resnet18") == 1
+
+
+def test_the_images_of_data_sets_of_one_size_are_as_the_table_says():
+    digits = load_dataset("digits")
+    assert IMAGES["digits"] == digits.shape[:2]
+    assert {name: IMAGES[name] for name in ("fmnist", "cifar10", "cifar100")} == {
+        "fmnist": (1, 28), "cifar10": (3, 32), "cifar100": (3, 32),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_devices_that_pytorch_knows_pass(kind):
+    check_device(kind)
+    if kind != "npu":  # of a package of its own
+        assert torch.device(f"{kind}:0").type in (kind, "npu")
+
+
+def test_a_device_that_a_package_adds_passes(monkeypatch):
+    monkeypatch.setattr("hfp.devices.entry_points", lambda group: [group])
+    check_device("mine:1")
 
 
 @pytest.mark.parametrize("method", methods(), ids=lambda method: method.name)

@@ -11,7 +11,7 @@ from hfp.errors import InputError
 
 
 @pytest.mark.parametrize("quote", ['"', "'"])
-@pytest.mark.parametrize("name", ["out", "resume", "data-root"])
+@pytest.mark.parametrize("name", ["out", "resume", "data-root", "weights", "keys"])
 def test_relative_paths_of_a_run_are_taken_from_where_the_command_was_started(name, quote, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     made = with_absolute_paths(f"rounds=2 {name}={quote}runs/mine{quote} clients=3")

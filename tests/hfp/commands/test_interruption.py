@@ -4,13 +4,14 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import entry_points
 
 import pytest
 
 WORDS = ["run", "--method", "fedavg", "--train-images", "40", "--clients", "2", "--rounds", "400", "--head-start", "1"]
 
 
-def started(words, code="from hfp.commands.cli import main; import sys; sys.exit(main())"):
+def started(words, code="from hfp.commands.program import main; import sys; sys.exit(main())"):
     return subprocess.Popen(
         [sys.executable, "-c", code, *words],
         stdout=subprocess.PIPE,
@@ -36,18 +37,31 @@ LOADING = """
 import importlib.abc, os, signal, sys, time
 class Slow(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
-        if name == "torch":
+        if name == module:
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(60)
 sys.meta_path.insert(0, Slow())
-from hfp.commands.cli import main
+from hfp.commands.program import main
 sys.exit(main())
 """
 
 
-def test_ctrl_c_while_modules_are_loaded_is_one_line():
-    out, err = started(["run"], LOADING).communicate()
-    assert (out, err) == ("", "hfp run: interrupted\n")
+@pytest.mark.parametrize("module", ["hfp.commands.cli", "argparse", "hfp.federation.experiment", "torch"])
+def test_ctrl_c_while_modules_are_loaded_is_one_line(module):
+    process = started(["run"], f"module = {module!r}\n{LOADING}")
+    assert process.communicate() == ("", "hfp run: interrupted\n")
+    assert process.returncode == 130
+
+
+def test_nothing_but_what_handles_signals_is_loaded_before_they_are_handled():
+    script = entry_points(group="console_scripts")["hfp"]
+    code = (
+        "import re, signal, sys; before = set(sys.modules)\n"
+        f"import {script.module}; print(*sorted(set(sys.modules) - before))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    own = {"hfp", "hfp.lazy", "hfp.commands", "hfp.commands.program", "hfp.commands.interruption"}
+    assert set(done.stdout.split()) <= own | {"collections.abc", "importlib", "importlib._bootstrap", "warnings"}
 
 
 TWICE = """
@@ -60,7 +74,7 @@ class Stops(run.Display):
     def round_ended(self, outcome):
         os.kill(os.getpid(), signal.SIGINT)
 run.Display = Stops
-from hfp.commands.cli import main
+from hfp.commands.program import main
 sys.exit(main())
 """
 
@@ -76,7 +90,7 @@ def test_ctrl_c_while_data_is_set_up_is_one_line(tmp_path):
     code = (
         "import os, signal, sys; from hfp.commands import run\n"
         "run.set_up = lambda experiment: os.kill(os.getpid(), signal.SIGINT)\n"
-        "from hfp.commands.cli import main; sys.exit(main())"
+        "from hfp.commands.program import main; sys.exit(main())"
     )
     process = started([*WORDS, "--out", str(tmp_path / "out")], code)
     assert process.communicate() == ("", "hfp run: interrupted\n")

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from commands import refused
+from PIL import Image
 from runs import as_pictures, kept_run
 
 import hfp
@@ -53,6 +54,16 @@ def test_predict_prints_the_class_of_every_image_in_a_folder(folder, images, cap
     assert document["images"][0]["class"] == found[0].label
     assert document["images"][0]["probabilities"] == pytest.approx(found[0].probabilities, rel=1e-4)
     assert document["classes"] == list("0123456789")
+
+
+def test_predict_says_that_colour_images_were_made_grey(folder, images, tmp_path, capsys):
+    colour = np.zeros((8, 8, 3), np.uint8)
+    colour[..., 0] = 200
+    Image.fromarray(colour).save(tmp_path / "red.png")
+    assert main(["predict", str(folder), str(tmp_path / "red.png"), str(images / "0.png"), "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ("hfp predict: 1 of 2 images was converted from colour to grey, because the model takes 1 channel\n")
+    assert [image["converted"] for image in json.loads(out)["images"]] == ["from colour to grey", None]
 
 
 def test_predict_asks_a_clients_own_model(folder, images, capsys):

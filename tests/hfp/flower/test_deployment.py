@@ -2,7 +2,9 @@
 
 import json
 import os
+import shutil
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -24,6 +26,7 @@ pytestmark = [
 ]
 
 APP = Path(__file__).parents[2] / "support" / "flower_app"
+EXAMPLE = Path(__file__).parents[3] / "examples" / "flower"
 PATIENCE = 300.0
 
 
@@ -122,6 +125,27 @@ def test_a_run_outlives_killed_and_lying_nodes_and_its_superlink(stage):
     last.wait(PATIENCE)
     assert "of the 3 nodes that a round needs (quorum) are there after 5 s" in stage.log()
     assert len(load_checkpoint(out).history) == done + 2
+
+
+def test_the_command_writes_relative_folders_where_it_was_started_and_resumes_from_there(tmp_path):
+    shutil.copytree(EXAMPLE, tmp_path / "app")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(short_folder())}
+
+    def up(*config):
+        words = [sys.executable, "-m", "hfp", "flower", "up", "--nodes", "2", "--run", "."]
+        given = "clients=2 head-start=1.0 train-images=60 " + " ".join(config)
+        done = subprocess.run(
+            [*words, "--run-config", given],
+            cwd=tmp_path / "app", env=environment, timeout=PATIENCE, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    out = tmp_path / "app" / "runs" / "mine"
+    up("rounds=1", 'out="runs/mine"')
+    assert len(records(out)) == 1
+    up("rounds=2", 'resume="runs/mine"')
+    assert [record["round"] for record in records(out)] == [1, 2]
+    assert (out / "global.safetensors").exists()
 
 
 def next_checkpoint(out, rounds, run):

@@ -20,7 +20,8 @@ from hfp.flower.letter import BODY, HEADER, Letter, from_records, to_records
 from hfp.flower.nodes import QuorumError
 from hfp.flower.settings import Settings
 from hfp.reconstruct import IndexMap
-from hfp.results.checkpoint import CHECKPOINT, load_checkpoint
+from hfp.results.checkpoint import load_checkpoint
+from hfp.results.files import CHECKPOINT
 
 
 def config_of(method="fedavg", clients=3, rounds=2, **changes):

@@ -35,10 +35,17 @@ def test_a_layer_that_a_criterion_of_torch_pruning_fails_on_is_left_alone_with_t
 
 
 def test_where_it_fails_on_all_the_first_failure_is_told():
-    with pytest.raises(
-        CriterionError, match=r"fpgm can't score the channels of 0 \(NotImplementedError.*ignored_layers"
-    ):
-        hfp.prune(network().bfloat16(), X.bfloat16(), HALF, importance="fpgm")
+    with pytest.raises(CriterionError, match=r"fpgm can't score the channels of 0 \(RuntimeError.*ignored_layers"):
+        hfp.prune(network(4), X, HALF, importance="fpgm")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_weights_of_half_precision_are_scored_in_float32(dtype):
+    narrow, wide = network().to(dtype), network().to(dtype).float()
+    found = hfp.prune(narrow, X.to(dtype), HALF, importance="fpgm")
+    expected = hfp.prune(wide, X, HALF, importance="fpgm")
+    assert found.index_map == expected.index_map
+    assert {parameter.dtype for parameter in (*narrow.parameters(), *found.model.parameters())} == {dtype}
 
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm.*is deprecated")

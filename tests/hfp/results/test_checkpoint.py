@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 from hfp import Experiment, InputError
 from hfp.federation.rounds import Course
 from hfp.federation.setup import set_up
-from hfp.results.checkpoint import CHECKPOINT, PREVIOUS, Checkpoint, fingerprint, load_checkpoint, save_checkpoint
+from hfp.results.checkpoint import Checkpoint, fingerprint, load_checkpoint, save_checkpoint
+from hfp.results.files import CHECKPOINT, PREVIOUS
 from hfp.results.tensor_file import read, to_bytes
 
 QUICK = {"train_images": 60, "clients": 3, "rounds": 4, "evaluate": 9, "batch_norm": "aggregate"}

@@ -340,13 +340,28 @@ def test_images_come_out_as_the_data_set_has_them(channels: int, height: int, wi
     data = make_dataset("made", Split(images, labels), Split(images, labels), ("a", "b"))
     taken = ModelInput.of(data)
     expected = data.normalise(images)
-    assert torch.equal(taken.prepare(images), expected)
-    assert torch.equal(taken.prepare(images.numpy()), expected)
+    assert torch.equal(taken.prepare(images).samples, expected)
+    assert torch.equal(taken.prepare(images.numpy()).samples, expected)
     arrays = images.permute(0, 2, 3, 1).numpy()
     pictures = [Image.fromarray(array[..., 0] if channels == 1 else array) for array in arrays]
-    torch.testing.assert_close(taken.prepare(pictures), expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(taken.prepare(pictures).samples, expected, rtol=0, atol=1e-6)
     other = images[:, :1] if channels == 3 else images.expand(-1, 3, -1, -1)
-    assert taken.prepare(other).shape == expected.shape
+    assert taken.prepare(other).samples.shape == expected.shape
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_conversion_between_grey_and_colour_is_told(channels: int) -> None:
+    images = torch.randint(256, (9, channels, 8, 8), dtype=torch.uint8)
+    labels = torch.arange(9) % 2
+    taken = ModelInput.of(make_dataset("made", Split(images, labels), Split(images, labels), ("a", "b")))
+    grey = Image.fromarray(np.full((8, 8), 30, np.uint8))
+    colour = Image.fromarray(np.full((8, 8, 3), (30, 60, 90), np.uint8))
+    told = ("", "from colour to grey", "") if channels == 1 else ("from grey to colour", "", "")
+    assert taken.prepare([grey, colour, grey.convert("RGB")]).converted == told
+    tensors = [torch.from_numpy(np.array(one)).permute(2, 0, 1) for one in (grey.convert("RGB"), colour)]
+    assert taken.prepare(torch.stack(tensors)).converted == (told[:2] if channels == 1 else ("", ""))
+    assert taken.prepare(tensors[0][:1]).converted == told[:1]
+    assert taken.prepare(images).converted == ("",) * 9
 
 
 def test_nothing_in_a_runs_folder_is_a_pickle(run: hfp.SavedRun) -> None:

@@ -15,7 +15,7 @@ from hfp.comparison.definition import Comparison, variants_of
 from hfp.comparison.runs import ComparisonFolder, run_missing
 from hfp.federation.rounds import Course
 from hfp.methods import methods
-from hfp.results.checkpoint import CHECKPOINT, PREVIOUS
+from hfp.results.files import CHECKPOINT, PREVIOUS
 from hfp.results.tensor_file import read
 
 KILLER = Path(__file__).parents[2] / "support/kill_runs.py"

@@ -1,0 +1,28 @@
+"""Which names of devices PyTorch computes on. Torch is not loaded for it."""
+
+from __future__ import annotations
+
+import re
+from importlib.metadata import entry_points
+
+from hfp.errors import InputError, unknown
+
+KINDS = ("cpu", "cuda", "hpu", "mps", "mtia", "npu", "privateuseone", "xla", "xpu")
+"""The kinds of devices that compute. A package may add others by an entry point ``torch.backends``."""
+
+_NAME = re.compile(r"(?!meta)([a-z]+)(:\d+)?")
+
+
+def check_device(name: str) -> None:
+    """Refuse a name that no device can have. Whether this machine has the device is known when it is used.
+
+    >>> check_device("cuda:1")
+
+    Raises:
+        InputError: the name has another form, or its kind is not known.
+    """
+    found = _NAME.fullmatch(name)
+    if found is None:
+        raise InputError(f"device must be one that computes, such as cpu, cuda, cuda:1 or mps; found {name!r}")
+    if found[1] not in KINDS and not entry_points(group="torch.backends"):
+        raise unknown("device", name, KINDS)
