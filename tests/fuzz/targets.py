@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
+import dataclasses
 import functools
 import io
 import json
+import shutil
 import struct
 import tempfile
 from collections.abc import Callable
@@ -20,14 +23,19 @@ from hfp import InputError
 from hfp.comparison.definition import comparison_from, read_comparison
 from hfp.costs.payload import layout, pack, unpack
 from hfp.federation.experiment import Experiment
+from hfp.federation.replies import ReplyCheck
 from hfp.federation.rounds import RunState
+from hfp.federation.setup import Federation
 from hfp.flower import wire
 from hfp.flower.letter import BODY, HEADER, NUMPY, Letter, from_records
-from hfp.methods import Client, MethodContext, Reply, ServerState, Task
+from hfp.methods import Client, MethodContext, Reply, ServerState, Task, Update, create_method
 from hfp.reconstruct import Coupling, MapError, Pruned, compact_model, load_pruned, read_pruned, save_pruned
 from hfp.results.checkpoint import CHECKPOINT, Checkpoint, load_checkpoint, save_checkpoint
+from hfp.training.batch_norm import Pool
+from hfp.training.local_step import LocalTraining
 
 FOLDER = Path(tempfile.mkdtemp(prefix="hfp-fuzz-"))
+atexit.register(shutil.rmtree, FOLDER, ignore_errors=True)
 
 
 @dataclass(frozen=True)
@@ -156,6 +164,61 @@ def _read_records(content: bytes) -> None:
     from_records(RecordDict({HEADER: ConfigRecord({HEADER: "{}"}), BODY: ArrayRecord({BODY: array})}))
 
 
+class _Round:
+    """A server's round with an honest client, and another that says what is fuzzed."""
+
+    def __init__(self) -> None:
+        experiment = Experiment(clients=2, head_start=1.0)
+        training = LocalTraining(epochs=1, batch_size=5, learning_rate=0.1, momentum=0.0, weight_decay=0.0)
+        context = dataclasses.replace(CONTEXT, clients=(Client(0, 10, 0.5), Client(1, 10, 0.5)))
+        self.context, self.method = context, create_method("ca-hfp")
+        self.check = ReplyCheck(
+            Federation(experiment, self.method, None, (), MODEL, context, training, torch.device("cpu"), "")
+        )
+        self.state = self.method.start(context, dict(MODEL.state_dict()))
+        plan = self.method.plan(context, self.state, context.clients[0])
+        self.task = self.method.send(context, self.state, context.clients[0], plan)
+        self.reply = Reply(dict(self.task.tensors), 2, 10, 0.5, 10, 100, 1000, 100)
+        assert not self.check.problem_of(self.state, self._update(0, self.reply))
+
+    def letter(self) -> Letter:
+        """What the second client says when it is honest."""
+        return wire.write_reply(self.context, 0, self.context.clients[1], self.task, self.reply)
+
+    def read(self, letter: Letter) -> None:
+        """Take the second client's letter as the server does, and check the state that comes of the round."""
+        if wire.failure_in(letter) is not None:
+            return
+        said, _ = wire.read_reply(self.context, 0, self.context.clients[1], self.task, letter)
+        collector = self.method.collect(self.context, self.state)
+        collector.add(self._update(0, self.reply))
+        liar = self._update(1, said)
+        problem = self.check.problem_of(self.state, liar)
+        if not problem:
+            collector.add(liar)
+        after, dropped = self.check.next_state(self.state, collector)
+        assert all(tensor.isfinite().all() for tensor in after.weights.values()), "the model is not finite"
+        if problem or dropped:
+            raise InputError(problem or dropped)
+
+    def pool(self, letter: Letter) -> None:
+        """Take the second client's statistics as the server does, and check what they are pooled to."""
+        honest = {name: self.state.weights[name] for name in wire.statistics_layout(self.state.weights)}
+        found = wire.read_state(wire.STATISTICS, letter, wire.statistics_layout(honest))
+        problem = self.check.statistics_problem(found)
+        if problem:
+            raise InputError(problem)
+        pool = Pool()
+        pool.add(honest, weight=10)
+        pool.add(found, weight=10)
+        for name, tensor in pool.result().items():
+            assert tensor.isfinite().all(), f"{name} is not finite"
+            assert "var" not in name or (tensor >= 0).all(), f"{name} is below 0"
+
+    def _update(self, client: int, reply: Reply) -> Update:
+        return Update(self.context.clients[client], self.task, reply, 0.1)
+
+
 def _numpy_file() -> bytes:
     import numpy as np
 
@@ -179,7 +242,7 @@ def targets() -> dict[str, Target]:
     reply = Reply(TASK.tensors, 1, 2, 0.5, 3, 4, 5, 6)
     client, full = CONTEXT.clients[0], MODEL.state_dict()
     known = wire.statistics_layout(full)
-    moments = {name: full[name] for name in known}
+    moments, round = {name: full[name] for name in known}, _Round()
     found = (
         Target("pruned-file", _pruned_seeds(), _read_pruned),
         Target("checkpoint", _checkpoint_seeds(), _read_checkpoint),
@@ -197,11 +260,8 @@ def targets() -> dict[str, Target]:
             _letter(lambda letter: (wire.failure_in(letter), wire.read_reply(CONTEXT, 0, client, TASK, letter))),
         ),
         Target("hello", (_joined(wire.write_hello(0, 10, "digest")),), _letter(wire.read_hello)),
-        Target(
-            "statistics",
-            (_joined(wire.write_state(wire.STATISTICS, moments, known)),),
-            _letter(lambda letter: wire.read_state(wire.STATISTICS, letter, known)),
-        ),
+        Target("round", (_joined(round.letter()),), _letter(round.read)),
+        Target("statistics", (_joined(wire.write_state(wire.STATISTICS, moments, known)),), _letter(round.pool)),
         Target("plan", (b'{"0": [0, 2]}', json.dumps({GROUP: [0, 1, 3]}).encode()), _read_plan),
     )
     return {target.name: target for target in found}
