@@ -78,14 +78,16 @@ TASK = Task(PLAN, INDEX_MAP, INDEX_MAP.restrict(MODEL.state_dict()), {"share": 0
 def _pruned_seeds() -> tuple[bytes, ...]:
     path = save_pruned(Pruned(compact_model(MODEL, INDEX_MAP), INDEX_MAP, {"criterion": "l1"}), FOLDER / "seed")
     sealed = path.read_bytes()
+    return sealed, _unsealed(sealed, "hfp_checksum")
+
+
+def _unsealed(sealed: bytes, checksum: str) -> bytes:
+    """The file without its checksum, so that changes reach what lies behind."""
     (length,) = struct.unpack("<Q", sealed[:8])
     header = json.loads(sealed[8 : 8 + length])
-    del header["__metadata__"]["hfp_checksum"]  # without it, changes reach what lies behind
-    return sealed, _framed(json.dumps(header).encode(), sealed[8 + length :])
-
-
-def _framed(header: bytes, body: bytes) -> bytes:
-    return struct.pack("<Q", len(header)) + header + body
+    del header["__metadata__"][checksum]
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + sealed[8 + length :]
 
 
 def _read_pruned(content: bytes) -> None:
@@ -99,7 +101,8 @@ def _checkpoint_seeds() -> tuple[bytes, ...]:
     state = ServerState(1, {"weight": torch.ones(2)}, {"velocity": (torch.zeros(2), 0.5, None)})
     checkpoint = Checkpoint(Experiment(rounds=2), RunState(state, {0: (0, "train", PLAN)}, _cohort_state()))
     save_checkpoint(FOLDER, checkpoint)
-    return ((FOLDER / CHECKPOINT).read_bytes(),)
+    sealed = (FOLDER / CHECKPOINT).read_bytes()
+    return sealed, _unsealed(sealed, "sha256")
 
 
 def _cohort_state() -> object:
