@@ -160,10 +160,16 @@ def _guided(name: str, options: list[str]) -> int:
             return atheris.Mutate(content, longest)
         return mutated(content, random.Random(seed))[:longest]
 
+    def one(content: bytes) -> None:
+        try:
+            target.run(content)
+        except Exception:
+            _keep(name, content)
+            raise
+
     FOUND.mkdir(exist_ok=True)
-    kept = f"-artifact_prefix={FOUND}/{name}-"
-    words = [sys.argv[0], kept, *options, str(corpus)]
-    atheris.Setup(words, lambda content: target.run(content), custom_mutator=mutate)
+    slow_ones = f"-artifact_prefix={FOUND}/{name}-"  # and those that take too much memory
+    atheris.Setup([sys.argv[0], slow_ones, *options, str(corpus)], one, custom_mutator=mutate)
     atheris.Fuzz()
     return 0
 
