@@ -33,12 +33,14 @@ class Device:
         macs: multiply-accumulates per second while training.
         down: bytes per second of a download.
         up: bytes per second of an upload.
+        memory: bytes that training may keep at its peak (`hfp.costs.memory`); None if that is not bounded.
     """
 
     name: str
     macs: float
     down: float
     up: float
+    memory: float | None = None
 
     def seconds(self, bytes_down: int, training_macs: int, bytes_up: int) -> Seconds:
         """Return the time that a round of this size takes."""
@@ -63,8 +65,12 @@ their usual lines. For your own devices give figures instead of a name (`parse_d
 def parse_device(text: str) -> Device:
     """Read a device from the name of a profile, or from figures per second as ``MACS:DOWN:UP``.
 
+    A fourth figure, as in ``MACS:DOWN:UP:MEMORY``, is the device's memory in bytes.
+
     >>> parse_device("5e9:1e6:5e5").down
     1000000.0
+    >>> parse_device("5e9:1e6:5e5:64e6").memory
+    64000000.0
 
     Raises:
         InputError: the text is neither of the two, or a figure is not positive and finite.
@@ -77,8 +83,9 @@ def parse_device(text: str) -> Device:
         figures = [float(part) for part in text.split(":")]
     except ValueError:
         figures = []
-    if len(figures) != 3 or not all(math.isfinite(figure) and figure > 0 for figure in figures):
+    if len(figures) not in (3, 4) or not all(math.isfinite(figure) and figure > 0 for figure in figures):
         raise InputError(
-            f"a device is MACS:DOWN:UP, three positive figures per second, e.g. 5e9:1e6:5e5; found {text!r}"
+            "a device is MACS:DOWN:UP, three positive figures per second, e.g. 5e9:1e6:5e5, and may have its memory in "
+            f"bytes as a fourth; found {text!r}"
         )
     return Device(text, *figures)

@@ -70,7 +70,7 @@ class Evaluator:
         self._check, self._refused = ReplyCheck(federation), dict[int, str]()
         self._model = self._build(IndexMap.identity(federation.model), federation.initial)
         normalised = batchnorm.has_statistics(federation.model)
-        self._policy = federation.experiment.batch_norm if normalised else "aggregate"
+        self._policy = federation.experiment.batch_norm_policy if normalised else "aggregate"
         self._predictions: Predictions | None = None
         test = federation.dataset.test
         self._test = on_device(LocalData(test.images, test.labels, federation.dataset.normalise), federation.device)

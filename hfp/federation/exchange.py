@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
+from hfp.costs.memory import PeakBytesCounter
 from hfp.costs.payload import packed_bytes
 from hfp.federation.fleet import TaskResult
-from hfp.federation.records import DROPPED, ClientRecord
+from hfp.federation.records import DROPPED, FAILED, MEGABYTE, ClientRecord
 from hfp.federation.setup import Federation
 from hfp.methods import Client, ServerState, Task, Update
-from hfp.reconstruct import Plan
+from hfp.reconstruct import Plan, compact_model
 
 Plans = Mapping[int, tuple[int, str, Plan]]
 
@@ -21,6 +22,7 @@ class Exchange:
     def __init__(self, federation: Federation, plans: Plans | None = None) -> None:
         self._federation = federation
         self._plans = dict(plans or {})
+        self._count_peak_bytes = PeakBytesCounter(federation.context.example)
 
     @property
     def plans(self) -> Plans:
@@ -70,10 +72,29 @@ class Exchange:
             seconds_up=seconds.upload,
         )
 
-    def lose(self, state: ServerState, client: Client) -> TaskResult:
-        """Write the task of a client that never answers, and return the result that it dropped out."""
+    def lose(self, state: ServerState, client: Client, problem: str = "") -> TaskResult:
+        """Return the result of a client that never answers, or of one that isn't asked because of a `problem`."""
         task = self.task(state, client)
+        if problem:
+            return TaskResult(client, task, bytes_down=0, status=FAILED, problem=problem)
         return TaskResult(client, task, packed_bytes(task.tensors), status=DROPPED)
+
+    def misfit(self, state: ServerState, client: Client) -> str:
+        """Why a client's device has too little memory for its submodel, in a sentence; empty where it has enough.
+
+        Ratios fit the devices from the start, but not every method goes by ratios.
+        """
+        most, context = client.device.memory, self._federation.context
+        if most is None:
+            return ""
+        submodel = compact_model(context.model, context.groups.index_map(self._plan(state, client)))
+        needed = self._count_peak_bytes(submodel, self._federation.training.batch_size)
+        if needed <= most:
+            return ""
+        return (
+            f"training the submodel of client {client.index} keeps {needed / MEGABYTE:.2f} MB in memory, and its "
+            f"device has {most / MEGABYTE:.2f} MB"
+        )
 
     def _plan(self, state: ServerState, client: Client) -> Plan:
         """Return the client's plan of an earlier round while that is to stay, else a new one."""

@@ -189,9 +189,11 @@ class Experiment:
         unit="file",
         group="model",
     )
-    batch_norm: str = setting(
-        "reestimate",
-        "The global model is tested with batch-norm statistics from this source.",
+    batch_norm: str | None = setting(
+        None,
+        "The global model is tested with batch-norm statistics from this source; by default reestimate where every "
+        "round asks all clients, or with privacy, and participants otherwise.",
+        kind=str,
         choices=BATCH_NORM_POLICIES,
         noun="batch-norm policy",
         group="model",
@@ -265,7 +267,7 @@ class Experiment:
     profile: str | Sequence[str] = setting(
         "phone",
         f"Clients run on these simulated devices, dealt out in turn: {', '.join(PROFILES)}, or figures per second as "
-        "MACS:DOWN:UP.",
+        "MACS:DOWN:UP. A fourth figure is the device's memory in bytes, which its client's training keeps within.",
         shape=EITHER,
         check=parse_device,
         unit="device",
@@ -453,6 +455,20 @@ class Experiment:
                 "clients give away; found participants"
             )
         create_method(self.method, **self.options)
+
+    @property
+    def batch_norm_policy(self) -> str:
+        """The source of the batch-norm statistics, which follows from other settings where none is given.
+
+        A round that asks a share of the clients is not to ask all the others for its test. Private statistics are those
+        of all clients, which is what the privacy spent is counted for.
+
+        >>> Experiment().batch_norm_policy, Experiment(participation=0.1).batch_norm_policy
+        ('reestimate', 'participants')
+        """
+        if self.batch_norm is not None:
+            return self.batch_norm
+        return "reestimate" if self.participation == 1 or self.privacy is not None else "participants"
 
     def measures(self, round: int) -> bool:
         """Tell whether the global model is tested after a round; rounds count from 0."""

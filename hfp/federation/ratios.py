@@ -10,6 +10,7 @@ from torch import nn
 
 from hfp.costs.devices import Device
 from hfp.costs.macs import TRAINING_FACTOR, MacCounter, parameters
+from hfp.costs.memory import PeakBytesCounter
 from hfp.costs.payload import packed_bytes
 from hfp.errors import InputError
 from hfp.methods.blocks.selection import keep_best, kept_counts
@@ -19,12 +20,14 @@ from hfp.reconstruct import Coupling, compact_model
 class RatioFinder:
     """Finds the smallest ratio, in steps of a hundredth, whose submodel keeps within given limits.
 
-    Limits are those of `hfp.federation.experiment.BUDGET_LIMITS`. A submodel that loses the share ``ratio`` of every
-    coupled group's channels is sent down and up once per round.
+    Limits are those of `hfp.federation.experiment.BUDGET_LIMITS`, and the memory of a device that has a figure for it.
+    A submodel that loses the share ``ratio`` of every coupled group's channels is sent down and up once per round, and
+    trained on batches of `batch_size`.
     """
 
-    def __init__(self, model: nn.Module, groups: Coupling, example: torch.Tensor) -> None:
+    def __init__(self, model: nn.Module, groups: Coupling, example: torch.Tensor, batch_size: int = 32) -> None:
         self._model, self._groups, self._count = model, groups, MacCounter(example)
+        self._count_peak_bytes, self._batch_size = PeakBytesCounter(example), batch_size
         self._costs: dict[float, tuple[int, int, int]] = {}
         self._ratios = [percent / 100 for percent in range(100) if self._leaves_channels(percent / 100)]
 
@@ -35,11 +38,32 @@ class RatioFinder:
             InputError: even the smallest submodel is over a limit.
         """
         position = bisect_left(self._ratios, True, key=lambda ratio: not self._over(limits, device, samples, ratio))
+        return self._at(position, limits, device, samples, client)
+
+    def fitting(self, ratio: float, device: Device, client: int) -> float:
+        """Return a client's ratio where its submodel fits the device's memory, else the smallest ratio that does.
+
+        Raises:
+            InputError: even the smallest submodel is too large.
+        """
+        if not self._over({}, device, 0, ratio):
+            return ratio
+        larger = bisect_left(self._ratios, ratio)
+        fits = bisect_left(self._ratios, True, lo=larger, key=lambda ratio: not self._over({}, device, 0, ratio))
+        return self._at(fits, {}, device, 0, client)
+
+    def _at(self, position: int, limits: Mapping[str, float], device: Device, samples: int, client: int) -> float:
+        """Return the ratio at a position of the list, if it has one.
+
+        Raises:
+            InputError: it has not, because even the smallest submodel is over a limit.
+        """
         if position == len(self._ratios):
             last = self._ratios[-1]
             over = self._over(limits, device, samples, last)
+            most = {**limits, "memory": device.memory}
             raise InputError(
-                f"client {client} can't keep within {', '.join(f'{name}={limits[name]:g}' for name in over)}: with "
+                f"client {client} can't keep within {', '.join(f'{name}={most[name]:g}' for name in over)}: with "
                 f"{last:.0%} of the channels removed it needs "
                 + ", ".join(f"{name}={value:.3g}" for name, value in over.items())
             )
@@ -55,16 +79,25 @@ class RatioFinder:
             "bytes": 2 * message,
             "seconds": device.seconds(message, TRAINING_FACTOR * macs * samples, message).total,
         }
-        return {name: needs[name] for name, limit in limits.items() if needs[name] > limit}
+        over = {name: needs[name] for name, limit in limits.items() if needs[name] > limit}
+        if device.memory is not None and (kept := self._peak_bytes(ratio)) > device.memory:
+            over["memory"] = kept
+        return over
 
     def _cost(self, ratio: float) -> tuple[int, int, int]:
         """Count the multiply-accumulates, parameters and bytes of a submodel."""
         if ratio not in self._costs:
-            scores = {name: torch.zeros(size) for name, size in self._groups.sizes.items()}
-            index_map = self._groups.index_map(keep_best(self._groups, ratio, scores))
-            model = compact_model(self._model, index_map)
+            model = self._submodel(ratio)
             self._costs[ratio] = self._count(model), parameters(model), packed_bytes(model.state_dict())
         return self._costs[ratio]
+
+    def _peak_bytes(self, ratio: float) -> int:
+        """Count the bytes that training a submodel keeps."""
+        return self._count_peak_bytes(self._submodel(ratio), self._batch_size)
+
+    def _submodel(self, ratio: float) -> nn.Module:
+        scores = {name: torch.zeros(size) for name, size in self._groups.sizes.items()}
+        return compact_model(self._model, self._groups.index_map(keep_best(self._groups, ratio, scores)))
 
     def _leaves_channels(self, ratio: float) -> bool:
         try:

@@ -131,6 +131,9 @@ class RoundRecord:
         seconds: wall time.
         deadline: the simulated time after which replies are late.
         figures: what observers measured, by name.
+        process_peak_bytes: the most memory that the process has had at one time by the end of the round; None where the
+            system doesn't say. Like `seconds`, it is of the machine, and differs between two runs of one experiment.
+        device_peak_bytes: the same of tensors on the GPU; None without one.
     """
 
     round: int
@@ -142,6 +145,12 @@ class RoundRecord:
     seconds: float
     deadline: float | None = None
     figures: Mapping[str, Any] = field(default_factory=dict)
+    process_peak_bytes: int | None = None
+    device_peak_bytes: int | None = None
+
+    def without_machine(self) -> RoundRecord:
+        """The record without what was measured of the machine, which two runs of one experiment have in common."""
+        return dataclasses.replace(self, seconds=0.0, process_peak_bytes=None, device_peak_bytes=None)
 
     @property
     def personal(self) -> Personal | None:
@@ -204,11 +213,17 @@ class RoundRecord:
             "statistics_bytes_down": down,
             "training_macs": self.training_macs,
             "seconds": round(self.seconds, 4),
+            "process_peak_bytes": self.process_peak_bytes,
+            "device_peak_bytes": self.device_peak_bytes,
             "device_seconds": round(self.device_seconds, 6),
             "clients": [dataclasses.asdict(client) for client in self.clients],
         }
         clients = plain.pop("clients")
         return finite({**plain, **{name: _plain(value) for name, value in self.figures.items()}, "clients": clients})
+
+
+OF_THE_MACHINE = ("seconds", "process_peak_bytes", "device_peak_bytes")
+"""The figures of a round that are of the machine, and differ between two runs of one experiment."""
 
 
 def finite(document: Any) -> Any:
@@ -330,6 +345,16 @@ class Run:
     def seconds(self) -> float:
         """Wall time of all rounds."""
         return sum(record.seconds for record in self.history)
+
+    @property
+    def process_peak_bytes(self) -> int | None:
+        """The most memory that the process had at one time, over the run; None where the system doesn't say."""
+        return max((r.process_peak_bytes for r in self.history if r.process_peak_bytes is not None), default=None)
+
+    @property
+    def device_peak_bytes(self) -> int | None:
+        """The most memory that tensors on the GPU had at one time, over the run; None without a GPU."""
+        return max((r.device_peak_bytes for r in self.history if r.device_peak_bytes is not None), default=None)
 
     def __repr__(self) -> str:
         experiment, rounds = self.experiment, len(self.history)

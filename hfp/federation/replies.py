@@ -103,7 +103,9 @@ class ReplyCheck:
         _within("forward_macs", reply.forward_macs, 1, self._full.forward_macs)
         most_macs = PLAUSIBLE * TRAINING_FACTOR * self._full.forward_macs * reply.samples
         _within("training_macs", reply.training_macs, min(reply.samples, most_macs), most_macs)
-        _within("peak_bytes", reply.peak_bytes, 1, PLAUSIBLE * self._full.peak_bytes)
+        memory = update.client.device.memory
+        most_bytes = PLAUSIBLE * self._full.peak_bytes
+        _within("peak_bytes", reply.peak_bytes, 1, most_bytes if memory is None else min(most_bytes, int(memory)))
 
     @cached_property
     def _full(self) -> _Full:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from hfp.costs.machine import device_peak_bytes, process_peak_bytes
 from hfp.costs.macs import TRAINING_FACTOR, macs, parameters
 from hfp.costs.memory import PeakBytesCounter
 from hfp.costs.payload import packed_bytes
@@ -174,6 +175,8 @@ class Course:
             statistics=self._evaluator.traffic,
             seconds=time.perf_counter() - begun,
             deadline=experiment.deadline,
+            process_peak_bytes=process_peak_bytes(),
+            device_peak_bytes=device_peak_bytes(self._fleet.home),
         )
         return Outcome(record, after)
 
@@ -231,16 +234,23 @@ class Course:
             observer.update_came(self.state, update)
 
     def _task_results(self) -> Iterator[TaskResult]:
-        """Yield what comes of every client that takes part, in their order; those that drop out are not started."""
+        """Yield what comes of every client that takes part, in their order.
+
+        Those that drop out, or whose device is too small for the task, are not started.
+        """
         method, context, state = self._federation.method, self._federation.context, self.state
         present = self._fleet.reachable(state.round, self._cohort.asked(state.round))
         chosen = method.select(context, state, present) if present else ()
         chosen = [self._federation.client_in(state.round, client) for client in chosen]
         lost = {client.index for client in chosen if self._cohort.drops_out(state.round, client)}
-        sent = [client for client in chosen if client.index not in lost]
+        problems = {client.index: self._exchange.misfit(state, client) for client in chosen}
+        sent = [client for client in chosen if client.index not in lost and not problems[client.index]]
         results = self._fleet.train(state.round, sent, lambda client: self._exchange.task(state, client))
         for client in chosen:
-            yield self._exchange.lose(state, client) if client.index in lost else next(results)
+            if client.index in lost or problems[client.index]:
+                yield self._exchange.lose(state, client, problems[client.index])
+            else:
+                yield next(results)
 
 
 def _named(observers: Sequence[Observer]) -> dict[str, Observer]:

@@ -93,7 +93,7 @@ class Safeguards(Observer):
 
     def _spent(self, rounds: int) -> float:
         experiment = self._federation.experiment
-        estimates = experiment.batch_norm == "reestimate" and has_statistics(self._federation.model)
+        estimates = experiment.batch_norm_policy == "reestimate" and has_statistics(self._federation.model)
         releases = sum(experiment.measures(round) for round in range(rounds)) if estimates else 0
         assert self._privacy is not None
         return epsilon(self._privacy, experiment.participation, experiment.clients, rounds, releases)

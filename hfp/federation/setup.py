@@ -238,12 +238,16 @@ def coupled_groups(model: nn.Module, shape: tuple[int, ...]) -> Coupling:
 def _ratios(
     experiment: Experiment, model: nn.Module, groups: Coupling, samples: list[int], shape: tuple[int, ...]
 ) -> tuple[float, ...]:
-    if experiment.budget is None:
-        return experiment.ratios
-    finder = RatioFinder(model, groups, torch.zeros(1, *shape))
+    devices = experiment.devices
+    finder = RatioFinder(model, groups, torch.zeros(1, *shape), experiment.batch_size)
+    if experiment.budget is not None:
+        return tuple(
+            finder.find(experiment.budget, device, experiment.epochs * images, client)
+            for client, (device, images) in enumerate(zip(devices, samples, strict=True))
+        )
     return tuple(
-        finder.find(experiment.budget, device, experiment.epochs * images, client)
-        for client, (device, images) in enumerate(zip(experiment.devices, samples, strict=True))
+        ratio if device.memory is None else finder.fitting(ratio, device, client)
+        for client, (device, ratio) in enumerate(zip(devices, experiment.ratios, strict=True))
     )
 
 

@@ -46,7 +46,8 @@ def _clients(federation: Federation) -> str:
 def _statistics(federation: Federation) -> tuple[str, ...]:
     """That tests ask clients which the rounds leave alone, where they do."""
     experiment = federation.experiment
-    if experiment.batch_norm != "reestimate" or experiment.participation == 1 or not has_statistics(federation.model):
+    everyone = experiment.batch_norm_policy == "reestimate" and has_statistics(federation.model)
+    if not everyone or experiment.participation == 1:
         return ()
     return (
         f"tests    each asks all {experiment.clients} clients for batch-norm statistics; batch_norm=participants asks "

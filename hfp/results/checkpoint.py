@@ -165,6 +165,8 @@ def _read(path: Path) -> Checkpoint:
         )
     try:
         values = _decode(json.loads(metadata["tree"]), tensors)
+        if not isinstance(values, dict):
+            raise ValueError("it has no experiment")
         checkpoint = Checkpoint(Experiment(**json.loads(values["experiment"])), values["run_state"], values["data"])
         _check(checkpoint)
     except Exception as error:  # any class of ours may refuse its fields in its own way

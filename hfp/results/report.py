@@ -26,6 +26,8 @@ def run_document(run: Run, folder: str | None) -> dict[str, Any]:
         },
         "parameters": {"client": run.parameters, "full": run.full_cost.parameters},
         "peak_bytes": {"client": run.peak_bytes, "full": run.full_cost.peak_bytes},
+        "process_peak_bytes": run.process_peak_bytes,
+        "device_peak_bytes": run.device_peak_bytes,
         "fedavg_bytes_up": run.full_cost.bytes_up,
         "fedavg_bytes_down": run.full_cost.bytes_down,
         "seconds": run.seconds,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from dataclasses import field, replace
 from typing import Any
@@ -56,7 +57,7 @@ def settings_of(kind: Any) -> dict[str, Setting]:
     A subclass that gives a field another default keeps the field's declaration. The values of a field that declares
     nothing must be of the kind of its default, and numbers where that is None.
     """
-    return {entry.name: _declared(kind, entry) for entry in dataclasses.fields(kind)}
+    return dict(_all_declared(kind if isinstance(kind, type) else type(kind)))
 
 
 def check_settings(instance: Any, label: str = "{}") -> None:
@@ -73,11 +74,15 @@ def check_settings(instance: Any, label: str = "{}") -> None:
         object.__setattr__(instance, name, one.checked(getattr(instance, name), label.format(name)))
 
 
-def _declared(kind: Any, entry: dataclasses.Field[Any]) -> Setting:
+@functools.cache
+def _all_declared(kind: type) -> Mapping[str, Setting]:
+    return {entry.name: _declared(kind, entry) for entry in dataclasses.fields(kind)}
+
+
+def _declared(kind: type, entry: dataclasses.Field[Any]) -> Setting:
     factory = entry.default_factory
     default = entry.default if factory is dataclasses.MISSING else factory()
-    owner = kind if isinstance(kind, type) else type(kind)
-    bases = (base.__dict__.get("__dataclass_fields__", {}) for base in owner.__mro__)
+    bases = (base.__dict__.get("__dataclass_fields__", {}) for base in kind.__mro__)
     same = (own[entry.name].metadata for own in bases if entry.name in own)
     found = next((metadata[_KEY] for metadata in same if _KEY in metadata), None)
     return replace(found or _undeclared(default), name=entry.name, default=default)

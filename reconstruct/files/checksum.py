@@ -41,7 +41,7 @@ def check_checksum(path: Path) -> None:
     with open(path, "rb") as file:
         (length,) = _LENGTH.unpack(file.read(8))
         header = json.loads(file.read(length))
-        expected = header.get("__metadata__", {}).pop(CHECKSUM, None)
+        expected = (header.get("__metadata__") or {}).pop(CHECKSUM, None)
         if expected is not None and _digest(header, file) != expected:
             raise MapError(f"{path} was changed after it was written: its content does not fit its checksum")
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
+import dataclasses
 import functools
 import io
 import json
+import shutil
 import struct
 import tempfile
 from collections.abc import Callable
@@ -20,15 +23,20 @@ from hfp import InputError
 from hfp.comparison.definition import comparison_from, read_comparison
 from hfp.costs.payload import layout, pack, unpack
 from hfp.federation.experiment import Experiment
+from hfp.federation.replies import ReplyCheck
 from hfp.federation.rounds import RunState
+from hfp.federation.setup import Federation
 from hfp.flower import wire
 from hfp.flower.letter import BODY, HEADER, NUMPY, Letter, from_records
-from hfp.methods import Client, MethodContext, Reply, ServerState, Task
+from hfp.methods import Client, MethodContext, Reply, ServerState, Task, Update, create_method
 from hfp.reconstruct import Coupling, MapError, Pruned, compact_model, load_pruned, read_pruned, save_pruned
 from hfp.results.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from hfp.results.files import CHECKPOINT
+from hfp.training.batch_norm import Pool
+from hfp.training.local_step import LocalTraining
 
 FOLDER = Path(tempfile.mkdtemp(prefix="hfp-fuzz-"))
+atexit.register(shutil.rmtree, FOLDER, ignore_errors=True)
 
 
 @dataclass(frozen=True)
@@ -71,14 +79,16 @@ TASK = Task(PLAN, INDEX_MAP, INDEX_MAP.restrict(MODEL.state_dict()), {"share": 0
 def _pruned_seeds() -> tuple[bytes, ...]:
     path = save_pruned(Pruned(compact_model(MODEL, INDEX_MAP), INDEX_MAP, {"criterion": "l1"}), FOLDER / "seed")
     sealed = path.read_bytes()
+    return sealed, _unsealed(sealed, "hfp_checksum")
+
+
+def _unsealed(sealed: bytes, checksum: str) -> bytes:
+    """The file without its checksum, so that changes reach what lies behind."""
     (length,) = struct.unpack("<Q", sealed[:8])
     header = json.loads(sealed[8 : 8 + length])
-    del header["__metadata__"]["hfp_checksum"]  # without it, changes reach what lies behind
-    return sealed, _framed(json.dumps(header).encode(), sealed[8 + length :])
-
-
-def _framed(header: bytes, body: bytes) -> bytes:
-    return struct.pack("<Q", len(header)) + header + body
+    del header["__metadata__"][checksum]
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + sealed[8 + length :]
 
 
 def _read_pruned(content: bytes) -> None:
@@ -92,7 +102,8 @@ def _checkpoint_seeds() -> tuple[bytes, ...]:
     state = ServerState(1, {"weight": torch.ones(2)}, {"velocity": (torch.zeros(2), 0.5, None)})
     checkpoint = Checkpoint(Experiment(rounds=2), RunState(state, {0: (0, "train", PLAN)}, _cohort_state()))
     save_checkpoint(FOLDER, checkpoint)
-    return ((FOLDER / CHECKPOINT).read_bytes(),)
+    sealed = (FOLDER / CHECKPOINT).read_bytes()
+    return sealed, _unsealed(sealed, "sha256")
 
 
 def _cohort_state() -> object:
@@ -157,6 +168,61 @@ def _read_records(content: bytes) -> None:
     from_records(RecordDict({HEADER: ConfigRecord({HEADER: "{}"}), BODY: ArrayRecord({BODY: array})}))
 
 
+class _Round:
+    """A server's round with an honest client, and another that says what is fuzzed."""
+
+    def __init__(self) -> None:
+        experiment = Experiment(clients=2, head_start=1.0)
+        training = LocalTraining(epochs=1, batch_size=5, learning_rate=0.1, momentum=0.0, weight_decay=0.0)
+        context = dataclasses.replace(CONTEXT, clients=(Client(0, 10, 0.5), Client(1, 10, 0.5)))
+        self.context, self.method = context, create_method("ca-hfp")
+        self.check = ReplyCheck(
+            Federation(experiment, self.method, None, (), MODEL, context, training, torch.device("cpu"), "")
+        )
+        self.state = self.method.start(context, dict(MODEL.state_dict()))
+        plan = self.method.plan(context, self.state, context.clients[0])
+        self.task = self.method.send(context, self.state, context.clients[0], plan)
+        self.reply = Reply(dict(self.task.tensors), 2, 10, 0.5, 10, 100, 1000, 100)
+        assert not self.check.problem_of(self.state, self._update(0, self.reply))
+
+    def letter(self) -> Letter:
+        """What the second client says when it is honest."""
+        return wire.write_reply(self.context, 0, self.context.clients[1], self.task, self.reply)
+
+    def read(self, letter: Letter) -> None:
+        """Take the second client's letter as the server does, and check the state that comes of the round."""
+        if wire.failure_in(letter) is not None:
+            return
+        said, _ = wire.read_reply(self.context, 0, self.context.clients[1], self.task, letter)
+        collector = self.method.collect(self.context, self.state)
+        collector.add(self._update(0, self.reply))
+        liar = self._update(1, said)
+        problem = self.check.problem_of(self.state, liar)
+        if not problem:
+            collector.add(liar)
+        after, dropped = self.check.next_state(self.state, collector)
+        assert all(tensor.isfinite().all() for tensor in after.weights.values()), "the model is not finite"
+        if problem or dropped:
+            raise InputError(problem or dropped)
+
+    def pool(self, letter: Letter) -> None:
+        """Take the second client's statistics as the server does, and check what they are pooled to."""
+        honest = {name: self.state.weights[name] for name in wire.statistics_layout(self.state.weights)}
+        found = wire.read_state(wire.STATISTICS, letter, wire.statistics_layout(honest))
+        problem = self.check.statistics_problem(found)
+        if problem:
+            raise InputError(problem)
+        pool = Pool()
+        pool.add(honest, weight=10)
+        pool.add(found, weight=10)
+        for name, tensor in pool.result().items():
+            assert tensor.isfinite().all(), f"{name} is not finite"
+            assert "var" not in name or (tensor >= 0).all(), f"{name} is below 0"
+
+    def _update(self, client: int, reply: Reply) -> Update:
+        return Update(self.context.clients[client], self.task, reply, 0.1)
+
+
 def _numpy_file() -> bytes:
     import numpy as np
 
@@ -180,7 +246,7 @@ def targets() -> dict[str, Target]:
     reply = Reply(TASK.tensors, 1, 2, 0.5, 3, 4, 5, 6)
     client, full = CONTEXT.clients[0], MODEL.state_dict()
     known = wire.statistics_layout(full)
-    moments = {name: full[name] for name in known}
+    moments, round = {name: full[name] for name in known}, _Round()
     found = (
         Target("pruned-file", _pruned_seeds(), _read_pruned),
         Target("checkpoint", _checkpoint_seeds(), _read_checkpoint),
@@ -198,11 +264,8 @@ def targets() -> dict[str, Target]:
             _letter(lambda letter: (wire.failure_in(letter), wire.read_reply(CONTEXT, 0, client, TASK, letter))),
         ),
         Target("hello", (_joined(wire.write_hello(0, 10, "digest")),), _letter(wire.read_hello)),
-        Target(
-            "statistics",
-            (_joined(wire.write_state(wire.STATISTICS, moments, known)),),
-            _letter(lambda letter: wire.read_state(wire.STATISTICS, letter, known)),
-        ),
+        Target("round", (_joined(round.letter()),), _letter(round.read)),
+        Target("statistics", (_joined(wire.write_state(wire.STATISTICS, moments, known)),), _letter(round.pool)),
         Target("plan", (b'{"0": [0, 2]}', json.dumps({GROUP: [0, 1, 3]}).encode()), _read_plan),
     )
     return {target.name: target for target in found}

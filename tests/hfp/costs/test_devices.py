@@ -13,16 +13,20 @@ def test_a_round_takes_download_training_and_upload():
 def test_devices_by_name_and_by_figures():
     assert parse_device("board") is PROFILES["board"]
     assert parse_device("5e9:1e6:5e5") == Device("5e9:1e6:5e5", 5e9, 1e6, 5e5)
+    assert parse_device("5e9:1e6:5e5:64e6").memory == 64e6
+    assert parse_device("board").memory is None
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("phon", r"unknown device profile 'phon'; did you mean phone\?"),
-        ("1:2", "three positive figures per second, e.g. 5e9:1e6:5e5; found '1:2'"),
+        ("1:2", "three positive figures per second, e.g. 5e9:1e6:5e5, .*; found '1:2'"),
         ("1:2:x", "three positive figures"),
         ("1:2:0", "three positive figures"),
         ("1:2:inf", "three positive figures"),
+        ("1:2:3:0", "its memory in bytes as a fourth; found '1:2:3:0'"),
+        ("1:2:3:4:5", "its memory in bytes as a fourth"),
     ],
 )
 def test_other_words_are_refused(text, message):

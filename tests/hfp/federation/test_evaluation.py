@@ -91,6 +91,22 @@ def test_participants_pools_the_clients_of_the_round_alone():
     assert max(sizes) <= 2
 
 
+def test_a_round_that_asks_a_share_of_the_clients_asks_no_others_for_statistics_by_default():
+    policies = {
+        (1.0, None): "reestimate",
+        (0.5, None): "participants",
+        (0.5, "noise=1"): "reestimate",  # the privacy that statistics cost is counted for all clients
+    }
+    for (share, privacy), policy in policies.items():
+        spent = None if privacy is None else {"noise": 1.0, "clip": 1.0}
+        experiment = dataclasses.replace(SMALL, participation=share, privacy=spent)
+        assert experiment.batch_norm_policy == policy
+        assert dataclasses.replace(experiment, batch_norm="local").batch_norm_policy == "local"
+    record = next(rounds(set_up(dataclasses.replace(SMALL, participation=0.25)))).record
+    assert len(record.clients) == 1
+    assert record.statistics[0] == packed_bytes(set_up(SMALL).initial)
+
+
 def test_a_run_says_that_its_tests_ask_clients_that_its_rounds_leave_alone():
     said = [
         "\n".join(first_lines(set_up(dataclasses.replace(SMALL, batch_norm=policy, participation=share)), 1))

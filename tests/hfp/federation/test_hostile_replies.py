@@ -187,3 +187,16 @@ def test_the_largest_statistics_pool_to_finite_ones():
     for sign in (1, -1):
         pool.add({"bn.running_mean": torch.full((3,), sign * most), "bn.running_var": torch.full((3,), most)}, 10)
     assert all(value.isfinite().all() for value in pool.result().values())
+
+
+def test_training_that_kept_more_than_the_device_has_is_refused():
+    (state, updates), check = HONEST["heterofl"], check_of(create_method("heterofl"))
+    update = updates[0]
+    for memory, problem in (
+        (update.reply.peak_bytes, ""),
+        (update.reply.peak_bytes - 1, "peak_bytes must be between 1"),
+    ):
+        device = dataclasses.replace(update.client.device, memory=float(memory))
+        client = dataclasses.replace(update.client, device=device)
+        assert check.problem_of(state, dataclasses.replace(update, client=client)).startswith(problem)
+        assert bool(problem) == bool(check.problem_of(state, dataclasses.replace(update, client=client)))

@@ -1,13 +1,17 @@
 """Ratios from budgets, against a walk over all hundredths."""
 
+import dataclasses
+import re
+
 import pytest
 import torch
 from torch import nn
 
+from hfp import Experiment, InputError, simulate
 from hfp.costs.devices import Device
 from hfp.costs.macs import macs, parameters
+from hfp.costs.memory import PeakBytesCounter
 from hfp.costs.payload import pack
-from hfp.errors import InputError
 from hfp.federation.ratios import RatioFinder
 from hfp.reconstruct import Coupling, compact_model
 
@@ -56,3 +60,60 @@ def test_the_smallest_ratio_within_the_limits(network, limits):
 def test_what_cannot_be_met_is_said_with_what_could(network):
     with pytest.raises(InputError, match=r"client 3 can't keep within bytes=100: with 97% of the .* it needs bytes=\d"):
         RatioFinder(*network).find({"bytes": 100, "macs": 0.5}, DEVICE, samples=40, client=3)
+
+
+def kept_bytes(network, ratio):
+    model, groups, example = network
+    counts = {name: size - int(ratio * size + 0.5) for name, size in groups.sizes.items()}
+    compact = compact_model(model, groups.index_map(groups.plan({n: range(c) for n, c in counts.items()})))
+    return PeakBytesCounter(example)(compact, 32)
+
+
+def with_memory(memory):
+    return dataclasses.replace(DEVICE, memory=memory)
+
+
+def test_a_clients_ratio_grows_until_its_submodel_fits_its_memory(network):
+    memory = kept_bytes(network, 0.4)
+    finder = RatioFinder(*network)
+    fitting = [percent / 100 for percent in range(97) if kept_bytes(network, percent / 100) <= memory]
+    assert finder.fitting(0.125, with_memory(memory), client=0) == min(fitting) > 0.125
+    assert finder.fitting(0.125, with_memory(kept_bytes(network, 0.125)), client=0) == 0.125
+    assert finder.fitting(0.6, with_memory(memory), client=0) == 0.6
+    assert finder.find({"macs": 1.0}, with_memory(memory), samples=40, client=0) == min(fitting)
+
+
+def test_a_device_too_small_for_any_submodel_is_refused_before_any_work(network):
+    with pytest.raises(InputError, match=r"client 2 can't keep within memory=100: with 97% of the .* needs memory=\d"):
+        RatioFinder(*network).fitting(0.25, with_memory(100), client=2)
+    tiny = Experiment(clients=2, train_images=80, partition="iid", rounds=1, profile="1e9:1e6:1e6:1e3")
+    with pytest.raises(InputError, match="client 0 can't keep within memory=1000"):
+        simulate(tiny)
+
+
+def test_a_run_keeps_within_the_memory_of_its_devices():
+    free = Experiment(
+        clients=2, train_images=80, partition="iid", rounds=1, head_start=1.0, ratio=0.0, batch_norm="aggregate"
+    )
+    most = max(client.peak_bytes for client in simulate(free).history[0].clients)
+    small = f"2e10:3.75e6:1.25e6:{0.7 * most}"
+    record = simulate(dataclasses.replace(free, profile=("phone", small))).history[0]
+    assert record.clients[0].peak_bytes == most
+    assert record.clients[1].peak_bytes <= 0.7 * most
+    assert [client.ratio > 0 for client in record.clients] == [False, True]
+
+
+def test_a_client_whose_method_takes_more_memory_than_its_device_has_is_not_asked():
+    fedavg = Experiment(
+        method="fedavg", clients=2, train_images=80, partition="iid", rounds=1, head_start=1.0, batch_norm="aggregate"
+    )
+    most = max(client.peak_bytes for client in simulate(fedavg).history[0].clients)
+    small = f"2e10:3.75e6:1.25e6:{0.7 * most}"
+    record = simulate(dataclasses.replace(fedavg, profile=("phone", small))).history[0]
+    assert [client.status for client in record.clients] == ["in time", "failed"]
+    assert record.clients[1].bytes_down == 0
+    assert re.search(
+        r"training the submodel of client 1 keeps .* MB in memory, and its device has", record.clients[1].problem
+    )
+    with pytest.raises(InputError, match="its device has .* MB; all 2 clients of round 1 failed"):
+        simulate(dataclasses.replace(fedavg, profile=small))

@@ -25,6 +25,18 @@ def test_a_run_has_a_record_for_every_round_and_client(run):
         assert 0 <= record.accuracy <= 100
 
 
+def test_the_memory_that_the_machine_gave_is_in_the_record(run):
+    from hfp.results.report import run_document
+
+    peaks = [record.process_peak_bytes for record in run.history]
+    assert min(peaks) > 50e6, "torch alone takes more"
+    assert peaks == sorted(peaks)
+    document = run_document(run, None)
+    assert document["process_peak_bytes"] == document["history"][-1]["process_peak_bytes"] == peaks[-1]
+    assert document["device_peak_bytes"] is None
+    assert run.history[0].without_machine().process_peak_bytes is None
+
+
 def test_the_same_experiment_gives_the_same_run(run):
     again = simulate(SMALL)
     assert [r.accuracy for r in again.history] == [r.accuracy for r in run.history]

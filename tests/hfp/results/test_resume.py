@@ -1,6 +1,5 @@
 """A run that is stopped, at whatever moment and in whatever way, goes on to the end that it would have had."""
 
-import dataclasses
 import json
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from hfp import Experiment, InputError, Observer, load_run, simulate
 from hfp.commands.cli import main
 from hfp.comparison.definition import Comparison, variants_of
 from hfp.comparison.runs import ComparisonFolder, run_missing
+from hfp.federation.records import OF_THE_MACHINE
 from hfp.federation.rounds import Course
 from hfp.methods import methods
 from hfp.results.files import CHECKPOINT, PREVIOUS
@@ -44,7 +44,7 @@ class Stops(Observer):
 
 
 def timeless(lines):
-    return [{name: value for name, value in json.loads(line).items() if name != "seconds"} for line in lines]
+    return [{name: value for name, value in json.loads(line).items() if name not in OF_THE_MACHINE} for line in lines]
 
 
 def assert_same_run(one: Path, other: Path):
@@ -69,8 +69,8 @@ def test_every_method_goes_on_from_the_middle_of_a_round_to_the_identical_end(na
     assert (tmp_path / "part/global.safetensors").exists()
     again = simulate(experiment, resume=tmp_path / "part")
     assert_same_run(tmp_path / "part", tmp_path / "whole")
-    assert [dataclasses.replace(record, seconds=0.0) for record in again.history] == [
-        dataclasses.replace(record, seconds=0.0) for record in run.history
+    assert [record.without_machine() for record in again.history] == [
+        record.without_machine() for record in run.history
     ]
     if name == "heterofl":
         assert any(client.status == "late" for record in run.history for client in record.clients)
@@ -249,6 +249,7 @@ def test_a_comparison_goes_on_in_the_middle_of_a_run(tmp_path, monkeypatch):
     results = [folder.load(cell.experiment) for folder in (whole, part)]
     for result in results:
         for record in result["history"]:
-            del record["seconds"]
+            for name in OF_THE_MACHINE:
+                del record[name]
     assert results[0] == results[1]
     assert not (tmp_path / "part/unfinished").exists()

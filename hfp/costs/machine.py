@@ -1,0 +1,30 @@
+"""Measures the memory that this machine has given to the process that computes, as opposed to a simulated client."""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+
+
+def process_peak_bytes() -> int | None:
+    """Return the most memory that this process has had at one time, in bytes; None where the system doesn't say.
+
+    >>> process_peak_bytes() is None or process_peak_bytes() > 0
+    True
+    """
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(most) if sys.platform == "darwin" else 1024 * most
+
+
+def device_peak_bytes(device: torch.device) -> int | None:
+    """Return the most memory that tensors on a GPU have had at one time, in bytes; None for the processor.
+
+    >>> device_peak_bytes(torch.device("cpu")) is None
+    True
+    """
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
