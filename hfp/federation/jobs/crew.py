@@ -130,7 +130,7 @@ class Crew:
         self._workers.remove(worker)
         if not worker.ready:
             raise InputError(f"a worker process could not be set up: {problem}")
-        warnings.warn(f"a worker process ended before it was to: {problem}; another takes its place", stacklevel=2)
+        warnings.warn(f"another worker process takes the place of one that died: {problem}", stacklevel=2)
         if request is not None:
             request.deaths, request.problem = request.deaths + 1, problem
             if request.deaths < TRIES:

@@ -82,14 +82,14 @@ def test_at_most_a_few_answers_wait_for_an_earlier_one(crew: Callable[..., Crew]
 
 
 def test_a_request_whose_process_dies_is_given_to_another_once(crew: Callable[..., Crew], tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match="a worker process ended before it was to: its process ended with status 3"):
+    with pytest.warns(UserWarning, match="takes the place of one that died: its process ended with status 3"):
         found = requests(crew(2), {}, {"once": str(tmp_path / "died")}, {}, {})
     assert numbers(found) == [0, 1, 2, 3]
     assert [answer.problem for answer in found] == ["", "its process ended with status 3", "", ""]
 
 
 def test_a_request_that_ends_every_process_is_lost_alone(crew: Callable[..., Crew]) -> None:
-    with pytest.warns(UserWarning, match="another takes its place") as warned:
+    with pytest.warns(UserWarning, match="takes the place of one that died") as warned:
         found = requests(crew(2), {}, {"always": True}, {}, {})
     assert numbers(found) == [0, None, 2, 3]
     assert found[1].problem == "its process was killed by SIGKILL; if memory ran out, take fewer --jobs"
