@@ -18,6 +18,8 @@ from hfp.commands.arguments.settings import given_settings
 from hfp.commands.interruption import status
 from hfp.errors import InputError
 from hfp.federation.experiment import Experiment
+from hfp.federation.fleet import Fleet
+from hfp.federation.jobs.fleet import fleet_of
 from hfp.federation.observer import Observer
 from hfp.federation.records import Run, finite
 from hfp.federation.rounds import Course
@@ -44,6 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
             start = _new(arguments)
             federation = set_up(start.experiment)
             use_threads(arguments.threads, federation)
+            fleet = held.enter_context(fleet_of(federation, arguments.jobs))
             held.enter_context(start.folder.taken())  # nothing is made before it is known that the run can begin
         else:
             folder = _interrupted_run(arguments.resume)
@@ -53,8 +56,10 @@ def run(arguments: argparse.Namespace) -> int:
             if start.checkpoint is not None:
                 start.checkpoint.check(start.experiment, federation)
             use_threads(start.threads if arguments.threads is None else arguments.threads, federation)
-        start.folder.configure(start.experiment, {"threads": torch.get_num_threads(), "workers": 0})
-        return _follow(federation, start, arguments, console)
+            fleet = held.enter_context(fleet_of(federation, arguments.jobs))
+        workers = arguments.jobs if arguments.jobs > 1 else 0
+        start.folder.configure(start.experiment, {"threads": torch.get_num_threads(), "workers": workers})
+        return _follow(federation, fleet, start, arguments, console)
 
 
 @dataclass(frozen=True)
@@ -100,12 +105,15 @@ def _resumed(folder: RunFolder, arguments: argparse.Namespace, console: Console)
     return _Start(experiment, folder, checkpoint, threads if isinstance(threads, int) and threads > 0 else None)
 
 
-def _follow(federation: Federation, start: _Start, arguments: argparse.Namespace, console: Console) -> int:
+def _follow(
+    federation: Federation, fleet: Fleet, start: _Start, arguments: argparse.Namespace, console: Console
+) -> int:
     """Run the rounds that are left, and report."""
     folder, rounds = start.folder, start.experiment.rounds
     models = ModelFiles(folder.path, save_clients=arguments.save_clients)
-    observers = [models, RunFiles(folder, arguments.checkpoint), Display(console), *_trackers(folder, arguments)]
-    course = Course(federation, run_state=start.checkpoint.run_state if start.checkpoint else None, observers=observers)
+    display = Display(console, arguments.jobs)
+    observers = [models, RunFiles(folder, arguments.checkpoint), display, *_trackers(folder, arguments)]
+    course = Course(federation, fleet, start.checkpoint.run_state if start.checkpoint else None, observers)
     ended, to_go_on = 0, f"to go on: hfp run --resume {shlex.quote(str(folder.path))}"
     try:
         course.run()

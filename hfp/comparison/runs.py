@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import sys
 import traceback
@@ -23,6 +22,7 @@ from hfp.errors import InputError
 from hfp.federation.experiment import Experiment
 from hfp.federation.records import Run
 from hfp.federation.rounds import Outcome
+from hfp.federation.threads import cores
 from hfp.results.atomic import clear_unfinished, write_atomically
 from hfp.results.files import LOCK
 from hfp.results.folder import locked, make_folder, told
@@ -178,8 +178,7 @@ def default_jobs(cells: Sequence[Cell], threads: int = 1) -> int:
     """Choose the number of processes: as many as there are cores for if everything runs on the CPU, else one."""
     if any(cell.experiment.device != "cpu" for cell in cells):
         return 1
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cores // threads, len(cells)))
+    return max(1, min(cores() // threads, len(cells)))
 
 
 def run_missing(

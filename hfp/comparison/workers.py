@@ -13,6 +13,8 @@ from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+from hfp.federation.jobs.process import ending
+
 Work = Callable[[Any, Callable[[], None]], Any]
 """Does one task, and calls the function that it is given after each step of it."""
 
@@ -90,19 +92,12 @@ class _Worker:
             return self.connection.recv()
         except (EOFError, OSError):
             self._process.join()
-            return Lost(_reason(self._process.exitcode or 0))
+            return Lost(ending(self._process.exitcode or 0))
 
     def end(self) -> None:
         self.connection.close()
         self._process.kill()
         self._process.join()
-
-
-def _reason(status: int) -> str:
-    if status >= 0:
-        return f"its process ended with status {status}"
-    hint = "; if memory ran out, take fewer --jobs" if -status == signal.SIGKILL else ""
-    return f"its process was killed by {signal.Signals(-status).name}{hint}"
 
 
 @contextmanager

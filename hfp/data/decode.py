@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import mmap
 import os
-import sys
 import tempfile
 import warnings
 from collections import Counter
@@ -24,13 +22,13 @@ from typing import IO
 import numpy as np
 
 from hfp.data import rows
+from hfp.data.mapping import mapped
 from hfp.data.pixels import Picture, Unreadable, images_bounded, read_picture
 from hfp.data.request import cache_home
 from hfp.errors import InputError, listed
 
 _RECIPE = 2  # raise this when the same files would decode to other pixels, so that older arrays are not used
 _CHUNK_BYTES = 2**25
-_NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)  # Python names it from 3.13 on
 
 
 @dataclass(frozen=True, eq=False)
@@ -223,18 +221,7 @@ def _mapped(file: IO[bytes], shape: tuple[int, ...]) -> np.ndarray | None:
     if not complete or (found, fortran_order, dtype) != (shape, False, np.dtype(np.uint8)):
         return None
     file.seek(start + count)
-    return np.frombuffer(_memory_of(file), np.uint8, count, start).reshape(shape)
-
-
-def _memory_of(file: IO[bytes]) -> mmap.mmap:
-    """Map the file into memory without reserving memory for all of it.
-
-    It is read when it is looked at, and writing to it does not change the file.
-    """
-    if hasattr(mmap, "MAP_PRIVATE"):
-        flags = mmap.MAP_PRIVATE | _NO_RESERVE
-        return mmap.mmap(file.fileno(), 0, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
-    return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    return np.frombuffer(mapped(file.fileno()), np.uint8, count, start).reshape(shape)
 
 
 def _findings(text: bytes) -> dict[str, int]:

@@ -28,12 +28,12 @@ class Rows:
         return self._whole[self._chosen[index]]
 
 
-def share_of(images: Tensor, chosen: np.ndarray) -> Tensor:
+def share_of(images: Tensor, chosen: np.ndarray, copy: bool = True) -> Tensor:
     """Return the chosen images `[samples, ...]`.
 
-    They are a copy where that is small, else `Rows`, which are indexed like one.
+    With `copy` they are a copy where that is small; else they are `Rows`, which are indexed like one.
     """
     indices = torch.from_numpy(chosen)
-    if images.numel() * images.element_size() < LARGE_BYTES:
+    if copy and images.numel() * images.element_size() < LARGE_BYTES:
         return images[indices]
     return cast(Tensor, Rows(images, indices))

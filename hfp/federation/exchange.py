@@ -26,8 +26,8 @@ class Exchange:
 
     @property
     def plans(self) -> Plans:
-        """Client's index to the round and phase in which its plan was made, and the plan."""
-        return dict(self._plans)
+        """Client's index to the round and phase in which its plan was made, and the plan, in the clients' order."""
+        return dict(sorted(self._plans.items()))
 
     def task(self, state: ServerState, client: Client) -> Task:
         """Write the client's task in the coming round, which is the same each time."""

@@ -71,8 +71,12 @@ class Federation:
         return {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
 
 
-def set_up(experiment: Experiment) -> Federation:
+def set_up(experiment: Experiment, *, copies: bool = True) -> Federation:
     """Read the data, deal it out to clients, make the model and find its coupled groups, from the experiment's seed.
+
+    Args:
+        experiment: what is run.
+        copies: clients have copies of their images where these are small. Otherwise all look at the data set's.
 
     Raises:
         InputError: data, model or device are not available, there are more clients than samples, a ratio leaves a layer
@@ -89,7 +93,7 @@ def set_up(experiment: Experiment) -> Federation:
         minimum=FEWEST_IMAGES,
     )
     shards = tuple(
-        LocalData(share_of(dataset.train.images, share), dataset.train.labels[share], dataset.normalise)
+        LocalData(share_of(dataset.train.images, share, copies), dataset.train.labels[share], dataset.normalise)
         for share in shares
     )
     model, origin = _model(experiment, dataset)

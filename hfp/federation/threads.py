@@ -1,6 +1,8 @@
-"""Sets how many of the processor's threads a run computes with."""
+"""Sets how many of the processor's threads a run computes with, and counts its cores."""
 
 from __future__ import annotations
+
+import os
 
 import torch
 
@@ -21,6 +23,11 @@ def use_threads(threads: int | None, federation: Federation) -> None:
         raise InputError(f"threads must be at least 1; found {threads}")
     if threads is not None or _step_work(federation) < SMALL_STEP:
         torch.set_num_threads(threads or 1)
+
+
+def cores() -> int:
+    """Count the cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _step_work(federation: Federation) -> int:

@@ -3,9 +3,10 @@
 An app's pyproject.toml names ``hfp.flower.server:app`` and ``hfp.flower.client:app``; `examples/flower/` is one.
 
 Read `server` first, the course of a run. `fleet` gives tasks to the clients, `nodes` knows which nodes are there,
-`conversation` sends one message to each of several clients, and `post` sends and receives. `wire` writes what a message
-says, as a `letter`. On a node, `client` passes letters on to the `worker`, where `workshop` answers them. `local`
-starts a deployment on this machine to try things out, with certificates from `keys`.
+`conversation` sends one message to each of several clients, and `post` sends and receives. `hfp.federation.wire` writes
+what a message says, and `letter` turns it into Flower's records. On a node, `client` passes letters on to the `worker`,
+where `workshop` answers them. `local` starts a deployment on this machine to try things out, with certificates from
+`keys`.
 
 Only this package imports Flower, which ``pip install "hfp[flower]"`` installs (``hfp[flower-sim]`` with its
 simulation), on Python 3.11 or newer.

@@ -15,7 +15,8 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from hfp.errors import InputError
-from hfp.flower.letter import Letter, from_records, to_records
+from hfp.federation.letter import Letter
+from hfp.flower.letter import from_records, to_records
 from hfp.flower.settings import problem_file, settings_from
 
 KEPT = "kept-"

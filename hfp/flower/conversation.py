@@ -7,8 +7,8 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from hfp.federation.letter import Letter
 from hfp.federation.records import DROPPED
-from hfp.flower.letter import Letter
 from hfp.flower.post import LONGEST, SHORTEST, Heard, Post, read
 from hfp.methods import Client
 

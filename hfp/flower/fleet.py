@@ -8,11 +8,11 @@ import torch
 
 from hfp.costs.payload import layout
 from hfp.errors import InputError
+from hfp.federation import wire
 from hfp.federation.fleet import TaskResult
 from hfp.federation.lanes import Write
+from hfp.federation.letter import Letter
 from hfp.federation.records import REFUSED
-from hfp.flower import wire
-from hfp.flower.letter import Letter
 from hfp.flower.nodes import Nodes
 from hfp.flower.post import Heard
 from hfp.methods import Client, MethodContext, State, Task

@@ -1,14 +1,14 @@
-"""A message as header and body, and as Flower's records. Torch is not imported, since a ClientApp only passes it on."""
+"""Writes letters as Flower's records and reads them. A ClientApp only passes letters on, so torch is not imported."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
 from hfp.errors import InputError
+from hfp.federation.letter import Letter
 
 HEADER, BODY = "header", "body"
 NUMPY = "numpy.ndarray"
@@ -19,19 +19,6 @@ ROW = re.compile(
     re.DOTALL,
 )
 """How numpy's file of a row of bytes begins."""
-
-
-@dataclass(frozen=True)
-class Letter:
-    """A message.
-
-    Args:
-        header: a JSON document.
-        body: the packed tensors.
-    """
-
-    header: str
-    body: bytes = b""
 
 
 def to_records(letter: Letter) -> RecordDict:

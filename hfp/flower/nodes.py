@@ -13,10 +13,10 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 
 from hfp.errors import InputError
-from hfp.flower import wire
+from hfp.federation import wire
+from hfp.federation.letter import Letter
 from hfp.flower.conversation import Conversation
 from hfp.flower.keys import public_keys
-from hfp.flower.letter import Letter
 from hfp.flower.post import LONGEST, SHORTEST, TRIES, Heard, Post, Say, read
 from hfp.flower.settings import Settings
 from hfp.methods import Client

@@ -10,9 +10,10 @@ from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
 
 from hfp.errors import InputError
+from hfp.federation import wire
+from hfp.federation.letter import Letter
 from hfp.federation.records import FAILED, IN_TIME, REFUSED
-from hfp.flower import wire
-from hfp.flower.letter import Letter, from_records, to_records
+from hfp.flower.letter import from_records, to_records
 
 SHORTEST, LONGEST = 0.02, 0.5  # seconds between two looks for messages: the pause doubles while none come
 PATIENCE = 5.0  # seconds that a message outlives its round, so that the server still hears of its end

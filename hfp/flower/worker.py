@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from hfp.errors import InputError
-from hfp.flower.letter import Letter
+from hfp.federation.letter import Letter
 
 IDLE = 900.0  # seconds without a message after which a worker ends
 WATCH = 2.0  # seconds between looks at whether the node's process is still there

@@ -12,13 +12,13 @@ from typing import Any
 
 from hfp.costs.payload import layout
 from hfp.errors import InputError
+from hfp.federation import wire
 from hfp.federation.client_runner import Clients
+from hfp.federation.letter import Letter
 from hfp.federation.problem import load_problem
 from hfp.federation.setup import Federation, set_up, set_up_own, with_data_of
 from hfp.federation.threads import use_threads
-from hfp.flower import wire
 from hfp.flower.experiments import experiment_from
-from hfp.flower.letter import Letter
 from hfp.flower.settings import settings_from
 from hfp.methods import Client, State
 from hfp.reconstruct import MapError

@@ -6,16 +6,18 @@ import torch
 
 from hfp.federation.experiment import Experiment
 from hfp.federation.setup import Federation
+from hfp.federation.threads import cores
 from hfp.models.source import RANDOM
 from hfp.training.batch_norm import has_statistics
 
 
-def first_lines(federation: Federation, threads: int) -> tuple[str, ...]:
+def first_lines(federation: Federation, threads: int, jobs: int = 1) -> tuple[str, ...]:
     """Write the lines about a run's data, model, clients and machine.
 
     Args:
         federation: the run, set up.
-        threads: how many threads of the processor it computes with.
+        threads: how many threads of the processor each client is trained with.
+        jobs: how many clients train at once, in processes of their own.
     """
     experiment = federation.experiment
     return (
@@ -24,7 +26,8 @@ def first_lines(federation: Federation, threads: int) -> tuple[str, ...]:
         f"model    {experiment.model_name}: {_parameters(federation):,} parameters, {weights_origin(federation)}",
         f"method   {experiment.method}{_options(experiment)}: {_counted(experiment.rounds, 'round')}, "
         f"{_local_epochs(experiment)}",
-        f"machine  {_machine(federation.device)}, {_counted(threads, 'thread')}; seed {experiment.seed}",
+        f"machine  {_machine(federation.device)}, {_workers(threads, jobs)}; seed {experiment.seed}",
+        *_crowded(threads, jobs),
         *_statistics(federation),
     )
 
@@ -41,6 +44,22 @@ def _clients(federation: Federation) -> str:
     least, most = (pick(client.samples for client in clients) for pick in (min, max))
     dealt = f"alpha {experiment.alpha:g}" if experiment.partition == "dirichlet" else experiment.partition
     return f"{len(clients)} of {least:,} to {most:,} images ({dealt}); they remove {shares} of their channels"
+
+
+def _workers(threads: int, jobs: int) -> str:
+    each = _counted(threads, "thread")
+    return each if jobs == 1 else f"{jobs} jobs of {each}"
+
+
+def _crowded(threads: int, jobs: int) -> tuple[str, ...]:
+    """That threads wait for each other, where jobs have more of them than there are cores."""
+    share = max(1, cores() // jobs)
+    if jobs == 1 or threads <= share:
+        return ()
+    return (
+        f"cores    {jobs} jobs of {_counted(threads, 'thread')} share {_counted(cores(), 'core')}: --threads {share} "
+        "is faster; the last digits of results depend on threads, and not on jobs",
+    )
 
 
 def _statistics(federation: Federation) -> tuple[str, ...]:

@@ -27,8 +27,8 @@ class Display(Observer):
     Where the console is no terminal and no notebook, a line says now and then how far a long round is.
     """
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
+    def __init__(self, console: Console, jobs: int = 1) -> None:
+        self._console, self._jobs = console, jobs
         self._done, self._said = 0, time.monotonic()
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -43,7 +43,7 @@ class Display(Observer):
     def run_began(self, federation: Federation, history: Sequence[RoundRecord]) -> None:
         """Say what is run, and start the bars."""
         experiment = self._experiment = federation.experiment
-        for line in first_lines(federation, torch.get_num_threads()):
+        for line in first_lines(federation, torch.get_num_threads(), self._jobs):
             self._console.print(line, soft_wrap=True, markup=False)
         if history:
             self._console.print(f"goes on after round {len(history)} of {experiment.rounds}")

@@ -1,4 +1,4 @@
-"""Runs a whole experiment in this process, and keeps it in a folder where one is given."""
+"""Runs a whole experiment on this machine, and keeps it in a folder where one is given."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 from rich.console import Console
 
 from hfp.federation.experiment import Experiment
+from hfp.federation.jobs.check import check_jobs
+from hfp.federation.jobs.fleet import fleet_of
 from hfp.federation.observer import Observer
 from hfp.federation.records import Run
 from hfp.federation.rounds import Course, Outcome
@@ -29,8 +31,9 @@ def simulate(
     resume: str | os.PathLike[str] | None = None,
     checkpoint: int = 1,
     progress: bool = False,
+    jobs: int = 1,
 ) -> Run:
-    """Run a whole experiment in this process.
+    """Run a whole experiment on this machine.
 
     Args:
         experiment: what is run.
@@ -41,22 +44,28 @@ def simulate(
             written.
         checkpoint: the run's state is saved in the folder after every so many rounds; with 0 it is never saved.
         progress: show rounds as they end, on standard error or below a notebook's cell.
+        jobs: this many clients train at once on the processor, each in a process of its own; with 1 all train in this
+            process. Results are the same to the last bit.
 
     Returns:
         The finished run, with all rounds of its history.
 
     Raises:
-        InputError: the experiment can't be set up, all clients of a round failed, or the folder can't be used.
+        InputError: the experiment can't be set up or can't be sent to other processes, all clients of a round failed,
+            or the folder can't be used.
 
     >>> import hfp
     >>> run = hfp.simulate(hfp.Experiment(method="fedavg", clients=2, train_images=40, rounds=1, head_start=1.0))
     >>> len(run.history)
     1
     """
-    shown = [Display(Console(stderr=True, highlight=False))] if progress else []
+    check_jobs(jobs, experiment.device)
+    shown = [Display(Console(stderr=True, highlight=False), jobs)] if progress else []
     told = [*observers, *shown, *([_Calls(on_round)] if on_round is not None else [])]
     if resume is None:
-        return Course(set_up(experiment), observers=told).run()
+        federation = set_up(experiment)
+        with fleet_of(federation, jobs) as fleet:
+            return Course(federation, fleet, observers=told).run()
     path = Path(resume)
     folder = RunFolder(path, resumed=has_checkpoint(path) or read_configuration(path) is not None)
     with folder.taken():
@@ -66,10 +75,11 @@ def simulate(
         federation = set_up(experiment)
         if before is not None:
             before.check(experiment, federation)
-        folder.configure(experiment)
         run_state = before.run_state if before else None
         kept = [ModelFiles(path), RunFiles(folder, checkpoint)]
-        return Course(federation, run_state=run_state, observers=[*kept, *told]).run()
+        with fleet_of(federation, jobs) as fleet:
+            folder.configure(experiment)
+            return Course(federation, fleet, run_state, [*kept, *told]).run()
 
 
 class _Calls(Observer):

@@ -22,12 +22,13 @@ from torch import nn
 from hfp import InputError
 from hfp.comparison.definition import comparison_from, read_comparison
 from hfp.costs.payload import layout, pack, unpack
+from hfp.federation import wire
 from hfp.federation.experiment import Experiment
+from hfp.federation.letter import Letter
 from hfp.federation.replies import ReplyCheck
 from hfp.federation.rounds import RunState
 from hfp.federation.setup import Federation
-from hfp.flower import wire
-from hfp.flower.letter import BODY, HEADER, NUMPY, Letter, from_records
+from hfp.flower.letter import BODY, HEADER, NUMPY, from_records
 from hfp.methods import Client, MethodContext, Reply, ServerState, Task, Update, create_method
 from hfp.reconstruct import Coupling, MapError, Pruned, compact_model, load_pruned, read_pruned, save_pruned
 from hfp.results.checkpoint import Checkpoint, load_checkpoint, save_checkpoint

@@ -41,7 +41,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     groups = add_settings(parser, without=AXES)
     groups["devices"].add_argument(
-        "--jobs", type=int, metavar="N", help="This many runs go on at once [default: one per core on the processor]"
+        "--jobs",
+        type=int,
+        metavar="N",
+        help="This many runs go on at once, and each trains its clients one after the other [default: one per core on "
+        "the processor]",
     )
     groups["output"].add_argument(
         "--out",

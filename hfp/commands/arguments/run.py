@@ -8,6 +8,7 @@ from pathlib import Path
 from hfp.commands.arguments.checkpoint import add_checkpoint, check_checkpoint
 from hfp.commands.arguments.settings import add_settings, check_given
 from hfp.errors import InputError
+from hfp.federation.jobs.check import check_jobs
 from hfp.results.files import CONFIGURATION, has_checkpoint
 
 
@@ -18,8 +19,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--threads",
         type=int,
         metavar="N",
-        help="The run computes with this many threads of the processor [default: one for small models, else PyTorch's "
-        "number; at least 1]",
+        help="A client is trained with this many threads of the processor [default: one for small models, else "
+        "PyTorch's number; at least 1]",
+    )
+    groups["devices"].add_argument(
+        "--jobs",
+        type=int,
+        default=1,
+        metavar="N",
+        help="On the processor this many clients train at once, each in a process of its own; results are the same "
+        "[default: 1; at least 1]",
     )
     output = groups["output"]
     output.add_argument(
@@ -62,6 +71,7 @@ def check(arguments: argparse.Namespace) -> None:
     check_given(arguments)
     if arguments.threads is not None and arguments.threads < 1:
         raise InputError(f"threads must be at least 1; found {arguments.threads}")
+    check_jobs(arguments.jobs, arguments.device or "cpu")
     check_checkpoint(arguments)
     if arguments.resume is not None and arguments.out is not None:
         raise InputError("a resumed run stays in its folder: give --resume or --out, not both")

@@ -12,8 +12,9 @@ pytest.importorskip("flwr")
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hfp.federation.letter import Letter
 from hfp.flower.conversation import Conversation
-from hfp.flower.letter import Letter, to_records
+from hfp.flower.letter import to_records
 from hfp.methods import Client
 
 

@@ -13,9 +13,11 @@ from inline_grid import InlineGrid
 from safetensors.torch import load, save
 
 from hfp import InputError
-from hfp.flower import client, server, wire
+from hfp.federation import wire
+from hfp.federation.letter import Letter
+from hfp.flower import client, server
 from hfp.flower.keys import make_node_key, public_keys
-from hfp.flower.letter import BODY, HEADER, Letter, from_records, to_records
+from hfp.flower.letter import BODY, HEADER, from_records, to_records
 from hfp.flower.nodes import QuorumError
 from hfp.flower.settings import Settings
 from hfp.reconstruct import IndexMap

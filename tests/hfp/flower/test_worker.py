@@ -14,8 +14,9 @@ import pytest
 pytest.importorskip("flwr")
 
 from hfp import InputError
-from hfp.flower import wire, worker
-from hfp.flower.letter import Letter
+from hfp.federation import wire
+from hfp.federation.letter import Letter
+from hfp.flower import worker
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="Unix sockets")]
 

@@ -6,18 +6,14 @@ import math
 
 import pytest
 import torch
-
-pytest.importorskip("flwr")
-
 from federated import begin, context_of, local_of, small_network
-from flwr.app import RecordDict
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hfp import InputError
-from hfp.costs.payload import layout, pack
-from hfp.flower import wire
-from hfp.flower.letter import Letter, from_records, to_records
+from hfp.costs.payload import pack
+from hfp.federation import wire
+from hfp.federation.letter import Letter
 from hfp.methods import Reply, Task, create_method
 
 MODEL = small_network()
@@ -50,7 +46,7 @@ def assert_same_tensors(found, expected):
 @given(plan=plans(), value=st.floats(allow_nan=False, allow_infinity=False))
 def test_a_task_arrives_as_it_was_sent(plan, value):
     task = task_of(plan, {"share": value})
-    letter = from_records(to_records(wire.write_task(SETTING, 7, CLIENT, task)))
+    letter = wire.write_task(SETTING, 7, CLIENT, task)
     round, ratio, read = wire.read_task(SETTING, letter, CLIENT.index, {})
     assert (round, ratio, dict(read.values)) == (7, CLIENT.ratio, {"share": value})
     assert read.plan == task.plan
@@ -75,7 +71,7 @@ def test_real_replies_arrive_as_they_were_sent(name):
     state = begin(MODEL, method, SETTING)
     task = method.send(SETTING, state, CLIENT, method.plan(SETTING, state, CLIENT))
     reply = method.train(local_of(MODEL, SETTING, CLIENT), task)
-    letter = from_records(to_records(wire.write_reply(SETTING, 3, CLIENT, task, reply, ["mask"])))
+    letter = wire.write_reply(SETTING, 3, CLIENT, task, reply, ["mask"])
     read, kept = wire.read_reply(SETTING, 3, CLIENT, task, letter)
     assert kept == {"mask"}
     assert_same_tensors(read.tensors, reply.tensors)
@@ -179,13 +175,3 @@ def test_statistics_are_of_known_shapes_and_finite():
     with pytest.raises(InputError, match="must have 18 tensors of known shapes"):
         fewer = {name: tensor for name, tensor in moments.items() if name != first}
         wire.read_state(wire.STATISTICS, wire.write_state(wire.STATISTICS, fewer, known), known)
-
-
-def test_bodies_of_lying_headers_are_refused_before_anything_is_allocated():
-    records = to_records(Letter("{}", b"1234"))
-    array = records["body"]["body"]
-    array.data = array.data.replace(b"(4,)", b"(9,)")
-    with pytest.raises(InputError, match="must be a row of 4 bytes"):
-        from_records(records)
-    assert from_records(RecordDict({"header": records["header"]})) == Letter("{}")
-    assert layout(STATE) == layout(MODEL.state_dict())

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from hfp.costs.payload import layout, pack, unpack
 from hfp.errors import InputError
+from hfp.federation.letter import Letter
 from hfp.federation.setup import FEWEST_IMAGES
-from hfp.flower.letter import Letter
 from hfp.methods import Client, MethodContext, Reply, State, Task
 from hfp.methods.blocks.bits import from_bits, to_bits
 from hfp.reconstruct import IndexMap, MapError, Plan
