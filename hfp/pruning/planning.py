@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from torch import nn
@@ -41,17 +42,24 @@ class Goal:
 
 @dataclass(frozen=True)
 class Step:
-    """A plan of one step, applied.
+    """A plan of one step.
 
-    coupling: the groups it is about. stuck: layers that the rules leave no choice, with why. compact: the compact
-    model. costs: its costs by name.
+    Args:
+        model: what the plan is for.
+        coupling: the groups it is about.
+        plan: what is kept of each group.
+        stuck: layers that the rules leave no choice, with why.
     """
 
+    model: nn.Module
     coupling: Coupling
     plan: Plan
     stuck: Mapping[str, str]
-    compact: nn.Module
-    costs: Mapping[str, float]
+
+    @cached_property
+    def compact(self) -> nn.Module:
+        """The compact model; it is built when it is first asked for."""
+        return compact_model(self.model, self.coupling.index_map(self.plan))
 
 
 def costs_of(model: nn.Module, inputs: Any) -> dict[str, float]:
@@ -59,12 +67,13 @@ def costs_of(model: nn.Module, inputs: Any) -> dict[str, float]:
     return {"macs": macs(model, inputs), "params": parameters(model), "bytes": state_bytes(model)}
 
 
-def planned(model: nn.Module, shown: nn.Module, goal: Goal, request: PruneRequest) -> Step:
+def planned(model: nn.Module, shown: nn.Module, costs: Mapping[str, float], goal: Goal, request: PruneRequest) -> Step:
     """A plan that meets the goal and that the check with numbers finds nothing wrong with.
 
     Args:
         model: what is pruned; it is run.
         shown: the same layers, which a criterion that does not run the model is shown.
+        costs: the model's costs by name.
         goal: what to reach.
         request: how.
 
@@ -75,11 +84,12 @@ def planned(model: nn.Module, shown: nn.Module, goal: Goal, request: PruneReques
     """
     request.tell("following channels")
     coupling = Coupling.trace(model, goal.inputs, request.ignored_layers, request.prune_heads)
+    if coupling.costs({}) != costs:
+        coupling = coupling.miscounting()
     request.tell("scoring")
     scores_of = model if request.scores_with_data else shown
     criterion = criterion_for(scores_of, request)
     refused: dict[str, str] = {}
-    counted = True
     for _ in range(MOST_CHECKS):
         if not coupling.names:
             raise MapError(f"nothing can be removed from this model: {coupling.why_nothing}")
@@ -89,33 +99,28 @@ def planned(model: nn.Module, shown: nn.Module, goal: Goal, request: PruneReques
             continue
         request.tell(f"meeting {goal.budget}")
         try:
-            plan = _plan(bundles, coupling, model, goal, request, counted)
+            plan = _plan(bundles, coupling, model, goal, request)
         except InputError as error:
             raise InputError(f"{error}{_left_alone(refused)}") from None
         request.tell("checking with numbers")
         checked = coupling.checked(model, goal.inputs, plan)
-        if checked is not coupling:
-            coupling = checked
-            continue
-        compact = compact_model(model, coupling.index_map(plan))
-        costs = costs_of(compact, goal.inputs)
-        if not counted or costs == coupling.costs(plan.kept):
-            return Step(coupling, plan, _stuck(bundles, request), compact, costs)
-        counted = False
+        if checked is coupling:
+            return Step(model, coupling, plan, _stuck(bundles, request))
+        coupling = checked
     raise MapError(
         f"after {MOST_CHECKS} attempts the compact model still does not compute what it should: {coupling.why_nothing}"
     )
 
 
 def _plan(
-    bundles: list[Bundle], coupling: Coupling, model: nn.Module, goal: Goal, request: PruneRequest, counted: bool
+    bundles: list[Bundle], coupling: Coupling, model: nn.Module, goal: Goal, request: PruneRequest
 ) -> Plan:
     if request.rules.ranking == "measured":
         bundles = _measured(bundles, coupling, model, goal, request)
     order = Order.of(bundles, request.rules)
     if goal.budget.ratio is not None:
         return coupling.plan(order.until(goal.budget.ratio))
-    costs = _relative_costs(coupling, model, goal, counted)
+    costs = _relative_costs(coupling, model, goal)
     return coupling.plan(meet(order, goal.budget.costs, costs, goal.budget.tolerance))
 
 
@@ -179,19 +184,17 @@ def _priced_cost(model: nn.Module, goal: Goal) -> Callable[[nn.Module, Plan], fl
     return cost
 
 
-def _relative_costs(
-    coupling: Coupling, model: nn.Module, goal: Goal, counted: bool
-) -> Callable[[Kept], dict[str, float]]:
+def _relative_costs(coupling: Coupling, model: nn.Module, goal: Goal) -> Callable[[Kept], dict[str, float]]:
     """What a plan costs of all that the budget limits, as shares of the full model's.
 
-    counted: costs are counted from the sizes that the trace predicts; otherwise each plan's compact model is built.
+    Where counting from the kept channels gives something else than running, each plan's compact model is built and run.
     """
     names = goal.budget.costs
 
     def costs(kept: Kept) -> dict[str, float]:
         found: dict[str, float] = {}
         if set(names) - {"latency"}:
-            left = coupling.costs(kept) if counted else costs_of(*coupling.compact_skeleton(coupling.plan(kept)))
+            left = coupling.costs(kept) if coupling.counts else costs_of(*coupling.compact_skeleton(coupling.plan(kept)))
             found |= {name: left[name] / goal.costs[name] for name in names if name != "latency"}
         if "latency" in names:
             compact = compact_model(model, coupling.index_map(coupling.plan(kept)))

@@ -107,15 +107,28 @@ def prune(
 class _State:
     """How far pruning is.
 
-    model: what is left. index_map: its place in the full model. costs: what it costs. first: the first step's plan.
+    Args:
+        full: the full model.
+        index_map: the place of what is left in the full model.
+        costs: what is left of its costs, by name.
+        left: the share of the coupled groups' channels that is left.
+        repairs: what the last step's repairs did.
+        first: the first step's plan.
+        last: the last step's plan.
     """
 
-    model: nn.Module
+    full: nn.Module
     index_map: IndexMap
     costs: Mapping[str, float]
     left: float = 1.0
     repairs: tuple[RepairReport, ...] = ()
     first: Step | None = None
+    last: Step | None = None
+
+    @property
+    def model(self) -> nn.Module:
+        """What is left."""
+        return self.full if self.last is None else self.last.compact
 
 
 def _pruned(model: nn.Module, request: PruneRequest) -> PruneResult:
@@ -152,14 +165,18 @@ def _step(state: _State, shown: nn.Module, goal: Goal, request: PruneRequest) ->
     """Plan one step, apply it and repair what is left."""
     if state.first is not None and hasattr(request.importance, "reset"):
         request.importance.reset()  # what it knows is of a larger model
-    step = planned(state.model, shown, goal, request)
-    index_map = step.coupling.index_map(step.plan)
-    total, repairs, costs = state.index_map.then(index_map), state.repairs, step.costs
+    step = planned(state.model, shown, state.costs, goal, request)
+    total = state.index_map.then(step.coupling.index_map(step.plan))
+    repairs, costs = state.repairs, step.coupling.costs(step.plan.kept)
     if request.repair:
         request.tell("repairing")
         repairs = repaired(goal.model, step.compact, total, request.data, request.repair)
+    if request.repair or not step.coupling.counts:
         costs = costs_of(step.compact, request.inputs)
-    return _State(step.compact, total, costs, state.left * (1 - step.plan.ratio), repairs, state.first or step)
+    return replace(
+        state, index_map=total, costs=costs, left=state.left * (1 - step.plan.ratio), repairs=repairs,
+        first=state.first or step, last=step,
+    )  # fmt: skip
 
 
 def _written(model: nn.Module, state: _State) -> Mapping[str, Tensor] | None:

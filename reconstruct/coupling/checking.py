@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from hfp.layers.calling import call
+from hfp.layers.flops import flops, formula_of
 from hfp.reconstruct.coupling.replay import decision, replayed
 from hfp.reconstruct.coupling.rules.labels import Lines
 from hfp.reconstruct.coupling.rules.registry import tensors_in
@@ -37,10 +39,21 @@ _PERIOD = 65537
 Digest = tuple[Tensor, Tensor]
 
 
-def first_difference(
-    wiring: Wiring, model: nn.Module, example_inputs: Any, gone: Gone, index_map: IndexMap
-) -> tuple[TracedCall, str] | None:
-    """Return the first operation whose kept results differ between the masked parent and the compact model.
+@dataclass(frozen=True)
+class Comparison:
+    """What running the masked parent and the compact model showed.
+
+    Args:
+        difference: the first operation whose kept results differ, and how they differ; None if none does.
+        macs: the multiply-accumulates of the compact model's run, up to the difference.
+    """
+
+    difference: tuple[TracedCall, str] | None
+    macs: int
+
+
+def compare(wiring: Wiring, model: nn.Module, example_inputs: Any, gone: Gone, index_map: IndexMap) -> Comparison:
+    """Run the masked parent and the compact model, and compare the kept results of every operation.
 
     Args:
         wiring: what was traced from `model`.
@@ -48,9 +61,6 @@ def first_difference(
         example_inputs: what both are called with.
         gone: the classes that are removed.
         index_map: the map that should describe it.
-
-    Returns:
-        The operation and how it differs; None if none does.
 
     Raises:
         MapError: the compact model does not run.
@@ -63,10 +73,10 @@ def first_difference(
     try:
         found.run(compact, example_inputs)
     except _Different as difference:
-        return difference.args[0], difference.args[1]
+        return Comparison((difference.args[0], difference.args[1]), found.flops // 2)
     except Exception as error:
         raise MapError(f"the compact model does not run: {type(error).__name__}: {error}") from error
-    return None
+    return Comparison(None, found.flops // 2)
 
 
 def masked_output(wiring: Wiring, model: nn.Module, example_inputs: Any, gone: Gone, index_map: IndexMap) -> Any:
@@ -201,15 +211,19 @@ class _MaskedRun(_Run):
 
 
 class _CompactRun(_Run):
-    """Runs the compact model, and compares every operation with the digest."""
+    """Runs the compact model, compares every operation with the digest, and counts floating-point operations."""
 
     def __init__(self, parent: _MaskedRun) -> None:
         super().__init__(parent._wiring, parent._gone)
+        self.flops = 0
         self._digests, self._decisions = parent.digests, parent.decisions
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         key = self.key(function)
         result = self.compute(function, key, args, kwargs)
+        formula = formula_of(function)
+        if formula is not None:
+            self.flops += flops(formula, args, kwargs or {}, result)
         known = self._wiring.trace.calls.get(key)
         if key in self._decisions and (known is not None or not isinstance(self._decisions[key], list)):
             lines = () if known is None else known.outputs

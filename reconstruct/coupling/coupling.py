@@ -16,7 +16,7 @@ from torch_pruning.dependency.group import Group
 from hfp.layers.calling import is_recurrent
 from hfp.layers.products import PRODUCTS, weight_dims
 from hfp.reconstruct.coupling.changes import cut_lines, suspects
-from hfp.reconstruct.coupling.checking import first_difference, masked_output
+from hfp.reconstruct.coupling.checking import compare, masked_output
 from hfp.reconstruct.coupling.fitting import fit
 from hfp.reconstruct.coupling.members import Member, members, ties
 from hfp.reconstruct.coupling.rules.labels import Array
@@ -47,6 +47,7 @@ class Coupling:
     head or a group of a convolution. `Coupling.trace` makes a coupling.
 
     Attributes:
+        counts: whether `costs` counts from the kept channels alone, as it does unless it was found to miscount.
         sizes: the number of channels of each group. A group has the name of the layer that writes the channels.
         linked: every group once, together with those that must lose the same share of their channels because the
             model's code takes their sizes to be tied. Most groups are alone.
@@ -61,7 +62,8 @@ class Coupling:
     'it is an output of the model'
     """
 
-    def __init__(self, wiring: Wiring, example_inputs: Any) -> None:
+    def __init__(self, wiring: Wiring, example_inputs: Any, counts: bool = True) -> None:
+        self.counts = counts
         self._wiring = wiring
         self._inputs = example_inputs
         self.sizes: Mapping[str, int] = MappingProxyType({name: len(g.classes) for name, g in wiring.groups.items()})
@@ -277,12 +279,22 @@ class Coupling:
             plan: what to remove.
 
         Returns:
-            This coupling, or else one that leaves alone what differs.
+            This coupling, or else one that leaves alone what differs, or that says that `costs` counts wrongly.
 
         Raises:
             MapError: the compact model does not run, or differs where nothing is pruned.
         """
-        return self._checked(model, example_inputs, self._wiring.gone(plan.kept))
+        gone = self._wiring.gone(plan.kept)
+        found = compare(self._wiring, model, example_inputs, gone, self.index_map(plan))
+        if found.difference is not None:
+            return self._without(found.difference, model, example_inputs, gone)
+        if self.counts and found.macs != self.costs(plan.kept)["macs"]:
+            return self.miscounting()
+        return self
+
+    def miscounting(self) -> Coupling:
+        """Return the same coupling, which says that its `costs` are not those of the compact models."""
+        return Coupling(self._wiring, self._inputs, counts=False)
 
     def verified(self, model: nn.Module, example_inputs: Any) -> Coupling:
         """Check with about 40 % of every group removed, for plans that are not known yet.
@@ -299,10 +311,11 @@ class Coupling:
         """
         coupling = self
         for _ in range(MOST_CHECKS):
-            checked = coupling._checked(model, example_inputs, trial(coupling._wiring, seed=0))
-            if checked is coupling:
+            gone = trial(coupling._wiring, seed=0)
+            found = compare(coupling._wiring, model, example_inputs, gone, coupling._wiring.index_map(gone))
+            if found.difference is None:
                 break
-            coupling = checked
+            coupling = coupling._without(found.difference, model, example_inputs, gone)
         else:
             raise MapError(f"after {MOST_CHECKS} checks compact models still compute something else")
         if not coupling.names:
@@ -318,11 +331,11 @@ class Coupling:
             reasons = [reason for name, rank in wide for dim in range(rank) if (reason := self.reason(name, dim))]
         return "; ".join(dict.fromkeys(reasons[-3:])) or "it has no channels"
 
-    def _checked(self, model: nn.Module, example_inputs: Any, gone: Gone) -> Coupling:
-        found = first_difference(self._wiring, model, example_inputs, gone, self._wiring.index_map(gone))
-        if found is None:
-            return self
-        call, message = found
+    def _without(
+        self, difference: tuple[TracedCall, str], model: nn.Module, example_inputs: Any, gone: Gone
+    ) -> Coupling:
+        """Return a coupling that leaves alone what makes an operation of the compact model differ."""
+        call, message = difference
         reason = f"{call.key[0] or 'the model'}: {call.key[1]} computes something else in the compact model ({message})"
         lines = cut_lines(self._wiring, call, gone)
         if lines:
@@ -334,12 +347,12 @@ class Coupling:
         raise MapError(f"{reason}, although none of its dimensions is pruned")
 
     def _fitted(self, wiring: Wiring) -> Coupling:
-        return Coupling(fit(wiring, self._inputs), self._inputs)
+        return Coupling(fit(wiring, self._inputs), self._inputs, self.counts)
 
     def _gets_beyond(self, call: TracedCall, model: nn.Module, example_inputs: Any) -> bool:
         """Return whether the check, with about 40 % of every group removed, finds nothing wrong up to a call."""
         gone = trial(self._wiring, seed=0)
-        found = first_difference(self._wiring, model, example_inputs, gone, self._wiring.index_map(gone))
+        found = compare(self._wiring, model, example_inputs, gone, self._wiring.index_map(gone)).difference
         if found is None:
             return True
         order = list(self._wiring.trace.calls)

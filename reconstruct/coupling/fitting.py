@@ -5,7 +5,7 @@ follow. Trials find which attribute must follow which dimension. A trial removes
 compact model without computing anything, and compares every operation's shapes with what the trace predicts (`trials`).
 The first operation that differs names the place. An attribute there that holds the stated size is made to follow, or
 two groups are made to lose the same share (`changes`), in all modules that are alike (`twins`). Where nothing helps,
-the dimension is left alone.
+the dimension is left alone. What one trial found may fit its shares only by chance, so that another one follows.
 """
 
 from __future__ import annotations
@@ -29,12 +29,20 @@ def fit(wiring: Wiring, example_inputs: Any) -> Wiring:
         example_inputs: inputs on the meta device.
     """
     for seed in range(_TRIALS):
-        while True:
-            failure = try_out(wiring, trial(wiring, seed), example_inputs)
-            if failure is None:
-                break
-            wiring = _repair(wiring, failure, seed, example_inputs)
+        fitted = _fitted(wiring, seed, example_inputs)
+        if fitted is wiring:
+            break
+        wiring = fitted
     return wiring
+
+
+def _fitted(wiring: Wiring, seed: int, example_inputs: Any) -> Wiring:
+    """Return a wiring whose compact model runs as predicted in one trial; the same one where it did so at once."""
+    while True:
+        failure = try_out(wiring, trial(wiring, seed), example_inputs)
+        if failure is None:
+            return wiring
+        wiring = _repair(wiring, failure, seed, example_inputs)
 
 
 def _repair(wiring: Wiring, failure: Failure, seed: int, example_inputs: Any) -> Wiring:

@@ -8,7 +8,7 @@ from networks.operations import NETWORKS, Attention
 from torch import Tensor, nn
 
 from hfp.reconstruct import Coupling, IndexMap, MapError, Plan, compact_model
-from hfp.reconstruct.coupling.checking import first_difference
+from hfp.reconstruct.coupling.checking import compare
 
 
 def made(name: str) -> tuple[nn.Module, Tensor]:
@@ -209,8 +209,8 @@ def test_a_wrong_map_is_found_where_it_goes_wrong():
     other = coupling.index_map(coupling.plan({**plan.kept, "b": sorted({(c + 1) % 10 for c in plan.kept["b"]})}))
     wrong = IndexMap({**right.tensors, "c.weight": other.tensors["c.weight"]}, right.attributes)
     gone = coupling._wiring.gone(plan.kept)
-    assert first_difference(coupling._wiring, model, x, gone, right) is None
-    call, message = first_difference(coupling._wiring, model, x, gone, wrong)
+    assert compare(coupling._wiring, model, x, gone, right).difference is None
+    call, message = compare(coupling._wiring, model, x, gone, wrong).difference
     assert call.key[:2] == ("c", "convolution")
     assert "differ" in message
 

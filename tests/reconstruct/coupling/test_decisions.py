@@ -10,7 +10,7 @@ from networks.operations import Net, conv
 from torch import nn
 
 from hfp.reconstruct import Coupling, IndexMap, Plan, TensorMap, compact_model
-from hfp.reconstruct.coupling.checking import first_difference
+from hfp.reconstruct.coupling.checking import compare
 
 
 def made(make, shape):
@@ -89,8 +89,8 @@ def test_a_wrong_map_is_still_found_where_random_numbers_are_replayed():
     others = torch.tensor([place for place in range(10) if place not in read.kept[1].tolist()])
     wrong = IndexMap({**right.tensors, "head.weight": TensorMap(read.shape, (None, others))}, right.attributes)
     gone = coupling._wiring.gone(plan.kept)
-    assert first_difference(coupling._wiring, model, x, gone, right) is None
-    assert first_difference(coupling._wiring, model, x, gone, wrong) is not None
+    assert compare(coupling._wiring, model, x, gone, right).difference is None
+    assert compare(coupling._wiring, model, x, gone, wrong).difference is not None
 
 
 def scaled_by_size(reads):
