@@ -11,6 +11,7 @@ follows labels through a forward pass, without cutting anything, to know what ca
 
 from hfp.reconstruct.coupling.coupling import Coupling
 from hfp.reconstruct.errors import MapError
+from hfp.reconstruct.files.map_file import load_index_map, save_index_map
 from hfp.reconstruct.files.pruned_file import Pruned, PrunedFile, load_pruned, read_pruned, save_pruned
 from hfp.reconstruct.files.skeletons import TimmModel
 from hfp.reconstruct.maps.aggregation import AGGREGATION_RULES, Aggregator
@@ -34,9 +35,11 @@ __all__ = [
     "TimmModel",
     "compact_model",
     "embed_optimizer",
+    "load_index_map",
     "load_pruned",
     "read_pruned",
     "record",
     "restrict_optimizer",
+    "save_index_map",
     "save_pruned",
 ]

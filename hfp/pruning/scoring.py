@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
@@ -36,7 +36,7 @@ def criterion_for(model: nn.Module, request: PruneRequest) -> Criterion:
 
 
 def scored(
-    coupling: Coupling, model: nn.Module, criterion: Criterion, name: str
+    coupling: Coupling, model: nn.Module, criterion: Criterion, name: str, only: Collection[str] | None = None
 ) -> tuple[list[Bundle], Mapping[str, str]]:
     """The scored groups; or no groups, and those that can't be scored with the reason.
 
@@ -45,6 +45,7 @@ def scored(
         model: whose layers the criterion is shown.
         criterion: group -> one score a channel.
         name: the criterion's name, for messages.
+        only: the names of the groups to score; by default all are.
 
     Raises:
         CriterionError: no group at all can be scored.
@@ -53,7 +54,8 @@ def scored(
     groups = coupling.groups_of(model)
     scores: dict[str, Tensor] = {}
     unscored: dict[str, criteria.CriterionError] = {}
-    for group in coupling.names:
+    wanted = coupling.names if only is None else [group for group in coupling.names if group in only]
+    for group in wanted:
         try:
             found = _called(criterion, groups(group), name, group)
             scores[group] = _checked(group, found, coupling.sizes[group])
@@ -63,10 +65,11 @@ def scored(
         if not scores:
             raise next(iter(unscored.values()))
         return [], {each: f"the criterion has no score for it ({error})" for each, error in unscored.items()}
-    widths = {group: coupling.widths(group) for group in coupling.names}
+    widths = {group: coupling.widths(group) for group in wanted}
     return [
         Bundle({group: scores[group] for group in names}, {group: widths[group] for group in names})
         for names in coupling.linked
+        if scores.keys() >= set(names)
     ], {}
 
 

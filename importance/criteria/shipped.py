@@ -48,7 +48,7 @@ class ShippedImportance(tp.importance.Importance):  # type: ignore[misc]
             CriterionError: the criterion gives no scores for the group, which torch-pruning would skip, or another
                 number of scores than there are channels.
         """
-        scores = None if any(_is_misread(item) for item in group) else self.inner(_private(group))
+        scores = None if any(_is_misread(item) for item in group.items) else self.inner(_private(group))
         if scores is None and type(self.inner) is tp.importance.GroupMagnitudeImportance:
             scores = _magnitudes(group, self.inner.p)
         if scores is None:
@@ -215,7 +215,7 @@ def _magnitudes(group: Any, p: int) -> Tensor | None:
 def _private(group: Any) -> Any:
     twin = copy(group)
     twin._group = []
-    for item in group:
+    for item in group.items:
         mine = type(item)(_in_float32(item.dep), list(item.idxs))
         mine.root_idxs = list(item.root_idxs)
         twin._group.append(mine)

@@ -6,32 +6,36 @@ It holds the compact state, the kept indices, the changed attributes, and where 
 from __future__ import annotations
 
 import os
-import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from hfp.reconstruct.errors import MapError
-from hfp.reconstruct.files.checksum import check_checksum, with_checksum
-from hfp.reconstruct.files.document import Document, TensorEntry
+from hfp.reconstruct.files.checksum import check_checksum
+from hfp.reconstruct.files.document import Document
+from hfp.reconstruct.files.parts import (
+    VECTOR,
+    Vectors,
+    entry_of,
+    opened,
+    stored_vectors,
+    tensor_map,
+    vector_in,
+    write_whole,
+)
 from hfp.reconstruct.files.sizes import check_sizes
 from hfp.reconstruct.files.skeletons import TimmModel
 from hfp.reconstruct.files.watch import is_whole
-from hfp.reconstruct.maps.index_map import IndexMap, TensorMap
+from hfp.reconstruct.maps.index_map import IndexMap
 from hfp.reconstruct.models.attributes import check
 from hfp.reconstruct.models.compact import build, device_for
 
 _DOCUMENT = "hfp"  # the metadata key of the description; the checksum has the other one
 _SMALL, _MOST_TIMES = 64 * 2**20, 100  # bytes that a file may have a model ask for: so many, and so many times its own
-_VECTOR = "hfp/kept/"  # names of index vectors; all other tensors are the compact state under its own names
 _LIBRARIES = ("hfp", "torch", "torch-pruning", "timm", "safetensors")
 
 
@@ -109,7 +113,7 @@ class PrunedFile:
         Raises:
             MapError: the file changed since it was checked.
         """
-        with _opened(self.path) as file:
+        with opened(self.path) as file:
             stored = {name: file.get_tensor(name).clone() for name in self.index_map.tensors if name not in self.tied}
         state = {name: stored[self.tied.get(name, name)] for name in self.index_map.tensors}
         self.index_map.check_compact(state)
@@ -156,14 +160,7 @@ def save_pruned(
         _check_skeleton(timm.create("meta"), index_map, timm.name, named_by_file=True)
     tensors, document = _packed(state, index_map, timm, {**pruned.metadata, **(metadata or {})})
     path = Path(path)
-    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        unfinished.write_bytes(with_checksum(save(tensors, metadata={_DOCUMENT: document})))
-        os.replace(unfinished, path)
-    except SafetensorError as error:
-        raise OSError(f"{path} can't be written: {error}") from error
-    finally:
-        unfinished.unlink(missing_ok=True)
+    write_whole(path, tensors, {_DOCUMENT: document})
     return path
 
 
@@ -188,18 +185,18 @@ def read_pruned(path: str | os.PathLike[str]) -> PrunedFile:
     <IndexMap: 0 of 4 tensors cut; 44 of 44 entries kept (100.0 %)>
     """
     path = Path(path)
-    with _opened(path) as file:
+    with opened(path) as file:
         check_checksum(path)
         document = Document.parse((file.metadata() or {}).get(_DOCUMENT, "{}"))
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
         _check_names(document, shapes)
-        vectors = {name: _vector(file, name) for name in shapes if name.startswith(_VECTOR)}
-    tensors = {name: _tensor_map(name, entry, vectors) for name, entry in document.tensors.items()}
+        vectors = {name: vector_in(file, name) for name in shapes if name.startswith(VECTOR)}
+    tensors = {name: tensor_map(name, entry, vectors) for name, entry in document.tensors.items()}
     for name, tensor in tensors.items():
         found = shapes[document.tied.get(name, name)]
         if found != tensor.compact_shape:
             raise MapError(f"{path}: {name} has shape {list(found)}, its indices say {list(tensor.compact_shape)}")
-    transient = {name: _tensor_map(name, entry, vectors) for name, entry in document.transient.items()}
+    transient = {name: tensor_map(name, entry, vectors) for name, entry in document.transient.items()}
     return PrunedFile(
         path=path,
         index_map=IndexMap(tensors, document.attributes, transient),
@@ -277,13 +274,13 @@ def _packed(
 ) -> tuple[dict[str, Tensor], str]:
     """Return the tensors that go into the file, by name, and the document."""
     for name, tensor in state.items():
-        if tensor.is_meta or tensor.is_sparse or tensor.is_complex() or name.startswith(_VECTOR):
+        if tensor.is_meta or tensor.is_sparse or tensor.is_complex() or name.startswith(VECTOR):
             raise MapError(f"{name}: a {tensor.dtype} tensor on {tensor.device} of this name can't be saved")
     tied = _tied_names(state)
-    vectors: dict[tuple[int, ...], int] = {}
+    vectors: Vectors = {}
     document = Document(
-        tensors={name: _entry(tensor, vectors) for name, tensor in index_map.tensors.items()},
-        transient={name: _entry(tensor, vectors) for name, tensor in index_map.transient.items()},
+        tensors={name: entry_of(tensor, vectors) for name, tensor in index_map.tensors.items()},
+        transient={name: entry_of(tensor, vectors) for name, tensor in index_map.transient.items()},
         tied=tied,
         attributes=index_map.attributes,
         skeleton=None if timm is None else (timm.name, dict(timm.arguments)),
@@ -291,9 +288,7 @@ def _packed(
         libraries=libraries(),
     ).dump()
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items() if name not in tied}
-    for indices, number in vectors.items():
-        tensors[f"{_VECTOR}{number}"] = torch.tensor(indices, dtype=torch.int64)
-    return tensors, document
+    return {**tensors, **stored_vectors(vectors)}, document
 
 
 def libraries() -> dict[str, str]:
@@ -307,11 +302,6 @@ def libraries() -> dict[str, str]:
     return found
 
 
-def _entry(tensor: TensorMap, vectors: dict[tuple[int, ...], int]) -> TensorEntry:
-    numbers = (None if kept is None else vectors.setdefault(tuple(kept.tolist()), len(vectors)) for kept in tensor.kept)
-    return TensorEntry(tensor.shape, tuple(numbers))
-
-
 def _tied_names(state: Mapping[str, Tensor]) -> dict[str, str]:
     first: dict[tuple[Any, ...], str] = {}
     tied = {}
@@ -322,20 +312,9 @@ def _tied_names(state: Mapping[str, Tensor]) -> dict[str, str]:
     return tied
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            yield file
-    except FileNotFoundError as error:
-        raise MapError(f"there is no file {path}") from error
-    except (SafetensorError, OSError) as error:
-        raise MapError(f"{path} is not a whole safetensors file: {error}") from error
-
-
 def _check_names(document: Document, shapes: Mapping[str, Any]) -> None:
     entries = [*document.tensors.values(), *document.transient.values()]
-    vectors = {f"{_VECTOR}{number}" for entry in entries for number in entry.kept if number is not None}
+    vectors = {f"{VECTOR}{number}" for entry in entries for number in entry.kept if number is not None}
     stored = {name for name in document.tensors if name not in document.tied}
     for name, other in document.tied.items():
         if name not in document.tensors or other not in stored:
@@ -346,21 +325,6 @@ def _check_names(document: Document, shapes: Mapping[str, Any]) -> None:
             f"the file's tensors are not those it describes; missing {sorted(missing)[:4]}, "
             f"unexpected {sorted(surplus)[:4]}"
         )
-
-
-def _vector(file: Any, name: str) -> Tensor:
-    found = file.get_slice(name)
-    if found.get_dtype() != "I64" or len(found.get_shape()) != 1:
-        raise MapError(f"{name}: expected a vector of int64 indices, got {found.get_dtype()} {found.get_shape()}")
-    return file.get_tensor(name).clone()
-
-
-def _tensor_map(name: str, entry: TensorEntry, vectors: Mapping[str, Tensor]) -> TensorMap:
-    kept = tuple(None if number is None else vectors[f"{_VECTOR}{number}"] for number in entry.kept)
-    try:
-        return TensorMap(entry.shape, kept)
-    except MapError as error:
-        raise MapError(f"{name}: {error}") from None
 
 
 def _check_skeleton(skeleton: nn.Module, index_map: IndexMap, where: str, *, named_by_file: bool) -> None:

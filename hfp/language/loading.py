@@ -1,0 +1,191 @@
+"""Read a pruned folder again, and put its weights back into the full model's."""
+
+from __future__ import annotations
+
+import os
+import re
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hfp.errors import InputError
+from hfp.language.blocks import BlockMap
+from hfp.language.folder import ModelFolder, open_folder
+from hfp.language.hub import download
+from hfp.language.outline import config_from, config_of, model_class, outline_of, transformers, without_weights
+from hfp.language.record import INDEX_MAP, PruneRecord
+from hfp.language.writing import (
+    SHARD_BYTES,
+    NewTensor,
+    check_target,
+    copy_companions,
+    new_folder,
+    write_json,
+    write_shards,
+)
+from hfp.pruning.progress import told
+from hfp.reconstruct import IndexMap, Pruned, compact_model, load_index_map
+
+_HUB = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def from_pretrained(
+    folder: str | os.PathLike[str], *, dtype: torch.dtype | None = None, revision: str | None = None
+) -> Pruned:
+    """Read a pruned model from a folder that ``hfp prune hf:...`` or `hfp.language.prune_folder` wrote.
+
+    No code from the folder is run, and nothing is unpickled.
+
+    Args:
+        folder: the folder, or the name of a repository on the Hugging Face Hub ("organisation/name"), which is
+            downloaded.
+        dtype: the dtype of the weights; by default that of the files.
+        revision: which version of a repository; by default the newest.
+
+    Returns:
+        The compact model in evaluation mode, its place in the full model, and what ``hfp_prune.json`` says. The place
+        has `restrict` and `embed`; it is an `IndexMap`, or a `BlockMap` where whole blocks were removed.
+
+    Raises:
+        InputError: it is no such folder, or damaged.
+        MapError: the index map is damaged, or is of another model.
+
+    >>> import hfp, tempfile
+    >>> from hfp.language import prune_folder
+    >>> from transformers import LlamaConfig, LlamaForCausalLM
+    >>> config = LlamaConfig(
+    ...     vocab_size=100, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+    ...     num_key_value_heads=2,
+    ... )
+    >>> full = LlamaForCausalLM(config)
+    >>> place = tempfile.mkdtemp()
+    >>> full.save_pretrained(f"{place}/full")
+    >>> report = prune_folder(f"{place}/full", f"{place}/small", hfp.Budget(macs=0.7))
+    >>> small = hfp.from_pretrained(f"{place}/small")
+    >>> state = small.index_map.embed(small.model.state_dict(), into=full.state_dict())
+    >>> all(state[name].equal(tensor) for name, tensor in full.state_dict().items())
+    True
+    """
+    found, record = opened(folder, revision)
+    index_map = load_index_map(found.path / INDEX_MAP)
+    model = compact_outline(found, record, index_map)
+    _fill(model, found, index_map, dtype)
+    _with_generation(model, found.path)
+    place = index_map if record.blocks is None else BlockMap(record.blocks, index_map)
+    return Pruned(model.eval(), place, record.as_dict())  # type: ignore[arg-type]
+
+
+def restore_folder(
+    folder: str | os.PathLike[str],
+    parent: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    any_parent: bool = False,
+    shard_bytes: int = SHARD_BYTES,
+    replace: bool = False,
+    progress: Any = None,
+) -> Path:
+    """Put the weights of a pruned folder back into the full model, tensor by tensor, and write that as a folder.
+
+    Args:
+        folder: the pruned folder; its weights may have been trained since.
+        parent: the folder of the full model. What was removed, whole blocks too, comes from there.
+        out: the folder to write.
+        any_parent: whether the parent may have other weights than the model that was pruned.
+        shard_bytes: the most bytes of a shard.
+        replace: whether to replace `out` where it is a folder of a pruned model.
+        progress: True shows what is being done; a function is called with it.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InputError: a folder can't be read or written, or the parent is another model.
+        MapError: the index map is damaged.
+    """
+    found, record = opened(folder, None)
+    full, target = open_folder(parent), Path(out)
+    check_target(target, replace)
+    if full.fingerprint() != record.fingerprint and not any_parent:
+        raise InputError(
+            f"{parent} does not hold the weights that {folder} was pruned from; give that folder, or say that another "
+            "one will do (any_parent=True)"
+        )
+    index_map = load_index_map(found.path / INDEX_MAP)
+    tensors = _restored(found, record, full, index_map)
+    with told(progress) as tell, new_folder(target, full.bytes) as unfinished:
+        write_shards(unfinished, tensors, shard_bytes, tell)
+        write_json(unfinished / "config.json", full.config)
+        copy_companions(full, unfinished)
+    return target
+
+
+def opened(folder: str | os.PathLike[str], revision: str | None) -> tuple[ModelFolder, PruneRecord]:
+    """A pruned folder and its record; a repository of the Hub is downloaded.
+
+    Raises:
+        InputError: it is no folder that hfp wrote.
+    """
+    path = Path(folder)
+    if not path.is_dir() and isinstance(folder, str) and _HUB.fullmatch(folder):
+        path = download(folder, revision)
+    elif revision is not None:
+        raise InputError(f"a revision is of a repository on the Hub; {folder} is a folder here")
+    found = open_folder(path)
+    return found, PruneRecord.read(path)
+
+
+def compact_outline(found: ModelFolder, record: PruneRecord, index_map: IndexMap) -> Any:
+    """The model of a pruned folder without weights."""
+    kind = model_class(found.config, str(found.path))
+    if record.plain:
+        return without_weights(config_of(found), kind)
+    full = config_from({**record.parent, **record.changed}, str(found.path))
+    return compact_model(without_weights(full, kind), index_map)
+
+
+def _restored(found: ModelFolder, record: PruneRecord, full: ModelFolder, index_map: IndexMap) -> dict[str, NewTensor]:
+    """Every tensor of the full model, with the entries of the pruned one in their places."""
+    stored = outline_of(full).stored
+    small = {}
+    for name in found.tensors:
+        other = name if record.blocks is None else record.blocks.full_name(name)
+        if other not in stored or index_map.tensors[name].shape != full.tensors[stored[other]].shape:
+            raise InputError(f"{full.path} is not the full model of {found.path}: it has no {other} of that shape")
+        small[stored[other]] = name
+    return {
+        name: NewTensor(full.tensors[name].bytes, partial(_embedded, found, full, index_map, small.get(name), name))
+        for name in full.tensors
+    }
+
+
+def _embedded(found: ModelFolder, full: ModelFolder, index_map: IndexMap, small: str | None, name: str) -> Tensor:
+    value = full.read(name)
+    return value if small is None else index_map.tensors[small].embed(found.read(small), value)
+
+
+def _fill(model: Any, found: ModelFolder, index_map: IndexMap, dtype: torch.dtype | None) -> None:
+    """Give a model the stored weights, without a second copy of them."""
+    own = model.state_dict(keep_vars=True)
+    first: dict[int, Tensor] = {}
+    for name in found.tensors:
+        if name not in own:
+            raise InputError(f"{found.path} stores {name}, which its {found.architecture} does not have")
+        value = found.read(name)
+        if tuple(value.shape) != index_map.tensors[name].compact_shape:
+            raise InputError(f"{found.path}: {name} has shape {list(value.shape)}, and its index map says otherwise")
+        first[id(own[name])] = value.to(dtype) if dtype is not None and value.is_floating_point() else value
+    missing = [name for name, tensor in own.items() if id(tensor) not in first]
+    if missing:
+        raise InputError(f"{found.path} lacks {missing[0]} and {len(missing) - 1} more tensors of its model")
+    model.load_state_dict({name: first[id(tensor)] for name, tensor in own.items()}, assign=True)
+    model.tie_weights()
+
+
+def _with_generation(model: Any, path: Path) -> None:
+    """Settings of generation that stand beside the weights."""
+    if (path / "generation_config.json").is_file() and hasattr(model, "generation_config"):
+        model.generation_config = transformers().GenerationConfig.from_pretrained(path)

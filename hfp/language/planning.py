@@ -1,0 +1,227 @@
+"""Which blocks and channels of a folder's model go, found without its weights in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hfp import importance as criteria
+from hfp.errors import InputError
+from hfp.language.blocks import BlockInfluence, KeptBlocks, least_influential, shallower, stack_of
+from hfp.language.folder import ModelFolder
+from hfp.language.outline import Outline, config_of, example_inputs, model_class, outline_of, without_weights
+from hfp.language.perplexity import Perplexity, perplexity_of
+from hfp.language.perplexity import Text as Tokens
+from hfp.language.streaming import StreamedCriterion, StreamedModel
+from hfp.language.widths import Width, chosen_bundles, kept_widths, kinds_of, too_coarse
+from hfp.pruning.budget import Budget
+from hfp.pruning.meeting import meet
+from hfp.pruning.progress import Tell
+from hfp.pruning.schedule import Order, RankingRules
+from hfp.pruning.scoring import scored
+from hfp.reconstruct import Coupling, IndexMap, MapError
+
+TOKENS = 64
+"""Multiply-accumulates are counted for a sequence of so many tokens."""
+_SEQUENCES = 2
+Kept = Mapping[str, Sequence[int]]
+
+
+@dataclass(frozen=True)
+class WidthRules:
+    """What may become narrower, and in which order.
+
+    Args:
+        widths: some of `hfp.language.choices.WIDTHS`.
+        criterion: group -> one score per channel, by weights alone; or a criterion's name.
+        uniform: whether all blocks keep as many channels of a kind.
+        rules: the ranking and what limits it.
+    """
+
+    widths: tuple[str, ...]
+    criterion: str | Callable[[Any], Any]
+    uniform: bool
+    rules: RankingRules
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the full model did with a text.
+
+    perplexity: its perplexity. influence: how much each block changes what it is given, where that was asked for.
+    """
+
+    perplexity: Perplexity
+    influence: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class FolderPlan:
+    """What goes of a folder's model, and what is left.
+
+    Args:
+        blocks: which blocks are kept; None where all are.
+        changed: the fields of the configuration that differ without the removed blocks.
+        shallow: the model without the removed blocks, and without weights.
+        kinds: the width that each group is of.
+        widths: what became of the widths that may become narrower.
+        index_map: the map of the kept channels.
+        costs: "macs" (per token) and "params": before and after.
+    """
+
+    blocks: KeptBlocks | None
+    changed: Mapping[str, Any]
+    shallow: Outline
+    kinds: Mapping[str, str | None]
+    widths: tuple[Width, ...]
+    index_map: IndexMap
+    costs: Mapping[str, tuple[float, float]]
+
+
+def read_by_full_model(folder: ModelFolder, text: Tokens, influence: bool, tell: Tell) -> Reading:
+    """Run the full model over a text, for its perplexity and what its blocks do.
+
+    Raises:
+        InputError: it does not predict the next token, or has no single list of blocks.
+    """
+    streamed = StreamedModel(outline_of(folder), folder.read)
+    watch = BlockInfluence(list(stack_of(streamed.model)[1])) if influence else None
+    found = perplexity_of(streamed, text, lambda words: tell(f"full model: {words}"))
+    return Reading(found, () if watch is None else tuple(watch.scores))
+
+
+def chosen_blocks(folder: ModelFolder, drop: int | Sequence[int], reading: Reading | None) -> KeptBlocks | None:
+    """Which blocks are kept.
+
+    Args:
+        folder: the full model.
+        drop: how many blocks go, or which.
+        reading: what the full model did with a text; needed where their number is given.
+
+    Raises:
+        InputError: there are fewer blocks, or a number is given without a text.
+    """
+    if drop == 0 or drop == ():
+        return None
+    name, layers = stack_of(outline_of(folder).model)
+    count = len(layers)
+    gone = drop if isinstance(drop, int) else len(set(drop))
+    if not 0 < gone < count:
+        raise InputError(f"1 to {count - 1} of the {count} blocks of {folder.path} can be removed, not {gone}")
+    if isinstance(drop, int):
+        assert reading is not None
+        return KeptBlocks(name, count, least_influential(reading.influence, drop))
+    outside = [index for index in drop if not 0 <= index < count]
+    if outside:
+        raise InputError(f"{folder.path} has blocks 0 to {count - 1}; there is no block {outside[0]}")
+    return KeptBlocks(name, count, tuple(index for index in range(count) if index not in drop))
+
+
+def planned(
+    folder: ModelFolder, blocks: KeptBlocks | None, budget: Budget | None, asked: WidthRules, tell: Tell
+) -> FolderPlan:
+    """A plan that meets the budget.
+
+    Raises:
+        InputError: the channels can't be followed without weights, nothing asked for can go, or the budget is out of
+            reach.
+    """
+    tell("following channels")
+    full = outline_of(folder)
+    coupling = traced(full.model)
+    before = coupling.costs({})
+    shallow, changed = full, {}
+    if blocks is not None:
+        shallow, changed = _without_blocks(folder, full, blocks)
+        coupling = traced(shallow.model)
+    kinds = kinds_of(coupling, shallow.model)
+    kept: Kept = {}
+    if budget is not None:
+        kept = _kept(coupling, kinds, StreamedModel(shallow, folder.read), before, budget, asked, tell)
+    plan = coupling.plan(kept)
+    after = coupling.costs(plan.kept)
+    sequence = TOKENS * _SEQUENCES
+    costs = {
+        "macs": (before["macs"] // sequence, after["macs"] // sequence),
+        "params": (before["params"], after["params"]),
+    }
+    widths = kept_widths(coupling, kinds, plan.kept, asked.widths if budget is not None else ())
+    return FolderPlan(blocks, changed, shallow, kinds, widths, coupling.index_map(plan), costs)
+
+
+def traced(model: Any) -> Coupling:
+    """Follow the channels of a model without weights.
+
+    Raises:
+        InputError: the model can't run without weights.
+    """
+    errors = []
+    for inputs in example_inputs(model, TOKENS, _SEQUENCES):
+        try:
+            return Coupling.trace(model, inputs)
+        except MapError as error:
+            errors.append(" ".join(str(error).split())[:200])
+    raise InputError(
+        f"the channels of a {type(model).__name__} can't be followed without weights ({errors[0]}); where it fits into "
+        "memory, load it and call hfp.prune"
+    )
+
+
+def _without_blocks(folder: ModelFolder, full: Outline, blocks: KeptBlocks) -> tuple[Outline, dict[str, Any]]:
+    """The model without the removed blocks, and the fields of the configuration that say so.
+
+    Raises:
+        InputError: a model with fewer blocks has other tensors than the blocks that are kept.
+    """
+    changed = shallower(config_of(folder), blocks)
+    kind = model_class(folder.config, str(folder.path))
+    model = without_weights(config_of(folder, changed), kind)
+    shapes = {name: tuple(tensor.shape) for name, tensor in full.model.state_dict().items()}
+    for name, tensor in model.state_dict().items():
+        if shapes.get(blocks.full_name(name)) != tuple(tensor.shape):
+            raise InputError(
+                f"a {folder.architecture} with {len(blocks.kept)} blocks has a tensor {name} that none of the kept "
+                "blocks has; remove other blocks, or none"
+            )
+    stored = {
+        name: full.stored[other] for name in model.state_dict() if (other := blocks.full_name(name)) in full.stored
+    }
+    return Outline(model, stored), changed
+
+
+def _kept(
+    coupling: Coupling,
+    kinds: Mapping[str, str | None],
+    streamed: StreamedModel,
+    before: Mapping[str, int],
+    budget: Budget,
+    asked: WidthRules,
+    tell: Tell,
+) -> Kept:
+    """The channels that are kept so that the budget is met."""
+    wanted = {name for name in coupling.names if kinds[name] in asked.widths}
+    named = asked.criterion if isinstance(asked.criterion, str) else type(asked.criterion).__name__
+    criterion = criteria.create(asked.criterion) if isinstance(asked.criterion, str) else asked.criterion
+
+    streaming = StreamedCriterion(criterion, streamed, lambda done: tell(f"scoring, group {done} of {len(wanted)}"))
+    bundles, unscored = scored(coupling, streamed.model, streaming, named, wanted)
+    while unscored:
+        wanted -= unscored.keys()
+        bundles, unscored = scored(coupling, streamed.model, streaming, named, wanted)
+    bundles = chosen_bundles(bundles, kinds, asked.widths, asked.uniform)
+    if too_coarse(bundles, asked.rules):
+        raise InputError(
+            f"no width can lose a part with round_to={asked.rules.round_to} and min_channels={asked.rules.min_channels}"
+        )
+    tell(f"meeting {budget}")
+    order = Order.of(bundles, asked.rules)
+    if budget.ratio is not None:
+        return order.until(budget.ratio)
+    names = list(budget.costs)
+    return meet(
+        order,
+        budget.costs,
+        lambda kept: {name: coupling.costs(kept)[name] / before[name] for name in names},
+        budget.tolerance,
+    )

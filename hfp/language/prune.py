@@ -1,0 +1,279 @@
+"""Prune a folder of transformers into another one, without the model in memory: plan, write, check, report."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from hfp import importance as criteria
+from hfp.errors import InputError
+from hfp.language.checking import masked_model, same_outputs
+from hfp.language.choices import RANKINGS
+from hfp.language.configuration import narrower, says
+from hfp.language.folder import CONFIG, ModelFolder, open_folder
+from hfp.language.outline import Outline, config_of, model_class, outline_of, without_weights
+from hfp.language.perplexity import Text, check_predicts, perplexity_of, read_text
+from hfp.language.planning import FolderPlan, Reading, WidthRules, chosen_blocks, planned, read_by_full_model
+from hfp.language.record import INDEX_MAP, RECORD, PruneRecord
+from hfp.language.report import FolderReport
+from hfp.language.streaming import StreamedModel, check_streams
+from hfp.language.widths import checked_widths
+from hfp.language.writing import (
+    SHARD_BYTES,
+    NewTensor,
+    check_target,
+    copy_companions,
+    new_folder,
+    write_json,
+    write_shards,
+)
+from hfp.pruning.budget import Budget
+from hfp.pruning.progress import Tell, told
+from hfp.pruning.schedule import RankingRules
+from hfp.reconstruct import MapError, TensorMap, compact_model, save_index_map
+
+
+def prune_folder(
+    folder: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    budget: Budget | None = None,
+    *,
+    widths: str | Sequence[str] = ("heads", "feed-forward"),
+    drop_blocks: int | Sequence[int] = 0,
+    text: str | os.PathLike[str] | None = None,
+    window: int | None = None,
+    importance: str | Callable[[Any], Tensor] = "l2",
+    ranking: str = "uniform",
+    round_to: int | None = None,
+    min_channels: int = 1,
+    shard_bytes: int = SHARD_BYTES,
+    replace: bool = False,
+    progress: bool | Callable[[str], None] | None = None,
+) -> FolderReport:
+    """Prune the model in a folder of transformers, and write a folder of the same kind.
+
+    The model may be larger than memory: it is planned without weights, and scored, written, checked and run on a text
+    with the weights of one block, or of one new shard, in memory at a time. Before the new folder gets its name, its
+    model and the full one without what was removed are run on made-up tokens, and must agree.
+
+    Args:
+        folder: a folder with config.json and safetensors, as `save_pretrained` writes it.
+        out: the folder to write. It holds the compact weights, a configuration, the tokenizer's files, the index map
+            and a record (``hfp_prune.json``), with which `hfp.from_pretrained` reads it.
+        budget: what shall remain of the full model, blocks included; macs, params and bytes may be limited, or ratio.
+            None where only blocks are removed.
+        widths: what may become narrower: some of "heads" (whole key-value groups), "feed-forward" and "hidden".
+        drop_blocks: how many blocks to remove: those that change least what they are given, by the cosine between their
+            inputs and outputs on the text (ShortGPT, arXiv 2403.03853). Or the indices of the blocks to remove.
+        text: a text file in UTF-8. The report then has the perplexity before and after.
+        window: tokens per window of the text; by default 512, or as many as the model can take.
+        importance: a criterion's name or a callable, as in `hfp.prune`; it scores by weights alone.
+        ranking: "uniform": every block keeps as many channels of a kind, so that transformers reads the folder by
+            itself. "layer" and "global": as in `hfp.prune`; blocks may differ, and `hfp.from_pretrained` reads them.
+        round_to: leave a multiple of this many outputs in every layer that loses some.
+        min_channels: how many outputs every layer keeps at least.
+        shard_bytes: the most bytes of a shard of the new folder. 1 GiB by default.
+        replace: whether to replace `out` where it is a folder of a pruned model.
+        progress: True shows what is being done; a function is called with it.
+
+    Returns:
+        What was asked for and what came out.
+
+    Raises:
+        InputError: something given can't be used, the model can't be pruned without weights in memory, or the folder
+            can't be written. Nothing is left of an unfinished folder.
+        CriterionError: the criterion is unknown or has no score for any group.
+        MapError: the pruned model does not compute what it should. Nothing is written then.
+    """
+    out, rules = Path(out), _rules(widths, importance, ranking, round_to, min_channels)
+    _check_request(budget, drop_blocks, text, shard_bytes)
+    check_target(out, replace)
+    source = open_folder(folder)
+    if out.absolute() == source.path.absolute():
+        raise InputError(f"{out} is the folder of the full model; give another one to write to")
+    with told(progress) as tell:
+        tokens = None
+        if text is not None:
+            check_predicts(source)
+            tokens = read_text(source, text, window)
+        return _pruned(_Job(source, out, budget, drop_blocks, tokens, rules, shard_bytes, tell))
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A request that was checked; the fields are the arguments of `prune_folder`."""
+
+    folder: ModelFolder
+    out: Path
+    budget: Budget | None
+    drop: int | Sequence[int]
+    text: Text | None
+    rules: WidthRules
+    shard_bytes: int
+    tell: Tell
+
+
+def _rules(
+    widths: str | Sequence[str], importance: Any, ranking: str, round_to: int | None, min_channels: int
+) -> WidthRules:
+    if ranking not in RANKINGS:
+        raise InputError(f"ranking is one of {', '.join(RANKINGS)} for a folder, not {ranking!r}")
+    if isinstance(importance, str):
+        check_streams(criteria.describe(importance).needs, importance)
+    elif not callable(importance):
+        raise InputError(f"importance is a criterion's name or a callable, not {type(importance).__name__}")
+    uniform = ranking == "uniform"
+    limits = RankingRules("layer" if uniform else ranking, round_to, min_channels)
+    return WidthRules(checked_widths(widths), importance, uniform, limits)
+
+
+def _check_request(budget: Any, drop: Any, text: Any, shard_bytes: Any) -> None:
+    numbers = [drop] if isinstance(drop, int) else drop
+    whole = not isinstance(numbers, str) and all(
+        isinstance(each, int) and not isinstance(each, bool) and each >= 0 for each in numbers
+    )
+    if not whole:
+        raise InputError(f"drop_blocks is how many blocks go, or a list of their indices, not {drop!r}")
+    if budget is not None and not isinstance(budget, Budget):
+        raise InputError(f"expected a Budget, got {type(budget).__name__}")
+    if budget is None and drop in (0, (), []):
+        raise InputError("nothing is asked for: give a budget, or say how many blocks to remove")
+    if budget is not None and budget.latency is not None:
+        raise InputError("latency can't be limited here: the model isn't in memory; limit macs")
+    if isinstance(drop, int) and drop and text is None:
+        raise InputError(f"which {drop} blocks to remove is measured on a text; give one, or the indices of the blocks")
+    if not isinstance(shard_bytes, int) or isinstance(shard_bytes, bool) or shard_bytes < 1:
+        raise InputError(f"shard_bytes is a whole number of bytes, at least 1, not {shard_bytes!r}")
+
+
+def _pruned(job: _Job) -> FolderReport:
+    reading = None
+    if job.text is not None:
+        reading = read_by_full_model(job.folder, job.text, isinstance(job.drop, int) and job.drop > 0, job.tell)
+    blocks = chosen_blocks(job.folder, job.drop, reading)
+    plan = planned(job.folder, blocks, job.budget, job.rules, job.tell)
+    tensors = _new_tensors(job.folder, plan)
+    needed = sum(tensor.bytes for tensor in tensors.values())
+    with new_folder(job.out, needed) as unfinished:
+        write_shards(unfinished, tensors, job.shard_bytes, job.tell)
+        copy_companions(job.folder, unfinished)
+        save_index_map(plan.index_map, unfinished / INDEX_MAP)
+        streamed, plain = _checked(job, plan, unfinished)
+        report = _report(job, plan, reading, streamed, plain, needed)
+        record = PruneRecord.of(job.folder, plan.changed, blocks, plain, report.as_dict())
+        write_json(unfinished / RECORD, record.as_dict())
+    return report
+
+
+def _new_tensors(folder: ModelFolder, plan: FolderPlan) -> dict[str, NewTensor]:
+    """The compact tensors by their names in the model, in the order in which the full ones are stored."""
+    order = {name: place for place, name in enumerate(folder.tensors)}
+    found = {}
+    for name, stored in sorted(plan.shallow.stored.items(), key=lambda pair: order[pair[1]]):
+        tensor = plan.index_map.tensors[name]
+        whole, part = tensor.shape, tensor.compact_shape
+        share = 1.0
+        for before, after in zip(whole, part, strict=True):
+            share *= after / before if before else 1.0
+        found[name] = NewTensor(
+            round(folder.tensors[stored].bytes * share), partial(_restricted, folder, stored, tensor)
+        )
+    return found
+
+
+def _restricted(folder: ModelFolder, stored: str, tensor: TensorMap) -> Tensor:
+    return tensor.restrict(folder.read(stored))
+
+
+def _checked(job: _Job, plan: FolderPlan, unfinished: Path) -> tuple[StreamedModel, bool]:
+    """The pruned model, and whether its configuration says its sizes.
+
+    Raises:
+        MapError: it does not compute what it should.
+    """
+    job.tell("checking with numbers")
+    expected = masked_model(job.folder, outline_of(job.folder), plan.shallow.stored, plan.blocks, plan.index_map)
+    fields = _plain_fields(job.folder, plan)
+    if fields is not None:
+        write_json(unfinished / CONFIG, {**job.folder.config, **plan.changed, **fields})
+        pruned = open_folder(unfinished)
+        kind = model_class(pruned.config, str(unfinished))
+        streamed = _streamed(without_weights(config_of(pruned), kind), pruned)
+        if _difference(expected, streamed) is None:
+            return streamed, True
+    write_json(unfinished / CONFIG, {**job.folder.config, **plan.changed})
+    streamed = _streamed(compact_model(plan.shallow.model, plan.index_map), open_folder(unfinished))
+    difference = _difference(expected, streamed)
+    if difference is not None:
+        raise MapError(f"the pruned model does not compute what it should, so it is not written: {difference}")
+    return streamed, False
+
+
+def _plain_fields(folder: ModelFolder, plan: FolderPlan) -> dict[str, Any] | None:
+    """The fields of a configuration that has the compact shapes; None where there is none."""
+    config = config_of(folder, plan.changed)
+    fields = narrower(config, plan.widths)
+    if fields is None:
+        return None
+    try:
+        own = config_of(folder, {**plan.changed, **fields})
+    except InputError:  # transformers refuses some sizes, such as widths that the heads do not divide
+        return None
+    return fields if says(own, model_class(folder.config, str(folder.path)), plan.index_map) else None
+
+
+def _streamed(model: Any, pruned: ModelFolder) -> StreamedModel:
+    return StreamedModel(Outline(model, {name: name for name in pruned.tensors}), pruned.read)
+
+
+def _difference(expected: StreamedModel, found: StreamedModel) -> str | None:
+    try:
+        return same_outputs(expected, found)
+    except Exception as error:
+        return f"it does not run ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+
+
+def _report(
+    job: _Job, plan: FolderPlan, reading: Reading | None, streamed: StreamedModel, plain: bool, needed: int
+) -> FolderReport:
+    costs: Mapping[str, tuple[float, float]] = {**plan.costs, "bytes": (job.folder.bytes, needed)}
+    perplexities = None
+    if job.text is not None and reading is not None:
+        after = perplexity_of(streamed, job.text, lambda words: job.tell(f"pruned model: {words}"))
+        perplexities = (reading.perplexity, after)
+    criterion = job.rules.criterion
+    budget = job.budget
+    return FolderReport(
+        folder=str(job.folder.path),
+        out=str(job.out),
+        architecture=job.folder.architecture,
+        budget="" if budget is None else str(budget),
+        criterion=criterion if isinstance(criterion, str) else type(criterion).__name__,
+        costs=costs,
+        widths=plan.widths,
+        removed_blocks=() if plan.blocks is None else plan.blocks.removed,
+        blocks=0 if plan.blocks is None else plan.blocks.count,
+        influence=() if reading is None else reading.influence,
+        plain=plain,
+        perplexity=perplexities,
+        distance={} if budget is None else budget.distances(costs),
+        notes=_notes(job, plan),
+    )
+
+
+def _notes(job: _Job, plan: FolderPlan) -> tuple[str, ...]:
+    """What of the widths that were asked for could not go."""
+    if job.budget is None:
+        return ()
+    there = {kind for kind in plan.kinds.values() if kind is not None}
+    notes = [f"{kind}: this model has none that can go whole" for kind in job.rules.widths if kind not in there]
+    parts = [name for name, kind in plan.kinds.items() if kind is None]
+    if parts:
+        notes.append(f"left alone: {len(parts)} groups that are a part of every head, such as that of {parts[0]}")
+    return tuple(notes)

@@ -1,0 +1,157 @@
+"""Weights that are in memory only while they are used: a model runs, and is scored, block by block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from copy import copy
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch_pruning.dependency.group import Group
+
+from hfp.errors import InputError
+from hfp.importance import CriterionError
+from hfp.language.outline import Outline, stacks
+
+Read = Callable[[str], Tensor]
+
+
+class StreamedModel:
+    """A model whose weights stay on the disk, and of which one block at a time is read when it runs.
+
+    Args:
+        outline: the model without weights; its buffers get their stored values.
+        read: name in the folder -> the tensor's values.
+        device: where the model runs.
+    """
+
+    def __init__(self, outline: Outline, read: Read, device: torch.device | str = "cpu") -> None:
+        self.model: Any = outline.model
+        self._read, self._device = read, torch.device(device)
+        state = self.model.state_dict(keep_vars=True)
+        self._stored = {id(state[name]): other for name, other in outline.stored.items()}
+        with torch.no_grad():
+            for name, tensor in state.items():
+                if not isinstance(tensor, nn.Parameter) and name in outline.stored:
+                    tensor.copy_(read(outline.stored[name]))
+        for buffer in self.model.buffers():
+            buffer.data = buffer.data.to(self._device)
+
+    @contextmanager
+    def present(self, parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+        """Have some parameters in memory until the block ends."""
+        taken: list[tuple[nn.Parameter, nn.Parameter]] = []
+        try:
+            for parameter in parameters:
+                if parameter.is_meta:
+                    value = nn.Parameter(self._value(parameter), requires_grad=False)
+                    torch.utils.swap_tensors(parameter, value)
+                    taken.append((parameter, value))
+            yield
+        finally:
+            for parameter, value in reversed(taken):
+                torch.utils.swap_tensors(parameter, value)
+
+    def __call__(self, **inputs: Any) -> Any:
+        """Run the model without gradients; inputs are moved to its device."""
+        given = {name: _moved(value, self._device) for name, value in inputs.items()}
+        with ExitStack() as hooks, torch.no_grad():
+            for unit, inside in _units(self.model):
+                parameters, held = tuple(unit.parameters(recurse=inside)), ExitStack()
+                arriving = unit.register_forward_pre_hook(partial(self._arrive, parameters, held))
+                leaving = unit.register_forward_hook(partial(_leave, held), always_call=True)
+                hooks.callback(arriving.remove)
+                hooks.callback(leaving.remove)
+            return self.model(**given)
+
+    def _value(self, parameter: nn.Parameter) -> Tensor:
+        found = self._read(self._stored[id(parameter)])
+        return found.to(self._device, torch.float32 if found.is_floating_point() else found.dtype)
+
+    def _arrive(self, parameters: tuple[nn.Parameter, ...], held: ExitStack, *_: Any) -> None:
+        held.enter_context(self.present(parameters))
+
+
+def _leave(held: ExitStack, *_: Any) -> None:
+    held.close()
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    return value.to(device) if isinstance(value, Tensor) else value
+
+
+def _units(model: nn.Module) -> Iterator[tuple[nn.Module, bool]]:
+    """What is read at once: every block with all that is in it, and every other module with parameters of its own."""
+    blocks = stacks(model)
+    for name, module in model.named_modules():
+        stack = next((each for each in blocks if name.startswith(f"{each}.")), None)
+        if stack is None and next(module.parameters(recurse=False), None) is not None:
+            yield module, False
+        elif stack is not None and "." not in name.removeprefix(f"{stack}."):
+            yield module, True
+
+
+class StreamedCriterion:
+    """A criterion that sees the weights of one layer of a group at a time.
+
+    Args:
+        criterion: a criterion that scores by weights alone.
+        streamed: the model.
+        tell: is called with how many groups are being scored or were.
+    """
+
+    def __init__(
+        self, criterion: Callable[[Any], Tensor], streamed: StreamedModel, tell: Callable[[int], None] = lambda _: None
+    ) -> None:
+        self._criterion, self._streamed, self._tell = criterion, streamed, tell
+        self._scored = 0
+
+    def __call__(self, group: Any) -> Tensor:
+        """Return the scores of a group's channels, `[width]`.
+
+        Raises:
+            CriterionError: the criterion does not go through the layers one by one.
+        """
+        self._scored += 1
+        self._tell(self._scored)
+        scores = self._criterion(_StreamedGroup.of(group, self._streamed))
+        if isinstance(scores, Tensor) and scores.is_meta:
+            raise CriterionError("the criterion needs the weights of all layers at once; choose another one")
+        return scores
+
+
+class _StreamedGroup(Group):  # type: ignore[misc]
+    """A coupled group that has the weights of a layer in memory while a loop over the group is at that layer."""
+
+    _streamed: StreamedModel
+
+    @classmethod
+    def of(cls, group: Any, streamed: StreamedModel) -> _StreamedGroup:
+        found = cls()
+        vars(found).update(copy(vars(group)))
+        found._streamed = streamed
+        return found
+
+    def __iter__(self) -> Iterator[Any]:
+        for item in self._group:
+            target = item.dep.target.module
+            parameters = [target] if isinstance(target, nn.Parameter) else target.parameters(recurse=False)
+            with self._streamed.present(parameters):
+                yield item
+
+
+def check_streams(needs: str, name: str) -> None:
+    """Refuse a criterion that scores by more than weights.
+
+    Raises:
+        InputError: it needs data or rounds of training.
+    """
+    if needs != "nothing":
+        what = "data" if needs == "data" else "what a server knows from rounds of training"
+        raise InputError(
+            f"criterion {name!r} scores with {what}, for which the whole model is needed in memory; choose one that "
+            "scores by weights (l1, l2), or load the model and call hfp.prune"
+        )

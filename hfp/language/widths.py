@@ -1,0 +1,135 @@
+"""What can become narrower in a language model: whole heads, feed-forward channels, and the hidden width."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hfp.errors import InputError, listed
+from hfp.language.choices import WIDTHS
+from hfp.language.outline import stacks
+from hfp.pruning.schedule import Bundle, RankingRules
+from hfp.reconstruct import Coupling
+
+
+def checked_widths(widths: str | Sequence[str]) -> tuple[str, ...]:
+    """Names of widths without repeats, in the order of `WIDTHS`.
+
+    Raises:
+        InputError: one is unknown.
+    """
+    asked = (widths,) if isinstance(widths, str) else tuple(widths)
+    unknown = [name for name in asked if name not in WIDTHS]
+    if unknown:
+        raise InputError(f"widths are some of {', '.join(WIDTHS)}, not {unknown[0]!r}")
+    return tuple(name for name in WIDTHS if name in asked)
+
+
+def kinds_of(coupling: Coupling, model: Any) -> dict[str, str | None]:
+    """Which width each coupled group is of; None for a group that is none of them.
+
+    The hidden width is what the embedding writes. Whole heads are as many channels of an attention as the configuration
+    has heads, or key-value heads. All else inside a block is feed-forward.
+    """
+    modules = dict(model.named_modules())
+    embedding = next(name for name, module in modules.items() if module is model.get_input_embeddings())
+    counts = {
+        getattr(model.config, field, None) for field in ("num_attention_heads", "num_key_value_heads", "num_kv_heads")
+    }
+    blocks = tuple(f"{name}." for name in stacks(model))
+
+    def kind(group: str) -> str | None:
+        layers = {member.layer for member in coupling.members(group)}
+        if embedding in layers:
+            return "hidden"
+        if any(_in_attention(layer, modules) for layer in layers):
+            return "heads" if coupling.sizes[group] in counts else None
+        return "feed-forward" if group.startswith(blocks) else None
+
+    return {group: kind(group) for group in coupling.names}
+
+
+def _in_attention(layer: str, modules: Mapping[str, Any]) -> bool:
+    parts = layer.split(".")
+    above = (modules.get(".".join(parts[:count])) for count in range(1, len(parts) + 1))
+    return any("attention" in type(module).__name__.lower() for module in above)
+
+
+def chosen_bundles(
+    bundles: Sequence[Bundle], kinds: Mapping[str, str | None], widths: Sequence[str], uniform: bool
+) -> list[Bundle]:
+    """The bundles that may lose channels.
+
+    Args:
+        bundles: all of them.
+        kinds: the width that each group is of.
+        widths: which widths may become narrower.
+        uniform: whether all blocks keep as many channels of a kind. Then the groups that are of the same layer in each
+            block make one bundle.
+
+    Raises:
+        InputError: there is none.
+    """
+    found = [bundle for bundle in bundles if all(kinds[name] in widths for name in bundle.scores)]
+    if not found:
+        others = sorted({kind for kind in kinds.values() if kind is not None})
+        able = f"this model can lose {listed(others)}" if others else "nothing of this model can be removed exactly"
+        raise InputError(f"none of {', '.join(widths)} can become narrower: {able}")
+    return _uniform(found, kinds) if uniform else found
+
+
+def _uniform(bundles: Sequence[Bundle], kinds: Mapping[str, str | None]) -> list[Bundle]:
+    merged: dict[tuple[Any, ...], Bundle] = {}
+    for bundle in bundles:
+        key = tuple(sorted({(str(kinds[name]), role(name)) for name in bundle.scores}))
+        known = merged.get(key, Bundle({}, {}))
+        merged[key] = Bundle({**known.scores, **bundle.scores}, {**known.widths, **bundle.widths})
+    return list(merged.values())
+
+
+def too_coarse(bundles: Sequence[Bundle], rules: RankingRules) -> bool:
+    """Whether the rules leave no bundle a choice."""
+    return all(len(bundle.levels(rules)) == 1 for bundle in bundles)
+
+
+@dataclass(frozen=True)
+class Width:
+    """What became of a width.
+
+    Args:
+        kind: one of `WIDTHS`.
+        layer: the layer that writes it, with a star for the number of the block.
+        before: its size in every block, or once where all blocks have the same.
+        after: the same, of the pruned model.
+    """
+
+    kind: str
+    layer: str
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+
+
+def kept_widths(
+    coupling: Coupling, kinds: Mapping[str, str | None], kept: Mapping[str, Sequence[int]], widths: Sequence[str]
+) -> tuple[Width, ...]:
+    """What became of the widths that may become narrower."""
+    found: dict[tuple[str, str], list[tuple[int, int]]] = {}
+    for name in coupling.names:
+        kind, size = kinds[name], coupling.sizes[name]
+        if kind in widths:
+            found.setdefault((str(kind), role(name)), []).append((size, len(kept.get(name, range(size)))))
+    return tuple(
+        Width(kind, layer, _short([before for before, _ in pairs]), _short([after for _, after in pairs]))
+        for (kind, layer), pairs in found.items()
+    )
+
+
+def role(group: str) -> str:
+    """The name of a group with a star for the number of its block."""
+    return re.sub(r"\.\d+\.", ".*.", group)
+
+
+def _short(sizes: Sequence[int]) -> tuple[int, ...]:
+    return tuple(sizes[:1]) if len(set(sizes)) == 1 else tuple(sizes)

@@ -1,0 +1,124 @@
+"""Write a folder of transformers: shard by shard, whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from hfp.errors import InputError
+from hfp.language.folder import CONFIG, INDEX, SINGLE, ModelFolder
+from hfp.language.record import RECORD
+
+SHARD_BYTES = 2**30
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf", ".onnx")
+_OF_THE_PARENT = ("README.md", CONFIG, RECORD)  # and code, which is never run
+
+
+@dataclass(frozen=True)
+class NewTensor:
+    """A tensor to write: its size in bytes, and how to make it."""
+
+    bytes: int
+    make: Callable[[], Tensor]
+
+
+def check_target(out: Path, replace: bool) -> None:
+    """Make sure that a folder can be written.
+
+    Raises:
+        InputError: it exists, or there is no folder to write it into.
+    """
+    if not out.absolute().parent.is_dir():
+        raise InputError(f"there is no folder {out.absolute().parent} to write {out.name} into")
+    if not out.exists():
+        return
+    if not replace:
+        raise InputError(f"{out} exists; give another name, or ask to replace it (--force)")
+    if not (out / RECORD).is_file():
+        raise InputError(f"{out} exists and is not a pruned model's folder, so it is not replaced; give another name")
+
+
+@contextmanager
+def new_folder(out: Path, needed: int) -> Iterator[Path]:
+    """An unfinished folder, which gets its name when the block ends well, and is removed when it does not.
+
+    Raises:
+        InputError: the disk has less room than the `needed` bytes, or writing failed.
+    """
+    home = out.absolute().parent
+    free = shutil.disk_usage(home).free
+    if free < needed:
+        raise InputError(f"{out} needs {needed:,} bytes, and {home} has {free:,} left; give a folder on another disk")
+    unfinished = home / f".{out.name}.{uuid.uuid4().hex}.tmp"
+    try:
+        unfinished.mkdir()
+        yield unfinished
+        _named(unfinished, out)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{out} can't be written: {reason}; nothing was kept") from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _named(unfinished: Path, out: Path) -> None:
+    """Give the finished folder its name; one that was there goes afterwards."""
+    old = unfinished.with_suffix(".old")
+    if out.exists():
+        out.rename(old)
+    try:
+        unfinished.rename(out)
+    except OSError:
+        if old.exists():
+            old.rename(out)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def write_shards(folder: Path, tensors: Mapping[str, NewTensor], shard_bytes: int, tell: Callable[[str], None]) -> None:
+    """Write tensors as shards of at most `shard_bytes`, but for a tensor that is larger alone, and their index."""
+    parts = list(_split(tensors, shard_bytes))
+    places: dict[str, str] = {}
+    for number, names in enumerate(parts, 1):
+        shard = SINGLE if len(parts) == 1 else f"model-{number:05}-of-{len(parts):05}.safetensors"
+        tell(f"writing shard {number} of {len(parts)}")
+        save_file({name: tensors[name].make().contiguous() for name in names}, folder / shard, {"format": "pt"})
+        places |= dict.fromkeys(names, shard)
+    if len(parts) > 1:
+        total = sum(tensor.bytes for tensor in tensors.values())
+        write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": places})
+
+
+def _split(tensors: Mapping[str, NewTensor], shard_bytes: int) -> Iterator[Sequence[str]]:
+    part: list[str] = []
+    size = 0
+    for name, tensor in tensors.items():
+        if part and size + tensor.bytes > shard_bytes:
+            yield part
+            part, size = [], 0
+        part.append(name)
+        size += tensor.bytes
+    yield part
+
+
+def write_json(path: Path, document: Mapping[str, Any]) -> None:
+    """Write an object as JSON that a person can read."""
+    path.write_text(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def copy_companions(source: ModelFolder, target: Path) -> None:
+    """Copy what stands beside the weights: the tokenizer, settings of generation, the licence."""
+    for file in sorted(source.path.iterdir()):
+        weights = file.name.endswith((*_WEIGHTS, ".index.json"))
+        if file.is_file() and not weights and file.suffix != ".py" and file.name not in _OF_THE_PARENT:
+            shutil.copyfile(file, target / file.name)
