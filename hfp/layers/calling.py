@@ -90,16 +90,21 @@ def is_recurrent(model: nn.Module) -> bool:
 
 
 @contextmanager
-def unfused(model: nn.Module) -> Iterator[None]:
+def unfused(model: nn.Module, attention: bool = True) -> Iterator[None]:
     """Run attention, transformer and recurrent layers as plain products inside.
 
     These can be followed and counted.
+
+    Args:
+        model: what is run.
+        attention: whether the product of queries, keys and values is taken apart too, which needs memory.
     """
     fast = torch.backends.mha.get_fastpath_enabled()
     with ExitStack() as stack:
         stack.callback(torch.backends.mha.set_fastpath_enabled, fast)
         torch.backends.mha.set_fastpath_enabled(False)
-        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        if attention:
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         if is_recurrent(model):
             stack.enter_context(_plain_recurrence())
         yield

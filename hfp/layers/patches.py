@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 from torch.nn import functional
 from torch.nn.modules.conv import _ConvNd
@@ -21,9 +23,23 @@ def windows(layer: _ConvNd, entering: Tensor) -> Tensor:
     if any(padding):
         mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
         entering = functional.pad(entering, padding, mode=mode)
-    places = zip(layer.kernel_size, layer.stride, layer.dilation, strict=True)
-    for dim, (size, stride, dilation) in enumerate(places, start=2):
-        entering = entering.unfold(dim, (size - 1) * dilation + 1, stride)[..., ::dilation]
+    return sliding(entering, layer.kernel_size, layer.stride, layer.dilation)
+
+
+def sliding(entering: Tensor, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> Tensor:
+    """Return every patch of an input that a kernel lies on, as a view.
+
+    Args:
+        entering: the padded input, `[batch, in, *size]`.
+        kernel: the kernel's size in each dimension.
+        stride: the steps between patches.
+        dilation: the steps between the entries of a patch.
+
+    Returns:
+        The patches, `[batch, in, *positions, *kernel]`.
+    """
+    for dim, (size, step, apart) in enumerate(zip(kernel, stride, dilation, strict=True), start=2):
+        entering = entering.unfold(dim, (size - 1) * apart + 1, step)[..., ::apart]
     return entering
 
 

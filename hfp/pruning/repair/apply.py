@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hfp.errors import InputError
-from hfp.importance.capture.batches import ForwardPass
-from hfp.layers.calling import modes_kept
+from hfp.layers.calling import modes_kept, results
 from hfp.pruning.repair import bias, least_squares
 from hfp.pruning.repair.batch_norm import STATISTICS, normalisations, recalibrate
-from hfp.pruning.repair.constants import constants
+from hfp.pruning.repair.computed import Stored
 from hfp.pruning.repair.kinds import REPAIRS
-from hfp.pruning.repair.readers import left_alone, readers
+from hfp.pruning.repair.least_squares import Fit
+from hfp.pruning.repair.paired import Pair, paired
+from hfp.pruning.repair.reading import Reading, layer_of, read_once
 from hfp.pruning.repair.report import LayerRepair, RepairReport
-from hfp.pruning.repair.rows import supported
+from hfp.pruning.repair.weights import COMPUTED
 from hfp.reconstruct import IndexMap
 
 
@@ -36,8 +38,12 @@ def checked_kinds(kinds: str | Iterable[str] | None) -> tuple[str, ...]:
 
 
 def written_by_repairs(model: nn.Module) -> set[str]:
-    """The names of a model's tensors that a repair may write: its parameters and the running statistics."""
+    """The names of a model's tensors that a repair may write.
+
+    These are its parameters, the running statistics, and what computes weights.
+    """
     own = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    own |= {name for name, _ in model.named_buffers() if COMPUTED in name.split(".")}
     return own | {f"{name}.{key}".lstrip(".") for name in normalisations(model) for key in STATISTICS}
 
 
@@ -68,38 +74,107 @@ def _repaired(
     if kind == "batch-norm":
         names, samples = recalibrate(compact, batches)
         return RepairReport(kind, samples, tuple(LayerRepair(name, "running statistics") for name in names))
-    run = _run_once(compact, batches)
-    layers = readers(full, compact, index_map)
-    reasons = left_alone(compact, layers, run)
-    usable = [layer for layer in layers if layer.name not in reasons]
-    places = constants(compact, [layer.name for layer in usable], run)
-    if kind == "bias":
-        reasons |= {layer.name: _NO_CONSTANT for layer in usable if layer.name not in places}
-        usable = [layer for layer in usable if layer.name in places]
-        done, samples = bias.compensate(full, compact, usable, places, batches)
-    else:
-        reasons |= {layer.name: _NOT_PLAIN for layer in usable if not supported(layer.compact)}
-        usable = [layer for layer in usable if supported(layer.compact)]
-        done, samples = least_squares.reconstruct(full, compact, usable, places, batches)
-        kept = {layer.name: str(layer.compact.weight.dtype).removeprefix("torch.") for layer in usable}
-        reasons |= {name: _ROUNDED.format(kept[name]) for name in kept.keys() - {repaired.name for repaired in done}}
-    return RepairReport(kind, samples, tuple(done), tuple(reasons.items()))
+    with paired(full, compact, index_map) as pair:
+        first, _ = next(pair.forward.batches(islice(batches, 1), full))
+        reading = read_once(pair, index_map, first)
+        if kind == "bias":
+            return _compensated(pair, reading, batches)
+        stored = {name: Stored(module) for name, module in pair.weights.modules.items() if name in reading.wanted}
+        fits, samples = least_squares.fitted(pair, reading, batches)
+    with torch.no_grad():  # weights that are computed are computed anew from here on
+        return _finished(pair, reading, fits, stored, samples, first)
+
+
+def _compensated(pair: Pair, reading: Reading, batches: Iterable[Any]) -> RepairReport:
+    done, samples = bias.compensated(pair, reading, batches)
+    reasons = dict(reading.reasons)
+    for name in reading.wanted - {each.name for each in done}:
+        reasons[layer_of(name)] = _NO_CONSTANT
+    layers = tuple(LayerRepair(layer_of(each.name), each.constant.name) for each in done)
+    return RepairReport("bias", samples, layers, tuple(reasons.items()))
+
+
+def _finished(
+    pair: Pair, reading: Reading, fits: Sequence[Fit], stored: dict[str, Stored], samples: int, first: Any
+) -> RepairReport:
+    """Solve for the last time, keep what is better than before, and report."""
+    done: list[LayerRepair] = []
+    reasons = dict(reading.reasons)
+    for name in sorted(reading.wanted, key=list(pair.weights.tensors).index):
+        parts = [fit for fit in fits if fit.name == name]
+        found = _finish(name, parts, pair, stored.get(name))
+        if isinstance(found, str):
+            _undo(parts, stored.get(name))
+            reasons[layer_of(name)] = found
+        else:
+            done.append(found)
+    outputs = _output_errors(pair, reading, first)
+    if outputs is not None and outputs[1] > outputs[0]:
+        for name in reading.wanted:
+            _undo([fit for fit in fits if fit.name == name], stored.get(name))
+        reasons |= {layer.name: _WORSE.format(*outputs) for layer in done}
+        return RepairReport("least-squares", samples, (), tuple(reasons.items()), (outputs[0], outputs[0]))
+    return RepairReport("least-squares", samples, tuple(done), tuple(reasons.items()), outputs)
+
+
+def _finish(name: str, parts: Sequence[Fit], pair: Pair, stored: Stored | None) -> LayerRepair | str:
+    """Write the best weights; return what was won, or why they can't be used."""
+    if not parts or any(fit.broken for fit in parts):
+        return "the compact model gives it other rows than the full one"
+    before = after = variance = 0.0
+    for fit in parts:
+        solution = fit.solve()
+        if stored is not None:
+            actual = stored.store(pair.weights.tensors[name].clone())
+            if actual is None:
+                return (
+                    "its weight is computed from other parameters, and nothing says which of these give the fitted one"
+                )
+            pair.weights.tensors[name].copy_(actual)
+            solution = fit.taken()
+        errors = fit.errors(solution)
+        before, after, variance = before + errors[0], after + errors[1], variance + fit.moments.variance
+    if after > before:
+        if stored is not None:
+            return "the weights that its parametrization can give are no better than those that pruning left"
+        kind = str(parts[0].start.dtype).removeprefix("torch.")
+        return f"the fitted weights, rounded to {kind}, are no better than those that pruning left"
+    constant = parts[0].constant
+    where = "weight" if constant is None else f"weight and {constant.name}"
+    scale = max(variance, torch.finfo(torch.float64).tiny)
+    return LayerRepair(layer_of(name), where, (before / scale, after / scale))
+
+
+def _undo(parts: Sequence[Fit], stored: Stored | None) -> None:
+    for fit in parts:
+        fit.undo()
+    if stored is not None:
+        stored.undo()
+
+
+def _output_errors(pair: Pair, reading: Reading, first: Any) -> tuple[float, float] | None:
+    """What the model's outputs miss of the full model's on the first batch, before and after."""
+    with modes_kept(pair.compact):
+        pair.compact.eval()
+        now = pair.forward.output(pair.compact, first)
+    expected, before, after = ([*_floating(each)] for each in (reading.outputs[0], reading.outputs[1], now))
+    shapes = [[tensor.shape for tensor in each] for each in (expected, before, after)]
+    if not expected or any(each != shapes[0] for each in shapes):
+        return None
+    scale = sum(float((tensor - tensor.mean()).square().sum()) for tensor in expected)
+    missed, left = (
+        sum(float((mine - other).square().sum()) for mine, other in zip(each, expected, strict=True))
+        for each in (before, after)
+    )
+    finite = math.isfinite(scale + missed + left) and scale > 0
+    return (missed / scale, left / scale) if finite else None
+
+
+def _floating(output: Any) -> Iterator[Tensor]:
+    return (tensor.double() for tensor in results(output) if tensor.is_floating_point())
 
 
 _NO_CONSTANT = "it has no bias, and what reads it is not one batch-norm layer alone"
-_ROUNDED = "the fitted weights, rounded to {}, are no better than those that pruning left"
-_NOT_PLAIN = "its outputs are no plain product of inputs and weights"
-
-
-def _run_once(model: nn.Module, batches: Iterable[Any]) -> Callable[[], Any]:
-    """A function that runs the model on the first batch, in evaluation mode."""
-
-    def run() -> Any:
-        passing = ForwardPass()
-        with modes_kept(model), torch.no_grad():
-            model.eval()
-            for batch, _ in islice(passing.batches(batches, model), 1):
-                return passing.output(model, batch)
-        return None
-
-    return run
+_WORSE = (
+    "with the fitted weights, the model's outputs on the first batch would miss {1:.1%} of the full ones, not {0:.1%}"
+)

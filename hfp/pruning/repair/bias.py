@@ -12,63 +12,73 @@ means in order, Nagel et al., ICCV 2019, section 4.2.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
-from typing import Any
+from collections.abc import Iterable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hfp.pruning.repair.constants import Constant
-from hfp.pruning.repair.paired import over_both
-from hfp.pruning.repair.readers import Reader
-from hfp.pruning.repair.report import LayerRepair
+from hfp.pruning.repair.following import Place, Run
+from hfp.pruning.repair.paired import Pair
+from hfp.pruning.repair.products import Product
+from hfp.pruning.repair.reading import Reading
+from hfp.pruning.repair.weights import Cut, Part
 
 
-def compensate(
-    full: nn.Module, compact: nn.Module, layers: list[Reader], places: Mapping[str, Constant], batches: Iterable[Any]
-) -> tuple[list[LayerRepair], int]:
-    """Repair `layers` of the compact model in place; returns what was done and the number of samples."""
-    found, samples = shifts(full, compact, layers, batches)
-    for name, shift in found.items():
-        places[name].add(shift)
-    return [LayerRepair(name, places[name].name) for name in found], samples
+class Shift:
+    """The mean that the outputs of products with one weight, or with a part of one, lack.
+
+    Args:
+        name: the weight's name.
+        constant: what takes it up.
+    """
+
+    def __init__(self, name: str, constant: Constant) -> None:
+        self.name, self.constant = name, constant
+        self._sum: Tensor | float = 0.0
+        self._samples = 0
+
+    def add(self, shift: Tensor, samples: int) -> None:
+        """Add what the outputs of a batch lack, `[channels]`."""
+        self._sum, self._samples = self._sum + shift * samples, self._samples + samples
+
+    def write(self) -> None:
+        """Put the mean into the constant."""
+        self.constant.put(torch.as_tensor(self._sum) / self._samples)
 
 
-def shifts(
-    full: nn.Module, compact: nn.Module, layers: list[Reader], batches: Iterable[Any]
-) -> tuple[dict[str, Tensor], int]:
-    """Measure what each layer's outputs lack in the mean.
+def compensated(pair: Pair, reading: Reading, batches: Iterable[object]) -> tuple[list[Shift], int]:
+    """Compensate the compact model in place.
 
-    While a batch runs, each layer's outputs get that batch's own shift, so that later layers see compensated inputs.
+    While a batch runs, each product's outputs get that batch's own shift, so that later layers see compensated inputs.
 
     Returns:
-        Layer -> the mean that is missing, `[out]` in float64; and the number of samples.
+        What was done, and the number of samples.
     """
-    sums: dict[str, Tensor] = {}
+    found: dict[Part, Shift] = {}
     samples = 0
-    for expected, size, run_compact in over_both(full, compact, layers, batches, _mean):
-        with ExitStack() as hooks:
-            for layer in layers:
-                shifted = _Shifted(layer, expected, size, sums)
-                hooks.callback(layer.compact.register_forward_hook(shifted).remove)
-            run_compact()
+
+    def keep(product: Product, cut: Cut, output: Tensor, _: int) -> Tensor:
+        return _mean(product.target(product.arranged(output), cut), len(product.out_dims))
+
+    for expected, size, run_compact in pair.over(batches, keep, reading.wanted):
+
+        def meet(place: Place, product: Product, run: Run) -> Tensor:
+            output, constant = run(), reading.constants.get(place)
+            if place not in expected or constant is None:  # noqa: B023
+                return output
+            mean = _mean(product.arranged(output), len(product.out_dims))
+            shift = expected[place] - mean  # noqa: B023
+            found.setdefault(pair.weights.part(product.weight), Shift(place[0], constant)).add(shift, size)  # noqa: B023
+            return product.shifted(output, shift.view(product.groups, -1))
+
+        run_compact(meet)
         samples += size
-    return {name: total / samples for name, total in sums.items()}, samples
+    for shift in found.values():
+        shift.write()
+    return list(found.values()), samples
 
 
-class _Shifted:
-    """A hook that gives a layer's outputs the mean that they should have, and adds up the shifts."""
-
-    def __init__(self, layer: Reader, expected: Mapping[str, Tensor], size: int, sums: dict[str, Tensor]) -> None:
-        self._layer, self._expected, self._size, self._sums = layer, expected, size, sums
-
-    def __call__(self, _: nn.Module, __: Any, output: Tensor) -> Tensor:
-        name = self._layer.name
-        shift = self._expected[name] - _mean(self._layer, output)
-        self._sums[name] = self._sums.get(name, torch.zeros_like(shift)) + self._size * shift
-        return self._layer.shifted(output, shift)
-
-
-def _mean(layer: Reader, output: Tensor) -> Tensor:
-    return output.movedim(layer.dim, -1).flatten(0, -2).to(torch.float64).mean(0)
+def _mean(arranged: Tensor, channels: int) -> Tensor:
+    """Return the mean over all rows, `[channels]`, in float64."""
+    return arranged.flatten(-channels).flatten(0, -2).to(torch.float64).mean(0)

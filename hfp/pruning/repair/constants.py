@@ -1,21 +1,29 @@
-"""Find where a constant can be added to a layer's outputs without a new parameter."""
+"""Find where a constant can be added to the outputs of a product without a new parameter."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.overrides import TorchFunctionMode
 
 from hfp.importance.capture.batches import mapped
+from hfp.pruning.repair.following import Place
+from hfp.pruning.repair.products import Product, aten
+from hfp.pruning.repair.weights import Part, Weights, memory
+
+_NORMS = (
+    aten.native_batch_norm, aten.cudnn_batch_norm, aten.miopen_batch_norm, aten._batch_norm_no_update,
+    aten._native_batch_norm_legit_no_training,
+)  # fmt: skip
+_SUMS = (aten.add, aten.add_)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Constant:
     """A tensor that takes up a constant per output channel.
 
@@ -30,112 +38,117 @@ class Constant:
     tensor: Tensor
     sign: float
 
-    def add(self, shift: Tensor) -> None:
-        """Add `shift [channels]` to the layer's outputs, in place."""
+    def __post_init__(self) -> None:
+        self._start = self.tensor.detach().clone()
+
+    def put(self, shift: Tensor | None) -> None:
+        """Add `shift [channels]` to the layer's outputs as they were at first; None adds nothing."""
+        start = self._start if shift is None else self._start.double() + self.sign * shift.double()
         with torch.no_grad():
-            self.tensor.add_(shift.to(self.tensor), alpha=self.sign)
-
-
-def constants(model: nn.Module, layers: list[str], run: Callable[[], Any]) -> dict[str, Constant]:
-    """Find where each layer's outputs take up a constant.
-
-    Args:
-        model: the compact model.
-        layers: names of its layers.
-        run: a function that runs the model once, in evaluation mode.
-
-    Returns:
-        Layer -> its place; layers that have none are left out.
-    """
-    modules = dict(model.named_modules())
-    found = {}
-    bare = []
-    for name in layers:
-        bias = modules[name]._parameters.get("bias")
-        if bias is None:
-            bare.append(name)
-        else:
-            found[name] = Constant("bias", bias, 1.0)
-    readers = _batch_norm_readers(model, bare, run) if bare else {}
-    for name, norm in readers.items():
-        mean = modules[norm].running_mean
-        assert isinstance(mean, Tensor)
-        found[name] = Constant(norm, mean, -1.0)
-    return found
-
-
-def _batch_norm_readers(model: nn.Module, layers: list[str], run: Callable[[], Any]) -> dict[str, str]:
-    """Map each layer to the batch-norm layer that alone reads its output and reads nothing else."""
-    readers = _Readers()
-    with _running(model, layers, readers), readers:
-        output = run()
-    returned: set[int] = set()
-    mapped(output, lambda tensor: returned.add(id(tensor)))
-    of_layer: dict[str, list[tuple[str, str]]] = {}
-    for key, uses in readers.uses.items():
-        name = readers.made[key][0]
-        of_layer.setdefault(name, []).extend(uses if key not in returned else [*uses, ("", "returned")])
-    modules = dict(model.named_modules())
-    calls = readers.norm_calls
-    return {
-        name: uses[0][0]
-        for name, uses in of_layer.items()
-        if len(uses) == 1
-        and uses[0][1] == "batch_norm"
-        and isinstance(modules[uses[0][0]], _BatchNorm)
-        and modules[uses[0][0]].running_mean is not None
-        and calls.get(uses[0][0]) == 1
-    }
+            self.tensor.copy_(start)
 
 
 @dataclass
-class _Record:
-    path: list[str] = field(default_factory=list)
-    made: dict[int, tuple[str, Tensor]] = field(default_factory=dict)
-    uses: dict[int, list[tuple[str, str]]] = field(default_factory=dict)
-    norm_calls: dict[str, int] = field(default_factory=dict)
+class Uses:
+    """What reads weights, and the outputs of products, during a forward pass.
+
+    Args:
+        weights: those of the model.
+        of_weights: weight -> operations that are no products and read it.
+    """
+
+    weights: Weights
+    of_weights: dict[str, set[str]] = field(default_factory=dict)
+    _made: dict[int, tuple[Place, Product, Tensor]] = field(default_factory=dict)
+    _read: dict[Place, list[tuple[Any, Any, Tensor]]] = field(default_factory=dict)
+    _normalised: Counter[int] = field(default_factory=Counter)
+
+    def made(self, place: Place, product: Product, output: Tensor) -> None:
+        """Take down the output of a product. It is kept, so that its memory is not used again."""
+        self._made[memory(output)] = (place, product.alone(), output)
+
+    def entered(self, product: Product) -> None:
+        """Take down what a product reads beside its own weight and bias."""
+        assert product.entering is not None
+        self.read((product.entering,), "product")
+        self._took_weight(product.entering, "a product as its input")
+
+    def read(self, tensors: Any, operation: Any, args: Any = ()) -> None:
+        """Take down that an operation reads tensors."""
+
+        def took(tensor: Tensor) -> None:
+            made = self._made.get(memory(tensor))
+            if made is not None:
+                self._read.setdefault(made[0], []).append((operation, args, tensor))
+
+        mapped(tensors, took)
+
+    def passed(self, func: Any, args: Any, kwargs: Mapping[str, Any]) -> None:
+        """Take down an operation that is no product. A view of a tensor is the tensor itself."""
+        packet = func.overloadpacket
+        if packet in _NORMS and isinstance(args[3], Tensor):
+            self._normalised[memory(args[3])] += 1
+        if func.is_view or packet is aten._unsafe_view:
+            return
+        self.read((args, kwargs), packet, args)
+        mapped((args, kwargs), lambda tensor: self._took_weight(tensor, packet.__name__))
+
+    def _took_weight(self, tensor: Tensor, operation: str) -> None:
+        name = self.weights.name(tensor)
+        if name is not None:
+            self.of_weights.setdefault(name, set()).add(operation)
+
+    def constants(self, model: nn.Module, wanted: set[str]) -> dict[Place, Constant]:
+        """Find the constants of the wanted weights' products; products that have none are left out."""
+        norms = {
+            memory(module.running_mean): name
+            for name, module in model.named_modules()
+            if isinstance(module, _BatchNorm) and module.running_mean is not None
+        }
+        found: dict[Part, dict[Place, Constant | None]] = {}
+        for place, product, output in self._made.values():
+            if place[0] in wanted:
+                of_part = found.setdefault(self.weights.part(product.weight), {})
+                of_part[place] = self._constant(place, product, output, norms)
+        return dict(_unshared(found))
+
+    def _constant(self, place: Place, product: Product, output: Tensor, norms: Mapping[int, str]) -> Constant | None:
+        if product.bias is not None:
+            name = self.weights.name(product.bias)
+            return None if name is None or name in self.of_weights else Constant("bias", product.bias, 1.0)
+        uses = self._read.get(place, [])
+        if len(uses) != 1:
+            return None
+        packet, args, reading = uses[0]
+        channel_dim = product.channel_dim(output)
+        if packet in _NORMS:
+            mean = args[3]
+            alone = mean is not None and self._normalised[memory(mean)] == 1 and memory(mean) in norms
+            fits = alone and _same_channels(output, channel_dim, reading, 1)
+            return Constant(norms[memory(mean)], mean, -1.0) if fits else None
+        if packet in _SUMS and len(args) == 2:
+            bias = args[1] if args[0] is reading else args[0]
+            alone = isinstance(bias, Tensor) and bias.dim() == 1 and self.weights.name(bias) is not None
+            fits = alone and len(bias) == reading.shape[-1] and _same_channels(output, channel_dim, reading, -1)
+            return Constant("bias", bias, 1.0) if fits else None
+        return None
 
 
-class _Readers(TorchFunctionMode, _Record):
-    """Records which functions read the outputs of some layers, and in which module they were called."""
-
-    def __init__(self) -> None:
-        TorchFunctionMode.__init__(self)
-        _Record.__init__(self)
-
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = function(*args, **(kwargs or {}))
-        made: list[Tensor] = []
-        mapped(result, made.append)
-        if not made:
-            return result  # a question about the shape, not a use
-        where = self.path[-1] if self.path else ""
-        name = getattr(function, "__name__", str(function))
-        if name == "batch_norm":
-            self.norm_calls[where] = self.norm_calls.get(where, 0) + 1
-        mapped((args, kwargs or {}), lambda tensor: self._used(tensor, where, name))
-        return result
-
-    def _used(self, tensor: Tensor, where: str, name: str) -> None:
-        if id(tensor) in self.made:
-            self.uses.setdefault(id(tensor), []).append((where, name))
+def _same_channels(output: Tensor, dim: int, reading: Tensor, reading_dim: int) -> bool:
+    """Return whether a dimension of a view counts the same channels as one of the tensor that it is of."""
+    same = output.shape[dim] == reading.shape[reading_dim]
+    return same and output.stride(dim) == reading.stride(reading_dim)
 
 
-@contextmanager
-def _running(model: nn.Module, layers: list[str], record: _Readers) -> Iterator[None]:
-    """Keep the names of the running modules, and the outputs of `layers`, alive in the record."""
-    handles = []
+def _unshared(found: Mapping[Part, Mapping[Place, Constant | None]]) -> Iterator[tuple[Place, Constant]]:
+    """Yield the constants that all products with a part of a weight have, and no others."""
+    alike = {part: {_where(constant) for constant in places.values()} for part, places in found.items()}
+    users = Counter(where for each in alike.values() for where in each)
+    for part, places in found.items():
+        for place, constant in places.items():
+            if constant is not None and len(alike[part]) == 1 and users[_where(constant)] == 1:
+                yield place, constant
 
-    def leave(name: str, output: Any) -> None:
-        record.path.pop()
-        if name in layers and isinstance(output, Tensor):
-            record.made[id(output)] = (name, output)
 
-    for name, module in model.named_modules():
-        handles.append(module.register_forward_pre_hook(lambda *_, name=name: record.path.append(name)))
-        handles.append(module.register_forward_hook(lambda _, __, output, name=name: leave(name, output)))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+def _where(constant: Constant | None) -> tuple[int, int] | None:
+    return None if constant is None else (memory(constant.tensor), constant.tensor.storage_offset())

@@ -10,27 +10,30 @@ the compact model whose earlier layers are already repaired, so that each layer 
 with all moments centred if there is a constant.
 
 Moments are added up batch by batch; the weights are solved for anew at batches 1, 2, 4, 8, ... so that later layers
-see repaired inputs in the same pass, and once more at the end.
+see repaired inputs in the same pass, and once more at the end. Products are taken in float32 and sums in float64,
+whatever the model's type is. Weights that are no better than before, once they are rounded to the model's type, are
+given back.
 
-Cost: a forward pass of both models, and per layer moments of at most `rows.choose` rows a batch. Source: He et al.,
-Channel Pruning, ICCV 2017, section 3.1 (reconstruction); the ridge towards \(W_0\) is this project's.
+Cost: a forward pass of both models, and per layer moments of at most `rows.choose` rows a batch. Memory: per layer, the
+moments of its inputs, and the chosen rows of one batch. Source: He et al., Channel Pruning, ICCV 2017, section 3.1
+(reconstruction); the ridge towards \(W_0\) is this project's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hfp.pruning.repair.constants import Constant
-from hfp.pruning.repair.paired import over_both
-from hfp.pruning.repair.readers import Reader
-from hfp.pruning.repair.report import LayerRepair
-from hfp.pruning.repair.rows import Chosen, as_rows, choose
+from hfp.pruning.repair.following import Place, Run
+from hfp.pruning.repair.paired import Pair
+from hfp.pruning.repair.products import Product
+from hfp.pruning.repair.reading import Reading
+from hfp.pruning.repair.rows import Chosen, choose
+from hfp.pruning.repair.weights import Cut, Part
 
 RIDGE = 0.01
 
@@ -63,6 +66,24 @@ class RegressionMoments:
         """Return the means per row, in the order `x, y, xx, yx, yy`."""
         return tuple(torch.as_tensor(part) / self.rows for part in (self.x, self.y, self.xx, self.yx, self.yy))  # type: ignore[return-value]
 
+    @property
+    def variance(self) -> float:
+        """The variance of the outputs, summed over channels."""
+        _, y, _, _, yy = self.means()
+        return float((yy - y.square()).sum().clamp_min(0))
+
+    def missed(self, weight: Tensor, constant: Tensor) -> float:
+        """Return the mean square of what `weight` and `constant` miss of the outputs, summed over channels."""
+        x, y, xx, yx, yy = self.means()
+        weight, constant = weight.double(), constant.double()
+        x, y = x[..., None, :], y - constant
+        given = (weight * x).sum(-1)
+        # centred, so that large means don't swallow the digits
+        own = (weight @ (xx - x.mT * x) * weight).sum(-1)
+        both = (weight * (yx - (y + constant)[..., None] * x)).sum(-1)
+        spread = yy - (y + constant).square()
+        return float((spread - 2 * both + own + (y - given).square()).sum().clamp_min(0))
+
 
 def _single(rows: Tensor) -> Tensor:
     return rows.float() if rows.dtype in (torch.float16, torch.bfloat16) else rows
@@ -75,12 +96,10 @@ class Solution:
     Args:
         weight: `[groups, out, in]`.
         shift: a constant that is added to the outputs, `[groups, out]`.
-        error: the share of the outputs' variance that is missed, before and after.
     """
 
     weight: Tensor
     shift: Tensor
-    error: tuple[float, float]
 
 
 def solve(
@@ -99,109 +118,146 @@ def solve(
         bias: the layer's own, `[groups, out]`.
         ridge: strength of the pull towards `weight`, as a share of the mean variance of the inputs.
         constant: whether the outputs may be shifted.
-        dtype: the type that the weights are stored in; the shift and the errors are those of the rounded weights.
+        dtype: the type that the weights are stored in; the shift is that of the rounded weights.
     """
-    x, y, xx, yx, yy = moments.means()
+    x, y, xx, yx, _ = moments.means()
     weight, y = weight.double(), y - bias.double()
     yx = yx - bias.double()[..., None] * x[..., None, :]
-    variance = yy - (y + bias.double()).square()
-    second = yy - 2 * bias.double() * (y + bias.double()) + bias.double().square()
     if constant:
         xx, yx = xx - x[..., :, None] * x[..., None, :], yx - y[..., :, None] * x[..., None, :]
-        second = variance
     strength = ridge * xx.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None] + torch.finfo(xx.dtype).tiny
     damped = xx + strength * torch.eye(xx.shape[-1], dtype=xx.dtype, device=xx.device)
-    solved = (weight + torch.linalg.solve(damped, (yx - weight @ xx).mT).mT).to(dtype).double()
-    shift = y - (solved @ x[..., None])[..., 0] if constant else torch.zeros_like(y)
-    scale = variance.sum().clamp_min(torch.finfo(xx.dtype).tiny)
-    before, after = (
-        float((second - 2 * (w * yx).sum(-1) + ((w @ xx) * w).sum(-1)).sum().clamp_min(0) / scale)
-        for w in (weight, solved)
-    )
-    return Solution(solved, shift, (before, after))
+    solved = (weight + _divided((yx - weight @ xx).mT, damped).mT).to(dtype).double()
+    return Solution(solved, best_shift(moments, solved, bias) if constant else torch.zeros_like(y))
 
 
-def reconstruct(
-    full: nn.Module,
-    compact: nn.Module,
-    layers: list[Reader],
-    places: Mapping[str, Constant],
-    batches: Iterable[Any],
-    ridge: float = RIDGE,
-) -> tuple[list[LayerRepair], int]:
-    """Repair `layers` of the compact model in place.
+def _divided(right: Tensor, matrix: Tensor) -> Tensor:
+    """Solve for a symmetric matrix: by Cholesky's factors, or, where rounding made it indefinite, in general."""
+    factor, failed = torch.linalg.cholesky_ex(matrix)
+    return torch.linalg.solve(matrix, right) if bool(failed.any()) else torch.cholesky_solve(right, factor)
+
+
+def best_shift(moments: RegressionMoments, weight: Tensor, bias: Tensor) -> Tensor:
+    """Return the constant that leaves no error in the mean, `[groups, out]`."""
+    x, y, *_ = moments.means()
+    return y - bias.double() - (weight.double() @ x[..., None])[..., 0]
+
+
+class Fit:
+    """The regression of one weight, or of a part of one, while batches run.
+
+    Args:
+        name: the weight's name.
+        product: a product with it.
+        constant: what takes up a constant; None where nothing does.
+        ridge: as for `solve`.
+    """
+
+    def __init__(self, name: str, product: Product, constant: Constant | None, ridge: float) -> None:
+        self.name, self.constant, self._ridge = name, constant, ridge
+        self.product = product.alone()
+        self.start = product.rows_of(product.weight).clone()
+        self.bias = self._bias_of(product).clone()
+        self.moments = RegressionMoments()
+        self.broken = False
+        self._solved: tuple[int, Solution] | None = None
+
+    def add(self, product: Product, arranged: Tensor, chosen: Chosen, target: Tensor) -> None:
+        """Add rows of a product; where the full one has other rows, the fit is broken.
+
+        Args:
+            product: with what it reads.
+            arranged: what it gives.
+            chosen: the rows.
+            target: what these should be, `[rows, channels]`.
+        """
+        channels = len(product.out_dims)
+        same = tuple(arranged.shape[:-channels]) == chosen.dims
+        self.broken |= not same or target.shape[1] != arranged.shape[-channels:].numel()
+        if not self.broken:
+            rows = product.grouped(target)
+            if self.constant is None:  # then another place may have another bias
+                rows = rows - (self._bias_of(product) - self.bias)[:, None]
+            self.moments.add(product.inputs(chosen.places), rows)
+
+    def _bias_of(self, product: Product) -> Tensor:
+        groups, out, _ = self.start.shape
+        zeros = self.start.new_zeros(groups, out)
+        return zeros if product.bias is None else zeros + product.bias.view(groups, out)
+
+    def solve(self) -> Solution:
+        """Solve with the rows so far, and write the weights and the constant to the model."""
+        rows, dtype, constant = self.moments.rows, self.start.dtype, self.constant is not None
+        if self._solved is None or self._solved[0] < rows:
+            self._solved = rows, solve(self.moments, self.start, self.bias, self._ridge, constant, dtype)
+            self.put(self._solved[1])
+        return self._solved[1]
+
+    def put(self, solution: Solution) -> None:
+        """Write weights and the constant to the model."""
+        self.product.write(solution.weight)
+        if self.constant is not None:
+            self.constant.put(solution.shift.flatten())
+
+    def taken(self) -> Solution:
+        """Take the weights as they are in the model now; return them with the constant that is best for them."""
+        weight = self.product.rows_of(self.product.weight).clone()
+        shift = torch.zeros_like(self.bias, dtype=torch.float64)
+        if self.constant is not None:
+            shift = best_shift(self.moments, weight, self.bias)
+            self.constant.put(shift.flatten())
+        return Solution(weight, shift)
+
+    def undo(self) -> None:
+        """Put back what pruning left."""
+        self.product.write(self.start)
+        if self.constant is not None:
+            self.constant.put(None)
+
+    def errors(self, solution: Solution) -> tuple[float, float]:
+        """Return what the outputs miss of the full ones, as a mean square, before and with a solution."""
+        bias = self.bias.double()
+        return self.moments.missed(self.start, bias), self.moments.missed(solution.weight, bias + solution.shift)
+
+
+def fitted(pair: Pair, reading: Reading, batches: Iterable[object], ridge: float = RIDGE) -> tuple[list[Fit], int]:
+    """Fit the wanted weights of the compact model in place.
 
     Returns:
-        What was done, and the number of samples. A layer whose fitted weights are worse than before once they are
-        rounded to their type keeps its weights, and is not among what was done.
+        The fits, which hold all rows but whose last solution is not written yet, and the number of samples.
     """
-    fits = {layer.name: _Fit(layer, layer.name in places, ridge) for layer in layers}
-    samples, number = 0, 0
+    fits: dict[Part, Fit] = {}
+    samples = 0
 
-    def keep(layer: Reader, target: Tensor) -> tuple[Chosen, Tensor]:
-        chosen = choose(layer.compact, target, fits[layer.name].columns, number)
-        return chosen, chosen.outputs(layer.compact, target)
+    def keep(product: Product, cut: Cut, output: Tensor, number: int) -> tuple[Chosen, Tensor]:
+        arranged, columns = product.arranged(output), product.rows_of(product.weight).shape[-1]
+        left = cut.left(product.in_dim)
+        if left is not None:
+            columns = columns * len(left) // product.weight.shape[product.in_dim]
+        chosen = choose(arranged.shape[: -len(product.out_dims)], columns, number, arranged.device)
+        return chosen, product.target(arranged[chosen.places], cut).flatten(1)
 
-    for expected, size, run_compact in over_both(full, compact, layers, batches, keep):
-        number += 1
-        with ExitStack() as hooks:
-            for fit in fits.values():
-                fit.expected, fit.due = expected, number & (number - 1) == 0
-                hooks.callback(fit.layer.compact.register_forward_pre_hook(fit.before).remove)
-                hooks.callback(fit.layer.compact.register_forward_hook(fit.after).remove)
-            run_compact()
+    for number, (expected, size, run_compact) in enumerate(pair.over(batches, keep, reading.wanted), 1):
+        due = number & (number - 1) == 0
+
+        def meet(place: Place, product: Product, run: Run) -> Tensor:
+            output = run()
+            if place not in expected:  # noqa: B023
+                return output
+            fit = _fit_of(fits, pair, reading, place, product, ridge)
+            fit.add(product, product.arranged(output), *expected[place])  # noqa: B023
+            if not due or fit.broken or place[1] < reading.calls[place[0]] - 1:  # noqa: B023
+                return output
+            fit.solve()
+            return run()
+
+        run_compact(meet)
         samples += size
-    found = [fit.finish(places.get(name)) for name, fit in fits.items()]
-    return [each for each in found if each is not None], samples
+    return list(fits.values()), samples
 
 
-class _Fit:
-    """One layer's regression while batches run. Its hooks feed it and use what it has found so far."""
-
-    def __init__(self, layer: Reader, constant: bool, ridge: float) -> None:
-        self.layer, self._constant, self._ridge = layer, constant, ridge
-        self.expected: Mapping[str, tuple[Chosen, Tensor]] = {}
-        self.due = False
-        module = layer.compact
-        assert isinstance(module.weight, Tensor)
-        self._weight = as_rows(module, module.weight.detach().clone())
-        self.columns = self._weight.shape[-1]
-        bias = module.bias if isinstance(module.bias, Tensor) else torch.zeros(1, device=module.weight.device)
-        self._bias = bias.detach().clone().expand(len(module.weight)).unflatten(0, self._weight.shape[:2])
-        self._moments = RegressionMoments()
-        self._solution: Solution | None = None
-
-    def before(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        """Add the rows of a batch; solve if that is due."""
-        chosen, y = self.expected[self.layer.name]
-        self._moments.add(chosen.inputs(module, args[0]), y)
-        if self.due:
-            self._solve()
-
-    def after(self, _: nn.Module, __: Any, output: Tensor) -> Tensor:
-        """Shift the outputs, as the constant will do in the end."""
-        assert self._solution is not None
-        return self.layer.shifted(output, self._solution.shift.flatten()) if self._constant else output
-
-    def finish(self, place: Constant | None) -> LayerRepair | None:
-        """Solve with all rows, and put the constant into its place; or give the weights back that were better."""
-        solution = self._solve()
-        if solution.error[1] > solution.error[0]:
-            self._write(self._weight)
-            return None
-        if place is not None:
-            place.add(solution.shift.flatten())
-        where = "weight" if place is None else f"weight and {place.name}"
-        return LayerRepair(self.layer.name, where, solution.error)
-
-    def _solve(self) -> Solution:
-        dtype = self._weight.dtype
-        found = self._solution = solve(self._moments, self._weight, self._bias, self._ridge, self._constant, dtype)
-        self._write(found.weight)
-        return found
-
-    def _write(self, weight: Tensor) -> None:
-        parameter = self.layer.compact.weight
-        assert isinstance(parameter, Tensor)
-        with torch.no_grad():
-            parameter.copy_(weight.flatten(0, 1).reshape(parameter.shape))
+def _fit_of(fits: dict[Part, Fit], pair: Pair, reading: Reading, place: Place, product: Product, ridge: float) -> Fit:
+    part = pair.weights.part(product.weight)
+    if part not in fits:
+        fits[part] = Fit(place[0], product, reading.constants.get(place), ridge)
+    return fits[part]

@@ -32,26 +32,36 @@ class RepairReport:
         samples: on how many samples it was done.
         layers: what it changed.
         left_alone: pairs of a layer and the reason why it could not be repaired.
+        outputs: what the model's outputs miss of the full model's, as a share of their variance on the first batch,
+            before and after; None where it isn't measured.
     """
 
     kind: str
     samples: int
     layers: tuple[LayerRepair, ...]
     left_alone: tuple[tuple[str, str], ...] = ()
+    outputs: tuple[float, float] | None = None
 
 
 def repair_lines(reports: Sequence[RepairReport]) -> Iterator[str]:
     """Yield a line for each repair, and one for each reason to leave layers alone."""
     for report in reports:
-        errors = [layer.error for layer in report.layers if layer.error is not None]
-        line = f"repaired by {report.kind} on {report.samples} samples: {len(report.layers)} layers"
-        if errors:
-            before, after = (statistics.median(pair[place] for pair in errors) for place in (0, 1))
-            line += f", median error of their outputs {before:.1%} → {after:.1%}"
-        yield line
+        if report.layers or report.left_alone:
+            yield _headline(report)
         reasons: dict[str, list[str]] = {}
         for name, reason in report.left_alone:
             reasons.setdefault(reason, []).append(name)
         for reason, names in reasons.items():
             more = f" and {len(names) - 4} more" if len(names) > 4 else ""
             yield f"not repaired by {report.kind}: {', '.join(names[:4])}{more}: {reason}"
+
+
+def _headline(report: RepairReport) -> str:
+    errors = [layer.error for layer in report.layers if layer.error is not None]
+    line = f"repaired by {report.kind} on {report.samples} samples: {len(report.layers)} layers"
+    if errors:
+        before, after = (statistics.median(pair[place] for pair in errors) for place in (0, 1))
+        line += f", median error of their outputs {before:.1%} → {after:.1%}"
+    if report.outputs is not None:
+        line += f", of the model's {report.outputs[0]:.1%} → {report.outputs[1]:.1%}"
+    return line

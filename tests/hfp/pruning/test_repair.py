@@ -8,14 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.nn.utils.parametrizations import weight_norm
 
 import hfp
 from hfp.errors import InputError
 from hfp.importance import CriterionError, GroupFisherImportance
 from hfp.pruning.repair import repair
 from hfp.pruning.repair.least_squares import RIDGE, RegressionMoments, solve
-from hfp.pruning.repair.report import repair_lines
 from hfp.reconstruct import IndexMap, TensorMap, compact_model
 
 
@@ -241,54 +239,6 @@ def test_batch_norm_needs_two_values():
     model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Linear(6, 2)).double()
     with pytest.raises(InputError, match="on a batch of 1: give larger batches"):
         repair(model, copy.deepcopy(model), IndexMap.identity(model), [draw(1, 4)], "batch-norm")
-
-
-# --- what is left alone -----------------------------------------------------------------------------------------------
-
-
-class Unusual(nn.Module):
-    """Layers that can't be repaired, each for a reason of its own."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.enter = nn.Linear(4, 6)
-        self.twice = nn.Linear(6, 6)
-        self.tied, self.other = nn.Linear(6, 6), nn.Linear(6, 6)
-        self.other.weight = self.tied.weight
-        self.computed = weight_norm(nn.Linear(6, 6))
-        self.unused = nn.Linear(6, 2)
-        self.returned, self.norm = nn.Linear(6, 3, bias=False), nn.BatchNorm1d(3)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        x = self.enter(x)
-        x = self.twice(self.twice(x))
-        x = self.computed(self.tied(x) + self.other(x))
-        x = nn.functional.linear(x, self.unused.weight)
-        y = self.returned(nn.functional.pad(x, (0, 4)))
-        return self.norm(y), y
-
-
-def test_layers_that_can_t_be_repaired_are_named_with_the_reason():
-    torch.manual_seed(0)
-    model = Unusual().double()
-    names = ("twice", "tied", "other", "unused", "returned")
-    maps = {f"{name}.weight": TensorMap((6, 6), (None, torch.tensor([0, 1]))) for name in names}
-    index_map = IndexMap({**IndexMap.identity(model).tensors, **maps})  # says that their inputs were cut
-    compact = copy.deepcopy(model)
-    before = copy.deepcopy(compact.state_dict())
-    for kind in ("bias", "least-squares"):
-        (report,) = repair(model, compact, index_map, [draw(5, 4)], kind)
-        reasons = dict(report.left_alone)
-        assert reasons["twice"] == "it is called 2 times in one pass"
-        assert reasons["tied"] == reasons["other"] == "other layers share its weights"
-        assert reasons["unused"] == "it is not called as a layer in one pass"
-        lines = list(repair_lines([report]))
-        assert "not repaired by" in lines[1]
-        if kind == "bias":
-            assert "it has no bias" in reasons["returned"]
-    assert all(
-        torch.equal(before[name], value) for name, value in compact.state_dict().items() if "returned" not in name
-    )
 
 
 # --- in hfp.prune -----------------------------------------------------------------------------------------------------
