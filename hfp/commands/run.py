@@ -30,15 +30,14 @@ from hfp.results.keeping import RunFiles
 from hfp.results.model_files import ModelFiles
 from hfp.results.plots import save_curves, save_diagnostics
 from hfp.results.report import run_document, run_table
-from hfp.results.tracking import TensorBoard
+from hfp.results.tracking import TensorBoard, Trackio
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the experiment; 0 when it finished, 128 and the signal when it was interrupted (what was done is kept)."""
     console = Console(stderr=arguments.json, highlight=False)
     with contextlib.ExitStack() as held:
-        if arguments.track:
-            TensorBoard("")  # a missing package is noticed before anything is made
+        _trackers(Path(), arguments)  # a missing package is noticed before anything is made
         if arguments.resume is None:
             start = _new(arguments)
             federation = set_up(start.experiment)
@@ -103,7 +102,7 @@ def _follow(federation: Federation, start: _Start, arguments: argparse.Namespace
     """Run the rounds that are left, and report."""
     folder, rounds = start.folder, start.experiment.rounds
     models = ModelFiles(folder.path, save_clients=arguments.save_clients)
-    observers = [models, RunFiles(folder, arguments.checkpoint), Display(console), *_trackers(folder, arguments)]
+    observers = [models, RunFiles(folder, arguments.checkpoint), Display(console), *_trackers(folder.path, arguments)]
     course = Course(federation, run_state=start.checkpoint.run_state if start.checkpoint else None, observers=observers)
     ended, to_go_on = 0, f"to go on: hfp run --resume {shlex.quote(str(folder.path))}"
     try:
@@ -124,8 +123,9 @@ def _follow(federation: Federation, start: _Start, arguments: argparse.Namespace
     return ended
 
 
-def _trackers(folder: RunFolder, arguments: argparse.Namespace) -> list[Observer]:
-    return [TensorBoard(folder.path / "tensorboard")] if arguments.track == "tensorboard" else []
+def _trackers(folder: Path, arguments: argparse.Namespace) -> list[Observer]:
+    make = {"tensorboard": lambda: TensorBoard(folder / "tensorboard"), "trackio": lambda: Trackio(folder.name)}
+    return [make[name]() for name in dict.fromkeys(arguments.track)]
 
 
 def experiment_from(arguments: argparse.Namespace) -> Experiment:
