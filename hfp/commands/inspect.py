@@ -139,6 +139,7 @@ def run_lines(found: dict[str, Any]) -> list[str]:
         f"{found['folder']}: a run of {found['method']} on {found['dataset']} with {found['clients']} clients",
         f"global model: {found['model']}, {found['entries']:,} numbers, {accuracy} after {found['rounds']} of "
         f"{found['rounds_planned']} rounds",
+        f"ended: {found['ended'] or 'no, it can go on'}",
         f"takes: {' x '.join(map(str, taken['shape']))}, {units} in the data set's units",
         f"{len(classes)} classes: {', '.join(classes[:12])}{', ...' if len(classes) > 12 else ''}",
         f"clients' models as trained: {clients}",

@@ -116,10 +116,12 @@ def _follow(federation: Federation, start: _Start, arguments: argparse.Namespace
     if not course.history:
         console.print("stopped before the first round ended; nothing to keep")
         return ended
-    _close(course.result, folder, console, arguments.json)
+    _close(course.result, federation.dataset.uneven, folder, console, arguments.json)
     if ended:
         console.print(f"stopped after {len(course.history)} of {rounds} rounds", soft_wrap=True)
         console.print(to_go_on, soft_wrap=True, markup=False)
+    elif len(course.history) < rounds:
+        console.print(f"ended after {len(course.history)} of {rounds} rounds: {course.ended}", soft_wrap=True)
     return ended
 
 
@@ -133,9 +135,9 @@ def experiment_from(arguments: argparse.Namespace) -> Experiment:
     return Experiment(**given_settings(arguments))
 
 
-def _close(run: Run, folder: RunFolder, console: Console, as_json: bool) -> None:
+def _close(run: Run, f1: bool, folder: RunFolder, console: Console, as_json: bool) -> None:
     console.print()
-    console.print(run_table(run))
+    console.print(run_table(run, f1))
     try:
         save_curves(run, folder.picture)
         if run.experiment.diagnostics:

@@ -75,6 +75,12 @@ class Dataset:
         )
         return "; ".join((found, *self.notes))
 
+    @property
+    def uneven(self) -> bool:
+        """Whether one class has more than twice as many test samples as another: then accuracy says less than F1."""
+        counts = torch.bincount(self.test.labels, minlength=len(self.classes))
+        return bool(counts.max() > 2 * counts.min())
+
     def normalise(self, images: Tensor) -> Tensor:
         """Return samples `[samples, channels, ...]` as float32, less each channel's mean and divided by its deviation.
 

@@ -329,6 +329,14 @@ class Experiment:
         30, "The run lasts this many rounds.", within="[1, inf)", unit="rounds", group="training",
         aliases=("num-rounds",),
     )  # fmt: skip
+    patience: int = setting(
+        0,
+        "The run ends early once the global model's test accuracy has not risen for this many rounds; with 0 it never "
+        "does.",
+        within="[0, inf)",
+        unit="rounds",
+        group="training",
+    )
     epochs: int = setting(
         1, "A client trains this many local epochs per round.", within="[1, inf)", unit="epochs", group="training",
         aliases=("local-epochs",),
@@ -423,7 +431,8 @@ class Experiment:
     )
     personal: int = setting(
         0,
-        "The clients' own models are tested after every so many rounds, and at the end; with 0 they are never tested.",
+        "The clients' own models are tested after every so many rounds, and after the last of all rounds; with 0 they "
+        "are never tested.",
         within="[0, inf)",
         unit="rounds",
         group="output",

@@ -35,7 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="METHOD.NAME=VALUE",
         help="One of the methods has this option; it may be given several times.",
     )
-    groups = add_settings(parser, without=AXES)
+    groups = add_settings(parser, without=(*AXES, "patience"))
     groups["devices"].add_argument(
         "--jobs", type=int, metavar="N", help="This many runs go on at once [default: one per core on the processor]"
     )
