@@ -28,6 +28,7 @@ from hfp.results.display import Display
 from hfp.results.folder import RunFolder, default_folder, read_configuration
 from hfp.results.keeping import RunFiles
 from hfp.results.model_files import ModelFiles
+from hfp.results.page import run_page
 from hfp.results.plots import save_curves, save_diagnostics
 from hfp.results.report import run_document, run_table
 from hfp.results.tracking import TensorBoard, Trackio
@@ -142,6 +143,7 @@ def _close(run: Run, f1: bool, folder: RunFolder, console: Console, as_json: boo
         save_curves(run, folder.picture)
         if run.experiment.diagnostics:
             save_diagnostics(run, folder.diagnostics)
+        folder.save_page(run_page(folder.path))
     except InputError as missing:
         console.print(f"no picture: {missing}", soft_wrap=True, markup=False)
     console.print(f"written to {folder.path}", soft_wrap=True, markup=False)

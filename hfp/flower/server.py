@@ -25,6 +25,7 @@ from hfp.results.checkpoint import Checkpoint, load_checkpoint
 from hfp.results.folder import RunFolder, default_folder
 from hfp.results.keeping import RunFiles
 from hfp.results.model_files import ModelFiles
+from hfp.results.page import run_page
 from hfp.results.plots import save_curves
 from hfp.results.report import round_line
 
@@ -122,6 +123,7 @@ def _folder(experiment: Experiment, settings: Settings, resumed: bool) -> RunFol
 def _picture(run: Run, folder: RunFolder, say: Callable[[str], None]) -> None:
     try:
         save_curves(run, folder.picture)
+        folder.save_page(run_page(folder.path))
     except InputError as missing:
         say(str(missing))
 

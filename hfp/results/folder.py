@@ -22,7 +22,7 @@ from hfp.results.atomic import clear_unfinished, is_unfinished, write_atomically
 from hfp.results.tensor_file import to_bytes
 
 CONFIGURATION, METRICS, MODEL, PICTURE = "config.json", "metrics.jsonl", "global.safetensors", "accuracy.png"
-DIAGNOSTICS, LOCK = "diagnostics.png", ".lock"
+DIAGNOSTICS, PAGE, LOCK = "diagnostics.png", "page.html", ".lock"
 DESCRIPTION, PLANS, CLIENTS = "model.json", "plans.json", "clients"  # how to make the model again, and submodels
 MACHINE = "machine"
 """What of the configuration is no setting of the experiment: with how many threads it was computed, and so on."""
@@ -118,6 +118,14 @@ class RunFolder:
     def picture(self) -> Path:
         """Where the picture goes."""
         return self.path / PICTURE
+
+    def save_page(self, page: str) -> None:
+        """Write the run's page.
+
+        Raises:
+            InputError: it can't be written.
+        """
+        self._write(PAGE, page.encode())
 
     def _write(self, name: str, content: bytes) -> None:
         with told(f"{self.path / name} can't be written"):
