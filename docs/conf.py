@@ -36,8 +36,15 @@ napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 
 html_theme = "furo"
-html_title = f"hfp {version}"
+html_title = "hfp"
 html_static_path = ["_static"]
 html_css_files = ["hfp.css"]
+templates_path = ["_templates"]
+html_sidebars = {
+    "**": [
+        "sidebar/brand.html", "sidebar/search.html", "sidebar/scroll-start.html", "sidebar/navigation.html",
+        "sidebar/scroll-end.html", "sidebar/versions.html",
+    ]
+}  # fmt: skip
 html_theme_options = {"navigation_with_keys": True}
 html_show_sphinx = False

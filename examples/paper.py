@@ -24,13 +24,13 @@ import custom_method  # noqa: F401  (makes delta-w known)
 import torch
 from rich.console import Console
 
-from hfp.comparison.charts import standalone
 from hfp.comparison.definition import Comparison, Variant, variants_of
 from hfp.comparison.page import file_name, round_chart, size_chart
 from hfp.comparison.runs import ComparisonFolder, missing, run_missing
 from hfp.comparison.table import Row, Runs, gather, rows
 from hfp.data import DataRequest, Dataset, Split, load_dataset, register_dataset
 from hfp.results.atomic import write_atomically
+from hfp.results.charts import standalone
 
 sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
 from data_files import Line, both, put  # noqa: E402  (beside the benchmarks)

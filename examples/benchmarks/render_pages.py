@@ -38,9 +38,9 @@ from typing import Any
 import data_files
 from data_files import read
 
-from hfp.comparison.charts import Line, line_chart, standalone
 from hfp.errors import InputError
 from hfp.results.atomic import write_atomically
+from hfp.results.charts import Line, line_chart, standalone
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -6,8 +6,9 @@
 Small networks (`repair_tasks.py`) are trained and kept in --cache, pruned to shares of their multiply-accumulates by
 `hfp.prune`, and repaired in each way from the same training data; accuracy on test data, at once and after one more
 epoch. Every repair starts from the same pruned network, so that rows are paired by seed. `--all` tries every kind of
-repair after group Fisher; without it, the usual repair is compared with none and with batch-norm alone, after two criteria. Results are kept as
-JSON lines and nothing that is there is run again; with --data their means are written to the page's data file.
+repair after group Fisher; without it, the usual repair is compared with none and with batch-norm alone, after two
+criteria. Results are kept as JSON lines and nothing that is there is run again; with --data their means are written to
+the page's data file.
 """
 
 from __future__ import annotations

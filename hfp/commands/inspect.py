@@ -7,6 +7,7 @@ import dataclasses
 import json
 import sys
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,17 +27,19 @@ from hfp.reconstruct import IndexMap, PrunedFile, compact_model, read_pruned
 from hfp.results.atomic import write_atomically
 from hfp.results.load import description_in, is_run, skeleton_in
 from hfp.results.overview import full_model_alone, run_overview
+from hfp.results.page import run_page
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Read and show; returns 0."""
     if not arguments.file.exists() and is_model(str(arguments.file)):
         return _show_coupled(arguments)
-    for option in ("html", "inputs"):
-        if getattr(arguments, option) is not None:
-            raise InputError(f"--{option} is for full models, before they are pruned; {arguments.file} is none")
+    if arguments.inputs is not None:
+        raise InputError(f"--inputs is for full models, before they are pruned; {arguments.file} is none")
     if is_run(arguments.file):
         return _show_run(arguments)
+    if arguments.html is not None:
+        raise InputError(f"--html is for runs, and for full models before they are pruned; {arguments.file} is neither")
     if not arguments.file.exists():
         raise InputError(f"there is no file {arguments.file}, and no model of this name")
     alone = full_model_alone(arguments.file)
@@ -79,7 +82,11 @@ def _show_run(arguments: argparse.Namespace) -> int:
     for option in ("model", "image_size", "picture"):
         if getattr(arguments, option) is not None:
             raise InputError(f"--{option.replace('_', '-')} is for files of pruned models; {arguments.file} is a run")
-    found = run_overview(arguments.file if arguments.file.is_dir() else arguments.file.parent)
+    folder = arguments.file if arguments.file.is_dir() else arguments.file.parent
+    found = run_overview(folder)
+    if arguments.html is not None:
+        _check_place(arguments.html)
+        write_atomically(arguments.html, run_page(folder).encode())
     if arguments.json:
         json.dump(found, sys.stdout)
         sys.stdout.write("\n")
@@ -87,7 +94,18 @@ def _show_run(arguments: argparse.Namespace) -> int:
     console = Console(highlight=False)
     for line in run_lines(found):
         console.print(printable(line), soft_wrap=True, markup=False)
+    _say_written(console, arguments)
     return 0
+
+
+def _check_place(page: Path) -> None:
+    if not page.absolute().parent.is_dir():
+        raise InputError(f"there is no folder {page.absolute().parent} to write the page into")
+
+
+def _say_written(console: Console, arguments: argparse.Namespace) -> None:
+    if arguments.html is not None:
+        console.print(f"written to {arguments.html}", soft_wrap=True, markup=False)
 
 
 def _show_coupled(arguments: argparse.Namespace) -> int:
@@ -95,9 +113,8 @@ def _show_coupled(arguments: argparse.Namespace) -> int:
     for option in ("model", "picture"):
         if getattr(arguments, option) is not None:
             raise InputError(f"--{option} is for files of pruned models; {arguments.file} is a full model")
-    folder = None if arguments.html is None else arguments.html.absolute().parent
-    if folder is not None and not folder.is_dir():
-        raise InputError(f"there is no folder {folder} to write the page into")
+    if arguments.html is not None:
+        _check_place(arguments.html)
     name = str(arguments.file)
     full = full_model(name, image_size=arguments.image_size)
     report = coupled_report(full.model.eval(), _example_inputs(full, arguments), name)
@@ -109,8 +126,7 @@ def _show_coupled(arguments: argparse.Namespace) -> int:
         return 0
     console = Console(highlight=False)
     console.print(report.shown())
-    if arguments.html is not None:
-        console.print(f"written to {arguments.html}", soft_wrap=True, markup=False)
+    _say_written(console, arguments)
     return 0
 
 
@@ -139,6 +155,7 @@ def run_lines(found: dict[str, Any]) -> list[str]:
         f"{found['folder']}: a run of {found['method']} on {found['dataset']} with {found['clients']} clients",
         f"global model: {found['model']}, {found['entries']:,} numbers, {accuracy} after {found['rounds']} of "
         f"{found['rounds_planned']} rounds",
+        f"ended: {found['ended'] or 'no, it can go on'}",
         f"takes: {' x '.join(map(str, taken['shape']))}, {units} in the data set's units",
         f"{len(classes)} classes: {', '.join(classes[:12])}{', ...' if len(classes) > 12 else ''}",
         f"clients' models as trained: {clients}",

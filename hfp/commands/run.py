@@ -31,17 +31,17 @@ from hfp.results.files import has_checkpoint
 from hfp.results.folder import RunFolder, default_folder, read_configuration
 from hfp.results.keeping import RunFiles
 from hfp.results.model_files import ModelFiles
+from hfp.results.page import run_page
 from hfp.results.plots import save_curves, save_diagnostics
 from hfp.results.report import run_document, run_table
-from hfp.results.tracking import TensorBoard
+from hfp.results.tracking import TensorBoard, Trackio
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the experiment; 0 when it finished, 128 and the signal when it was interrupted (what was done is kept)."""
     console = Console(stderr=arguments.json, highlight=False)
     with contextlib.ExitStack() as held:
-        if arguments.track:
-            TensorBoard("")  # a missing package is noticed before anything is made
+        _trackers(Path(), arguments)  # a missing package is noticed before anything is made
         if arguments.resume is None:
             start = _new(arguments)
             federation = set_up(start.experiment)
@@ -112,7 +112,7 @@ def _follow(
     folder, rounds = start.folder, start.experiment.rounds
     models = ModelFiles(folder.path, save_clients=arguments.save_clients)
     display = Display(console, arguments.jobs)
-    observers = [models, RunFiles(folder, arguments.checkpoint), display, *_trackers(folder, arguments)]
+    observers = [models, RunFiles(folder, arguments.checkpoint), display, *_trackers(folder.path, arguments)]
     course = Course(federation, fleet, start.checkpoint.run_state if start.checkpoint else None, observers)
     ended, to_go_on = 0, f"to go on: hfp run --resume {shlex.quote(str(folder.path))}"
     try:
@@ -126,15 +126,18 @@ def _follow(
     if not course.history:
         console.print("stopped before the first round ended; nothing to keep")
         return ended
-    _close(course.result, folder, console, arguments.json)
+    _close(course.result, federation.dataset.uneven, folder, console, arguments.json)
     if ended:
         console.print(f"stopped after {len(course.history)} of {rounds} rounds", soft_wrap=True)
         console.print(to_go_on, soft_wrap=True, markup=False)
+    elif len(course.history) < rounds:
+        console.print(f"ended after {len(course.history)} of {rounds} rounds: {course.ended}", soft_wrap=True)
     return ended
 
 
-def _trackers(folder: RunFolder, arguments: argparse.Namespace) -> list[Observer]:
-    return [TensorBoard(folder.path / "tensorboard")] if arguments.track == "tensorboard" else []
+def _trackers(folder: Path, arguments: argparse.Namespace) -> list[Observer]:
+    make = {"tensorboard": lambda: TensorBoard(folder / "tensorboard"), "trackio": lambda: Trackio(folder.name)}
+    return [make[name]() for name in dict.fromkeys(arguments.track)]
 
 
 def experiment_from(arguments: argparse.Namespace) -> Experiment:
@@ -142,13 +145,14 @@ def experiment_from(arguments: argparse.Namespace) -> Experiment:
     return Experiment(**given_settings(arguments))
 
 
-def _close(run: Run, folder: RunFolder, console: Console, as_json: bool) -> None:
+def _close(run: Run, f1: bool, folder: RunFolder, console: Console, as_json: bool) -> None:
     console.print()
-    console.print(run_table(run))
+    console.print(run_table(run, f1))
     try:
         save_curves(run, folder.picture)
         if run.experiment.diagnostics:
             save_diagnostics(run, folder.diagnostics)
+        folder.save_page(run_page(folder.path))
     except InputError as missing:
         console.print(f"no picture: {missing}", soft_wrap=True, markup=False)
     console.print(f"written to {folder.path}", soft_wrap=True, markup=False)

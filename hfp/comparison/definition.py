@@ -304,6 +304,8 @@ def _check_fields(where: str, changes: Mapping[str, Any]) -> None:
     for name in AXES if where == "base" else ("seed",):
         if name in changes:
             raise InputError(f"{name} is an axis of the comparison; don't set it in {where}")
+    if changes.get("patience"):
+        raise InputError(f"patience can't be set in {where}: the runs of a comparison have as many rounds each")
 
 
 def _check_known(kind: str, given: Mapping[str, Any], known: Collection[str]) -> None:

@@ -21,10 +21,11 @@ REASONS: Mapping[str, str] = {
     "threads": "another number of threads",
     "hfp": "another version of hfp",
     "weights": "other weights",
+    "clients_file": "another clients file",
 }
 """The parts of what a run was made with, and what is said when a result was made with others."""
 
-_PLACES = ("data_root", "download", "weights")  # where something lies; what lies there is what counts
+_PLACES = ("data_root", "download", "weights", "clients_file")  # where something lies; what lies there is what counts
 
 
 def plain(experiment: Experiment) -> dict[str, Any]:
@@ -50,14 +51,15 @@ class Identities:
         """Return what a run of the experiment is made with, by the names of `REASONS`.
 
         Raises:
-            InputError: the data or the file of the weights can't be read.
+            InputError: the data, or the file of the weights or of the clients, can't be read.
         """
-        weights = experiment.as_dict().get("weights")
+        values = experiment.as_dict()
+        files = {name: values[name] for name in ("weights", "clients_file")}
         return {
             "data": self._fingerprint(experiment),
             "threads": self._threads,
             "hfp": version("hfp"),
-            **({} if weights is None else {"weights": _hash_of(Path(weights))}),
+            **{name: _hash_of(name, Path(file)) for name, file in files.items() if file is not None},
         }
 
     def _fingerprint(self, experiment: Experiment) -> str:
@@ -76,12 +78,12 @@ class Identities:
         return self._data[key]
 
 
-def _hash_of(path: Path) -> str:
+def _hash_of(name: str, path: Path) -> str:
     try:
         with path.open("rb") as file:
             digest = hashlib.blake2b(digest_size=16)
             while part := file.read(2**20):
                 digest.update(part)
     except OSError as error:
-        raise InputError(f"weights {path} can't be read: {error.strerror}") from error
+        raise InputError(f"{name} {path} can't be read: {error.strerror}") from error
     return digest.hexdigest()

@@ -7,11 +7,11 @@ from functools import partial
 
 from jinja2 import Environment, PackageLoader
 
-from hfp.comparison.charts import LIGHT, Line, line_chart, standalone, variables
 from hfp.comparison.definition import Comparison
 from hfp.comparison.table import LAST, Row, Runs, cells_of, curves, grouped, headings
 from hfp.federation.experiment import Experiment
 from hfp.methods import methods
+from hfp.results.charts import LIGHT, Line, line_chart, standalone, variables
 
 
 def page(comparison: Comparison, runs: Runs, rows: Sequence[Row]) -> str:

@@ -21,10 +21,12 @@ class Split:
         images: `[samples, channels, height, width]`, uint8 or floats. Data of one's own may have any shape `[samples,
             ...]`.
         labels: int64 `[samples]`.
+        files: the file of every sample, relative to the data root, where samples come from files of their own.
     """
 
     images: Tensor
     labels: Tensor
+    files: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -45,6 +47,8 @@ class Dataset:
         std: the standard deviation of each channel, `[channels]`, in the same units. It is 1 for data that is taken as
             it is.
         notes: sentences about what the loader assumed or left out.
+        owners: the client that each training sample belongs to, int64 `[samples]`, where the data set says so. The
+            partition "own" deals the samples out in this way.
 
     >>> from hfp.data import load_dataset
     >>> digits = load_dataset("digits", limit=100)
@@ -62,6 +66,7 @@ class Dataset:
     mean: Tensor
     std: Tensor
     notes: tuple[str, ...] = ()
+    owners: Tensor | None = None
     _constants: dict[torch.device, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False, repr=False)
 
     @property
@@ -74,6 +79,12 @@ class Dataset:
             f"{'x'.join(map(str, self.shape))} in {len(self.classes)} classes ({', '.join(shown)})"
         )
         return "; ".join((found, *self.notes))
+
+    @property
+    def uneven(self) -> bool:
+        """Whether one class has more than twice as many test samples as another: then accuracy says less than F1."""
+        counts = torch.bincount(self.test.labels, minlength=len(self.classes))
+        return bool(counts.max() > 2 * counts.min())
 
     def normalise(self, images: Tensor) -> Tensor:
         """Return samples `[samples, channels, ...]` as float32, less each channel's mean and divided by its deviation.
@@ -92,7 +103,13 @@ def normalised(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 
 
 def make_dataset(
-    name: str, train: Split, test: Split, classes: tuple[str, ...], notes: tuple[str, ...] = ()
+    name: str,
+    train: Split,
+    test: Split,
+    classes: tuple[str, ...],
+    notes: tuple[str, ...] = (),
+    *,
+    owners: Tensor | None = None,
 ) -> Dataset:
     """Put two splits of images together and measure the training images.
 
@@ -102,6 +119,7 @@ def make_dataset(
         test: images of the same shape and dtype, and their labels.
         classes: a name for every label from 0 on.
         notes: sentences about what was assumed or left out, for the data set's `description`.
+        owners: the client of every training image, int64 `[samples]`, for the partition "own"; by default nobody's.
 
     Returns:
         The data set, with the mean and standard deviation of the training images.
@@ -122,7 +140,8 @@ def make_dataset(
             "make data of another shape with hfp.data.from_tensors"
         )
     mean, std = channel_statistics(train.images)
-    return Dataset(name, train, test, tuple(classes), tuple(train.images.shape[1:]), mean, std, tuple(notes))
+    shape = tuple(train.images.shape[1:])
+    return Dataset(name, train, test, tuple(classes), shape, mean, std, tuple(notes), owners)
 
 
 def check_splits(name: str, train: Split, test: Split, classes: tuple[str, ...]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -30,7 +31,9 @@ def load_imagefolder(request: DataRequest) -> Dataset:
     """Read an image tree under the request's root, such as `root/train/<class>/*` and `root/test/<class>/*`.
 
     Splits may have the names in `hfp.data.tree.SPLIT_NAMES`. A tree may have no splits (`root/<class>/*`) or just one.
-    Then a fifth of every class, drawn by the seed, is taken for testing. The data set's `notes` say what was assumed.
+    Then a fifth of every class, drawn by the seed, is taken for testing. Where the training images lie in folders of
+    clients (`client_0/<class>/*`, `client_1/<class>/*`), the data set has their `owners`. The data set's `notes` say
+    what was assumed.
 
     Raises:
         InputError: there is no root; there are no class folders, or there is just one; a class has no images; the
@@ -44,7 +47,7 @@ def load_imagefolder(request: DataRequest) -> Dataset:
 def load_tree(request: DataRequest, size: int) -> Dataset:
     """Read an image tree under the request's root; images are cut to `size` × `size` pixels about their centre."""
     layout = find_layout(request.folder)
-    train = list_images(layout.train)
+    train = list_images(layout.train, layout.clients)
     left_out = Counter(train.left_out)
     if layout.test is None:
         train, test = _held_out(layout.train, train, request.seed)
@@ -58,11 +61,19 @@ def load_tree(request: DataRequest, size: int) -> Dataset:
     arrays = _decode_both(request.folder, train, test, size, request.cache)
     channels = max(array.images.shape[1] for array in arrays)
     first, second = (
-        Split(torch.from_numpy(array.images).expand(-1, channels, -1, -1), torch.from_numpy(listing.labels))
+        Split(
+            torch.from_numpy(array.images).expand(-1, channels, -1, -1),
+            torch.from_numpy(listing.labels),
+            tuple(os.path.relpath(path, request.folder) for path in listing.paths.tolist()),
+        )
         for array, listing in zip(arrays, (train, test), strict=True)
     )
     notes += (*_findings(arrays), *_left_out(left_out))
-    return make_dataset(request.name, first, second, train.classes, notes)
+    return make_dataset(request.name, first, second, train.classes, notes, owners=_owners(train))
+
+
+def _owners(files: Listing) -> torch.Tensor | None:
+    return None if files.owners is None else torch.from_numpy(files.owners)
 
 
 def _held_out(folder: Path, files: Listing, seed: int) -> tuple[Listing, Listing]:

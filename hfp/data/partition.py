@@ -15,6 +15,10 @@ from hfp.errors import InputError, unknown
 _TRIES = 10
 _UNIFORM = 1e12  # above this the draws are uniform to six digits, and near the largest float they would overflow
 _SCHEMES = ("dirichlet", "iid", "shards")
+OWN = "own"
+"""In place of a scheme: samples have the clients that the data set itself says they have."""
+FEWEST = 2
+"""A client of a federation has at least so many samples, because batch-norm can't train on one."""
 
 
 def schemes() -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -28,6 +29,9 @@ SPLIT_NAMES = {
 }
 """Folders with these names are splits, in capitals or not."""
 
+_CLIENT = re.compile(r"client[-_ ]?\w+", re.IGNORECASE)
+"""Where all folders have such names and hold folders, they are clients, and what they hold are classes."""
+
 _DEEPEST = 4  # this many folders that hold nothing but another folder are entered
 _TREE = "is not a tree of images with one folder per class"
 _NO_CLASS = "a class must not have the name of a split"
@@ -41,11 +45,13 @@ class Layout:
         train: the folder of the training split.
         test: the folder of the test split. None means that a part of `train` is to be taken for testing.
         notes: what was assumed.
+        clients: the folders of clients in `train`, each with folders of classes. By default the classes are in `train`.
     """
 
     train: Path
     test: Path | None
     notes: tuple[str, ...] = ()
+    clients: tuple[str, ...] = ()
 
 
 def find_layout(root: Path) -> Layout:
@@ -61,13 +67,17 @@ def find_layout(root: Path) -> Layout:
     for name in folders:
         if _kind(name):
             splits.setdefault(_kind(name), []).append(name)
-    if not splits:
+    clients = _clients(place, [name for name in folders if not _kind(name)])
+    if not splits and not clients:
         _refuse_several(place, folders)
         return Layout(place, None, notes)
     for kind, names in splits.items():
         if len(names) > 1:
             raise InputError(f"{printable(place)} has several folders of the {kind} split: {_names(names)}; keep one")
     found = {kind: names[0] for kind, names in splits.items()}
+    if clients and TRAIN not in found:
+        test = found.get(TEST) or found.get(VALIDATION)
+        return Layout(place, place / test if test else None, notes, clients)
     train = found.get(TRAIN) or (next(iter(found.values())) if len(folders) == 1 else None)
     if train is None:
         raise InputError(
@@ -77,7 +87,22 @@ def find_layout(root: Path) -> Layout:
     test = next((found[kind] for kind in (TEST, VALIDATION) if kind in found and found[kind] != train), None)
     unused = [name for name in folders if name not in (train, test)]
     notes += (f"not used: {_names(unused)} of {printable(place)}",) * bool(unused)
-    return Layout(place / train, None if test is None else place / test, notes)
+    clients = _clients(place / train, _folders(place / train))
+    return Layout(place / train, None if test is None else place / test, notes, clients)
+
+
+def _clients(place: Path, folders: Sequence[str]) -> tuple[str, ...]:
+    """Return the folders where all of them are those of clients, in the order of their numbers."""
+    if not all(
+        _CLIENT.fullmatch(name) and _folders(place / name) and not _has_images(place / name) for name in folders
+    ):
+        return ()
+    return tuple(sorted(folders, key=numbered))
+
+
+def numbered(name: str) -> list[tuple[int, str]]:
+    """Return what names are ordered by so that client_10 comes after client_9."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name) if part]
 
 
 def has_splits(root: Path) -> bool:
@@ -116,16 +141,21 @@ def _refuse_several(place: Path, folders: Sequence[str]) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Listing:
-    """The image files of a split with their labels and classes, and how many files of each kind were left out."""
+    """The image files of a split with their labels and classes, and how many files of each kind were left out.
+
+    Where the tree has folders of clients, `owners` has each file's client.
+    """
 
     paths: np.ndarray
     labels: np.ndarray
     classes: tuple[str, ...]
     left_out: Counter[str]
+    owners: np.ndarray | None = None
 
     def at(self, chosen: np.ndarray) -> Listing:
         """Return the chosen files alone."""
-        return Listing(self.paths[chosen], self.labels[chosen], self.classes, self.left_out)
+        owners = None if self.owners is None else self.owners[chosen]
+        return Listing(self.paths[chosen], self.labels[chosen], self.classes, self.left_out, owners)
 
 
 @dataclass
@@ -141,37 +171,54 @@ class _Walk:
     left_out: Counter[str] = field(default_factory=Counter)
 
 
-def list_images(folder: Path) -> Listing:
-    """List the images below a folder of class folders, in the order of their paths.
+def list_images(folder: Path, clients: Sequence[str] = ()) -> Listing:
+    """List the images below a folder of class folders, in the order of their classes, clients and paths.
 
     Links to files and folders elsewhere are followed. Hidden files and folders, and files that are not images, are left
     out and counted.
+
+    Args:
+        folder: the folder of the classes, or of the clients.
+        clients: the folders of clients, each of which has class folders. A client need not have every class.
 
     Raises:
         InputError: there are no class folders, or there is just one; a class has no images; a folder is reached twice
             through a link; names can't be shown; or files can't be read.
     """
-    classes = _folders(folder)
+    classes = sorted({name for client in clients or ("",) for name in _folders(folder / client)})
     _check_classes(folder, classes)
     walk = _Walk(_with_parents(folder))
     walk.left_out.update("hidden" for name in os.listdir(folder) if name.startswith("."))
     paths: list[str] = []
     labels: list[int] = []
+    owners: list[int] = []
     for label, name in enumerate(classes):
-        walk.files = []
-        _walk(os.path.join(folder, name), walk)
-        paths += [os.path.join(*file) for file in sorted(walk.files)]
-        labels += [label] * len(walk.files)
+        for owner, client in enumerate(clients or ("",)):
+            walk.files = []
+            if not clients or (folder / client / name).is_dir():
+                _walk(os.path.join(folder, client, name), walk)
+            paths += [os.path.join(*file) for file in sorted(walk.files)]
+            labels += [label] * len(walk.files)
+            owners += [owner] * len(walk.files)
     if walk.problems:
         raise InputError(f"{len(walk.problems)} files below {printable(folder)}: {listed(walk.problems, '; ')}")
-    present = set(labels)
+    _check_none_empty(folder, classes, set(labels))
+    return Listing(
+        np.array(paths),
+        np.array(labels, dtype=np.int64),
+        tuple(classes),
+        walk.left_out,
+        np.array(owners, dtype=np.int64) if clients else None,
+    )
+
+
+def _check_none_empty(folder: Path, classes: Sequence[str], present: set[int]) -> None:
     empty = [name for label, name in enumerate(classes) if label not in present]
     if empty:
         known = ", ".join(EXTENSIONS)
         raise InputError(
             f"{printable(folder)} {_TREE}: Found no valid file for the classes {_names(empty)} (known are {known})"
         )
-    return Listing(np.array(paths), np.array(labels, dtype=np.int64), tuple(classes), walk.left_out)
 
 
 def _check_classes(folder: Path, classes: Sequence[str]) -> None:

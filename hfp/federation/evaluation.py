@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,7 +15,7 @@ from hfp.costs.payload import packed_bytes
 from hfp.federation.fleet import Fleet
 from hfp.federation.observer import Observer
 from hfp.federation.participation import Cohort, asked_clients
-from hfp.federation.records import ClientRecord, Personal
+from hfp.federation.records import ClientAccuracy, ClientRecord, Personal
 from hfp.federation.replies import ReplyCheck
 from hfp.federation.safeguards import Safeguards
 from hfp.federation.setup import Federation
@@ -29,6 +30,21 @@ if TYPE_CHECKING:
 
 POOLED = ("reestimate", "participants")
 """Batch-norm policies under which the server pools the statistics of clients."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """How well the global model does on the whole test set.
+
+    Args:
+        accuracy: the share of right answers, in percent.
+        loss: the mean cross-entropy.
+        f1: the mean of the classes' F1 scores, in percent.
+    """
+
+    accuracy: float
+    loss: float
+    f1: float
 
 
 class PersonalAccuracy(Observer):
@@ -51,11 +67,14 @@ class PersonalAccuracy(Observer):
             self._found[update.client.index] = self._evaluator.own(state.round, update.client.index, trained_part)
 
     def figures(self, outcome: Outcome) -> Mapping[str, Personal]:
-        """Return the means over the clients whose updates came, or nothing where none came."""
+        """Return the figures of the clients whose updates came and their means, or nothing where none came."""
         if not self._found:
             return {}
-        shared = [self._evaluator.shared(client) for client in self._found]
-        return {"personal": Personal(statistics.mean(self._found.values()), statistics.mean(shared))}
+        clients = tuple(
+            ClientAccuracy(client, own, self._evaluator.shared(client)) for client, own in self._found.items()
+        )
+        means = statistics.mean(one.own for one in clients), statistics.mean(one.shared for one in clients)
+        return {"personal": Personal(*means, clients)}
 
 
 class Evaluator:
@@ -87,11 +106,11 @@ class Evaluator:
         pooled = {name: value.to(state.weights[name]) for name, value in found.items()}
         return ServerState(state.round, {**state.weights, **pooled}, state.method_state)
 
-    def score(self, state: ServerState) -> tuple[float, float]:
-        """Compute the global model's accuracy in percent and mean cross-entropy on the whole test set."""
+    def score(self, state: ServerState) -> Score:
+        """Test the global model on the whole test set."""
         self._model.load_state_dict(dict(state.weights))
-        self._predictions = self._global_predictions(state)
-        return 100 * float(self._predictions.correct.mean()), float(self._predictions.losses.mean())
+        found = self._predictions = self._global_predictions(state)
+        return Score(100 * float(found.correct.mean()), float(found.losses.mean()), 100 * found.macro_f1)
 
     def own(self, round: int, client: int, trained_part: TrainedPart) -> float:
         """Compute the accuracy in percent of a client's own model on test images like its data.
@@ -122,14 +141,16 @@ class Evaluator:
                 return self._ask(self._model, self._mixed)
         if self._policy != "local":
             return self._ask(self._model)
-        total, samples = Predictions.none(len(self._federation.dataset.test)), 0
+        total: Predictions | None = None
+        samples = 0
         for client, moments in self._statistics(state):
             self._model.load_state_dict({**state.weights, **moments})
-            total = total.plus(self._ask(self._model), client.samples)
+            found = self._ask(self._model).times(client.samples)
+            total = found if total is None else total.plus(found)
             samples += client.samples
-        if not samples:  # no client could be reached
+        if total is None:  # no client could be reached
             return self._ask(self._model)
-        return Predictions(total.correct / samples, total.losses / samples)
+        return Predictions(total.correct / samples, total.losses / samples, total.confusion / samples)
 
     def with_refusal(self, record: ClientRecord) -> ClientRecord:
         """Return a client's record with the reason where its batch-norm statistics were not used in this round."""

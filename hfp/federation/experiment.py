@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from hfp.costs.devices import PROFILES, Device, parse_device
 from hfp.data import datasets, schemes
+from hfp.data.partition import OWN
 from hfp.devices import check_device
 from hfp.errors import InputError
 from hfp.federation.privacy_account import PRIVACY, privacy_of
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from hfp.data import Dataset
 
 GIVEN = "python:"
-"""What stands in a file before the name of a model or data set that was given in Python."""
+"""What stands in a file before the name of a model, data set or partition that was given in Python."""
 
 RANKS: Mapping[int, tuple[float, float]] = MappingProxyType(
     {0: (0.25, 0.0), 1: (0.25, 0.5), 2: (0.5, 0.75), 3: (0.75, 0.9)}
@@ -82,6 +83,13 @@ def _is_dataset(value: object) -> bool:
     return isinstance(value, Dataset)
 
 
+def _is_partition(value: object) -> bool:
+    """Whether it is the clients' indices themselves, or a file's name of some that were given in Python."""
+    if isinstance(value, str):
+        return value.startswith(GIVEN)
+    return isinstance(value, Sequence) and not isinstance(value, bytes)
+
+
 @dataclass(frozen=True, repr=False)
 class Experiment:
     """One federated run. Every field is declared with its default, range and meaning, and checked on construction.
@@ -94,7 +102,8 @@ class Experiment:
     arXiv 2305.09628). There is no head start where a `deadline` or a budget of ``seconds`` limits the time of a round,
     because a device that has just enough time would miss the first rounds.
 
-    `dataset` may also be a `hfp.data.Dataset`. `model` may also be a module, which is copied and starts with its own
+    `partition` may also be a list with each client's indices into the training samples. `dataset` may also be a
+    `hfp.data.Dataset`. `model` may also be a module, which is copied and starts with its own
     weights, or a callable without arguments that returns one. A file can't keep what is given in Python, so give it
     again to resume a run.
 
@@ -158,11 +167,21 @@ class Experiment:
         group="data",
         aliases=("img-size",),
     )
-    partition: str = setting(
+    partition: str | Sequence[Sequence[int]] = setting(
         "dirichlet",
-        "The training images are dealt out to the clients by this scheme.",
-        choices=schemes,
+        "The training images are dealt out to the clients by this scheme; own is as the data set says, for instance by "
+        "folders of clients.",
+        choices=lambda: (*schemes(), OWN),
+        also=_is_partition,
         noun="partition scheme",
+        group="data",
+    )
+    clients_file: str | None = setting(
+        None,
+        "The training images are dealt out as this CSV or JSON file says, which has the client of every image; it "
+        "replaces the partition.",
+        kind=str,
+        unit="file",
         group="data",
     )
     alpha: float = setting(
@@ -324,6 +343,14 @@ class Experiment:
         30, "The run lasts this many rounds.", within="[1, inf)", unit="rounds", group="training",
         aliases=("num-rounds",),
     )  # fmt: skip
+    patience: int = setting(
+        0,
+        "The run ends early once the global model's test accuracy has not risen for this many rounds; with 0 it never "
+        "does.",
+        within="[0, inf)",
+        unit="rounds",
+        group="training",
+    )
     epochs: int = setting(
         1, "A client trains this many local epochs per round.", within="[1, inf)", unit="epochs", group="training",
         aliases=("local-epochs",),
@@ -418,7 +445,8 @@ class Experiment:
     )
     personal: int = setting(
         0,
-        "The clients' own models are tested after every so many rounds, and at the end; with 0 they are never tested.",
+        "The clients' own models are tested after every so many rounds, and after the last of all rounds; with 0 they "
+        "are never tested.",
         within="[0, inf)",
         unit="rounds",
         group="output",
@@ -440,6 +468,7 @@ class Experiment:
             raise InputError(
                 f"weights must be left out with pretrained, which says too where to start; found {self.weights!r}"
             )
+        self._check_partition()
         for name in ("data_root", "train_images", "image_size", "download"):
             if not isinstance(self.dataset, str) and getattr(self, name):
                 raise InputError(
@@ -469,6 +498,22 @@ class Experiment:
         if self.batch_norm is not None:
             return self.batch_norm
         return "reestimate" if self.participation == 1 or self.privacy is not None else "participants"
+
+    def _check_partition(self) -> None:
+        """Check how samples are dealt out where no scheme does it, and copy indices that were given."""
+        given = not isinstance(self.partition, str)
+        if given:
+            object.__setattr__(self, "partition", tuple(tuple(map(int, part)) for part in self.partition))
+            if len(self.partition) != self.clients:
+                raise InputError(
+                    f"partition must have a list of indices for each of {self.clients} clients; found "
+                    f"{len(self.partition)}"
+                )
+        if self.clients_file is not None and self.partition != "dirichlet":
+            raise InputError(f"clients_file says who has what; leave partition out; found {self.partition_name!r} too")
+        if self.train_images is not None and (given or self.clients_file is not None):
+            what = "partition" if given else "clients_file"
+            raise InputError(f"train_images must be left out where {what} names the images; found {self.train_images}")
 
     def measures(self, round: int) -> bool:
         """Tell whether the global model is tested after a round; rounds count from 0."""
@@ -558,6 +603,18 @@ class Experiment:
         return self.dataset if isinstance(self.dataset, str) else self.dataset.name
 
     @property
+    def deals_by_alpha(self) -> bool:
+        """Whether samples are dealt out by Dirichlet shares."""
+        return self.partition == "dirichlet" and self.clients_file is None
+
+    @property
+    def partition_name(self) -> str:
+        """What results call the way in which samples are dealt out."""
+        if self.clients_file is not None:
+            return f"as {self.clients_file} says"
+        return self.partition if isinstance(self.partition, str) else "as given"
+
+    @property
     def model_name(self) -> str:
         """What results call the model."""
         if isinstance(self.model, str):
@@ -567,13 +624,17 @@ class Experiment:
     def as_dict(self) -> dict[str, Any]:
         """Return plain values, as written to ``config.json``; ``Experiment(**values)`` makes the experiment again.
 
-        Of a model or data set that was given in Python only the name is kept, after `GIVEN`. Replace it before the
-        experiment is set up again.
+        Of a model, data set or partition that was given in Python only the name is kept, after `GIVEN`. Replace it
+        before the experiment is set up again.
         """
         values = {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self)}
         given = {
             field: f"{GIVEN}{name}"
-            for field, name in (("dataset", self.dataset_name), ("model", self.model_name))
+            for field, name in (
+                ("dataset", self.dataset_name),
+                ("model", self.model_name),
+                ("partition", f"{self.clients} lists"),
+            )
             if not isinstance(values[field], str)
         }
         tables = {name: dict(values[name]) for name in ("options", "budget", "privacy") if values[name] is not None}

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from hfp.errors import InputError
+from hfp.federation.ending import why_ended
 from hfp.federation.experiment import Experiment
 from hfp.methods import State
 from hfp.reconstruct.maps.tables import html_table
@@ -104,16 +105,33 @@ class ClientRecord:
 
 
 @dataclass(frozen=True)
+class ClientAccuracy:
+    """Accuracy on test images in the proportions of one client's classes, in percent.
+
+    Args:
+        client: its index.
+        own: of the submodel that it ended its training with.
+        shared: of the new global model.
+    """
+
+    client: int
+    own: float
+    shared: float
+
+
+@dataclass(frozen=True)
 class Personal:
     """Mean accuracy over clients, each on test images in the proportions of its own classes, in percent.
 
     Args:
         own: of the submodel that each client ended its training with.
         shared: of the new global model.
+        clients: the figures of every client whose update came.
     """
 
     own: float
     shared: float
+    clients: tuple[ClientAccuracy, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -130,6 +148,7 @@ class RoundRecord:
             every round, a deployment only once, for its final model.
         seconds: wall time.
         deadline: the simulated time after which replies are late.
+        f1: the mean of the classes' F1 scores on the whole test set, in percent; None if it was not tested.
         figures: what observers measured, by name.
         process_peak_bytes: the most memory that the process has had at one time by the end of the round; None where the
             system doesn't say. Like `seconds`, it is of the machine, and differs between two runs of one experiment.
@@ -144,6 +163,7 @@ class RoundRecord:
     statistics: tuple[int, int]
     seconds: float
     deadline: float | None = None
+    f1: float | None = None
     figures: Mapping[str, Any] = field(default_factory=dict)
     process_peak_bytes: int | None = None
     device_peak_bytes: int | None = None
@@ -205,6 +225,7 @@ class RoundRecord:
             "round": self.round,
             "phase": self.phase,
             "accuracy": None if self.accuracy is None else round(self.accuracy, 4),
+            "f1": None if self.f1 is None else round(self.f1, 4),
             "loss": self.loss,
             "train_loss": self.train_loss,
             "bytes_up": self.bytes_up,
@@ -290,7 +311,18 @@ class Run:
     @property
     def accuracy(self) -> float:
         """The global model's accuracy on the whole test set, in percent, when it was last tested; NaN if never."""
-        return next((record.accuracy for record in reversed(self.history) if record.accuracy is not None), math.nan)
+        return self._last("accuracy")
+
+    @property
+    def f1(self) -> float:
+        """The mean of the classes' F1 scores, in percent, when the global model was last tested; NaN if never."""
+        return self._last("f1")
+
+    @property
+    def ended(self) -> str:
+        """Why the run is over; empty where it was stopped and can go on."""
+        tested = [record.accuracy for record in self.history]
+        return why_ended(tested, self.experiment.rounds, self.experiment.patience)
 
     @property
     def personal(self) -> Personal | None:
@@ -331,6 +363,10 @@ class Run:
     def peak_bytes(self) -> float:
         """Bytes that a client's training keeps at its peak: the largest client's, over the run."""
         return max((client.peak_bytes for record in self.history for client in record.clients), default=0)
+
+    def _last(self, figure: str) -> float:
+        values = (getattr(record, figure) for record in reversed(self.history))
+        return next((value for value in values if value is not None), math.nan)
 
     def _mean(self, figure: str) -> float:
         clients = next((record.trained for record in reversed(self.history) if record.trained), ())

@@ -17,6 +17,7 @@ from hfp.costs.memory import PeakBytesCounter
 from hfp.costs.payload import packed_bytes
 from hfp.errors import InputError
 from hfp.federation.diagnostics import DiagnosticsObserver
+from hfp.federation.ending import why_ended
 from hfp.federation.evaluation import Evaluator, PersonalAccuracy
 from hfp.federation.exchange import Exchange, Plans
 from hfp.federation.fleet import Fleet, InProcess, TaskResult
@@ -52,7 +53,7 @@ class RunState:
 def rounds(federation: Federation) -> Iterator[Outcome]:
     """Yield each round's outcome as it ends."""
     course = Course(federation)
-    for _ in range(federation.experiment.rounds):
+    while not course.ended:
         yield course.advance()
 
 
@@ -101,6 +102,12 @@ class Course:
         return RunState(self.state, self._exchange.plans, self._cohort.cohort_state, kept, self.history)
 
     @property
+    def ended(self) -> str:
+        """Why the run is over; empty where rounds are left."""
+        experiment = self._federation.experiment
+        return why_ended([record.accuracy for record in self.history], experiment.rounds, experiment.patience)
+
+    @property
     def result(self) -> Run:
         """The run as far as it has come."""
         cost = full_cost(self._federation, len(self.history))
@@ -117,7 +124,7 @@ class Course:
             observer.run_began(self._federation, self.history)
         finished = False
         try:
-            while len(self.history) < self._federation.experiment.rounds:
+            while not self.ended:
                 self.advance()
             finished = True
         finally:
@@ -162,15 +169,16 @@ class Course:
     def _scored(self, after: ServerState, phase: str, records: list[ClientRecord], begun: float) -> Outcome:
         """Return the round with the global model tested, where that is due."""
         experiment = self._federation.experiment
-        accuracy = loss = None
+        score = None
         if experiment.measures(self.state.round):
             after = self._evaluator.refresh(after)
-            accuracy, loss = self._evaluator.score(after)
+            score = self._evaluator.score(after)
         record = RoundRecord(
             round=after.round,
             phase=phase,
-            accuracy=accuracy,
-            loss=loss,
+            accuracy=score and score.accuracy,
+            loss=score and score.loss,
+            f1=score and score.f1,
             clients=tuple(map(self._evaluator.with_refusal, records)),
             statistics=self._evaluator.traffic,
             seconds=time.perf_counter() - begun,

@@ -5,12 +5,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from hfp.data import Dataset, load_dataset, partition
 from hfp.data.dataset import Split, check_labels, check_splits
+from hfp.data.ownership import checked_parts, parts_in_file, parts_of_owners
+from hfp.data.partition import FEWEST, OWN
 from hfp.data.rows import share_of
 from hfp.errors import InputError
 from hfp.federation.experiment import GIVEN, Experiment
@@ -23,8 +27,6 @@ from hfp.models.source import classifier, is_factory
 from hfp.reconstruct import Coupling, MapError
 from hfp.seeds import derive
 from hfp.training.local_step import LocalData, LocalTraining
-
-FEWEST_IMAGES = 2  # a client with one image has no batch that batch-norm can train on
 
 
 @dataclass(frozen=True)
@@ -83,21 +85,48 @@ def set_up(experiment: Experiment, *, copies: bool = True) -> Federation:
             without channels, or the experiment is from a file and its model or data was given in Python.
     """
     _check_nothing_missing(experiment)
-    dataset = _dataset(experiment)
-    shares = partition(
-        dataset.train.labels,
-        experiment.clients,
-        experiment.partition,
-        alpha=experiment.alpha,
-        seed=derive(experiment.seed, "partition"),
-        minimum=FEWEST_IMAGES,
-    )
+    dataset, shares = dealt_out(experiment, _dataset(experiment))
     shards = tuple(
         LocalData(share_of(dataset.train.images, share, copies), dataset.train.labels[share], dataset.normalise)
         for share in shares
     )
     model, origin = _model(experiment, dataset)
     return _assemble(experiment, dataset, model, origin, shards, [len(share) for share in shares])
+
+
+def dealt_out(experiment: Experiment, dataset: Dataset) -> tuple[Dataset, list[np.ndarray]]:
+    """Give every client its training samples; returns the data set with notes on that, and each client's indices.
+
+    Raises:
+        InputError: there are too few samples, or what says who has what does not fit the data set.
+    """
+    if experiment.clients_file is not None:
+        shares, notes = parts_in_file(Path(experiment.clients_file), dataset, experiment.clients)
+        return _with_notes(dataset, shares, notes), shares
+    if experiment.partition == OWN:
+        return dataset, parts_of_owners(dataset.owners, experiment.clients, dataset.name)
+    if not isinstance(experiment.partition, str):
+        shares = checked_parts(experiment.partition, len(dataset.train), "partition")
+        return _with_notes(dataset, shares, ()), shares
+    notes = ()
+    if dataset.owners is not None:
+        notes = (f"it belongs to {int(dataset.owners.max()) + 1} clients, and is dealt out anew without partition own",)
+    shares = partition(
+        dataset.train.labels,
+        experiment.clients,
+        experiment.partition,
+        alpha=experiment.alpha,
+        seed=derive(experiment.seed, "partition"),
+        minimum=FEWEST,
+    )
+    return _with_notes(dataset, shares, notes), shares
+
+
+def _with_notes(dataset: Dataset, shares: Sequence[np.ndarray], notes: tuple[str, ...]) -> Dataset:
+    left = len(dataset.train) - sum(map(len, shares))
+    if left:
+        notes += (f"{left:,} training samples belong to no client and are not used",)
+    return dataclasses.replace(dataset, notes=(*dataset.notes, *notes)) if notes else dataset
 
 
 def set_up_own(experiment: Experiment, problem: Problem, samples: Sequence[int], here: int | None = None) -> Federation:
@@ -119,6 +148,8 @@ def set_up_own(experiment: Experiment, problem: Problem, samples: Sequence[int],
     for name in ("pretrained", "weights"):
         if getattr(experiment, name):
             raise InputError(f"{name} can't be used with a model of your own; load the weights in its model()")
+    if experiment.clients_file is not None:
+        raise InputError("clients_file can't be used with data of your own, which is on the clients already")
     model, test = problem.model(experiment.seed), problem.test_data()
     dataset = dataset_of(test, _outputs(model, test))
     nothing = LocalData(dataset.train.images, dataset.train.labels, dataset.normalise)
@@ -285,6 +316,7 @@ def _check_nothing_missing(experiment: Experiment) -> None:
     for what, value, again in (
         ("model", experiment.model, "or --model module:factory"),
         ("dataset", experiment.dataset, "or hfp.data.register_dataset"),
+        ("partition", experiment.partition, "or clients_file"),
     ):
         if isinstance(value, str) and value.startswith(GIVEN):
             raise InputError(

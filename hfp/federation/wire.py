@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from hfp.costs.payload import layout, pack, unpack
+from hfp.data.partition import FEWEST
 from hfp.errors import InputError
 from hfp.federation.letter import Letter
-from hfp.federation.setup import FEWEST_IMAGES
 from hfp.methods import Client, MethodContext, Reply, State, Task
 from hfp.methods.blocks.bits import from_bits, to_bits
 from hfp.reconstruct import IndexMap, MapError, Plan
@@ -189,8 +189,8 @@ def read_hello(letter: Letter) -> tuple[int, int, str]:
     """
     fields = _load(letter.header, "hello", most=LONGEST_WORD)
     samples = _whole(fields, "samples")
-    if not FEWEST_IMAGES <= samples <= MOST_SAMPLES:
-        raise InputError(f"samples must be between {FEWEST_IMAGES} and {MOST_SAMPLES}; found {samples}")
+    if not FEWEST <= samples <= MOST_SAMPLES:
+        raise InputError(f"samples must be between {FEWEST} and {MOST_SAMPLES}; found {samples}")
     return _whole(fields, "client"), samples, _text(fields.get("digest"))
 
 

@@ -25,6 +25,7 @@ from hfp.results.checkpoint import Checkpoint, load_checkpoint
 from hfp.results.folder import RunFolder, default_folder
 from hfp.results.keeping import RunFiles
 from hfp.results.model_files import ModelFiles
+from hfp.results.page import run_page
 from hfp.results.plots import save_curves
 from hfp.results.report import round_line
 
@@ -66,8 +67,10 @@ def run(grid: Grid, experiment: Experiment, settings: Settings, say: Callable[[s
     folder.configure(experiment, {"threads": torch.get_num_threads(), "nodes": experiment.clients})
     say(f"{experiment.method} on {experiment.clients} nodes; written to {folder.path.resolve()}")
     fleet = Flower(nodes, federation.context, federation.initial)
-    observers = [ModelFiles(folder.path), RunFiles(folder), _Told(experiment.rounds, say)]
+    observers = [ModelFiles(folder.path), RunFiles(folder), _Told(experiment.rounds, federation.dataset.uneven, say)]
     done = Course(federation, fleet, before.run_state if before else None, observers).run()
+    if len(done.history) < experiment.rounds:
+        say(f"ended after {len(done.history)} of {experiment.rounds} rounds: {done.ended}")
     _picture(done, folder, say)
     return done
 
@@ -75,11 +78,11 @@ def run(grid: Grid, experiment: Experiment, settings: Settings, say: Callable[[s
 class _Told(Observer):
     """Says what came of every round, and of the clients with a problem."""
 
-    def __init__(self, rounds: int, say: Callable[[str], None]) -> None:
-        self._rounds, self._say = rounds, say
+    def __init__(self, rounds: int, f1: bool, say: Callable[[str], None]) -> None:
+        self._rounds, self._f1, self._say = rounds, f1, say
 
     def round_ended(self, outcome: Outcome) -> None:
-        self._say(round_line(outcome.record, self._rounds))
+        self._say(round_line(outcome.record, self._rounds, self._f1))
         for client in outcome.record.clients:
             if client.problem:
                 problem = f" ({client.problem})"
@@ -120,6 +123,7 @@ def _folder(experiment: Experiment, settings: Settings, resumed: bool) -> RunFol
 def _picture(run: Run, folder: RunFolder, say: Callable[[str], None]) -> None:
     try:
         save_curves(run, folder.picture)
+        folder.save_page(run_page(folder.path))
     except InputError as missing:
         say(str(missing))
 

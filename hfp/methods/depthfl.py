@@ -109,10 +109,8 @@ class DepthFL(Method):
         moved = super().rebase(context, state, update)
         assert moved is not None
         exits = int(update.task.values[EXITS])
-        task, reply = (
-            dataclasses.replace(part, tensors=shortened(context.model, exits, part.tensors))
-            for part in (moved.task, moved.reply)
-        )
+        task = dataclasses.replace(moved.task, tensors=shortened(context.model, exits, moved.task.tensors))
+        reply = dataclasses.replace(moved.reply, tensors=shortened(context.model, exits, moved.reply.tensors))
         return dataclasses.replace(moved, task=task, reply=reply)
 
     def collect(self, context: MethodContext, state: ServerState) -> DepthCollector:

@@ -112,9 +112,7 @@ def planned(model: nn.Module, shown: nn.Module, costs: Mapping[str, float], goal
     )
 
 
-def _plan(
-    bundles: list[Bundle], coupling: Coupling, model: nn.Module, goal: Goal, request: PruneRequest
-) -> Plan:
+def _plan(bundles: list[Bundle], coupling: Coupling, model: nn.Module, goal: Goal, request: PruneRequest) -> Plan:
     if request.rules.ranking == "measured":
         bundles = _measured(bundles, coupling, model, goal, request)
     order = Order.of(bundles, request.rules)
@@ -194,7 +192,9 @@ def _relative_costs(coupling: Coupling, model: nn.Module, goal: Goal) -> Callabl
     def costs(kept: Kept) -> dict[str, float]:
         found: dict[str, float] = {}
         if set(names) - {"latency"}:
-            left = coupling.costs(kept) if coupling.counts else costs_of(*coupling.compact_skeleton(coupling.plan(kept)))
+            left = (
+                coupling.costs(kept) if coupling.counts else costs_of(*coupling.compact_skeleton(coupling.plan(kept)))
+            )
             found |= {name: left[name] / goal.costs[name] for name in names if name != "latency"}
         if "latency" in names:
             compact = compact_model(model, coupling.index_map(coupling.plan(kept)))

@@ -30,7 +30,7 @@ from hfp.results.tensor_file import read, to_bytes
 
 VERSION = "2"
 
-MAY_DIFFER = ("rounds", "device", "data_root", "download")
+MAY_DIFFER = ("rounds", "patience", "device", "data_root", "clients_file", "download")
 """Settings that a resumed run may have otherwise: how long it goes on, and where it and its data are."""
 
 _SAMPLED = 16

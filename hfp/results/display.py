@@ -43,6 +43,7 @@ class Display(Observer):
     def run_began(self, federation: Federation, history: Sequence[RoundRecord]) -> None:
         """Say what is run, and start the bars."""
         experiment = self._experiment = federation.experiment
+        self._f1 = federation.dataset.uneven
         for line in first_lines(federation, torch.get_num_threads(), self._jobs):
             self._console.print(line, soft_wrap=True, markup=False)
         if history:
@@ -64,7 +65,7 @@ class Display(Observer):
 
     def round_ended(self, outcome: Outcome) -> None:
         """Print the round's line, and move the rounds' bar."""
-        self._print(round_line(outcome.record, self._experiment.rounds))
+        self._print(round_line(outcome.record, self._experiment.rounds, self._f1))
         self._done = 0
         accuracy = outcome.record.accuracy
         if accuracy is not None:

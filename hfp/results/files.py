@@ -7,7 +7,7 @@ from pathlib import Path
 from hfp.errors import InputError
 
 CONFIGURATION, METRICS, MODEL, PICTURE = "config.json", "metrics.jsonl", "global.safetensors", "accuracy.png"
-DIAGNOSTICS, LOCK = "diagnostics.png", ".lock"
+DIAGNOSTICS, PAGE, LOCK = "diagnostics.png", "page.html", ".lock"
 DESCRIPTION, PLANS, CLIENTS = "model.json", "plans.json", "clients"  # how to make the model again, and submodels
 CHECKPOINT, PREVIOUS = "checkpoint.safetensors", "checkpoint-previous.safetensors"
 

@@ -19,7 +19,7 @@ from hfp.federation.experiment import Experiment
 from hfp.federation.records import RoundRecord
 from hfp.methods import State
 from hfp.results.atomic import clear_unfinished, is_unfinished, write_atomically
-from hfp.results.files import CLIENTS, CONFIGURATION, DESCRIPTION, DIAGNOSTICS, LOCK, METRICS, MODEL, PICTURE
+from hfp.results.files import CLIENTS, CONFIGURATION, DESCRIPTION, DIAGNOSTICS, LOCK, METRICS, MODEL, PAGE, PICTURE
 from hfp.results.tensor_file import to_bytes
 
 MACHINE = "machine"
@@ -116,6 +116,14 @@ class RunFolder:
     def picture(self) -> Path:
         """Where the picture goes."""
         return self.path / PICTURE
+
+    def save_page(self, page: str) -> None:
+        """Write the run's page.
+
+        Raises:
+            InputError: it can't be written.
+        """
+        self._write(PAGE, page.encode())
 
     def _write(self, name: str, content: bytes) -> None:
         with told(f"{self.path / name} can't be written"):

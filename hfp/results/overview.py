@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
 from hfp.errors import InputError
+from hfp.federation.ending import why_ended
 from hfp.results.description import read_description, read_json
 from hfp.results.files import CLIENTS, CONFIGURATION, METRICS, MODEL
 from hfp.results.load import read_history
@@ -34,6 +36,7 @@ def run_overview(folder: Path) -> dict[str, Any]:
         "rounds": len(history),
         "rounds_planned": settings.get("rounds"),
         "accuracy": tested[-1] if tested else None,
+        "ended": _ended(history, settings),
         "entries": _entries(folder / MODEL),
         "classes": list(description.classes),
         "input": {"shape": list(given.shape), "dtype": given.dtype, "largest": given.largest},
@@ -43,6 +46,13 @@ def run_overview(folder: Path) -> dict[str, Any]:
         "predict": f"hfp predict {folder} IMAGE ..." if given.takes_pictures else None,
         "extract": f"hfp extract {folder} --client 0 --out client-0.safetensors",
     }
+
+
+def _ended(history: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> str:
+    rounds, patience = settings.get("rounds"), settings.get("patience", 0)
+    if type(rounds) is not int or type(patience) is not int:
+        return ""
+    return why_ended([line.get("accuracy") for line in history], rounds, patience)
 
 
 def trained_clients(folder: Path) -> list[int]:

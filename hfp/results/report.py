@@ -15,6 +15,7 @@ def run_document(run: Run, folder: str | None) -> dict[str, Any]:
     """Make the JSON document of ``hfp run --json``."""
     return {
         "accuracy": run.accuracy,
+        "f1": run.f1,
         "personal": None if run.personal is None else dataclasses.asdict(run.personal),
         "bytes_up": run.bytes_up,
         "bytes_down": run.bytes_down,
@@ -32,25 +33,27 @@ def run_document(run: Run, folder: str | None) -> dict[str, Any]:
         "fedavg_bytes_down": run.full_cost.bytes_down,
         "seconds": run.seconds,
         "device_seconds": {"run": run.device_seconds, "fedavg": run.full_cost.seconds},
+        "ended": run.ended,
         "folder": folder,
         "experiment": run.experiment.as_dict(),
         "history": [record.as_dict() for record in run.history],
     }
 
 
-def round_line(record: RoundRecord, rounds: int) -> str:
-    """Write one round's figures in one line."""
+def round_line(record: RoundRecord, rounds: int, f1: bool = False) -> str:
+    """Write one round's figures in one line, with the F1 score if that is asked for."""
     return (
-        f"round {record.round:>{len(str(rounds))}}  {record.phase:<6}  {_tested(record)}  "
+        f"round {record.round:>{len(str(rounds))}}  {record.phase:<6}  {_tested(record, f1)}  "
         f"up {record.bytes_up / MEGABYTE:.2f} MB  down {record.bytes_down / MEGABYTE:.2f} MB  "
         f"{record.training_macs / 1e9:.2f} GMACs{_missing(record)}{_safeguards(record)}"
     )
 
 
-def _tested(record: RoundRecord) -> str:
+def _tested(record: RoundRecord, f1: bool) -> str:
     if record.accuracy is None or record.loss is None:
-        return f"{'not tested':<31}"
-    return f"accuracy {record.accuracy:5.1f} %  loss {record.loss:6.3f}"
+        return f"{'not tested':<{43 if f1 else 31}}"
+    score = f"  F1 {record.f1:5.1f} %" if f1 else ""
+    return f"accuracy {record.accuracy:5.1f} %{score}  loss {record.loss:6.3f}"
 
 
 def _missing(record: RoundRecord) -> str:
@@ -66,12 +69,17 @@ def _safeguards(record: RoundRecord) -> str:
     )
 
 
-def run_table(run: Run) -> Table:
-    """Make the closing table, with the run's costs beside what FedAvg pays in as many rounds."""
+def run_table(run: Run, f1: bool = False) -> Table:
+    """Make the closing table, with the run's costs beside what FedAvg pays in as many rounds.
+
+    Args:
+        run: the run.
+        f1: whether the F1 score is shown beside the accuracy.
+    """
     rounds, full = len(run.history), run.full_cost
-    experiment = run.experiment
+    experiment, reached = run.experiment, f"{run.accuracy:.2f} %{f', F1 {run.f1:.2f} %' if f1 else ''}"
     table = Table(
-        title=escape(f"{experiment.method} on {experiment.dataset_name}: {run.accuracy:.2f} % after {rounds} rounds"),
+        title=escape(f"{experiment.method} on {experiment.dataset_name}: {reached} after {rounds} rounds"),
         title_justify="left",
         caption=_caption(run),
         caption_justify="left",

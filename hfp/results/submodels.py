@@ -23,6 +23,7 @@ from hfp.training.batch_norm import has_statistics
 from hfp.training.local_step import statistics_of
 
 FORMAT = 1
+_MOST = 1_000_000  # channels of a group
 RUN = "run"
 """The key of a pruned file's metadata under which it has the description of the run that it is from."""
 
@@ -51,7 +52,7 @@ class StoredPlan:
 
 
 def write_plans(folder: Path, plans: Plans) -> None:
-    """Write ``plans.json``: every client's last plan."""
+    """Write ``plans.json``: every client's last plan, and how many channels each coupled group has."""
     clients = {
         str(client): {
             "round": made + 1,
@@ -59,7 +60,8 @@ def write_plans(folder: Path, plans: Plans) -> None:
         }
         for client, (made, _, plan) in sorted(plans.items())
     }
-    text = json.dumps({"format": FORMAT, "clients": clients}, separators=(",", ":")) + "\n"
+    sizes = dict(next(iter(plans.values()))[2].sizes) if plans else {}
+    text = json.dumps({"format": FORMAT, "sizes": sizes, "clients": clients}, separators=(",", ":")) + "\n"
     write_atomically(folder / PLANS, text.encode())
 
 
@@ -69,12 +71,39 @@ def read_plan(folder: Path, client: int) -> StoredPlan:
     Raises:
         InputError: there is none, or the file is missing, damaged or of another format version.
     """
-    found: Any = read_json(folder / PLANS)
-    if not isinstance(found, dict) or found.get("format") != FORMAT or not isinstance(found.get("clients"), dict):
-        raise InputError(f"{folder / PLANS} holds no plans of format version {FORMAT}; use a matching version of hfp")
+    found = _read(folder)
     entry = found["clients"].get(str(client))
     if entry is None:
         raise InputError(f"client {client} was never asked to train; the run has plans of {_ranges(found['clients'])}")
+    return _plan(folder, client, entry)
+
+
+def read_plans(folder: Path) -> tuple[Mapping[str, int], tuple[StoredPlan, ...]]:
+    """Read how many channels each coupled group has, and every client's last plan.
+
+    A run of an older hfp did not write the sizes: there are none then.
+
+    Raises:
+        InputError: the file is missing, damaged or of another format version.
+    """
+    found = _read(folder)
+    sizes = found.get("sizes", {})
+    if not isinstance(sizes, dict) or not all(type(size) is int and 0 < size <= _MOST for size in sizes.values()):
+        raise InputError(f"{folder / PLANS} is damaged: sizes must be numbers of channels")
+    try:
+        return sizes, tuple(_plan(folder, int(client), entry) for client, entry in found["clients"].items())
+    except ValueError as error:
+        raise InputError(f"{folder / PLANS} is damaged: {error}") from error
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    found: Any = read_json(folder / PLANS)
+    if not isinstance(found, dict) or found.get("format") != FORMAT or not isinstance(found.get("clients"), dict):
+        raise InputError(f"{folder / PLANS} holds no plans of format version {FORMAT}; use a matching version of hfp")
+    return found
+
+
+def _plan(folder: Path, client: int, entry: Any) -> StoredPlan:
     try:
         kept = {name: tuple(indices) for name, indices in entry["kept"].items()}
         if not all(type(index) is int for indices in kept.values() for index in indices):

@@ -1,8 +1,10 @@
-"""A run's figures in a tracker that people have: TensorBoard. Needs the `tensorboard` extra."""
+"""A run's figures in a tracker that people have: TensorBoard or trackio. Each needs the extra of its name."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,14 +47,71 @@ class TensorBoard(Observer):
 
     def round_ended(self, outcome: Outcome) -> None:
         """Write a round's figures."""
-        record = outcome.record.as_dict()
-        for name, value in numbers({name: value for name, value in record.items() if name not in ("clients", "round")}):
-            self._writer.add_scalar(name, value, record["round"])
+        for name, value in _shown(outcome).items():
+            self._writer.add_scalar(name, value, outcome.record.round)
         self._writer.flush()
 
     def run_ended(self, run: Run, finished: bool) -> None:
         """Close the files."""
         self._writer.close()
+
+
+class Trackio(Observer):
+    """Logs every figure of every round with trackio, also figures that other observers measured.
+
+    Trackio keeps a database in its own folder (``$TRACKIO_DIR``), and ``trackio show --project hfp`` shows it. Nothing
+    leaves the machine, unless trackio's own settings name a space or server. The experiment's settings are the
+    configuration of the run. The figures have the names that `TensorBoard` has. A resumed run goes on in the same
+    curves; if it was saved only every few rounds, the rounds that are done again are there twice.
+
+    Args:
+        name: what trackio calls the run. By default trackio makes a name up.
+        project: trackio shows the runs of one project together.
+
+    Raises:
+        InputError: the `trackio` extra is missing.
+
+    >>> import hfp
+    >>> from hfp.results.tracking import Trackio
+    >>> experiment = hfp.Experiment(clients=2, rounds=1, train_images=40, head_start=1)
+    >>> run = hfp.simulate(experiment, observers=[Trackio("first try")])  # doctest: +SKIP
+    """
+
+    def __init__(self, name: str | None = None, project: str = "hfp") -> None:
+        try:
+            import trackio
+        except ImportError:
+            raise InputError('trackio is not installed; pip install "hfp[trackio]"') from None
+        self._trackio, self._name, self._project = trackio, name, project
+
+    def run_began(self, federation: Federation, history: Sequence[RoundRecord]) -> None:
+        """Begin a run, or go on with the one of this name."""
+        resume = "allow" if history and self._name is not None else "never"
+        with contextlib.redirect_stdout(sys.stderr):  # trackio prints, and standard output may be a JSON document
+            self._run = self._trackio.init(
+                project=self._project,
+                name=self._name,
+                config=federation.experiment.as_dict(),
+                resume=resume,
+                embed=False,
+                auto_log_gpu=False,
+                auto_log_cpu=False,
+            )
+
+    def round_ended(self, outcome: Outcome) -> None:
+        """Log a round's figures."""
+        self._run.log(_shown(outcome), step=outcome.record.round)
+
+    def run_ended(self, run: Run, finished: bool) -> None:
+        """Wait until all is written."""
+        with contextlib.redirect_stdout(sys.stderr):
+            self._trackio.finish()
+
+
+def _shown(outcome: Outcome) -> dict[str, float]:
+    """A round's figures by name; the clients' own are left to the metrics file."""
+    record = outcome.record.as_dict()
+    return dict(numbers({name: value for name, value in record.items() if name not in ("clients", "round")}))
 
 
 def numbers(figures: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, float]]:

@@ -331,39 +331,54 @@ def batches(samples: int, batch_size: int, generator: torch.Generator | None = N
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """What a model predicted for samples.
+    """What a model predicted for samples, or several models together.
 
     Args:
         correct: 1 where it was right and 0 elsewhere, float64 `[samples]`.
         losses: its cross-entropy, float64 `[samples]`.
+        confusion: how many samples of each class it gave each class, float64 `[true class, answered class]`.
     """
 
     correct: Tensor
     losses: Tensor
+    confusion: Tensor
 
-    @classmethod
-    def none(cls, samples: int) -> Predictions:
-        """Return zeros, which other predictions can be added to."""
-        return cls(torch.zeros(samples, dtype=torch.float64), torch.zeros(samples, dtype=torch.float64))
+    def times(self, weight: float) -> Predictions:
+        """Return all figures multiplied by a weight."""
+        return Predictions(weight * self.correct, weight * self.losses, weight * self.confusion)
 
-    def plus(self, other: Predictions, weight: float) -> Predictions:
-        """Return the sum of these predictions and `weight` times others."""
-        return Predictions(self.correct + weight * other.correct, self.losses + weight * other.losses)
+    def plus(self, other: Predictions) -> Predictions:
+        """Return the sum of two."""
+        return Predictions(self.correct + other.correct, self.losses + other.losses, self.confusion + other.confusion)
+
+    @property
+    def macro_f1(self) -> float:
+        """The mean of the classes' F1 scores, in [0, 1], over the classes that a sample has or that was answered.
+
+        A class's score is the harmonic mean of precision and recall, ``2 TP / (2 TP + FP + FN)``, so that every class
+        counts alike, however many samples it has.
+        """
+        true, answered = self.confusion.sum(1), self.confusion.sum(0)
+        there = true + answered > 0
+        return float((2 * self.confusion.diagonal() / (true + answered))[there].mean())
 
 
 @torch.no_grad()
 def predict(model: nn.Module, data: LocalData, schedule: Sequence[Tensor], training: LocalTraining) -> Predictions:
     """Predict all samples of `data` in the model's present mode; the batches of `schedule` hold each sample once."""
     device = next(model.parameters()).device
-    found, correct, losses = Predictions.none(len(data.labels)), [], []
+    answers, losses, outputs = [], [], 0
     for batch in _batches_on(device, data, schedule, ()):
         with as_computed(device, training):
             scores = model(data.normalise(batch.images))
-        correct.append((scores.argmax(1) == batch.labels).double())
+        answers.append(scores.argmax(1))
         losses.append(functional.cross_entropy(scores.double(), batch.labels, reduction="none"))
-    order = torch.cat(list(schedule))
-    found.correct[order], found.losses[order] = torch.cat(correct).cpu(), torch.cat(losses).cpu()
-    return found
+        outputs = scores.shape[1]
+    order, labels = torch.cat(list(schedule)), data.labels.cpu()
+    answered, lost = torch.empty_like(labels), torch.empty(len(labels), dtype=torch.float64)
+    answered[order], lost[order] = torch.cat(answers).cpu(), torch.cat(losses).cpu()
+    confusion = torch.bincount(labels * outputs + answered, minlength=outputs**2).view(outputs, outputs)
+    return Predictions((answered == labels).double(), lost, confusion.double())
 
 
 def as_computed(device: torch.device, training: LocalTraining) -> torch.autocast:

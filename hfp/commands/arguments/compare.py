@@ -39,7 +39,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="METHOD.NAME=VALUE",
         help="One of the methods has this option; it may be given several times.",
     )
-    groups = add_settings(parser, without=AXES)
+    groups = add_settings(parser, without=(*AXES, "patience"))
     groups["devices"].add_argument(
         "--jobs",
         type=int,

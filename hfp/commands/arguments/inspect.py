@@ -30,7 +30,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="for a full model: a callable without arguments that returns what the model is called with, at least two "
         "samples (default: two images, or the model's own dummy_inputs)",
     )
-    parser.add_argument("--html", type=Path, metavar="FILE", help="for a full model: draw its coupled groups as a page")
+    parser.add_argument(
+        "--html",
+        type=Path,
+        metavar="FILE",
+        help="write a page that opens from disk, of a run with its curves, clients and masks, or of a full model with "
+        "its coupled groups",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 
 

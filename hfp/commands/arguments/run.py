@@ -51,9 +51,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_checkpoint(output)
     output.add_argument(
         "--track",
-        choices=("tensorboard",),
-        help="Every round's figures are also written for TensorBoard, to the folder tensorboard/ of the results "
-        '(pip install "hfp[tensorboard]").',
+        choices=("tensorboard", "trackio"),
+        action="append",
+        default=[],
+        help="Every round's figures are also shown by this tracker: tensorboard, which has the folder tensorboard/ of "
+        "the results, or trackio, which has a folder of its own. Each needs the extra of its name. The flag may be "
+        "given twice.",
     )
     output.add_argument(
         "--json",

@@ -29,7 +29,7 @@ def test_run_writes_metrics_configuration_model_and_picture(tmp_path, capsys):
     assert (folder / "accuracy.png").read_bytes().startswith(b"\x89PNG")
     assert sorted(path.name for path in folder.iterdir()) == [
         "accuracy.png", "checkpoint.safetensors", "config.json", "global.safetensors", "metrics.jsonl", "model.json",
-        "plans.json",
+        "page.html", "plans.json",
     ]  # fmt: skip
     shown = capsys.readouterr().out
     assert "FedAvg's cost" in shown

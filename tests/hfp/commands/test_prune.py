@@ -371,7 +371,8 @@ def test_inspect_refuses_options_that_do_not_fit(factory, tmp_path, capsys):
     assert "--model is for files of pruned" in refused(capsys, "inspect", "resnet8", "--model", "resnet8")
     assert "there is no folder" in refused(capsys, "inspect", "resnet8", "--html", str(tmp_path / "no" / "page.html"))
     (tmp_path / "file").write_text("text")
-    assert "--html is for full models" in refused(capsys, "inspect", str(tmp_path / "file"), "--html", "page.html")
+    said = refused(capsys, "inspect", str(tmp_path / "file"), "--html", "page.html")
+    assert "--html is for runs, and for full models before they are pruned" in said
     assert "no model of this name" in refused(capsys, "inspect", "resnet9")
 
 

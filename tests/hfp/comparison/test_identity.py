@@ -218,3 +218,13 @@ def test_a_fingerprint_takes_any_layout_and_type() -> None:
     assert fingerprint(one) == fingerprint(other)
     half = Split(images.bfloat16(), spread.labels)
     assert fingerprint(make_dataset("any", half, half, ("a", "b"))) != fingerprint(one)
+
+
+def test_a_clients_file_is_known_by_its_content_and_not_by_its_place(tmp_path: Path) -> None:
+    found = []
+    for name, content in (("one.json", "[[0, 1], [2, 3]]"), ("two.json", "[[0, 2], [1, 3]]"), ("three.json", None)):
+        (tmp_path / name).write_text(content or "[[0, 1], [2, 3]]")
+        experiment = Experiment(**{**TINY, "clients": 2, "train_images": None, "clients_file": str(tmp_path / name)})
+        found.append((identity.plain(experiment), Identities(1).made_with(experiment)))
+    assert found[0] == found[2]
+    assert found[0][1] != found[1][1]

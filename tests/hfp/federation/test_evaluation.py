@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from hfp import Experiment, InputError, simulate
 from hfp.costs.payload import packed_bytes
+from hfp.data import Split, load_dataset
 from hfp.federation.evaluation import Evaluator, class_weights
 from hfp.federation.exchange import Exchange
 from hfp.federation.fleet import InProcess
@@ -22,7 +23,7 @@ from hfp.federation.setup import set_up
 from hfp.methods import methods
 from hfp.reconstruct import compact_model
 from hfp.results.beginning import first_lines
-from hfp.results.report import round_line
+from hfp.results.report import round_line, run_document
 
 SMALL = Experiment(train_images=200, clients=4, rounds=1, alpha=0.5, options={"warmup": 1})
 
@@ -52,7 +53,7 @@ def scores_of(federation, model, chosen=slice(None)):
 
 def test_local_is_the_mean_of_clients_that_keep_their_own_statistics():
     federation, state, evaluator = with_policy("local")
-    accuracy, loss = evaluator.score(state)
+    found = evaluator.score(state)
     accuracies, losses, samples = [], [], []
     for shard in federation.shards:
         model = federation.model
@@ -63,10 +64,10 @@ def test_local_is_the_mean_of_clients_that_keep_their_own_statistics():
         losses.append(float(mean))
         samples.append(len(shard.labels))
     total = sum(samples)
-    assert accuracy == pytest.approx(
+    assert found.accuracy == pytest.approx(
         100 * sum(a * n for a, n in zip(accuracies, samples, strict=True)) / total, abs=0.3
     )
-    assert loss == pytest.approx(sum(v * n for v, n in zip(losses, samples, strict=True)) / total, rel=1e-3)
+    assert found.loss == pytest.approx(sum(v * n for v, n in zip(losses, samples, strict=True)) / total, rel=1e-3)
     assert evaluator.traffic == (0, 0)
 
 
@@ -119,14 +120,14 @@ def test_a_run_says_that_its_tests_ask_clients_that_its_rounds_leave_alone():
 def test_batch_uses_the_statistics_of_the_test_images_and_leaves_the_state():
     federation, state, evaluator = with_policy("batch")
     before = {name: tensor.clone() for name, tensor in state.weights.items()}
-    accuracy, loss = evaluator.score(state)
+    found = evaluator.score(state)
     model = federation.model
     model.load_state_dict(dict(state.weights))
     model.train()
     correct, mean = scores_of(federation, model)  # 359 images are one batch
-    assert accuracy == pytest.approx(100 * float(correct.float().mean()))
-    assert loss == pytest.approx(float(mean), rel=1e-4)
-    assert evaluator.score(state) == (accuracy, loss)
+    assert found.accuracy == pytest.approx(100 * float(correct.float().mean()))
+    assert found.loss == pytest.approx(float(mean), rel=1e-4)
+    assert evaluator.score(state) == found
     for name, tensor in state.weights.items():
         assert torch.equal(tensor, before[name])
 
@@ -185,9 +186,43 @@ def test_asking_clients_models_changes_nothing_else():
     assert asked.personal == asked.history[-1].personal
     assert plain.personal is None
     assert "personal" not in plain.history[-1].as_dict()
-    own, shared = asked.history[-1].as_dict()["personal"].values()
+    own, shared, clients = asked.history[-1].as_dict()["personal"].values()
+    assert [one["client"] for one in clients] == [0, 1, 2, 3]
+    assert own == pytest.approx(sum(one["own"] for one in clients) / 4)
+    assert shared == pytest.approx(sum(one["shared"] for one in clients) / 4)
     assert 0 <= shared <= 100
     assert 0 <= own <= 100
+
+
+def rarer(share):
+    """Digits with only a part of the test images of class 0."""
+    digits = load_dataset("digits", limit=100)
+    labels = digits.test.labels
+    kept = torch.cat([(labels != 0).nonzero().flatten(), (labels == 0).nonzero().flatten()[:share]])
+    test = Split(digits.test.images[kept], labels[kept])
+    return dataclasses.replace(digits, test=test)
+
+
+def test_f1_is_in_the_metrics_always_and_on_screen_where_test_classes_are_uneven(capsys):
+    assert not load_dataset("digits").uneven
+    assert rarer(10).uneven
+    for dataset, shown in ((rarer(30), False), (rarer(10), True)):
+        run = simulate(Experiment(dataset=dataset, clients=2, rounds=1, head_start=3), progress=True)
+        record = run.history[-1]
+        assert record.as_dict()["f1"] == round(record.f1, 4) == pytest.approx(run.f1, abs=1e-4)
+        assert (f"F1 {record.f1:5.1f} %" in capsys.readouterr().err) is shown
+        assert run_document(run, None)["f1"] == run.f1
+
+
+def test_f1_is_that_of_the_answers_to_the_whole_test_set():
+    metrics = pytest.importorskip("sklearn.metrics")
+    federation, state, evaluator = with_policy("aggregate")
+    model, test = federation.model, federation.dataset.test
+    model.load_state_dict(dict(state.weights))
+    with torch.no_grad():
+        answers = model.eval()(federation.dataset.normalise(test.images)).argmax(1)
+    expected = metrics.f1_score(test.labels, answers, average="macro", zero_division=0)
+    assert evaluator.score(state).f1 == pytest.approx(100 * expected)
 
 
 def test_testing_less_often_changes_nothing_that_is_tested():

@@ -1,7 +1,9 @@
-"""The TensorBoard observer writes every figure of every round, once."""
+"""The observers for TensorBoard and trackio write every figure of every round, once."""
 
 from __future__ import annotations
 
+import json
+import socket
 import sys
 import warnings
 
@@ -54,10 +56,59 @@ def test_the_command_writes_into_the_folder_of_the_run(tensorboard, tmp_path):
     assert len(scalars(tmp_path / "run" / "tensorboard")["accuracy"]) == 1
 
 
-def test_a_missing_package_is_refused_before_anything_is_made(tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    assert main(["run", *WORDS, "--track", "tensorboard", "--out", str(tmp_path / "run")]) == 2
-    assert 'pip install "hfp[tensorboard]"' in capsys.readouterr().err
+@pytest.fixture
+def logged(tmp_path, monkeypatch):
+    """A function that reads what trackio logged of a run; no socket can be used, neither for asking nor for serving."""
+    warnings.simplefilter("ignore")
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    pytest.importorskip("trackio", reason="the trackio extra is not installed")
+    from trackio import sqlite_storage
+
+    def refused(*_):
+        raise AssertionError("a socket was used")
+
+    for name in ("connect", "bind"):
+        monkeypatch.setattr(socket.socket, name, refused)
+    for module in [module for name, module in sys.modules.items() if name.startswith("trackio")]:
+        if hasattr(module, "TRACKIO_DIR"):  # they read the variable when they are imported
+            monkeypatch.setattr(module, "TRACKIO_DIR", tmp_path / "trackio")
+    return lambda name: sqlite_storage.SQLiteStorage.get_logs("hfp", name)
+
+
+def test_trackio_logs_every_figure_of_every_round_without_a_socket(logged):
+    from hfp.results.tracking import Trackio
+
+    run = hfp.simulate(hfp.Experiment(**SMALL, rounds=2, personal=1), observers=[Trackio("both")])
+    found = logged("both")
+    assert [(line["step"], line["accuracy"]) for line in found] == [
+        (r.round, round(r.accuracy, 4)) for r in run.history
+    ]
+    assert [line["personal/own"] for line in found] == [r.personal.own for r in run.history]
+    assert {"loss", "train_loss", "bytes_up", "seconds"} <= set(found[0])
+
+
+def test_a_resumed_run_goes_on_in_trackio_under_its_name(logged, tmp_path):
+    from hfp.results.tracking import Trackio
+
+    for rounds in (1, 2):
+        experiment = hfp.Experiment(**SMALL, rounds=rounds)
+        hfp.simulate(experiment, observers=[Trackio("on")], resume=tmp_path / "run")
+    assert [line["step"] for line in logged("on")] == [1, 2]
+
+
+def test_the_command_tells_both_trackers_and_prints_nothing_but_its_document(tensorboard, logged, tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert main(["run", *WORDS, "--track", "trackio", "--track", "tensorboard", "--out", str(folder), "--json"]) == 0
+    accuracy = json.loads(capsys.readouterr().out)["accuracy"]
+    assert [line["accuracy"] for line in logged("run")] == [pytest.approx(accuracy, abs=1e-3)]
+    assert len(scalars(folder / "tensorboard")["accuracy"]) == 1
+
+
+@pytest.mark.parametrize(("tracker", "module"), [("tensorboard", "torch.utils.tensorboard"), ("trackio", "trackio")])
+def test_a_missing_package_is_refused_before_anything_is_made(tracker, module, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, module, None)
+    assert main(["run", *WORDS, "--track", tracker, "--out", str(tmp_path / "run")]) == 2
+    assert f'pip install "hfp[{tracker}]"' in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 

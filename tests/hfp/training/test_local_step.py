@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from hfp.errors import InputError
-from hfp.training.local_step import LocalData, LocalTraining, Objective, batches, predict, train
+from hfp.training.local_step import LocalData, LocalTraining, Objective, Predictions, batches, predict, train
 
 
 def identity(images):
@@ -108,6 +108,18 @@ def test_answers_cover_every_sample_once():
     assert found.correct.tolist() == [1, 1, 1, 0, 1]
     expected = functional.cross_entropy(torch.cat([images, -images], 1).double(), labels, reduction="none")
     torch.testing.assert_close(found.losses, expected)
+    assert found.confusion.tolist() == [[2, 0], [1, 2]]
+
+
+@given(pairs=st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=40))
+def test_macro_f1_is_scikit_learns(pairs):
+    metrics = pytest.importorskip("sklearn.metrics")
+    confusion = torch.zeros(5, 5, dtype=torch.float64)
+    for true, answered in pairs:
+        confusion[true, answered] += 1
+    true, answered = zip(*pairs, strict=True)
+    expected = metrics.f1_score(true, answered, average="macro", zero_division=0)
+    assert Predictions(torch.ones(1), torch.ones(1), confusion).macro_f1 == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(("how", "tolerance"), [({"channels_last": True}, 1e-5), ({"amp": True}, 0.02)])

@@ -6,8 +6,8 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from hfp.comparison.charts import DARK, LIGHT, Line, line_chart, standalone, variables
 from hfp.errors import InputError
+from hfp.results.charts import DARK, LIGHT, Line, line_chart, standalone, variables
 
 LINES = [Line('"<q>" $x$', 0, [(1, 1.0, 0.5, 2.0), (2, 2.25, 1.0, 3.0)]), Line("b & c", 11, [(1, 1.5), (2, 2.5)])]
 
