@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from importlib.metadata import entry_points
 
-from hfp.errors import InputError, unknown
+from hfp.errors import InputError
 
 KINDS = ("cpu", "cuda", "hpu", "mps", "mtia", "npu", "privateuseone", "xla", "xpu")
 """The kinds of devices that compute. A package may add others by an entry point ``torch.backends``."""
@@ -25,4 +25,6 @@ def check_device(name: str) -> None:
     if found is None:
         raise InputError(f"device must be one that computes, such as cpu, cuda, cuda:1 or mps; found {name!r}")
     if found[1] not in KINDS and not entry_points(group="torch.backends"):
-        raise unknown("device", name, KINDS)
+        raise InputError(
+            f"there is no device {name!r}; PyTorch computes on {', '.join(KINDS)}, and on cuda:1 and so on"
+        )

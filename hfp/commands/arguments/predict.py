@@ -27,10 +27,10 @@ def check(arguments: argparse.Namespace) -> None:
     Raises:
         InputError: there is no run, no such image, or a folder has none.
     """
+    image_files(arguments.images)
     if not arguments.run.is_file():
         check_run(arguments.run)
     check_full_model(arguments.model)
-    image_files(arguments.images)
 
 
 def image_files(given: Sequence[Path]) -> list[Path]:

@@ -331,7 +331,7 @@ def test_no_option_is_ignored_beside_data(factory, images, words, message, capsy
         (["resnet8", "--macs", "0.5", "--tolerance", "2", "--out", "m"], "tolerance is a share of its limit"),
         (["resnet8", "--macs", "0.5", "--picture", "m", "--out", "m"], "are different files"),
         (["resnet8", "--macs", "0.5", "--importance", "best", "--out", "m"], "best"),
-        (["resnet8", "--macs", "0.5", "--device", "gpu", "--out", "m"], "no device 'gpu' here"),
+        (["resnet8", "--macs", "0.5", "--device", "gpu", "--out", "m"], "there is no device 'gpu'.*cpu, cuda"),
         (["resnet8", "--macs", "0.5", "--pretrained", "--out", "m"], "--pretrained loads timm's weights"),
         (["resnet8", "--macs", "0.5", "--weights", "none.safetensors", "--out", "m"], "no weights in none.safetensors"),
         (
