@@ -51,7 +51,8 @@ def run(arguments: argparse.Namespace) -> int:
     if isinstance(measured, dict) and _is_pair(measured.get("latency")):
         before, after = measured["latency"]  # when it was pruned: the full model can't be timed without weights
         costs["latency"] = (before, after)
-    costs["file bytes"] = (costs.get("bytes", (0, 0))[0], arguments.file.stat().st_size)
+    if "bytes" in costs:  # which take the full model
+        costs["file bytes"] = (costs["bytes"][0], arguments.file.stat().st_size)
     if arguments.picture is not None:
         if not arguments.picture.absolute().parent.is_dir():
             raise InputError(f"there is no folder {arguments.picture.absolute().parent} to draw into")

@@ -6,6 +6,7 @@ import copy
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,8 +147,10 @@ def from_factory(source: str | Callable[[], nn.Module]) -> nn.Module:
     name = source if isinstance(source, str) else getattr(source, "__qualname__", repr(source))
     try:
         model = found if isinstance(found, nn.Module) or not callable(found) else found()
-    except TypeError as error:
-        raise InputError(f"model {name} can't be called without arguments: {error}") from error
+    except InputError:
+        raise
+    except Exception as error:  # it is the caller's code
+        raise InputError(f"model {name} can't be called without arguments: {_raised(error)}") from error
     if not isinstance(model, nn.Module):
         raise InputError(
             f"{name} gave a {type(model).__name__}; expected a callable without arguments that returns a module"
@@ -168,6 +171,16 @@ def imported(spec: str) -> Any:
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(f"no model {spec!r}: {error}; expected module:factory") from error
+    except Exception as error:  # the module is the caller's code
+        raise InputError(f"no model {spec!r}: module {module} can't be imported: {_raised(error)}") from error
+
+
+def _raised(error: Exception) -> str:
+    """Say what was raised, and by which line of which file."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    if isinstance(error, SyntaxError) or last.filename == __file__:  # the first says its line itself
+        return f"{type(error).__name__}: {error}"
+    return f"{type(error).__name__}: {error} ({Path(last.filename).name}, line {last.lineno})"
 
 
 def timm_model(spec: str, num_classes: int | None, in_channels: int) -> TimmModel | None:

@@ -27,7 +27,7 @@ def run_overview(folder: Path) -> dict[str, Any]:
     description, settings = read_description(folder), read_json(folder / CONFIGURATION)
     history, given = read_history(folder / METRICS), description.input
     tested = [line["accuracy"] for line in history if line.get("accuracy") is not None]
-    model = "" if description.named else ", model=..."
+    model, option = ("", "") if description.named else (", model=...", " --model MODULE:FACTORY")
     return {
         "kind": "run",
         "folder": str(folder),
@@ -43,8 +43,8 @@ def run_overview(folder: Path) -> dict[str, Any]:
         "trained_clients": trained_clients(folder),
         "hfp": description.hfp,
         "load": f'hfp.load_run("{folder}"{model})',
-        "predict": f"hfp predict {folder} IMAGE ..." if given.takes_pictures else None,
-        "extract": f"hfp extract {folder} --client 0 --out client-0.safetensors",
+        "predict": f"hfp predict {folder} IMAGE ...{option}" if given.takes_pictures else None,
+        "extract": f"hfp extract {folder} --client 0 --out client-0.safetensors{option}",
     }
 
 

@@ -58,7 +58,8 @@ def _tested(record: RoundRecord, f1: bool) -> str:
 
 def _missing(record: RoundRecord) -> str:
     counts = {status: record.count(status) for status in (LATE, *LOST)}
-    return "".join(f"  {count} {status}" for status, count in counts.items() if count)
+    reason = next((f" (client {client.client}: {client.problem})" for client in record.clients if client.problem), "")
+    return "".join(f"  {count} {status}" for status, count in counts.items() if count) + reason
 
 
 def _safeguards(record: RoundRecord) -> str:
@@ -67,6 +68,10 @@ def _safeguards(record: RoundRecord) -> str:
     return ("" if spent is None else f"  epsilon {spent:.2f}") + (
         "" if undefended is None else f"  {undefended:.0%} of the model undefended"
     )
+
+
+def _counted(rounds: int) -> str:
+    return "1 round" if rounds == 1 else f"{rounds} rounds"
 
 
 def run_table(run: Run, f1: bool = False) -> Table:
@@ -79,7 +84,7 @@ def run_table(run: Run, f1: bool = False) -> Table:
     rounds, full = len(run.history), run.full_cost
     experiment, reached = run.experiment, f"{run.accuracy:.2f} %{f', F1 {run.f1:.2f} %' if f1 else ''}"
     table = Table(
-        title=escape(f"{experiment.method} on {experiment.dataset_name}: {reached} after {rounds} rounds"),
+        title=escape(f"{experiment.method} on {experiment.dataset_name}: {reached} after {_counted(rounds)}"),
         title_justify="left",
         caption=_caption(run),
         caption_justify="left",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import sys
@@ -397,3 +398,26 @@ def test_an_error_about_a_file_has_no_escape_codes(tmp_path, capsys):
     save_file({"w": torch.zeros(1)}, path, metadata={"hfp": json.dumps({"format": "\x1b[2J"})})
     assert main(["inspect", str(path)]) == 2
     assert "\x1b" not in capsys.readouterr().err
+
+
+OWN = """
+def raises():
+    return {}["key"]
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (OWN, r"own_broken:raises can't be called without arguments: KeyError: 'key' \(own_broken.py, line 3\)"),
+        ("1 / 0\n", r"own_broken can't be imported: ZeroDivisionError: division by zero \(own_broken.py, line 1\)"),
+        ("def (\n", r"own_broken can't be imported: SyntaxError: .*own_broken.py, line 1"),
+    ],
+)
+def test_code_of_ones_own_that_fails_is_one_line(text, reason, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own_broken.py").write_text(text)
+    sys.modules.pop("own_broken", None)
+    importlib.invalidate_caches()
+    said = refused(capsys, "prune", "own_broken:raises", "--macs", "0.5", "--out", "m")
+    assert re.search(reason, said)

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import torch
 
-from hfp import Experiment
+from hfp import Experiment, simulate
 from hfp.errors import InputError
 from hfp.federation.fleet import InProcess
 from hfp.federation.rounds import Course
@@ -118,3 +118,11 @@ def test_every_round_shows_what_was_spent_and_what_could_not_be_defended():
     record = dataclasses.replace(run.history[0], figures={"epsilon": 1.234, "undefended": 0.31})
     assert round_line(record, 1).endswith("  epsilon 1.23  31% of the model undefended")
     assert "epsilon" not in round_line(run.history[0], 1)
+
+
+def test_a_rounds_line_says_why_a_reply_was_refused():
+    experiment = Experiment(method="fedavg", clients=2, rounds=1, train_images=100, head_start=1.0, learning_rate=1e8)
+    run = simulate(experiment)
+    problem = run.history[0].clients[0].problem
+    assert problem
+    assert round_line(run.history[0], 1).endswith(f"  2 refused (client 0: {problem})")
