@@ -25,8 +25,8 @@ from hfp.pruning.layers_report import LayerReport, layer_reports, tensor_reports
 from hfp.pruning.tables import shown
 from hfp.reconstruct import IndexMap, PrunedFile, compact_model, read_pruned
 from hfp.results.atomic import write_atomically
-from hfp.results.load import description_in, is_run, skeleton_in
-from hfp.results.overview import full_model_alone, run_overview
+from hfp.results.load import description_in, full_model_alone, is_run, skeleton_in
+from hfp.results.overview import run_overview
 from hfp.results.page import run_page
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from importlib.util import find_spec
 
 import torch
 from rich.console import Console
@@ -24,12 +25,14 @@ BEAT = 10.0
 class Display(Observer):
     """Shows live progress: a bar over rounds, one over the round's clients, and a line for every finished round.
 
-    Where the console is no terminal and no notebook, a line says now and then how far a long round is.
+    Where the console is no terminal, and no notebook with ipywidgets, a line says now and then how far a long round is.
     """
 
     def __init__(self, console: Console, jobs: int = 1) -> None:
         self._console, self._jobs = console, jobs
         self._done, self._said = 0, time.monotonic()
+        bars_in_notebook = console.is_jupyter and find_spec("ipywidgets") is not None
+        self._shows_bars = console.is_terminal or bars_in_notebook
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -38,6 +41,7 @@ class Display(Observer):
             TextColumn("{task.fields[note]}"),
             console=console,
             transient=True,
+            disable=console.is_jupyter and not bars_in_notebook,  # rich would warn in every round
         )
 
     def run_began(self, federation: Federation, history: Sequence[RoundRecord]) -> None:
@@ -59,8 +63,7 @@ class Display(Observer):
         note = f"client {record.client}: {record.ratio:.0%} removed, {record.samples} images, {ended}"
         self._progress.update(self._clients, advance=1, note=note)
         self._done += 1
-        piped = not (self._console.is_terminal or self._console.is_jupyter)
-        if piped and time.monotonic() - self._said > BEAT:
+        if not self._shows_bars and time.monotonic() - self._said > BEAT:
             self._print(f"{self._done} clients of the round are done; {note}")
 
     def round_ended(self, outcome: Outcome) -> None:

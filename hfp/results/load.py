@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
 
@@ -188,7 +188,7 @@ def load_pruned(path: str | os.PathLike[str], skeleton: nn.Module | None = None)
 
     Raises:
         MapError: the file is damaged or of another format version, or the skeleton is missing or of another model.
-        InputError: the file is from a run, and what it says of the run is damaged.
+        InputError: the file is a run's full model, or what it says of the run that it is from is damaged.
 
     >>> import hfp, torch
     >>> from torch import nn
@@ -198,6 +198,9 @@ def load_pruned(path: str | os.PathLike[str], skeleton: nn.Module | None = None)
     >>> hfp.load_pruned(path, skeleton=model).model[0].out_features
     31
     """
+    alone = full_model_alone(Path(path))
+    if alone is not None:
+        raise InputError(alone)
     if skeleton is None:
         skeleton = skeleton_in(read_pruned(path))
     return reconstruct.load_pruned(path, skeleton)
@@ -250,6 +253,22 @@ def load_submodel(path: str | os.PathLike[str], model: ModelSource | None = None
 def is_run(path: Path) -> bool:
     """Tell whether a path is a run's folder, or the global model's file in one."""
     return path.is_dir() or (path.name == MODEL and (path.parent / DESCRIPTION).is_file())
+
+
+def full_model_alone(path: Path) -> str | None:
+    """Write a sentence about a run's full model without its folder; None if the file is something else."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError):
+        return None
+    if not {"model", "dataset", "method"} <= metadata.keys():
+        return None
+    return (
+        f"{path} is the full model of a run ({metadata['model']}, trained by {metadata['method']} on "
+        f"{metadata['dataset']}); what else is needed to use it is in the run's folder, which hfp.load_run takes: keep "
+        "the file there, under its name"
+    )
 
 
 def _fill(model: nn.Module, path: Path) -> None:

@@ -61,22 +61,6 @@ def trained_clients(folder: Path) -> list[int]:
     return sorted(int(name) for name in names if name.isdecimal())
 
 
-def full_model_alone(path: Path) -> str | None:
-    """Write a sentence about a run's full model without its folder; None if the file is something else."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-    except (SafetensorError, OSError):
-        return None
-    if not {"model", "dataset", "method"} <= metadata.keys():
-        return None
-    return (
-        f"{path} is the full model of a run ({metadata['model']}, trained by {metadata['method']} on "
-        f"{metadata['dataset']}); what else is needed to use it is in the run's folder, which hfp.load_run takes: keep "
-        "the file there, under its name"
-    )
-
-
 def _entries(path: Path) -> int:
     """Count the numbers in the full model's state, with its buffers."""
     try:

@@ -32,3 +32,17 @@ def test_where_output_is_piped_a_long_round_says_how_far_it_is(monkeypatch, beat
     output = io.StringIO()
     hfp.simulate(SMALL, observers=[Display(Console(file=output, width=200))])
     assert output.getvalue().count("clients of the round are done") == lines
+
+
+@pytest.mark.parametrize(("installed", "lines"), [(None, 4), (object(), 0)])
+def test_a_notebook_without_bars_says_how_far_a_long_round_is(monkeypatch, installed, lines):
+    monkeypatch.setattr(display, "BEAT", 0.0)
+    monkeypatch.setattr(display, "find_spec", lambda name: installed)
+    shown: list[str] = []
+    console = Console(force_jupyter=True, width=200)
+    monkeypatch.setattr(console, "print", lambda text, **_: shown.append(str(text)))
+    observer = Display(console)
+    monkeypatch.setattr(observer._progress, "start", lambda: None)
+    hfp.simulate(SMALL, observers=[observer])
+    assert sum("clients of the round are done" in text for text in shown) == lines
+    assert observer._progress.disable is (installed is None)

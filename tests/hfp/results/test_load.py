@@ -236,6 +236,11 @@ def test_a_folder_that_is_not_there_or_no_runs_is_one_line(tmp_path: Path) -> No
         hfp.load_run(tmp_path)
 
 
+def test_a_runs_full_model_is_no_file_of_a_pruned_one(copied: Path) -> None:
+    with pytest.raises(hfp.InputError, match="is the full model of a run.*which hfp.load_run takes"):
+        hfp.load_pruned(copied / "global.safetensors")
+
+
 def test_tensors_of_other_shapes_or_types_are_refused(copied: Path) -> None:
     state = load_file(copied / "global.safetensors")
     for altered in (state["stem.0.weight"][:8].clone(), state["stem.0.weight"].half()):
