@@ -120,5 +120,5 @@ def test_more_clients_than_samples_are_refused():
 def test_an_unknown_model_or_device_is_refused():
     with pytest.raises(InputError, match="unknown model 'resnet9'; did you mean"):
         set_up(Experiment(model="resnet9"))
-    with pytest.raises(InputError, match="device 'nonsense' can't be used here"):
+    with pytest.raises(InputError, match="there is no device 'nonsense'"):
         set_up(Experiment(device="nonsense"))

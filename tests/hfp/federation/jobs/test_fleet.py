@@ -48,11 +48,13 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """The files of a run's folder; of the metrics without the seconds they took, and no pictures or machine."""
-    found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*.*") if path.suffix != ".png"}
+    """The files of a run's folder, of the metrics without what this machine took, and no pictures of them."""
+    pictures = (".png", ".html")
+    found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*.*") if path.suffix not in pictures}
     texts = {name: path.read_bytes() for name, path in found.items() if name != "config.json"}
     records = [json.loads(line) for line in texts.pop("metrics.jsonl").splitlines()]
-    return {**texts, "metrics": repr([{**record, "seconds": 0} for record in records]).encode()}
+    taken = {"seconds": 0, "process_peak_bytes": 0}
+    return {**texts, "metrics": repr([{**record, **taken} for record in records]).encode()}
 
 
 def test_a_run_and_its_files_are_the_same_to_the_last_byte(tmp_path: Path) -> None:
