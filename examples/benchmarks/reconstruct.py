@@ -88,7 +88,7 @@ def aggregate(full: State, clients: list[tuple[State, IndexMap]], rule: str) -> 
     aggregator = Aggregator(full, rule)
     for sub, index_map in clients:
         aggregator.add(sub, index_map, weight=1.0)
-    return aggregator.result()
+    return aggregator.finish()
 
 
 def random_map(groups: Coupling, seed: int) -> IndexMap:
