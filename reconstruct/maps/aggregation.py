@@ -80,8 +80,8 @@ class Aggregator:
         """Take one client's compact state.
 
         Raises:
-            MapError: the weight is not positive and finite, the map is of another model, the state is of another map, or
-                the aggregation is finished.
+            MapError: the weight is not positive and finite, the map is of another model, the state is of another map,
+                or the aggregation is finished.
         """
         self._check_unfinished()
         if not (weight > 0 and math.isfinite(weight)):
