@@ -11,32 +11,20 @@ from __future__ import annotations
 
 import argparse
 import copy
-import gc
-import statistics
-import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import timm
 import torch
 import torch_pruning as tp
-from data_files import Line, put
+from figures import Figure, seconds, shown
 from torch import Tensor, nn
 
 import hfp
 from hfp.reconstruct import Aggregator, Coupling, IndexMap, record
 
 State = dict[str, Tensor]
-
-
-def seconds(work: Callable[[], object]) -> float:
-    """Processor time of `work`."""
-    gc.collect()
-    start = time.process_time()
-    work()
-    return time.process_time() - start
 
 
 def pruned_by_torch_pruning(model: nn.Module, x: Tensor) -> Callable[[], None]:
@@ -88,7 +76,7 @@ def aggregate(full: State, clients: list[tuple[State, IndexMap]], rule: str) -> 
     aggregator = Aggregator(full, rule)
     for sub, index_map in clients:
         aggregator.add(sub, index_map, weight=1.0)
-    return aggregator.result()
+    return aggregator.finish()
 
 
 def random_map(groups: Coupling, seed: int) -> IndexMap:
@@ -112,30 +100,6 @@ def speed_up(name: str, size: int) -> Callable[[], float]:
             return seconds(lambda: full(x)) / seconds(lambda: compact(x))
 
     return ratio
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A ratio to be measured, and the target that it is to reach: "<= 2" or ">= 2"."""
-
-    name: str
-    target: str
-    ratio: Callable[[], float]
-
-    def measure(self, repeats: int) -> Line:
-        """The median and the spread of the ratio as a line of the data file, after one unmeasured run."""
-        self.ratio()
-        found = [self.ratio() for _ in range(repeats)]
-        median, bound = statistics.median(found), float(self.target[3:])
-        return {
-            "figure": self.name,
-            "repeats": str(repeats),
-            "ratio": f"{median:.2f}",
-            "lowest": f"{min(found):.2f}",
-            "highest": f"{max(found):.2f}",
-            "target": self.target,
-            "met": "yes" if (median <= bound if self.target[0] == "<" else median >= bound) else "no",
-        }
 
 
 def compact_models() -> Iterator[Figure]:
@@ -171,24 +135,35 @@ def aggregating() -> Iterator[Figure]:
         )
 
 
+def growing() -> Iterator[Figure]:
+    """What one more client costs, and what smaller messages save."""
+    full = timm.create_model("resnet18").state_dict()
+    groups = Coupling.trace(timm.create_model("resnet18"), torch.randn(2, 3, 64, 64), ignored_layers=["fc"])
+    maps = [random_map(groups, seed) for seed in range(10)]
+    clients = [(index_map.restrict(full), index_map) for index_map in maps]
+    yield Figure(
+        "aggregate 300 x resnet18 at 50 % / 30 x aggregating 10",
+        "<= 1",
+        lambda: seconds(lambda: aggregate(full, clients * 30, "fill")) / 30
+        / seconds(lambda: aggregate(full, clients, "fill")),
+    )  # fmt: skip
+
+
 def main() -> None:
     """Measure all of them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--only", choices=("record", "aggregate", "latency"), help="one part of it")
+    parser.add_argument("--only", choices=("record", "aggregate", "clients", "latency"), help="one part of it")
     parser.add_argument("--data", type=Path, help="write the figures to this data file")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     warnings.filterwarnings("ignore", message="Unwrapped parameters")
 
-    parts = {"record": recording, "aggregate": aggregating, "latency": compact_models}
+    parts = {"record": recording, "aggregate": aggregating, "clients": growing, "latency": compact_models}
     for name, part in parts.items():
         for figure in part() if arguments.only in (None, name) else ():
-            line = figure.measure(arguments.repeats)
-            print("{figure:<60} {ratio:>5} ({lowest} to {highest}), target {target}".format(**line), flush=True)
-            if arguments.data:
-                put(arguments.data, ("figure",), [line])
+            shown(figure, arguments.repeats, arguments.data)
 
 
 if __name__ == "__main__":

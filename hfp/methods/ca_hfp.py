@@ -174,7 +174,7 @@ class VariationCollector:
         )
         weights, velocity = server_momentum_step(
             state.weights,
-            self._aggregator.result(),
+            self._aggregator.finish(),
             state.method_state.velocity,
             method.server_momentum,
             self._parameters,

@@ -142,7 +142,7 @@ class PrunedByClient:
 
     def finish(self) -> ServerState:
         """Return the state that the next round starts from."""
-        return ServerState(self._state.round + 1, self._aggregator.result(), self._state.method_state)
+        return ServerState(self._state.round + 1, self._aggregator.finish(), self._state.method_state)
 
 
 class ShortFeatures(Objective):

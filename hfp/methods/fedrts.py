@@ -199,7 +199,7 @@ class ThompsonCollector:
     def finish(self) -> ServerState:
         """The state of the next round; a new mask has no holders yet."""
         method, state, told = self._method, self._state, self._state.method_state
-        weights, adapts = self._aggregator.result(), method.phase(self._state) == "adapt"
+        weights, adapts = self._aggregator.finish(), method.phase(self._state) == "adapt"
         kept, dropped = {}, {}
         for name, top in self._staying(weights).items():
             mask, votes = told.masks[name], self._votes[name] / self._samples

@@ -140,7 +140,7 @@ class TrainedMean:
 
     def finish(self) -> ServerState:
         """The state of the next round."""
-        before, after = self._state.weights, self._aggregator.result()
+        before, after = self._state.weights, self._aggregator.finish()
         for name, moved in self._moved.items():
             after[name] = before[name] + moved / self._trained[name].clamp(min=1)
         if self._method.server_rate != 1:

@@ -107,7 +107,7 @@ class HolderCollector:
 
     def finish(self) -> ServerState:
         """Return the state that the next round starts from."""
-        return ServerState(self._state.round + 1, self._aggregator.result(), self._state.method_state)
+        return ServerState(self._state.round + 1, self._aggregator.finish(), self._state.method_state)
 
 
 class MaskedCrossEntropy(Objective):

@@ -337,7 +337,7 @@ class MaskedCollector:
 
     def finish(self) -> ServerState:
         """Return the state that the next round starts from. No client holds a mask that is new."""
-        state, method_state, weights = self._state, self._state.method_state, self._aggregator.result()
+        state, method_state, weights = self._state, self._state.method_state, self._aggregator.finish()
         masks, holders = self._masks, method_state.holders | self._clients
         if self._squares:
             squares = {name: total / self._samples for name, total in self._squares.items()}

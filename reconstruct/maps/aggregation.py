@@ -71,6 +71,7 @@ class Aggregator:
         self._rule = AGGREGATION_RULES[rule]
         self._full = {name: tensor.detach() for name, tensor in full_state.items()}
         self._sums: dict[str, Tensor] = {}
+        self._finished = False
         device = next((tensor.device for tensor in self._full.values()), torch.device("cpu"))
         self._coverage = Coverage({name: tuple(tensor.shape) for name, tensor in self._full.items()}, device)
         self._weight = 0.0
@@ -79,8 +80,10 @@ class Aggregator:
         """Take one client's compact state.
 
         Raises:
-            MapError: the weight is not positive and finite, the map is of another model, or the state of another map.
+            MapError: the weight is not positive and finite, the map is of another model, the state is of another map,
+                or the aggregation is finished.
         """
+        self._check_unfinished()
         if not (weight > 0 and math.isfinite(weight)):
             raise MapError(f"expected a positive, finite client weight, got {weight}")
         index_map.check_full(self._full)
@@ -96,18 +99,35 @@ class Aggregator:
         self._weight += weight
 
     def result(self) -> dict[str, Tensor]:
-        """Return the new full state.
+        """Return the new full state. More clients may be added afterwards.
 
         Raises:
-            MapError: no client was added.
+            MapError: no client was added, or the aggregation is finished.
         """
+        held = self._held()
+        return {name: self._merged(name, total, held[name]) for name, total in self._sums.items()}
+
+    def finish(self) -> dict[str, Tensor]:
+        """Return what `result` does and end the aggregation, so that no second model is held in memory.
+
+        Raises:
+            MapError: no client was added, or the aggregation is finished already.
+        """
+        held, self._finished = self._held(), True
+        return {name: self._merged(name, self._sums.pop(name), held[name]) for name in self._full}
+
+    def _held(self) -> dict[str, Tensor]:
+        self._check_unfinished()
         if not self._sums:
             raise MapError("nothing to aggregate: no client was added")
-        held = self._coverage.held()
-        return {name: self._merged(name, held[name]) for name in self._full}
+        return self._coverage.held()
 
-    def _merged(self, name: str, held: Tensor) -> Tensor:
-        full, total = self._full[name], self._sums[name]
+    def _check_unfinished(self) -> None:
+        if self._finished:
+            raise MapError("the aggregation is finished: make another Aggregator for more clients")
+
+    def _merged(self, name: str, total: Tensor, held: Tensor) -> Tensor:
+        full = self._full[name]
         merged = self._rule(full.to(total.dtype), total, held.to(total), self._weight)
         exact = full.is_floating_point() or full.is_complex()
         return (merged if exact else merged.round_()).to(full.dtype)

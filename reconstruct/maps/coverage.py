@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -11,8 +10,6 @@ from torch import Tensor
 from hfp.reconstruct.maps.index_map import TensorMap
 
 _PENDING = 64  # the maps of this many clients are collected, so that one matrix product serves them all
-
-WeightedMap = tuple[TensorMap, float]
 
 
 class Coverage:
@@ -42,48 +39,45 @@ class Coverage:
     def _flush(self) -> None:
         if not self._pending:
             return
-        masks: dict[tuple[int, int], Tensor] = {}
+        clients = _Pending(self._pending, self._device)
         same: dict[tuple[int, ...], Tensor] = {}
         for name, shape in self._shapes.items():
-            maps = [(tensors[name], weight) for tensors, weight in self._pending]
-            key = (*shape, *(id(kept) for tensor, _ in maps for kept in tensor.kept))
+            maps = [tensors[name] for tensors, _ in self._pending]
+            key = (*shape, *(id(kept) for tensor in maps for kept in tensor.kept))
             if key not in same:
-                same[key] = _product(shape, maps, masks, self._device)
+                same[key] = clients.product(shape, maps)
             self._held[name] = self._held[name] + same[key] if name in self._held else same[key]
         self._pending.clear()
 
 
-def _product(
-    shape: tuple[int, ...], maps: Sequence[WeightedMap], masks: dict[tuple[int, int], Tensor], device: torch.device
-) -> Tensor:
-    """Compute Σ weight · mask over the maps of one tensor."""
-    weights = torch.tensor([weight for _, weight in maps], dtype=torch.float64, device=device)
-    last = max(tensor.last_cut for tensor, _ in maps)
-    if last < 0:
-        return weights.sum().view([1] * len(shape))
-    rows = torch.stack([_mask(tensor.kept_on(device)[0], shape[0], masks, device) for tensor, _ in maps])
-    columns = torch.stack(
-        [_flat_mask(tensor.kept_on(device)[1 : last + 1], shape[1 : last + 1], masks, device) for tensor, _ in maps]
-    )
-    held = (rows * weights[:, None]).T @ columns
-    return held.view(shape[: last + 1] + (1,) * (len(shape) - last - 1))
+class _Pending:
+    """Sums up the masks of some clients, tensor by tensor; dimensions that keep the same channels share their masks."""
 
+    def __init__(self, clients: Sequence[tuple[Mapping[str, TensorMap], float]], device: torch.device) -> None:
+        self._weights = torch.tensor([weight for _, weight in clients], dtype=torch.float64, device=device)
+        self._device = device
+        self._lines: dict[tuple[int, ...], Tensor] = {}
 
-def _flat_mask(
-    kept: tuple[Tensor | None, ...],
-    sizes: tuple[int, ...],
-    masks: dict[tuple[int, int], Tensor],
-    device: torch.device,
-) -> Tensor:
-    found = torch.ones(1, dtype=torch.float64, device=device)
-    for size, indices in zip(sizes, kept, strict=True):
-        found = (found[:, None] * _mask(indices, size, masks, device)).view(math.prod(found.shape) * size)
-    return found
+    def product(self, shape: tuple[int, ...], maps: Sequence[TensorMap]) -> Tensor:
+        """Compute Σ weight · mask over the clients' maps of one tensor."""
+        last = max(tensor.last_cut for tensor in maps)
+        if last < 0:
+            return self._weights.sum().view([1] * len(shape))
+        rows, *others = (self._masks(maps, dim) for dim in range(last + 1))
+        columns = others[0] if others else torch.ones(len(maps), 1, dtype=torch.float64, device=self._device)
+        for line in others[1:]:
+            columns = (columns[:, :, None] * line[:, None, :]).flatten(1)
+        held = (rows * self._weights[:, None]).T @ columns
+        return held.view(shape[: last + 1] + (1,) * (len(shape) - last - 1))
 
-
-def _mask(kept: Tensor | None, size: int, masks: dict[tuple[int, int], Tensor], device: torch.device) -> Tensor:
-    key = (id(kept), size)
-    if key not in masks:
-        whole = torch.ones(size, dtype=torch.float64, device=device)
-        masks[key] = whole if kept is None else torch.zeros_like(whole).index_fill_(0, kept, 1.0)
-    return masks[key]
+    def _masks(self, maps: Sequence[TensorMap], dim: int) -> Tensor:
+        """Return the masks of one dimension, float64 [clients, size]."""
+        size = maps[0].shape[dim]
+        key = (size, *(id(tensor.kept[dim]) for tensor in maps))
+        if key not in self._lines:
+            masks = torch.zeros(len(maps), size, dtype=torch.float64, device=self._device)
+            for mask, tensor in zip(masks, maps, strict=True):
+                kept = tensor.kept_on(self._device)[dim]
+                mask.fill_(1.0) if kept is None else mask.index_fill_(0, kept, 1.0)
+            self._lines[key] = masks
+        return self._lines[key]

@@ -104,7 +104,9 @@ class TensorMap:
         if self.last_cut < 0:
             into.add_(sub, alpha=weight)
         elif self.last_cut == 0:
-            into.index_add_(0, self._rows(into.device)[0], sub, alpha=weight)
+            into.index_add_(0, self.kept_on(into.device)[0], sub, alpha=weight)
+        elif self._only_columns:
+            into.index_add_(-1, self.kept_on(into.device)[-1], sub * weight)
         elif not into.is_contiguous():
             whole = into.contiguous()
             self.add(sub, whole, weight)
@@ -172,6 +174,11 @@ class TensorMap:
 
     def _cuts(self) -> Iterator[tuple[int, Tensor]]:
         return ((dim, kept) for dim, kept in enumerate(self.kept) if kept is not None)
+
+    @property
+    def _only_columns(self) -> bool:
+        """Return whether the last dimension is cut and no other, as in a classifier that keeps all classes."""
+        return self.last_cut == len(self.shape) - 1 and all(kept is None for kept in self.kept[:-1])
 
     def _rows(self, device: torch.device) -> tuple[Tensor, int]:
         """Return the kept rows of the full tensor seen as [rows, width], and the width.

@@ -28,4 +28,4 @@ class MeanCollector:
 
     def finish(self) -> ServerState:
         """Return the state that the next round starts from."""
-        return dataclasses.replace(self._state, round=self._state.round + 1, weights=self._aggregator.result())
+        return dataclasses.replace(self._state, round=self._state.round + 1, weights=self._aggregator.finish())

@@ -147,6 +147,33 @@ def test_results_do_not_depend_on_later_clients():
     assert aggregator.result()["w"].tolist() == [2, 2]
 
 
+@given(federations(), st.sampled_from(sorted(AGGREGATION_RULES)))
+def test_finishing_gives_the_same_bits_as_a_result_and_ends_the_aggregation(federation, rule):
+    full, clients = federation
+    aggregator = Aggregator(full, rule)
+    for sub, index_map, weight in clients:
+        aggregator.add(sub, index_map, weight)
+    expected = aggregator.result()
+    found = aggregator.finish()
+    assert list(found) == list(expected)
+    for name, value in found.items():
+        assert_same_bits(value, expected[name])
+    for call in (aggregator.finish, aggregator.result, lambda: aggregator.add(*clients[0])):
+        with pytest.raises(MapError, match="the aggregation is finished: make another Aggregator"):
+            call()
+
+
+def test_finishing_leaves_no_second_model_in_memory():
+    """Each sum is given up as soon as the value that comes of it is there."""
+    full = {name: torch.zeros(4) for name in "abc"}
+    aggregator = Aggregator(full)
+    aggregator.add(full, IndexMap.identity(full), 1.0)
+    sums = [weakref.ref(total) for total in aggregator._sums.values()]
+    found = aggregator.finish()
+    assert all(total() is None for total in sums)
+    assert list(found) == list(full)
+
+
 def test_complex_tensors_are_averaged_as_they_are():
     full = {"w": torch.tensor([1 + 1j, 2 + 2j])}
     index_map = IndexMap({"w": TensorMap((2,), (torch.tensor([1]),))})

@@ -1,0 +1,55 @@
+"""Ratios to references that are measured in the same run, with their median, spread and target."""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_files import Line, put
+
+
+def seconds(work: Callable[[], object], clock: Callable[[], float] = time.process_time) -> float:
+    """Return how long `work` takes, by default in processor time of this process."""
+    gc.collect()
+    start = clock()
+    work()
+    return clock() - start
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A ratio to be measured, and the target that it is to reach: "<= 2" or ">= 2".
+
+    `ratio` measures both of its sides, one after the other, each time that it is called.
+    """
+
+    name: str
+    target: str
+    ratio: Callable[[], float]
+
+    def measure(self, repeats: int) -> Line:
+        """Return the median and the spread of the ratio as a line of the data file, after one unmeasured run."""
+        self.ratio()
+        found = [self.ratio() for _ in range(repeats)]
+        median, bound = statistics.median(found), float(self.target[3:])
+        return {
+            "figure": self.name,
+            "repeats": str(repeats),
+            "ratio": f"{median:.2f}",
+            "lowest": f"{min(found):.2f}",
+            "highest": f"{max(found):.2f}",
+            "target": self.target,
+            "met": "yes" if (median <= bound if self.target[0] == "<" else median >= bound) else "no",
+        }
+
+
+def shown(figure: Figure, repeats: int, data: Path | None) -> None:
+    """Measure a figure, print it, and write it to the data file where there is one."""
+    line = figure.measure(repeats)
+    print("{figure:<64} {ratio:>6} ({lowest} to {highest}), target {target}".format(**line), flush=True)
+    if data:
+        put(data, ("figure",), [line])
