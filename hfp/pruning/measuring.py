@@ -6,6 +6,9 @@ may lose gone (`LEVELS`), while everything else stays in place. A channel's rank
 per unit of the budget that it saves. Batch-norm layers use each batch's own statistics meanwhile, as they do after
 recalibration. The losses of several groups are taken to add up; pruning in steps measures anew in between.
 
+All losses are measured on the same samples. With many groups each loss is measured on fewer, so that one ranking costs
+at most `MOST_SAMPLES` samples unless there are more than fifty groups.
+
 Source: removing by measured loss per saved resource, layer by layer, is NetAdapt's (Yang et al., ECCV 2018); batch-norm
 statistics taken anew before judging a pruned network are EagleEye's (Li et al., ECCV 2020).
 """
@@ -20,14 +23,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hfp.importance.capture.batches import Pass
+from hfp.importance.capture.batches import Pass, first_tensor, mapped
 from hfp.pruning.schedule import Bundle, RankingRules
 from hfp.training.batch_norm import batch_statistics
 
 LEVELS = (0.25, 0.5, 0.75, 0.875, 1.0)
 """Shares of what a group may lose at which the loss is measured."""
 SAMPLES = 256
-"""The number of samples that a loss is measured on, in whole batches; fewer where there are fewer."""
+"""The largest number of samples that a loss is measured on."""
+FEWEST_SAMPLES = 32
+"""The smallest number of samples that a loss is measured on, where there are as many."""
+MOST_SAMPLES = 8000
+"""The number of samples that all measurements of one ranking may run together."""
 
 Kept = Mapping[str, Sequence[int]]
 
@@ -58,6 +65,39 @@ def measured(
 def tried(levels: Sequence[int]) -> list[int]:
     """Choose the levels of a group at which the loss is measured."""
     return sorted({levels[round(share * (len(levels) - 1))] for share in LEVELS} - {0})
+
+
+def measurements(bundles: Iterable[Bundle], rules: RankingRules) -> int:
+    """Count the losses that `measured` asks for."""
+    return 1 + sum(len(tried(bundle.levels(rules))) for bundle in bundles)
+
+
+def samples_for(batches: Iterable[Any], losses: int) -> list[Any]:
+    """Choose what losses are measured on: the first whole batches, or a part of the first one where that is too large.
+
+    Args:
+        batches: all the data.
+        losses: the number of losses that will be measured.
+
+    Returns:
+        Batches with at most `SAMPLES` samples. There are fewer where all measurements together would otherwise run more
+        than `MOST_SAMPLES`, but at most down to `FEWEST_SAMPLES`.
+    """
+    most = min(SAMPLES, max(FEWEST_SAMPLES, MOST_SAMPLES // losses))
+    found: list[Any] = []
+    for batch in batches:
+        first = first_tensor(batch)
+        size = len(first) if first is not None and first.dim() else 1
+        if found and size > most:
+            break
+        found.append(batch if size <= most else _part(batch, size, most))
+        most -= size
+    return found
+
+
+def _part(batch: Any, size: int, most: int) -> Any:
+    """Return the first samples of a batch."""
+    return mapped(batch, lambda tensor: tensor[:most] if tensor.dim() and len(tensor) == size else tensor)
 
 
 def prices(points: Iterable[tuple[int, float, float]], steps: int) -> list[float]:
@@ -95,7 +135,7 @@ def _slope(before: tuple[int, float, float], after: tuple[int, float, float]) ->
 
 
 def mean_loss(model: nn.Module, batches: Iterable[Any], loss_fn: Callable[..., Tensor]) -> float:
-    """Measure the mean loss over up to `SAMPLES` samples. The model's running statistics change."""
+    """Measure the mean loss over the batches' samples. The model's running statistics change."""
     run = Pass(loss_fn)
     total, samples = 0.0, 0
     with torch.no_grad(), batch_statistics(model):
@@ -103,6 +143,4 @@ def mean_loss(model: nn.Module, batches: Iterable[Any], loss_fn: Callable[..., T
             output = run.output(model, batch)
             total += float(run.unchecked_loss_sum(output, run.target(output, batch, size), size))
             samples += size
-            if samples >= SAMPLES:
-                break
     return total / samples

@@ -12,7 +12,7 @@ from torch import nn
 from hfp.costs.macs import latencies, macs, macs_per_weight, parameters, state_bytes
 from hfp.errors import InputError
 from hfp.pruning.budget import Budget
-from hfp.pruning.measuring import mean_loss, measured
+from hfp.pruning.measuring import mean_loss, measured, measurements, samples_for
 from hfp.pruning.meeting import meet
 from hfp.pruning.request import PruneRequest
 from hfp.pruning.schedule import Bundle, Order
@@ -86,6 +86,8 @@ def planned(model: nn.Module, shown: nn.Module, costs: Mapping[str, float], goal
     coupling = Coupling.trace(model, goal.inputs, request.ignored_layers, request.prune_heads)
     if coupling.costs({}) != costs:
         coupling = coupling.miscounting()
+    if request.rules.ranking == "measured":  # what must stay is found before losses are measured, and not after
+        coupling = coupling.verified(model, goal.inputs)
     request.tell("scoring")
     scores_of = model if request.scores_with_data else shown
     criterion = criterion_for(scores_of, request)
@@ -148,11 +150,12 @@ def _measured(
     """The bundles with prices from losses, in place of scores."""
     assert request.loss_fn is not None
     loss_fn, cost = request.loss_fn, _priced_cost(model, goal)
+    batches = samples_for(request.data, measurements(bundles, request.rules))
 
     def outcome(kept: Kept) -> tuple[float, float]:
         plan = coupling.plan(kept)
         compact = compact_model(model, coupling.index_map(plan))
-        return cost(compact, plan), mean_loss(compact, request.data, loss_fn)
+        return cost(compact, plan), mean_loss(compact, batches, loss_fn)
 
     return measured(bundles, request.rules, outcome)
 

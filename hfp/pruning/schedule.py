@@ -146,8 +146,7 @@ class Order:
     def levels(self, events: Iterable[tuple[int, int]]) -> dict[int, int]:
         """The level of every bundle after some removals."""
         found = dict.fromkeys(range(len(self.bundles)), 0)
-        for bundle, level in events:
-            found[bundle] = max(found[bundle], level)
+        found.update(events)  # a bundle's levels ascend
         return found
 
     def at(self, levels: Mapping[int, int]) -> dict[str, list[int]]:

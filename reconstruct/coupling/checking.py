@@ -9,7 +9,8 @@ normalised channel means. Random numbers and decisions are those of the parent (
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -27,13 +28,14 @@ from hfp.reconstruct.coupling.tracing import CallCounter, CallKey, TracedCall, r
 from hfp.reconstruct.coupling.trials import COPIES
 from hfp.reconstruct.coupling.wiring import Gone, Wiring
 from hfp.reconstruct.errors import MapError
-from hfp.reconstruct.maps.index_map import IndexMap
-from hfp.reconstruct.models.compact import compact_model
+from hfp.reconstruct.maps.index_map import IndexMap, TensorMap
+from hfp.reconstruct.models.compact import build
 from hfp.reconstruct.models.copying import copied
-from hfp.reconstruct.models.twin import computed, tensors_of
+from hfp.reconstruct.models.twin import computed, like, tensors_of
 
 _TOLERANCE = 1e-4
-_FEW = 1 << 16  # entries; weights of larger tensors are not kept
+_NOT_COMPARED = frozenset({*COPIES, "t"})  # linear layers transpose their whole weight, and then compute with it
+_FEW = 1 << 19  # entries; weights of larger tensors are not kept
 _PERIOD = 65537
 """After how many entries the noise repeats: a prime, so that no two channels of a usual width get the same."""
 Digest = tuple[Tensor, Tensor]
@@ -66,9 +68,11 @@ def compare(wiring: Wiring, model: nn.Module, example_inputs: Any, gone: Gone, i
         MapError: the compact model does not run.
     """
     parent = made_up(model)
-    compact = compact_model(parent, index_map)
+    values = _kept(parent.named_buffers(remove_duplicate=False), index_map)  # a run may write to buffers
     expected = _MaskedRun(wiring, gone)
     expected.run(_masked(parent, index_map), example_inputs)
+    values |= _kept(parent.named_parameters(remove_duplicate=False), index_map, last_use=True)
+    compact = build(model, index_map, values).train().eval()
     found = _CompactRun(expected)
     try:
         found.run(compact, example_inputs)
@@ -109,27 +113,44 @@ def _masked(own: nn.Module, index_map: IndexMap) -> nn.Module:
 
 def made_up(model: nn.Module) -> nn.Module:
     """Return a copy in evaluation mode whose tensors differ from channel to channel, but keep their usual size."""
-    twin = copied(model, computed(model)).train().eval()
     noise = torch.rand(_PERIOD, generator=torch.Generator().manual_seed(0)).repeat(2)
-    with torch.no_grad():
-        for number, (_, tensor) in enumerate(tensors_of(twin)):
-            if tensor.is_floating_point() and tensor.numel():
-                _disturb(tensor, noise[number % _PERIOD :])
-    return twin
+    changed: dict[int, Tensor] = {}
+    for number, (_, tensor) in enumerate(tensors_of(model)):
+        if tensor.is_floating_point() and tensor.numel() and id(tensor) not in changed:
+            value = _disturbed(tensor.detach(), noise[number % _PERIOD :])
+            changed[id(tensor)] = like(tensor, value).requires_grad_(tensor.requires_grad)
+    return copied(model, {**computed(model), **changed}).train().eval()
 
 
-def _disturb(tensor: Tensor, noise: Tensor) -> None:
-    """Change every entry, in place, by noise that is repeated along the tensor."""
-    sample = tensor.reshape(-1)[:: max(1, tensor.numel() // _PERIOD)]
-    spread = sample.float().std(correction=0).item()
-    positive = bool(tensor.min() > 0)
-    noise = noise[: min(_PERIOD, tensor.numel())]
-    change = (0.75 + 0.5 * noise if positive else (noise - 0.5) * (spread or 0.2)).to(tensor)
-    whole = tensor if tensor.is_contiguous() else tensor.contiguous()
-    for part in whole.view(-1).split(_PERIOD):
-        part.mul_(change[: len(part)]) if positive else part.add_(change[: len(part)])
-    if whole is not tensor:
-        tensor.copy_(whole)
+def _disturbed(tensor: Tensor, noise: Tensor) -> Tensor:
+    """Return a tensor whose every entry is changed by noise, which is repeated along it."""
+    flat = tensor.reshape(-1)
+    sample = flat[:: max(1, len(flat) // _PERIOD)].float()
+    positive = bool(sample.min() > 0)
+    spread = sample.norm().item() / math.sqrt(len(sample))
+    noise = noise[: min(_PERIOD, len(flat))]
+    change = (0.75 + 0.5 * noise if positive else (noise - 0.5) * (spread or 0.2)).to(flat)
+    found = torch.empty_like(flat)
+    for part, new in zip(flat.split(_PERIOD), found.split(_PERIOD), strict=True):
+        (torch.mul if positive else torch.add)(part, change[: len(part)], out=new)
+    whole = found.view(tensor.shape)
+    return whole if tensor.is_contiguous() else torch.empty_like(tensor).copy_(whole)
+
+
+def _kept(tensors: Iterable[tuple[str, Tensor]], index_map: IndexMap, last_use: bool = False) -> dict[str, Tensor]:
+    """Return what a map keeps of tensors, by name.
+
+    With `last_use`, each tensor is freed after it was read, so that memory never holds all of both.
+    """
+    found = dict(tensors)
+    uses = Counter(map(id, found.values()))
+    kept: dict[str, Tensor] = {}
+    for name, tensor in found.items():
+        cut = index_map.tensors.get(name) or index_map.transient.get(name) or TensorMap.identity(tuple(tensor.shape))
+        kept[name] = cut.restrict(tensor.detach())
+        if last_use and uses[id(tensor)] == 1:
+            tensor.untyped_storage().resize_(0)
+    return kept
 
 
 class _Different(Exception):
@@ -167,7 +188,9 @@ class _MaskedRun(_Run):
             result = self._reduced(function, known, args, kwargs or {})
         else:
             result = self._computed(function, key, args, kwargs)
-        if known is not None and [tuple(output.shape) for output in tensors_in(result)] == list(known.shapes):
+        if known is None or key[1] in _NOT_COMPARED:
+            return result
+        if [tuple(output.shape) for output in tensors_in(result)] == list(known.shapes):
             outputs = zip(tensors_in(result), known.outputs, strict=True)
             self.digests[key] = [_digest(self.kept(output, lines)) for output, lines in outputs]
         return result
@@ -228,7 +251,7 @@ class _CompactRun(_Run):
         if key in self._decisions and (known is not None or not isinstance(self._decisions[key], list)):
             lines = () if known is None else known.outputs
             result = replayed(result, self._decisions[key], lines, [args, kwargs], self.kept)
-        if key[1] in COPIES:
+        if key[1] in _NOT_COMPARED:
             return result
         for output, expected in zip(tensors_in(result), self._digests.get(key, []), strict=False):
             found = _digest(output)
@@ -246,7 +269,8 @@ def _digest(tensor: Tensor) -> Digest | None:
     """Return a projection of a tensor that depends on the order of its entries, and the norm of the tensor."""
     if not tensor.is_floating_point() or tensor.numel() == 0:
         return None
-    flat = tensor.reshape(-1).double().nan_to_num(nan=math.nan, posinf=7.0, neginf=-7.0)  # infinite masks of attention
+    flat = tensor.reshape(-1).to(torch.float64, copy=True)
+    flat.nan_to_num_(nan=math.nan, posinf=7.0, neginf=-7.0)  # infinite masks of attention
     few = flat.numel() <= _FEW
     weights = _first_weights(flat.device)[: flat.numel()] if few else _weights(flat.numel(), flat.device)
     return weights @ flat, flat.norm()

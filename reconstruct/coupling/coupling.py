@@ -285,12 +285,10 @@ class Coupling:
             MapError: the compact model does not run, or differs where nothing is pruned.
         """
         gone = self._wiring.gone(plan.kept)
-        found = compare(self._wiring, model, example_inputs, gone, self.index_map(plan))
-        if found.difference is not None:
-            return self._without(found.difference, model, example_inputs, gone)
-        if self.counts and found.macs != self.costs(plan.kept)["macs"]:
+        found, macs = self._checked(model, example_inputs, gone, self.index_map(plan))
+        if found is self and self.counts and macs != self.costs(plan.kept)["macs"]:
             return self.miscounting()
-        return self
+        return found
 
     def miscounting(self) -> Coupling:
         """Return the same coupling, which says that its `costs` are not those of the compact models."""
@@ -311,11 +309,11 @@ class Coupling:
         """
         coupling = self
         for _ in range(MOST_CHECKS):
-            gone = trial(coupling._wiring, seed=0)
-            found = compare(coupling._wiring, model, example_inputs, gone, coupling._wiring.index_map(gone))
-            if found.difference is None:
+            gone = trial(coupling._wiring, seed=1)  # other shares than those of the trial that the trace ends with
+            found, _ = coupling._checked(model, example_inputs, gone, coupling._wiring.index_map(gone))
+            if found is coupling:
                 break
-            coupling = coupling._without(found.difference, model, example_inputs, gone)
+            coupling = found
         else:
             raise MapError(f"after {MOST_CHECKS} checks compact models still compute something else")
         if not coupling.names:
@@ -331,6 +329,19 @@ class Coupling:
             reasons = [reason for name, rank in wide for dim in range(rank) if (reason := self.reason(name, dim))]
         return "; ".join(dict.fromkeys(reasons[-3:])) or "it has no channels"
 
+    def _checked(self, model: nn.Module, example_inputs: Any, gone: Gone, index_map: IndexMap) -> tuple[Coupling, int]:
+        """Return this coupling if a compact model computes what it should, or else another one.
+
+        The second value is the multiply-accumulates of the compact model.
+        """
+        try:
+            found = compare(self._wiring, model, example_inputs, gone, index_map)
+        except MapError as error:
+            return self._tried_again(error), 0
+        if found.difference is not None:
+            return self._without(found.difference, model, example_inputs, gone), found.macs
+        return self, found.macs
+
     def _without(
         self, difference: tuple[TracedCall, str], model: nn.Module, example_inputs: Any, gone: Gone
     ) -> Coupling:
@@ -345,6 +356,16 @@ class Coupling:
             if coupling._gets_beyond(call, model, example_inputs):
                 return coupling
         raise MapError(f"{reason}, although none of its dimensions is pruned")
+
+    def _tried_again(self, error: MapError) -> Coupling:
+        """Return what another trial finds where a compact model does not run, or raise the error if it finds nothing.
+
+        The first trial may have run only because its shares happened to fit.
+        """
+        wiring = fit(self._wiring, self._inputs, first=1)
+        if wiring is self._wiring:
+            raise error
+        return Coupling(wiring, self._inputs, self.counts)
 
     def _fitted(self, wiring: Wiring) -> Coupling:
         return Coupling(fit(wiring, self._inputs), self._inputs, self.counts)

@@ -5,7 +5,8 @@ follow. Trials find which attribute must follow which dimension. A trial removes
 compact model without computing anything, and compares every operation's shapes with what the trace predicts (`trials`).
 The first operation that differs names the place. An attribute there that holds the stated size is made to follow, or
 two groups are made to lose the same share (`changes`), in all modules that are alike (`twins`). Where nothing helps,
-the dimension is left alone. What one trial found may fit its shares only by chance, so that another one follows.
+the dimension is left alone. What one trial found may fit its shares only by chance, so that another one follows. One
+that found nothing is trusted, because the compact model of every plan is checked.
 """
 
 from __future__ import annotations
@@ -21,14 +22,18 @@ from hfp.reconstruct.coupling.wiring import Wiring
 _TRIALS = 2
 
 
-def fit(wiring: Wiring, example_inputs: Any) -> Wiring:
+def fit(wiring: Wiring, example_inputs: Any, first: int = 0) -> Wiring:
     """Bind attributes, link groups and leave dimensions alone until compact models run as predicted.
 
     Args:
         wiring: the wiring of a model on the meta device.
         example_inputs: inputs on the meta device.
+        first: the trial to begin with, 0 or 1.
+
+    Returns:
+        A wiring with more to respect; the same one where the first trial finds nothing.
     """
-    for seed in range(_TRIALS):
+    for seed in range(first, _TRIALS):
         fitted = _fitted(wiring, seed, example_inputs)
         if fitted is wiring:
             break

@@ -138,9 +138,9 @@ class Wiring:
         """Return the part of a tensor of the full model that is left."""
         for dim, line in enumerate(lines):
             if line is not None:
-                left = ~torch.from_numpy(gone[self.classes.of[line]])
-                if not left.all():
-                    tensor = tensor.index_select(dim, left.nonzero().view(-1).to(tensor.device))
+                left = np.flatnonzero(~gone[self.classes.of[line]])
+                if len(left) < len(line):
+                    tensor = tensor.index_select(dim, torch.from_numpy(left).to(tensor.device))
         return tensor
 
     def index_map(self, gone: Gone) -> IndexMap:
@@ -301,6 +301,8 @@ def _roots(wiring: Wiring) -> Iterator[tuple[str, Array]]:
 
 
 def _linked(wiring: Wiring) -> tuple[tuple[str, ...], ...]:
+    if not wiring.links:
+        return tuple((name,) for name in wiring.groups)
     owner = {label: name for name, group in wiring.groups.items() for label in group.classes}
     parent = {name: name for name in wiring.groups}
 

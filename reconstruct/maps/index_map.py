@@ -132,6 +132,8 @@ class TensorMap:
         """
         if later.shape != self.compact_shape:
             raise MapError(f"expected a map of shape {list(self.compact_shape)}, got one of shape {list(later.shape)}")
+        if self.is_identity:
+            return later
         kept = tuple(
             last if first is None else first if last is None else first[last]
             for first, last in zip(self.kept, later.kept, strict=True)
@@ -210,7 +212,8 @@ def _check_indices(kept: Tensor, size: int, where: str) -> None:
         raise MapError(f"{where}: expected a vector of int64 indices, got {kept.dtype} of shape {list(kept.shape)}")
     if kept.numel() == 0:
         raise MapError(f"{where}: no index is kept; keep at least one")
-    if int(kept[0]) < 0 or int(kept[-1]) >= size or not bool((kept[1:] > kept[:-1]).all()):
+    values = kept.numpy(force=True)
+    if values[0] < 0 or values[-1] >= size or not (values[1:] > values[:-1]).all():
         raise MapError(f"{where}: expected ascending indices without repeats in [0, {size}), got {_preview(kept)}")
 
 

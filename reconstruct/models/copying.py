@@ -33,8 +33,10 @@ def copied(module: AnyModule, memo: Mapping[int, Any]) -> AnyModule:
     shells = [type(part).__new__(type(part)) for part in plain]
     known.update((id(part), shell) for part, shell in zip(plain, shells, strict=True))
     for part, shell in zip(plain, shells, strict=True):
-        found = {name: _copied(value, known) for name, value in vars(part).items() if name != _NOT_COPIED}
-        vars(shell).update(found)
+        own = vars(shell)
+        for name, value in vars(part).items():
+            if name != _NOT_COPIED:
+                own[name] = value if value is None or type(value) in _CONSTANTS else _copied(value, known)
     return _copied(module, known)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch.nn import functional
 
 from criteria_study.networks import Batches, Trained
 from hfp.costs.macs import macs_per_weight
-from hfp.pruning.measuring import mean_loss, measured
+from hfp.pruning.measuring import mean_loss, measured, measurements, samples_for
 from hfp.pruning.meeting import meet
 from hfp.pruning.repair import repair
 from hfp.pruning.schedule import Bundle, Order, RankingRules
@@ -50,14 +51,15 @@ class Cutter:
         """All removals, by the scores of a group and one of the rankings of `hfp.prune`."""
         rules = RankingRules(ranking)
         bundles = [Bundle({name: score(self.groups(name)).detach()}, {name: (1,)}) for name in self.coupling.names]
-        return Order.of(measured(bundles, rules, self.outcome) if ranking == "measured" else bundles, rules)
+        if ranking != "measured":
+            return Order.of(bundles, rules)
+        batches = samples_for(self.data, measurements(bundles, rules))
+        return Order.of(measured(bundles, rules, partial(self.outcome, batches)), rules)
 
-    def outcome(self, kept: Kept) -> tuple[float, float]:
-        """Multiply-accumulates and loss of the network that keeps these channels."""
+    def outcome(self, batches: Batches, kept: Kept) -> tuple[float, float]:
+        """Multiply-accumulates, and loss on some batches, of the network that keeps these channels."""
         index_map = self.index_map(kept)
-        return self.count(index_map), mean_loss(
-            compact_model(self.model, index_map), self.data, functional.cross_entropy
-        )
+        return self.count(index_map), mean_loss(compact_model(self.model, index_map), batches, functional.cross_entropy)
 
     def cut(self, order: Order, share: float) -> IndexMap:
         """The place of the network that has this share of the multiply-accumulates, from below."""

@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 import hfp
 from hfp.costs.macs import macs, parameters
 from hfp.errors import InputError
-from hfp.pruning.measuring import mean_loss, measured, prices, tried
+from hfp.pruning.measuring import mean_loss, measured, prices, samples_for, tried
 from hfp.pruning.schedule import Bundle, Order, RankingRules
 
 
@@ -117,6 +117,47 @@ def test_the_caller_s_model_stays_as_it_was_and_the_budget_is_met():
     assert model.training and result.model.training
     assert 0.49 <= macs(result.model, data[0][0]) / macs(model, data[0][0]) <= 0.5
     assert parameters(result.model) < parameters(model)
+
+
+def blocks(count: int) -> nn.Module:
+    """A chain of depthwise and pointwise convolutions, as mobile networks have them, that counts what it is run on."""
+
+    class Counting(nn.Sequential):
+        passes = 0
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if len(x) > 2:  # data, not the two samples that the structure is followed with
+                Counting.passes += len(x) * (1 + torch.is_grad_enabled())
+            return super().forward(x)
+
+    layers: list[nn.Module] = [nn.Conv2d(1, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU()]
+    for _ in range(count):
+        layers += [nn.Conv2d(8, 8, 3, padding=1, groups=8, bias=False), nn.BatchNorm2d(8), nn.ReLU()]
+        layers += [nn.Conv2d(8, 8, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU()]
+    return Counting(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
+
+
+@pytest.mark.parametrize(("importance", "batch", "groups"), [("group-fisher", 250, 24), ("group-kl", 50, 12)])
+def test_a_criterion_and_measured_losses_take_at_most_twenty_passes_of_a_thousand_samples(importance, batch, groups):
+    torch.manual_seed(0)
+    model, images, labels = blocks(groups - 1), torch.randn(1000, 1, 4, 4), torch.randint(4, (1000,))
+    data = list(zip(images.split(batch), labels.split(batch), strict=True))
+    hfp.prune(
+        model, images[:2], hfp.Budget(macs=0.6), importance=importance, data=data, loss_fn=cross_entropy,
+        ranking="measured",
+    )  # fmt: skip
+    assert 1000 < type(model).passes <= 20 * 1000
+
+
+@given(st.lists(st.integers(1, 300), min_size=1, max_size=8), st.integers(1, 400))
+def test_losses_are_measured_on_whole_batches_or_a_part_of_the_first(sizes, losses):
+    batches = [(torch.arange(size), torch.arange(size), torch.tensor(1.0)) for size in sizes]
+    found = samples_for(batches, losses)
+    taken, most = [len(inputs) for inputs, *_ in found], min(256, max(32, 8000 // losses))
+    assert all(len(inputs) == len(targets) for inputs, targets, _ in found)
+    assert taken == sizes[: len(taken)] or taken == [most] and most < sizes[0]
+    assert sum(taken) <= most
+    assert len(taken) == len(sizes) or sum(taken) + sizes[len(taken)] > most
 
 
 def test_it_needs_data_and_a_loss():

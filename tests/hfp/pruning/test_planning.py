@@ -7,6 +7,7 @@ import gc
 import pytest
 import torch
 from networks.small import images, net
+from torch import nn
 
 import hfp
 from hfp.costs.macs import macs, parameters, state_bytes
@@ -42,6 +43,39 @@ def test_a_wrong_count_is_noticed_and_costs_are_counted_by_running(monkeypatch):
     result = hfp.prune(model, images(), hfp.Budget(macs=0.5))
     assert made
     assert macs(result.model, images()) <= 0.5 * macs(model, images())
+
+
+def test_a_trace_that_misses_products_is_noticed_before_planning(monkeypatch):
+    model, trace = net("resnet"), Coupling.trace
+
+    def shortened(*given):
+        """A coupling that does not know of the last product."""
+        coupling = trace(*given)
+        object.__setattr__(coupling._wiring.trace, "counted", coupling._wiring.trace.counted[:-1])
+        return coupling
+
+    plain = hfp.prune(model, images(), hfp.Budget(macs=0.5))
+    monkeypatch.setattr(Coupling, "trace", shortened)
+    made = builds(monkeypatch)
+    result = hfp.prune(model, images(), hfp.Budget(macs=0.5))
+    assert made
+    assert result.report.costs == plain.report.costs
+
+
+def test_the_model_runs_once_before_it_is_checked_and_the_compact_model_once():
+    class Counted(nn.Module):
+        runs = 0
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 16), nn.Linear(16, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            Counted.runs += not x.is_meta
+            return self.b(self.a(x).relu())
+
+    hfp.prune(Counted(), torch.randn(2, 4), hfp.Budget(macs=0.5))
+    assert Counted.runs == 3
 
 
 def test_the_costs_that_are_reported_are_those_of_the_model_that_is_returned():

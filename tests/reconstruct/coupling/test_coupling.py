@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from hfp.reconstruct import Coupling, IndexMap, MapError, Plan, compact_model
 from hfp.reconstruct.coupling.checking import compare
+from hfp.reconstruct.coupling.trials import trial
 
 
 def made(name: str) -> tuple[nn.Module, Tensor]:
@@ -234,6 +235,35 @@ def test_a_difference_leaves_the_place_alone():
     assert checked.names == ("b",)
     assert "computes something else in the compact model" in checked.left_alone["a"]
     assert checked.checked(model, x, half(checked)) is checked
+
+
+@pytest.mark.parametrize("way", ("checked", "verified"))
+def test_a_size_that_the_first_trial_happens_to_fit_is_found_by_the_next(way):
+    class Stating(nn.Module):
+        """States the size of its first layer, but for one size."""
+
+        lucky = 0
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.size = 16
+            self.a, self.head = nn.Linear(4, 16), nn.Linear(16, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.a(x)
+            return self.head(x if x.shape[1] == self.lucky else x.view(len(x), self.size))
+
+    torch.manual_seed(0)
+    model, x = Stating(), torch.randn(5, 4)
+    wiring = Coupling.trace(model, x)._wiring
+    Stating.lucky = wiring.left(wiring.groups["a"].line, trial(wiring, 0))
+    coupling = Coupling.trace(model, x)
+    plan = coupling.plan({"a": range(4)})
+    assert "size" not in coupling.index_map(plan).attributes.get("", {})
+    found = coupling.verified(model, x) if way == "verified" else coupling.checked(model, x, plan)
+    assert found is not coupling
+    assert found.index_map(plan).attributes[""]["size"] == 4
+    assert found.checked(model, x, plan) is found
 
 
 def test_the_model_is_not_changed_and_weights_are_not_needed():
