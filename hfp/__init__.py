@@ -9,7 +9,8 @@ To read the code, begin with `hfp.pruning` for one model, and with `hfp.federati
 what is run and leads through its rounds; the algorithms are in `methods`, one per file, and a client's work is in
 `training`. `data` and `models` provide what is trained, and `costs` counts what it takes. `results` runs an experiment
 in one call (`simulate`), and writes and reads run folders; `comparison` compares methods. `flower` runs the same
-methods on Flower, and `commands` is the command line. `settings` and `layers` are leaves that the others read.
+methods on Flower. `language` prunes language models in folders. `commands` is the command line. `settings` and `layers`
+are leaves that the others read.
 
 Names are loaded when they are first used, so that ``import hfp`` and ``hfp --help`` don't wait for torch.
 """
@@ -21,11 +22,13 @@ from hfp.lazy import lazily
 TYPE_CHECKING = False  # typing's own is not loaded before the command handles signals
 
 if TYPE_CHECKING:
-    from hfp import importance, reconstruct
+    from hfp import importance, language, reconstruct
     from hfp.errors import InputError
     from hfp.federation.experiment import Experiment
     from hfp.federation.observer import Observer
     from hfp.federation.records import Run
+    from hfp.language.hub import push_to_hub
+    from hfp.language.loading import from_pretrained
     from hfp.models import create_model
     from hfp.pruning.budget import Budget
     from hfp.pruning.prune import prune
@@ -43,10 +46,13 @@ __all__ = [
     "Run",
     "SavedRun",
     "create_model",
+    "from_pretrained",
     "importance",
+    "language",
     "load_pruned",
     "load_run",
     "prune",
+    "push_to_hub",
     "reconstruct",
     "save_pruned",
     "simulate",
@@ -59,6 +65,8 @@ __getattr__, __dir__ = lazily(
         "hfp.federation.experiment": "Experiment",
         "hfp.federation.observer": "Observer",
         "hfp.federation.records": "Run",
+        "hfp.language.hub": "push_to_hub",
+        "hfp.language.loading": "from_pretrained",
         "hfp.models": "create_model",
         "hfp.pruning.budget": "Budget",
         "hfp.pruning.prune": "prune",
@@ -67,5 +75,5 @@ __getattr__, __dir__ = lazily(
         "hfp.results.load": "SavedRun load_pruned load_run",
         "hfp.results.simulate": "simulate",
     },
-    modules=("importance", "reconstruct"),
+    modules=("importance", "language", "reconstruct"),
 )

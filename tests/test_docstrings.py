@@ -12,7 +12,7 @@ from hfp.importance import registry
 from hfp.layers import table
 
 PACKAGES = ("hfp", "hfp.reconstruct", "hfp.importance")
-CONSTANTS = {"hfp.reconstruct.AGGREGATION_RULES", "hfp.importance", "hfp.reconstruct"}
+CONSTANTS = {"hfp.reconstruct.AGGREGATION_RULES", "hfp.importance", "hfp.language", "hfp.reconstruct"}
 
 
 def _exported():

@@ -17,10 +17,12 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from hfp import importance
+from hfp.commands import prune_folder
 from hfp.commands.arguments.prune_checks import check_images, checked_budget, onnx_path
 from hfp.costs.macs import latencies, parameters
 from hfp.data import Dataset, load_dataset
 from hfp.errors import InputError
+from hfp.language.choices import PREFIX
 from hfp.models.source import FullModel, full_model
 from hfp.pruning.budget import Budget
 from hfp.pruning.export import check_exporter, export_onnx
@@ -48,6 +50,8 @@ class _Job:
 
 def run(arguments: argparse.Namespace) -> int:
     """Do all of it; returns the exit status: 0, or 1 where a limit is not met."""
+    if arguments.model.startswith(PREFIX):
+        return prune_folder.run(arguments)
     console = Console(stderr=arguments.json, highlight=False)
     job = _prepared(arguments)
     for line in _assumptions(job):

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from hfp.errors import InputError
-from hfp.language.outline import without_weights
+from hfp.language.folder import ModelFolder
+from hfp.language.outline import config_of, without_weights
 from hfp.language.widths import Width
 from hfp.reconstruct import IndexMap
 
@@ -36,6 +37,26 @@ def narrower(config: Any, widths: Sequence[Width]) -> dict[str, Any] | None:
         ):
             return None
     return {key: value for key, value in own.to_dict().items() if key not in before or value != before[key]}
+
+
+def sizes_that_can_be_said(folder: ModelFolder, config: Any, kind: str, size: int) -> tuple[int, ...] | None:
+    """The sizes of a width that transformers takes in a configuration, such as numbers of heads that divide the width.
+
+    None where it takes the size next to the full one, so that there is no such rule, or none at all.
+    """
+    if kind == "feed-forward" or size < 2 or _taken(folder, config, Width(kind, "", (size,), (size - 1,))):
+        return None
+    found = [left for left in range(1, size) if _taken(folder, config, Width(kind, "", (size,), (left,)))]
+    return (*found, size) if found else None
+
+
+def _taken(folder: ModelFolder, config: Any, width: Width) -> bool:
+    fields = narrower(config, [width])
+    try:
+        config_of(folder, fields)
+    except InputError:
+        return False
+    return True
 
 
 def says(config: Any, kind: Any, index_map: IndexMap) -> bool:

@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,7 @@ def cut(tokens: Tensor, window: int, where: str = "the text") -> Text:
     return Text((*batches, rest[None]) if len(rest) > 1 else tuple(batches))
 
 
+@torch.no_grad()
 def perplexity_of(model: Any, text: Text, tell: Tell = lambda _: None) -> Perplexity:
     """The perplexity of a model that is called with `input_ids` and returns logits.
 
@@ -112,7 +114,9 @@ def check_predicts(folder: ModelFolder) -> None:
     Raises:
         InputError: its class is no language model that reads from left to right.
     """
-    if folder.architecture not in transformers().MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():
+    transformers()
+    auto = import_module("transformers.models.auto.modeling_auto")
+    if folder.architecture not in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():
         raise InputError(
             f"a text is read by models that predict the next token; {folder.architecture} of {folder.path} is none"
         )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hfp import importance as criteria
 from hfp.errors import InputError
 from hfp.language.blocks import BlockInfluence, KeptBlocks, least_influential, shallower, stack_of
+from hfp.language.configuration import sizes_that_can_be_said
 from hfp.language.folder import ModelFolder
 from hfp.language.outline import Outline, config_of, example_inputs, model_class, outline_of, without_weights
 from hfp.language.perplexity import Perplexity, perplexity_of
@@ -18,11 +19,11 @@ from hfp.language.widths import Width, chosen_bundles, kept_widths, kinds_of, to
 from hfp.pruning.budget import Budget
 from hfp.pruning.meeting import meet
 from hfp.pruning.progress import Tell
-from hfp.pruning.schedule import Order, RankingRules
+from hfp.pruning.schedule import Bundle, Order, RankingRules
 from hfp.pruning.scoring import scored
 from hfp.reconstruct import Coupling, IndexMap, MapError
 
-TOKENS = 64
+TOKENS = 16
 """Multiply-accumulates are counted for a sequence of so many tokens."""
 _SEQUENCES = 2
 Kept = Mapping[str, Sequence[int]]
@@ -138,7 +139,7 @@ def planned(
     kinds = kinds_of(coupling, shallow.model)
     kept: Kept = {}
     if budget is not None:
-        kept = _kept(coupling, kinds, StreamedModel(shallow, folder.read), before, budget, asked, tell)
+        kept = _kept(folder, coupling, kinds, StreamedModel(shallow, folder.read), before, budget, asked, tell)
     plan = coupling.plan(kept)
     after = coupling.costs(plan.kept)
     sequence = TOKENS * _SEQUENCES
@@ -191,6 +192,7 @@ def _without_blocks(folder: ModelFolder, full: Outline, blocks: KeptBlocks) -> t
 
 
 def _kept(
+    folder: ModelFolder,
     coupling: Coupling,
     kinds: Mapping[str, str | None],
     streamed: StreamedModel,
@@ -210,6 +212,9 @@ def _kept(
         wanted -= unscored.keys()
         bundles, unscored = scored(coupling, streamed.model, streaming, named, wanted)
     bundles = chosen_bundles(bundles, kinds, asked.widths, asked.uniform)
+    if asked.uniform:
+        config = streamed.model.config
+        bundles = [replace(each, sizes=_sizes(folder, config, kinds, each)) for each in bundles]
     if too_coarse(bundles, asked.rules):
         raise InputError(
             f"no width can lose a part with round_to={asked.rules.round_to} and min_channels={asked.rules.min_channels}"
@@ -225,3 +230,14 @@ def _kept(
         lambda kept: {name: coupling.costs(kept)[name] / before[name] for name in names},
         budget.tolerance,
     )
+
+
+def _sizes(
+    folder: ModelFolder, config: Any, kinds: Mapping[str, str | None], bundle: Bundle
+) -> dict[str, Collection[int]]:
+    """How many channels of each group may be left so that transformers takes the configuration."""
+    found = {
+        name: sizes_that_can_be_said(folder, config, str(kinds[name]), len(bundle.scores[name]))
+        for name in bundle.scores
+    }
+    return {name: sizes for name, sizes in found.items() if sizes is not None}

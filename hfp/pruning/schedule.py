@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -53,10 +53,12 @@ class Bundle:
     Args:
         scores: group -> score of every channel; the lowest are removed first.
         widths: group -> how many outputs of a layer one of its channels is, for each layer that it reaches.
+        sizes: how many channels of a group may be left; any number where there is none of its name.
     """
 
     scores: Mapping[str, Tensor]
     widths: Mapping[str, tuple[int, ...]]
+    sizes: Mapping[str, Collection[int]] = field(default_factory=dict)
 
     @cached_property
     def steps(self) -> int:
@@ -80,6 +82,8 @@ class Bundle:
             for width in self.widths[name]:
                 left = (size - levels * (size // self.steps)) * width
                 allowed &= (left >= rules.min_channels) & (left % (rules.round_to or 1) == 0)
+            if name in self.sizes:
+                allowed &= np.isin(size - levels * (size // self.steps), list(self.sizes[name]))
         return [0, *levels[allowed].tolist()]
 
     def removed(self, name: str, level: int) -> int:
@@ -104,7 +108,7 @@ class Bundle:
         for name, own in self.scores.items():
             parts = torch.tensor(prices, dtype=torch.float64).repeat_interleave(len(own) // self.steps)
             scores[name] = torch.empty_like(parts).index_copy_(0, torch.argsort(own, stable=True).cpu(), parts)
-        return Bundle(scores, self.widths)
+        return Bundle(scores, self.widths, self.sizes)
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,12 @@ from pathlib import Path
 
 from hfp import importance
 from hfp.commands.arguments.prune_checks import check_arguments
+from hfp.commands.arguments.prune_folder import check_folder_arguments, check_no_folder_options
 from hfp.commands.arguments.settings import check_root, check_weights
 from hfp.data import datasets
 from hfp.devices import check_device
 from hfp.errors import unknown
+from hfp.language.choices import PREFIX, WIDTHS
 from hfp.models.names import check_model_name
 from hfp.pruning.budget import KINDS
 from hfp.pruning.choices import RANKINGS
@@ -26,7 +28,11 @@ out of reach, when nothing is written.
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``hfp prune``."""
     parser.epilog = _END
-    parser.add_argument("model", metavar="MODEL", help="a model's name (ours, timm's, torchvision's) or module:factory")
+    parser.add_argument(
+        "model", metavar="MODEL",
+        help="a model's name (ours, timm's, torchvision's), module:factory, or hf:FOLDER: a language model in a folder "
+        "of transformers, which may be larger than memory",
+    )  # fmt: skip
     _configure_budget(parser.add_argument_group("budget", "Give at least one; --ratio stands alone."))
     _configure_output(parser.add_argument_group("output"))
     _configure_model(parser.add_argument_group("model"))
@@ -39,6 +45,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         )
     )
     _configure_finetuning(parser.add_argument_group("fine-tuning"))
+    _configure_folder(parser.add_argument_group("language models", "For hf:FOLDER alone."))
 
 
 def _configure_budget(group: argparse._ArgumentGroup) -> None:
@@ -51,7 +58,13 @@ def _configure_budget(group: argparse._ArgumentGroup) -> None:
 
 
 def _configure_output(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--out", type=Path, required=True, metavar="FILE", help="write the pruned model as safetensors")
+    group.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="write the pruned model as safetensors; of hf:FOLDER, a folder",
+    )
     group.add_argument("--export", choices=("onnx",), help="also write FILE.onnx, and check it with ONNX Runtime")
     group.add_argument("--picture", type=Path, metavar="PNG", help="draw what is left of every layer")
     group.add_argument("--force", action="store_true", help="replace files that exist")
@@ -80,9 +93,9 @@ def _configure_ranking(group: argparse._ArgumentGroup) -> None:
         help=f"the criterion that scores channels, one of {names} (default: l2)",
     )  # fmt: skip
     group.add_argument(
-        "--ranking", choices=RANKINGS, default="layer",
+        "--ranking", choices=(*RANKINGS, "uniform"),
         help="layer: every group loses the same share; global: the lowest scores go first; measured: losses on the "
-        "data decide (default: layer)",
+        "data decide; uniform, of hf:FOLDER: all blocks keep the same sizes (default: layer; of hf:FOLDER, uniform)",
     )  # fmt: skip
     group.add_argument("--round-to", type=int, metavar="N", help="leave a multiple of N channels in every pruned layer")
     group.add_argument(
@@ -121,6 +134,23 @@ def _configure_finetuning(group: argparse._ArgumentGroup) -> None:
     )
 
 
+def _configure_folder(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--widths", action="append", choices=WIDTHS, default=[],
+        help="what may become narrower: heads are whole key-value groups; may be given several times (default: heads "
+        "and feed-forward)",
+    )  # fmt: skip
+    group.add_argument(
+        "--drop-blocks", metavar="N", default="",
+        help="remove the N blocks that change least what they are given, measured on --text; or the blocks of these "
+        "indices, such as 3,5 (3, is block 3 alone)",
+    )  # fmt: skip
+    group.add_argument(
+        "--text", type=Path, metavar="FILE", help="measure perplexity before and after on this text, in UTF-8"
+    )
+    group.add_argument("--window", type=int, metavar="N", help="tokens per window of the text (default: 512)")
+
+
 def check(arguments: argparse.Namespace) -> None:
     """Refuse, before torch is loaded, names that nobody knows and all that can be said without the model.
 
@@ -128,6 +158,11 @@ def check(arguments: argparse.Namespace) -> None:
         InputError, CriterionError: an unknown name, a number out of its range, an option that would be ignored, or
         a file that can't be written.
     """
+    if arguments.model.startswith(PREFIX):
+        check_folder_arguments(arguments)
+        return
+    check_no_folder_options(arguments)
+    arguments.ranking = arguments.ranking or "layer"
     check_model_name(arguments.model)
     importance.describe(arguments.importance)
     check_device(arguments.device)
