@@ -15,7 +15,7 @@ from hfp.layers.calling import modes_kept, results
 from hfp.pruning.repair import bias, least_squares
 from hfp.pruning.repair.batch_norm import STATISTICS, normalisations, recalibrate
 from hfp.pruning.repair.computed import Stored
-from hfp.pruning.repair.kinds import REPAIRS
+from hfp.pruning.repair.kinds import REPAIRS, USUAL
 from hfp.pruning.repair.least_squares import Fit
 from hfp.pruning.repair.paired import Pair, paired
 from hfp.pruning.repair.reading import Reading, layer_of, read_once
@@ -37,6 +37,11 @@ def checked_kinds(kinds: str | Iterable[str] | None) -> tuple[str, ...]:
     return found
 
 
+def usual_kinds(data: Any) -> tuple[str, ...]:
+    """The repairs that are done unless others are asked for: none without data."""
+    return () if data is None else USUAL
+
+
 def written_by_repairs(model: nn.Module) -> set[str]:
     """The names of a model's tensors that a repair may write.
 
@@ -48,7 +53,12 @@ def written_by_repairs(model: nn.Module) -> set[str]:
 
 
 def repair(
-    full: nn.Module, compact: nn.Module, index_map: IndexMap, batches: Iterable[Any], kinds: str | Iterable[str]
+    full: nn.Module,
+    compact: nn.Module,
+    index_map: IndexMap,
+    batches: Iterable[Any],
+    kinds: str | Iterable[str],
+    usual: bool = False,
 ) -> tuple[RepairReport, ...]:
     """Repair a compact model in place, by each kind in the order given.
 
@@ -59,21 +69,38 @@ def repair(
         batches: (inputs, target) pairs, targets unused, that can be iterated again for each kind; or what the model
             is called with.
         kinds: of `REPAIRS`.
+        usual: whether nobody asked for them. Then batches that are too small for batch-norm are no error; the report
+            says that it was left out.
 
     Raises:
         InputError: an unknown kind, batches too small for batch-norm.
         CriterionError: there is no batch, or one without samples.
     """
     batches = list(batches) if iter(batches) is batches else batches
-    return tuple(_repaired(full, compact, index_map, batches, kind) for kind in checked_kinds(kinds))
+    found = checked_kinds(kinds)
+    if usual and not normalisations(compact):
+        found = tuple(kind for kind in found if kind != "batch-norm")
+    return tuple(
+        _recalibrated(compact, batches, usual)
+        if kind == "batch-norm"
+        else _repaired(full, compact, index_map, batches, kind)
+        for kind in found
+    )
+
+
+def _recalibrated(compact: nn.Module, batches: Iterable[Any], usual: bool) -> RepairReport:
+    try:
+        names, samples = recalibrate(compact, batches)
+    except InputError as error:
+        if not usual:
+            raise
+        return RepairReport("batch-norm", 0, (), tuple((name, str(error)) for name in normalisations(compact)))
+    return RepairReport("batch-norm", samples, tuple(LayerRepair(name, "running statistics") for name in names))
 
 
 def _repaired(
     full: nn.Module, compact: nn.Module, index_map: IndexMap, batches: Iterable[Any], kind: str
 ) -> RepairReport:
-    if kind == "batch-norm":
-        names, samples = recalibrate(compact, batches)
-        return RepairReport(kind, samples, tuple(LayerRepair(name, "running statistics") for name in names))
     with paired(full, compact, index_map) as pair:
         first, _ = next(pair.forward.batches(islice(batches, 1), full))
         reading = read_once(pair, index_map, first)

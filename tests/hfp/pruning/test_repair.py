@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import io
 
 import pytest
 import torch
+from rich.console import Console
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -288,6 +290,60 @@ def test_prune_repairs_and_leaves_the_caller_s_model_alone(tmp_path):
     full = result.index_map.embed(result.model.state_dict(), into=model.state_dict())
     back = result.index_map.restrict(full)
     assert all(torch.equal(back[name], value) for name, value in result.model.state_dict().items())
+
+
+def test_data_repair_unless_that_is_switched_off():
+    budget = hfp.Budget(ratio=0.5)
+    usual = hfp.prune(network(), IMAGES, budget, data=data())
+    asked = hfp.prune(network(), IMAGES, budget, data=data(), repair=("least-squares", "batch-norm"))
+    without, plain = (
+        hfp.prune(network(), IMAGES, budget, data=data(), repair=None),
+        hfp.prune(network(), IMAGES, budget),
+    )
+    assert [repair.kind for repair in usual.report.repairs] == ["least-squares", "batch-norm"]
+    assert without.report.repairs == plain.report.repairs == ()
+    for one, other in ((usual, asked), (without, plain)):
+        for name, tensor in one.model.state_dict().items():
+            assert torch.equal(tensor, other.model.state_dict()[name])
+
+
+def test_a_model_without_batch_norm_has_no_line_on_it():
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    result = hfp.prune(model, draw(2, 4).float(), hfp.Budget(macs=0.5), data=[draw(8, 4).float()])
+    assert [repair.kind for repair in result.report.repairs] == ["least-squares"]
+
+
+def test_batches_too_small_for_batch_norm_are_no_error_unless_it_is_asked_for():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
+    batches, budget = [draw(8, 4).float(), draw(1, 4).float()], hfp.Budget(macs=0.5)
+    result = hfp.prune(model, batches[0], budget, data=batches)
+    reason = result.report.repairs[1].left_alone[0][1]
+    assert "on a batch of 1: give larger batches" in reason
+    plain = hfp.prune(model, batches[0], budget)
+    assert torch.equal(result.model[1].running_mean, plain.model[1].running_mean)
+    with pytest.raises(InputError, match="on a batch of 1"):
+        hfp.prune(model, batches[0], budget, data=batches, repair="batch-norm")
+
+
+def test_data_that_the_model_can_t_be_called_with_say_how_to_go_without():
+    with pytest.raises(InputError, match=r"can't run the model on them \(.*\); repair=None goes without"):
+        hfp.prune(network(), IMAGES, hfp.Budget(ratio=0.5), data=[torch.zeros(2, 3)])
+    assert hfp.prune(network(), IMAGES, hfp.Budget(ratio=0.5), data=[torch.zeros(2, 3)], repair=None)
+
+
+def test_the_report_says_per_layer_what_was_won():
+    result = hfp.prune(network(), IMAGES, hfp.Budget(ratio=0.5), data=data())
+    errors = {layer.name: layer.error for layer in result.report.repairs[0].layers}
+    shown = io.StringIO()
+    Console(file=shown, width=80).print(result.report.shown())
+    for name, (before, after) in errors.items():
+        assert after <= before
+        row = next(line for line in shown.getvalue().splitlines() if line.startswith(f"│ {name} "))
+        assert row.endswith(f" {100 * after:.{0 if after >= 0.0995 else 1}f}% │")
+    assert "most is left of" in repr(result)
+    assert "<th>error</th>" in result._repr_html_()
+    assert "error" not in hfp.prune(network(), IMAGES, hfp.Budget(ratio=0.5))._repr_html_()
 
 
 @pytest.mark.parametrize("kinds", ["bias", "least-squares", "batch-norm"])
