@@ -69,11 +69,11 @@ def prune(
         ignored_layers: modules or their names; their outputs stay. The model's outputs always stay.
         prune_heads: attention loses whole heads; otherwise it loses a part of every head, where that is exact.
         steps: in how many steps to go. Each step scores again; a criterion object is reset before it.
-        repair: "auto", the default, does "least-squares" and "batch-norm" where data are given. None does nothing. Else
-            one or several of "bias", "least-squares" and "batch-norm", done in this order after each step. Each is a
-            pass over the data: "bias" puts the mean of what removed channels gave into the next layers' biases,
-            "least-squares" fits the weights that are left to the full model's outputs, "batch-norm" takes the running
-            statistics anew. The report says per layer what was won.
+        repair: "auto", the default, does "least-squares" where data are given. None does nothing. Else one or several
+            of "bias", "least-squares" and "batch-norm", done in this order after each step. Each is a pass over the
+            data: "bias" puts the mean of what removed channels gave into the next layers' biases, "least-squares" fits
+            the weights that are left to the full model's outputs, "batch-norm" takes the running statistics anew. The
+            report says per layer what was won.
         progress: True shows what is being done, in a terminal, in a notebook or as lines; a function is called with it.
 
     Returns:
@@ -187,7 +187,7 @@ def _repairs(
 ) -> tuple[RepairReport, ...]:
     """The repairs that are asked for; a failure of those that nobody asked for says how to go without."""
     try:
-        return repaired(full, compact, index_map, request.data, request.repair, request.usual_repair)
+        return repaired(full, compact, index_map, request.data, request.repair)
     except Exception as error:
         if not request.usual_repair or isinstance(error, InputError | CriterionError):
             raise

@@ -53,12 +53,7 @@ def written_by_repairs(model: nn.Module) -> set[str]:
 
 
 def repair(
-    full: nn.Module,
-    compact: nn.Module,
-    index_map: IndexMap,
-    batches: Iterable[Any],
-    kinds: str | Iterable[str],
-    usual: bool = False,
+    full: nn.Module, compact: nn.Module, index_map: IndexMap, batches: Iterable[Any], kinds: str | Iterable[str]
 ) -> tuple[RepairReport, ...]:
     """Repair a compact model in place, by each kind in the order given.
 
@@ -69,38 +64,21 @@ def repair(
         batches: (inputs, target) pairs, targets unused, that can be iterated again for each kind; or what the model
             is called with.
         kinds: of `REPAIRS`.
-        usual: whether nobody asked for them. Then batches that are too small for batch-norm are no error; the report
-            says that it was left out.
 
     Raises:
         InputError: an unknown kind, batches too small for batch-norm.
         CriterionError: there is no batch, or one without samples.
     """
     batches = list(batches) if iter(batches) is batches else batches
-    found = checked_kinds(kinds)
-    if usual and not normalisations(compact):
-        found = tuple(kind for kind in found if kind != "batch-norm")
-    return tuple(
-        _recalibrated(compact, batches, usual)
-        if kind == "batch-norm"
-        else _repaired(full, compact, index_map, batches, kind)
-        for kind in found
-    )
-
-
-def _recalibrated(compact: nn.Module, batches: Iterable[Any], usual: bool) -> RepairReport:
-    try:
-        names, samples = recalibrate(compact, batches)
-    except InputError as error:
-        if not usual:
-            raise
-        return RepairReport("batch-norm", 0, (), tuple((name, str(error)) for name in normalisations(compact)))
-    return RepairReport("batch-norm", samples, tuple(LayerRepair(name, "running statistics") for name in names))
+    return tuple(_repaired(full, compact, index_map, batches, kind) for kind in checked_kinds(kinds))
 
 
 def _repaired(
     full: nn.Module, compact: nn.Module, index_map: IndexMap, batches: Iterable[Any], kind: str
 ) -> RepairReport:
+    if kind == "batch-norm":
+        names, samples = recalibrate(compact, batches)
+        return RepairReport(kind, samples, tuple(LayerRepair(name, "running statistics") for name in names))
     with paired(full, compact, index_map) as pair:
         first, _ = next(pair.forward.batches(islice(batches, 1), full))
         reading = read_once(pair, index_map, first)
@@ -168,6 +146,9 @@ def _finish(name: str, parts: Sequence[Fit], pair: Pair, stored: Stored | None) 
         return f"the fitted weights, rounded to {kind}, are no better than those that pruning left"
     constant = parts[0].constant
     where = "weight" if constant is None else f"weight and {constant.name}"
+    share = sum(fit.start.numel() for fit in parts) / pair.weights.tensors[name].numel()
+    if share < 1:
+        where += f" ({share:.0%} of it; the rest read nothing)"
     scale = max(variance, torch.finfo(torch.float64).tiny)
     return LayerRepair(layer_of(name), where, (before / scale, after / scale))
 

@@ -295,35 +295,26 @@ def test_prune_repairs_and_leaves_the_caller_s_model_alone(tmp_path):
 def test_data_repair_unless_that_is_switched_off():
     budget = hfp.Budget(ratio=0.5)
     usual = hfp.prune(network(), IMAGES, budget, data=data())
-    asked = hfp.prune(network(), IMAGES, budget, data=data(), repair=("least-squares", "batch-norm"))
+    asked = hfp.prune(network(), IMAGES, budget, data=data(), repair="least-squares")
     without, plain = (
         hfp.prune(network(), IMAGES, budget, data=data(), repair=None),
         hfp.prune(network(), IMAGES, budget),
     )
-    assert [repair.kind for repair in usual.report.repairs] == ["least-squares", "batch-norm"]
+    assert [repair.kind for repair in usual.report.repairs] == ["least-squares"]
     assert without.report.repairs == plain.report.repairs == ()
     for one, other in ((usual, asked), (without, plain)):
         for name, tensor in one.model.state_dict().items():
             assert torch.equal(tensor, other.model.state_dict()[name])
 
 
-def test_a_model_without_batch_norm_has_no_line_on_it():
-    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
-    result = hfp.prune(model, draw(2, 4).float(), hfp.Budget(macs=0.5), data=[draw(8, 4).float()])
-    assert [repair.kind for repair in result.report.repairs] == ["least-squares"]
-
-
-def test_batches_too_small_for_batch_norm_are_no_error_unless_it_is_asked_for():
+def test_statistics_stay_as_they_were_where_batches_are_too_small():
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
-    batches, budget = [draw(8, 4).float(), draw(1, 4).float()], hfp.Budget(macs=0.5)
-    result = hfp.prune(model, batches[0], budget, data=batches)
-    reason = result.report.repairs[1].left_alone[0][1]
-    assert "on a batch of 1: give larger batches" in reason
-    plain = hfp.prune(model, batches[0], budget)
-    assert torch.equal(result.model[1].running_mean, plain.model[1].running_mean)
+    model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Linear(6, 2)).double()
+    compact = copy.deepcopy(model)
     with pytest.raises(InputError, match="on a batch of 1"):
-        hfp.prune(model, batches[0], budget, data=batches, repair="batch-norm")
+        repair(model, compact, IndexMap.identity(model), [draw(8, 4), draw(1, 4)], "batch-norm")
+    for name, tensor in compact.state_dict().items():
+        assert torch.equal(tensor, model.state_dict()[name])
 
 
 def test_data_that_the_model_can_t_be_called_with_say_how_to_go_without():

@@ -191,6 +191,19 @@ def test_experts_see_the_rows_that_the_full_router_gives_them():
     assert {layer.name for layer in report.layers} == {"reader.router", "reader"}
 
 
+def test_experts_that_no_row_goes_to_stay_as_they_were():
+    experts = Experts()
+    with torch.no_grad():
+        experts.router.bias.copy_(torch.tensor([1000.0, 1000.0, 0.0, 0.0]))
+    model = Doubled(experts)
+    cuts = {"reader.weight": (None, None, KEPT), "reader.router.weight": (None, KEPT)}
+    report, compact, _ = fitted(model, cuts, 16, 5, 4)
+    assert {layer.where for layer in report.layers if layer.name == "reader"} == {
+        "weight (50% of it; the rest read nothing)"
+    }
+    assert torch.equal(compact.reader.weight[2:], model.reader.weight[2:][:, :, KEPT])
+
+
 def test_weights_in_several_places_are_fitted_to_all_of_them():
     cuts = {"reader.one.weight": (None, KEPT), "reader.other.weight": (None, KEPT)}
     report = assert_made_up_for(Doubled(Twice()), cuts, 8, 5, 4)
