@@ -67,7 +67,7 @@ def measure(model: nn.Module, made: Task, seed: int, every: bool) -> Iterator[di
     norms = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
     kinds = [each for each in KINDS if every or "bias" not in each] if norms else [(), ("least-squares",)]
     for share in (0.7, 0.5, 0.3) if every else (0.5, 0.3):
-        for criterion in ("group-fisher",) if every else ("l2", "kronecker"):
+        for criterion in ("group-fisher",) if every else ("l2", made.criterion):
             pruned = hfp.prune(
                 model, batches[0][0], hfp.Budget(macs=share), importance=criterion, data=batches, loss_fn=made.loss,
                 repair=None,

@@ -20,6 +20,9 @@ from hfp.pruning.finetuning import accuracy, finetune, training_batches
 class Task(ABC):
     """A network, how it is trained and tested, and the batches that it is scored and repaired with."""
 
+    criterion = "kronecker"
+    """A criterion that uses data."""
+
     @abstractmethod
     def network(self) -> nn.Module:
         """A new network, drawn from torch's random state."""
@@ -123,6 +126,7 @@ class Transformer(Images):
 class Text(Task):
     """A small Llama that predicts the next byte of Python's own reference, which comes with Python."""
 
+    criterion = "group-fisher"
     length, epochs, size = 96, 2, 32
 
     def __init__(self) -> None:

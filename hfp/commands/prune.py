@@ -30,6 +30,7 @@ from hfp.pruning.finetuning import accuracy, finetune, training_batches
 from hfp.pruning.layer_picture import save_layer_picture
 from hfp.pruning.progress import Tell, told
 from hfp.pruning.prune import prune
+from hfp.pruning.repair.kinds import AUTO, USUAL
 from hfp.pruning.result import PruneResult
 from hfp.reconstruct import save_pruned
 
@@ -152,13 +153,28 @@ def _assumptions(job: _Job) -> Iterator[str]:
     count = torch.get_num_threads()
     threads = f", {count} thread{'s' * (count > 1)}" if job.inputs.device.type == "cpu" else ""
     yield f"device:  {job.inputs.device}{threads}"
+    yield f"repair:  {_repair_words(job)}"
+
+
+def _repair_words(job: _Job) -> str:
+    """Which repairs will be done, and what switches them off or on."""
+    arguments = job.arguments
+    if arguments.no_repair:
+        return "none, as --no-repair says"
+    if job.dataset is None:
+        return "none, for want of data; --data NAME gives some"
+    size, most = arguments.batch_size or _BATCH_SIZE, arguments.batches or _BATCHES
+    count = min(size * most, len(job.dataset.train))
+    kinds = " and ".join(arguments.repair or USUAL)
+    return f"{kinds}, from {count:,} training images; --no-repair goes without"
 
 
 def _prune(job: _Job, tell: Tell) -> PruneResult:
     arguments = job.arguments
+    repair = None if arguments.no_repair else arguments.repair or AUTO
     scores = importance.describe(arguments.importance).needs == "data" or arguments.ranking == "measured"
     batches = None
-    if job.dataset is not None and (scores or arguments.repair):
+    if job.dataset is not None and (scores or repair):
         size, most = arguments.batch_size or _BATCH_SIZE, arguments.batches or _BATCHES
         batches = training_batches(job.dataset, size, most, job.inputs.device)
     return prune(
@@ -174,7 +190,7 @@ def _prune(job: _Job, tell: Tell) -> PruneResult:
         ignored_layers=arguments.ignore,
         prune_heads=not arguments.keep_heads,
         steps=arguments.steps,
-        repair=arguments.repair,
+        repair=repair,
         progress=lambda stage: tell(f"pruning {arguments.model} to {job.budget}: {stage}"),
     )
 

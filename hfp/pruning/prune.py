@@ -11,15 +11,16 @@ from torch import Tensor, nn
 
 from hfp.costs.macs import latencies
 from hfp.errors import InputError
+from hfp.importance import CriterionError
 from hfp.pruning.budget import Budget
 from hfp.pruning.collector import only_new_objects
 from hfp.pruning.layers_report import layer_reports, unrounded
 from hfp.pruning.own_copy import own_copy
 from hfp.pruning.planning import Goal, Step, costs_of, planned
 from hfp.pruning.progress import told
-from hfp.pruning.repair import RepairReport, checked_kinds
+from hfp.pruning.repair import AUTO, RepairReport, checked_kinds
 from hfp.pruning.repair import repair as repaired
-from hfp.pruning.repair.apply import written_by_repairs
+from hfp.pruning.repair.apply import usual_kinds, written_by_repairs
 from hfp.pruning.report import PruneReport
 from hfp.pruning.request import Importance, PruneRequest, check_model, layer_names, repeatable
 from hfp.pruning.result import PruneResult
@@ -41,7 +42,7 @@ def prune(
     ignored_layers: Iterable[nn.Module | str] = (),
     prune_heads: bool = True,
     steps: int = 1,
-    repair: str | Iterable[str] | None = None,
+    repair: str | Iterable[str] | None = AUTO,
     progress: bool | Callable[[str], None] | None = None,
 ) -> PruneResult:
     """Remove the least important channels of a model until it meets a budget.
@@ -68,10 +69,11 @@ def prune(
         ignored_layers: modules or their names; their outputs stay. The model's outputs always stay.
         prune_heads: attention loses whole heads; otherwise it loses a part of every head, where that is exact.
         steps: in how many steps to go. Each step scores again; a criterion object is reset before it.
-        repair: one or several of "bias", "least-squares" and "batch-norm", done in this order after each step. Each is
-            a pass over the data: "bias" puts the mean of what removed channels gave into the next layers' biases,
-            "least-squares" fits the weights that are left to the full model's outputs, "batch-norm" takes the running
-            statistics anew.
+        repair: "auto", the default, does "least-squares" where data are given. None does nothing. Else one or several
+            of "bias", "least-squares" and "batch-norm", done in this order after each step. Each is a pass over the
+            data: "bias" puts the mean of what removed channels gave into the next layers' biases, "least-squares" fits
+            the weights that are left to the full model's outputs, "batch-norm" takes the running statistics anew. The
+            report says per layer what was won.
         progress: True shows what is being done, in a terminal, in a notebook or as lines; a function is called with it.
 
     Returns:
@@ -92,13 +94,14 @@ def prune(
     """
     check_model(model, budget)
     rules = RankingRules(ranking, round_to, min_channels)
-    ignored, kinds = layer_names(model, ignored_layers), checked_kinds(repair)
+    ignored = layer_names(model, ignored_layers)
+    kinds = usual_kinds(data) if repair == AUTO else checked_kinds(repair)
     with torch.random.fork_rng(), told(progress) as tell, only_new_objects():
         return _pruned(
             model,
             PruneRequest(
                 example_inputs, budget, importance, repeatable(data), loss_fn,
-                rules, ignored, prune_heads, steps, kinds, tell,
+                rules, ignored, prune_heads, steps, kinds, repair == AUTO, tell,
             ),
         )  # fmt: skip
 
@@ -170,13 +173,28 @@ def _step(state: _State, shown: nn.Module, goal: Goal, request: PruneRequest) ->
     repairs, costs = state.repairs, step.coupling.costs(step.plan.kept)
     if request.repair:
         request.tell("repairing")
-        repairs = repaired(goal.model, step.compact, total, request.data, request.repair)
+        repairs = _repairs(goal.model, step.compact, total, request)
     if request.repair or not step.coupling.counts:
         costs = costs_of(step.compact, request.inputs)
     return replace(
         state, index_map=total, costs=costs, left=state.left * (1 - step.plan.ratio), repairs=repairs,
         first=state.first or step, last=step,
     )  # fmt: skip
+
+
+def _repairs(
+    full: nn.Module, compact: nn.Module, index_map: IndexMap, request: PruneRequest
+) -> tuple[RepairReport, ...]:
+    """The repairs that are asked for; a failure of those that nobody asked for says how to go without."""
+    try:
+        return repaired(full, compact, index_map, request.data, request.repair)
+    except Exception as error:
+        if not request.usual_repair or isinstance(error, InputError | CriterionError):
+            raise
+        raise InputError(
+            f"the repair, which is usual where data are given, can't run the model on them ({type(error).__name__}: "
+            f"{' '.join(str(error).split())[:200]}); repair=None goes without"
+        ) from error
 
 
 def _written(model: nn.Module, state: _State) -> Mapping[str, Tensor] | None:

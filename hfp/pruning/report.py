@@ -54,12 +54,16 @@ class PruneReport:
         return {**asdict(self), "met": self.met}
 
     def shown(self) -> Group:
-        """The summary, a table of all layers, why layers were left alone, and what repairs did."""
+        """The summary, a table of all layers, why layers were left alone, and what repairs did.
+
+        With a least-squares repair, the table's last column is what each layer's outputs miss of the full model's, as a
+        share of their variance, before and after.
+        """
         return Group(
             Text(self.headline),
             *(Text(line) for line in self._limit_lines()),
             cost_table(self.costs),
-            layer_table(self.layers),
+            layer_table(self.layers, self._errors()),
             *(Text(line) for line in self._lines()),
         )
 
@@ -72,6 +76,10 @@ class PruneReport:
             f"Pruned to {self.budget} by {self.criterion}: {lost} of {len(able)} layers lost outputs, "
             f"{self.ratio:.1%} of the channels that can go are gone."
         )
+
+    def _errors(self) -> dict[str, tuple[float, float]]:
+        """Layer -> what its outputs miss of the full model's, before and after repairs."""
+        return {each.name: each.error for repair in self.repairs for each in repair.layers if each.error is not None}
 
     def _limit_lines(self) -> Iterator[str]:
         for name in self.distance:
@@ -87,4 +95,4 @@ class PruneReport:
         return "\n".join(line if len(line) <= 160 else f"{line[:157]}..." for line in found)
 
     def _repr_html_(self) -> str:
-        return html(self.headline, self.layers, self.costs, [*self._limit_lines(), *self._lines()])
+        return html(self.headline, self.layers, self.costs, [*self._limit_lines(), *self._lines()], self._errors())

@@ -23,6 +23,7 @@ class PruneRequest:
     Args:
         ignored_layers: names of layers.
         repair: kinds of repairs, in order.
+        usual_repair: whether these are the usual ones, which nobody asked for.
         tell: is called with what is being done next.
     """
 
@@ -36,6 +37,7 @@ class PruneRequest:
     prune_heads: bool
     steps: int
     repair: tuple[str, ...]
+    usual_repair: bool
     tell: Callable[[str], None]
 
     def __post_init__(self) -> None:

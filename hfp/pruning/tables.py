@@ -13,6 +13,7 @@ from rich.text import Text
 from hfp.pruning.layers_report import LayerReport
 
 Costs = Mapping[str, tuple[float, float]]
+Errors = Mapping[str, tuple[float, float]]
 _MOST_ROWS = 200  # of a table in a notebook
 
 
@@ -31,15 +32,24 @@ def cost_table(costs: Costs) -> Table:
     return table
 
 
-def layer_table(layers: Sequence[LayerReport]) -> Table:
-    """One row a layer; a batch-norm layer is in the row of the layer that it normalises."""
+def layer_table(layers: Sequence[LayerReport], errors: Errors | None = None) -> Table:
+    """One row a layer; a batch-norm layer is in the row of the layer that it normalises.
+
+    Args:
+        layers: what happened to them.
+        errors: layer -> the error of its outputs before and after a repair; None for no such column.
+    """
     table = Table()
     table.add_column("layer", overflow="fold")
-    for column in ("outputs", "inputs", "parameters"):
+    for column in _columns(errors)[1:]:
         table.add_column(column, justify="right", no_wrap=True)
-    for row in _layer_rows(folded(layers)):
+    for row in _layer_rows(folded(layers), errors):
         table.add_row(*row)
     return table
+
+
+def _columns(errors: Errors | None) -> tuple[str, ...]:
+    return ("layer", "outputs", "inputs", "parameters", *(("error",) if errors else ()))
 
 
 def folded(layers: Sequence[LayerReport]) -> list[LayerReport]:
@@ -90,15 +100,17 @@ def limit_words(name: str, distance: Mapping[str, float]) -> str:
     return f", {abs(away):.2g} points {'below' if away >= 0 else 'ABOVE'} the limit"
 
 
-def html(headline: str, layers: Sequence[LayerReport], costs: Costs, lines: Sequence[str]) -> str:
+def html(
+    headline: str, layers: Sequence[LayerReport], costs: Costs, lines: Sequence[str], errors: Errors | None = None
+) -> str:
     """The same as tables for a notebook."""
-    rows = _layer_rows(folded(layers))
+    rows = _layer_rows(folded(layers), errors)
     more = [] if len(rows) <= _MOST_ROWS else [f"{len(rows) - _MOST_ROWS} more layers are in report.layers"]
     return "".join((
         f"<p>{escape(headline)}</p>",
         _html_table(("cost", "full → pruned", "left"), _cost_rows(costs)),
         *(f"<p>{escape(line)}</p>" for line in lines),
-        _html_table(("layer", "outputs", "inputs", "parameters"), rows[:_MOST_ROWS]),
+        _html_table(_columns(errors), rows[:_MOST_ROWS]),
         *(f"<p>{line}</p>" for line in more),
     ))  # fmt: skip
 
@@ -116,16 +128,27 @@ def _cost_rows(costs: Costs) -> list[tuple[str, str, str]]:
     ]
 
 
-def _layer_rows(layers: Sequence[LayerReport]) -> list[tuple[str, str, str, str]]:
+def _layer_rows(layers: Sequence[LayerReport], errors: Errors | None = None) -> list[tuple[str, ...]]:
     return [
         (
             layer.name,
             _counts(layer.before, layer.after),
             _counts(*layer.inputs) if layer.inputs else "",
             _pair(*layer.parameters),
+            *([_error(errors, layer.name)] if errors else []),
         )
         for layer in layers
     ]
+
+
+def _error(errors: Errors, name: str) -> str:
+    """The error of a layer, which batch-norm may be folded into."""
+    pair = errors.get(name.partition(" + ")[0])
+    return "" if pair is None else f"{_share(pair[0])} → {_share(pair[1])}"
+
+
+def _share(value: float) -> str:
+    return f"{value:.0%}" if value >= 0.0995 else f"{value:.1%}"
 
 
 def _seconds(before: float, after: float) -> str:

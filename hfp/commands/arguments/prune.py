@@ -16,7 +16,7 @@ from hfp.language.choices import PREFIX, WIDTHS
 from hfp.models.names import check_model_name
 from hfp.pruning.budget import KINDS
 from hfp.pruning.choices import RANKINGS
-from hfp.pruning.repair import REPAIRS
+from hfp.pruning.repair import REPAIRS, USUAL
 
 _END = """\
 Several limits may be given together; the pruned model meets all of them, from below and as near as its steps allow.
@@ -40,8 +40,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _configure_data(
         parser.add_argument_group(
             "data",
-            "Recommended with data (examples/benchmarks/criteria.md): --importance kronecker --ranking measured "
-            "--repair least-squares --repair batch-norm",
+            "Recommended with data (examples/benchmarks/criteria.md): --importance kronecker --ranking measured",
         )
     )
     _configure_finetuning(parser.add_argument_group("fine-tuning"))
@@ -118,8 +117,10 @@ def _configure_data(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--data-root", type=Path, metavar="PATH", help="the folder that holds the data's files")
     group.add_argument(
         "--repair", action="append", default=[], choices=REPAIRS,
-        help="repair by one pass over the batches; may be given several times, done in that order",
+        help="repair by one pass over the batches; may be given several times, done in that order "
+        f"(default with --data: {' and '.join(USUAL)})",
     )  # fmt: skip
+    group.add_argument("--no-repair", action="store_true", help="leave the weights as pruning left them")
     group.add_argument("--batch-size", type=int, metavar="N", help="images per batch (default: 64)")
     group.add_argument("--batches", type=int, metavar="N", help="batches to score and repair with (default: 16)")
 

@@ -66,11 +66,13 @@ def _check_used(arguments: argparse.Namespace) -> None:
         for option in ("finetune", "repair", "data_root", "batch_size", "batches"):
             if getattr(arguments, option):
                 raise InputError(f"--{option.replace('_', '-')} needs images: --data NAME")
-    passes = scores or measures or bool(arguments.repair)
+    if arguments.repair and arguments.no_repair:
+        raise InputError("--repair and --no-repair exclude each other; give one")
+    passes = scores or measures or (arguments.data is not None and not arguments.no_repair)
     if arguments.batches is not None and not passes:
-        raise InputError("--batches is for criteria that use data, --ranking measured and --repair; none is asked for")
+        raise InputError("--batches is for criteria that use data, --ranking measured and repairs; none is asked for")
     if arguments.batch_size is not None and not (passes or arguments.finetune):
-        raise InputError("--batch-size is for criteria that use data, --ranking measured, --repair and --finetune")
+        raise InputError("--batch-size is for criteria that use data, --ranking measured, repairs and --finetune")
     for option in ("learning_rate", "augment"):
         if getattr(arguments, option) and not arguments.finetune:
             raise InputError(f"--{option.replace('_', '-')} is for --finetune EPOCHS, which is not asked for")

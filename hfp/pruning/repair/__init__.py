@@ -1,20 +1,23 @@
 """Closed-form repairs of a pruned model: what one pass over data can put right without training.
 
-Read `apply` first: it chooses the layers and calls one repair after the other. `bias`, `least_squares` and `batch_norm`
-are the repairs. `readers` finds the layers that lost inputs, `constants` finds where a constant can be added to a
-layer, `paired` runs the full and the compact model side by side, `rows` makes a layer's inputs rows of a regression.
+Read `apply` first: it calls one repair after the other and keeps what is better than before. `bias`, `least_squares`
+and `batch_norm` are the repairs. `products` recognises the operations that multiply inputs with a weight, `following`
+meets all of them in a forward pass, and `weights` tells whose weight it is and what pruning left of it. `paired` runs
+the full and the compact model side by side. `reading` finds the weights that lost inputs, `constants` finds where a
+constant can be added, `rows` chooses the rows of a regression, and `computed` stores weights that are computed from
+others.
 """
 
 from typing import TYPE_CHECKING
 
 from hfp.lazy import lazily
-from hfp.pruning.repair.kinds import REPAIRS
+from hfp.pruning.repair.kinds import AUTO, REPAIRS, USUAL
 
 if TYPE_CHECKING:
     from hfp.pruning.repair.apply import checked_kinds, repair
     from hfp.pruning.repair.report import LayerRepair, RepairReport
 
-__all__ = ["REPAIRS", "LayerRepair", "RepairReport", "checked_kinds", "repair"]
+__all__ = ["AUTO", "REPAIRS", "USUAL", "LayerRepair", "RepairReport", "checked_kinds", "repair"]
 
 __getattr__, __dir__ = lazily(
     __name__,

@@ -15,7 +15,7 @@ from hfp.layers.calling import modes_kept, results
 from hfp.pruning.repair import bias, least_squares
 from hfp.pruning.repair.batch_norm import STATISTICS, normalisations, recalibrate
 from hfp.pruning.repair.computed import Stored
-from hfp.pruning.repair.kinds import REPAIRS
+from hfp.pruning.repair.kinds import REPAIRS, USUAL
 from hfp.pruning.repair.least_squares import Fit
 from hfp.pruning.repair.paired import Pair, paired
 from hfp.pruning.repair.reading import Reading, layer_of, read_once
@@ -35,6 +35,11 @@ def checked_kinds(kinds: str | Iterable[str] | None) -> tuple[str, ...]:
         if kind not in REPAIRS:
             raise InputError(f"repair is one of {', '.join(REPAIRS)}, several of them, or None, not {kind!r}")
     return found
+
+
+def usual_kinds(data: Any) -> tuple[str, ...]:
+    """The repairs that are done unless others are asked for: none without data."""
+    return () if data is None else USUAL
 
 
 def written_by_repairs(model: nn.Module) -> set[str]:
@@ -141,6 +146,9 @@ def _finish(name: str, parts: Sequence[Fit], pair: Pair, stored: Stored | None) 
         return f"the fitted weights, rounded to {kind}, are no better than those that pruning left"
     constant = parts[0].constant
     where = "weight" if constant is None else f"weight and {constant.name}"
+    share = sum(fit.start.numel() for fit in parts) / pair.weights.tensors[name].numel()
+    if share < 1:
+        where += f" ({share:.0%} of it; the rest read nothing)"
     scale = max(variance, torch.finfo(torch.float64).tiny)
     return LayerRepair(layer_of(name), where, (before / scale, after / scale))
 

@@ -43,6 +43,8 @@ def recalibrate(model: nn.Module, batches: Iterable[Any]) -> tuple[list[str], in
     sums: dict[str, list[Tensor]] = {}
     samples, run = 0, ForwardPass()
     kept = {name: (module.momentum, _copied(module.num_batches_tracked)) for name, module in norms.items()}
+    before = {name: [getattr(module, key).clone() for key in STATISTICS] for name, module in norms.items()}
+    complete = False
     with torch.no_grad(), batch_statistics(model):
         for module in norms.values():
             module.momentum = 1.0  # the running statistics become those of the last batch
@@ -51,12 +53,16 @@ def recalibrate(model: nn.Module, batches: Iterable[Any]) -> tuple[list[str], in
                 _forward(run, model, batch, size)
                 for name, module in norms.items():
                     pair = [getattr(module, key).double() * size for key in STATISTICS]
-                    before = sums.get(name, [0.0, 0.0])
-                    sums[name] = [old + new for old, new in zip(before, pair, strict=True)]
+                    so_far = sums.get(name, [0.0, 0.0])
+                    sums[name] = [old + new for old, new in zip(so_far, pair, strict=True)]
                 samples += size
+            complete = True
         finally:
             for name, module in norms.items():
                 module.momentum, module.num_batches_tracked = kept[name]
+                if not complete:
+                    for key, value in zip(STATISTICS, before[name], strict=True):
+                        getattr(module, key).copy_(value)
     for name, module in norms.items():
         for key, total in zip(STATISTICS, sums[name], strict=True):
             getattr(module, key).copy_(total / samples)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from hfp.importance.capture.batches import mapped
@@ -48,6 +49,43 @@ class Constant:
             self.tensor.copy_(start)
 
 
+@dataclass(frozen=True)
+class _Layout:
+    """How the entries of a tensor lie in memory."""
+
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+
+    def same_channels(self, dim: int, other: _Layout, other_dim: int) -> bool:
+        """Return whether a dimension counts the same channels as one of another view of the same memory."""
+        alike = self.shape[dim] == other.shape[other_dim]
+        return alike and self.stride[dim] == other.stride[other_dim]
+
+
+def _layout(tensor: Tensor) -> _Layout:
+    return _Layout(tuple(tensor.shape), tensor.stride())
+
+
+@dataclass(frozen=True)
+class _Made:
+    """The output of a product. The reference keeps its memory's number from being given again, not the memory."""
+
+    place: Place
+    product: Product
+    layout: _Layout
+    channel_dim: int
+    reference: StorageWeakRef
+
+
+@dataclass(frozen=True)
+class _Read:
+    """An operation that reads the output of a product; `beside` is the weight or running mean that it reads too."""
+
+    operation: Any
+    layout: _Layout
+    beside: Tensor | None
+
+
 @dataclass
 class Uses:
     """What reads weights, and the outputs of products, during a forward pass.
@@ -59,13 +97,15 @@ class Uses:
 
     weights: Weights
     of_weights: dict[str, set[str]] = field(default_factory=dict)
-    _made: dict[int, tuple[Place, Product, Tensor]] = field(default_factory=dict)
-    _read: dict[Place, list[tuple[Any, Any, Tensor]]] = field(default_factory=dict)
+    _made: dict[int, _Made] = field(default_factory=dict)
+    _read: dict[Place, list[_Read]] = field(default_factory=dict)
     _normalised: Counter[int] = field(default_factory=Counter)
 
     def made(self, place: Place, product: Product, output: Tensor) -> None:
-        """Take down the output of a product. It is kept, so that its memory is not used again."""
-        self._made[memory(output)] = (place, product.alone(), output)
+        """Take down the output of a product."""
+        reference = StorageWeakRef(output.untyped_storage())
+        made = _Made(place, product.alone(), _layout(output), product.channel_dim(output), reference)
+        self._made[memory(output)] = made
 
     def entered(self, product: Product) -> None:
         """Take down what a product reads beside its own weight and bias."""
@@ -73,24 +113,27 @@ class Uses:
         self.read((product.entering,), "product")
         self._took_weight(product.entering, "a product as its input")
 
-    def read(self, tensors: Any, operation: Any, args: Any = ()) -> None:
+    def read(self, tensors: Any, operation: Any, beside: Tensor | None = None) -> None:
         """Take down that an operation reads tensors."""
 
         def took(tensor: Tensor) -> None:
             made = self._made.get(memory(tensor))
             if made is not None:
-                self._read.setdefault(made[0], []).append((operation, args, tensor))
+                self._read.setdefault(made.place, []).append(_Read(operation, _layout(tensor), beside))
 
         mapped(tensors, took)
 
     def passed(self, func: Any, args: Any, kwargs: Mapping[str, Any]) -> None:
         """Take down an operation that is no product. A view of a tensor is the tensor itself."""
-        packet = func.overloadpacket
+        packet, beside = func.overloadpacket, None
         if packet in _NORMS and isinstance(args[3], Tensor):
-            self._normalised[memory(args[3])] += 1
+            beside = args[3]
+            self._normalised[memory(beside)] += 1
+        elif packet in _SUMS and len(args) == 2 and not kwargs:
+            beside = next((each for each in args if self.weights.name(each) is not None), None)
         if func.is_view or packet is aten._unsafe_view:
             return
-        self.read((args, kwargs), packet, args)
+        self.read((args, kwargs), packet, beside)
         mapped((args, kwargs), lambda tensor: self._took_weight(tensor, packet.__name__))
 
     def _took_weight(self, tensor: Tensor, operation: str) -> None:
@@ -106,38 +149,27 @@ class Uses:
             if isinstance(module, _BatchNorm) and module.running_mean is not None
         }
         found: dict[Part, dict[Place, Constant | None]] = {}
-        for place, product, output in self._made.values():
-            if place[0] in wanted:
-                of_part = found.setdefault(self.weights.part(product.weight), {})
-                of_part[place] = self._constant(place, product, output, norms)
+        for made in self._made.values():
+            if made.place[0] in wanted:
+                of_part = found.setdefault(self.weights.part(made.product.weight), {})
+                of_part[made.place] = self._constant(made, norms)
         return dict(_unshared(found))
 
-    def _constant(self, place: Place, product: Product, output: Tensor, norms: Mapping[int, str]) -> Constant | None:
-        if product.bias is not None:
-            name = self.weights.name(product.bias)
-            return None if name is None or name in self.of_weights else Constant("bias", product.bias, 1.0)
-        uses = self._read.get(place, [])
-        if len(uses) != 1:
+    def _constant(self, made: _Made, norms: Mapping[int, str]) -> Constant | None:
+        bias, uses = made.product.bias, self._read.get(made.place, [])
+        if bias is not None:
+            name = self.weights.name(bias)
+            return None if name is None or name in self.of_weights else Constant("bias", bias, 1.0)
+        if len(uses) != 1 or uses[0].beside is None:
             return None
-        packet, args, reading = uses[0]
-        channel_dim = product.channel_dim(output)
-        if packet in _NORMS:
-            mean = args[3]
-            alone = mean is not None and self._normalised[memory(mean)] == 1 and memory(mean) in norms
-            fits = alone and _same_channels(output, channel_dim, reading, 1)
-            return Constant(norms[memory(mean)], mean, -1.0) if fits else None
-        if packet in _SUMS and len(args) == 2:
-            bias = args[1] if args[0] is reading else args[0]
-            alone = isinstance(bias, Tensor) and bias.dim() == 1 and self.weights.name(bias) is not None
-            fits = alone and len(bias) == reading.shape[-1] and _same_channels(output, channel_dim, reading, -1)
-            return Constant("bias", bias, 1.0) if fits else None
-        return None
-
-
-def _same_channels(output: Tensor, dim: int, reading: Tensor, reading_dim: int) -> bool:
-    """Return whether a dimension of a view counts the same channels as one of the tensor that it is of."""
-    same = output.shape[dim] == reading.shape[reading_dim]
-    return same and output.stride(dim) == reading.stride(reading_dim)
+        (use,), beside = uses, uses[0].beside
+        if use.operation in _NORMS:
+            alone = self._normalised[memory(beside)] == 1 and memory(beside) in norms
+            fits = alone and made.layout.same_channels(made.channel_dim, use.layout, 1)
+            return Constant(norms[memory(beside)], beside, -1.0) if fits else None
+        fits = beside.dim() == 1 and len(beside) == use.layout.shape[-1]
+        fits = fits and made.layout.same_channels(made.channel_dim, use.layout, -1)
+        return Constant("bias", beside, 1.0) if fits else None
 
 
 def _unshared(found: Mapping[Part, Mapping[Place, Constant | None]]) -> Iterator[tuple[Place, Constant]]:

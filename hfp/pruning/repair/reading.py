@@ -48,12 +48,17 @@ def layer_of(weight: str) -> str:
 
 def read_once(pair: Pair, index_map: IndexMap, batch: Any) -> Reading:
     """Run both models on a batch."""
-    choices, lost, expected = Choices(), set[str](), dict[Place, Shape]()
+    choices, expected = Choices(), dict[Place, Shape]()
+    lost, unknown = set[str](), set[str]()
 
     def keep(place: Place, product: Product, cut: Cut | None, output: Tensor) -> None:
-        expected[place] = () if cut is None else tuple(product.target(product.arranged(output), cut).shape)
-        if cut is not None and cut.left(product.in_dim) is not None:
-            lost.add(place[0])
+        if cut is None:
+            expected[place] = ()
+            unknown.add(place[0])
+        else:
+            expected[place] = tuple(product.target(product.arranged(output), cut).shape)
+            if cut.left(product.in_dim) is not None:
+                lost.add(place[0])
 
     full_output = pair.run_full(batch, keep, choices)
     uses = Uses(pair.weights)
@@ -64,6 +69,7 @@ def read_once(pair: Pair, index_map: IndexMap, batch: Any) -> Reading:
     reasons = {name: _reason(name, uses, lookout.shapes, expected) for name in lost}
     wanted = {name for name, reason in reasons.items() if reason is None}
     named = {layer_of(name): reason for name, reason in reasons.items() if reason is not None}
+    named |= {layer_of(name): _UNKNOWN for name in unknown if pair.cuts.unknown(name)}
     seen = {name for name, _ in expected}
     named |= dict.fromkeys(_readers(pair, index_map, seen), _UNSEEN)
     return Reading(
@@ -75,6 +81,7 @@ def read_once(pair: Pair, index_map: IndexMap, batch: Any) -> Reading:
     )
 
 
+_UNKNOWN = "it can't be told which part of its weight is multiplied with its inputs"
 _UNSEEN = "no product of inputs with its weight was seen; it is not run, or its weight is computed anew in every call"
 
 

@@ -56,12 +56,18 @@ def repair_lines(reports: Sequence[RepairReport]) -> Iterator[str]:
             yield f"not repaired by {report.kind}: {', '.join(names[:4])}{more}: {reason}"
 
 
+def _left(layer: LayerRepair) -> float:
+    return 0.0 if layer.error is None else layer.error[1]
+
+
 def _headline(report: RepairReport) -> str:
     errors = [layer.error for layer in report.layers if layer.error is not None]
     line = f"repaired by {report.kind} on {report.samples} samples: {len(report.layers)} layers"
     if errors:
         before, after = (statistics.median(pair[place] for pair in errors) for place in (0, 1))
         line += f", median error of their outputs {before:.1%} → {after:.1%}"
+        worst = sorted((layer for layer in report.layers if layer.error is not None), key=_left, reverse=True)[:2]
+        line += f" (most is left of {', '.join(f'{layer.name} {_left(layer):.1%}' for layer in worst)})"
     if report.outputs is not None:
         line += f", of the model's {report.outputs[0]:.1%} → {report.outputs[1]:.1%}"
     return line

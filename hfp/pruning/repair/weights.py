@@ -132,6 +132,11 @@ class Cuts:
         self._full, self._maps = full, index_map.tensors
         self._known: dict[Part, Cut | None] = {}
 
+    def unknown(self, name: str) -> bool:
+        """Whether a weight may have lost something, but it can't be told what."""
+        kept = self._maps.get(self._full.source(name))
+        return kept is None or not kept.is_identity
+
     def of(self, part: Tensor) -> Cut | None:
         """Return what is left of a part; None where that isn't known."""
         key = self._full.part(part)

@@ -115,6 +115,22 @@ def test_repairs_are_done_in_order_and_shown(factory, images, capsys):
     assert "repairs: bias, least-squares" in capsys.readouterr().out
 
 
+def test_data_repair_unless_that_is_switched_off(factory, images, capsys):
+    words = ["--params", "0.5", "--data", "imagefolder", "--data-root", str(images), "--image-size", "12", "--force"]
+    out = ["--out", "m.safetensors", "--batch-size", "4"]
+    assert main(["prune", factory, *words, *out]) == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"repair: +least-squares, from \d+ training images; --no-repair goes without", shown)
+    assert re.search(r"error .*\n(.*\n)+.* [\d.]+% → [\d.]+% ", shown)  # a column of the layer table
+    assert main(["prune", factory, *words, *out, "--json"]) == 0
+    repair = json.loads(capsys.readouterr().out)["repairs"][0]
+    assert all(before >= after for layer in repair["layers"] for before, after in [layer["error"]])
+    assert main(["prune", factory, *words, "--out", "m.safetensors", "--no-repair"]) == 0
+    shown = capsys.readouterr().out
+    assert "repair:  none, as --no-repair says" in shown
+    assert "repaired by" not in shown
+
+
 def test_weights_of_the_full_model_are_pruned(factory, tmp_path, capsys):
     import own_networks
 
@@ -165,6 +181,7 @@ def test_the_first_lines_say_what_is_pruned(factory, capsys):
     assert re.match(r"weights: RANDOM, nothing in this model is trained; .* --pretrained or --weights FILE", lines[1])
     assert re.fullmatch(r"data: +none; accuracy is not measured", lines[2])
     assert re.fullmatch(r"device: +cpu, \d+ threads?", lines[3])
+    assert lines[4] == "repair:  none, for want of data; --data NAME gives some"
     assert hfp.load_pruned("m.safetensors", hfp.create_model("resnet8")).metadata["weights"].startswith("RANDOM")
     assert main(["prune", factory, "--ratio", "0.5", "--image-size", "12", "--out", "n.safetensors", "--json"]) == 0
     streams = capsys.readouterr()
@@ -269,8 +286,8 @@ def test_fine_tuning_augments_only_when_asked_to_and_says_a_loss_of_accuracy(fac
     ("words", "message"),
     [
         (["--in-channels", "1"], "--in-channels 1 is not the 3 of the images of imagefolder"),
-        (["--batches", "3"], "--batches is for criteria that use data"),
-        (["--batch-size", "8"], "--batch-size is for criteria that use data"),
+        (["--no-repair", "--batches", "3"], "--batches is for criteria that use data"),
+        (["--no-repair", "--batch-size", "8"], "--batch-size is for criteria that use data"),
         (["--lr", "0.1"], "--learning-rate is for --finetune EPOCHS"),
         (["--augment"], "--augment is for --finetune EPOCHS"),
         (["--num-classes", "3"], "--num-classes does not reach own_networks:small"),
@@ -312,6 +329,14 @@ def test_no_option_is_ignored_beside_data(factory, images, words, message, capsy
         (["resnet8", "--macs", "0.5", "--finetune", "1", "--out", "m"], "--finetune needs images"),
         (["resnet8", "--macs", "0.5", "--repair", "bias", "--out", "m"], "--repair needs images"),
         (["resnet8", "--macs", "0.5", "--repair", "magic", "--out", "m"], "invalid choice: 'magic'"),
+        (
+            ["resnet8", "--macs", "0.5", "--data", "digits", "--repair", "bias", "--no-repair", "--out", "m"],
+            "--repair and --no-repair exclude each other; give one",
+        ),
+        (
+            ["resnet8", "--macs", "0.5", "--data", "digits", "--no-repair", "--batches", "3", "--out", "m"],
+            "--batches is for criteria that use data, --ranking measured and repairs; none is asked for",
+        ),
         (["resnet8", "--macs", "0.5", "--importance", "taylor", "--out", "m"], "scores with images: --data NAME"),
         (["resnet8", "--macs", "0.5", "--ranking", "measured", "--out", "m"], "losses on images: --data NAME"),
         (["resnet8", "--macs", "0.5", "--data-root", ".", "--out", "m"], "--data-root needs images"),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import io
 
 import pytest
 import torch
+from rich.console import Console
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -288,6 +290,51 @@ def test_prune_repairs_and_leaves_the_caller_s_model_alone(tmp_path):
     full = result.index_map.embed(result.model.state_dict(), into=model.state_dict())
     back = result.index_map.restrict(full)
     assert all(torch.equal(back[name], value) for name, value in result.model.state_dict().items())
+
+
+def test_data_repair_unless_that_is_switched_off():
+    budget = hfp.Budget(ratio=0.5)
+    usual = hfp.prune(network(), IMAGES, budget, data=data())
+    asked = hfp.prune(network(), IMAGES, budget, data=data(), repair="least-squares")
+    without, plain = (
+        hfp.prune(network(), IMAGES, budget, data=data(), repair=None),
+        hfp.prune(network(), IMAGES, budget),
+    )
+    assert [repair.kind for repair in usual.report.repairs] == ["least-squares"]
+    assert without.report.repairs == plain.report.repairs == ()
+    for one, other in ((usual, asked), (without, plain)):
+        for name, tensor in one.model.state_dict().items():
+            assert torch.equal(tensor, other.model.state_dict()[name])
+
+
+def test_statistics_stay_as_they_were_where_batches_are_too_small():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Linear(6, 2)).double()
+    compact = copy.deepcopy(model)
+    with pytest.raises(InputError, match="on a batch of 1"):
+        repair(model, compact, IndexMap.identity(model), [draw(8, 4), draw(1, 4)], "batch-norm")
+    for name, tensor in compact.state_dict().items():
+        assert torch.equal(tensor, model.state_dict()[name])
+
+
+def test_data_that_the_model_can_t_be_called_with_say_how_to_go_without():
+    with pytest.raises(InputError, match=r"can't run the model on them \(.*\); repair=None goes without"):
+        hfp.prune(network(), IMAGES, hfp.Budget(ratio=0.5), data=[torch.zeros(2, 3)])
+    assert hfp.prune(network(), IMAGES, hfp.Budget(ratio=0.5), data=[torch.zeros(2, 3)], repair=None)
+
+
+def test_the_report_says_per_layer_what_was_won():
+    result = hfp.prune(network(), IMAGES, hfp.Budget(ratio=0.5), data=data())
+    errors = {layer.name: layer.error for layer in result.report.repairs[0].layers}
+    shown = io.StringIO()
+    Console(file=shown, width=80).print(result.report.shown())
+    for name, (before, after) in errors.items():
+        assert after <= before
+        row = next(line for line in shown.getvalue().splitlines() if line.startswith(f"│ {name} "))
+        assert row.endswith(f" {100 * after:.{0 if after >= 0.0995 else 1}f}% │")
+    assert "most is left of" in repr(result)
+    assert "<th>error</th>" in result._repr_html_()
+    assert "error" not in hfp.prune(network(), IMAGES, hfp.Budget(ratio=0.5))._repr_html_()
 
 
 @pytest.mark.parametrize("kinds", ["bias", "least-squares", "batch-norm"])

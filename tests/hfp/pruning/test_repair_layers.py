@@ -5,6 +5,7 @@ In each network, removed channels are copies of others, so that the fitted weigh
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable
 
@@ -190,6 +191,19 @@ def test_experts_see_the_rows_that_the_full_router_gives_them():
     assert {layer.name for layer in report.layers} == {"reader.router", "reader"}
 
 
+def test_experts_that_no_row_goes_to_stay_as_they_were():
+    experts = Experts()
+    with torch.no_grad():
+        experts.router.bias.copy_(torch.tensor([1000.0, 1000.0, 0.0, 0.0]))
+    model = Doubled(experts)
+    cuts = {"reader.weight": (None, None, KEPT), "reader.router.weight": (None, KEPT)}
+    report, compact, _ = fitted(model, cuts, 16, 5, 4)
+    assert {layer.where for layer in report.layers if layer.name == "reader"} == {
+        "weight (50% of it; the rest read nothing)"
+    }
+    assert torch.equal(compact.reader.weight[2:], model.reader.weight[2:][:, :, KEPT])
+
+
 def test_weights_in_several_places_are_fitted_to_all_of_them():
     cuts = {"reader.one.weight": (None, KEPT), "reader.other.weight": (None, KEPT)}
     report = assert_made_up_for(Doubled(Twice()), cuts, 8, 5, 4)
@@ -326,3 +340,30 @@ def test_lines_say_what_was_won_and_what_was_not_repaired():
     assert re.fullmatch(r"repaired by least-squares on 24 samples: 0 layers, .*", lines[0])
     assert "not repaired by least-squares: reader.summed: its weight is also read by sum" in lines
     assert list(repair_lines([RepairReport("batch-norm", 0, ())])) == []
+
+
+def convolutional() -> nn.Module:
+    layers = [nn.Conv2d(4, 16, 3, bias=False), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(64, 3))
+
+
+def transformer() -> nn.Module:
+    layer = nn.TransformerEncoderLayer(16, 4, 32, dropout=0.0, batch_first=True)
+    body = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+    return nn.Sequential(nn.Linear(6, 16), body, nn.Linear(16, 3))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("make", "shape"), [(convolutional, (64, 4, 6, 6)), (transformer, (64, 6, 6))])
+def test_the_usual_repair_is_no_worse_in_half_precision(make, shape, dtype):
+    torch.manual_seed(0)
+    model = make().eval()
+    errors = {}
+    for kind in (torch.float32, dtype):
+        own = copy.deepcopy(model).to(kind)
+        batches = [draw(*shape, seed=seed).to(kind) for seed in range(3)]
+        result = hfp.prune(own, batches[0], hfp.Budget(macs=0.5), data=batches)
+        assert {parameter.dtype for parameter in result.model.parameters()} == {kind}
+        before, errors[kind] = result.report.repairs[0].outputs
+        assert errors[kind] < 0.5 * before
+    assert errors[dtype] < 1.1 * errors[torch.float32] + 0.01
