@@ -38,6 +38,7 @@ from pathlib import Path
 from typing import Any
 
 import data_files
+import works_on
 from data_files import read
 
 from hfp.errors import InputError
@@ -60,6 +61,8 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="change nothing, and fail where a page would change")
     parser.add_argument("--figures", action="store_true", help="draw the figures as well")
     given = parser.parse_args()
+    if not given.check:
+        works_on.write()
     old = {page: rendered(page) for page in pages() if page.read_text(encoding="utf-8") != rendered(page)}
     for page, text in old.items():
         print(f"{page}: {'its tables are not those of its data' if given.check else 'written'}")
