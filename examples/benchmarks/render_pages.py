@@ -75,7 +75,8 @@ def main() -> None:
 
 def pages() -> list[Path]:
     """All pages that have tables made from data."""
-    found = [EXAMPLES.parent / "README.md", *EXAMPLES.glob("benchmarks/*.md"), *EXAMPLES.glob("paper/*.md")]
+    own = [EXAMPLES.parent / "README.md", *EXAMPLES.parent.glob("docs/ideas/*.md")]
+    found = [*own, *EXAMPLES.glob("benchmarks/*.md"), *EXAMPLES.glob("paper/*.md")]
     return sorted(page for page in found if "<!-- table\n" in page.read_text(encoding="utf-8"))
 
 
