@@ -4,6 +4,7 @@ import re
 import shlex
 
 import pytest
+import works_on
 from data_files import read
 from readme_commands import README, commands, python_blocks, setup_command
 
@@ -36,16 +37,19 @@ def test_what_the_readme_refers_to_is_there():
     assert [name for name in linked if "://" not in name and not (README.parent / name).exists()] == []
 
 
-def test_counts_of_families_are_those_of_the_sweep():
-    lines = read(README.parent / "examples" / "benchmarks" / "timm_sweep.csv")
-    timm, torchvision = ([line for line in lines if line["source"] == source] for source in ("timm", "torchvision"))
-    ours = [f"{sum(line['result'] == 'pass' for line in some)} of {len(some)} families" for some in (timm, torchvision)]
-    tried = [line["plain"] for line in timm if line["plain"]]
-    failed = [plain for plain in tried if plain != "pass"]
-    alone = (
-        f"{len(tried) - len(failed)} of the {len(tried)} tried; {failed.count('no result within 120 s')} of the "
-        f"{len(failed)} others had no result in two minutes"
-    )
-    text = README.read_text(encoding="utf-8")
-    assert f"| timm | {ours[0]} | {alone} |" in text
-    assert f"| torchvision's classifiers | {ours[1]} | not tried |" in text
+def test_what_it_works_on_is_counted_from_the_sweep_and_the_zoo():
+    assert works_on.FILE.read_text(encoding="utf-8") == works_on.counted(), "python examples/benchmarks/render_pages.py"
+    folder = README.parent / "examples" / "benchmarks"
+    for file, column in (("timm_sweep.csv", "result"), ("zoo.csv", "outcome")):
+        lines, kinds = read(folder / file), {"timm_sweep.csv": (0, 2), "zoo.csv": (2, None)}[file]
+        rows = read(works_on.FILE)[slice(*kinds)]
+        assert sum(int(row["hfp"].split(" of ")[1]) for row in rows) == len(lines)
+        assert sum(int(row["hfp"].split(" of ")[0]) for row in rows) == sum(line[column] == "pass" for line in lines)
+        tried = [row["plain"].split(" of ") for row in rows if row["plain"] != "not tried"]
+        assert sum(int(count) for _, count in tried) == sum(bool(line["plain"]) for line in lines)
+        assert sum(int(count) for count, _ in tried) == sum(line["plain"] == "pass" for line in lines)
+
+
+def test_the_readme_is_one_screen_and_a_half():
+    text = re.sub(r"<!--.*?-->", "", README.read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert len(text.split()) <= 1000

@@ -24,6 +24,8 @@ of the first columns, and `digits` rounds the figures.
 
 A comment that begins with `figure` asks for a line chart in the file `out`, with the columns `x` and `y`, a curve for
 each value of `series`, a `title`, and what the two `axes` show. Without `x` the values of `y` are drawn in their order.
+With `bars` there is a bar for each value of that column in place of curves: `x` is its length, `low` and `high` are the
+ends of a line on it, and `axis` says what the values are.
 """
 
 from __future__ import annotations
@@ -36,11 +38,12 @@ from pathlib import Path
 from typing import Any
 
 import data_files
+import works_on
 from data_files import read
 
 from hfp.errors import InputError
 from hfp.results.atomic import write_atomically
-from hfp.results.charts import Line, line_chart, standalone
+from hfp.results.charts import Bar, Line, bar_chart, line_chart, standalone
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -58,6 +61,8 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="change nothing, and fail where a page would change")
     parser.add_argument("--figures", action="store_true", help="draw the figures as well")
     given = parser.parse_args()
+    if not given.check:
+        works_on.write()
     old = {page: rendered(page) for page in pages() if page.read_text(encoding="utf-8") != rendered(page)}
     for page, text in old.items():
         print(f"{page}: {'its tables are not those of its data' if given.check else 'written'}")
@@ -70,7 +75,8 @@ def main() -> None:
 
 def pages() -> list[Path]:
     """All pages that have tables made from data."""
-    found = [EXAMPLES.parent / "README.md", *EXAMPLES.glob("benchmarks/*.md"), *EXAMPLES.glob("paper/*.md")]
+    own = [EXAMPLES.parent / "README.md", *EXAMPLES.parent.glob("docs/ideas/*.md")]
+    found = [*own, *EXAMPLES.glob("benchmarks/*.md"), *EXAMPLES.glob("paper/*.md")]
     return sorted(page for page in found if "<!-- table\n" in page.read_text(encoding="utf-8"))
 
 
@@ -136,16 +142,31 @@ def draw(page: Path) -> None:
     """
     for match in FIGURE.finditer(page.read_text(encoding="utf-8")):
         request = tomllib.loads(match[1])
-        across, up, series = request.get("x"), request["y"], request["series"]
-        lines = selected(request, read(page.parent / request["file"]), [up, series, *_texts(across or [])])
-        curves: dict[str, list[tuple[float, ...]]] = {}
-        for line in lines if across else sorted(lines, key=lambda line: float(line[up])):
-            points = curves.setdefault(line[series], [])
-            points.append((float(line[across]) if across else len(points) + 1.0, float(line[up])))
-        drawn = [Line(name, index, sorted(points)) for index, (name, points) in enumerate(curves.items())]
-        chart = line_chart(request["title"], *request["axes"], drawn, zero=True, legend=len(drawn) > 1)
+        lines = read(page.parent / request["file"])
+        chart = _bars(request, lines) if "bars" in request else _curves(request, lines)
         write_atomically(page.parent / request["out"], standalone(chart).encode())
         print(f"{page.parent / request['out']}: drawn")
+
+
+def _curves(request: Mapping[str, Any], lines: list[data_files.Line]) -> str:
+    across, up, series = request.get("x"), request["y"], request["series"]
+    lines = selected(request, lines, [up, series, *_texts(across or [])])
+    curves: dict[str, list[tuple[float, ...]]] = {}
+    for line in lines if across else sorted(lines, key=lambda line: float(line[up])):
+        points = curves.setdefault(line[series], [])
+        points.append((float(line[across]) if across else len(points) + 1.0, float(line[up])))
+    drawn = [Line(name, index, sorted(points)) for index, (name, points) in enumerate(curves.items())]
+    return line_chart(request["title"], *request["axes"], drawn, zero=True, legend=len(drawn) > 1)
+
+
+def _bars(request: Mapping[str, Any], lines: list[data_files.Line]) -> str:
+    name, length = request["bars"], request["x"]
+    ends = [request[end] for end in ("low", "high") if end in request]
+    drawn = [
+        Bar(line[name], float(line[length]), *(float(line[end]) for end in ends))
+        for line in selected(request, lines, [name, length, *ends])
+    ]
+    return bar_chart(request["title"], request["axis"], drawn)
 
 
 def _pivoted(

@@ -603,9 +603,9 @@ class Experiment:
         return self.dataset if isinstance(self.dataset, str) else self.dataset.name
 
     @property
-    def deals_by_alpha(self) -> bool:
-        """Whether samples are dealt out by Dirichlet shares."""
-        return self.partition == "dirichlet" and self.clients_file is None
+    def deals_by_scheme(self) -> bool:
+        """Whether a scheme deals the samples out, and no file, list or data set says who has what."""
+        return self.clients_file is None and self.partition in schemes()
 
     @property
     def partition_name(self) -> str:

@@ -42,7 +42,8 @@ def _clients(federation: Federation) -> str:
     experiment, clients = federation.experiment, federation.context.clients
     shares = ", ".join(f"{ratio:.0%}" for ratio in sorted({client.ratio for client in clients}))
     least, most = (pick(client.samples for client in clients) for pick in (min, max))
-    dealt = f"alpha {experiment.alpha:g}" if experiment.deals_by_alpha else experiment.partition_name
+    by_alpha = experiment.deals_by_scheme and experiment.partition == "dirichlet"
+    dealt = f"alpha {experiment.alpha:g}" if by_alpha else experiment.partition_name
     return f"{len(clients)} of {least:,} to {most:,} images ({dealt}); they remove {shares} of their channels"
 
 

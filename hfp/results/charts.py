@@ -1,4 +1,4 @@
-"""Line charts as SVG text, drawn by matplotlib, coloured by the style sheet of the page that they stand in.
+"""Line and bar charts as SVG text, drawn by matplotlib, coloured by the style sheet of the page that they stand in.
 
 matplotlib comes with the `examples` extra.
 """
@@ -98,6 +98,49 @@ def line_chart(
     if legend:
         figure.legend(loc="outside lower center", ncols=columns, frameon=False, labelcolor=_INK, fontsize=9)
     return _as_element(_svg(figure), title, lines)
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One bar of a chart, with a line from `low` to `high` where they are given."""
+
+    name: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+def bar_chart(title: str, x_label: str, bars: Sequence[Bar]) -> str:
+    """Draw an SVG element with a bar for each name, from top to bottom, and each value at its bar's end.
+
+    Args:
+        title: the chart's title.
+        x_label: what the values are.
+        bars: the bars.
+
+    Raises:
+        InputError: matplotlib isn't installed.
+    """
+    figure = make_figure(6.4, 1.2 + 0.62 * len(bars))
+    axes = figure.subplots()
+    places = list(range(len(bars)))
+    axes.barh(places, [bar.value for bar in bars], height=0.36, color=next(iter(_LINES)))
+    for place, bar in zip(places, bars, strict=True):
+        beside = {"xytext": (0, 9), "textcoords": "offset points", "fontsize": 10}
+        axes.annotate(_plain(bar.name), (0.0, place - 0.18), xycoords=("axes fraction", "data"), color=_INK, **beside)
+        ends = max(bar.value, bar.high or 0.0)
+        axes.annotate(f"{bar.value:g}", (ends, place), xytext=(6, -3.5), textcoords="offset points", color=_INK)
+        if bar.low is not None and bar.high is not None:
+            axes.plot([bar.low, bar.high], [place, place], color=_INK, linewidth=1.6)
+    axes.set_title(_plain(title), loc="left", fontsize=12, fontweight="bold", color=_INK, pad=16)
+    axes.set_xlabel(_plain(x_label), color=_SOFT)
+    axes.set_yticks([])
+    axes.set_ylim(len(bars) - 0.6, -0.75)
+    axes.margins(x=0.12)
+    _style(axes)
+    axes.grid(False)
+    axes.grid(color=_RULE, axis="x")
+    return _as_element(_svg(figure), title, ())
 
 
 def _style(axes: Any) -> None:

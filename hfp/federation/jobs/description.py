@@ -15,7 +15,7 @@ from hfp.data.dataset import Split
 from hfp.data.rows import LARGE_BYTES
 from hfp.errors import InputError
 from hfp.federation.experiment import Experiment
-from hfp.federation.setup import Federation, set_up
+from hfp.federation.setup import Federation, dealt_out, set_up
 from hfp.methods.interface.registry import method_class
 
 ALONE = "or take 1 job, which needs no other process"
@@ -34,6 +34,7 @@ def described(federation: Federation) -> tuple[dict[str, Any], dict[str, Tensor]
     experiment = federation.experiment
     settings = {**experiment.as_dict(), "model": _model(experiment), "pretrained": False, "weights": None}
     data, tensors = _data(federation.dataset, experiment)
+    settings |= _partition(federation, sent=data is not None)
     if data is not None:
         settings |= {"dataset": None, "data_root": None, "train_images": None, "image_size": None, "download": False}
     return {
@@ -83,6 +84,15 @@ def _data(dataset: Dataset, experiment: Experiment) -> tuple[dict[str, Any] | No
         "std": dataset.std,
     }
     return {"name": dataset.name, "classes": list(dataset.classes), "shape": list(dataset.shape)}, tensors
+
+
+def _partition(federation: Federation, sent: bool) -> dict[str, Any]:
+    """Describe who has what, where no scheme says it; a worker that reads the data itself knows their clients too."""
+    experiment = federation.experiment
+    if isinstance(experiment.partition, str) and (not sent or experiment.deals_by_scheme):
+        return {}
+    parts = dealt_out(experiment, federation.dataset)[1]
+    return {"partition": [part.tolist() for part in parts], "clients_file": None}
 
 
 def _model(experiment: Experiment) -> str:

@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 
 from hfp.errors import InputError
-from hfp.results.charts import DARK, LIGHT, Line, line_chart, standalone, variables
+from hfp.results.charts import DARK, LIGHT, Bar, Line, bar_chart, line_chart, standalone, variables
 
 LINES = [Line('"<q>" $x$', 0, [(1, 1.0, 0.5, 2.0), (2, 2.25, 1.0, 3.0)]), Line("b & c", 11, [(1, 1.5), (2, 2.5)])]
 
@@ -33,6 +33,13 @@ def test_colours_are_the_pages_and_nothing_else_is_brought_along():
         for name, colour in enumerate(colours):
             assert f"--c{name}: {colour};" in declared
     assert {name for name in used if f"{name}:" in declared} == used
+
+
+def test_bars_have_their_names_and_values_and_the_pages_colours():
+    chart = bar_chart("a < b", "x & y", [Bar("$one$", 1.5, 1.0, 2.0), Bar("two", 3.25)])
+    assert {"a < b", "x & y", "$one$", "two", "1.5", "3.25"} <= texts(chart)
+    assert not re.search("#[0-9a-f]{6}|font-family|<style|<metadata|<!--|script", chart)
+    assert set(re.findall(r"var\((--[a-z0-9]+)\)", chart)) == {"--ink", "--soft", "--rule", "--c0"}
 
 
 def test_more_curves_than_colours_can_be_told_apart():

@@ -21,7 +21,7 @@ from torch import nn
 
 import hfp
 from hfp.commands.cli import main
-from hfp.data import Dataset, from_tensors
+from hfp.data import Dataset, from_tensors, load_dataset
 from hfp.federation.jobs.check import check_jobs
 from hfp.federation.jobs.description import described, set_up_as
 from hfp.federation.jobs.fleet import fleet_of
@@ -225,3 +225,24 @@ def _alive(process: int) -> bool:
     except FileNotFoundError:
         return False
     return status != "Z"
+
+
+@pytest.mark.parametrize("kind", ["lists", "file", "own"])
+def test_workers_deal_samples_out_as_this_process_does(tmp_path: Path, kind: str) -> None:
+    lists = [list(range(0, 30)), list(range(50, 70)), [71, 73]]
+    own = {**SMALL, "clients": 3, "train_images": None}
+    if kind == "lists":
+        experiment = hfp.Experiment(**own, partition=lists)
+    elif kind == "file":
+        (tmp_path / "who.json").write_text(json.dumps(lists))
+        experiment = hfp.Experiment(**own, clients_file=str(tmp_path / "who.json"))
+    else:
+        digits = load_dataset("digits", limit=60)
+        dataset = dataclasses.replace(digits, owners=torch.arange(60) % 3)
+        experiment = hfp.Experiment(**own, dataset=dataset, partition="own")
+    here = set_up(experiment)
+    description, tensors = described(here)
+    there = set_up_as(json.loads(json.dumps(description)), tensors)
+    for one, other in zip(here.shards, there.shards, strict=True):
+        assert torch.equal(one.images[:], other.images[:])
+        assert torch.equal(one.labels, other.labels)
