@@ -50,17 +50,49 @@ class StoredPlan:
             raise InputError(f"the plan of client {self.client} is of another model: {error}") from error
 
 
-def write_plans(folder: Path, plans: Plans) -> None:
-    """Write ``plans.json``: every client's last plan."""
-    clients = {
-        str(client): {
-            "round": made + 1,
-            "kept": {name: list(kept) for name, kept in plan.kept.items() if len(kept) < plan.sizes[name]},
-        }
-        for client, (made, _, plan) in sorted(plans.items())
-    }
-    text = json.dumps({"format": FORMAT, "clients": clients}, separators=(",", ":")) + "\n"
-    write_atomically(folder / PLANS, text.encode())
+class PlansFile:
+    """``plans.json``, which has the last plan of every client that was ever asked.
+
+    A run remembers only plans that it may use again, so the text of each is kept here, at a few bytes per channel.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path, self._texts = folder / PLANS, dict[int, str]()
+
+    def begin(self, resumed: bool) -> None:
+        """Read what a `resumed` run wrote before; the file of a run that starts anew is removed.
+
+        Raises:
+            InputError: the file is damaged or of another format version.
+        """
+        if not resumed:
+            self._path.unlink(missing_ok=True)
+        elif self._path.exists():
+            self._texts = {int(client): _compact(entry) for client, entry in _read_plans(self._path).items()}
+
+    def write(self, plans: Plans) -> None:
+        """Write the file with these plans in place of their clients' earlier ones.
+
+        Raises:
+            OSError: it can't be written.
+        """
+        for client, (made, _, plan) in plans.items():
+            kept = {name: list(kept) for name, kept in plan.kept.items() if len(kept) < plan.sizes[name]}
+            self._texts[client] = _compact({"round": made + 1, "kept": kept})
+        clients = ",".join(f'"{client}":{self._texts[client]}' for client in sorted(self._texts))
+        write_atomically(self._path, f'{{"format":{FORMAT},"clients":{{{clients}}}}}\n'.encode())
+
+
+def _compact(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"))
+
+
+def _read_plans(path: Path) -> dict[str, Any]:
+    found: Any = read_json(path)
+    plans = found.get("clients") if isinstance(found, dict) and found.get("format") == FORMAT else None
+    if not isinstance(plans, dict) or not all(name.isdecimal() for name in plans):
+        raise InputError(f"{path} holds no plans of format version {FORMAT}; use a matching version of hfp")
+    return plans
 
 
 def read_plan(folder: Path, client: int) -> StoredPlan:
@@ -69,12 +101,10 @@ def read_plan(folder: Path, client: int) -> StoredPlan:
     Raises:
         InputError: there is none, or the file is missing, damaged or of another format version.
     """
-    found: Any = read_json(folder / PLANS)
-    if not isinstance(found, dict) or found.get("format") != FORMAT or not isinstance(found.get("clients"), dict):
-        raise InputError(f"{folder / PLANS} holds no plans of format version {FORMAT}; use a matching version of hfp")
-    entry = found["clients"].get(str(client))
+    plans = _read_plans(folder / PLANS)
+    entry = plans.get(str(client))
     if entry is None:
-        raise InputError(f"client {client} was never asked to train; the run has plans of {_ranges(found['clients'])}")
+        raise InputError(f"client {client} was never asked to train; the run has plans of {_ranges(plans)}")
     try:
         kept = {name: tuple(indices) for name, indices in entry["kept"].items()}
         if not all(type(index) is int for indices in kept.values() for index in indices):

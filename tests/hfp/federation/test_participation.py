@@ -12,10 +12,12 @@ from hfp.costs.devices import Seconds
 from hfp.costs.payload import pack
 from hfp.federation.exchange import Exchange
 from hfp.federation.participation import Cohort, asked_clients
+from hfp.federation.rounds import Course
 from hfp.federation.setup import set_up
 from hfp.methods import Client, create_method
 from hfp.methods.blocks.selection import keep_random
 from hfp.methods.dapperfl import KEPT, kept_bits
+from hfp.results.model_files import ModelFiles
 
 SMALL = Experiment(train_images=120, clients=4, rounds=3, method="fedavg")
 FOUR = tuple(Client(index, 10, 0.5) for index in range(4))
@@ -162,6 +164,20 @@ def test_a_plan_stays_for_as_many_rounds_as_asked(replan, distinct):
     client = federation.context.clients[0]
     kept = {tuple(exchange._plan(dataclasses.replace(state, round=round), client).kept.items()) for round in range(4)}
     assert len(kept) == distinct
+
+
+@pytest.mark.parametrize(("replan", "most"), [(1, 1), (2, 2), (0, 4)])
+def test_a_run_remembers_only_plans_that_may_be_used_again_and_its_folder_has_all(replan, most, tmp_path):
+    sampled = experiment(method="heterofl", clients=4, participation=0.25, replan=replan, rounds=4, evaluate=4)
+    course = Course(set_up(sampled), observers=[ModelFiles(tmp_path)])
+    asked = set()
+    for _ in range(sampled.rounds):
+        asked |= {client.client for client in course.advance().record.clients}
+        assert len(course.run_state.plans) <= most
+        assert max(made for made, _, _ in course.run_state.plans.values()) == course.state.round - 1 or replan != 1
+    stored = json.loads((tmp_path / "plans.json").read_text())["clients"]
+    assert stored.keys() == {str(client) for client in asked}
+    assert len(asked) > 1
 
 
 def test_a_new_phase_makes_a_new_plan():
