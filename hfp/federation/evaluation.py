@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from hfp.costs.payload import packed_bytes
+from hfp.federation.experiment import asked_clients
 from hfp.federation.fleet import Fleet
 from hfp.federation.observer import Observer
-from hfp.federation.participation import Cohort, asked_clients
+from hfp.federation.participation import Cohort
 from hfp.federation.records import ClientRecord, Personal
 from hfp.federation.replies import ReplyCheck
 from hfp.federation.safeguards import Safeguards

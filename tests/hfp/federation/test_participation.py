@@ -11,12 +11,14 @@ from hfp import Experiment, InputError, simulate
 from hfp.costs.devices import Seconds
 from hfp.costs.payload import pack
 from hfp.federation.exchange import Exchange
-from hfp.federation.participation import Cohort, asked_clients
+from hfp.federation.experiment import asked_clients
+from hfp.federation.participation import Cohort
 from hfp.federation.rounds import Course
 from hfp.federation.setup import set_up
 from hfp.methods import Client, create_method
 from hfp.methods.blocks.selection import keep_random
 from hfp.methods.dapperfl import KEPT, kept_bits
+from hfp.results.checkpoint import load_checkpoint
 from hfp.results.model_files import ModelFiles
 
 SMALL = Experiment(train_images=120, clients=4, rounds=3, method="fedavg")
@@ -90,6 +92,24 @@ def test_a_round_without_replies_leaves_the_model_as_it_was():
             assert torch.equal(run.global_state[name], tensor)
         assert {client.status for client in run.history[0].clients} == {"late"}
         assert run.history[0].device_seconds == 1e-9
+
+
+def test_a_round_with_too_few_replies_stops_the_run_with_the_state_before_it(tmp_path):
+    def replies(seed):
+        cohort = Cohort(experiment(dropout=0.5, seed=seed), FOUR)
+        return [sum(not cohort.drops_out(round, client) for client in FOUR) for round in range(3)]
+
+    seed = next(seed for seed in range(100) if replies(seed)[:2] == [3, 1])
+    few = experiment(dropout=0.5, seed=seed, least_replies=2, head_start=1.0)
+    for _ in range(2):  # the resumed run does the round again, and comes to the same
+        with pytest.raises(
+            InputError, match=r"round 2 had 1 of the 2 usable .* \(least_replies\): 3 dropped, 1 in time"
+        ):
+            simulate(few, resume=tmp_path)
+        assert [record.count("in time") for record in load_checkpoint(tmp_path).history] == [3]
+    assert len(simulate(dataclasses.replace(few, least_replies=0)).history) == 3
+    with pytest.raises(InputError, match="least_replies must be at most 4, which is how many clients a round asks"):
+        experiment(least_replies=5)
 
 
 def test_a_round_lasts_until_its_slowest_client_in_time():

@@ -423,6 +423,22 @@ def test_lies_are_refused_recorded_and_the_round_goes_on(tmp_path, method):
     assert all(tensor.isfinite().all() for tensor in run.global_state.values())
 
 
+def test_too_few_replies_that_can_be_used_stop_the_run_and_it_goes_on_with_honest_nodes(tmp_path):
+    config = config_of(rounds=2, **{"least-replies": 3})
+    whole, _ = run_on(grid_of(config), config, tmp_path / "whole")
+    grid, letters = grid_of(config), []
+
+    def later_garbage(letter):
+        letters.append(letter)
+        return letter if len(letters) == 1 else Letter(letter.header, b"garbage")
+
+    lying(grid, 1001, later_garbage)
+    with pytest.raises(InputError, match=r"round 2 had 2 of the 3 usable .* \(least_replies\): 2 in time, 1 refused"):
+        run_on(grid, config, tmp_path / "run")
+    again, _ = run_on(grid_of(config), config, tmp_path / "x", resume=str(tmp_path / "run"))
+    assert [record.without_machine() for record in again.history] == [r.without_machine() for r in whole.history]
+
+
 def test_the_reply_of_an_earlier_round_is_refused_in_a_later_one(tmp_path):
     config = config_of(rounds=2)
     grid, first = grid_of(config), []
