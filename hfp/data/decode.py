@@ -9,11 +9,12 @@ import hashlib
 import json
 import os
 import tempfile
+import time
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import repeat
 from pathlib import Path
@@ -29,6 +30,7 @@ from hfp.errors import InputError, listed
 
 _RECIPE = 2  # raise this when the same files would decode to other pixels, so that older arrays are not used
 _CHUNK_BYTES = 2**25
+_PART, _ABANDONED = ".part", 3600  # unfinished files, and the seconds after which nobody finishes one
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,6 +157,7 @@ def _store(stored: Path, paths: Sequence[str], size: int) -> None:
     """Decode into a file: it holds an .npy array, and behind it a line of JSON with the findings."""
     found, shape = _Pass(), (len(paths), 3, size, size)
     stored.parent.mkdir(parents=True, exist_ok=True)
+    _clear_parts(stored.parent)
     with _part(stored) as colour:
         _write(colour, shape, _decode_all(paths, size, found))
         found.check(len(paths))
@@ -171,10 +174,18 @@ def _store(stored: Path, paths: Sequence[str], size: int) -> None:
             _finish(grey, stored, found)
 
 
+def _clear_parts(folder: Path) -> None:
+    """Remove what killed processes left: a file that is being written is never so old."""
+    for part in folder.glob(f"*{_PART}"):
+        with suppress(OSError):
+            if time.time() - part.stat().st_mtime > _ABANDONED:
+                part.unlink()
+
+
 @contextmanager
 def _part(stored: Path) -> Iterator[IO[bytes]]:
     """Yield a file beside `stored` that is removed afterwards, unless it was finished."""
-    with tempfile.NamedTemporaryFile(dir=stored.parent, suffix=".part", delete=False) as part:
+    with tempfile.NamedTemporaryFile(dir=stored.parent, suffix=_PART, delete=False) as part:
         try:
             yield part
         finally:

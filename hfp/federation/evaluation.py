@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from hfp.costs.payload import packed_bytes
+from hfp.federation.experiment import asked_clients
 from hfp.federation.fleet import Fleet
 from hfp.federation.observer import Observer
-from hfp.federation.participation import Cohort, asked_clients
+from hfp.federation.participation import Cohort
 from hfp.federation.records import ClientAccuracy, ClientRecord, Personal
 from hfp.federation.replies import ReplyCheck
 from hfp.federation.safeguards import Safeguards
@@ -168,14 +169,16 @@ class Evaluator:
             cohort, round = Cohort(self._federation.experiment, clients), state.round - 1
             clients = [client for client in cohort.asked(round) if not cohort.drops_out(round, client)]
             self.traffic = self._statistics_traffic(len(clients))
-        self._refused = {}
-        present = self._fleet.reachable(state.round, clients)
+        present, problems, usable = self._fleet.reachable(state.round, clients), dict[int, str](), []
         for client, found in self._fleet.statistics(state.round, present, state.weights):
             problem = found if isinstance(found, str) else self._check.statistics_problem(found)
             if problem:
-                self._refused[client.index] = f"its batch-norm statistics are refused: {problem}"
+                problems[client.index] = problem
             elif not isinstance(found, str):
-                yield client, found
+                usable.append((client, found))
+        problems |= self._check.outlying_statistics(usable)
+        self._refused = {index: f"its batch-norm statistics are refused: {why}" for index, why in problems.items()}
+        yield from ((client, found) for client, found in usable if client.index not in problems)
 
     def _ask(self, model: nn.Module, schedule: Sequence[Tensor] | None = None) -> Predictions:
         """Predict the whole test set, in evaluation mode unless a schedule of batches is given."""

@@ -17,16 +17,23 @@ Plans = Mapping[int, tuple[int, str, Plan]]
 
 
 class Exchange:
-    """Writes tasks and reads answers, and remembers every client's plan with the round and phase that it is from."""
+    """Writes tasks and reads answers, and remembers plans with the round and phase that they are from.
+
+    A plan is remembered while it may be used again, so that memory does not grow with the clients that were ever asked.
+    """
 
     def __init__(self, federation: Federation, plans: Plans | None = None) -> None:
         self._federation = federation
         self._plans = dict(plans or {})
+        self._round = -1
         self._count_peak_bytes = PeakBytesCounter(federation.context.example)
 
     @property
     def plans(self) -> Plans:
-        """Client's index to the round and phase in which its plan was made, and the plan, in the clients' order."""
+        """Client's index to the round and phase in which its plan was made, and the plan, where it may be used again.
+
+        Those of the last round are among them.
+        """
         return dict(sorted(self._plans.items()))
 
     def task(self, state: ServerState, client: Client) -> Task:
@@ -100,10 +107,13 @@ class Exchange:
         """Return the client's plan of an earlier round while that is to stay, else a new one."""
         method, every = self._federation.method, self._federation.experiment.replan
         phase = method.phase(state)
-        if client.index in self._plans:
-            made, in_phase, plan = self._plans[client.index]
-            if in_phase == phase and (every == 0 or state.round - made < every):
-                return plan
-        plan = method.plan(self._federation.context, state, client)
-        self._plans[client.index] = state.round, phase, plan
-        return plan
+        if state.round != self._round:
+            self._round = state.round
+            self._plans = {
+                index: (made, in_phase, plan)
+                for index, (made, in_phase, plan) in self._plans.items()
+                if in_phase == phase and (every == 0 or state.round - made < every)
+            }
+        if client.index not in self._plans:
+            self._plans[client.index] = state.round, phase, method.plan(self._federation.context, state, client)
+        return self._plans[client.index][2]

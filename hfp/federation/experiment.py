@@ -74,6 +74,11 @@ LEARNING_RATE_SCHEDULES: Mapping[str, str] = MappingProxyType(
 """How the learning rate goes over the rounds of a run."""
 
 
+def asked_clients(participation: float, clients: int) -> int:
+    """Count the clients that a round asks, which are a share of all and at least one."""
+    return max(1, math.floor(participation * clients + 0.5))
+
+
 def _is_dataset(value: object) -> bool:
     """Whether it is a data set itself, or a file's name of one that was given in Python."""
     if isinstance(value, str):
@@ -307,6 +312,13 @@ class Experiment:
         unit="seconds",
         group="devices",
     )
+    least_replies: int = setting(
+        0,
+        "A round with fewer replies that can be used ends the run, whose state before the round is kept.",
+        within="[0, inf)",
+        unit="replies",
+        group="devices",
+    )
     late: str = setting(
         "discard",
         "Late replies are treated in this way.",
@@ -460,6 +472,11 @@ class Experiment:
         check_settings(self)
         if self.train_images is not None and self.train_images < self.clients:
             raise InputError(f"train_images must be at least {self.clients} (clients); found {self.train_images}")
+        if self.least_replies > (asked := asked_clients(self.participation, self.clients)):
+            raise InputError(
+                f"least_replies must be at most {asked}, which is how many clients a round asks; found "
+                f"{self.least_replies}"
+            )
         if isinstance(self.ratio, tuple) and len(self.ratio) != self.clients:
             raise InputError(f"ratio must be one number or one per client ({self.clients}); found {len(self.ratio)}")
         if self.budget is not None and self.ratio is not None:

@@ -8,14 +8,9 @@ from dataclasses import dataclass, field
 
 import torch
 
-from hfp.federation.experiment import Experiment
+from hfp.federation.experiment import Experiment, asked_clients
 from hfp.methods import Client, Update
 from hfp.seeds import generator
-
-
-def asked_clients(participation: float, clients: int) -> int:
-    """Count the clients that a round asks, which are a share of all and at least one."""
-    return max(1, math.floor(participation * clients + 0.5))
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -20,12 +20,18 @@ from hfp.costs.memory import PeakBytesCounter
 from hfp.errors import InputError
 from hfp.federation.setup import Federation
 from hfp.importance import CriterionError
-from hfp.methods import Collector, Reply, ServerState, State, Update
+from hfp.methods import Client, Collector, Reply, ServerState, State, Update
 from hfp.reconstruct import IndexMap, MapError, TensorMap
 
 FLOAT32_MAX = torch.finfo(torch.float32).max
 PLAUSIBLE = 4
 """A client may report this many times the cost of training the full model: methods may train a second model beside."""
+
+FARTHEST = 10.0
+"""Standard deviations of a layer's inputs that a client's batch-norm statistics may lie from those of the others.
+
+Clients of digits that hold two classes each, of two images and more, lie up to 0.5 from each other.
+"""
 
 EXACT = 2**53
 """Sums of whole numbers are taken in float64, which is exact below this."""
@@ -58,6 +64,33 @@ class ReplyCheck:
         except InputError as error:
             return _one_line(str(error))
         return ""
+
+    def outlying_statistics(self, found: Sequence[tuple[Client, State]]) -> dict[int, str]:
+        """Which clients' batch-norm statistics can't be used beside the others', with a sentence for each.
+
+        A layer's means may be as far from the clients' median, in root mean square, as `FARTHEST` standard deviations,
+        and the standard deviation no larger than that; both are measured in the median client's standard deviation.
+        So what one liar can do is bounded. With fewer than three clients nobody can tell who lies. Nothing is refused
+        in a private run, where no client's part may depend on another's.
+
+        Args:
+            found: every client's own statistics, each of which passed `statistics_problem`.
+        """
+        if len(found) < 3 or self._federation.experiment.privacy is not None:
+            return {}
+        distances = {name: _distances(name, found) for name in found[0][1] if name.endswith("running_mean")}
+        if not distances:
+            return {}
+        farthest = torch.stack(list(distances.values())).max(0)
+        layers = list(distances)
+        return {
+            client.index: f"{layers[layer]} is {distance:.3g} standard deviations from the other clients'; at most "
+            f"{FARTHEST:g} is taken"
+            for (client, _), distance, layer in zip(
+                found, farthest.values.tolist(), farthest.indices.tolist(), strict=True
+            )
+            if distance > FARTHEST
+        }
 
     def next_state(self, state: ServerState, collector: Collector) -> tuple[ServerState, str]:
         """The state that a collector makes, and an empty text; or the old one, a round later, and why it stays.
@@ -163,6 +196,26 @@ def check_tensors(tensors: State, largest: float = FLOAT32_MAX) -> None:
             raise InputError(f"{name} must hold values up to {limit:.3g}; found {max(least, greatest, key=abs):.3g}")
         if name.endswith("running_var") and least < 0:
             raise InputError(f"{name} must hold variances of at least 0; found {least:.3g}")
+
+
+def _distances(name: str, found: Sequence[tuple[Client, State]]) -> Tensor:
+    """Measure each client's distance from the others in one layer, in the median client's standard deviations.
+
+    Channels whose inputs never vary count for nothing, because they have no scale of their own.
+
+    Returns:
+        Of a layer's means and its standard deviation the one that stands out more, `[clients]`.
+    """
+    means = torch.stack([own[name].double() for _, own in found])
+    variances = torch.stack([own[name.removesuffix("mean") + "var"].double() for _, own in found])
+    scale = _median(variances).sum()
+    squares = torch.maximum((means - _median(means)).square().sum(1), variances.sum(1))
+    return (squares / scale).sqrt() if scale > 0 else torch.zeros_like(squares)
+
+
+def _median(values: Tensor) -> Tensor:
+    """Return the lower median over the first dimension."""
+    return values.sort(0).values[(len(values) - 1) // 2]
 
 
 def _check_finite(memory: Any) -> None:

@@ -20,10 +20,11 @@ from hfp.federation.diagnostics import DiagnosticsObserver
 from hfp.federation.ending import why_ended
 from hfp.federation.evaluation import Evaluator, PersonalAccuracy
 from hfp.federation.exchange import Exchange, Plans
+from hfp.federation.experiment import asked_clients
 from hfp.federation.fleet import Fleet, InProcess, TaskResult
 from hfp.federation.home import moved
 from hfp.federation.observer import Observer
-from hfp.federation.participation import Cohort, CohortState, asked_clients
+from hfp.federation.participation import Cohort, CohortState
 from hfp.federation.records import FAILED, LATE, REFUSED, ClientRecord, Cost, RoundRecord, Run, check_figures
 from hfp.federation.replies import ReplyCheck
 from hfp.federation.safeguards import Safeguards
@@ -138,7 +139,8 @@ class Course:
         """Run the next round.
 
         Raises:
-            InputError: all clients failed; the run is left as it was before the round.
+            InputError: all clients failed, or there are fewer replies than the experiment asks for; the run is left as
+                it was before the round.
         """
         begun, observers, before = time.perf_counter(), self._observers.values(), self.state
         for observer in observers:
@@ -147,6 +149,7 @@ class Course:
         collector = self._federation.method.collect(self._federation.context, before)
         records, heard = self._ask(collector)
         _check_some_trained(before.round, records, len(self._federation.context.clients))
+        _check_enough(before.round, heard, records, self._federation.experiment.least_replies)
         after, dropped = dataclasses.replace(before, round=before.round + 1), ""
         if heard:
             after, dropped = self._check.next_state(before, collector)
@@ -276,6 +279,17 @@ def _check_some_trained(round: int, records: Sequence[ClientRecord], clients: in
     """Refuse to go on where nobody can train: one failed client of several does not end the run."""
     if len(records) >= min(2, clients) and all(record.status == FAILED for record in records):
         raise InputError(f"{records[0].problem}; all {len(records)} clients of round {round + 1} failed")
+
+
+def _check_enough(round: int, heard: int, records: Sequence[ClientRecord], least: int) -> None:
+    """Refuse to go on from a round with too few replies, which is done again when the run is resumed."""
+    if heard < least:
+        counts = Counter(record.status for record in records)
+        said = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
+        raise InputError(
+            f"round {round + 1} had {heard} of the {least} usable replies that it needs (least_replies): {said}; the "
+            "state before the round is kept, and a resumed run does it again"
+        )
 
 
 def full_cost(federation: Federation, rounds: int) -> Cost:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from hfp.federation.experiment import asked_clients
 from hfp.federation.observer import Observer
-from hfp.federation.participation import asked_clients
 from hfp.federation.privacy import check_private, private_statistics, private_update
 from hfp.federation.privacy_account import epsilon, privacy_of
 from hfp.federation.robust import defend, defended_statistics

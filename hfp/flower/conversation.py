@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 
 from hfp.federation.letter import Letter
 from hfp.federation.records import DROPPED
@@ -19,7 +20,7 @@ Send = Callable[[Client, float], str | None]
 class Conversation:
     """Sends every client its message, a few at a time, and yields what came of each in the clients' order.
 
-    Replies that come before their client's turn wait in files, so that memory doesn't grow with the number of clients.
+    Replies that come before their client's turn wait in a file, so that memory doesn't grow with the number of clients.
 
     Args:
         clients: whom to ask, in the order of the answers.
@@ -27,7 +28,6 @@ class Conversation:
         post: what the replies come through.
         window: how many messages may be unanswered at one time.
         seconds: how long to wait for all replies together.
-        folder: an empty folder for the replies that wait.
         on_unanswered: is told at the end of the time which messages have no reply, as message id to client.
     """
 
@@ -39,7 +39,6 @@ class Conversation:
         *,
         window: int,
         seconds: float,
-        folder: Path,
         on_unanswered: Callable[[Mapping[str, int]], None],
     ) -> None:
         self._clients, self._send, self._post, self._window = clients, send, post, window
@@ -47,15 +46,16 @@ class Conversation:
         self._until = time.monotonic() + seconds
         self._waiting = deque(clients)
         self._unanswered: dict[str, int] = {}
-        self._spool = _Spool(folder)
+        self._spool = _Spool()
         self._pause = SHORTEST
 
     def answers(self) -> Iterator[tuple[Client, Heard]]:
         """Yield every client with what came of its message."""
-        for client in self._clients:
-            while client.index not in self._spool:
-                self._go_on(client)
-            yield client, self._spool.take(client.index)
+        with self._spool:
+            for client in self._clients:
+                while client.index not in self._spool:
+                    self._go_on(client)
+                yield client, self._spool.take(client.index)
 
     def _go_on(self, client: Client) -> None:
         """Send what may be sent, read what has come, and rest where `client` must still be waited for."""
@@ -100,25 +100,39 @@ class Conversation:
 
 
 class _Spool:
-    """What came of messages to clients whose turn it is not yet. The bodies of letters are in files."""
+    """What came of messages to clients whose turn it is not yet.
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    The bodies of letters are in one file without a name, which is gone with this process, however that ends.
+    """
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115, `__exit__` closes it
         self._heard: dict[int, Heard] = {}
+        self._places: dict[int, tuple[int, int]] = {}
+
+    def __enter__(self) -> _Spool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
 
     def __contains__(self, client: int) -> bool:
         return client in self._heard
 
     def put(self, client: int, heard: Heard) -> None:
         if heard.letter is not None and heard.letter.body:
-            (self._folder / str(client)).write_bytes(heard.letter.body)
+            if not self._places:
+                self._file.truncate(0)
+            start = self._file.seek(0, os.SEEK_END)
+            self._places[client] = start, self._file.write(heard.letter.body)
             heard = Heard(Letter(heard.letter.header), heard.status, heard.problem)
         self._heard[client] = heard
 
     def take(self, client: int) -> Heard:
-        heard, path = self._heard.pop(client), self._folder / str(client)
-        if heard.letter is None or not path.exists():
+        heard, place = self._heard.pop(client), self._places.pop(client, None)
+        if heard.letter is None or place is None:
             return heard
-        letter = Letter(heard.letter.header, path.read_bytes())
-        path.unlink()
+        start, length = place
+        self._file.seek(start)
+        letter = Letter(heard.letter.header, self._file.read(length))
         return Heard(letter, heard.status, heard.problem)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -125,17 +124,15 @@ class Nodes:
             node = self.nodes.get(client.index)
             return None if node is None else self._post.send(kind, compose(client), node.id, left)
 
-        with tempfile.TemporaryDirectory(prefix="hfp-") as folder:
-            conversation = Conversation(
-                clients,
-                send,
-                self._post,
-                window=self._window(),
-                seconds=self._settings.round_timeout,
-                folder=Path(folder),
-                on_unanswered=lambda messages: self._owed.update(messages),
-            )
-            yield from conversation.answers()
+        conversation = Conversation(
+            clients,
+            send,
+            self._post,
+            window=self._window(),
+            seconds=self._settings.round_timeout,
+            on_unanswered=lambda messages: self._owed.update(messages),
+        )
+        yield from conversation.answers()
 
     def _window(self) -> int:
         """Return how many messages may be under way at one time."""

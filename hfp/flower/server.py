@@ -63,15 +63,16 @@ def run(grid: Grid, experiment: Experiment, settings: Settings, say: Callable[[s
     if before is not None:
         before.check(experiment, federation)
     use_threads(settings.threads or None, federation)
-    folder.make()
-    folder.configure(experiment, {"threads": torch.get_num_threads(), "nodes": experiment.clients})
-    say(f"{experiment.method} on {experiment.clients} nodes; written to {folder.path.resolve()}")
-    fleet = Flower(nodes, federation.context, federation.initial)
-    observers = [ModelFiles(folder.path), RunFiles(folder), _Told(experiment.rounds, federation.dataset.uneven, say)]
-    done = Course(federation, fleet, before.run_state if before else None, observers).run()
-    if len(done.history) < experiment.rounds:
-        say(f"ended after {len(done.history)} of {experiment.rounds} rounds: {done.ended}")
-    _picture(done, folder, say)
+    with folder.taken(over=before is not None):  # a ServerApp that a killed SuperLink left gives way to a new one
+        folder.configure(experiment, {"threads": torch.get_num_threads(), "nodes": experiment.clients})
+        say(f"{experiment.method} on {experiment.clients} nodes; written to {folder.path.resolve()}")
+        fleet = Flower(nodes, federation.context, federation.initial)
+        told = _Told(experiment.rounds, federation.dataset.uneven, say)
+        observers = [ModelFiles(folder.path), RunFiles(folder), told]
+        done = Course(federation, fleet, before.run_state if before else None, observers).run()
+        if len(done.history) < experiment.rounds:
+            say(f"ended after {len(done.history)} of {experiment.rounds} rounds: {done.ended}")
+        _picture(done, folder, say)
     return done
 
 
@@ -113,7 +114,7 @@ def _checkpoint(experiment: Experiment, settings: Settings, say: Callable[[str],
 
 
 def _folder(experiment: Experiment, settings: Settings, resumed: bool) -> RunFolder:
-    """Make the run's folder, without a lock: a ServerApp that a killed SuperLink left gives way to a new one."""
+    """Return the run's folder, which is not made yet."""
     given = settings.resume or settings.out
     if not given:
         return RunFolder(default_folder(experiment), numbered=True)

@@ -36,8 +36,8 @@ def is_unfinished(path: Path) -> bool:
 
 
 def clear_unfinished(folder: Path) -> None:
-    """Remove what interrupted writes left in a folder that nobody else writes to."""
-    for path in folder.iterdir():
+    """Remove what interrupted writes left in a folder, and in the folders in it, that nobody else writes to."""
+    for path in folder.rglob(".*.tmp"):
         if is_unfinished(path):
             path.unlink(missing_ok=True)
 

@@ -10,8 +10,8 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from hfp.federation.experiment import asked_clients
 from hfp.federation.observer import Observer
-from hfp.federation.participation import asked_clients
 from hfp.federation.records import IN_TIME, ClientRecord, RoundRecord, Run
 from hfp.federation.rounds import Outcome
 from hfp.federation.setup import Federation

@@ -43,14 +43,16 @@ class RunFolder:
                 self._check_free()
 
     @contextlib.contextmanager
-    def taken(self) -> Iterator[None]:
+    def taken(self, *, over: bool = False) -> Iterator[None]:
         """Make the folder, and keep other runs out of it while inside.
+
+        With `over`, a folder that another process has is taken over: `RunFiles` there stops before it writes again.
 
         Raises:
             InputError: it can't be made, or another run has it.
         """
         self.make()
-        with locked(self.path):
+        with locked(self.path, over=over):
             with told(f"output folder {self.path} can't be used"):
                 if not self._numbered:
                     self._check_free()
@@ -180,8 +182,10 @@ def read_configuration(folder: Path) -> tuple[Experiment, Mapping[str, Any]] | N
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, *, over: bool = False) -> Iterator[None]:
     """Keep other processes out of the folder while inside. The end of this process, however it comes, lets them in.
+
+    With `over`, a folder that another process has is entered all the same.
 
     Raises:
         InputError: another process has the folder.
@@ -191,6 +195,9 @@ def locked(folder: Path) -> Iterator[None]:
         with told(f"folder {folder} can't be locked"):
             lock.acquire()
     except Timeout:
+        if over:
+            yield
+            return
         raise InputError(f"another process is writing to {folder}; wait for it, or give another folder") from None
     try:
         yield

@@ -10,9 +10,10 @@ from hfp.federation.observer import Observer
 from hfp.federation.records import RoundRecord, Run
 from hfp.federation.rounds import Outcome, RunState
 from hfp.federation.setup import Federation
+from hfp.results.atomic import write_atomically
 from hfp.results.checkpoint import Checkpoint, fingerprint, save_checkpoint
 from hfp.results.files import CHECKPOINT, METRICS, PREVIOUS
-from hfp.results.folder import RunFolder
+from hfp.results.folder import RunFolder, told
 
 
 class RunFiles(Observer):
@@ -31,11 +32,13 @@ class RunFiles(Observer):
         """Write the rounds that were done before: an interrupted run may have left half a line, or one too many."""
         self._experiment = federation.experiment
         self._data = fingerprint(federation) if self._every else ""
+        self._take_up()
         if history or (self._folder.path / METRICS).exists():
             self._folder.rewrite(history)
 
     def round_ended(self, outcome: Outcome) -> None:
         """Write the round's metrics."""
+        self._check_own()
         self._folder.append(outcome.record)
 
     def state_settled(self, run_state: RunState) -> None:
@@ -67,13 +70,33 @@ class RunFiles(Observer):
 
     def _save_checkpoint(self, run_state: RunState) -> None:
         path = self._folder.path
-        if self._stamp(path / CHECKPOINT) not in {None, *self._own}:
-            raise InputError(f"another process goes on with the run in {path}; this one leaves it alone")
+        self._check_own()
         try:
             checkpoint = Checkpoint(self._experiment, run_state, self._data)
             save_checkpoint(path, checkpoint, lambda file: self._own.add(self._stamp(file)))
         except OSError as error:
             raise InputError(f"{path / CHECKPOINT} can't be written: {error.strerror or error}") from error
+
+    def _take_up(self) -> None:
+        """Write the checkpoint that is there once more, by which another process knows that it is to stop.
+
+        Raises:
+            InputError: it can't be written.
+        """
+        path = self._folder.path / CHECKPOINT
+        if path.exists():
+            with told(f"{path} can't be written"):
+                write_atomically(path, path.read_bytes(), lambda file: self._own.add(self._stamp(file)))
+
+    def _check_own(self) -> None:
+        """Refuse to write where another process has taken the run up.
+
+        Raises:
+            InputError: saying so.
+        """
+        path = self._folder.path
+        if self._stamp(path / CHECKPOINT) not in {None, *self._own}:
+            raise InputError(f"another process goes on with the run in {path}; this one leaves it alone")
 
     @staticmethod
     def _stamp(path: Path) -> tuple[int, int] | None:

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hfp.errors import InputError
-from hfp.federation.exchange import Plans
 from hfp.federation.observer import Observer
 from hfp.federation.records import RoundRecord, Run
 from hfp.federation.rounds import RunState
 from hfp.federation.setup import Federation
 from hfp.methods import ServerState, Update
+from hfp.reconstruct import Plan
 from hfp.results.description import ModelDescription, write_description
 from hfp.results.files import CLIENTS
-from hfp.results.submodels import ClientSaver, write_plans
+from hfp.results.submodels import ClientSaver, PlansFile
 
 
 class ModelFiles(Observer):
@@ -27,7 +27,7 @@ class ModelFiles(Observer):
     def __init__(self, folder: Path, *, save_clients: bool = False) -> None:
         self._folder, self._save_clients = folder, save_clients
         self._saver: ClientSaver | None = None
-        self._unwritten: Plans | None = None
+        self._plans, self._unwritten = PlansFile(folder), dict[int, tuple[int, str, Plan]]()
 
     def run_began(self, federation: Federation, history: Sequence[RoundRecord]) -> None:
         """Write how to make the model again.
@@ -38,6 +38,7 @@ class ModelFiles(Observer):
         try:
             description = ModelDescription.of(federation)
             write_description(self._folder, description)
+            self._plans.begin(resumed=bool(history))
             if self._save_clients or (self._folder / CLIENTS).is_dir():
                 self._saver = ClientSaver(self._folder, federation, description)
         except OSError as error:
@@ -62,7 +63,7 @@ class ModelFiles(Observer):
         Raises:
             InputError: they can't be written.
         """
-        self._unwritten = run_state.plans
+        self._unwritten.update(run_state.plans)
         self._write_plans()
 
     def run_ended(self, run: Run, finished: bool) -> None:
@@ -74,15 +75,14 @@ class ModelFiles(Observer):
         self._write_plans()
 
     def _write_plans(self) -> None:
-        plans = self._unwritten
-        if plans is None:
+        if not self._unwritten:
             return
         try:
-            write_plans(self._folder, plans)
+            self._plans.write(self._unwritten)
         except OSError as error:
-            self._unwritten = None
             raise self._unwritable(error) from error
-        self._unwritten = None
+        finally:
+            self._unwritten = {}
 
     def _unwritable(self, error: OSError) -> InputError:
         return InputError(f"files in {self._folder} can't be written: {error.strerror or error}")

@@ -51,18 +51,46 @@ class StoredPlan:
             raise InputError(f"the plan of client {self.client} is of another model: {error}") from error
 
 
-def write_plans(folder: Path, plans: Plans) -> None:
-    """Write ``plans.json``: every client's last plan, and how many channels each coupled group has."""
-    clients = {
-        str(client): {
-            "round": made + 1,
-            "kept": {name: list(kept) for name, kept in plan.kept.items() if len(kept) < plan.sizes[name]},
-        }
-        for client, (made, _, plan) in sorted(plans.items())
-    }
-    sizes = dict(next(iter(plans.values()))[2].sizes) if plans else {}
-    text = json.dumps({"format": FORMAT, "sizes": sizes, "clients": clients}, separators=(",", ":")) + "\n"
-    write_atomically(folder / PLANS, text.encode())
+class PlansFile:
+    """``plans.json``, which has the last plan of every client that was ever asked.
+
+    A run remembers only plans that it may use again, so the text of each is kept here, at a few bytes per channel.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._texts, self._sizes = folder, dict[int, str](), dict[str, int]()
+
+    def begin(self, resumed: bool) -> None:
+        """Read what a `resumed` run wrote before; the file of a run that starts anew is removed.
+
+        Raises:
+            InputError: the file is damaged or of another format version.
+        """
+        if not resumed:
+            (self._folder / PLANS).unlink(missing_ok=True)
+        elif (self._folder / PLANS).exists():
+            found = _read(self._folder)
+            self._sizes = dict(_sizes(self._folder, found))
+            self._texts = {int(client): _compact(entry) for client, entry in found["clients"].items()}
+
+    def write(self, plans: Plans) -> None:
+        """Write the file with these plans in place of their clients' earlier ones.
+
+        It also says how many channels each coupled group has.
+
+        Raises:
+            OSError: it can't be written.
+        """
+        for client, (made, _, plan) in plans.items():
+            kept = {name: list(kept) for name, kept in plan.kept.items() if len(kept) < plan.sizes[name]}
+            self._texts[client], self._sizes = _compact({"round": made + 1, "kept": kept}), dict(plan.sizes)
+        clients = ",".join(f'"{client}":{self._texts[client]}' for client in sorted(self._texts))
+        text = f'{{"format":{FORMAT},"sizes":{_compact(self._sizes)},"clients":{{{clients}}}}}\n'
+        write_atomically(self._folder / PLANS, text.encode())
+
+
+def _compact(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"))
 
 
 def read_plan(folder: Path, client: int) -> StoredPlan:
@@ -87,20 +115,23 @@ def read_plans(folder: Path) -> tuple[Mapping[str, int], tuple[StoredPlan, ...]]
         InputError: the file is missing, damaged or of another format version.
     """
     found = _read(folder)
-    sizes = found.get("sizes", {})
-    if not isinstance(sizes, dict) or not all(type(size) is int and 0 < size <= _MOST for size in sizes.values()):
-        raise InputError(f"{folder / PLANS} is damaged: sizes must be numbers of channels")
-    try:
-        return sizes, tuple(_plan(folder, int(client), entry) for client, entry in found["clients"].items())
-    except ValueError as error:
-        raise InputError(f"{folder / PLANS} is damaged: {error}") from error
+    plans = tuple(_plan(folder, int(client), entry) for client, entry in found["clients"].items())
+    return _sizes(folder, found), plans
 
 
 def _read(folder: Path) -> dict[str, Any]:
     found: Any = read_json(folder / PLANS)
-    if not isinstance(found, dict) or found.get("format") != FORMAT or not isinstance(found.get("clients"), dict):
+    clients = found.get("clients") if isinstance(found, dict) and found.get("format") == FORMAT else None
+    if not isinstance(clients, dict) or not all(name.isdecimal() for name in clients):
         raise InputError(f"{folder / PLANS} holds no plans of format version {FORMAT}; use a matching version of hfp")
     return found
+
+
+def _sizes(folder: Path, found: Mapping[str, Any]) -> Mapping[str, int]:
+    sizes = found.get("sizes", {})
+    if not isinstance(sizes, dict) or not all(type(size) is int and 0 < size <= _MOST for size in sizes.values()):
+        raise InputError(f"{folder / PLANS} is damaged: sizes must be numbers of channels")
+    return sizes
 
 
 def _plan(folder: Path, client: int, entry: Any) -> StoredPlan:

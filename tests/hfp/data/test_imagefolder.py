@@ -119,6 +119,17 @@ def test_decoded_images_are_kept_and_taken_again(tmp_path: Path, cache: Path, mo
         load_dataset("imagefolder", tmp_path, image_size=16)
 
 
+def test_what_killed_processes_left_of_decoding_is_cleared_away(tmp_path: Path, cache: Path) -> None:
+    write_splits(tmp_path)
+    cache.mkdir(parents=True)
+    old, fresh = cache / "old.part", cache / "fresh.part"
+    for part in (old, fresh):
+        part.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    load_dataset("imagefolder", tmp_path)
+    assert [path for path in (old, fresh) if path.exists()] == [fresh]
+
+
 def test_arrays_of_several_sizes_are_kept_side_by_side(tmp_path: Path, cache: Path) -> None:
     write_splits(tmp_path)
     for size in (8, 16):

@@ -14,7 +14,7 @@ from hfp.federation.fleet import InProcess
 from hfp.federation.replies import FLOAT32_MAX, ReplyCheck, check_tensors
 from hfp.federation.rounds import Course
 from hfp.federation.setup import Federation, set_up
-from hfp.methods import create_method
+from hfp.methods import Client, create_method
 from hfp.training.batch_norm import Pool
 
 MODEL = small_network().float()
@@ -175,6 +175,58 @@ def test_statistics_are_finite_and_bounded_and_variances_are_not_negative():
         ("bn.running_mean", 1e30, "must hold values up to"),
     ):
         assert reason in check.statistics_problem({**good, name: torch.full((3,), value)})
+
+
+LAYERS = {"a.running_mean": 3, "a.running_var": 3, "dead.running_mean": 2, "dead.running_var": 2}
+
+
+@given(st.integers(3, 6), st.integers(0, 5), st.sampled_from(["running_mean", "running_var"]), st.floats(1e3, 1e9))
+def test_statistics_far_from_the_other_clients_are_refused_and_no_others(clients, liar, which, value):
+    generator = torch.Generator().manual_seed(clients)
+    found = []
+    for index in range(clients):
+        own = {name: torch.rand(size, generator=generator) for name, size in LAYERS.items()}
+        own |= {"dead.running_mean": torch.zeros(2), "dead.running_var": torch.zeros(2)}  # their inputs are constant
+        found.append((Client(index, 10, 0.5), own))
+    check = check_of(create_method("fedavg"))
+    assert check.outlying_statistics(found) == {}
+    liar %= clients
+    found[liar][1][f"a.{which}"] += value
+    refused = check.outlying_statistics(found)
+    assert refused.keys() == {liar}
+    assert refused[liar].startswith("a.running_mean is ")
+    assert "standard deviations from the other clients'; at most 10 is taken" in refused[liar]
+    assert check.outlying_statistics(found[:2]) == {}, "of two clients, nobody can tell who lies"
+
+
+class Liar(InProcess):
+    """A fleet whose first client adds 1,000 to the means of its batch-norm statistics."""
+
+    def statistics(self, round, clients, weights):
+        for client, own in super().statistics(round, clients, weights):
+            shift = 1000.0 if client.index == 0 else 0.0
+            yield client, {name: value + shift if name.endswith("mean") else value for name, value in own.items()}
+
+
+def test_finite_lies_about_statistics_do_not_ruin_the_global_model():
+    federation = set_up(Experiment(method="fedavg", train_images=120, clients=4, rounds=1, head_start=1.0))
+    record = (course := Course(federation, Liar(federation))).advance().record
+    assert "its batch-norm statistics are refused: stem.1.running_mean is" in record.clients[0].problem
+    assert [client.problem for client in record.clients[1:]] == [""] * 3
+    honest = Course(federation, InProcess(federation))
+    honest.advance()
+    for name, value in course.state.weights.items():
+        if name.endswith("running_mean"):
+            assert (value - honest.state.weights[name]).abs().max() < 1
+
+
+def test_nothing_is_refused_for_what_others_say_in_a_private_run():
+    private = Experiment(clients=3, privacy={"noise": 1.0, "clip": 1.0})
+    check = check_of(create_method("fedavg"))
+    check._federation = dataclasses.replace(check._federation, experiment=private)
+    own = {"a.running_mean": torch.zeros(3), "a.running_var": torch.ones(3)}
+    found = [(Client(index, 10, 0.5), {**own, "a.running_mean": torch.full((3,), 1e3 * index)}) for index in range(3)]
+    assert check.outlying_statistics(found) == {}
 
 
 def test_counts_beyond_what_sums_can_hold_are_refused():

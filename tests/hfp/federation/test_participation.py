@@ -11,11 +11,15 @@ from hfp import Experiment, InputError, simulate
 from hfp.costs.devices import Seconds
 from hfp.costs.payload import pack
 from hfp.federation.exchange import Exchange
-from hfp.federation.participation import Cohort, asked_clients
+from hfp.federation.experiment import asked_clients
+from hfp.federation.participation import Cohort
+from hfp.federation.rounds import Course
 from hfp.federation.setup import set_up
 from hfp.methods import Client, create_method
 from hfp.methods.blocks.selection import keep_random
 from hfp.methods.dapperfl import KEPT, kept_bits
+from hfp.results.checkpoint import load_checkpoint
+from hfp.results.model_files import ModelFiles
 
 SMALL = Experiment(train_images=120, clients=4, rounds=3, method="fedavg")
 FOUR = tuple(Client(index, 10, 0.5) for index in range(4))
@@ -90,6 +94,24 @@ def test_a_round_without_replies_leaves_the_model_as_it_was():
         assert run.history[0].device_seconds == 1e-9
 
 
+def test_a_round_with_too_few_replies_stops_the_run_with_the_state_before_it(tmp_path):
+    def replies(seed):
+        cohort = Cohort(experiment(dropout=0.5, seed=seed), FOUR)
+        return [sum(not cohort.drops_out(round, client) for client in FOUR) for round in range(3)]
+
+    seed = next(seed for seed in range(100) if replies(seed)[:2] == [3, 1])
+    few = experiment(dropout=0.5, seed=seed, least_replies=2, head_start=1.0)
+    for _ in range(2):  # the resumed run does the round again, and comes to the same
+        with pytest.raises(
+            InputError, match=r"round 2 had 1 of the 2 usable .* \(least_replies\): 3 dropped, 1 in time"
+        ):
+            simulate(few, resume=tmp_path)
+        assert [record.count("in time") for record in load_checkpoint(tmp_path).history] == [3]
+    assert len(simulate(dataclasses.replace(few, least_replies=0)).history) == 3
+    with pytest.raises(InputError, match="least_replies must be at most 4, which is how many clients a round asks"):
+        experiment(least_replies=5)
+
+
 def test_a_round_lasts_until_its_slowest_client_in_time():
     mixed = experiment(profile=("laptop", "board"), rounds=1)
     record = simulate(mixed).history[0]
@@ -162,6 +184,20 @@ def test_a_plan_stays_for_as_many_rounds_as_asked(replan, distinct):
     client = federation.context.clients[0]
     kept = {tuple(exchange._plan(dataclasses.replace(state, round=round), client).kept.items()) for round in range(4)}
     assert len(kept) == distinct
+
+
+@pytest.mark.parametrize(("replan", "most"), [(1, 1), (2, 2), (0, 4)])
+def test_a_run_remembers_only_plans_that_may_be_used_again_and_its_folder_has_all(replan, most, tmp_path):
+    sampled = experiment(method="heterofl", clients=4, participation=0.25, replan=replan, rounds=4, evaluate=4)
+    course = Course(set_up(sampled), observers=[ModelFiles(tmp_path)])
+    asked = set()
+    for _ in range(sampled.rounds):
+        asked |= {client.client for client in course.advance().record.clients}
+        assert len(course.run_state.plans) <= most
+        assert max(made for made, _, _ in course.run_state.plans.values()) == course.state.round - 1 or replan != 1
+    stored = json.loads((tmp_path / "plans.json").read_text())["clients"]
+    assert stored.keys() == {str(client) for client in asked}
+    assert len(asked) > 1
 
 
 def test_a_new_phase_makes_a_new_plan():

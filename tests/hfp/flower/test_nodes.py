@@ -228,6 +228,60 @@ def test_a_run_that_another_process_has_taken_up_is_left_alone(tmp_path):
     assert (tmp_path / "run" / CHECKPOINT).read_bytes() == b"another's"
 
 
+def during_round(grid, number, action):
+    """Call `action` once, when answers of the run's round `number` (from 1) are first asked for."""
+    answered, waiting = grid.pull_messages, [action]
+
+    def pull(identities):
+        if waiting and action.ready(number):
+            waiting.pop()()
+        return answered(identities)
+
+    grid.pull_messages = pull
+
+
+class Meanwhile:
+    """Something that is done once a run's folder has so many rounds."""
+
+    def __init__(self, folder, then):
+        self.folder, self.then, self.came = folder, then, []
+
+    def ready(self, number):
+        path = self.folder / "metrics.jsonl"
+        return len(path.read_text().splitlines() if path.exists() else []) >= number - 1 and self.folder.exists()
+
+    def __call__(self):
+        self.came.append(self.then())
+
+
+def test_a_second_run_is_kept_out_of_a_folder_in_which_one_has_begun(tmp_path):
+    config = config_of(rounds=1, clients=2)
+
+    def another():
+        with pytest.raises(InputError, match="another process is writing to"):
+            run_on(grid_of(config), config, tmp_path / "run")
+
+    grid, action = grid_of(config), Meanwhile(tmp_path / "run", another)
+    during_round(grid, 1, action)
+    run, _ = run_on(grid, config, tmp_path / "run")
+    assert len(action.came) == len(run.history) == 1
+
+
+def test_a_server_whose_run_is_resumed_elsewhere_writes_nothing_more(tmp_path):
+    config, folder = config_of(rounds=3, clients=2), tmp_path / "run"
+    whole, _ = run_on(grid_of(config), config, tmp_path / "whole")
+    action = Meanwhile(folder, lambda: run_on(grid_of(config), config, tmp_path / "x", resume=str(folder))[0])
+    grid = grid_of(config)
+    during_round(grid, 2, action)
+    with pytest.raises(InputError, match="another process goes on with the run"):
+        run_on(grid, config, folder)
+    (resumed,) = action.came
+    assert [record.without_machine() for record in resumed.history] == [r.without_machine() for r in whole.history]
+    written = [json.loads(line)["round"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert written == [1, 2, 3]
+    assert (folder / "global.safetensors").read_bytes() == (tmp_path / "whole/global.safetensors").read_bytes()
+
+
 def test_prunefls_mask_is_sent_once_and_again_to_a_node_that_lost_it(tmp_path):
     config = config_of("prunefl", clients=2, rounds=4, options="passes=1 limit=1 every=50")
     plain, _ = run_on(grid_of(config), config, tmp_path / "plain")
@@ -370,6 +424,22 @@ def test_lies_are_refused_recorded_and_the_round_goes_on(tmp_path, method):
             assert (lie.status, lie.training_macs, lie.loss) == ("refused", 0, 0.0)
             assert reason in lie.problem
     assert all(tensor.isfinite().all() for tensor in run.global_state.values())
+
+
+def test_too_few_replies_that_can_be_used_stop_the_run_and_it_goes_on_with_honest_nodes(tmp_path):
+    config = config_of(rounds=2, **{"least-replies": 3})
+    whole, _ = run_on(grid_of(config), config, tmp_path / "whole")
+    grid, letters = grid_of(config), []
+
+    def later_garbage(letter):
+        letters.append(letter)
+        return letter if len(letters) == 1 else Letter(letter.header, b"garbage")
+
+    lying(grid, 1001, later_garbage)
+    with pytest.raises(InputError, match=r"round 2 had 2 of the 3 usable .* \(least_replies\): 2 in time, 1 refused"):
+        run_on(grid, config, tmp_path / "run")
+    again, _ = run_on(grid_of(config), config, tmp_path / "x", resume=str(tmp_path / "run"))
+    assert [record.without_machine() for record in again.history] == [r.without_machine() for r in whole.history]
 
 
 def test_the_reply_of_an_earlier_round_is_refused_in_a_later_one(tmp_path):
