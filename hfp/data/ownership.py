@@ -87,7 +87,7 @@ def _from_json(path: Path, text: str) -> Entries:
         raise InputError(f"the clients file {path} is neither CSV, by its name, nor JSON: {error}") from error
     if isinstance(found, list):
         found = {str(client): entries for client, entries in enumerate(found)}
-    lists = found.values() if isinstance(found, dict) else [None]
+    lists: list[Any] = list(found.values()) if isinstance(found, dict) else [None]
     if not all(isinstance(entries, list) and all(type(one) in (str, int) for one in entries) for entries in lists):
         raise InputError(f"{path} must hold a table of clients, each with a list of files or of indices")
     if len({type(one) for entries in lists for one in entries}) > 1:

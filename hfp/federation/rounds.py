@@ -179,9 +179,9 @@ class Course:
         record = RoundRecord(
             round=after.round,
             phase=phase,
-            accuracy=score and score.accuracy,
-            loss=score and score.loss,
-            f1=score and score.f1,
+            accuracy=None if score is None else score.accuracy,
+            loss=None if score is None else score.loss,
+            f1=None if score is None else score.f1,
             clients=tuple(map(self._evaluator.with_refusal, records)),
             statistics=self._evaluator.traffic,
             seconds=time.perf_counter() - begun,

@@ -132,7 +132,7 @@ def planned(
     full = outline_of(folder)
     coupling = traced(full.model)
     before = coupling.costs({})
-    shallow, changed = full, {}
+    shallow, changed = full, dict[str, Any]()
     if blocks is not None:
         shallow, changed = _without_blocks(folder, full, blocks)
         coupling = traced(shallow.model)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from copy import copy
 from functools import partial
 from typing import Any
 
@@ -131,7 +130,7 @@ class _StreamedGroup(Group):  # type: ignore[misc]
     @classmethod
     def of(cls, group: Any, streamed: StreamedModel) -> _StreamedGroup:
         found = cls()
-        vars(found).update(copy(vars(group)))
+        found.__dict__.update(group.__dict__)
         found._streamed = streamed
         return found
 

@@ -170,7 +170,8 @@ def _step(state: _State, shown: nn.Module, goal: Goal, request: PruneRequest) ->
         request.importance.reset()  # what it knows is of a larger model
     step = planned(state.model, shown, state.costs, goal, request)
     total = state.index_map.then(step.coupling.index_map(step.plan))
-    repairs, costs = state.repairs, step.coupling.costs(step.plan.kept)
+    repairs = state.repairs
+    costs: Mapping[str, float] = step.coupling.costs(step.plan.kept)
     if request.repair:
         request.tell("repairing")
         repairs = _repairs(goal.model, step.compact, total, request)

@@ -104,9 +104,9 @@ class TensorMap:
         if self.last_cut < 0:
             into.add_(sub, alpha=weight)
         elif self.last_cut == 0:
-            into.index_add_(0, self.kept_on(into.device)[0], sub, alpha=weight)
+            into.index_add_(0, self._indices(0, into.device), sub, alpha=weight)
         elif self._only_columns:
-            into.index_add_(-1, self.kept_on(into.device)[-1], sub * weight)
+            into.index_add_(-1, self._indices(-1, into.device), sub * weight)
         elif not into.is_contiguous():
             whole = into.contiguous()
             self.add(sub, whole, weight)
@@ -157,6 +157,11 @@ class TensorMap:
             return f"{list(self.shape)} whole"
         cuts = "; ".join(f"dim {dim}: {_preview(kept)}" for dim, kept in self._cuts())
         return f"{list(self.shape)} -> {list(self.compact_shape)}, {cuts}"
+
+    def _indices(self, dim: int, device: torch.device) -> Tensor:
+        kept = self.kept_on(device)[dim]
+        assert kept is not None
+        return kept
 
     def kept_on(self, device: torch.device) -> tuple[Tensor | None, ...]:
         """Return `kept` on a device; it is copied there once."""

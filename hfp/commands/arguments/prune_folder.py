@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from hfp import importance
 from hfp.commands.arguments.prune_checks import checked_budget
@@ -11,13 +12,13 @@ from hfp.errors import InputError
 from hfp.language.choices import PREFIX
 from hfp.pruning.budget import KINDS, Budget
 
-_OF_IMAGES = {
+_OF_IMAGES: dict[str, Any] = {
     "latency": None, "export": None, "picture": None, "num_classes": None, "in_channels": None, "image_size": None,
     "pretrained": False, "weights": None, "device": "cpu", "ignore": [], "keep_heads": False, "steps": 1, "data": None,
     "data_root": None, "repair": [], "batch_size": None, "batches": None, "finetune": 0, "learning_rate": None,
     "augment": False,
 }  # fmt: skip
-_OF_FOLDERS = {"widths": [], "drop_blocks": "", "text": None, "window": None}
+_OF_FOLDERS: dict[str, Any] = {"widths": [], "drop_blocks": "", "text": None, "window": None}
 
 
 def folder_of(arguments: argparse.Namespace) -> Path:

@@ -33,7 +33,7 @@ def written(tensors: Mapping[str, Tensor]) -> tuple[IO[bytes], Places]:
         file.write(bytes(-file.tell() % ALIGNMENT))
         dtype = str(tensor.dtype).removeprefix("torch.")
         places[name] = {"offset": file.tell(), "dtype": dtype, "shape": list(tensor.shape)}
-        file.write(memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy()))
+        file.write(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     file.flush()
     return file, places
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -38,8 +40,7 @@ class Stored:
 
     def _settle(self) -> None:
         """Let what a parametrization estimates while it trains, such as a spectral norm's vectors, fit the weight."""
-        parts = self._module.parametrizations.weight
-        assert isinstance(parts, nn.Module)
+        parts = cast(nn.ModuleDict, self._module.parametrizations)["weight"]
         if not any(True for _ in parts.buffers()):
             return
         mode = parts.training

@@ -183,4 +183,4 @@ def _unshared(found: Mapping[Part, Mapping[Place, Constant | None]]) -> Iterator
 
 
 def _where(constant: Constant | None) -> tuple[int, int] | None:
-    return None if constant is None else (memory(constant.tensor), constant.tensor.storage_offset())
+    return None if constant is None else (memory(constant.tensor), int(constant.tensor.storage_offset()))

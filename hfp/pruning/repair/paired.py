@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -112,7 +112,7 @@ def computed_once(model: nn.Module) -> Iterator[None]:
     PyTorch's own `parametrize.cached` takes a copy's weights for those of the model that it was copied from.
     """
     kinds = {module: type(module) for _, module in parametrized(model)}
-    weights = {module: module.weight.detach().clone() for module in kinds}
+    weights = {module: cast(Tensor, module.weight).detach().clone() for module in kinds}
     for module, kind in kinds.items():
         module.__class__ = type(kind.__name__, (kind,), {"weight": weights[module]})
     try:

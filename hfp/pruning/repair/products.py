@@ -231,7 +231,8 @@ class Convolution(Product):
         """Return what an ordinary convolution of stride 1 reads to give the same: the input with zeros between."""
         sizes = [(size - 1) * step + 1 for size, step in zip(entering.shape[2:], self.stride, strict=True)]
         found = entering.new_zeros(*entering.shape[:2], *sizes)
-        found[(..., *(slice(None, None, step) for step in self.stride))] = entering
+        places = (slice(None), slice(None), *(slice(None, None, step) for step in self.stride))
+        found[places] = entering
         wings: list[int] = []
         for size, step, pad, more in zip(kernel, self.dilation, self.padding, self.output_padding, strict=True):
             wing = step * (size - 1) - pad

@@ -39,7 +39,7 @@ class Weights:
             self.tensors[weight], self.modules[weight] = module.weight, module
         self._spans: dict[int, list[tuple[int, int, str]]] = {}
         for name, tensor in self.tensors.items():
-            start = tensor.storage_offset()
+            start = int(tensor.storage_offset())
             span = (start, start + tensor.numel(), name)
             self._spans.setdefault(memory(tensor), []).append(span)
 
@@ -53,7 +53,7 @@ class Weights:
 
     def part(self, tensor: Tensor) -> Part:
         """Return what distinguishes a part of a weight from its other parts."""
-        return (str(self.name(tensor)), tensor.storage_offset(), tuple(tensor.shape), tensor.stride())
+        return (str(self.name(tensor)), int(tensor.storage_offset()), tuple(tensor.shape), tensor.stride())
 
     def source(self, name: str) -> str:
         """Return the parameter with which a weight shares its shape: itself, or the one that it is computed from."""
