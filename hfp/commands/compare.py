@@ -17,7 +17,7 @@ from hfp.commands.arguments.settings import given_settings
 from hfp.commands.interruption import status
 from hfp.comparison.definition import Cell, Comparison, comparison_from, read_comparison
 from hfp.comparison.page import figures, page
-from hfp.comparison.runs import COMPARISON, ComparisonFolder, Failure, default_jobs, distinct, missing, run_missing
+from hfp.comparison.runs import ComparisonFolder, Failure, default_jobs, distinct, missing, run_missing
 from hfp.comparison.table import final_accuracy, gather, markdown, plain, rows, tables
 from hfp.errors import InputError
 from hfp.federation.setup import set_up
@@ -41,8 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
         try:
             failures = _run(comparison, folder, todo, jobs, console, arguments.checkpoint)
         except KeyboardInterrupt as stop:
-            resume = f"hfp compare --file {folder.path / COMPARISON} --out {folder.path}"
-            console.print(f"stopped; to go on: {resume}", soft_wrap=True, markup=False)
+            console.print(f"stopped; to go on: hfp compare --resume {folder.path}", soft_wrap=True, markup=False)
             return status(stop)
         _report(comparison, folder, console, arguments.json)
     for failure in failures:

@@ -63,7 +63,8 @@ def model_class(fields: Mapping[str, Any], where: str) -> Any:
     """
     library, name = transformers(), str(fields["architectures"][0])
     kind: Any = getattr(library, name, None) if name.isidentifier() else None
-    if not isinstance(kind, type) or not issubclass(kind, library.PreTrainedModel) or getattr(kind, "config_class", None) is None:
+    known = isinstance(kind, type) and issubclass(kind, library.PreTrainedModel)
+    if not known or getattr(kind, "config_class", None) is None:
         code = "; code that comes with a model is never run" if "auto_map" in fields else ""
         raise InputError(
             f"{where}: transformers {library.__version__} has no model class {printable(name)!r}{code}; prune the "

@@ -9,12 +9,15 @@ from typing import Any
 from hfp.commands.arguments.checkpoint import add_checkpoint, check_checkpoint
 from hfp.commands.arguments.settings import add_setting, add_settings, check_given, read_pair
 from hfp.comparison.definition import AXES, axes, checked_axes, read_comparison
-from hfp.errors import unknown
+from hfp.errors import InputError, unknown
 from hfp.federation.experiment import Experiment
 from hfp.methods.interface.registry import method_names
 from hfp.methods.interface.sources import check_option_names
 from hfp.models.names import check_model_name
 from hfp.settings import settings_of
+
+DESCRIPTION = "comparison.json"
+"""The file in a comparison's folder that describes it."""
 
 _FLAGS = {"alphas": "--alpha", "ranks": "--rank", "ratios": "--ratio", "batch_norms": "--batch-norm"}
 
@@ -54,6 +57,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="Results are written to this folder, new or an earlier comparison's, whose finished runs are kept "
         "[default: a fresh one under runs/]",
     )
+    groups["output"].add_argument(
+        "--resume",
+        type=Path,
+        metavar="FOLDER",
+        help="The comparison in this folder goes on, as it was described; its finished runs are kept.",
+    )
     add_checkpoint(groups["output"])
     groups["output"].add_argument(
         "--json",
@@ -68,6 +77,7 @@ def check(arguments: argparse.Namespace) -> None:
     Raises:
         InputError: a value is of another kind, outside its range, or a name that isn't known.
     """
+    _resume(arguments)
     if arguments.file is not None:
         _check_document(read_comparison(arguments.file))
     axes_of(arguments)
@@ -75,6 +85,25 @@ def check(arguments: argparse.Namespace) -> None:
     check_checkpoint(arguments)
     for method, option, _ in arguments.method_options or ():
         check_option_names(method, [option])
+
+
+def _resume(arguments: argparse.Namespace) -> None:
+    """Take the description and the folder from the comparison that goes on.
+
+    Raises:
+        InputError: they are given too.
+    """
+    folder = arguments.resume
+    if folder is None:
+        return
+    for name in ("file", "out"):
+        if getattr(arguments, name) is not None:
+            raise InputError(
+                f"--{name} must be left out with --resume, which says it too; found {getattr(arguments, name)}"
+            )
+    if not (folder / DESCRIPTION).is_file():
+        raise InputError(f"there is no comparison in {folder}; give the folder of one to --resume")
+    arguments.file, arguments.out = folder / DESCRIPTION, folder
 
 
 def _check_document(document: dict[str, Any]) -> None:

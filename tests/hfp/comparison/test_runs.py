@@ -182,10 +182,26 @@ def test_an_interrupted_comparison_says_how_to_go_on(tmp_path, monkeypatch, caps
     out = tmp_path / "out"
     monkeypatch.setattr(compare_runs, "simulate", interrupted)
     assert main([*WORDS, "--methods", "ca-hfp,fedavg", "--seeds", "1", "--out", str(out)]) == 130
-    assert f"hfp compare --file {out}/comparison.json --out {out}" in " ".join(capsys.readouterr().out.split())
+    assert f"hfp compare --resume {out}" in " ".join(capsys.readouterr().out.split())
     monkeypatch.setattr(compare_runs, "simulate", real)
-    assert main(["compare", "--file", str(out / "comparison.json"), "--out", str(out), "--jobs", "1"]) == 0
+    assert main(["compare", "--resume", str(out), "--jobs", "1"]) == 0
     assert "2 runs of 2 variants, 1 done" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--resume", "nowhere"], "there is no comparison in nowhere; give the folder of one to --resume"),
+        (["--resume", "x", "--out", "y"], "--out must be left out with --resume, which says it too; found y"),
+        (
+            ["--resume", "x", "--file", "y.toml"],
+            "--file must be left out with --resume, which says it too; found y.toml",
+        ),
+    ],
+)
+def test_what_can_not_be_resumed_is_one_line(words, message, capsys):
+    assert main(["compare", *words]) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
 
 
 def test_failures_are_told_and_make_the_status_1(tmp_path, capsys):
