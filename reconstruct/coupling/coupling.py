@@ -83,6 +83,7 @@ class Coupling:
         example_inputs: Any,
         ignored_layers: Iterable[nn.Module | str] = (),
         prune_heads: bool = True,
+        whole_tensors: Mapping[str, str] = MappingProxyType({}),
     ) -> Coupling:
         """Trace a model once, without weights where it runs without.
 
@@ -107,6 +108,9 @@ class Coupling:
             if name.rpartition(".")[0] in ignored
             for line in _written(own, name, lines)
             if line is not None
+        )
+        fixed += tuple(
+            (line, reason) for name, reason in whole_tensors.items() for line in found.tensors[name] if line is not None
         )
         wiring = Wiring(own, found, None if prune_heads else False, fixed, tuple(layer_bindings(own, found)))
         return cls(fit(wiring, inputs), inputs)
@@ -432,6 +436,8 @@ def _to_meta(value: Any) -> Any:
         return value.detach().to("meta")
     if isinstance(value, Mapping):
         return {key: _to_meta(item) for key, item in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*map(_to_meta, value))
     return type(value)(map(_to_meta, value)) if isinstance(value, list | tuple) else value
 
 
