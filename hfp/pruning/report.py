@@ -74,8 +74,9 @@ class PruneReport:
         """The result in a sentence."""
         able = [layer for layer in self.layers if layer.inputs is not None]
         lost = sum(layer.after < layer.before for layer in able)
+        what = "" if self.part is None else f"{self.part}, a part of the model, "
         return (
-            f"Pruned {'' if self.part is None else f'{self.part}, a part of the model, '}to {self.budget} by {self.criterion}: {lost} of {len(able)} layers lost outputs, "
+            f"Pruned {what}to {self.budget} by {self.criterion}: {lost} of {len(able)} layers lost outputs, "
             f"{self.ratio:.1%} of the channels that can go are gone."
         )
 

@@ -22,6 +22,8 @@ from hfp.reconstruct.models.attributes import is_plain, plain
 
 _SUSPECTS = 8  # this many calls before one that differs are suspected
 _ANCESTORS = 3  # an attribute is looked for this far above the running module
+_WINDOWS = ("kernel", "stride", "padding", "dilation")
+"""Words in the names of attributes that count positions, and so never follow channels."""
 Link = tuple[Array, Array]
 
 
@@ -218,10 +220,13 @@ def _around(module: str, ancestors: int) -> list[str]:
 
 
 def numbers(module: nn.Module) -> Iterator[tuple[str, int | None, int]]:
-    """Yield (attribute, position in it, value) of every public integer, alone or in a list or tuple."""
+    """Yield (attribute, position in it, value) of every public integer that may count channels.
+
+    It may be alone, or in a list or tuple.
+    """
     for attribute, value in vars(module).items():
         value = plain(value)
-        if attribute.startswith("_") or not is_plain(value):
+        if attribute.startswith("_") or any(word in attribute for word in _WINDOWS) or not is_plain(value):
             continue
         items = enumerate(value) if isinstance(value, list | tuple) else [(None, value)]
         yield from ((attribute, position, item) for position, item in items if type(item) is int)

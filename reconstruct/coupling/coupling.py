@@ -94,6 +94,7 @@ class Coupling:
             ignored_layers: modules of `model`, or their names, whose output channels stay.
             prune_heads: whether to remove whole heads, and not a part of every head, where a dimension is read as heads
                 times size. True by default.
+            whole_tensors: parameters and buffers that keep all their entries, by name, with the reason.
 
         Raises:
             MapError: the model is compiled, does not run on the inputs or returns no tensor, or an ignored layer is not

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from hfp.layers.products import PRODUCTS, counts_of, reads_single_channels, weight_dims
+from hfp.layers.products import PRODUCTS, counts_of, is_depthwise, reads_single_channels, weight_dims
 from hfp.reconstruct.coupling.classes import Classes, solve
 from hfp.reconstruct.coupling.costs import PlanCosts
 from hfp.reconstruct.coupling.rules.labels import Array, Line
@@ -227,6 +227,9 @@ def _sizes(name: str, module: nn.Module, weight: tuple[Line, ...], trace: Trace)
     if counts is None:
         return []
     read, written = counts
+    if isinstance(module, _ConvNd) and name not in trace.channels and is_depthwise(module):
+        out = weight[weight_dims(module)[0]]  # other code convolves with its weight
+        return [(str(read), out), (written, out), ("groups", out)]
     if isinstance(module, PRODUCTS):
         entering, out = trace.channels.get(name) or tuple(weight[dim] for dim in reversed(weight_dims(module)))
         found = [(str(read), entering), (written, out)]
