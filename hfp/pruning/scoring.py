@@ -67,7 +67,7 @@ def scored(
         return [], {each: f"the criterion has no score for it ({error})" for each, error in unscored.items()}
     widths = {group: coupling.widths(group) for group in wanted}
     return [
-        Bundle({group: scores[group] for group in names}, {group: widths[group] for group in names})
+        Bundle({group: scores[group] for group in names}, {group: widths[group] for group in names}, sizes)
         for names in coupling.linked
         if scores.keys() >= set(names)
     ], {}

@@ -187,7 +187,8 @@ class _MaskedRun(_Run):
         if known is not None and known.reduces:
             result = self._reduced(function, known, args, kwargs or {})
         else:
-            result = self._computed(function, key, args, kwargs)
+            result = self.compute(function, key, args, kwargs)
+        result = self._decided(result, function, key, args, kwargs)
         if known is None or key[1] in _NOT_COMPARED:
             return result
         if [tuple(output.shape) for output in tensors_in(result)] == list(known.shapes):
@@ -195,12 +196,11 @@ class _MaskedRun(_Run):
             self.digests[key] = [_digest(self.kept(output, lines)) for output, lines in outputs]
         return result
 
-    def _computed(self, function: Any, key: CallKey, args: Any, kwargs: Any) -> Any:
+    def _decided(self, result: Any, function: Any, key: CallKey, args: Any, kwargs: Any) -> Any:
         """Return the result with what the trace decided.
 
         Where the trace decided nothing, what the call decides itself is noted.
         """
-        result = self.compute(function, key, args, kwargs)
         if key in self.decisions:
             known = self._wiring.trace.calls.get(key)
             lines = () if known is None else tuple((None,) * len(each) for each in known.outputs)

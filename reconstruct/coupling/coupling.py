@@ -49,6 +49,8 @@ class Coupling:
     Attributes:
         counts: whether `costs` counts from the kept channels alone, as it does unless it was found to miscount.
         sizes: the number of channels of each group. A group has the name of the layer that writes the channels.
+        units: groups that can only lose a multiple of so many channels, because an operation needs its sizes to be
+            multiples. Most groups lose any number.
         linked: every group once, together with those that must lose the same share of their channels because the
             model's code takes their sizes to be tied. Most groups are alone.
 
@@ -68,6 +70,7 @@ class Coupling:
         self._inputs = example_inputs
         self.sizes: Mapping[str, int] = MappingProxyType({name: len(g.classes) for name, g in wiring.groups.items()})
         self.linked: tuple[tuple[str, ...], ...] = wiring.linked
+        self.units: Mapping[str, int] = MappingProxyType(wiring.units)
         self._maps: dict[tuple[tuple[str, tuple[int, ...]], ...], IndexMap] = {}
 
     def __repr__(self) -> str:
@@ -155,14 +158,18 @@ class Coupling:
             kept: the kept channels by the group's name, ascending.
 
         Raises:
-            MapError: a group is unknown; channels are empty, out of range, repeated or not ascending; or linked groups
-                lose different shares.
+            MapError: a group is unknown; channels are empty, out of range, repeated or not ascending; linked groups
+                lose different shares; or a group loses another number of channels than it can.
         """
         plan = Plan(self.sizes, {name: _whole(name, channels) for name, channels in kept.items()})
         for names in self.linked:
             shares = {name: len(plan.kept[name]) / self.sizes[name] for name in names}
             if max(shares.values()) - min(shares.values()) > 1e-9:
                 raise MapError(f"these groups must keep the same share of their channels, not {shares}")
+        for name, unit in self.units.items():
+            lost = self.sizes[name] - len(plan.kept[name])
+            if lost % unit:
+                raise MapError(f"{name} can lose a multiple of {unit} channels, not {lost}")
         return plan
 
     def costs(self, kept: Mapping[str, Sequence[int]]) -> Mapping[str, int]:

@@ -1,7 +1,7 @@
 """Results on the meta device of the operations that PyTorch takes longest for.
 
 A trace or a trial on the meta device asks for shapes only. For these operations PyTorch finds them by going through
-every step of the computation in Python, which takes longer than computing with small numbers.
+every step of the computation in Python, which takes longer than computing with small numbers, or only for some types.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def meta_result(function: Any, name: str, args: Sequence[Any], kwargs: Any) -> A
         return None
     if name in _LIKE_THE_INPUT and len(function._schema.returns) == 1 and "out" not in (kwargs or {}):
         return given if function._schema.is_mutable else torch.empty_like(given)
-    found = _NORMS.get(name)
+    found = _OTHERS.get(name)
     return None if found is None else found(*args)
 
 
@@ -46,7 +46,13 @@ def _layer_norm(given: Tensor, shape: Sequence[int], *_: Any) -> tuple[Tensor, T
     return whole, given.new_empty(over), given.new_empty(over)
 
 
-_NORMS: dict[str, Callable[..., tuple[Tensor, ...]]] = {
+def _grouped_mm(given: Tensor, right: Tensor, *_: Any) -> Tensor | None:
+    """PyTorch has shapes of half precision only."""
+    return given.new_empty(given.shape[0], right.shape[2]) if (given.dim(), right.dim()) == (2, 3) else None
+
+
+_OTHERS: dict[str, Callable[..., Any]] = {
     "native_batch_norm": _batch_norm,
     "native_layer_norm": _layer_norm,
+    "_grouped_mm": _grouped_mm,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -84,6 +85,11 @@ class Wiring:
         return _linked(self)
 
     @cached_property
+    def units(self) -> dict[str, int]:
+        """Return of how many channels a group loses a multiple, where an operation needs sizes to be multiples."""
+        return _units(self)
+
+    @cached_property
     def costs(self) -> PlanCosts:
         """Return the function that counts the model's costs without some classes."""
         return PlanCosts(self.classes.of, self.trace.counted, self.model, self.trace.tensors)
@@ -100,7 +106,7 @@ class Wiring:
             self, bindings=(*self.bindings, *bindings), links=(*self.links, *links), fixed=(*self.fixed, *added)
         )
         if not added:
-            found.__dict__.update(classes=self.classes, groups=self.groups)
+            found.__dict__.update(classes=self.classes, groups=self.groups, units=self.units)
         return found
 
     def gone(self, kept: Mapping[str, Sequence[int]]) -> Gone:
@@ -301,6 +307,20 @@ def _roots(wiring: Wiring) -> Iterator[tuple[str, Array]]:
             elif line is not None:
                 passing.append((name, line))
     yield from passing
+
+
+def _units(wiring: Wiring) -> dict[str, int]:
+    owner = {label: name for name, group in wiring.groups.items() for label in group.classes}
+    found: dict[str, int] = {}
+    for line, multiple in wiring.trace.labels.aligned:
+        counts: dict[str, int] = {}
+        for label, count in zip(*np.unique(wiring.classes.of[line], return_counts=True), strict=True):
+            if int(label) in owner:
+                name = owner[int(label)]
+                counts[name] = math.gcd(counts.get(name, 0), int(count))
+        for name, each in counts.items():
+            found[name] = math.lcm(found.get(name, 1), multiple // math.gcd(multiple, each))
+    return {name: unit for name, unit in found.items() if unit > 1}
 
 
 def _linked(wiring: Wiring) -> tuple[tuple[str, ...], ...]:
