@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 
 import numpy as np
 from torch import nn
@@ -115,14 +116,14 @@ class _Suspects:
             yield Change(self.module, bindings=above)
 
 
-def left_alone(wiring: Wiring, failure: Failure, seed: int) -> Change:
-    """Fix the dimensions that the failed operation changes."""
-    gone = trial(wiring, seed)
+def left_alone(wiring: Wiring, failure: Failure, gone: Gone) -> Change:
+    """Fix the dimensions that the failed operation changes where these classes are gone."""
     call = failure.call
     read: list[Stated] = [
         (len(line), line) for lines in (*call.inputs, *call.outputs) for line in lines if line is not None
     ]
-    for sizes in (_written(call), read, _sizes_in(wiring, failure.module), _sizes_in(wiring, "")):
+    around = (_sizes_in(wiring, place) for place in _around(failure.module, len(failure.module)))
+    for sizes in chain((_written(call), read), around):
         changed = _changed(wiring, gone, sizes)
         if changed:
             break

@@ -15,14 +15,14 @@ from torch_pruning.dependency.group import Group
 
 from hfp.layers.calling import is_recurrent
 from hfp.layers.products import PRODUCTS, weight_dims
-from hfp.reconstruct.coupling.changes import cut_lines, suspects
-from hfp.reconstruct.coupling.checking import compare, masked_output
+from hfp.reconstruct.coupling.changes import cut_lines, left_alone, suspects
+from hfp.reconstruct.coupling.checking import NotRunning, compare, confirmed, masked_output
 from hfp.reconstruct.coupling.fitting import fit
 from hfp.reconstruct.coupling.members import Member, members, ties
 from hfp.reconstruct.coupling.rules.labels import Array
 from hfp.reconstruct.coupling.torch_groups import TorchGroups
 from hfp.reconstruct.coupling.tracing import Trace, TracedCall, check_followable, trace
-from hfp.reconstruct.coupling.trials import trial
+from hfp.reconstruct.coupling.trials import trial, try_out
 from hfp.reconstruct.coupling.twins import applied, twins_of
 from hfp.reconstruct.coupling.wiring import Gone, Wiring, layer_bindings
 from hfp.reconstruct.errors import MapError
@@ -347,9 +347,9 @@ class Coupling:
         The second value is the multiply-accumulates of the compact model.
         """
         try:
-            found = compare(self._wiring, model, example_inputs, gone, index_map)
-        except MapError as error:
-            return self._tried_again(error), 0
+            found = confirmed(self._wiring, model, example_inputs, gone, index_map)
+        except NotRunning as error:
+            return self._tried_again(error, gone), 0
         if found.difference is not None:
             return self._without(found.difference, model, example_inputs, gone), found.macs
         return self, found.macs
@@ -369,14 +369,19 @@ class Coupling:
                 return coupling
         raise MapError(f"{reason}, although none of its dimensions is pruned")
 
-    def _tried_again(self, error: MapError) -> Coupling:
+    def _tried_again(self, error: MapError, gone: Gone) -> Coupling:
         """Return what another trial finds where a compact model does not run, or raise the error if it finds nothing.
 
-        The first trial may have run only because its shares happened to fit.
+        The first trial may have run only because its shares happened to fit. Where another one runs too, what the
+        failed operation changes is left alone.
         """
         wiring = fit(self._wiring, self._inputs, first=1)
         if wiring is self._wiring:
-            raise error
+            failure = try_out(self._wiring, gone, self._inputs)
+            if failure is None:
+                raise error
+            change = left_alone(self._wiring, failure, gone)
+            return self._fitted(applied(self._wiring, change, twins_of(self._wiring, failure.module, failure.call)))
         return Coupling(wiring, self._inputs, self.counts)
 
     def _fitted(self, wiring: Wiring) -> Coupling:

@@ -20,6 +20,8 @@ _LIKE_THE_INPUT = frozenset({
 def meta_result(function: Any, name: str, args: Sequence[Any], kwargs: Any) -> Any:
     """Return what an operation returns on the meta device, or None where PyTorch should be asked.
 
+    PyTorch is asked where shapes don't fit, so that it raises its error.
+
     Args:
         function: the operation.
         name: its name without namespace and in-place mark.
@@ -35,12 +37,16 @@ def meta_result(function: Any, name: str, args: Sequence[Any], kwargs: Any) -> A
     return None if found is None else found(*args)
 
 
-def _batch_norm(given: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+def _batch_norm(given: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor] | None:
     size = given.shape[1]
+    if any(isinstance(other, Tensor) and len(other) != size for other in others):
+        return None
     return torch.empty_like(given), given.new_empty(size), given.new_empty(size)
 
 
-def _layer_norm(given: Tensor, shape: Sequence[int], *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+def _layer_norm(given: Tensor, shape: Sequence[int], *_: Any) -> tuple[Tensor, Tensor, Tensor] | None:
+    if list(given.shape[-len(shape) :]) != list(shape):
+        return None
     over = [*given.shape[: given.dim() - len(shape)], *(1 for _ in shape)]
     whole = torch.empty_like(given, memory_format=torch.contiguous_format)
     return whole, given.new_empty(over), given.new_empty(over)
@@ -48,7 +54,8 @@ def _layer_norm(given: Tensor, shape: Sequence[int], *_: Any) -> tuple[Tensor, T
 
 def _grouped_mm(given: Tensor, right: Tensor, *_: Any) -> Tensor | None:
     """PyTorch has shapes of half precision only."""
-    return given.new_empty(given.shape[0], right.shape[2]) if (given.dim(), right.dim()) == (2, 3) else None
+    fits = (given.dim(), right.dim()) == (2, 3) and given.shape[1] == right.shape[1]
+    return given.new_empty(given.shape[0], right.shape[2]) if fits else None
 
 
 _OTHERS: dict[str, Callable[..., Any]] = {

@@ -196,7 +196,7 @@ def layer_bindings(model: nn.Module, trace: Trace) -> Iterator[Binding]:
         if weight is None:
             continue
         for attribute, line in _sizes(name, module, weight, trace):
-            if line is not None:
+            if line is not None and len(line) == getattr(module, attribute):
                 yield Binding(name, attribute, None, line)
         if isinstance(module, nn.LayerNorm):
             for position, line in enumerate(weight):
