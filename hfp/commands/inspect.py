@@ -34,8 +34,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Read and show; returns 0."""
     if not arguments.file.exists() and is_model(str(arguments.file)):
         return _show_coupled(arguments)
-    if arguments.inputs is not None:
-        raise InputError(f"--inputs is for full models, before they are pruned; {arguments.file} is none")
+    for option in ("inputs", "part"):
+        if getattr(arguments, option) is not None:
+            raise InputError(f"--{option} is for full models, before they are pruned; {arguments.file} is none")
     if is_run(arguments.file):
         return _show_run(arguments)
     if arguments.html is not None:
@@ -118,7 +119,7 @@ def _show_coupled(arguments: argparse.Namespace) -> int:
         _check_place(arguments.html)
     name = str(arguments.file)
     full = full_model(name, image_size=arguments.image_size)
-    report = coupled_report(full.model.eval(), _example_inputs(full, arguments), name)
+    report = coupled_report(full.model.eval(), _example_inputs(full, arguments), name, arguments.part)
     if arguments.html is not None:
         write_atomically(arguments.html, coupled_page(report).encode())
     if arguments.json:

@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 from hfp import importance
 from hfp.commands import prune_folder
 from hfp.commands.arguments.prune_checks import check_images, checked_budget, onnx_path
-from hfp.costs.macs import latencies, parameters
+from hfp.costs.macs import latencies, parameters, state_bytes
 from hfp.data import Dataset, load_dataset
 from hfp.errors import InputError
 from hfp.language.choices import PREFIX
@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
         accuracies = _accuracies(job, result, tell)
         result.model.to("cpu")
         document = _write(job, result, accuracies)
-    result = _with_costs(result, {"file bytes": (result.report.costs["bytes"][0], document["file_bytes"])})
+    result = _with_costs(result, {"file bytes": (state_bytes(job.full.model), document["file_bytes"])})
     document |= result.report.as_dict()
     _show(document, result, arguments, console)
     if not result.report.met:
@@ -191,6 +191,7 @@ def _prune(job: _Job, tell: Tell) -> PruneResult:
         prune_heads=not arguments.keep_heads,
         steps=arguments.steps,
         repair=repair,
+        part=arguments.part,
         progress=lambda stage: tell(f"pruning {arguments.model} to {job.budget}: {stage}"),
     )
 
@@ -199,7 +200,7 @@ def _with_usual_costs(result: PruneResult, job: _Job, tell: Tell) -> PruneResult
     """The result with multiply-accumulates counted for one image, and with the latency of both models."""
     before, after = result.report.costs["macs"]
     found: dict[str, tuple[float, float]] = {"macs": (before // len(job.inputs), after // len(job.inputs))}
-    if "latency" not in result.report.costs:
+    if "latency" not in result.report.costs and result.report.part is None:
         tell("measuring latency")
         slow, fast = latencies((job.full.model, result.model), job.inputs)
         found["latency"] = (slow, fast)

@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from hfp.layers.calling import call, modes_kept, unfused
 from hfp.layers.flops import flops, formula_of, is_composite
 from hfp.layers.products import PRODUCTS, counts_of, multiplies_inputs
+from hfp.reconstruct.coupling.meta_results import meta_result
 
 TRAINING_FACTOR = 3  # a training step costs a forward pass and, by the usual count, two more for the backward one
 
@@ -55,7 +56,9 @@ class _Counter(TorchDispatchMode):
                 result = function.decompose(*args, **given)
             if result is not NotImplemented:
                 return result
-        result = function(*args, **given)
+        result = meta_result(function, function._schema.name.split("::")[1], args, given)
+        if result is None:
+            result = function(*args, **given)
         if formula is not None:
             self.flops += flops(formula, args, given, result)
         return result

@@ -17,11 +17,26 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 def call(model: Callable[..., Any], example_inputs: Any) -> Any:
     """Return the model's output for example inputs.
 
-    These are one value, a tuple or list of arguments, or a dict of keywords.
+    These are one value, a tuple or list of arguments, or a dict of keywords. The model gets copies of the tensors in
+    them, because it may write into what it is given.
     """
     if isinstance(example_inputs, Mapping):
-        return model(**example_inputs)
-    return model(*example_inputs) if isinstance(example_inputs, list | tuple) else model(example_inputs)
+        example_inputs = dict(example_inputs)
+    own = _own(example_inputs, {})
+    if isinstance(own, Mapping):
+        return model(**own)
+    return model(*own) if isinstance(own, list | tuple) else model(own)
+
+
+def _own(value: Any, known: dict[int, Tensor]) -> Any:
+    """The value with copies of the tensors in plain tuples, lists and dicts; one that is there twice stays one."""
+    if isinstance(value, Tensor):
+        if id(value) not in known:
+            known[id(value)] = value.clone()
+        return known[id(value)]
+    if type(value) is dict:
+        return {key: _own(item, known) for key, item in value.items()}
+    return type(value)(_own(item, known) for item in value) if type(value) in (list, tuple) else value
 
 
 def call_in(modes: Sequence[bool], model: nn.Module, example_inputs: Any) -> list[Any]:

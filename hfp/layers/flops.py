@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -19,8 +20,16 @@ def formula_of(function: Any) -> Formula | None:
     The formula takes the operation's arguments, with shapes in place of tensors, and the result's shape as
     ``out_shape``. It returns floating-point operations, two for each multiply-accumulate.
     """
-    found = flop_registry.get(getattr(function, "_overloadpacket", None))
+    packet = getattr(function, "_overloadpacket", None)
+    if getattr(packet, "_qualified_op_name", "") == "aten::_grouped_mm":
+        return _grouped_mm
+    found = flop_registry.get(packet)
     return getattr(found, "__wrapped__", None)  # formulas that read more than shapes are not wrapped
+
+
+def _grouped_mm(left: Sequence[int], *_: Any, out_shape: Sequence[int], **__: Any) -> int:
+    """Count a product of rows with the weights of each row's expert, which PyTorch has no formula for."""
+    return 2 * left[-1] * math.prod(out_shape)
 
 
 def flops(formula: Formula, args: Any, kwargs: Mapping[str, Any], result: Any) -> int:

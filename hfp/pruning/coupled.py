@@ -11,9 +11,11 @@ from rich.table import Table
 from rich.text import Text
 from torch import nn
 
-from hfp.costs.macs import macs, macs_per_weight, parameters
+from hfp.costs.macs import macs_per_weight
 from hfp.layers.products import PRODUCTS, counts_of
-from hfp.reconstruct import Coupling
+from hfp.pruning.own_copy import own_copy
+from hfp.pruning.part import part_of
+from hfp.reconstruct import Coupling, MapError
 from hfp.reconstruct.coupling.members import Member
 
 
@@ -131,15 +133,17 @@ def _first(names: Sequence[str], most: int) -> list[str]:
     return [*names[:most], *([f"and {len(names) - most} more"] if len(names) > most else [])]
 
 
-def coupled_report(model: nn.Module, example_inputs: Any, name: str) -> CoupledReport:
+def coupled_report(model: nn.Module, example_inputs: Any, name: str, part: str | None = None) -> CoupledReport:
     """Find the coupled groups of a model, checked with numbers as a pruning checks them.
 
     Args:
         model: the full model; it is not changed.
         example_inputs: what it is called with: at least two samples, a tuple or list is unpacked, a dict are keywords.
         name: what to call it.
+        part: the name of a module; the report is about what runs inside it, as `hfp.prune(part=...)` prunes it.
 
     Raises:
+        InputError: there is no such part, or it does not run exactly once.
         MapError: the model can't be followed, or nothing of it can be removed.
 
     >>> import torch
@@ -150,16 +154,22 @@ def coupled_report(model: nn.Module, example_inputs: Any, name: str) -> CoupledR
     >>> report.groups[0].name, report.groups[0].channels, dict(report.left_alone)
     ('0', 8, {'it is an output of the model': ['2']})
     """
-    coupling = Coupling.trace(model, example_inputs).verified(model, example_inputs)
+    found = part_of(model if part is None else own_copy(model)[0], example_inputs, part)
+    run, inputs = found.view(model), found.inputs
+    coupling = Coupling.trace(run, inputs, whole_tensors=found.shared)
+    if not coupling.names:
+        raise MapError(f"nothing can be removed from {part or 'this model'}: {found.why_nothing(coupling)}")
+    coupling = coupling.verified(run, inputs)
+    costs = found.costs(model)
     others = {name: tuple(other for other in linked if other != name) for linked in coupling.linked for name in linked}
     groups = tuple(
         GroupReport(group, channels, coupling.members(group), coupling.ties(group), others.get(group, ()))
         for group, channels in coupling.sizes.items()
     )
-    return CoupledReport(
-        name, macs(model, example_inputs), parameters(model), groups, _layers(model, example_inputs, coupling),
-        tuple(sorted(coupling.unknown)),
-    )  # fmt: skip
+    layers = tuple(layer for layer in _layers(run, inputs, coupling) if found.holds(layer.name))
+    called = name if part is None else f"{name}, {part}"
+    unknown = tuple(sorted(coupling.unknown))
+    return CoupledReport(called, int(costs["macs"]), int(costs["params"]), groups, layers, unknown)
 
 
 def _layers(model: nn.Module, example_inputs: Any, coupling: Coupling) -> tuple[Layer, ...]:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from torch import nn
 
-from hfp.costs.macs import latencies, macs, macs_per_weight, parameters, state_bytes
+from hfp.costs.macs import latencies, macs_per_weight, parameters, state_bytes
 from hfp.errors import InputError
 from hfp.pruning.budget import Budget
 from hfp.pruning.measuring import mean_loss, measured, measurements, samples_for
 from hfp.pruning.meeting import meet
+from hfp.pruning.part import Part
 from hfp.pruning.request import PruneRequest
 from hfp.pruning.schedule import Bundle, Order
 from hfp.pruning.scoring import criterion_for, scored
@@ -29,14 +29,14 @@ class Goal:
 
     Args:
         model: the full model, to measure latency against.
-        costs: the full model's costs by name.
-        inputs: what it is called with.
+        costs: the costs of the full model, or of its part, by name.
+        part: what of it is pruned, and what that is called with.
         budget: what may be left.
     """
 
     model: nn.Module
     costs: Mapping[str, float]
-    inputs: Any
+    part: Part
     budget: Budget
 
 
@@ -62,18 +62,13 @@ class Step:
         return compact_model(self.model, self.coupling.index_map(self.plan))
 
 
-def costs_of(model: nn.Module, inputs: Any) -> dict[str, float]:
-    """What a model costs, but for its latency."""
-    return {"macs": macs(model, inputs), "params": parameters(model), "bytes": state_bytes(model)}
-
-
 def planned(model: nn.Module, shown: nn.Module, costs: Mapping[str, float], goal: Goal, request: PruneRequest) -> Step:
     """A plan that meets the goal and that the check with numbers finds nothing wrong with.
 
     Args:
         model: what is pruned; it is run.
         shown: the same layers, which a criterion that does not run the model is shown.
-        costs: the model's costs by name.
+        costs: the costs of the model, or of its part, by name.
         goal: what to reach.
         request: how.
 
@@ -83,18 +78,20 @@ def planned(model: nn.Module, shown: nn.Module, costs: Mapping[str, float], goal
         MapError: nothing can be removed exactly.
     """
     request.tell("following channels")
-    coupling = Coupling.trace(model, goal.inputs, request.ignored_layers, request.prune_heads)
-    if coupling.costs({}) != costs:
+    run, inputs = goal.part.view(model), goal.part.inputs
+    coupling = Coupling.trace(run, inputs, request.ignored_layers, request.prune_heads, goal.part.shared)
+    if goal.part.inside(coupling.costs({})) != costs:
         coupling = coupling.miscounting()
     if request.rules.ranking == "measured":  # what must stay is found before losses are measured, and not after
-        coupling = coupling.verified(model, goal.inputs)
+        coupling = coupling.verified(run, inputs)
     request.tell("scoring")
     scores_of = model if request.scores_with_data else shown
     criterion = criterion_for(scores_of, request)
     refused: dict[str, str] = {}
     for _ in range(MOST_CHECKS):
         if not coupling.names:
-            raise MapError(f"nothing can be removed from this model: {coupling.why_nothing}")
+            what = "this model" if goal.part.name is None else goal.part.name
+            raise MapError(f"nothing can be removed from {what}: {goal.part.why_nothing(coupling)}")
         bundles, unscored = scored(coupling, scores_of, criterion, request.criterion)
         if unscored:
             coupling, refused = coupling.leaving(unscored), {**refused, **unscored}
@@ -105,7 +102,7 @@ def planned(model: nn.Module, shown: nn.Module, costs: Mapping[str, float], goal
         except InputError as error:
             raise InputError(f"{error}{_left_alone(refused)}") from None
         request.tell("checking with numbers")
-        checked = coupling.checked(model, goal.inputs, plan)
+        checked = coupling.checked(run, inputs, plan)
         if checked is coupling:
             return Step(model, coupling, plan, _stuck(bundles, request))
         coupling = checked
@@ -166,7 +163,7 @@ def _priced_cost(model: nn.Module, goal: Goal) -> Callable[[nn.Module, Plan], fl
     Latency is priced by multiply-accumulates, and these by the weights, because every weight of a layer takes part in
     as many.
     """
-    uses = macs_per_weight(model, goal.inputs)
+    uses = macs_per_weight(goal.part.view(model), goal.part.inputs)
     names = list(goal.budget.limits)
 
     def one(name: str, compact: nn.Module, plan: Plan) -> float:
@@ -195,14 +192,18 @@ def _relative_costs(coupling: Coupling, model: nn.Module, goal: Goal) -> Callabl
     def costs(kept: Kept) -> dict[str, float]:
         found: dict[str, float] = {}
         if set(names) - {"latency"}:
-            left = (
-                coupling.costs(kept) if coupling.counts else costs_of(*coupling.compact_skeleton(coupling.plan(kept)))
-            )
+            left = goal.part.inside(coupling.costs(kept) if coupling.counts else _built_costs(coupling, kept))
             found |= {name: left[name] / goal.costs[name] for name in names if name != "latency"}
         if "latency" in names:
             compact = compact_model(model, coupling.index_map(coupling.plan(kept)))
-            full, left_over = latencies((goal.model, compact), goal.inputs)
+            full, left_over = latencies((goal.part.view(goal.model), goal.part.view(compact)), goal.part.inputs)
             found["latency"] = left_over / full
         return found
 
     return costs
+
+
+def _built_costs(coupling: Coupling, kept: Kept) -> dict[str, float]:
+    """The costs of a plan's compact model, which is built."""
+    skeleton, inputs = coupling.compact_skeleton(coupling.plan(kept))
+    return Part(None, inputs).costs(skeleton)

@@ -16,7 +16,8 @@ from hfp.pruning.budget import Budget
 from hfp.pruning.collector import only_new_objects
 from hfp.pruning.layers_report import layer_reports, unrounded
 from hfp.pruning.own_copy import own_copy
-from hfp.pruning.planning import Goal, Step, costs_of, planned
+from hfp.pruning.part import Part, check_whole, part_of
+from hfp.pruning.planning import Goal, Step, planned
 from hfp.pruning.progress import told
 from hfp.pruning.repair import AUTO, RepairReport, checked_kinds
 from hfp.pruning.repair import repair as repaired
@@ -44,6 +45,7 @@ def prune(
     steps: int = 1,
     repair: str | Iterable[str] | None = AUTO,
     progress: bool | Callable[[str], None] | None = None,
+    part: str | None = None,
 ) -> PruneResult:
     """Remove the least important channels of a model until it meets a budget.
 
@@ -75,6 +77,9 @@ def prune(
             the weights that are left to the full model's outputs, "batch-norm" takes the running statistics anew. The
             report says per layer what was won.
         progress: True shows what is being done, in a terminal, in a notebook or as lines; a function is called with it.
+        part: the name of a module; only what runs inside it is pruned, and its outputs stay. It must run exactly once
+            in a pass of the whole model, which is what `example_inputs`, `data` and `ignored_layers` are still about.
+            The budget and the report's costs are shares and costs of the part alone. None prunes the whole model.
 
     Returns:
         The compact model, its place in the full one, and a report.
@@ -101,7 +106,7 @@ def prune(
             model,
             PruneRequest(
                 example_inputs, budget, importance, repeatable(data), loss_fn,
-                rules, ignored, prune_heads, steps, kinds, repair == AUTO, tell,
+                rules, ignored, prune_heads, steps, kinds, repair == AUTO, tell, part,
             ),
         )  # fmt: skip
 
@@ -136,25 +141,33 @@ class _State:
 
 def _pruned(model: nn.Module, request: PruneRequest) -> PruneResult:
     own, hooked = own_copy(model)
-    full, error = _costs_or_error(own, request.inputs)
-    if error is not None:
-        missing = f"; hooks of {', '.join(hooked)} are plain functions, which are not called here" if hooked else ""
-        raise InputError(f"the model does not run on the example inputs ({error}){missing}")
+    part, full = _started(own, hooked, request)
     state = _State(own, IndexMap.identity(model), full)
     for step in range(1, request.steps + 1):
-        goal = Goal(own, full, request.inputs, request.budget.part(step, request.steps))
+        goal = Goal(own, full, part, request.budget.part(step, request.steps))
         state = _step(state, model if step == 1 else state.model, goal, _stepped(request, step))
+    check_whole(part, own, state.index_map, request.inputs)
     compact = compact_model(model, state.index_map, _written(model, state))
-    costs = _costs(own, state, full, request)
-    return PruneResult(compact, state.index_map, _report(model, state, costs, hooked, request))
+    costs = _costs(own, state, full, part, request)
+    return PruneResult(compact, state.index_map, _report(model, state, costs, hooked, part, request))
 
 
-def _costs_or_error(model: nn.Module, inputs: Any) -> tuple[dict[str, float], str | None]:
-    """What a model costs, or why it does not run on the inputs."""
+def _started(own: nn.Module, hooked: tuple[str, ...], request: PruneRequest) -> tuple[Part, dict[str, float]]:
+    """What is pruned and what it costs.
+
+    Raises:
+        InputError: the model does not run on the inputs, or it has no such part.
+    """
     try:
-        return costs_of(model, inputs), None
+        part = part_of(own, request.inputs, request.part)
+        return part, part.costs(own)
+    except InputError:
+        raise
     except Exception as error:
-        return {}, f"{type(error).__name__}: {error}"
+        missing = f"; hooks of {', '.join(hooked)} are plain functions, which are not called here" if hooked else ""
+        raise InputError(
+            f"the model does not run on the example inputs ({type(error).__name__}: {error}){missing}"
+        ) from error
 
 
 def _stepped(request: PruneRequest, step: int) -> PruneRequest:
@@ -171,12 +184,12 @@ def _step(state: _State, shown: nn.Module, goal: Goal, request: PruneRequest) ->
     step = planned(state.model, shown, state.costs, goal, request)
     total = state.index_map.then(step.coupling.index_map(step.plan))
     repairs = state.repairs
-    costs: Mapping[str, float] = step.coupling.costs(step.plan.kept)
+    costs: Mapping[str, float] = goal.part.inside(step.coupling.costs(step.plan.kept))
     if request.repair:
         request.tell("repairing")
         repairs = _repairs(goal.model, step.compact, total, request)
     if request.repair or not step.coupling.counts:
-        costs = costs_of(step.compact, request.inputs)
+        costs = goal.part.costs(step.compact)
     return replace(
         state, index_map=total, costs=costs, left=state.left * (1 - step.plan.ratio), repairs=repairs,
         first=state.first or step, last=step,
@@ -208,12 +221,12 @@ def _written(model: nn.Module, state: _State) -> Mapping[str, Tensor] | None:
 
 
 def _costs(
-    full: nn.Module, state: _State, costs: Mapping[str, float], request: PruneRequest
+    full: nn.Module, state: _State, costs: Mapping[str, float], part: Part, request: PruneRequest
 ) -> dict[str, tuple[float, float]]:
     found: dict[str, tuple[float, float]] = {name: (before, state.costs[name]) for name, before in costs.items()}
     if request.budget.latency is not None:
         request.tell("measuring latency")
-        before, left = latencies((full, state.model), request.inputs)
+        before, left = latencies((part.view(full), part.view(state.model)), part.inputs)
         found["latency"] = (before, left)
     return found
 
@@ -223,6 +236,7 @@ def _report(
     state: _State,
     costs: Mapping[str, tuple[float, float]],
     hooked: tuple[str, ...],
+    part: Part,
     request: PruneRequest,
 ) -> PruneReport:
     assert state.first is not None
@@ -231,7 +245,7 @@ def _report(
     def reason(tensor: str, dim: int) -> str | None:
         return coupling.reason(tensor, dim) or stuck.get(tensor.rpartition(".")[0])
 
-    layers = layer_reports(model, state.index_map, reason)
+    layers = tuple(each for each in layer_reports(model, state.index_map, reason) if part.holds(each.name))
     notes = [*unrounded(layers, request.rules.round_to)]
     if hooked:
         notes.append(
@@ -248,4 +262,5 @@ def _report(
         repairs=state.repairs,
         distance=request.budget.distances(costs),
         notes=tuple(notes),
+        part=part.name,
     )

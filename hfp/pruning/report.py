@@ -32,6 +32,7 @@ class PruneReport:
         distance: limited cost -> how far below its limit the model is, as a share of the full model's cost; negative
             where it is above, as a measured latency may be.
         notes: sentences about what could not be done as asked.
+        part: the module that was pruned, which the costs and layers are of; None where it was the whole model.
     """
 
     budget: str
@@ -43,6 +44,7 @@ class PruneReport:
     repairs: tuple[RepairReport, ...] = ()
     distance: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    part: str | None = None
 
     @property
     def met(self) -> bool:
@@ -72,8 +74,9 @@ class PruneReport:
         """The result in a sentence."""
         able = [layer for layer in self.layers if layer.inputs is not None]
         lost = sum(layer.after < layer.before for layer in able)
+        what = "" if self.part is None else f"{self.part}, a part of the model, "
         return (
-            f"Pruned to {self.budget} by {self.criterion}: {lost} of {len(able)} layers lost outputs, "
+            f"Pruned {what}to {self.budget} by {self.criterion}: {lost} of {len(able)} layers lost outputs, "
             f"{self.ratio:.1%} of the channels that can go are gone."
         )
 

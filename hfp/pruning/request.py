@@ -25,6 +25,7 @@ class PruneRequest:
         repair: kinds of repairs, in order.
         usual_repair: whether these are the usual ones, which nobody asked for.
         tell: is called with what is being done next.
+        part: the name of the module that is pruned; None for the whole model.
     """
 
     inputs: Any
@@ -39,6 +40,7 @@ class PruneRequest:
     repair: tuple[str, ...]
     usual_repair: bool
     tell: Callable[[str], None]
+    part: str | None = None
 
     def __post_init__(self) -> None:
         _check_steps(self.steps)

@@ -66,8 +66,9 @@ def scored(
             raise next(iter(unscored.values()))
         return [], {each: f"the criterion has no score for it ({error})" for each, error in unscored.items()}
     widths = {group: coupling.widths(group) for group in wanted}
+    sizes = {group: range(unit, coupling.sizes[group] + 1, unit) for group, unit in coupling.units.items()}
     return [
-        Bundle({group: scores[group] for group in names}, {group: widths[group] for group in names})
+        Bundle({group: scores[group] for group in names}, {group: widths[group] for group in names}, sizes)
         for names in coupling.linked
         if scores.keys() >= set(names)
     ], {}

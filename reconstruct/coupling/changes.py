@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 
 import numpy as np
 from torch import nn
@@ -22,6 +23,8 @@ from hfp.reconstruct.models.attributes import is_plain, plain
 
 _SUSPECTS = 8  # this many calls before one that differs are suspected
 _ANCESTORS = 3  # an attribute is looked for this far above the running module
+_WINDOWS = ("kernel", "stride", "padding", "dilation")
+"""Words in the names of attributes that count positions, and so never follow channels."""
 Link = tuple[Array, Array]
 
 
@@ -113,14 +116,14 @@ class _Suspects:
             yield Change(self.module, bindings=above)
 
 
-def left_alone(wiring: Wiring, failure: Failure, seed: int) -> Change:
-    """Fix the dimensions that the failed operation changes."""
-    gone = trial(wiring, seed)
+def left_alone(wiring: Wiring, failure: Failure, gone: Gone) -> Change:
+    """Fix the dimensions that the failed operation changes where these classes are gone."""
     call = failure.call
     read: list[Stated] = [
         (len(line), line) for lines in (*call.inputs, *call.outputs) for line in lines if line is not None
     ]
-    for sizes in (_written(call), read, _sizes_in(wiring, failure.module), _sizes_in(wiring, "")):
+    around = (_sizes_in(wiring, place) for place in _around(failure.module, len(failure.module)))
+    for sizes in chain((_written(call), read), around):
         changed = _changed(wiring, gone, sizes)
         if changed:
             break
@@ -218,10 +221,13 @@ def _around(module: str, ancestors: int) -> list[str]:
 
 
 def numbers(module: nn.Module) -> Iterator[tuple[str, int | None, int]]:
-    """Yield (attribute, position in it, value) of every public integer, alone or in a list or tuple."""
+    """Yield (attribute, position in it, value) of every public integer that may count channels.
+
+    It may be alone, or in a list or tuple.
+    """
     for attribute, value in vars(module).items():
         value = plain(value)
-        if attribute.startswith("_") or not is_plain(value):
+        if attribute.startswith("_") or any(word in attribute for word in _WINDOWS) or not is_plain(value):
             continue
         items = enumerate(value) if isinstance(value, list | tuple) else [(None, value)]
         yield from ((attribute, position, item) for position, item in items if type(item) is int)

@@ -65,7 +65,7 @@ def compare(wiring: Wiring, model: nn.Module, example_inputs: Any, gone: Gone, i
         index_map: the map that should describe it.
 
     Raises:
-        MapError: the compact model does not run.
+        NotRunning: the compact model does not run.
     """
     parent = made_up(model)
     values = _kept(parent.named_buffers(remove_duplicate=False), index_map)  # a run may write to buffers
@@ -79,8 +79,34 @@ def compare(wiring: Wiring, model: nn.Module, example_inputs: Any, gone: Gone, i
     except _Different as difference:
         return Comparison((difference.args[0], difference.args[1]), found.flops // 2)
     except Exception as error:
-        raise MapError(f"the compact model does not run: {type(error).__name__}: {error}") from error
+        raise NotRunning(f"the compact model does not run: {type(error).__name__}: {error}") from error
     return Comparison(None, found.flops // 2)
+
+
+def confirmed(wiring: Wiring, model: nn.Module, example_inputs: Any, gone: Gone, index_map: IndexMap) -> Comparison:
+    """Return what `compare` returns, after a second look with float64 where that finds a difference.
+
+    A deep model may turn the rounding errors of float32 into large ones.
+
+    Raises:
+        NotRunning: the compact model does not run.
+    """
+    found = compare(wiring, model, example_inputs, gone, index_map)
+    if found.difference is None:
+        return found
+    wide = copied(model, computed(model)).double()
+    try:
+        return compare(wiring, wide, _to_double(example_inputs), gone, index_map)
+    except Exception:  # code of the model may ask for float32
+        return found
+
+
+def _to_double(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.double() if value.is_floating_point() else value
+    if isinstance(value, dict):
+        return {name: _to_double(item) for name, item in value.items()}
+    return type(value)(map(_to_double, value)) if type(value) in (list, tuple) else value
 
 
 def masked_output(wiring: Wiring, model: nn.Module, example_inputs: Any, gone: Gone, index_map: IndexMap) -> Any:
@@ -153,6 +179,10 @@ def _kept(tensors: Iterable[tuple[str, Tensor]], index_map: IndexMap, last_use: 
     return kept
 
 
+class NotRunning(MapError):
+    """A compact model does not run."""
+
+
 class _Different(Exception):
     pass
 
@@ -187,7 +217,8 @@ class _MaskedRun(_Run):
         if known is not None and known.reduces:
             result = self._reduced(function, known, args, kwargs or {})
         else:
-            result = self._computed(function, key, args, kwargs)
+            result = self.compute(function, key, args, kwargs)
+        result = self._decided(result, function, key, args, kwargs)
         if known is None or key[1] in _NOT_COMPARED:
             return result
         if [tuple(output.shape) for output in tensors_in(result)] == list(known.shapes):
@@ -195,12 +226,11 @@ class _MaskedRun(_Run):
             self.digests[key] = [_digest(self.kept(output, lines)) for output, lines in outputs]
         return result
 
-    def _computed(self, function: Any, key: CallKey, args: Any, kwargs: Any) -> Any:
+    def _decided(self, result: Any, function: Any, key: CallKey, args: Any, kwargs: Any) -> Any:
         """Return the result with what the trace decided.
 
         Where the trace decided nothing, what the call decides itself is noted.
         """
-        result = self.compute(function, key, args, kwargs)
         if key in self.decisions:
             known = self._wiring.trace.calls.get(key)
             lines = () if known is None else tuple((None,) * len(each) for each in known.outputs)

@@ -15,14 +15,14 @@ from torch_pruning.dependency.group import Group
 
 from hfp.layers.calling import is_recurrent
 from hfp.layers.products import PRODUCTS, weight_dims
-from hfp.reconstruct.coupling.changes import cut_lines, suspects
-from hfp.reconstruct.coupling.checking import compare, masked_output
+from hfp.reconstruct.coupling.changes import cut_lines, left_alone, suspects
+from hfp.reconstruct.coupling.checking import NotRunning, compare, confirmed, masked_output
 from hfp.reconstruct.coupling.fitting import fit
 from hfp.reconstruct.coupling.members import Member, members, ties
 from hfp.reconstruct.coupling.rules.labels import Array
 from hfp.reconstruct.coupling.torch_groups import TorchGroups
 from hfp.reconstruct.coupling.tracing import Trace, TracedCall, check_followable, trace
-from hfp.reconstruct.coupling.trials import trial
+from hfp.reconstruct.coupling.trials import trial, try_out
 from hfp.reconstruct.coupling.twins import applied, twins_of
 from hfp.reconstruct.coupling.wiring import Gone, Wiring, layer_bindings
 from hfp.reconstruct.errors import MapError
@@ -49,6 +49,8 @@ class Coupling:
     Attributes:
         counts: whether `costs` counts from the kept channels alone, as it does unless it was found to miscount.
         sizes: the number of channels of each group. A group has the name of the layer that writes the channels.
+        units: groups that can only lose a multiple of so many channels, because an operation needs its sizes to be
+            multiples. Most groups lose any number.
         linked: every group once, together with those that must lose the same share of their channels because the
             model's code takes their sizes to be tied. Most groups are alone.
 
@@ -68,6 +70,7 @@ class Coupling:
         self._inputs = example_inputs
         self.sizes: Mapping[str, int] = MappingProxyType({name: len(g.classes) for name, g in wiring.groups.items()})
         self.linked: tuple[tuple[str, ...], ...] = wiring.linked
+        self.units: Mapping[str, int] = MappingProxyType(wiring.units)
         self._maps: dict[tuple[tuple[str, tuple[int, ...]], ...], IndexMap] = {}
 
     def __repr__(self) -> str:
@@ -83,6 +86,7 @@ class Coupling:
         example_inputs: Any,
         ignored_layers: Iterable[nn.Module | str] = (),
         prune_heads: bool = True,
+        whole_tensors: Mapping[str, str] = MappingProxyType({}),
     ) -> Coupling:
         """Trace a model once, without weights where it runs without.
 
@@ -93,6 +97,7 @@ class Coupling:
             ignored_layers: modules of `model`, or their names, whose output channels stay.
             prune_heads: whether to remove whole heads, and not a part of every head, where a dimension is read as heads
                 times size. True by default.
+            whole_tensors: parameters and buffers that keep all their entries, by name, with the reason.
 
         Raises:
             MapError: the model is compiled, does not run on the inputs or returns no tensor, or an ignored layer is not
@@ -107,6 +112,9 @@ class Coupling:
             if name.rpartition(".")[0] in ignored
             for line in _written(own, name, lines)
             if line is not None
+        )
+        fixed += tuple(
+            (line, reason) for name, reason in whole_tensors.items() for line in found.tensors[name] if line is not None
         )
         wiring = Wiring(own, found, None if prune_heads else False, fixed, tuple(layer_bindings(own, found)))
         return cls(fit(wiring, inputs), inputs)
@@ -150,14 +158,18 @@ class Coupling:
             kept: the kept channels by the group's name, ascending.
 
         Raises:
-            MapError: a group is unknown; channels are empty, out of range, repeated or not ascending; or linked groups
-                lose different shares.
+            MapError: a group is unknown; channels are empty, out of range, repeated or not ascending; linked groups
+                lose different shares; or a group loses another number of channels than it can.
         """
         plan = Plan(self.sizes, {name: _whole(name, channels) for name, channels in kept.items()})
         for names in self.linked:
             shares = {name: len(plan.kept[name]) / self.sizes[name] for name in names}
             if max(shares.values()) - min(shares.values()) > 1e-9:
                 raise MapError(f"these groups must keep the same share of their channels, not {shares}")
+        for name, unit in self.units.items():
+            lost = self.sizes[name] - len(plan.kept[name])
+            if lost % unit:
+                raise MapError(f"{name} can lose a multiple of {unit} channels, not {lost}")
         return plan
 
     def costs(self, kept: Mapping[str, Sequence[int]]) -> Mapping[str, int]:
@@ -335,9 +347,9 @@ class Coupling:
         The second value is the multiply-accumulates of the compact model.
         """
         try:
-            found = compare(self._wiring, model, example_inputs, gone, index_map)
-        except MapError as error:
-            return self._tried_again(error), 0
+            found = confirmed(self._wiring, model, example_inputs, gone, index_map)
+        except NotRunning as error:
+            return self._tried_again(error, gone), 0
         if found.difference is not None:
             return self._without(found.difference, model, example_inputs, gone), found.macs
         return self, found.macs
@@ -357,14 +369,19 @@ class Coupling:
                 return coupling
         raise MapError(f"{reason}, although none of its dimensions is pruned")
 
-    def _tried_again(self, error: MapError) -> Coupling:
+    def _tried_again(self, error: MapError, gone: Gone) -> Coupling:
         """Return what another trial finds where a compact model does not run, or raise the error if it finds nothing.
 
-        The first trial may have run only because its shares happened to fit.
+        The first trial may have run only because its shares happened to fit. Where another one runs too, what the
+        failed operation changes is left alone.
         """
         wiring = fit(self._wiring, self._inputs, first=1)
         if wiring is self._wiring:
-            raise error
+            failure = try_out(self._wiring, gone, self._inputs)
+            if failure is None:
+                raise error
+            change = left_alone(self._wiring, failure, gone)
+            return self._fitted(applied(self._wiring, change, twins_of(self._wiring, failure.module, failure.call)))
         return Coupling(wiring, self._inputs, self.counts)
 
     def _fitted(self, wiring: Wiring) -> Coupling:
@@ -432,6 +449,8 @@ def _to_meta(value: Any) -> Any:
         return value.detach().to("meta")
     if isinstance(value, Mapping):
         return {key: _to_meta(item) for key, item in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*map(_to_meta, value))
     return type(value)(map(_to_meta, value)) if isinstance(value, list | tuple) else value
 
 

@@ -58,7 +58,8 @@ def _repair(wiring: Wiring, failure: Failure, seed: int, example_inputs: Any) ->
                 after = try_out(candidate, trial(candidate, seed), example_inputs)
                 if after is None or after.order > failure.order:
                     return candidate
-    return applied(wiring, left_alone(wiring, failure, seed), twins_of(wiring, failure.module, failure.call))
+    change = left_alone(wiring, failure, trial(wiring, seed))
+    return applied(wiring, change, twins_of(wiring, failure.module, failure.call))
 
 
 def _solvable(wiring: Wiring) -> bool:

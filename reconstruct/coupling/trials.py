@@ -16,7 +16,7 @@ from hfp.reconstruct.coupling.replay import replayed
 from hfp.reconstruct.coupling.rules.labels import Lines
 from hfp.reconstruct.coupling.rules.registry import tensors_in
 from hfp.reconstruct.coupling.tracing import CallCounter, CallKey, TracedCall, running
-from hfp.reconstruct.coupling.wiring import Gone, Wiring
+from hfp.reconstruct.coupling.wiring import CoupledGroup, Gone, Wiring
 from hfp.reconstruct.models.compact import compact_model
 
 COPIES = ("clone", "expand")
@@ -49,10 +49,18 @@ def trial(wiring: Wiring, seed: int) -> Gone:
     for names in wiring.linked:
         groups = [wiring.groups[name] for name in names]
         steps = math.gcd(*(len(group.classes) for group in groups))
-        cut = min(max(1, round(steps * chance.uniform(0.25, 0.55))), steps - 1)
+        unit = math.lcm(1, *(_steps_at_once(wiring, group, steps) for group in groups))
+        wanted = min(max(1, round(steps * chance.uniform(0.25, 0.55))), steps - 1)
+        cut = min(math.ceil(wanted / unit), (steps - 1) // unit) * unit
         for group in groups:
             gone[chance.sample(group.classes, cut * (len(group.classes) // steps))] = True
     return gone
+
+
+def _steps_at_once(wiring: Wiring, group: CoupledGroup, steps: int) -> int:
+    """Return of how many of a group's equal parts it loses a multiple."""
+    unit = wiring.units.get(group.name, 1)
+    return unit // math.gcd(unit, len(group.classes) // steps)
 
 
 def try_out(wiring: Wiring, gone: Gone, example_inputs: Any) -> Failure | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from hfp.layers.products import PRODUCTS, counts_of, reads_single_channels, weight_dims
+from hfp.layers.products import PRODUCTS, counts_of, is_depthwise, reads_single_channels, weight_dims
 from hfp.reconstruct.coupling.classes import Classes, solve
 from hfp.reconstruct.coupling.costs import PlanCosts
 from hfp.reconstruct.coupling.rules.labels import Array, Line
@@ -84,6 +85,11 @@ class Wiring:
         return _linked(self)
 
     @cached_property
+    def units(self) -> dict[str, int]:
+        """Return of how many channels a group loses a multiple, where an operation needs sizes to be multiples."""
+        return _units(self)
+
+    @cached_property
     def costs(self) -> PlanCosts:
         """Return the function that counts the model's costs without some classes."""
         return PlanCosts(self.classes.of, self.trace.counted, self.model, self.trace.tensors)
@@ -100,7 +106,7 @@ class Wiring:
             self, bindings=(*self.bindings, *bindings), links=(*self.links, *links), fixed=(*self.fixed, *added)
         )
         if not added:
-            found.__dict__.update(classes=self.classes, groups=self.groups)
+            found.__dict__.update(classes=self.classes, groups=self.groups, units=self.units)
         return found
 
     def gone(self, kept: Mapping[str, Sequence[int]]) -> Gone:
@@ -190,7 +196,7 @@ def layer_bindings(model: nn.Module, trace: Trace) -> Iterator[Binding]:
         if weight is None:
             continue
         for attribute, line in _sizes(name, module, weight, trace):
-            if line is not None:
+            if line is not None and len(line) == getattr(module, attribute):
                 yield Binding(name, attribute, None, line)
         if isinstance(module, nn.LayerNorm):
             for position, line in enumerate(weight):
@@ -227,6 +233,9 @@ def _sizes(name: str, module: nn.Module, weight: tuple[Line, ...], trace: Trace)
     if counts is None:
         return []
     read, written = counts
+    if isinstance(module, _ConvNd) and name not in trace.channels and is_depthwise(module):
+        out = weight[weight_dims(module)[0]]  # other code convolves with its weight
+        return [(str(read), out), (written, out), ("groups", out)]
     if isinstance(module, PRODUCTS):
         entering, out = trace.channels.get(name) or tuple(weight[dim] for dim in reversed(weight_dims(module)))
         found = [(str(read), entering), (written, out)]
@@ -298,6 +307,20 @@ def _roots(wiring: Wiring) -> Iterator[tuple[str, Array]]:
             elif line is not None:
                 passing.append((name, line))
     yield from passing
+
+
+def _units(wiring: Wiring) -> dict[str, int]:
+    owner = {label: name for name, group in wiring.groups.items() for label in group.classes}
+    found: dict[str, int] = {}
+    for line, multiple in wiring.trace.labels.aligned:
+        counts: dict[str, int] = {}
+        for label, count in zip(*np.unique(wiring.classes.of[line], return_counts=True), strict=True):
+            if int(label) in owner:
+                name = owner[int(label)]
+                counts[name] = math.gcd(counts.get(name, 0), int(count))
+        for name, each in counts.items():
+            found[name] = math.lcm(found.get(name, 1), multiple // math.gcd(multiple, each))
+    return {name: unit for name, unit in found.items() if unit > 1}
 
 
 def _linked(wiring: Wiring) -> tuple[tuple[str, ...], ...]:

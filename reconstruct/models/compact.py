@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from hfp.layers.calling import modes_kept
 from hfp.reconstruct.errors import MapError
 from hfp.reconstruct.maps.index_map import IndexMap
 from hfp.reconstruct.models.attributes import apply
@@ -67,7 +68,15 @@ def build(parent: nn.Module, index_map: IndexMap, values: Mapping[str, Tensor]) 
         tensors[id(tensor)], first[id(tensor)] = like(tensor, value).requires_grad_(tensor.requires_grad), name
     model = copied(parent, {**computed(parent), **tensors})
     apply(model, index_map.attributes)
+    _forget(model)
     return model
+
+
+def _forget(model: nn.Module) -> None:
+    """Let modules drop what they keep between calls in evaluation mode, as they do when they go back to training."""
+    if any(type(module).train is not nn.Module.train for module in model.modules()):
+        with modes_kept(model):
+            model.train()
 
 
 def device_for(value: Tensor, full: Tensor) -> torch.device:

@@ -31,6 +31,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "samples (default: two images, or the model's own dummy_inputs)",
     )
     parser.add_argument(
+        "--part", metavar="MODULE", help="for a full model: look at what runs inside the module of this name alone"
+    )
+    parser.add_argument(
         "--html",
         type=Path,
         metavar="FILE",

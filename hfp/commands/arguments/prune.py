@@ -104,6 +104,10 @@ def _configure_ranking(group: argparse._ArgumentGroup) -> None:
         "--ignore", action="append", default=[], metavar="LAYER",
         help="leave this layer's outputs alone; may be given several times",
     )  # fmt: skip
+    group.add_argument(
+        "--part", metavar="MODULE",
+        help="prune only what runs inside the module of this name, and keep its outputs; the budget is of that part",
+    )  # fmt: skip
     group.add_argument("--keep-heads", action="store_true", help="prune inside attention heads, not whole heads")
     group.add_argument(
         "--steps", type=int, default=1, metavar="N", help="prune in N steps, scoring again before each (default: 1)"

@@ -48,6 +48,7 @@ class Labels:
     equal: list[tuple[Array, Array]] = field(default_factory=list)
     fixed: list[tuple[Array, str]] = field(default_factory=list)
     products: list[Product] = field(default_factory=list)
+    aligned: list[tuple[Array, int]] = field(default_factory=list)
     _made: dict[int, tuple[Array, Lines, tuple[int, ...]]] = field(default_factory=dict)
 
     def fresh(self, size: int) -> Line:
@@ -76,6 +77,11 @@ class Labels:
         """Note that nothing of this dimension can be removed."""
         if line is not None and len(line):
             self.fixed.append((line, reason))
+
+    def align(self, line: Line, multiple: int) -> None:
+        """Note that a dimension can only lose a multiple of so many indices."""
+        if line is not None and multiple > 1 and len(line) % multiple == 0:
+            self.aligned.append((line, multiple))
 
     def merge(self, factors: Sequence[Line], sizes: Sequence[int], where: str) -> Line:
         """Return the line of the dimension that flattening `factors` of `sizes` makes."""

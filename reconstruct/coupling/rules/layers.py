@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from hfp.reconstruct.coupling.rules.labels import Line, Lines
-from hfp.reconstruct.coupling.rules.registry import Operation, broadcast, every, pointwise, rule
+from hfp.reconstruct.coupling.rules.registry import Operation, broadcast, every, opaque, pointwise, rule
 
 _SPATIAL_DIMS = {
     "max_pool2d_with_indices": 2, "avg_pool1d": 1, "avg_pool2d": 2, "avg_pool3d": 3, "max_pool3d_with_indices": 3,
@@ -46,6 +46,32 @@ def _product(op: Operation, left: Tensor, right: Tensor) -> Lines:
     if left.dim() == 2:
         return rows[0], columns[1]
     return op.unify(rows[0], columns[0], "it runs beside a dimension of fixed size"), rows[1], columns[2]
+
+
+@rule("_grouped_mm")
+def grouped_product(op: Operation) -> Lines | list[Lines]:
+    """The operation multiplies rows `[.., k]` and `[experts, k, j]`; which rows belong to which expert is given.
+
+    Its kernels read memory in pieces of 16 bytes, so that the sizes along which the memory lies stay multiples.
+    """
+    left, right = op.args[:2]
+    if (left.dim(), right.dim()) != (2, 3):
+        return opaque(op)
+    rows, columns = op.without(left, [0], "rows are given to experts"), op.lines(right)
+    op.fix(columns[0], "experts are chosen by number")
+    op.unify(rows[1], columns[1], "it is multiplied with a dimension of fixed size")
+    along = columns[2] if right.stride(-1) == 1 else columns[1]
+    for line, each in ((rows[1], left), (along, right)):
+        op.labels.align(line, max(1, 16 // each.element_size()))
+    return (None, columns[2])
+
+
+@rule("histc", "bincount")
+def counts(op: Operation) -> list[Lines]:
+    """The operation counts the entries of a tensor by their values."""
+    for tensor in op.tensors:
+        op.without(tensor, range(tensor.dim()), f"{op.name} counts what this dimension holds")
+    return [(None,) * output.dim() for output in op.outputs]
 
 
 @rule("mv")

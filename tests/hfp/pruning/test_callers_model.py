@@ -115,3 +115,17 @@ def test_a_criterion_that_has_seen_the_caller_s_model_is_shown_it():
         importance=lambda group: seen.append(group[0].dep.target.module) or torch.arange(8.0),
     )  # fmt: skip
     assert seen == [model[0]]
+
+
+def test_a_model_that_writes_into_its_inputs_is_pruned_and_the_callers_inputs_stay() -> None:
+    class Doubles(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layers(x.mul_(2))
+
+    inputs = X.clone()
+    result = hfp.prune(Doubles(), (inputs,), hfp.Budget(macs=0.5))
+    assert torch.equal(inputs, X) and result.model.layers[0].out_features == 8

@@ -44,7 +44,7 @@ class Compared(TorchDispatchMode):
 
 
 def test_every_short_way_is_tested():
-    assert set(OPERATIONS) == meta_results._LIKE_THE_INPUT | set(meta_results._NORMS)
+    assert set(OPERATIONS) | {"_grouped_mm"} == meta_results._LIKE_THE_INPUT | set(meta_results._OTHERS)
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
@@ -69,3 +69,18 @@ def test_numbers_off_the_meta_device_are_left_to_pytorch():
     with torch.no_grad(), Compared() as compared:
         F.gelu(torch.zeros(3))
     assert compared.seen == []
+
+
+@pytest.mark.skipif(not hasattr(F, "grouped_mm"), reason="this PyTorch has no grouped_mm")
+def test_a_product_with_experts_has_the_shape_of_pytorchs_own_in_half_precision():
+    rows, experts = torch.empty(8, 16, device="meta").bfloat16(), torch.empty(3, 16, 24, device="meta").bfloat16()
+    with Compared() as compared:
+        F.grouped_mm(rows, experts, offs=torch.empty(3, dtype=torch.int32, device="meta"))
+    assert compared.seen == ["_grouped_mm"]
+
+
+@pytest.mark.parametrize("layer", [nn.LayerNorm(6, elementwise_affine=False), nn.BatchNorm2d(6).eval()])
+def test_there_is_no_short_way_where_shapes_do_not_fit(layer):
+    with torch.no_grad(), Compared() as compared, pytest.raises(RuntimeError):
+        layer.to("meta")(torch.empty(2, 5, 5, 5, device="meta"))
+    assert not compared.seen

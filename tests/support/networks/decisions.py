@@ -145,6 +145,17 @@ def deformable() -> nn.Module:
     )  # fmt: skip
 
 
+def gated_by_the_largest() -> nn.Module:
+    def body(s: Net, x: Tensor) -> Tensor:
+        y = s.a(x[: len(x) - int(x.sum() > 1e9)]).relu()  # a number that is read keeps it from running without data
+        scores = s.gate(y)
+        largest, which = scores.max(-1, keepdim=True)
+        gates = scores.masked_fill(scores < largest - 0.01, -100.0).softmax(-1)
+        return s.head(s.b(y).relu()) * (1 + gates.gather(-1, which))
+
+    return Net(body, a=linear(), b=linear(10), gate=linear(10, 16), head=linear(10, 3))
+
+
 ROWS, IMAGES = (5, 6), (2, 3, 8, 8)
 MOVING = {
     "index_add": (graph_by_index_add, ROWS),
@@ -153,6 +164,7 @@ MOVING = {
     "rows over a threshold": (rows_over_a_threshold, ROWS),
     "a mask of two dimensions": (selected_by_a_wide_mask, ROWS),
     "routed experts": (routed_experts, ROWS),
+    "a gate by the largest score": (gated_by_the_largest, ROWS),
     "rows and entries written by mask": (masked_rows, ROWS),
     "masked_scatter": (scattered_tokens, ROWS),
     "a buffer of truth values": (both_masks, ROWS),
