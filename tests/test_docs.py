@@ -29,8 +29,13 @@ def commands(block: str) -> list[list[str]]:
     return [words[1:] for words in lines if words and words[0] == "hfp"]
 
 
-PACKAGES = ("transformers", "ultralytics", "diffusers")
-"""Each has a page of its name, which is skipped where it is not installed."""
+PACKAGES = {
+    "transformers": "transformers",
+    "language-folder": "transformers",
+    "ultralytics": "ultralytics",
+    "diffusers": "diffusers",
+}
+"""The package that a page needs, by the page's name; the page is skipped where it is not installed."""
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -46,7 +51,7 @@ def name_of(page: Path) -> str:
 def test_python_on_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch):
     if page.stem in PACKAGES:
         warnings.simplefilter("ignore")  # pytest puts the filters back
-        pytest.importorskip(page.stem, exc_type=ImportError)
+        pytest.importorskip(PACKAGES[page.stem], exc_type=ImportError)
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {"__name__": "page"}
     whole = name_of(page) in RUN_WHOLE

@@ -1,4 +1,4 @@
-"""How much memory does it take to prune a language model in a folder, and how long?
+"""How much memory does it take to prune a language model in a folder, and how much processor time?
 
 Makes a folder of transformers with random weights, a shard at a time, and runs jobs on it, each in a process of its own
 whose peak memory is noted: pruning to half of the multiply-accumulates, removing blocks, perplexity, and, beside them,
@@ -16,7 +16,6 @@ import os
 import resource
 import shutil
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -85,14 +84,16 @@ def _prune(folder: Path, **asked: object) -> None:
 def _load(folder: Path) -> None:
     from transformers import AutoModelForCausalLM
 
-    AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+    with torch.no_grad():
+        model(input_ids=torch.zeros(1, 2, dtype=torch.long))  # only then are all weights in memory
 
 
 HALF = hfp.Budget(macs=0.5)
 ALL = ("heads", "feed-forward", "hidden")
 JOBS: dict[str, Callable[[Path], object]] = {
     "import torch, transformers and hfp": lambda folder: None,
-    "load with transformers alone": _load,
+    "load and run with transformers alone": _load,
     "prune heads and feed-forward to half": lambda folder: _prune(folder, budget=HALF),
     "prune these and the hidden width to half": lambda folder: _prune(folder, budget=HALF, widths=ALL),
     "remove a quarter of the blocks, chosen on a text": lambda folder: _prune(
@@ -106,20 +107,20 @@ JOBS: dict[str, Callable[[Path], object]] = {
 
 
 def measured(name: str, folder: Path, limit: int | None) -> tuple[bool, float, float]:
-    """Run a job in a process of its own: (whether it ended well, seconds, GB of memory at its peak)."""
-    start = time.perf_counter()
+    """Run a job in a process of its own: (whether it ended well, seconds of one processor, GB of memory at its peak)."""
     pid = os.fork()
     if pid == 0:
         words = [sys.executable, __file__, "--folder", str(folder), "--job", name]
         os.execv(sys.executable, [*words, *([] if limit is None else ["--bytes", str(limit)])])
     _, status, usage = os.wait4(pid, 0)
-    return status == 0, time.perf_counter() - start, usage.ru_maxrss / 2**20
+    return status == 0, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 2**20
 
 
 def main() -> None:
     """Make the folder, and measure all jobs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, required=True, help="where to write; it must not exist")
+    parser.add_argument("--folder", type=Path, required=True, help="where to write; a model that is there is used")
+    parser.add_argument("--only", choices=JOBS, help="one job")
     parser.add_argument("--blocks", type=int, default=24)
     parser.add_argument("--width", type=int, default=2048)
     parser.add_argument("--limit", type=float, help="share of the weights that a job of hfp may have of memory")
@@ -133,24 +134,27 @@ def main() -> None:
         JOBS[arguments.job](arguments.folder)
         return
     full = arguments.folder / "full"
-    make(full, arguments.blocks, arguments.width)
+    made = not full.exists()
+    if made:
+        make(full, arguments.blocks, arguments.width)
     weights = open_folder(full).bytes
     limit = None if arguments.limit is None else int(arguments.limit * weights)
-    for name in JOBS:
-        of_hfp = name != "load with transformers alone"
+    for name in JOBS if arguments.only is None else (arguments.only,):
+        of_hfp = name != "load and run with transformers alone"
         well, seconds, peak = measured(name, full, limit if of_hfp else None)
         line: Line = {
             "job": name,
             "weights_gb": f"{weights / 2**30:.2f}",
             "limit_gb": f"{limit / 2**30:.2f}" if limit and of_hfp else "",
             "peak_gb": f"{peak:.2f}",
-            "seconds": f"{seconds:.0f}",
+            "processor_seconds": f"{seconds:.0f}",
             "ended_well": "yes" if well else "no",
         }
         print(line, flush=True)
         if arguments.data:
             put(arguments.data, ("job",), [line])
-    shutil.rmtree(arguments.folder)
+    if made:
+        shutil.rmtree(arguments.folder)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from torch_pruning.dependency.group import Group
 
 from hfp.errors import InputError
 from hfp.importance import CriterionError
+from hfp.importance.groups.members import root_name
 from hfp.language.outline import Outline, stacks
 
 Read = Callable[[str], Tensor]
@@ -113,10 +114,19 @@ class StreamedCriterion:
 
         Raises:
             CriterionError: the criterion does not go through the layers one by one.
+            InputError: there is not enough memory for one layer.
         """
         self._scored += 1
         self._tell(self._scored)
-        scores = self._criterion(_StreamedGroup.of(group, self._streamed))
+        try:
+            scores = self._criterion(_StreamedGroup.of(group, self._streamed))
+        except RuntimeError as error:
+            if "allocate" not in str(error):
+                raise
+            raise InputError(
+                f"there is not enough memory to score one layer of the group of {root_name(group)}, which takes about "
+                "four times that layer in float32; leave its width out, or give more memory"
+            ) from None
         if isinstance(scores, Tensor) and scores.is_meta:
             raise CriterionError("the criterion needs the weights of all layers at once; choose another one")
         return scores
