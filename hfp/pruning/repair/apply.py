@@ -139,6 +139,8 @@ def _finish(name: str, parts: Sequence[Fit], pair: Pair, stored: Stored | None) 
             solution = fit.taken()
         errors = fit.errors(solution)
         before, after, variance = before + errors[0], after + errors[1], variance + fit.moments.variance
+    if not math.isfinite(after):
+        return "what it reads or what it should give is not finite"
     if after > before:
         if stored is not None:
             return "the weights that its parametrization can give are no better than those that pruning left"

@@ -23,6 +23,11 @@ from hfp.reconstruct import IndexMap, TensorMap, compact_model
 KEPT = torch.tensor([0, 1, 3, 4])  # channel 2 is twice channel 0, channel 5 is twice channel 3
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
 def draw(*shape: int, seed: int = 1) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
@@ -187,8 +192,10 @@ def test_layers_that_multiply_in_other_ways_are_repaired(name):
 
 def test_experts_see_the_rows_that_the_full_router_gives_them():
     cuts = {"reader.weight": (None, None, KEPT), "reader.router.weight": (None, KEPT)}
-    report = assert_made_up_for(Doubled(Experts()), cuts, 16, 5, 4)
+    report, _, _ = fitted(Doubled(Experts()), cuts, 64, 5, 4)
     assert {layer.name for layer in report.layers} == {"reader.router", "reader"}
+    assert all(layer.error[1] < 1e-3 < layer.error[0] for layer in report.layers)
+    assert report.outputs[1] < 0.05 * report.outputs[0]
 
 
 def test_experts_that_no_row_goes_to_stay_as_they_were():
@@ -281,6 +288,21 @@ def test_rows_that_differ_between_the_models_are_no_regression():
     report, _, _ = fitted(Doubled(Positive()), cuts, 64, 4)
     assert dict(report.left_alone) == {"reader.layer": "the compact model gives it other rows than the full one"}
     assert [layer.name for layer in report.layers] == ["reader.gate"]
+
+
+def test_layers_that_read_what_is_not_finite_stay_as_they_were():
+    class Infinite(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(x / 0.0)
+
+    model = Doubled(Infinite())
+    report, compact, _ = fitted(model, {"reader.layer.weight": (None, KEPT)}, 8, 4)
+    assert report.left_alone == (("reader.layer", "what it reads or what it should give is not finite"),)
+    assert torch.equal(compact.reader.layer.weight, model.reader.layer.weight[:, KEPT])
 
 
 @pytest.mark.parametrize("norm_first", [True, False])
