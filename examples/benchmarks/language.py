@@ -107,7 +107,7 @@ JOBS: dict[str, Callable[[Path], object]] = {
 
 
 def measured(name: str, folder: Path, limit: int | None) -> tuple[bool, float, float]:
-    """Run a job in a process of its own: (whether it ended well, seconds of one processor, GB of memory at its peak)."""
+    """Run a job in a process of its own: whether it ended well, its processor seconds, and GB of memory at its peak."""
     pid = os.fork()
     if pid == 0:
         words = [sys.executable, __file__, "--folder", str(folder), "--job", name]

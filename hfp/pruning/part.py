@@ -47,7 +47,7 @@ class Part:
         if self.name is None:
             return model
         found = type(model).__new__(type(model))
-        hooks = {name: OrderedDict() for name in vars(model) if name.endswith("_hooks")}
+        hooks = {name: OrderedDict[int, Any]() for name in vars(model) if name.endswith("_hooks")}
         vars(found).update({**vars(model), **hooks, "forward": MethodType(_Forward(self.name), found)})
         return found
 
