@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import dataclasses
 import math
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -520,7 +521,11 @@ class Experiment:
         """Check how samples are dealt out where no scheme does it, and copy indices that were given."""
         given = not isinstance(self.partition, str)
         if given:
-            object.__setattr__(self, "partition", tuple(tuple(map(int, part)) for part in self.partition))
+            try:
+                parts = tuple(tuple(map(operator.index, part)) for part in self.partition)
+            except TypeError as error:
+                raise InputError(f"partition must be a list of whole indices for each client: {error}") from None
+            object.__setattr__(self, "partition", parts)
             if len(self.partition) != self.clients:
                 raise InputError(
                     f"partition must have a list of indices for each of {self.clients} clients; found "
