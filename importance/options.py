@@ -9,8 +9,10 @@ import inspect
 from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
+from typing import Any
 
-from hfp.importance.registry import factory_of
+from hfp.importance.registry import factory_of, place_of
+from hfp.importance.sources import HOME, defaults_in_source
 from hfp.settings import Setting
 from hfp.settings.interval import Interval
 
@@ -68,9 +70,16 @@ def criterion_options(name: str) -> dict[str, Setting]:
     Raises:
         CriterionError: there is no such criterion.
     """
-    parameters = inspect.signature(factory_of(name)).parameters.values()
-    found = {one.name: one.default for one in parameters if one.default is not one.empty}
+    found = _defaults(name)
     return {
         option: replace(_OWN.get((name, option), OPTIONS.get(option, Setting(""))), name=option, default=default)
         for option, default in found.items()
     }
+
+
+def _defaults(name: str) -> dict[str, Any]:
+    place = place_of(name)
+    if place is not None and place.startswith(HOME):
+        return defaults_in_source(*place.split(":"))
+    parameters = inspect.signature(factory_of(name)).parameters.values()
+    return {one.name: one.default for one in parameters if one.default is not one.empty}

@@ -142,6 +142,23 @@ def factory_of(name: str) -> Callable[..., Any]:
     return getattr(import_module(module), attribute)
 
 
+def place_of(name: str) -> str | None:
+    """Return the ``module:name`` of what makes a criterion, or None where it was registered itself.
+
+    Args:
+        name: a registered name.
+
+    Raises:
+        CriterionError: the name is unknown.
+
+    >>> from hfp.importance.registry import place_of
+    >>> place_of("l1")
+    'hfp.importance.criteria.from_torch_pruning:l1'
+    """
+    factory = _entry(name)[1]
+    return factory if isinstance(factory, str) else None
+
+
 def _entry(name: str) -> tuple[Criterion, Callable[..., Any] | str]:
     if name not in _ENTRIES:
         near = get_close_matches(name, _ENTRIES, n=3, cutoff=0.5)

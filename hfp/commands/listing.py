@@ -1,4 +1,7 @@
-"""``hfp methods`` and ``hfp criteria``: what there is, where it is published, and the options of one of them."""
+"""``hfp methods`` and ``hfp criteria``: what there is, where it is published, and the options of one of them.
+
+What is bundled is told without loading torch.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,8 @@ from rich.table import Table
 
 from hfp import importance
 from hfp.importance.options import criterion_options
-from hfp.methods.interface.registry import method_class, methods
+from hfp.methods.interface.registry import method_class, method_names
+from hfp.methods.interface.sources import Outline, outline
 from hfp.settings import described, settings_of
 
 if TYPE_CHECKING:
@@ -23,7 +27,7 @@ Row = dict[str, Any]
 
 def method_rows() -> list[Row]:
     """One object per method: its name, source, and what it does."""
-    return [_method_row(method) for method in methods()]
+    return [_method_row(_told(name)) for name in method_names()]
 
 
 def criterion_rows() -> list[Row]:
@@ -37,14 +41,14 @@ def method_options(name: str) -> list[Row]:
     Raises:
         InputError: there is no such method.
     """
-    return [described(declared) for declared in settings_of(method_class(name)).values()]
+    return [described(declared) for declared in settings_of(_told(name)).values()]
 
 
 def run_methods(arguments: argparse.Namespace) -> int:
     """Print the methods, or one method and its options."""
     if arguments.name is None:
         return _print_all(method_rows(), arguments.json)
-    return _print_one(_method_row(method_class(arguments.name)), method_options(arguments.name), arguments.json)
+    return _print_one(_method_row(_told(arguments.name)), method_options(arguments.name), arguments.json)
 
 
 def run_criteria(arguments: argparse.Namespace) -> int:
@@ -56,7 +60,11 @@ def run_criteria(arguments: argparse.Namespace) -> int:
     return _print_one(row, options, arguments.json)
 
 
-def _method_row(method: type[Method]) -> Row:
+def _told(name: str) -> type[Method] | type[Outline]:
+    return outline(name) or method_class(name)
+
+
+def _method_row(method: type[Method] | type[Outline]) -> Row:
     return {"name": method.name, "source": method.source, "summary": method.summary}
 
 

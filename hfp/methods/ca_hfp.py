@@ -10,8 +10,9 @@ from typing import ClassVar
 from torch import nn
 
 from hfp.importance import Variation, VariationImportance
-from hfp.methods.blocks.calibration import calibrated, calibration_setting
-from hfp.methods.blocks.momentum import server_momentum_setting, server_momentum_step
+from hfp.methods.blocks.calibration import calibrated
+from hfp.methods.blocks.momentum import server_momentum_step
+from hfp.methods.blocks.options import calibration_setting, server_momentum_setting
 from hfp.methods.blocks.pseudo_gradients import PseudoGradients
 from hfp.methods.blocks.selection import Scores, check_counts, keep_best, keep_random, scores_of
 from hfp.methods.interface.base import Method

@@ -7,9 +7,10 @@ from typing import ClassVar
 
 from torch import nn
 
-from hfp.methods.blocks.calibration import calibrated, calibration_setting
+from hfp.methods.blocks.calibration import calibrated
 from hfp.methods.blocks.mean import MeanCollector
-from hfp.methods.blocks.momentum import server_momentum_setting, server_momentum_step
+from hfp.methods.blocks.momentum import server_momentum_step
+from hfp.methods.blocks.options import calibration_setting, server_momentum_setting
 from hfp.methods.fedavg import FedAvg
 from hfp.methods.interface.client_context import ClientContext
 from hfp.methods.interface.registry import register

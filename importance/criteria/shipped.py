@@ -27,7 +27,7 @@ class ShippedImportance(tp.importance.Importance):  # type: ignore[misc]
     The criterion gets a copy of the group, since some criteria sort its index lists. Weights of half precision are
     scored in float32, because not every operation that criteria use is there for less. Magnitudes also score what
     torch-pruning passes over or fails on, by the same norm: bare parameters, embeddings, recurrent layers and grouped
-    transposed convolutions.
+    transposed convolutions. Distances between filters are those of the dense convolution that a grouped one equals.
 
     Args:
         inner: one of torch-pruning's criteria.
@@ -48,7 +48,7 @@ class ShippedImportance(tp.importance.Importance):  # type: ignore[misc]
             CriterionError: the criterion gives no scores for the group, which torch-pruning would skip, or another
                 number of scores than there are channels.
         """
-        scores = None if any(_is_misread(item) for item in group.items) else self.inner(_private(group))
+        scores = None if any(_is_misread(item) for item in group.items) else self._inner_scores(group)
         if scores is None and type(self.inner) is tp.importance.GroupMagnitudeImportance:
             scores = _magnitudes(group, self.inner.p)
         if scores is None:
@@ -62,6 +62,10 @@ class ShippedImportance(tp.importance.Importance):  # type: ignore[misc]
                 f"{root_name(group)!r}: choose another criterion"
             )
         return scores.nan_to_num(nan=0.0)  # scores that are all 0 were divided by their mean
+
+    def _inner_scores(self, group: Any) -> Tensor | None:
+        compares = isinstance(self.inner, tp.importance.FPGMImportance)
+        return self.inner(_private(group, dense=compares))
 
 
 class _ReadsGradients(AccumulatedImportance):
@@ -212,11 +216,12 @@ def _magnitudes(group: Any, p: int) -> Tensor | None:
     return (mean / mean.mean()).float()
 
 
-def _private(group: Any) -> Any:
+def _private(group: Any, dense: bool) -> Any:
     twin = copy(group)
     twin._group = []
     for item in group.items:
-        mine = type(item)(_in_float32(item.dep), list(item.idxs))
+        dependency = _in_float32(item.dep)
+        mine = type(item)(_ungrouped(dependency) if dense else dependency, list(item.idxs))
         mine.root_idxs = list(item.root_idxs)
         twin._group.append(mine)
     return twin
@@ -228,9 +233,33 @@ def _in_float32(dependency: Any) -> Any:
     held = list(layer.parameters(recurse=False)) if isinstance(layer, nn.Module) else []
     if not any(parameter.is_floating_point() and parameter.dtype.itemsize < 4 for parameter in held):
         return dependency
-    twin, node, wide = copy(dependency), copy(dependency.target), copy(layer)
-    wide._parameters = {name: None if one is None else _wide(one) for name, one in layer._parameters.items()}
-    node.module, twin.target = wide, node
+    return _with_parameters(
+        dependency, {name: None if one is None else _wide(one) for name, one in layer._parameters.items()}
+    )
+
+
+def _ungrouped(dependency: Any) -> Any:
+    """Return a dependency whose layer is the dense convolution that a grouped one equals, or itself.
+
+    torch-pruning fails on the inputs of a grouped convolution where it compares filters. It passes over depthwise ones.
+    """
+    layer = dependency.target.module
+    if not isinstance(layer, nn.modules.conv._ConvNd) or not 1 < layer.groups < layer.out_channels:
+        return dependency
+    dense = layer.weight.new_zeros(layer.out_channels, layer.in_channels, *layer.kernel_size)
+    blocks = zip(layer.weight.chunk(layer.groups), dense.chunk(layer.groups), strict=True)
+    for group, (block, rows) in enumerate(blocks):
+        rows.chunk(layer.groups, 1)[group].copy_(block)
+    found = _with_parameters(dependency, {**layer._parameters, "weight": nn.Parameter(dense, requires_grad=False)})
+    found.target.module.groups = 1
+    return found
+
+
+def _with_parameters(dependency: Any, parameters: dict[str, nn.Parameter | None]) -> Any:
+    """Return a copy of a dependency whose layer is a copy with these parameters."""
+    twin, node, layer = copy(dependency), copy(dependency.target), copy(dependency.target.module)
+    layer._parameters = parameters
+    node.module, twin.target = layer, node
     return twin
 
 

@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from hfp.methods.interface.client_context import ClientContext
-from hfp.settings import setting
 from hfp.training.local_step import Objective
-
-
-def calibration_setting(default: float) -> Any:
-    """Declare the option of a method whose clients train with the calibrated loss."""
-    return setting(
-        default,
-        "Each local step adds this much to the strength of the calibrated loss, which is at most 1.",
-        within="[0, inf)",
-    )
 
 
 def calibrated(local: ClientContext, calibration: float) -> Objective:

@@ -3,21 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 from torch import Tensor
 
 from hfp.methods.interface.values import State
-from hfp.settings import setting
-
-
-def server_momentum_setting(default: float) -> Any:
-    """Declare the option of a method that steps with momentum at the server."""
-    return setting(
-        default,
-        "This share of a round's change of the global parameters moves them again in the next round.",
-        within="[0, 1)",
-    )
 
 
 def server_momentum_step(

@@ -1,5 +1,6 @@
 """What can be said without torch is said before torch is loaded."""
 
+import inspect
 import json
 import subprocess
 import sys
@@ -13,8 +14,9 @@ from hfp.data import datasets, load_dataset
 from hfp.data.load import IMAGES
 from hfp.devices import KINDS, check_device
 from hfp.errors import InputError, unknown
+from hfp.importance.options import criterion_options
 from hfp.methods import create_method, methods
-from hfp.methods.interface.sources import check_option_names
+from hfp.methods.interface.sources import check_option_names, outline
 from hfp.models import create, models
 from hfp.models.names import OWN, check_model_name
 from hfp.settings import settings_of
@@ -74,10 +76,15 @@ ANSWERS = [
     ["predict", "field.toml", "empty"],
     ["extract", "nope", "--out", "x"],
     ["extract", "empty", "--out", "x"],
+    ["methods"],
+    ["methods", "ca-hfp-paper"],
+    ["methods", "fjord", "--json"],
     ["methods", "ca-hpf"],
     ["flower", "pu"],
     ["flower", "up", "--run", "nope"],
     ["criteria", "--json"],
+    ["criteria", "group-fisher"],
+    ["criteria", "empirical-fisher", "--json"],
     ["criteria", "l3"],
 ]
 FILES = {
@@ -117,7 +124,8 @@ def answers(tmp_path_factory):
 def test_help_and_refusals_do_not_wait_for_torch(answers, words):
     status, text, heavy = answers[tuple(words)]
     assert heavy == []
-    helped = "--help" in words or words == ["criteria", "--json"]
+    listed = words[0] in ("methods", "criteria") and words[-1] not in ("ca-hpf", "l3")
+    helped = "--help" in words or listed
     assert status == (0 if helped else 2)
     assert helped or (text.count("\n") == 1 and "Traceback" not in text)
 
@@ -177,6 +185,21 @@ def test_an_unknown_option_gets_the_same_words_before_and_after_the_method_is_lo
         with pytest.raises(InputError) as early:
             check_option_names(method.name, [option])
         assert str(early.value) == str(later.value)
+
+
+@pytest.mark.parametrize("method", methods(), ids=lambda method: method.name)
+def test_the_outline_of_a_method_says_what_the_method_declares(method):
+    found = outline(method.name)
+    facts = ("name", "source", "summary", "renamed_options")
+    assert [getattr(found, fact) for fact in facts] == [getattr(method, fact) for fact in facts]
+    assert settings_of(found) == settings_of(method)
+
+
+@pytest.mark.parametrize("name", importance.names())
+def test_the_options_of_a_criterion_are_those_that_it_takes(name):
+    parameters = inspect.signature(importance.factory_of(name)).parameters.values()
+    taken = {one.name: one.default for one in parameters if one.default is not one.empty}
+    assert {option: declared.default for option, declared in criterion_options(name).items()} == taken
 
 
 @pytest.mark.parametrize("name", importance.names())

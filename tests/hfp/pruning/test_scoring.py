@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch_pruning as tp
 from torch import nn
 from torch.nn import utils
 from torch.nn.functional import cross_entropy
@@ -25,7 +26,19 @@ def network(groups: int = 1) -> nn.Sequential:
     )  # fmt: skip
 
 
-def test_a_layer_that_a_criterion_of_torch_pruning_fails_on_is_left_alone_with_the_reason():
+def failing(monkeypatch, fails):
+    usual = tp.importance.FPGMImportance.__call__
+
+    def call(self, group):
+        if fails(group[0].dep.target.module):
+            raise RuntimeError("no such shape")
+        return usual(self, group)
+
+    monkeypatch.setattr(tp.importance.FPGMImportance, "__call__", call)
+
+
+def test_a_layer_that_a_criterion_of_torch_pruning_fails_on_is_left_alone_with_the_reason(monkeypatch):
+    failing(monkeypatch, lambda layer: layer.in_channels == 3)
     model = nn.Sequential(*network(4)[:4], nn.Conv2d(16, 8, 1), nn.ReLU(), *network()[4:-1], nn.Linear(8, 3))
     report = hfp.prune(model, X, HALF, importance="fpgm").report
     reasons = {layer.name: layer.reason for layer in report.layers}
@@ -34,7 +47,8 @@ def test_a_layer_that_a_criterion_of_torch_pruning_fails_on_is_left_alone_with_t
     assert "fpgm can't score the channels of 0 (RuntimeError" in str(reasons["0"])
 
 
-def test_where_it_fails_on_all_the_first_failure_is_told():
+def test_where_it_fails_on_all_the_first_failure_is_told(monkeypatch):
+    failing(monkeypatch, lambda layer: True)
     with pytest.raises(CriterionError, match=r"fpgm can't score the channels of 0 \(RuntimeError.*ignored_layers"):
         hfp.prune(network(4), X, HALF, importance="fpgm")
 

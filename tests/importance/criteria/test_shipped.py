@@ -30,6 +30,20 @@ def test_weight_criteria_score_as_torch_pruning_does(name):
             assert torch.equal(create(name)(group), expected)
 
 
+@pytest.mark.parametrize("count", [2, 4])
+def test_distances_see_a_grouped_convolution_as_the_dense_one_that_it_equals(count):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 12, 3, groups=count, bias=False))
+    impulses = torch.zeros(8, 8, 5, 5)
+    impulses[range(8), range(8), 2, 2] = 1
+    graph = tp.DependencyGraph().build_dependency(model, torch.randn(2, 3, 5, 5))
+    group = graph.get_pruning_group(model[0], tp.prune_conv_out_channels, list(range(8)))
+    assert [item.dep.target.module for item in group.items] == [*model]
+    squares = (model[0].weight.flatten(1).square(), model[1](impulses).flatten(1).square())
+    expected = torch.stack([torch.cdist(rows, rows).sum(0) for rows in squares]).mean(0)
+    torch.testing.assert_close(create("fpgm")(group), expected / expected.mean())
+
+
 def test_taylor_scores_as_torch_pruning_does_and_leaves_no_gradient():
     model, (images, labels) = make("residual"), data()
     criterion = create("taylor")
