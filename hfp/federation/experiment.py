@@ -522,7 +522,7 @@ class Experiment:
         given = not isinstance(self.partition, str)
         if given:
             try:
-                parts = tuple(tuple(map(operator.index, part)) for part in self.partition)
+                parts = tuple(tuple(operator.index(one) for one in part) for part in self.partition)
             except TypeError as error:
                 raise InputError(f"partition must be a list of whole indices for each client: {error}") from None
             object.__setattr__(self, "partition", parts)
