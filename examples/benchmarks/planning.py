@@ -1,12 +1,17 @@
 """How long does it take to plan a pruning, beside torch-pruning's build and step on the same model?
 
 Prints one line per network, with random weights: the ratio of `hfp.prune` to half of the multiply-accumulates, by the
-default criterion, to the building of torch-pruning's dependency graph and one step of its pruner; then the processor
-time of planning a language model of a billion parameters without weights. Both sides of a ratio run one after the
-other in every repeat, as processor time of one thread, so that other work on the machine disturbs little. With --data
-the figures are written to the page's data file.
+default criterion, to the building of torch-pruning's dependency graph and one step of its pruner; the memory that
+pruning takes beside the model; and the processor time and memory of planning a language model of a billion parameters
+without weights. Both sides of a ratio run one after the other in every repeat, as processor time of one thread, so that
+other work on the machine disturbs little. With --data the figures are written to the page's data file.
 
     python examples/benchmarks/planning.py --repeats 5 --data examples/benchmarks/planning.csv
+
+With --sweep the ratio is measured for families of timm, drawn at random and always the same ones, and for those that
+are known to take long. Each runs in a process of its own. Rows that are in the data file are not measured again.
+
+    python examples/benchmarks/planning.py --sweep 25 --repeats 1 --data examples/benchmarks/planning_sweep.csv
 """
 
 from __future__ import annotations
@@ -14,17 +19,24 @@ from __future__ import annotations
 import argparse
 import copy
 import gc
-import resource
+import json
+import os
+import random
+import re
 import statistics
+import subprocess
+import sys
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
 import torch_pruning as tp
-from data_files import Line, put
+from data_files import Line, put, read
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -36,6 +48,12 @@ NETWORKS = {
     "deit_small_patch16_224": 224,
 }  # fmt: skip
 TARGET = 3
+HELD = {"resnet50": 64, "vit_base_patch16_224": 224}
+"""The networks whose memory is measured: name -> pixels."""
+SLOWEST = ("efficientvit_m0", "mvitv2_tiny", "sam2_hiera_tiny", "shvit_s1")
+"""The models of the sweep that hfp took longest for, beside torch-pruning."""
+SECONDS = 200
+"""What one model of the sweep may take."""
 
 
 class Block(nn.Module):
@@ -92,36 +110,71 @@ def seconds(work: Callable[[], object]) -> float:
 def by_torch_pruning(model: nn.Module, x: Tensor) -> None:
     """torch-pruning's own build and step, which remove half of the channels, or of the heads of attention."""
     heads = {module.qkv: module.num_heads for module in model.modules() if hasattr(module, "qkv")}
+    classifier = model.get_classifier()
+    ignored = [layer for layer in (classifier if isinstance(classifier, tuple) else (classifier,)) if layer]
     tp.pruner.BasePruner(
-        model, x, tp.importance.MagnitudeImportance(), pruning_ratio=0.5, ignored_layers=[model.get_classifier()],
+        model, x, tp.importance.MagnitudeImportance(), pruning_ratio=0.5, ignored_layers=ignored,
         num_heads=heads, prune_num_heads=bool(heads),
     ).step()  # fmt: skip
 
 
-def measured(name: str, size: int, repeats: int) -> Line:
-    """The ratio of one network as a line of the data file, after one unmeasured run of each side."""
+def timed(name: str, size: int, repeats: int) -> tuple[list[float], list[float]]:
+    """Processor times of `hfp.prune` and of torch-pruning's build and step, after one unmeasured run of each."""
     model, x = timm.create_model(name).eval(), torch.randn(1, 3, size, size)
     ours, theirs = [], []
     for _ in range(repeats + 1):
         victim = copy.deepcopy(model)
         theirs.append(seconds(lambda victim=victim: by_torch_pruning(victim, x)))
         ours.append(seconds(lambda: hfp.prune(model, x, hfp.Budget(macs=0.5))))
-    ratios = [mine / other for mine, other in zip(ours[1:], theirs[1:], strict=True)]
-    median = statistics.median(ratios)
+    return ours[1:], theirs[1:]
+
+
+def row(figure: str, unit: str, values: list[float], target: float, digits: int = 1) -> Line:
+    """A line of the data file."""
+    median = statistics.median(values)
+    several = len(values) > 1
     return {
-        "figure": f"hfp.prune / build + step ({name}, {size} pixels)",
-        "unit": "ratio",
-        "repeats": str(repeats),
-        "median": f"{median:.1f}",
-        "lowest": f"{min(ratios):.1f}",
-        "highest": f"{max(ratios):.1f}",
-        "target": f"<= {TARGET}",
-        "met": "yes" if median <= TARGET else "no",
+        "figure": figure,
+        "unit": unit,
+        "repeats": str(len(values)),
+        "median": f"{median:.{digits}f}",
+        "lowest": f"{min(values):.{digits}f}" if several else "",
+        "highest": f"{max(values):.{digits}f}" if several else "",
+        "target": f"<= {target:g}",
+        "met": "yes" if median <= target else "no",
     }
 
 
-def language_model() -> Line:
-    """The time of following a language model without weights and counting a plan of half its channels."""
+def ratio(name: str, size: int, repeats: int) -> list[Line]:
+    """The ratio of one network."""
+    ours, theirs = timed(name, size, repeats)
+    ratios = [mine / other for mine, other in zip(ours, theirs, strict=True)]
+    return [row(f"hfp.prune / build + step ({name}, {size} pixels)", "ratio", ratios, TARGET)]
+
+
+def memory(name: str, size: int) -> list[Line]:
+    """What a pruning holds at its peak beside the model, in sizes of the model, in a process of its own.
+
+    Memory that is freed goes back to the system at once there, so that what is held is measured.
+    """
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+    found = _other_process("--held", name, str(size), environment=environment)
+    return [row(f"memory beside the model, at the peak ({name}, {size} pixels)", "models", [found], 1.1, 2)]
+
+
+def held(name: str, size: int) -> float:
+    """Peak memory of the second pruning of a model, beside what was held before, as a share of the model's size."""
+    model, x = timm.create_model(name).eval(), torch.randn(1, 3, size, size)
+    hfp.prune(model, x, hfp.Budget(macs=0.5))
+    before = _status("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
+    hfp.prune(model, x, hfp.Budget(macs=0.5))
+    state = model.state_dict().values()
+    return (_status("VmHWM") - before) / sum(tensor.numel() * tensor.element_size() for tensor in state)
+
+
+def language_model() -> list[Line]:
+    """The time and memory of following a language model without weights and counting a plan of half its channels."""
     with torch.device("meta"):
         model = LanguageModel()
     tokens = torch.zeros(1, 16, dtype=torch.long)
@@ -132,39 +185,96 @@ def language_model() -> Line:
 
     took = seconds(plan)
     count = sum(parameter.numel() for parameter in model.parameters()) / 1e9
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(f"{'peak memory of the process':<62} {peak:>5.1f} GB")
-    return {
-        "figure": f"plan a language model of {count:.1f} thousand million parameters without weights",
-        "unit": "seconds",
-        "repeats": "1",
-        "median": f"{took:.0f}",
-        "lowest": "",
-        "highest": "",
-        "target": "< 60",
-        "met": "yes" if took < 60 else "no",
+    figure = f"a language model of {count:.1f} thousand million parameters without weights"
+    peak = row(f"memory of the process that plans {figure}", "GB", [_status("VmHWM") / 1e9], 2)
+    return [row(f"plan {figure}", "seconds", [took], 60, 0), peak]
+
+
+def swept(count: int, repeats: int, data: Path) -> None:
+    """Measure families of timm that the sweep has not measured yet."""
+    sweep = {
+        line["model"]: line for line in read(Path(__file__).with_name("timm_sweep.csv")) if line["source"] == "timm"
     }
+    known = {line["model"] for line in read(data)}
+    for name in dict.fromkeys((*random.Random(0).sample(sorted(sweep), count), *SLOWEST)):
+        if name not in known:
+            line = compared(name, int(sweep[name]["input"]), repeats)
+            print(
+                "{model:<40} {seconds:>7} s, torch-pruning {reference:>7} s, ratio {ratio:>5} {why}".format(**line),
+                flush=True,
+            )
+            put(data, ("package", "model"), [line])
+
+
+def compared(name: str, size: int, repeats: int) -> Line:
+    """One model of the sweep; the ratio is empty where torch-pruning fails."""
+    line = {
+        "package": "timm",
+        "model": name,
+        "input": str(size),
+        "seconds": "",
+        "reference": "",
+        "ratio": "",
+        "why": "",
+    }
+    try:
+        ours, theirs = _other_process("--timed", name, str(size), str(repeats))
+    except (subprocess.SubprocessError, ValueError) as error:
+        return {**line, "why": " ".join(str(error).split())[-120:]}
+    mine, other = statistics.median(ours), statistics.median(theirs)
+    return {**line, "seconds": f"{mine:.2f}", "reference": f"{other:.2f}", "ratio": f"{mine / other:.2f}"}
+
+
+def _other_process(*arguments: str, environment: dict[str, str] | None = None) -> Any:
+    """What this script prints as JSON in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, __file__, *arguments], env=environment, capture_output=True, text=True, timeout=SECONDS
+    )
+    if done.returncode:
+        raise ValueError((done.stderr.strip().splitlines() or ["no output"])[-1])
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _status(name: str) -> int:
+    """A figure of this process in bytes: VmRSS (memory now) or VmHWM (at the peak)."""
+    found = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None
+    return int(found[1]) * 1024
 
 
 def main() -> None:
     """Measure all of them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--only", choices=(*NETWORKS, "language-model"), help="one row")
+    parser.add_argument("--only", choices=(*NETWORKS, "language-model", "memory"), help="the rows of one kind")
     parser.add_argument("--data", type=Path, help="write the figures to this data file")
-    arguments = parser.parse_args()
+    parser.add_argument("--sweep", type=int, metavar="FAMILIES", help="measure families of timm instead")
+    parser.add_argument("--held", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--timed", nargs=3, help=argparse.SUPPRESS)
+    given = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     warnings.filterwarnings("ignore", message="Unwrapped parameters")
-    rows: dict[str, Callable[[], Line]] = {"language-model": language_model}
-    for name, size in NETWORKS.items():
-        rows[name] = lambda name=name, size=size: measured(name, size, arguments.repeats)
-    for name, row in rows.items():
-        if arguments.only in (None, name):
-            line = row()
-            print("{figure:<62} {median:>5} ({lowest} to {highest}), target {target}".format(**line), flush=True)
-            if arguments.data:
-                put(arguments.data, ("figure",), [line])
+    if given.held:
+        print(json.dumps(held(given.held[0], int(given.held[1]))))
+    elif given.timed:
+        print(json.dumps(timed(given.timed[0], int(given.timed[1]), int(given.timed[2]))))
+    elif given.sweep is not None:
+        swept(given.sweep, given.repeats, given.data or Path(__file__).with_name("planning_sweep.csv"))
+    else:
+        rows(given.repeats, given.only, given.data)
+
+
+def rows(repeats: int, only: str | None, data: Path | None) -> None:
+    """Measure the rows of the page's first table."""
+    made: list[tuple[str, Callable[[], list[Line]]]] = [("language-model", language_model)]
+    made += [(name, partial(ratio, name, size, repeats)) for name, size in NETWORKS.items()]
+    made += [("memory", partial(memory, name, size)) for name, size in HELD.items()]
+    for name, measure in made:
+        for line in measure() if only in (None, name) else ():
+            print("{figure:<80} {median:>5} ({lowest} to {highest}), target {target}".format(**line), flush=True)
+            if data:
+                put(data, ("figure",), [line])
 
 
 if __name__ == "__main__":

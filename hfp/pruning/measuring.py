@@ -7,7 +7,7 @@ per unit of the budget that it saves. Batch-norm layers use each batch's own sta
 recalibration. The losses of several groups are taken to add up; pruning in steps measures anew in between.
 
 All losses are measured on the same samples. With many groups each loss is measured on fewer, so that one ranking costs
-at most `MOST_SAMPLES` samples unless there are more than fifty groups.
+at most `MOST_SAMPLES` samples unless there are more than a hundred groups.
 
 Source: removing by measured loss per saved resource, layer by layer, is NetAdapt's (Yang et al., ECCV 2018); batch-norm
 statistics taken anew before judging a pruned network are EagleEye's (Li et al., ECCV 2020).
@@ -33,7 +33,7 @@ SAMPLES = 256
 """The largest number of samples that a loss is measured on."""
 FEWEST_SAMPLES = 32
 """The smallest number of samples that a loss is measured on, where there are as many."""
-MOST_SAMPLES = 8000
+MOST_SAMPLES = 17_000
 """The number of samples that all measurements of one ranking may run together."""
 
 Kept = Mapping[str, Sequence[int]]
@@ -73,7 +73,7 @@ def measurements(bundles: Iterable[Bundle], rules: RankingRules) -> int:
 
 
 def samples_for(batches: Iterable[Any], losses: int) -> list[Any]:
-    """Choose what losses are measured on: the first whole batches, or a part of the first one where that is too large.
+    """Choose what losses are measured on: the first batches, of which the last one may be cut.
 
     Args:
         batches: all the data.
@@ -88,10 +88,12 @@ def samples_for(batches: Iterable[Any], losses: int) -> list[Any]:
     for batch in batches:
         first = first_tensor(batch)
         size = len(first) if first is not None and first.dim() else 1
-        if found and size > most:
-            break
+        if found and size > most and most < FEWEST_SAMPLES:
+            break  # batch-norm layers would have too few samples for statistics
         found.append(batch if size <= most else _part(batch, size, most))
         most -= size
+        if most <= 0:
+            break
     return found
 
 

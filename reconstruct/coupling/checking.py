@@ -284,10 +284,10 @@ class _CompactRun(_Run):
         if key[1] in _NOT_COMPARED:
             return result
         for output, expected in zip(tensors_in(result), self._digests.get(key, []), strict=False):
-            found = _digest(output)
-            if found is None or expected is None:
+            flat = _flat(output)
+            if flat is None or expected is None:
                 continue
-            error, scale = (found[0] - expected[0]).abs().item(), expected[1].item()
+            error, scale = (_projection(flat) - expected[0]).abs().item(), expected[1].item()
             if not error <= _TOLERANCE * (scale + 1e-6):
                 raise _Different(
                     self._wiring.trace.calls[key], f"its results differ by {error:.3g} (their norm is {scale:.3g})"
@@ -297,13 +297,21 @@ class _CompactRun(_Run):
 
 def _digest(tensor: Tensor) -> Digest | None:
     """Return a projection of a tensor that depends on the order of its entries, and the norm of the tensor."""
+    flat = _flat(tensor)
+    return None if flat is None else (_projection(flat), flat.norm())
+
+
+def _flat(tensor: Tensor) -> Tensor | None:
+    """Return a tensor's entries in float64, where infinite masks of attention are finite numbers."""
     if not tensor.is_floating_point() or tensor.numel() == 0:
         return None
-    flat = tensor.reshape(-1).to(torch.float64, copy=True)
-    flat.nan_to_num_(nan=math.nan, posinf=7.0, neginf=-7.0)  # infinite masks of attention
+    return tensor.reshape(-1).to(torch.float64, copy=True).nan_to_num_(nan=math.nan, posinf=7.0, neginf=-7.0)
+
+
+def _projection(flat: Tensor) -> Tensor:
     few = flat.numel() <= _FEW
     weights = _first_weights(flat.device)[: flat.numel()] if few else _weights(flat.numel(), flat.device)
-    return weights @ flat, flat.norm()
+    return weights @ flat
 
 
 @cache

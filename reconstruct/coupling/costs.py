@@ -8,6 +8,7 @@ products at these sizes. Parameters and bytes are products of sizes.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -102,10 +103,12 @@ class PlanCosts:
         dimensions = _Dimensions(of)
         self._calls = [_Call(call, dimensions) for call in counted]
         state = {id(tensor): (name, tensor) for name, tensor in model.state_dict(keep_vars=True).items()}
-        self._parameters = [_part(tensors, name, tensor, 1, dimensions) for name, tensor in model.named_parameters()]
-        self._state = [
-            _part(tensors, name, tensor, tensor.element_size(), dimensions) for name, tensor in state.values()
-        ]
+        self._parameters: Counter[tuple[int, ...]] = Counter()
+        for name, parameter in model.named_parameters():
+            self._parameters.update(_part(tensors, name, parameter, 1, dimensions))
+        self._state: Counter[tuple[int, ...]] = Counter()
+        for name, tensor in state.values():
+            self._state.update(_part(tensors, name, tensor, tensor.element_size(), dimensions))
         self._sizes = dimensions.counter()
 
     def __call__(self, gone: NDArray[np.bool_]) -> dict[str, int]:
@@ -113,8 +116,8 @@ class PlanCosts:
         sizes = self._sizes(gone)
         return {
             "macs": sum(call.flops(sizes) for call in self._calls) // 2,
-            "params": sum(_entries(part, sizes) for part in self._parameters),
-            "bytes": sum(_entries(part, sizes) for part in self._state),
+            "params": _entries(self._parameters, sizes),
+            "bytes": _entries(self._state, sizes),
         }
 
 
@@ -149,13 +152,12 @@ class _Call:
 
 def _part(
     tensors: Mapping[str, Lines], name: str, tensor: Any, unit: int, dimensions: _Dimensions
-) -> tuple[int, tuple[int, ...]]:
-    """Return what each entry counts, times all sizes that stay, and the places of the other sizes."""
+) -> dict[tuple[int, ...], int]:
+    """Return what each entry counts, times all sizes that stay, by the places of the other sizes."""
     places = [dimensions.place(line) for line in tensors.get(name, (None,) * tensor.dim())]
     fixed = math.prod(size for place, size in zip(places, tensor.shape, strict=True) if place < 0)
-    return unit * fixed, tuple(place for place in places if place >= 0)
+    return {tuple(place for place in places if place >= 0): unit * fixed}
 
 
-def _entries(part: tuple[int, tuple[int, ...]], sizes: Sequence[int]) -> int:
-    unit, places = part
-    return unit * math.prod(sizes[place] for place in places)
+def _entries(parts: Mapping[tuple[int, ...], int], sizes: Sequence[int]) -> int:
+    return sum(unit * math.prod([sizes[place] for place in places]) for places, unit in parts.items())

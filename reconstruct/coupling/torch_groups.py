@@ -29,6 +29,10 @@ _OUT = {
 }
 
 
+Side = tuple[Any, Any, int, Array]
+"""A layer or parameter, torch-pruning's function that prunes it, the dimension, and the dimension's line."""
+
+
 class TorchGroups:
     """Makes torch-pruning groups that point to the layers of one model.
 
@@ -44,7 +48,7 @@ class TorchGroups:
         self._graph._param_to_name = {parameter: name for name, parameter in model.named_parameters()}
         self._graph.module2node = {}
         self._sides = list(_sides(wiring, model))
-        self._reached = self._sides_by_class()
+        self._reached = self._sides_by_group()
 
     def group(self, group: CoupledGroup) -> Group:
         """Return all channels of a coupled group, in its order."""
@@ -52,8 +56,7 @@ class TorchGroups:
         position[list(group.classes)] = np.arange(len(group.classes))
         found = Group()
         found._DG = self._graph
-        reached = sorted({place for each in group.classes for place in self._reached.get(each, ())})
-        sides = [self._sides[place] for place in reached]
+        sides = self._reached[group.name]
         # criteria of torch-pruning take the width of a group from the first layer that they score
         for target, handler, dim, line in sorted(sides, key=lambda side: (_rank(side[1]), side[3] is not group.line)):
             positions = position[self._wiring.classes.of[line]]
@@ -63,12 +66,16 @@ class TorchGroups:
                 found._group.append(item)
         return found
 
-    def _sides_by_class(self) -> dict[int, list[int]]:
-        """Class -> the sides that it has an index in."""
-        found: dict[int, list[int]] = {}
-        for place, (_, _, _, line) in enumerate(self._sides):
-            for each in np.unique(self._wiring.classes.of[line]).tolist():
-                found.setdefault(each, []).append(place)
+    def _sides_by_group(self) -> dict[str, list[Side]]:
+        """Return, by group, the sides that have an index of one of its channels."""
+        names = list(self._wiring.groups)
+        group_of = np.full(self._wiring.trace.labels.count, -1)
+        for place, group in enumerate(self._wiring.groups.values()):
+            group_of[list(group.classes)] = place
+        found: dict[str, list[Side]] = {name: [] for name in names}
+        for side in self._sides:
+            for place in set(group_of[self._wiring.classes.of[side[3]]].tolist()) - {-1}:
+                found[names[place]].append(side)
         return found
 
     def _dependency(self, target: nn.Module | nn.Parameter, handler: Any, dim: int) -> Dependency:
@@ -104,8 +111,8 @@ def _rounds(positions: Array, split: bool) -> Iterator[Array]:
         yield rest
 
 
-def _sides(wiring: Wiring, model: nn.Module) -> Iterator[tuple[Any, Any, int, Array]]:
-    """Yield (layer or parameter, pruning function, dimension, line) of everything that can be pruned."""
+def _sides(wiring: Wiring, model: nn.Module) -> Iterator[Side]:
+    """Yield a side for everything that can be pruned."""
     covered: set[int] = set()
     for name, module in model.named_modules():
         prefix = f"{name}." if name else ""

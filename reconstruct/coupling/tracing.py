@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property, wraps
+from functools import cached_property
 from typing import Any
 from unittest import mock
 
@@ -176,7 +176,6 @@ def running(model: nn.Module) -> Iterator[list[str]]:
 def _noted(forward: Callable[..., Any], name: str, path: list[str]) -> Callable[..., Any]:
     """The same function, during which `path` ends with the name; hooks would make every call of a module slower."""
 
-    @wraps(forward)
     def noted(*args: Any, **kwargs: Any) -> Any:
         path.append(name)
         try:
@@ -184,6 +183,7 @@ def _noted(forward: Callable[..., Any], name: str, path: list[str]) -> Callable[
         finally:
             path.pop()
 
+    noted.__wrapped__ = forward  # type: ignore[attr-defined]  # code that asks for the signature gets the right one
     return noted
 
 

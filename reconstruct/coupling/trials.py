@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hfp.layers.calling import call_in
 from hfp.reconstruct.coupling.replay import replayed
@@ -17,7 +17,9 @@ from hfp.reconstruct.coupling.rules.labels import Lines
 from hfp.reconstruct.coupling.rules.registry import tensors_in
 from hfp.reconstruct.coupling.tracing import CallCounter, CallKey, TracedCall, running
 from hfp.reconstruct.coupling.wiring import CoupledGroup, Gone, Wiring
-from hfp.reconstruct.models.compact import compact_model
+from hfp.reconstruct.models.attributes import apply
+from hfp.reconstruct.models.copying import copied
+from hfp.reconstruct.models.twin import computed, like, tensors_of
 
 COPIES = ("clone", "expand")
 """A reshape may call these operations or not, depending on strides, so that the number of their calls differs."""
@@ -65,7 +67,7 @@ def _steps_at_once(wiring: Wiring, group: CoupledGroup, steps: int) -> int:
 
 def try_out(wiring: Wiring, gone: Gone, example_inputs: Any) -> Failure | None:
     """Run the compact model and return the first operation that differs from the prediction."""
-    compact = compact_model(wiring.model, wiring.index_map(gone))
+    compact = _compact(wiring, gone)
     checker = _ShapeChecker(wiring, gone)
     try:
         with running(compact) as path, torch.no_grad(), checker:
@@ -74,6 +76,23 @@ def try_out(wiring: Wiring, gone: Gone, example_inputs: Any) -> Failure | None:
     except Exception as error:  # noqa: BLE001  (any code of the model may fail with the new sizes)
         return checker.failure(error)
     return None
+
+
+def _compact(wiring: Wiring, gone: Gone) -> nn.Module:
+    """Return the compact model. It is made without an index map, since only its shapes matter."""
+    tensors: dict[int, Tensor] = {}
+    for name, tensor in tensors_of(wiring.model):
+        if id(tensor) not in tensors:
+            lines, full = wiring.trace.tensors[name], tensor.detach()
+            if tensor.is_meta:
+                sizes = zip(lines, tensor.shape, strict=True)
+                part = full.new_empty([wiring.left(line, gone, size) for line, size in sizes])
+            else:
+                part = wiring.kept(full, lines, gone).clone()
+            tensors[id(tensor)] = like(tensor, part).requires_grad_(tensor.requires_grad)
+    found = copied(wiring.model, {**computed(wiring.model), **tensors})
+    apply(found, wiring.attributes(gone))
+    return found
 
 
 class _Surprise(Exception):

@@ -156,7 +156,7 @@ class Wiring:
         maps = {n: self._tensor_map(n, tuple(tensor.shape), gone, shared) for n, tensor in tensors_of(self.model)}
         transient = {name: found for name, found in maps.items() if name not in state and not found.is_identity}
         tensors = {name: maps[name] if name in maps else TensorMap.identity(tuple(state[name].shape)) for name in state}
-        return IndexMap(tensors, self._attributes(gone), transient)
+        return IndexMap(tensors, self.attributes(gone), transient)
 
     def _tensor_map(self, name: str, shape: tuple[int, ...], gone: Gone, shared: dict[bytes, Tensor]) -> TensorMap:
         """Return the map of one tensor.
@@ -175,7 +175,8 @@ class Wiring:
             kept.append(shared[key])
         return TensorMap(shape, tuple(kept))
 
-    def _attributes(self, gone: Gone) -> dict[str, dict[str, Any]]:
+    def attributes(self, gone: Gone) -> dict[str, dict[str, Any]]:
+        """Return the attributes that change when these classes go, with their new values, by module."""
         found: dict[str, dict[str, Any]] = {}
         for binding in self.bindings:
             before = getattr(self._modules[binding.module], binding.attribute)

@@ -88,8 +88,11 @@ def test_the_costs_that_are_reported_are_those_of_the_model_that_is_returned():
 
 
 def test_the_collector_is_as_before_after_pruning():
+    before = gc.get_threshold()
     with only_new_objects():
         assert gc.get_freeze_count() > 0
+        assert gc.get_threshold() > before
+    assert gc.get_threshold() == before
     assert gc.get_freeze_count() == 0
     assert gc.isenabled()
 
