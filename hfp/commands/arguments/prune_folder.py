@@ -14,8 +14,8 @@ from hfp.pruning.budget import KINDS, Budget
 _OF_IMAGES = {
     "latency": None, "export": None, "picture": None, "num_classes": None, "in_channels": None, "image_size": None,
     "pretrained": False, "weights": None, "device": "cpu", "ignore": [], "part": None, "keep_heads": False, "steps": 1,
-    "data": None, "data_root": None, "repair": [], "batch_size": None, "batches": None, "finetune": 0, "learning_rate": None,
-    "augment": False,
+    "data": None, "data_root": None, "repair": [], "batch_size": None, "batches": None, "finetune": 0,
+    "learning_rate": None, "augment": False,
 }  # fmt: skip
 _OF_FOLDERS = {"widths": [], "drop_blocks": "", "text": None, "window": None}
 
