@@ -240,4 +240,6 @@ def _sizes(
         name: sizes_that_can_be_said(folder, config, str(kinds[name]), len(bundle.scores[name]))
         for name in bundle.scores
     }
-    return {name: sizes for name, sizes in found.items() if sizes is not None}
+    said = {name: sizes for name, sizes in found.items() if sizes is not None}
+    both = {name: [size for size in sizes if size in bundle.sizes.get(name, sizes)] for name, sizes in said.items()}
+    return {**bundle.sizes, **both}
