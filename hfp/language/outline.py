@@ -6,6 +6,7 @@ import copy
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from types import ModuleType
 from typing import Any
 
@@ -138,16 +139,17 @@ def stored_names(model: Any, folder: ModelFolder) -> dict[str, str]:
     """The name in the folder of every tensor of a model's state that is stored there.
 
     Models without a head store their tensors without the prefix that they have inside a model with one, and the other
-    way round. A tensor that shares its values with another one need not be stored.
+    way round. Some tensors are stored under names of earlier versions of transformers.
 
     Raises:
         InputError: a tensor is missing, has another shape, or is not the model's.
     """
     state = model.state_dict(keep_vars=True)
     prefix = f"{model.base_model_prefix}."
-    named = max(
-        ({name: other for name in state if (other := rule(name)) in folder.tensors} for rule in _rules(prefix)), key=len
-    )
+    candidates = [_renamed(model, state, folder)]
+    for rule in _rules(prefix):
+        candidates.append({name: other for name in state if (other := rule(name)) in folder.tensors})
+    named = max(reversed(candidates), key=len)
     known = {id(state[name]) for name in named}
     missing = [name for name, tensor in state.items() if name not in named and id(tensor) not in known]
     patterns = [*_LEFT_OUT, *(getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ())]
@@ -173,6 +175,20 @@ def stored_names(model: Any, folder: ModelFolder) -> dict[str, str]:
                 f"{list(state[name].shape)}"
             )
     return named
+
+
+def _renamed(model: Any, state: Mapping[str, Tensor], folder: ModelFolder) -> dict[str, str]:
+    """The names in the folder of tensors that transformers gives another name when it reads them."""
+    found = {}
+    conversions = import_module("transformers.conversion_mapping").get_model_conversion_mapping(model)
+    renamings = [each for each in conversions if type(each).__name__ == "WeightRenaming"]
+    for stored in folder.tensors:
+        name = stored
+        for each in renamings:
+            name, _ = each.rename_source_key(name)
+        if name in state:
+            found[name] = stored
+    return found
 
 
 def _rules(prefix: str) -> tuple[Any, ...]:

@@ -15,7 +15,7 @@ pytest.importorskip("transformers")
 
 from language_models import SIZES, equal_states, llama, saved, sentences, with_tokenizer
 from safetensors import safe_open
-from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, GPTNeoXConfig, GPTNeoXForCausalLM
 
 import hfp
 from hfp.errors import InputError
@@ -160,6 +160,15 @@ def test_convolution_style_layers_of_gpt2_lose_whole_heads(tmp_path):
     found = hfp.from_pretrained(tmp_path / "small")
     assert not report.plain
     assert found.model.transformer.h[0].attn.c_attn.weight.shape == (32, 48)
+    assert equal_states(found.index_map.restrict(model.state_dict()), found.model.state_dict())
+
+
+def test_tensors_that_transformers_renames_when_it_reads_them_are_found(tmp_path):
+    sizes = {name: SIZES[name] for name in ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads")}
+    model = GPTNeoXForCausalLM(GPTNeoXConfig(**sizes, num_hidden_layers=1, bos_token_id=1, eos_token_id=2)).eval()
+    assert "lm_head.weight" not in open_folder(saved(model, tmp_path / "full")).tensors
+    prune_folder(tmp_path / "full", tmp_path / "small", hfp.Budget(ratio=0.5), widths="feed-forward")
+    found = hfp.from_pretrained(tmp_path / "small")
     assert equal_states(found.index_map.restrict(model.state_dict()), found.model.state_dict())
 
 
