@@ -166,22 +166,25 @@ def _output_errors(pair: Pair, reading: Reading, first: Any) -> tuple[float, flo
     """What the model's outputs miss of the full model's on the first batch, before and after."""
     with modes_kept(pair.compact):
         pair.compact.eval()
-        now = pair.forward.output(pair.compact, first)
+        now = pair.output(pair.compact, first)
     expected, before, after = ([*_floating(each)] for each in (reading.outputs[0], reading.outputs[1], now))
     shapes = [[tensor.shape for tensor in each] for each in (expected, before, after)]
     if not expected or any(each != shapes[0] for each in shapes):
         return None
-    scale = sum(float((tensor - tensor.mean()).square().sum()) for tensor in expected)
+    scale = sum(_squares(tensor - tensor.mean()) for tensor in expected)
     missed, left = (
-        sum(float((mine - other).square().sum()) for mine, other in zip(each, expected, strict=True))
-        for each in (before, after)
+        sum(_squares(mine - other) for mine, other in zip(each, expected, strict=True)) for each in (before, after)
     )
     finite = math.isfinite(scale + missed + left) and scale > 0
     return (missed / scale, left / scale) if finite else None
 
 
 def _floating(output: Any) -> Iterator[Tensor]:
-    return (tensor.double() for tensor in results(output) if tensor.is_floating_point())
+    return (tensor.float() for tensor in results(output) if tensor.is_floating_point())
+
+
+def _squares(tensor: Tensor) -> float:
+    return float(tensor.square().sum(dtype=torch.float64))
 
 
 _NO_CONSTANT = "it has no bias, and what reads it is not one batch-norm layer alone"

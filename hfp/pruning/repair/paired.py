@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from hfp.importance.capture.batches import ForwardPass
 from hfp.importance.capture.state import untouched
-from hfp.layers.calling import modes_kept, unfused
+from hfp.layers.calling import modes_kept, random_state_kept, unfused
 from hfp.pruning.repair.following import Choices, Following, Meet, Place, Run
 from hfp.pruning.repair.products import Product
 from hfp.pruning.repair.weights import Cut, Cuts, Weights, parametrized
@@ -42,6 +42,11 @@ class Pair:
     cuts: Cuts
     forward: ForwardPass = ForwardPass()
 
+    def output(self, model: nn.Module, batch: Any) -> Any:
+        """Return a model's output; models that draw random numbers always draw the same."""
+        with random_state_kept(seed=0):
+            return self.forward.output(model, batch)
+
     def run_full(self, batch: Any, keep: Keep, choices: Choices) -> Any:
         """Run the full model; places are counted as the compact model will count them."""
         count: Counter[str] = Counter()
@@ -55,12 +60,12 @@ class Pair:
             return output
 
         with Following(self.full_weights, meet, choices):
-            return self.forward.output(self.full, batch)
+            return self.output(self.full, batch)
 
     def run_compact(self, batch: Any, meet: Meet, choices: Choices) -> Any:
         """Run the compact model, which makes the choices that the full one made."""
         with Following(self.weights, meet, choices.again()):
-            return self.forward.output(self.compact, batch)
+            return self.output(self.compact, batch)
 
     def over(
         self, batches: Iterable[Any], keep: Callable[[Product, Cut, Tensor, int], Any], wanted: set[str]

@@ -64,7 +64,7 @@ def read_once(pair: Pair, index_map: IndexMap, batch: Any) -> Reading:
     uses = Uses(pair.weights)
     lookout = _Lookout(pair, choices.again(), uses)
     with lookout:
-        output = pair.forward.output(pair.compact, batch)
+        output = pair.output(pair.compact, batch)
     uses.read(results(output), "returned")
     reasons = {name: _reason(name, uses, lookout.shapes, expected) for name in lost}
     wanted = {name for name, reason in reasons.items() if reason is None}

@@ -68,7 +68,7 @@ class Weights:
 
 def memory(tensor: Tensor) -> int:
     """Return a number for the memory that a tensor and its views share, while one of them is alive."""
-    return tensor.untyped_storage()._cdata
+    return tensor.untyped_storage()._cdata if tensor.layout is torch.strided else id(tensor)
 
 
 class Cut:

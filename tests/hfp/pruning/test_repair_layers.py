@@ -290,6 +290,16 @@ def test_rows_that_differ_between_the_models_are_no_regression():
     assert [layer.name for layer in report.layers] == ["reader.gate"]
 
 
+def test_models_that_draw_random_numbers_draw_the_same_for_both():
+    class Noisy(Doubled):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x + torch.randn_like(x))
+
+    report, _, _ = fitted(Noisy(nn.Linear(6, 3)), {"reader.weight": (None, KEPT)}, 64, 4)
+    assert report.layers[0].error[1] < 1e-3 < report.layers[0].error[0]
+    assert report.outputs[1] < 1e-3
+
+
 def test_layers_that_read_what_is_not_finite_stay_as_they_were():
     class Infinite(nn.Module):
         def __init__(self) -> None:
