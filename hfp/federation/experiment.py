@@ -520,7 +520,7 @@ class Experiment:
     def _check_partition(self) -> None:
         """Check how samples are dealt out where no scheme does it, and copy indices that were given."""
         given = not isinstance(self.partition, str)
-        if given:
+        if not isinstance(self.partition, str):
             try:
                 parts = tuple(tuple(operator.index(one) for one in part) for part in self.partition)
             except TypeError as error:

@@ -33,8 +33,10 @@ def check_option_names(method: str, options: Iterable[str]) -> None:
         InputError: the method has no option of a name; the message suggests the nearest known names.
     """
     found = outline(method)
-    known = settings_of(found) if found else {}
-    for option in options if found else ():
+    if found is None:
+        return
+    known = settings_of(found)
+    for option in options:
         if option in known or option in found.renamed_options:
             continue
         if not known:
