@@ -1,9 +1,14 @@
 """What the server makes of nodes that are late, broken, gone or lying; and runs that are taken up again."""
 
 import json
+import random
+from types import SimpleNamespace
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from mutations import mutated
 
 pytest.importorskip("flwr")
 
@@ -18,7 +23,7 @@ from hfp.federation.letter import Letter
 from hfp.flower import client, server
 from hfp.flower.keys import make_node_key, public_keys
 from hfp.flower.letter import BODY, HEADER, from_records, to_records
-from hfp.flower.nodes import QuorumError
+from hfp.flower.nodes import Nodes, QuorumError
 from hfp.flower.settings import Settings
 from hfp.reconstruct import IndexMap
 from hfp.results.checkpoint import load_checkpoint
@@ -482,6 +487,28 @@ def test_a_node_that_has_no_data_or_more_than_anyone_is_not_used(samples):
     letter = wire.write_hello(0, samples, "digest")
     with pytest.raises(InputError, match="samples must be between 2 and 1000000000"):
         wire.read_hello(letter)
+
+
+def said(records):
+    """A node's reply to the first question, as far as the server looks at it."""
+    return SimpleNamespace(has_error=lambda: False, content=records)
+
+
+@given(seed=st.integers(0, 2**32), client=st.integers(0, 3))
+def test_no_bytes_in_place_of_a_hello_end_the_server(seed, client):
+    draw, told = random.Random(seed), []
+    nodes = Nodes(SimpleNamespace(), Settings(), clients=3, say=told.append)
+    honest = wire.write_hello(client, 10, "digest").header.encode()
+    for node in range(4):
+        header = mutated(honest, draw).decode("utf-8", "replace") if node else honest.decode()
+        letter = to_records(Letter(header, draw.randbytes(draw.randrange(40))))
+        body = RecordDict({"body": ArrayRecord({"body": Array("x", (1,), "other", draw.randbytes(9))})})
+        alone = RecordDict({"header": ConfigRecord({"header": draw.choice([1, 2.5, b"x", [1]])})})
+        records = draw.choice([letter, body, alone, RecordDict()]) if node else letter
+        nodes._meet(node, said(records))
+    assert len(told) == 4, "each node is taken or refused with a reason"
+    assert all(0 <= one.client < 3 and 2 <= one.samples <= 10**9 for one in nodes.nodes.values())
+    assert (0 in {one.id for one in nodes.nodes.values()}) == (client < 3)
 
 
 def test_own_data_and_model_are_learnt_where_they_are(tmp_path, monkeypatch):
