@@ -18,7 +18,7 @@ COPIES = {
         f"examples/benchmarks/{name}.md": f"results/generated/{name}.md"
         for name in (
             "compare", "federated", "baselines", "robust", "criteria", "repair", "timm_sweep", "zoo", "reconstruct",
-            "planning", "language", "flower", "gpu_round", "paper_costs", "promises",
+            "planning", "speed", "language", "flower", "gpu_round", "paper_costs", "promises",
         )
     },
     **{

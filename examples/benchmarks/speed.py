@@ -1,4 +1,4 @@
-"""How fast is hfp beside what one does without it? One command a row; each row has its reference in the same run.
+"""How fast is hfp beside what one does without it? Each row has its reference in the same run.
 
     python examples/benchmarks/speed.py engine --data examples/benchmarks/speed.csv
     python examples/benchmarks/speed.py flower --repeats 5 --data examples/benchmarks/speed.csv
@@ -51,9 +51,9 @@ def pictures(count: int) -> tuple[Tensor, Tensor]:
     return images, torch.randint(0, 10, (count,), generator=generator)
 
 
-def federation(method: str, model: str, **settings: Any) -> Federation:
-    """A federation on such images, whose rounds are neither tested nor alike but for the first ones' epochs."""
-    data = make_dataset("pictures", Split(*pictures(IMAGES)), Split(*pictures(100)), tuple("abcdefghij"))
+def federation(method: str, model: str, images: int = IMAGES, **settings: Any) -> Federation:
+    """Return a federation on such images whose rounds are all alike and are not tested."""
+    data = make_dataset("pictures", Split(*pictures(images)), Split(*pictures(100)), tuple("abcdefghij"))
     fixed = {"clients": CLIENTS, "rank": 2, "rounds": 1000, "evaluate": 1000, "head_start": 1.0, "batch_size": 32}
     return set_up(hfp.Experiment(method=method, model=model, dataset=data, **{**fixed, **settings}))
 
@@ -139,7 +139,7 @@ def payload() -> Iterator[Figure]:
     """Bytes of replies beside those of the values kept; they are counted, so one round is enough."""
 
     def ratio(method: str) -> float:
-        setting = federation(method, "resnet20")
+        setting = federation(method, "resnet20", images=100)
         course = Course(setting)
         record = course.advance().record
         groups = setting.context.groups
@@ -167,16 +167,16 @@ ROWS = {"engine": engine, "flower": flower, "criteria": criteria, "bytes": paylo
 
 
 def main() -> None:
-    """Measure the figures of one row."""
+    """Measure the figures of some rows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("row", choices=ROWS)
+    parser.add_argument("rows", nargs="+", choices=ROWS, metavar="ROW", help=", ".join(ROWS))
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--data", type=Path, help="write the figures to this data file")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    repeats = 1 if given.row == "bytes" else given.repeats
-    for figure in ROWS[given.row]():
-        shown(figure, repeats, given.data)
+    for row in given.rows:
+        for figure in ROWS[row]():
+            shown(figure, 1 if row == "bytes" else given.repeats, given.data)
 
 
 if __name__ == "__main__":

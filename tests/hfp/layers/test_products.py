@@ -46,6 +46,7 @@ def test_channels_lie_along_the_dimension_that_is_named(kind):
     assert layer(x).shape[channel_dim(layer)] == 6
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")  # it costs PyTorch a copy
 @settings(max_examples=40, deadline=None)
 @given(
     st.sampled_from(CONVOLUTIONS),
