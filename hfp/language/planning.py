@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,7 +19,7 @@ from hfp.language.widths import Width, chosen_bundles, kept_widths, kinds_of, to
 from hfp.pruning.budget import Budget
 from hfp.pruning.meeting import meet
 from hfp.pruning.progress import Tell
-from hfp.pruning.schedule import Bundle, Order, RankingRules
+from hfp.pruning.schedule import Order, RankingRules
 from hfp.pruning.scoring import scored
 from hfp.reconstruct import Coupling, IndexMap, MapError
 
@@ -69,6 +69,7 @@ class FolderPlan:
         widths: what became of the widths that may become narrower.
         index_map: the map of the kept channels.
         costs: "macs" (per token) and "params": before and after.
+        unscored: groups that the criterion has no score for, with the reason; they keep everything.
     """
 
     blocks: KeptBlocks | None
@@ -78,6 +79,7 @@ class FolderPlan:
     widths: tuple[Width, ...]
     index_map: IndexMap
     costs: Mapping[str, tuple[float, float]]
+    unscored: Mapping[str, str]
 
 
 def read_by_full_model(folder: ModelFolder, text: Tokens, influence: bool, tell: Tell) -> Reading:
@@ -138,8 +140,9 @@ def planned(
         coupling = traced(shallow.model)
     kinds = kinds_of(coupling, shallow.model)
     kept: Kept = {}
+    refused: Mapping[str, str] = {}
     if budget is not None:
-        kept = _kept(folder, coupling, kinds, StreamedModel(shallow, folder.read), before, budget, asked, tell)
+        kept, refused = _kept(folder, coupling, kinds, StreamedModel(shallow, folder.read), before, budget, asked, tell)
     plan = coupling.plan(kept)
     after = coupling.costs(plan.kept)
     sequence = TOKENS * _SEQUENCES
@@ -148,7 +151,7 @@ def planned(
         "params": (before["params"], after["params"]),
     }
     widths = kept_widths(coupling, kinds, plan.kept, asked.widths if budget is not None else ())
-    return FolderPlan(blocks, changed, shallow, kinds, widths, coupling.index_map(plan), costs)
+    return FolderPlan(blocks, changed, shallow, kinds, widths, coupling.index_map(plan), costs, refused)
 
 
 def traced(model: Any) -> Coupling:
@@ -200,21 +203,26 @@ def _kept(
     budget: Budget,
     asked: WidthRules,
     tell: Tell,
-) -> Kept:
-    """The channels that are kept so that the budget is met."""
+) -> tuple[Kept, Mapping[str, str]]:
+    """The channels that are kept so that the budget is met, and the groups without scores with the reason."""
     wanted = {name for name in coupling.names if kinds[name] in asked.widths}
     named = asked.criterion if isinstance(asked.criterion, str) else type(asked.criterion).__name__
     criterion = criteria.create(asked.criterion) if isinstance(asked.criterion, str) else asked.criterion
 
     streaming = StreamedCriterion(criterion, streamed, lambda done: tell(f"scoring, group {done} of {len(wanted)}"))
     bundles, unscored = scored(coupling, streamed.model, streaming, named, wanted)
+    refused: dict[str, str] = {}
     while unscored:
+        refused |= unscored
         wanted -= unscored.keys()
         bundles, unscored = scored(coupling, streamed.model, streaming, named, wanted)
     bundles = chosen_bundles(bundles, kinds, asked.widths, asked.uniform)
     if asked.uniform:
         config = streamed.model.config
-        bundles = [replace(each, sizes=_sizes(folder, config, kinds, each)) for each in bundles]
+        sizes = {(kinds[name], coupling.sizes[name]) for each in bundles for name in each.scores}
+        said = {pair: sizes_that_can_be_said(folder, config, str(pair[0]), pair[1]) for pair in sizes}
+        able = {name: said.get((kinds[name], size)) for name, size in coupling.sizes.items()}
+        bundles = [replace(each, sizes={name: able[name] for name in each.scores if able[name]}) for each in bundles]
     if too_coarse(bundles, asked.rules):
         raise InputError(
             f"no width can lose a part with round_to={asked.rules.round_to} and min_channels={asked.rules.min_channels}"
@@ -222,22 +230,12 @@ def _kept(
     tell(f"meeting {budget}")
     order = Order.of(bundles, asked.rules)
     if budget.ratio is not None:
-        return order.until(budget.ratio)
+        return order.until(budget.ratio), refused
     names = list(budget.costs)
-    return meet(
+    kept = meet(
         order,
         budget.costs,
         lambda kept: {name: coupling.costs(kept)[name] / before[name] for name in names},
         budget.tolerance,
     )
-
-
-def _sizes(
-    folder: ModelFolder, config: Any, kinds: Mapping[str, str | None], bundle: Bundle
-) -> dict[str, Collection[int]]:
-    """How many channels of each group may be left so that transformers takes the configuration."""
-    found = {
-        name: sizes_that_can_be_said(folder, config, str(kinds[name]), len(bundle.scores[name]))
-        for name in bundle.scores
-    }
-    return {name: sizes for name, sizes in found.items() if sizes is not None}
+    return kept, refused
