@@ -69,6 +69,7 @@ class FolderPlan:
         widths: what became of the widths that may become narrower.
         index_map: the map of the kept channels.
         costs: "macs" (per token) and "params": before and after.
+        unscored: groups that the criterion has no score for, with the reason; they keep everything.
     """
 
     blocks: KeptBlocks | None
@@ -78,6 +79,7 @@ class FolderPlan:
     widths: tuple[Width, ...]
     index_map: IndexMap
     costs: Mapping[str, tuple[float, float]]
+    unscored: Mapping[str, str]
 
 
 def read_by_full_model(folder: ModelFolder, text: Tokens, influence: bool, tell: Tell) -> Reading:
@@ -138,8 +140,9 @@ def planned(
         coupling = traced(shallow.model)
     kinds = kinds_of(coupling, shallow.model)
     kept: Kept = {}
+    refused: Mapping[str, str] = {}
     if budget is not None:
-        kept = _kept(folder, coupling, kinds, StreamedModel(shallow, folder.read), before, budget, asked, tell)
+        kept, refused = _kept(folder, coupling, kinds, StreamedModel(shallow, folder.read), before, budget, asked, tell)
     plan = coupling.plan(kept)
     after = coupling.costs(plan.kept)
     sequence = TOKENS * _SEQUENCES
@@ -148,7 +151,7 @@ def planned(
         "params": (before["params"], after["params"]),
     }
     widths = kept_widths(coupling, kinds, plan.kept, asked.widths if budget is not None else ())
-    return FolderPlan(blocks, changed, shallow, kinds, widths, coupling.index_map(plan), costs)
+    return FolderPlan(blocks, changed, shallow, kinds, widths, coupling.index_map(plan), costs, refused)
 
 
 def traced(model: Any) -> Coupling:
@@ -200,21 +203,26 @@ def _kept(
     budget: Budget,
     asked: WidthRules,
     tell: Tell,
-) -> Kept:
-    """The channels that are kept so that the budget is met."""
+) -> tuple[Kept, Mapping[str, str]]:
+    """The channels that are kept so that the budget is met, and the groups without scores with the reason."""
     wanted = {name for name in coupling.names if kinds[name] in asked.widths}
     named = asked.criterion if isinstance(asked.criterion, str) else type(asked.criterion).__name__
     criterion = criteria.create(asked.criterion) if isinstance(asked.criterion, str) else asked.criterion
 
     streaming = StreamedCriterion(criterion, streamed, lambda done: tell(f"scoring, group {done} of {len(wanted)}"))
     bundles, unscored = scored(coupling, streamed.model, streaming, named, wanted)
+    refused: dict[str, str] = {}
     while unscored:
+        refused |= unscored
         wanted -= unscored.keys()
         bundles, unscored = scored(coupling, streamed.model, streaming, named, wanted)
     bundles = chosen_bundles(bundles, kinds, asked.widths, asked.uniform)
     if asked.uniform:
         config = streamed.model.config
-        bundles = [replace(each, sizes=_sizes(folder, config, kinds, each)) for each in bundles]
+        sizes = {(kinds[name], coupling.sizes[name]) for each in bundles for name in each.scores}
+        said = {pair: sizes_that_can_be_said(folder, config, str(pair[0]), pair[1]) for pair in sizes}
+        able = {name: said.get((kinds[name], size)) for name, size in coupling.sizes.items()}
+        bundles = [_with_sizes(each, able) for each in bundles]
     if too_coarse(bundles, asked.rules):
         raise InputError(
             f"no width can lose a part with round_to={asked.rules.round_to} and min_channels={asked.rules.min_channels}"
@@ -222,24 +230,22 @@ def _kept(
     tell(f"meeting {budget}")
     order = Order.of(bundles, asked.rules)
     if budget.ratio is not None:
-        return order.until(budget.ratio)
+        return order.until(budget.ratio), refused
     names = list(budget.costs)
-    return meet(
+    kept = meet(
         order,
         budget.costs,
         lambda kept: {name: coupling.costs(kept)[name] / before[name] for name in names},
         budget.tolerance,
     )
+    return kept, refused
 
 
-def _sizes(
-    folder: ModelFolder, config: Any, kinds: Mapping[str, str | None], bundle: Bundle
-) -> dict[str, Collection[int]]:
-    """How many channels of each group may be left so that transformers takes the configuration."""
-    found = {
-        name: sizes_that_can_be_said(folder, config, str(kinds[name]), len(bundle.scores[name]))
+def _with_sizes(bundle: Bundle, able: Mapping[str, Collection[int] | None]) -> Bundle:
+    """The bundle whose groups may also have none but the numbers of channels that transformers can be told."""
+    both = {
+        name: [size for size in sizes if size in bundle.sizes.get(name, sizes)]
         for name in bundle.scores
+        if (sizes := able[name])
     }
-    said = {name: sizes for name, sizes in found.items() if sizes is not None}
-    both = {name: [size for size in sizes if size in bundle.sizes.get(name, sizes)] for name, sizes in said.items()}
-    return {**bundle.sizes, **both}
+    return replace(bundle, sizes={**bundle.sizes, **both})

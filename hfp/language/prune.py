@@ -59,8 +59,9 @@ def prune_folder(
     """Prune the model in a folder of transformers, and write a folder of the same kind.
 
     The model may be larger than memory: it is planned without weights, and scored, written, checked and run on a text
-    with the weights of one block, or of one new shard, in memory at a time. Before the new folder gets its name, its
-    model and the full one without what was removed are run on made-up tokens, and must agree.
+    with the weights of one block, or of one new shard, in memory at a time (scoring takes about four times one layer in
+    float32). Before the new folder gets its name, its model and the full one without what was removed are run on
+    made-up tokens, and must agree.
 
     Args:
         folder: a folder with config.json and safetensors, as `save_pretrained` writes it.
@@ -276,4 +277,7 @@ def _notes(job: _Job, plan: FolderPlan) -> tuple[str, ...]:
     parts = [name for name, kind in plan.kinds.items() if kind is None]
     if parts:
         notes.append(f"left alone: {len(parts)} groups that are a part of every head, such as that of {parts[0]}")
+    if plan.unscored:
+        name, reason = next(iter(plan.unscored.items()))
+        notes.append(f"left alone: {len(plan.unscored)} groups without scores, such as that of {name}: {reason}")
     return tuple(notes)

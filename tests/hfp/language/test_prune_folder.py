@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, GPTN
 
 import hfp
 from hfp.errors import InputError
+from hfp.importance import CriterionError
 from hfp.language import prune, prune_folder, restore_folder, writing
 from hfp.language.blocks import BlockMap
 from hfp.language.folder import ModelFolder, open_folder
@@ -130,6 +131,26 @@ def test_a_width_that_a_configuration_scales_by_is_left_to_hfp(tmp_path):
     saved(model, tmp_path / "full")
     report = prune_folder(tmp_path / "full", tmp_path / "small", hfp.Budget(ratio=0.5), widths="hidden")
     assert not report.plain
+
+
+def test_groups_without_scores_are_left_alone_and_told(full, tmp_path):
+    def by_heads(group):
+        if len(group[0].idxs) != 4:
+            raise CriterionError("it knows heads alone")
+        return torch.arange(4.0)
+
+    report = prune_folder(full, tmp_path / "small", hfp.Budget(ratio=0.5), importance=by_heads)
+    assert [width.after for width in report.widths] == [(2,), (48,)]
+    assert "2 groups without scores" in report.notes[0]
+    assert "it knows heads alone" in report.notes[0]
+
+
+def test_not_enough_memory_for_a_layer_is_told(full, tmp_path):
+    def greedy(group):
+        return torch.empty(2**60).sum()
+
+    with pytest.raises(InputError, match="not enough memory to score one layer of the group of model.layers.0"):
+        prune_folder(full, tmp_path / "small", HALF, importance=greedy)
 
 
 def test_tied_weights_stay_tied(tmp_path):
