@@ -28,6 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
     index_map = found.index_map if isinstance(found, Submodel) else IndexMap.identity(saved.model)
     save_submodel(arguments.out, found.model, index_map, saved.description, _about(saved, found))
     document: dict[str, Any] = {**_about(saved, found), "out": str(arguments.out)}
+    document["load"] = _loading(arguments.out, saved)
     document["parameters"] = sum(parameter.numel() for parameter in found.model.parameters())
     if arguments.onnx is not None:
         deployed = Deployed(found.model, found.input).eval()
@@ -50,12 +51,17 @@ def _about(saved: SavedRun, found: SavedRun | Submodel) -> dict[str, Any]:
     return {**about, "round": len(found.history), "trained": True}
 
 
+def _loading(out: str, saved: SavedRun) -> str:
+    """Return the call that loads the file; only a model that has a name is made without the caller's help."""
+    return f'hfp.load_pruned("{out}")' if saved.description.named else f'hfp.load_pruned("{out}", skeleton=...)'
+
+
 def _show(document: dict[str, Any]) -> None:
     console = Console(highlight=False)
     whose = "the global model" if "client" not in document else f"client {document['client']}'s model"
     made = "as trained" if document["trained"] else "as planned, with the global model's weights"
     lines = [f"{whose}, {made} in round {document['round']}: {document['parameters']:,} parameters"]
-    lines.append(f'written to {document["out"]}; load it with hfp.load_pruned("{document["out"]}")')
+    lines.append(f"written to {document['out']}; load it with {document['load']}")
     if "onnx" in document:
         onnx = document["onnx"]
         lines.append(f"{onnx['path']} takes {onnx['takes']} and differs by {onnx['largest_difference']:.2g} at most")

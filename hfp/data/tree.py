@@ -70,6 +70,7 @@ def find_layout(root: Path) -> Layout:
     clients = _clients(place, [name for name in folders if not _kind(name)])
     if not splits and not clients:
         _refuse_several(place, folders)
+        _refuse_shared(place, folders)
         return Layout(place, None, notes)
     for kind, names in splits.items():
         if len(names) > 1:
@@ -88,6 +89,8 @@ def find_layout(root: Path) -> Layout:
     unused = [name for name in folders if name not in (train, test)]
     notes += (f"not used: {_names(unused)} of {printable(place)}",) * bool(unused)
     clients = _clients(place / train, _folders(place / train))
+    if not clients:
+        _refuse_shared(place / train, _folders(place / train))
     return Layout(place / train, None if test is None else place / test, notes, clients)
 
 
@@ -136,6 +139,21 @@ def _refuse_several(place: Path, folders: Sequence[str]) -> None:
         raise InputError(
             f"{printable(place)} is not a data set, but {listed(places)} hold{'s' * (len(places) == 1)} splits: give "
             f"{'one of them' if len(places) > 1 else 'it'} with --data-root"
+        )
+
+
+def _refuse_shared(place: Path, folders: Sequence[str]) -> None:
+    """Refuse folders that hold the same folders, as splits or clients of any name would."""
+    unclear = [name for name in folders if not _kind(name) and not _has_images(place / name)]
+    holding = {name: set(_folders(place / name)) for name in unclear}
+    counts = Counter(inner for inside in holding.values() for inner in inside)
+    shared = sorted(inner for inner, count in counts.items() if count > 1)
+    if len(shared) > 1:
+        outer = [name for name, inside in holding.items() if inside & set(shared)]
+        raise InputError(
+            f"{printable(place)} has {_names(outer)}, which hold the same folders {_names(shared)}: it can't be told "
+            "which of them are classes; call splits train and test, call clients client_1 and so on, "
+            "or put the images of a class into its folder itself"
         )
 
 

@@ -81,7 +81,12 @@ def _configure_model(group: argparse._ArgumentGroup) -> None:
         "--image-size", type=int, metavar="PIXELS", help="side of the images (default: the data's, else the usual one)"
     )
     group.add_argument("--pretrained", action="store_true", help="load timm's weights (a download)")
-    group.add_argument("--weights", type=Path, metavar="FILE", help="load the full model's state from safetensors")
+    group.add_argument(
+        "--weights",
+        type=Path,
+        metavar="FILE",
+        help="load the full model's state (safetensors, or torch.save's)",
+    )
     group.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps ... (default: cpu)")
 
 

@@ -93,7 +93,9 @@ def test_extract_writes_a_file_that_everything_reads(folder, images, tmp_path, c
 def test_extract_writes_the_global_model_too(folder, tmp_path, capsys):
     path = tmp_path / "m.safetensors"
     assert main(["extract", str(folder), "--out", str(path)]) == 0
-    assert "the global model, as trained in round 2" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "the global model, as trained in round 2" in shown
+    assert f'load it with hfp.load_pruned("{path}")' in shown
     run = hfp.load_run(folder)
     for name, tensor in hfp.load_pruned(path).model.state_dict().items():
         assert torch.equal(tensor, run.model.state_dict()[name]), name
@@ -150,7 +152,9 @@ def test_a_run_of_a_factorys_model_is_used_with_the_factory(tmp_path, monkeypatc
     given = ["--model", "ownnets:net"]
     assert len(printed(capsys, "predict", "run", str(images), *given)["images"]) == 8
     assert main(["extract", "run", "--client", "0", "--out", "m.safetensors", *given]) == 0
-    assert "as trained in round 1" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "as trained in round 1" in shown
+    assert 'load it with hfp.load_pruned("m.safetensors", skeleton=...)' in shown
     assert printed(capsys, "inspect", "m.safetensors", *given)["costs"]["params"][0] == 64 * 8 + 8 + 8 * 10 + 10
     assert "whose code is not run" in refused(capsys, "predict", "m.safetensors", str(images))
     assert len(printed(capsys, "predict", "m.safetensors", str(images), *given)["images"]) == 8

@@ -110,6 +110,26 @@ def test_one_data_set_beside_other_folders_is_named(tmp_path: Path) -> None:
     assert f"{tmp_path / 'images'} holds splits: give it with --data-root" in refused(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("below", "outer"),
+    [("", ("checking", "learning")), ("", ("berlin", "paris", "rome")), ("train", ("berlin", "paris"))],
+)
+def test_folders_that_hold_the_same_folders_are_never_classes(
+    tmp_path: Path, below: str, outer: tuple[str, ...]
+) -> None:
+    for name in outer:
+        write_classes(tmp_path / below / name)
+    message = refused(tmp_path)
+    assert f"{tmp_path / below} has {', '.join(outer)}, which hold the same folders ant, bee" in message
+    assert "call splits train and test, call clients client_1" in message
+
+
+def test_classes_may_hold_folders_of_one_name_or_of_different_names(tmp_path: Path) -> None:
+    for name in CLASSES:
+        write_classes(tmp_path / name, ("images", f"more of {name}"))
+    assert loaded(tmp_path).classes == CLASSES
+
+
 @pytest.mark.parametrize("folders", [("bus", "car", "train"), ("train", "test"), ("invalid", "valid"), ("dev", "prod")])
 def test_folders_called_as_splits_are_never_classes(tmp_path: Path, folders: tuple[str, ...]) -> None:
     assert "a class must not have the name of a split" in refused(write_classes(tmp_path, folders))
