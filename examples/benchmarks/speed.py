@@ -41,7 +41,7 @@ from hfp.methods import Client
 from hfp.models import create_model
 from hfp.reconstruct import compact_model
 
-IMAGES, CLIENTS = 2000, 10
+IMAGES, CLIENTS = 1000, 10
 
 
 def pictures(count: int) -> tuple[Tensor, Tensor]:
