@@ -219,8 +219,10 @@ def compared(name: str, size: int, repeats: int) -> Line:
     }
     try:
         ours, theirs = _other_process("--timed", name, str(size), str(repeats))
-    except (subprocess.SubprocessError, ValueError) as error:
-        return {**line, "why": " ".join(str(error).split())[-120:]}
+    except subprocess.TimeoutExpired:
+        return {**line, "why": f"no result within {SECONDS} s"}
+    except ValueError as error:
+        return {**line, "why": " ".join(str(error).split())[:120]}
     mine, other = statistics.median(ours), statistics.median(theirs)
     return {**line, "seconds": f"{mine:.2f}", "reference": f"{other:.2f}", "ratio": f"{mine / other:.2f}"}
 

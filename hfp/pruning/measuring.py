@@ -7,7 +7,7 @@ per unit of the budget that it saves. Batch-norm layers use each batch's own sta
 recalibration. The losses of several groups are taken to add up; pruning in steps measures anew in between.
 
 All losses are measured on the same samples. With many groups each loss is measured on fewer, so that one ranking costs
-at most `MOST_SAMPLES` samples unless there are more than a hundred groups.
+at most `MOST_SAMPLES` samples unless there are more than ninety groups.
 
 Source: removing by measured loss per saved resource, layer by layer, is NetAdapt's (Yang et al., ECCV 2018); batch-norm
 statistics taken anew before judging a pruned network are EagleEye's (Li et al., ECCV 2020).
@@ -33,7 +33,7 @@ SAMPLES = 256
 """The largest number of samples that a loss is measured on."""
 FEWEST_SAMPLES = 32
 """The smallest number of samples that a loss is measured on, where there are as many."""
-MOST_SAMPLES = 17_000
+MOST_SAMPLES = 15_000
 """The number of samples that all measurements of one ranking may run together."""
 
 Kept = Mapping[str, Sequence[int]]

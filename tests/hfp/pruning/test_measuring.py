@@ -153,7 +153,7 @@ def test_a_criterion_and_measured_losses_take_at_most_twenty_passes_of_a_thousan
 def test_losses_are_measured_on_the_first_samples_and_no_small_rest_of_a_batch(sizes, losses):
     batches = [(torch.arange(size), torch.arange(size), torch.tensor(1.0)) for size in sizes]
     found = samples_for(batches, losses)
-    taken, most = [len(inputs) for inputs, *_ in found], min(256, max(32, 17_000 // losses))
+    taken, most = [len(inputs) for inputs, *_ in found], min(256, max(32, 15_000 // losses))
     assert all(len(inputs) == len(targets) for inputs, targets, _ in found)
     assert taken[:-1] == sizes[: len(taken) - 1]
     assert most - 32 < sum(taken) <= most or taken == sizes
