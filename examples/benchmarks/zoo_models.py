@@ -31,6 +31,8 @@ TEXT: dict[str, Any] = {
     "max_position_embeddings": 64, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
 }  # fmt: skip
 GROUPED = {"num_key_value_heads": 2}
+FOUR = {"intermediate_size": 128}
+"""The usual ratio of feed-forward to hidden width, for classes whose hidden width has to stay."""
 EXPERTS = {"num_key_value_heads": 2, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 PICTURE: dict[str, Any] = {
     "image_size": 32, "patch_size": 8, "num_channels": 3, "hidden_size": 32, "num_hidden_layers": 2,
@@ -64,7 +66,7 @@ ENCODERS: dict[str, dict[str, Any]] = {
     "BigBirdModel": {"attention_type": "original_full"},
     "CamembertModel": {},
     "CanineModel": {"local_transformer_stride": 4, "downsampling_rate": 4, "num_hash_buckets": 64},
-    "ConvBertForSequenceClassification": {"embedding_size": 32, "conv_kernel_size": 3, "head_ratio": 2},
+    "ConvBertForSequenceClassification": {"embedding_size": 32, "conv_kernel_size": 3, "head_ratio": 2, **FOUR},
     "Data2VecTextModel": {},
     "DebertaModel": {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]},
     "DebertaV2ForSequenceClassification": {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]},
@@ -75,13 +77,13 @@ ENCODERS: dict[str, dict[str, Any]] = {
     "FNetModel": {},
     "IBertModel": {},
     "LayoutLMModel": {},
-    "LongformerForSequenceClassification": {"attention_window": 4},
+    "LongformerForSequenceClassification": {"attention_window": 4, **FOUR},
     "MarkupLMModel": {},
     "MegatronBertModel": {},
     "MobileBertModel": {"intra_bottleneck_size": 16, "embedding_size": 16, "true_hidden_size": 16},
     "ModernBertForSequenceClassification": {"local_attention": 8, "reference_compile": False},
     "MPNetModel": {},
-    "MraForSequenceClassification": {"block_per_row": 1},
+    "MraForSequenceClassification": {"block_per_row": 1, **FOUR},
     "NystromformerForSequenceClassification": {"num_landmarks": 4, "segment_means_seq_len": 8},
     "RemBertModel": {"input_embedding_size": 16, "output_embedding_size": 16},
     "RoCBertModel": {"pronunciation_vocab_size": 32, "shape_vocab_size": 32},
@@ -89,7 +91,7 @@ ENCODERS: dict[str, dict[str, Any]] = {
     "RobertaForTokenClassification": {},
     "RobertaPreLayerNormModel": {},
     "SplinterModel": {},
-    "SqueezeBertModel": {"embedding_size": 32},
+    "SqueezeBertForSequenceClassification": {"embedding_size": 32, **FOUR},
     "XLMRobertaModel": {},
     "XLMRobertaXLModel": {},
     "XmodModel": {"languages": ["en"], "default_language": "en"},
@@ -182,7 +184,7 @@ STATE_SPACE: dict[str, dict[str, Any]] = {
                           "num_mem_blocks": 1, "chunk_size": 4, "layers_block_type": ["mamba", "hybrid"],
                           "attention_hidden_size": 64, "attention_head_dim": 16},
     "Lfm2ForCausalLM": {"num_key_value_heads": 2, "layer_types": ["conv", "full_attention"]},
-    "FalconH1ForCausalLM": {"num_key_value_heads": 2, "head_dim": 8, "mamba_d_ssm": 32, "mamba_n_heads": 4,
+    "FalconH1ForCausalLM": {"num_key_value_heads": 2, **FOUR, "head_dim": 8, "mamba_d_ssm": 32, "mamba_n_heads": 4,
                             "mamba_d_head": 8, "mamba_d_state": 8, "mamba_n_groups": 1, "mamba_chunk_size": 4},
 }  # fmt: skip
 ENCODER_DECODERS: dict[str, dict[str, Any]] = {
@@ -191,8 +193,8 @@ ENCODER_DECODERS: dict[str, dict[str, Any]] = {
     "BlenderbotForConditionalGeneration": PAIRED,
     "BlenderbotSmallForConditionalGeneration": PAIRED,
     "FSMTForConditionalGeneration": {**PAIRED, "src_vocab_size": 99, "tgt_vocab_size": 99, "langs": ["en", "de"]},
-    "LEDForConditionalGeneration": {**PAIRED, "attention_window": 4, "max_encoder_position_embeddings": 64,
-                                    "max_decoder_position_embeddings": 64},
+    "LEDForConditionalGeneration": {**PAIRED, "encoder_ffn_dim": 128, "decoder_ffn_dim": 128, "attention_window": 4,
+                                    "max_encoder_position_embeddings": 64, "max_decoder_position_embeddings": 64},
     "LongT5ForConditionalGeneration": {**T5, "local_radius": 3},
     "M2M100ForConditionalGeneration": PAIRED,
     "MarianMTModel": PAIRED,
@@ -206,7 +208,7 @@ ENCODER_DECODERS: dict[str, dict[str, Any]] = {
     "ProphetNetForConditionalGeneration": {
         "vocab_size": 99, "hidden_size": 32, "max_position_embeddings": 64, "pad_token_id": 0, "bos_token_id": 1,
         "eos_token_id": 2, "num_encoder_layers": 2, "num_decoder_layers": 2, "num_encoder_attention_heads": 4,
-        "num_decoder_attention_heads": 4, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "ngram": 2,
+        "num_decoder_attention_heads": 4, "encoder_ffn_dim": 128, "decoder_ffn_dim": 128, "ngram": 2,
         "decoder_start_token_id": 1,
     },
     "SwitchTransformersForConditionalGeneration": {**T5, "num_experts": 4, "num_sparse_encoder_layers": 1,
@@ -281,7 +283,7 @@ VIDEOS: dict[str, dict[str, Any]] = {
 WAVES: dict[str, dict[str, Any]] = {
     "Wav2Vec2ForCTC": ACOUSTIC,
     "HubertForCTC": ACOUSTIC,
-    "WavLMForCTC": {**ACOUSTIC, "num_buckets": 16, "max_bucket_distance": 32},
+    "WavLMForCTC": {**ACOUSTIC, **FOUR, "num_buckets": 16, "max_bucket_distance": 32},
     "Data2VecAudioForCTC": {**ACOUSTIC, "conv_pos_kernel_size": 5, "num_conv_pos_embeddings": 2},
     "SEWForCTC": {**ACOUSTIC, "squeeze_factor": 2},
     "SEWDForCTC": {**ACOUSTIC, "squeeze_factor": 2, "max_position_embeddings": 64, "position_buckets": 16},
@@ -401,7 +403,15 @@ def _moonshine() -> Case:
 
 
 def _funnel() -> Case:
-    model = _transformer("FunnelModel", vocab_size=99, d_model=32, n_head=4, d_head=8, d_inner=64, block_sizes=[1, 1])
+    model = _transformer(
+        "FunnelForSequenceClassification",
+        vocab_size=99,
+        d_model=32,
+        n_head=4,
+        d_head=8,
+        d_inner=128,
+        block_sizes=[1, 1],
+    )
     return Case(model, {"input_ids": _tokens()})
 
 
@@ -605,7 +615,7 @@ def _transformers() -> Iterator[tuple[str, Make]]:
         "MaskFormerForInstanceSegmentation": _maskformer,
         "Mask2FormerForUniversalSegmentation": _mask2former,
         "UperNetForSemanticSegmentation": _upernet,
-        "FunnelModel": _funnel,
+        "FunnelForSequenceClassification": _funnel,
         "XLNetLMHeadModel": _xlnet,
         "DepthAnythingForDepthEstimation": _depth_anything,
         "PatchTSTForPrediction": partial(_time_series, "PatchTSTForPrediction"),

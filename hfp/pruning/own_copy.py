@@ -14,6 +14,7 @@ from hfp.errors import InputError
 from hfp.reconstruct.models.copying import copied
 from hfp.reconstruct.models.twin import computed
 
+_SAFE = ("torch.", "transformers.utils.")
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -22,7 +23,7 @@ def own_copy(model: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
 
     The copy shares the parameters, which a forward pass does not write to, and has buffers, attributes and hooks of its
     own. Hooks that are plain functions can't be copied, and would reach what the caller keeps, so the copy lacks them;
-    PyTorch's own stay.
+    those of PyTorch and transformers reach nothing of the caller's, and stay.
 
     Raises:
         InputError: an attribute can't be copied.
@@ -65,4 +66,4 @@ def _is_function(hook: Any) -> bool:
     if isinstance(hook, partial):
         return _is_function(hook.func)
     plain = isinstance(hook, FunctionType | BuiltinFunctionType)
-    return plain and not (hook.__module__ or "").startswith("torch.")
+    return plain and not (hook.__module__ or "").startswith(_SAFE)

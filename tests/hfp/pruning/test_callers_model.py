@@ -129,3 +129,15 @@ def test_a_model_that_writes_into_its_inputs_is_pruned_and_the_callers_inputs_st
     inputs = X.clone()
     result = hfp.prune(Doubles(), (inputs,), hfp.Budget(macs=0.5))
     assert torch.equal(inputs, X) and result.model.layers[0].out_features == 8
+
+
+def test_hooks_by_which_transformers_collects_outputs_stay_and_other_functions_are_left_out() -> None:
+    def collecting(module: nn.Module, args: object, output: Tensor) -> None:
+        pass
+
+    model = nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 2))
+    model[1].register_forward_hook(collecting)
+    assert own_copy(model)[1] == ("1",)
+    collecting.__module__ = "transformers.utils.output_capturing"
+    own, without = own_copy(model)
+    assert not without and len(own[1]._forward_hooks) == 1
