@@ -35,7 +35,10 @@ def main() -> None:
 
     images = digits.normalise(digits.train.images[:256])
     batches = [(images, digits.train.labels[:256])]
-    result = hfp.prune(full, images[:2], hfp.Budget(macs=0.4), importance="taylor", data=batches, loss_fn=cross_entropy)
+    result = hfp.prune(
+        full, images[:2], hfp.Budget(macs=0.4), importance="taylor", data=batches, loss_fn=cross_entropy,
+        repair=None,  # training repairs it here
+    )  # fmt: skip
     report("pruned to 40 % of its multiply-accumulates", result.model, digits)
 
     finetune(result.model, digits, arguments.epochs, augmented=False)

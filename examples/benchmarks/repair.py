@@ -1,6 +1,6 @@
 """What does each closed-form repair of `hfp.prune` give back?
 
-    python examples/benchmarks/repair.py --data examples/benchmarks/repair.csv
+    python examples/benchmarks/repair.py --data examples/benchmarks/repair_usual.csv
     python examples/benchmarks/repair.py --networks fmnist/resnet8 cifar10/resnet8 --root cifar10=PATH --all
 
 Small networks (`repair_tasks.py`) are trained and kept in --cache, pruned to shares of their multiply-accumulates by
