@@ -158,7 +158,7 @@ class Method(ABC):
     def rebase(self, context: MethodContext, state: ServerState, update: Update) -> Update | None:
         """Turn an update that comes in a later round into one for the present weights, or return None to ignore it.
 
-        By default the change that the client made to its weights is made to the present ones.
+        By default the change that the client made to its weights is made to the present ones; variances stay at least 0.
         """
         trained_part = self.trained_part(context, state, update)
         now = trained_part.index_map.restrict(state.weights)
@@ -166,6 +166,9 @@ class Method(ABC):
             name: now[name] + (after - trained_part.before[name]) if after.is_floating_point() else after
             for name, after in trained_part.after.items()
         }
+        for name in moved:
+            if name.endswith("running_var"):
+                moved[name] = moved[name].clamp(min=0)  # a sum of variances and changes of others may be below
         task = dataclasses.replace(update.task, tensors=now)
         reply = dataclasses.replace(update.reply, tensors={**update.reply.tensors, **moved})
         return dataclasses.replace(update, task=task, reply=reply)

@@ -161,6 +161,19 @@ def test_a_late_change_is_made_to_the_weights_of_today(context, name):
         assert torch.equal(after.weights[tensor][~held(update, tensor)], now.weights[tensor][~held(update, tensor)])
 
 
+def test_a_late_change_leaves_no_variance_below_zero(context):
+    model, context = context
+    method = create_method("ca-hfp-paper")
+    then, client = begin(model, method, context), context.clients[1]
+    task = assigned(method, context, then, client)
+    less = {name: tensor * 0.1 if name.endswith("running_var") else tensor for name, tensor in task.tensors.items()}
+    small = {name: tensor * 0.2 if name.endswith("running_var") else tensor for name, tensor in then.weights.items()}
+    now = dataclasses.replace(then, round=3, weights=small)
+    rebased = method.rebase(context, now, update_of(client, task, less))
+    found = [tensor for name, tensor in rebased.reply.tensors.items() if name.endswith("running_var")]
+    assert all(torch.equal(tensor, torch.zeros_like(tensor)) for tensor in found)
+
+
 def test_a_late_client_that_pruned_itself_is_rebased_on_what_it_kept(context):
     model, context = context
     method, random = create_method("dapperfl"), torch.Generator().manual_seed(1)
