@@ -158,7 +158,7 @@ class Method(ABC):
     def rebase(self, context: MethodContext, state: ServerState, update: Update) -> Update | None:
         """Turn an update that comes in a later round into one for the present weights, or return None to ignore it.
 
-        By default the change that the client made to its weights is made to the present ones; variances stay at least 0.
+        By default the change that the client made is made to the present weights. Variances stay at least 0.
         """
         trained_part = self.trained_part(context, state, update)
         now = trained_part.index_map.restrict(state.weights)
