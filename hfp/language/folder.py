@@ -72,13 +72,13 @@ class ModelFolder:
         """Read one tensor.
 
         Raises:
-            InputError: the shard is gone or damaged.
+            InputError: the shard is gone or damaged, or there is no memory to map it.
         """
         path = self.path / self.tensors[name].shard
         try:
             with safe_open(path, framework="pt") as file:
                 return file.get_tensor(name)
-        except (SafetensorError, OSError) as error:
+        except (SafetensorError, OSError, RuntimeError) as error:
             raise InputError(f"{path}: {name} can't be read: {error}") from error
 
     def fingerprint(self) -> str:

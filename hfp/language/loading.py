@@ -164,7 +164,9 @@ def _restored(found: ModelFolder, record: PruneRecord, full: ModelFolder, index_
 
 def _embedded(found: ModelFolder, full: ModelFolder, index_map: IndexMap, small: str | None, name: str) -> Tensor:
     value = full.read(name)
-    return value if small is None else index_map.tensors[small].embed(found.read(small), value)
+    if small is None:
+        return value.clone()  # which lets go of the shard that it is mapped from
+    return index_map.tensors[small].embed(found.read(small), value)
 
 
 def _fill(model: Any, found: ModelFolder, index_map: IndexMap, dtype: torch.dtype | None) -> None:
