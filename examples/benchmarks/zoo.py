@@ -460,6 +460,7 @@ def totals(rows: list[Row]) -> Iterator[Line]:
             "package": package,
             "models": str(len(mine)),
             **{name: str(counts[outcome]) for name, outcome in OUTCOMES.items()},
+            "share": f"{100 * counts['pass'] / len(mine):.1f}",
             "plain_run": str(plain.total()),
             "plain_passed": str(plain[True]),
             "commit": " and ".join(sorted({row.commit or "unknown" for row in mine})),
