@@ -144,6 +144,25 @@ def make_dataset(
     return Dataset(name, train, test, tuple(classes), shape, mean, std, tuple(notes), owners)
 
 
+def check_dataset(dataset: Dataset) -> None:
+    """Refuse a data set that can't be trained and tested on, or that contradicts itself.
+
+    Raises:
+        InputError: its splits fail `check_splits`, its shape is not that of its samples, or its mean or standard
+            deviation is not one number per channel.
+    """
+    check_splits(dataset.name, dataset.train, dataset.test, dataset.classes)
+    shape = tuple(dataset.train.images.shape[1:])
+    if tuple(dataset.shape) != shape:
+        raise InputError(f"data set {dataset.name}: shape says {list(dataset.shape)}; its samples are {list(shape)}")
+    for what, found in (("mean", dataset.mean), ("std", dataset.std)):
+        if tuple(found.shape) != shape[:1]:
+            raise InputError(
+                f"data set {dataset.name}: {what} must have one number for each of {shape[0]} channels; found "
+                f"{list(found.shape)}"
+            )
+
+
 def check_splits(name: str, train: Split, test: Split, classes: tuple[str, ...]) -> None:
     """Refuse two splits that can't be trained and tested on, before anything is done with them.
 

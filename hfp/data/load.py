@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Mapping
 from importlib import import_module
@@ -97,7 +98,7 @@ def load_dataset(
 
     Raises:
         InputError: the name is unknown, the data set is missing or damaged, an argument doesn't fit it, or a registered
-            data set can't be trained and tested on (`hfp.data.dataset.check_splits`).
+            data set can't be trained and tested on (`hfp.data.dataset.check_dataset`).
 
     >>> digits = load_dataset("digits", limit=200)
     >>> digits.shape, len(digits.train), len(digits.test)
@@ -110,13 +111,13 @@ def load_dataset(
     folder = None if root is None else Path(root).expanduser()
     if folder is not None and not download and not folder.is_dir():
         raise InputError(f"the data root {folder} is not a folder")
-    from hfp.data.dataset import Dataset, check_splits
+    from hfp.data.dataset import Dataset, check_dataset
 
     load = getattr(import_module(_OWN[name]), f"load_{name}") if name in _OWN else _LOADERS[name]
     found = load(DataRequest(name, folder, limit, download, seed, image_size, cache))
     if not isinstance(found, Dataset):
         raise InputError(f"the loader of data set {name} must return a hfp.data.Dataset; found {type(found).__name__}")
-    check_splits(name, found.train, found.test, found.classes)
+    check_dataset(dataclasses.replace(found, name=name))
     if len(found.classes) < 2:
         raise InputError(f"data set {name} has the class {', '.join(found.classes)} alone; two or more are needed")
     return found

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hfp.data import Dataset, load_dataset, partition
-from hfp.data.dataset import Split, check_labels, check_splits
+from hfp.data.dataset import Split, check_dataset, check_labels
 from hfp.data.ownership import checked_parts, parts_in_file, parts_of_owners
 from hfp.data.partition import FEWEST, OWN
 from hfp.data.rows import share_of
@@ -327,9 +327,8 @@ def _check_nothing_missing(experiment: Experiment) -> None:
 
 def _dataset(experiment: Experiment) -> Dataset:
     if isinstance(experiment.dataset, Dataset):
-        given = experiment.dataset
-        check_splits(given.name, given.train, given.test, given.classes)
-        return given
+        check_dataset(experiment.dataset)
+        return experiment.dataset
     return load_dataset(
         experiment.dataset,
         experiment.data_root,

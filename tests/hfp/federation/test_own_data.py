@@ -71,6 +71,17 @@ def test_tensors_are_checked_when_they_are_given() -> None:
         from_tensors(x, y.float(), tx, ty)
 
 
+def test_a_data_set_that_contradicts_itself_is_one_line() -> None:
+    data = from_tensors(*samples(60, 7), *samples(30, 7))
+    for change, message in (
+        ({"shape": (3, 2)}, r"shape says \[3, 2\]; its samples are \[7\]"),
+        ({"mean": torch.zeros(2)}, r"mean must have one number for each of 7 channels; found \[2\]"),
+        ({"std": torch.ones(1, 7)}, r"std must have one number for each of 7 channels; found \[1, 7\]"),
+    ):
+        with pytest.raises(hfp.InputError, match=message):
+            hfp.simulate(hfp.Experiment(dataset=dataclasses.replace(data, **change), model=table_network(), clients=2))
+
+
 def test_a_given_module_is_copied_and_starts_with_its_own_weights() -> None:
     model = table_network()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
