@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 from rich.console import Console
 from rich.markup import escape
@@ -39,8 +40,6 @@ def run(arguments: argparse.Namespace) -> int:
             raise InputError(f"--{option} is for full models, before they are pruned; {arguments.file} is none")
     if is_run(arguments.file):
         return _show_run(arguments)
-    if arguments.html is not None:
-        raise InputError(f"--html is for runs, and for full models before they are pruned; {arguments.file} is neither")
     if not arguments.file.exists():
         raise InputError(f"there is no file {arguments.file}, and no model of this name")
     alone = full_model_alone(arguments.file)
@@ -58,6 +57,10 @@ def run(arguments: argparse.Namespace) -> int:
         if not arguments.picture.absolute().parent.is_dir():
             raise InputError(f"there is no folder {arguments.picture.absolute().parent} to draw into")
         save_layer_picture(layers, arguments.picture, arguments.file.name)
+    if arguments.html is not None:
+        _check_place(arguments.html)
+        report = coupled_report(*_full_model_of(stored, arguments), arguments.file.name)
+        write_atomically(arguments.html, coupled_page(report, layers).encode())
     if arguments.json:
         json.dump(document(stored, layers, costs), sys.stdout)
         sys.stdout.write("\n")
@@ -71,6 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
         if not isinstance(value, dict):
             shown_value = ", ".join(map(str, value)) or "none" if isinstance(value, list) else value
             console.print(printable(f"{name}: {shown_value}"), soft_wrap=True, markup=False)
+    _say_written(console, arguments)
     return 0
 
 
@@ -211,6 +215,26 @@ def _described(
         shape = of_run.input.shape
     stored.index_map.check_full(skeleton.state_dict())
     return layer_reports(skeleton, stored.index_map), _costs(skeleton, stored.index_map, shape)
+
+
+def _full_model_of(stored: PrunedFile, arguments: argparse.Namespace) -> tuple[nn.Module, torch.Tensor]:
+    """The full model of a file with random weights, and two images for it.
+
+    Raises:
+        InputError: the file does not name the model, and --model was not given.
+    """
+    size, of_run = arguments.image_size or _size_in(stored), description_in(stored)
+    if of_run is not None and (named := skeleton_in(stored)) is not None:
+        return named.eval(), torch.randn(2, *of_run.input.shape)
+    if stored.timm is not None:
+        model = timm.create_model(stored.timm.name, **stored.timm.arguments)
+        channels, *sides = getattr(model, "pretrained_cfg", {}).get("input_size", (3, 224, 224))
+        channels = stored.timm.arguments.get("in_chans", channels)
+        return model.eval(), torch.randn(2, channels, *([size] * 2 if size else sides))
+    if arguments.model is None:
+        raise InputError(f"{arguments.file} does not name its full model; give --model, whose groups the page shows")
+    found = full_model(arguments.model, image_size=size)
+    return found.model.eval(), torch.randn(2, *found.shape)
 
 
 def _size_in(stored: PrunedFile) -> int | None:

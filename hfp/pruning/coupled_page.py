@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from jinja2 import Environment, PackageLoader
 
 from hfp.pruning.coupled import CoupledReport, GroupReport, Layer, shortened
+from hfp.pruning.layers_report import LayerReport
 
 ROW, LANE, LEFT = 22, 16, 20
 """Pixels: the height of a row, the width of a lane, the space before the first lane."""
@@ -42,8 +43,14 @@ class Lane:
     about: str
 
 
-def coupled_page(report: CoupledReport) -> str:
-    """The whole page, from the template `coupled_page.html.jinja`."""
+def coupled_page(report: CoupledReport, pruned: Sequence[LayerReport] = ()) -> str:
+    """The whole page, from the template `coupled_page.html.jinja`.
+
+    Args:
+        report: what is coupled in the full model.
+        pruned: what a pruning left of the layers, which is shown beside them; by default nothing was pruned.
+    """
+    left = {layer.name: layer for layer in pruned}
     lanes = lanes_of(report)
     width = LEFT + LANE * (1 + max((lane.x - LEFT) // LANE for lane in lanes)) if lanes else LEFT
     most = max((layer.macs or 0 for layer in report.layers), default=0) or 1
@@ -55,7 +62,11 @@ def coupled_page(report: CoupledReport) -> str:
         text=width + 12,
         row=ROW,
         height=ROW * (len(report.layers) + 1),
-        rows=[(ROW * (place + 1), layer, 120 * (layer.macs or 0) / most) for place, layer in enumerate(report.layers)],
+        rows=[
+            (ROW * (place + 1), layer, 120 * (layer.macs or 0) / most, left.get(layer.name))
+            for place, layer in enumerate(report.layers)
+        ],
+        pruned=bool(pruned),
         about=about_layer,
         colours=COLOURS,
     )
@@ -104,7 +115,7 @@ def about_group(group: GroupReport) -> str:
     return "\n".join(lines)
 
 
-def about_layer(layer: Layer) -> str:
+def about_layer(layer: Layer, left: LayerReport | None = None) -> str:
     """What hovering over a layer says."""
     lines = [f"{layer.name}: {layer.kind}", f"{layer.parameters:,} parameters"]
     if layer.outputs is not None:
@@ -112,6 +123,9 @@ def about_layer(layer: Layer) -> str:
         lines.append(f"{read}{layer.outputs} outputs")
     if layer.macs is not None:
         lines.append(f"{layer.macs:,} multiply-accumulates")
+    if left is not None and left.parameters[0] != left.parameters[1]:
+        read = "" if left.inputs is None else f"{left.inputs[1]} of {left.inputs[0]} inputs, "
+        lines.append(f"left: {read}{left.after} of {left.before} outputs, {left.parameters[1]:,} parameters")
     if layer.reason is not None:
         lines.append(f"keeps all its outputs: {layer.reason}")
     return "\n".join(lines)

@@ -37,8 +37,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--html",
         type=Path,
         metavar="FILE",
-        help="write a page that opens from disk, of a run with its curves, clients and masks, or of a full model with "
-        "its coupled groups",
+        help="write a page that opens from disk: of a run with its curves, clients and masks, of a full model with its "
+        "coupled groups, or of a pruned model with these and what is left of them",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 

@@ -382,6 +382,18 @@ def test_inspect_shows_what_is_coupled_in_a_model(factory, tmp_path, capsys):
     assert document["layers"][2]["reason"] == "it is an output of the model"
 
 
+def test_inspect_draws_what_is_left_of_a_pruned_model(factory, tmp_path, capsys):
+    assert main(["prune", factory, "--image-size", "16", "--macs", "0.5", "--out", "small.safetensors"]) == 0
+    said = refused(capsys, "inspect", "small.safetensors", "--html", "page.html")
+    assert "does not name its full model; give --model" in said
+    assert main(["inspect", "small.safetensors", "--model", factory, "--html", "page.html"]) == 0
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    left = hfp.load_pruned("small.safetensors", importlib.import_module("own_networks").small()).model
+    assert f" left: 3 → {left[0].out_channels}" in page
+    assert f" left: {left[2].in_channels} → {left[2].out_channels}" in page
+    assert page.count('class="left"') == page.count('class="bar"')
+
+
 def test_inspect_calls_a_model_with_what_a_function_gives(factory, tmp_path, capsys):
     with (tmp_path / "own_networks.py").open("a") as file:
         file.write("def images():\n    return torch.zeros(2, 3, 9, 9)\n")
@@ -397,8 +409,7 @@ def test_inspect_refuses_options_that_do_not_fit(factory, tmp_path, capsys):
     assert "--model is for files of pruned" in refused(capsys, "inspect", "resnet8", "--model", "resnet8")
     assert "there is no folder" in refused(capsys, "inspect", "resnet8", "--html", str(tmp_path / "no" / "page.html"))
     (tmp_path / "file").write_text("text")
-    said = refused(capsys, "inspect", str(tmp_path / "file"), "--html", "page.html")
-    assert "--html is for runs, and for full models before they are pruned" in said
+    assert "--html" not in refused(capsys, "inspect", str(tmp_path / "file"), "--html", "page.html")
     assert "no model of this name" in refused(capsys, "inspect", "resnet9")
 
 
