@@ -35,7 +35,7 @@ COMMANDS: dict[str, Command] = {
     "compare": Command("run several federated methods on equal terms, and report", "compare", "compare"),
     "prune": Command("prune one model to a budget, and save it", "prune", "prune"),
     "perplexity": Command("measure how well a language model in a folder predicts a text", "perplexity", "perplexity"),
-    "inspect": Command("show what a run's folder or a file of a pruned model holds", "inspect", "inspect"),
+    "inspect": Command("show what a run's folder or a pruned model holds", "inspect", "inspect"),
     "predict": Command("classify images with a run's model", "predict", "predict"),
     "extract": Command("write a client's own model, or the global one, out of a run's folder", "extract", "extract"),
     "flower": Command("try a federation on Flower out, with processes on this machine", "flower", "flower"),

@@ -15,6 +15,12 @@ from hfp.reconstruct import IndexMap
 from hfp.results.deployed import Deployed, example
 from hfp.results.load import SavedRun, Submodel, load_run
 from hfp.results.submodels import save_submodel
+from hfp.training.batch_norm import has_statistics
+
+_STATISTICS = (
+    "this model has the global model's batch-norm statistics, so it may predict worse than the client's own; "
+    "hfp run --save-clients keeps that, and reestimate(images) in Python takes the statistics anew"
+)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -36,6 +42,8 @@ def run(arguments: argparse.Namespace) -> int:
         document["onnx"] = {"path": str(arguments.onnx), "largest_difference": difference, "takes": deployed.takes}
     for note in notes:
         print(f"hfp extract: {note.message}", file=sys.stderr)
+    if isinstance(found, Submodel) and not found.trained and has_statistics(found.model):
+        print(f"hfp extract: {_STATISTICS}", file=sys.stderr)
     if arguments.json:
         json.dump(document, sys.stdout)
         sys.stdout.write("\n")

@@ -1,4 +1,4 @@
-"""``hfp inspect``: what a run's folder or a file of a pruned model holds, or what is coupled in a full model."""
+"""``hfp inspect``: what a run's folder or a pruned model holds, or what is coupled in a full model."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ from torch import nn
 
 from hfp.costs.macs import macs, parameters, state_bytes
 from hfp.errors import InputError, printable
+from hfp.language.names import RECORD
+from hfp.language.record import PruneRecord
+from hfp.language.report import FolderReport
 from hfp.models.source import FullModel, full_model, imported, is_model
 from hfp.pruning.coupled import coupled_report
 from hfp.pruning.coupled_page import coupled_page
@@ -38,6 +41,8 @@ def run(arguments: argparse.Namespace) -> int:
     for option in ("inputs", "part"):
         if getattr(arguments, option) is not None:
             raise InputError(f"--{option} is for full models, before they are pruned; {arguments.file} is none")
+    if (arguments.file / RECORD).is_file():
+        return _show_language_folder(arguments)
     if is_run(arguments.file):
         return _show_run(arguments)
     if not arguments.file.exists():
@@ -101,6 +106,26 @@ def _show_run(arguments: argparse.Namespace) -> int:
     for line in run_lines(found):
         console.print(printable(line), soft_wrap=True, markup=False)
     _say_written(console, arguments)
+    return 0
+
+
+def _show_language_folder(arguments: argparse.Namespace) -> int:
+    """Show how a language model's folder was pruned; returns 0."""
+    for option in ("model", "image_size", "picture", "html"):
+        if getattr(arguments, option) is not None:
+            raise InputError(
+                f"--{option.replace('_', '-')} is not for a pruned language model's folder; {arguments.file} is one"
+            )
+    record = PruneRecord.read(arguments.file)
+    report = FolderReport.from_dict(record.report)
+    if arguments.json:
+        json.dump({**report.as_dict(), "libraries": dict(record.libraries)}, sys.stdout)
+        sys.stdout.write("\n")
+        return 0
+    console = Console(highlight=False)
+    console.print(printable(repr(report)), soft_wrap=True, markup=False)
+    versions = ", ".join(f"{name} {version}" for name, version in record.libraries.items())
+    console.print(printable(f"written by: {versions}"), soft_wrap=True, markup=False)
     return 0
 
 

@@ -17,10 +17,11 @@ from hfp.language.checking import masked_model, same_outputs
 from hfp.language.choices import RANKINGS
 from hfp.language.configuration import narrower, says
 from hfp.language.folder import CONFIG, ModelFolder, open_folder
+from hfp.language.names import RECORD
 from hfp.language.outline import Outline, config_of, model_class, outline_of, without_weights
 from hfp.language.perplexity import Text, check_predicts, perplexity_of, read_text
 from hfp.language.planning import FolderPlan, Reading, WidthRules, chosen_blocks, planned, read_by_full_model
-from hfp.language.record import INDEX_MAP, RECORD, PruneRecord
+from hfp.language.record import INDEX_MAP, PruneRecord
 from hfp.language.report import FolderReport
 from hfp.language.streaming import StreamedModel, check_streams
 from hfp.language.widths import checked_widths

@@ -10,9 +10,10 @@ import torch
 from hfp.errors import InputError
 from hfp.language.folder import open_folder
 from hfp.language.loading import compact_outline
+from hfp.language.names import RECORD
 from hfp.language.outline import Outline, outline_of
 from hfp.language.perplexity import Perplexity, check_predicts, perplexity_of, read_text
-from hfp.language.record import INDEX_MAP, RECORD, PruneRecord
+from hfp.language.record import INDEX_MAP, PruneRecord
 from hfp.language.streaming import StreamedModel
 from hfp.pruning.progress import told
 from hfp.reconstruct import load_index_map

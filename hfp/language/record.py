@@ -10,10 +10,11 @@ from typing import Any
 from hfp.errors import InputError
 from hfp.language.blocks import KeptBlocks
 from hfp.language.folder import ModelFolder, read_object
+from hfp.language.names import RECORD
 from hfp.reconstruct import MapError
 from hfp.reconstruct.files.pruned_file import libraries
 
-RECORD, INDEX_MAP = "hfp_prune.json", "hfp_index_map.safetensors"
+INDEX_MAP = "hfp_index_map.safetensors"
 FORMAT_VERSION = 1
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Group
 from rich.text import Text
 
-from hfp.errors import listed
+from hfp.errors import InputError, listed
 from hfp.language.perplexity import Perplexity
 from hfp.language.widths import Width
 from hfp.pruning.tables import cost_lines, cost_table, limit_words
@@ -55,6 +55,35 @@ class FolderReport:
         """Plain values, for JSON."""
         return {**asdict(self), "perplexity": self._perplexities()}
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> FolderReport:
+        """Make a report of the values that `as_dict` gave.
+
+        Raises:
+            InputError: a value is missing or of another kind.
+        """
+        try:
+            texts = {name: str(values[name]) for name in ("folder", "out", "architecture", "budget", "criterion")}
+            return cls(
+                **texts,
+                costs={str(name): (float(before), float(after)) for name, (before, after) in values["costs"].items()},
+                widths=tuple(
+                    Width(str(width["kind"]), str(width["layer"]), _whole(width["before"]), _whole(width["after"]))
+                    for width in values["widths"]
+                ),
+                removed_blocks=_whole(values["removed_blocks"]),
+                blocks=int(values["blocks"]),
+                influence=tuple(float(value) for value in values["influence"]),
+                plain=bool(values["plain"]),
+                perplexity=_perplexity(values["perplexity"]),
+                distance={
+                    name: float(values["distance"][name]) for name in values["costs"] if name in values["distance"]
+                },
+                notes=tuple(str(note) for note in values["notes"]),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InputError(f"the report of a pruned folder is damaged: {type(error).__name__}: {error}") from error
+
     def _perplexities(self) -> dict[str, Any] | None:
         if self.perplexity is None:
             return None
@@ -99,6 +128,17 @@ class FolderReport:
 
     def __repr__(self) -> str:
         return "\n".join([self.headline, *cost_lines(self.costs, self.distance), *self._lines()])
+
+
+def _whole(values: Sequence[Any]) -> tuple[int, ...]:
+    return tuple(int(value) for value in values)
+
+
+def _perplexity(found: Mapping[str, Any] | None) -> tuple[Perplexity, Perplexity] | None:
+    if found is None:
+        return None
+    tokens, windows = int(found["tokens"]), int(found["windows"])
+    return Perplexity(float(found["full"]), tokens, windows), Perplexity(float(found["pruned"]), tokens, windows)
 
 
 def _sizes(sizes: Sequence[int]) -> str:

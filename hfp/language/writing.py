@@ -17,7 +17,7 @@ from torch import Tensor
 
 from hfp.errors import InputError
 from hfp.language.folder import CONFIG, INDEX, SINGLE, ModelFolder
-from hfp.language.record import RECORD
+from hfp.language.names import RECORD
 
 SHARD_BYTES = 2**30
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf", ".onnx")

@@ -44,7 +44,8 @@ def _clients(federation: Federation) -> str:
     least, most = (pick(client.samples for client in clients) for pick in (min, max))
     by_alpha = experiment.deals_by_scheme and experiment.partition == "dirichlet"
     dealt = f"alpha {experiment.alpha:g}" if by_alpha else experiment.partition_name
-    return f"{len(clients)} of {least:,} to {most:,} images ({dealt}); they remove {shares} of their channels"
+    images = f"{least:,}" if least == most else f"{least:,} to {most:,}"
+    return f"{len(clients)} of {images} images ({dealt}); they remove {shares} of their channels"
 
 
 def _workers(threads: int, jobs: int) -> str:

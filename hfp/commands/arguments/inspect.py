@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from hfp.errors import InputError
+from hfp.language.names import RECORD
 from hfp.models.names import check_full_model, check_model_name
 from hfp.results.files import check_run
 
@@ -16,8 +17,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "file",
         type=Path,
         metavar="PATH",
-        help="a run's folder, a file that hfp prune, hfp extract or hfp.save_pruned wrote, or a full model: its "
-        "name or module:factory",
+        help="a run's folder, a file that hfp prune, hfp extract or hfp.save_pruned wrote, a language "
+        "model's folder that hfp prune wrote, or a full model: its name or module:factory",
     )
     parser.add_argument(
         "--model", metavar="MODEL", help="the full model, where the file does not name it: a name or module:factory"
@@ -47,12 +48,14 @@ def check(arguments: argparse.Namespace) -> None:
     """Refuse, before torch is loaded, what is neither a file nor the name of a model.
 
     Raises:
-        InputError: there is no such file or folder and no model of this name, or the folder is no run's.
+        InputError: there is no such file or folder and no model of this name, or the folder is neither a run's nor a
+            pruned language model's.
     """
     path = arguments.file
     check_full_model(arguments.model)
     if path.is_dir():
-        check_run(path)
+        if not (path / RECORD).is_file():
+            check_run(path)
     elif not path.exists():
         try:
             check_model_name(str(path))

@@ -36,6 +36,26 @@ def test_a_folder_is_pruned_and_the_report_printed(place, tmp_path, capsys):
     assert len(hfp.from_pretrained(tmp_path / "small").model.model.layers) == 1
 
 
+def test_inspect_tells_again_how_a_folder_was_pruned(place, tmp_path, capsys):
+    words = ["prune", f"hf:{place / 'full'}", "--macs", "0.8", "--out", str(tmp_path / "small"), "--drop-blocks", "1"]
+    assert main([*words, "--text", str(place / "text.txt"), "--window", "16", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert main(["inspect", str(tmp_path / "small"), "--json"]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert "hfp" in again.pop("libraries")
+    assert again == report
+    assert main(["inspect", str(tmp_path / "small")]) == 0
+    text = capsys.readouterr().out
+    assert "Pruned a LlamaForCausalLM to macs=0.8 by l2" in text
+    assert "perplexity: " in text
+    assert "--html is not for" in refused(capsys, "inspect", str(tmp_path / "small"), "--html", "page.html")
+    record = tmp_path / "small" / "hfp_prune.json"
+    damaged = json.loads(record.read_text())
+    del damaged["report"]["costs"]["macs"][0]
+    record.write_text(json.dumps(damaged))
+    assert "is damaged" in refused(capsys, "inspect", str(tmp_path / "small"))
+
+
 def test_perplexity_is_printed(place, capsys):
     words = ["perplexity", str(place / "full"), str(place / "text.txt")]
     assert main(words) == 0

@@ -90,6 +90,14 @@ def test_extract_writes_a_file_that_everything_reads(folder, images, tmp_path, c
     assert "is one client's model already" in refused(capsys, "predict", str(path), str(images), "--client", "1")
 
 
+def test_extract_says_whose_batch_norm_statistics_an_untrained_client_model_has(folder, tmp_path, capsys):
+    kept_run(tmp_path / "kept", save_clients=True, rounds=1)
+    for run, said in ((folder, True), (tmp_path / "kept", False)):
+        path = tmp_path / f"{said}.safetensors"
+        assert main(["extract", str(run), "--client", "1", "--out", str(path)]) == 0
+        assert ("the global model's batch-norm statistics" in capsys.readouterr().err) == said
+
+
 def test_extract_writes_the_global_model_too(folder, tmp_path, capsys):
     path = tmp_path / "m.safetensors"
     assert main(["extract", str(folder), "--out", str(path)]) == 0

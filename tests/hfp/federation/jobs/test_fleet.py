@@ -192,6 +192,14 @@ def test_the_first_lines_tell_jobs_and_threads_that_are_more_than_the_cores(monk
     assert "4 jobs of 8 threads share 8 cores: --threads 2 is faster" in line
 
 
+def test_the_first_lines_say_a_number_of_images_once_where_clients_have_equally_many() -> None:
+    settings = {"method": "fedavg", "clients": 2}
+    even = set_up(hfp.Experiment(**settings, partition=[range(0, 20), range(20, 40)]))
+    odd = set_up(hfp.Experiment(**settings, partition=[range(0, 15), range(20, 40)]))
+    assert any(line.startswith("clients  2 of 20 images (") for line in first_lines(even, 1))
+    assert any(line.startswith("clients  2 of 15 to 20 images (") for line in first_lines(odd, 1))
+
+
 PARENT = """
 import sys, time
 from hfp.federation.jobs.memory import written
