@@ -132,8 +132,8 @@ def _check_known(path: Path, named: Sequence[str], known: Collection[str], datas
     if lost:
         have = f"its files are like {dataset.train.files[0]}" if dataset.train.files else "name its samples by index"
         raise InputError(
-            f"{path} names {len(lost):,} files that data set {dataset.name} does not have, such as "
-            f"{listed(lost[:3])}; {have}"
+            f"{path} names {len(lost):,} {'file' if len(lost) == 1 else 'files'} that data set {dataset.name} does not "
+            f"have, such as {listed(lost[:3])}; {have}"
         )
 
 
@@ -176,5 +176,6 @@ def checked_parts(
     twice = sorted(index for index, times in counts.items() if times > 1)
     if twice:
         shown = listed([samples[index] if samples else str(index) for index in twice[:3]])
-        raise InputError(f"{where} lists {len(twice):,} samples more than once, such as {shown}; each has one client")
+        number = f"{len(twice):,} {'sample' if len(twice) == 1 else 'samples'}"
+        raise InputError(f"{where} lists {number} more than once, such as {shown}; each has one client")
     return made

@@ -532,7 +532,8 @@ class Experiment:
                     f"{len(self.partition)}"
                 )
         if self.clients_file is not None and self.partition != "dirichlet":
-            raise InputError(f"clients_file says who has what; leave partition out; found {self.partition_name!r} too")
+            found = repr(self.partition) if isinstance(self.partition, str) else "lists of indices"
+            raise InputError(f"clients_file says who has what; leave partition out; found {found} too")
         if self.train_images is not None and (given or self.clients_file is not None):
             what = "partition" if given else "clients_file"
             raise InputError(f"train_images must be left out where {what} names the images; found {self.train_images}")

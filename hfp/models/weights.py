@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from hfp.errors import InputError
 from hfp.models.classifier import classifier_of
+from hfp.reconstruct.files.parts import VECTOR
 
 _PICKLES = frozenset({".pth", ".pt", ".bin", ".ckpt", ".tar"})
 _INSIDE = ("state_dict", "model_state_dict", "model")
@@ -43,6 +44,11 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str], *, new_classifi
     state, own = read_weights(path), model.state_dict()
     head = _head_of_other_classes(model, state, own) if new_classifier else set()
     state = {name: tensor for name, tensor in state.items() if name not in head}
+    if any(name.startswith(VECTOR) for name in state):
+        raise InputError(
+            f"{path} holds a pruned model, and full weights are wanted; read it with hfp.load_pruned, and put it back "
+            "into the full model with its index_map.embed"
+        )
     lacking = [name for name in own if name not in state and name not in head]
     surplus = [name for name in state if name not in own]
     if lacking or surplus:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from functools import cached_property
 from operator import index
 from types import MappingProxyType
@@ -462,7 +463,9 @@ def _names(model: nn.Module, layers: Iterable[nn.Module | str]) -> frozenset[str
     for layer in layers:
         name = layer if isinstance(layer, str) else known.get(layer)
         if name is None or name not in modules:
-            raise MapError(f"ignored layer {layer!r} is not in the model")
+            near = get_close_matches(layer, modules, n=3) if isinstance(layer, str) else []
+            hint = f"; did you mean {' or '.join(near)}?" if near else ""
+            raise MapError(f"ignored layer {layer!r} is not in the model{hint}")
         found.update(
             f"{name}.{below}" if below and name else name or below for below, _ in modules[name].named_modules()
         )

@@ -28,7 +28,9 @@ def check(arguments: argparse.Namespace) -> None:
         InputError: there is no run, no such image, or a folder has none.
     """
     image_files(arguments.images)
-    if not arguments.run.is_file():
+    if not arguments.run.exists():
+        raise InputError(f"there is no {arguments.run}; give a run's folder, or a file that hfp extract wrote")
+    if arguments.run.is_dir():
         check_run(arguments.run)
     check_full_model(arguments.model)
 

@@ -190,7 +190,7 @@ def test_a_run_starts_from_given_weights(tmp_path, capsys):
         (["predict", "RUN", "EMPTY"], "there are no images in"),
         (["predict", "EMPTY", "RUN"], "there are no images in"),
         (["predict", "RUN", "IMAGE", "--client", "7"], "client 7 was never asked to train"),
-        (["predict", "nowhere", "IMAGE"], "there is no folder nowhere"),
+        (["predict", "nowhere", "IMAGE"], "there is no nowhere; give a run's folder, or a file that hfp extract wrote"),
         (["extract", "RUN", "--client", "0", "--out", "IMAGE"], "is there already; give the name of a new file"),
         (["extract", "RUN", "--client", "0", "--out", "nowhere/m.safetensors"], "there is no folder"),
         (["inspect", "EMPTY"], "there is no model.json in"),

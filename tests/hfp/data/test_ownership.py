@@ -126,7 +126,7 @@ def test_the_command_takes_a_file_and_says_so(tree, tmp_path, capsys):
     said = capsys.readouterr().out
     assert f"(as {file} says)" in said
     assert main([*words, "--partition", "iid"]) == 2
-    assert "clients_file says who has what; leave partition out" in capsys.readouterr().err
+    assert "clients_file says who has what; leave partition out; found 'iid' too" in capsys.readouterr().err
 
 
 def test_indices_deal_out_any_data_set(tmp_path):
@@ -166,7 +166,7 @@ def test_indices_in_either_kind_of_file_come_back(data, tmp_path_factory):
         ("w.json", "[[0, 1], [2, 1438]]", "client 1 has sample 1438; the 1,438 training samples are numbered from 0"),
         ("w.json", "[[0, 1], [-1, 3]]", "client 1 has sample -1"),
         ("w.json", "[[0, 1], [2]]", "client 1 has 1 training samples; it needs 2 at least"),
-        ("w.json", "[[0, 1], [1, 2]]", "lists 1 samples more than once, such as 1; each has one client"),
+        ("w.json", "[[0, 1], [1, 2]]", "lists 1 sample more than once, such as 1; each has one client"),
         ("w.json", '[["a.png", "b.png"], ["c.png"]]', "names 3 files that data set digits does not have"),
     ],
 )
@@ -182,7 +182,7 @@ def test_files_listed_for_two_clients_are_named(tree, tmp_path):
     dataset = load_dataset("imagefolder", tree, image_size=8)
     one, two, three = dataset.train.files[:3]
     file = write_csv(tmp_path / "w.csv", [("file", "client"), (one, 0), (two, 0), (two, 1), (three, 1)])
-    with pytest.raises(InputError, match=f"lists 1 samples more than once, such as {two}"):
+    with pytest.raises(InputError, match=f"lists 1 sample more than once, such as {two}"):
         parts_in_file(file, dataset, 2)
 
 

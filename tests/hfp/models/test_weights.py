@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+import hfp
 from hfp.errors import InputError
 from hfp.models import create_model
 from hfp.models.pretrained import pretrained_model
@@ -96,6 +97,13 @@ def test_a_file_without_a_state_says_how_to_save_one(content: object, tmp_path: 
     torch.save(content, tmp_path / "weights.pth")
     with pytest.raises(InputError, match=r"holds no state_dict.*torch.save\(model.state_dict\(\), FILE\)"):
         read_weights(tmp_path / "weights.pth")
+
+
+def test_a_pruned_model_is_named_as_such_where_full_weights_are_wanted(tmp_path: Path) -> None:
+    result = hfp.prune(network(), torch.randn(2, 1, 8, 8), hfp.Budget(macs=0.5))
+    hfp.save_pruned(result, tmp_path / "half.safetensors")
+    with pytest.raises(InputError, match="holds a pruned model, and full weights are wanted"):
+        load_weights(network(), tmp_path / "half.safetensors")
 
 
 def test_the_first_names_that_differ_are_given_and_nothing_is_loaded(tmp_path: Path) -> None:

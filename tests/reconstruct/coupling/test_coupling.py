@@ -185,6 +185,10 @@ def test_ignored_layers_keep_their_outputs():
         assert coupling.left_alone["b"] == "it is an ignored layer"
     with pytest.raises(MapError, match="ignored layer 'nothing' is not in the model"):
         Coupling.trace(model, x, ignored_layers=["nothing"])
+    residual = nn.ModuleDict({"residual": model})
+    residual.forward = lambda x: model(x)
+    with pytest.raises(MapError, match="ignored layer 'residul' is not in the model; did you mean residual"):
+        Coupling.trace(residual, x, ignored_layers=["residul"])
 
 
 def test_operations_without_a_rule_fix_what_they_touch():
