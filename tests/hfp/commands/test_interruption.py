@@ -8,7 +8,19 @@ from importlib.metadata import entry_points
 
 import pytest
 
-WORDS = ["run", "--method", "fedavg", "--train-images", "40", "--clients", "2", "--rounds", "40000", "--head-start", "1"]
+WORDS = [
+    "run",
+    "--method",
+    "fedavg",
+    "--train-images",
+    "40",
+    "--clients",
+    "2",
+    "--rounds",
+    "40000",
+    "--head-start",
+    "1",
+]
 
 
 def started(words, code="from hfp.commands.program import main; import sys; sys.exit(main())"):
