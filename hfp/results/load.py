@@ -87,7 +87,8 @@ class SavedRun(TrainedClassifier):
 
     def __repr__(self) -> str:
         about = f"{self.settings.get('method')} on {self.settings.get('dataset')}, {self.description.model}"
-        return f"SavedRun({str(self.folder)!r}: {about}, {len(self.history)} rounds, {self.accuracy:.2f} %)"
+        rounds = f"{len(self.history)} {'round' if len(self.history) == 1 else 'rounds'}"
+        return f"SavedRun({str(self.folder)!r}: {about}, {rounds}, {self.accuracy:.2f} %)"
 
     @cached_property
     def experiment(self) -> Experiment:

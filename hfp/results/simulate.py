@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from hfp.errors import InputError
 from hfp.federation.experiment import Experiment
 from hfp.federation.jobs.check import check_jobs
 from hfp.federation.jobs.fleet import fleet_of
@@ -51,8 +52,8 @@ def simulate(
         The finished run, with all rounds of its history.
 
     Raises:
-        InputError: the experiment can't be set up or can't be sent to other processes, all clients of a round failed,
-            or the folder can't be used.
+        InputError: the experiment can't be set up or can't be sent to other processes, an observer is none, all clients
+            of a round failed, or the folder can't be used.
 
     >>> import hfp
     >>> run = hfp.simulate(hfp.Experiment(method="fedavg", clients=2, train_images=40, rounds=1, head_start=1.0))
@@ -61,6 +62,7 @@ def simulate(
     """
     check_jobs(jobs, experiment.device)
     shown = [Display(Console(stderr=True, highlight=False), jobs)] if progress else []
+    _check(observers)
     told = [*observers, *shown, *([_Calls(on_round)] if on_round is not None else [])]
     if resume is None:
         federation = set_up(experiment)
@@ -80,6 +82,14 @@ def simulate(
         with fleet_of(federation, jobs) as fleet:
             folder.configure(experiment)
             return Course(federation, fleet, run_state, [*kept, *told]).run()
+
+
+def _check(observers: Sequence[Observer]) -> None:
+    for observer in observers:
+        if isinstance(observer, type):
+            raise InputError(f"observers are objects; found the class {observer.__name__}: give {observer.__name__}()")
+        if not isinstance(observer, Observer):
+            raise InputError(f"observers are of classes that derive from hfp.Observer; found {type(observer).__name__}")
 
 
 class _Calls(Observer):

@@ -143,3 +143,12 @@ def test_a_round_in_which_all_clients_diverge_ends_the_run_in_one_sentence():
     with pytest.raises(InputError, match=r"training diverged .* all 2 clients of round 2 failed"):
         course.advance()
     assert len(course.history) == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [(Notes, r"found the class Notes: give Notes\(\)"), (print, "derive from hfp.Observer; found builtin")],
+)
+def test_what_is_no_observer_is_refused_before_the_run(given, said):
+    with pytest.raises(InputError, match=said):
+        simulate(SMALL, observers=[given])

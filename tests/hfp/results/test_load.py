@@ -378,3 +378,8 @@ def test_the_representations_fit_a_line(run: hfp.SavedRun) -> None:
     for shown in (repr(run), repr(run.submodel(0))):
         assert "\n" not in shown
         assert len(shown) < 250
+
+
+def test_a_run_of_one_round_says_one_round(tmp_path: Path) -> None:
+    kept_run(tmp_path / "run", rounds=1)
+    assert ", 1 round, " in repr(hfp.load_run(tmp_path / "run"))
