@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from hfp.reconstruct import save_pruned
     from hfp.results.load import SavedRun, load_pruned, load_run
     from hfp.results.simulate import simulate
+    from hfp.version import __version__ as __version__
 
 __all__ = [
     "Budget",
@@ -74,6 +75,7 @@ __getattr__, __dir__ = lazily(
         "hfp.reconstruct": "save_pruned",
         "hfp.results.load": "SavedRun load_pruned load_run",
         "hfp.results.simulate": "simulate",
+        "hfp.version": "__version__",
     },
     modules=("importance", "language", "reconstruct"),
 )

@@ -4,6 +4,7 @@ import inspect
 import json
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 import torch
@@ -215,3 +216,9 @@ def test_data_sets_are_where_the_table_says():
     for name in datasets():
         if name in load._OWN:
             assert callable(getattr(import_module(load._OWN[name]), f"load_{name}"))
+
+
+def test_the_package_says_its_version_without_loading_torch():
+    code = "import sys, hfp; print(hfp.__version__, 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [version("hfp"), "False"]
