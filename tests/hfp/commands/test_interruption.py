@@ -23,13 +23,20 @@ WORDS = [
 ]
 
 
+def as_in_a_terminal():
+    """Signals end the process, also where whoever started the tests ignores them, as nohup does."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def started(words, code="from hfp.commands.program import main; import sys; sys.exit(main())"):
     return subprocess.Popen(
         [sys.executable, "-c", code, *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        preexec_fn=as_in_a_terminal,
     )
 
 
