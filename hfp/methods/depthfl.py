@@ -83,7 +83,10 @@ class DepthFL(Method):
         whole = dataclasses.replace(task, tensors=completed(task.index_map, task.tensors))
         model = network_of(local.build(whole))
         model.depth = exits
-        reply = local.reply(model, local.fit(model, self.objective(local, task, model)))
+        try:
+            reply = local.reply(model, local.fit(model, self.objective(local, task, model)))
+        finally:
+            model.depth = model.exits  # the model may be used again, for another client or for statistics
         held = sum(parameter.numel() for name, parameter in model.named_parameters() if model.needs[name] <= exits)
         return dataclasses.replace(reply, tensors=shortened(model, exits, reply.tensors), parameters=held)
 

@@ -13,7 +13,7 @@ from hfp.errors import InputError
 from hfp.federation.robust import defend
 from hfp.federation.robust_rules import parse_rules
 from hfp.federation.setup import set_up
-from hfp.methods import create_method
+from hfp.methods import ClientContext, create_method
 from hfp.methods.depthfl import MutualExits, completed
 from hfp.methods.scalefl import FromTheLast
 from hfp.models.exits import WithExits
@@ -181,3 +181,13 @@ def test_a_median_is_taken_over_those_who_hold_a_block():
     expected = torch.stack([update.reply.tensors[deepest] for update in updates[:3]]).median(0).values
     mean = collected(context, method, state, defended).weights[deepest]
     torch.testing.assert_close(mean, expected)
+
+
+def test_a_model_that_a_client_trained_runs_all_its_exits_again(monkeypatch):
+    method, model, context = ready("depthfl")
+    state, made = begin(model, method, context), []
+    build = ClientContext.build
+    monkeypatch.setattr(ClientContext, "build", lambda local, task: made.append(build(local, task)) or made[-1])
+    for client in context.clients:
+        method.train(local_of(model, context, client), assigned(method, context, state, client))
+    assert [model.depth for model in made] == [3, 3, 3]
