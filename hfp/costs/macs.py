@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -94,17 +94,26 @@ def _count_uses(uses: dict[str, int], name: str, layer: nn.Module, inputs: tuple
     uses[name] += positions.numel() // getattr(layer, str(channels))
 
 
+def decides_costs(model: nn.Module) -> Hashable:
+    """Return what two models of one architecture must have in common to cost the same.
+
+    These are the shapes of their parameters. A model that does not always run all of itself has `runs`, a text that
+    says how much of it does.
+    """
+    runs = getattr(model, "runs", "")
+    return tuple(parameter.shape for parameter in model.parameters()), runs if isinstance(runs, str) else ""
+
+
 class MacCounter:
     """Counts the multiply-accumulates of models for one example, once for every set of parameter shapes."""
 
     def __init__(self, example: Tensor) -> None:
         self.example = example
-        self._counted: dict[tuple[torch.Size, ...], int] = {}
+        self._counted: dict[Hashable, int] = {}
 
     def __call__(self, model: nn.Module) -> int:
         """Return the multiply-accumulates of the example's forward pass through `model`."""
-        tensors = list(model.parameters())
-        shapes = tuple(tensor.shape for tensor in tensors)
+        tensors, shapes = list(model.parameters()), decides_costs(model)
         if shapes not in self._counted:
             device = tensors[0].device if tensors else self.example.device
             self._counted[shapes] = macs(model, self.example.to(device))

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Hashable
 
 import torch
 from torch import Tensor, nn
+
+from hfp.costs.macs import decides_costs
 
 
 class PeakBytesCounter:
@@ -20,11 +23,11 @@ class PeakBytesCounter:
 
     def __init__(self, example: Tensor) -> None:
         self._example = example
-        self._counted: dict[tuple[torch.Size, ...], tuple[int, int, int]] = {}
+        self._counted: dict[Hashable, tuple[int, int, int]] = {}
 
     def __call__(self, model: nn.Module, batch_size: int) -> int:
         """Return the bytes at a batch of this size; the model is left as it was."""
-        shapes = tuple(tensor.shape for tensor in model.parameters())
+        shapes = decides_costs(model)
         if shapes not in self._counted:
             two, four = self._saved(model, 2), self._saved(model, 4)
             image = (four - two) // 2

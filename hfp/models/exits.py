@@ -47,6 +47,11 @@ class WithExits(nn.Module):
         """The number of exits, the network's own outputs among them."""
         return len(self.places) + 1
 
+    @property
+    def runs(self) -> str:
+        """How much of the module runs, which its costs depend on."""
+        return f"{self.depth} exits"
+
     def forward(self, x: Tensor) -> Tensor:
         """Map inputs to logits `[batch, classes]`, the mean over the exits that run."""
         return torch.stack(self.logits(x)).mean(0)

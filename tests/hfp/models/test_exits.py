@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from hfp.costs.macs import macs
+from hfp.costs.macs import MacCounter, macs
+from hfp.costs.memory import PeakBytesCounter
 from hfp.errors import InputError
 from hfp.models import create_model
 from hfp.models.exits import with_exits
@@ -88,3 +89,16 @@ def test_a_model_that_has_exits_is_left_alone_and_one_that_can_have_none_is_refu
     assert with_exits(network, torch.zeros(1, 3, 32, 32)) is network
     with pytest.raises(InputError, match="Linear can't be given early exits"):
         with_exits(nn.Linear(4, 2), torch.zeros(1, 4))
+
+
+def test_counts_that_are_kept_are_of_one_depth(network):
+    count, count_peak = MacCounter(torch.zeros(1, 3, 32, 32)), PeakBytesCounter(torch.zeros(1, 3, 32, 32))
+    try:
+        found = []
+        for network.depth in (1, 3):
+            found.append((count(network), count_peak(network, 4)))
+            assert found[-1][0] == macs(network, torch.zeros(1, 3, 32, 32))
+    finally:
+        network.depth = 3
+    assert found[0][0] < found[1][0]
+    assert found[0][1] < found[1][1]
