@@ -27,7 +27,7 @@ from hfp.pruning.coupled_page import coupled_page
 from hfp.pruning.layer_picture import save_layer_picture
 from hfp.pruning.layers_report import LayerReport, layer_reports, tensor_reports
 from hfp.pruning.tables import shown
-from hfp.reconstruct import IndexMap, PrunedFile, compact_model, read_pruned
+from hfp.reconstruct import IndexMap, PrunedFile, TimmModel, compact_model, read_pruned
 from hfp.results.atomic import write_atomically
 from hfp.results.load import description_in, full_model_alone, is_run, skeleton_in
 from hfp.results.overview import run_overview
@@ -227,9 +227,7 @@ def _described(
         skeleton = named.to("meta")
     elif stored.timm is not None:
         skeleton, _ = stored.timm.outline(stored.path.stat().st_size)
-        channels, *sides = getattr(skeleton, "pretrained_cfg", {}).get("input_size", (3, 224, 224))
-        channels = stored.timm.arguments.get("in_chans", channels)
-        shape = (channels, *([size] * 2 if size else sides))
+        shape = _usual_shape(skeleton, stored.timm, size)
     elif arguments.model is not None:
         found = full_model(arguments.model, image_size=size)
         skeleton, shape = found.model.to("meta"), found.shape
@@ -253,13 +251,17 @@ def _full_model_of(stored: PrunedFile, arguments: argparse.Namespace) -> tuple[n
         return named.eval(), torch.randn(2, *of_run.input.shape)
     if stored.timm is not None:
         model = timm.create_model(stored.timm.name, **stored.timm.arguments)
-        channels, *sides = getattr(model, "pretrained_cfg", {}).get("input_size", (3, 224, 224))
-        channels = stored.timm.arguments.get("in_chans", channels)
-        return model.eval(), torch.randn(2, channels, *([size] * 2 if size else sides))
+        return model.eval(), torch.randn(2, *_usual_shape(model, stored.timm, size))
     if arguments.model is None:
         raise InputError(f"{arguments.file} does not name its full model; give --model, whose groups the page shows")
     found = full_model(arguments.model, image_size=size)
     return found.model.eval(), torch.randn(2, *found.shape)
+
+
+def _usual_shape(model: nn.Module, named: TimmModel, size: int | None) -> tuple[int, ...]:
+    """The shape of an image for one of timm's models, with sides of `size` pixels where that is given."""
+    channels, *sides = getattr(model, "pretrained_cfg", {}).get("input_size", (3, 224, 224))
+    return (named.arguments.get("in_chans", channels), *([size] * 2 if size else sides))
 
 
 def _size_in(stored: PrunedFile) -> int | None:
