@@ -1,12 +1,16 @@
-"""Tables I and II and figures 3 to 6 of arXiv 2603.12591 at the size of two cores.
+"""Tables I and II and figures 3 to 6 of arXiv 2603.12591, at the paper's size or at one that two cores can do.
 
-    python examples/paper.py --dataset fmnist
     python examples/paper.py --dataset cifar10 --data-root FOLDER
+    python examples/paper.py --dataset cifar10 --data-root FOLDER --size paper --device cuda
 
-Runs four studies, one after the other, and keeps every finished run (--out; started again, it goes on). It writes the
-figures to a data file beside the page, pictures beside that, and a page with the tables where there is no page yet; of
-a page that is there only the tables change. Sizes are those of minutes: less data, fewer rounds and smaller networks
-than the paper's, and 2,000 test images, the same for all, unless --whole-test-set.
+Runs four studies, one after the other. Every finished run is kept (--out), and one that was stopped goes on from its
+last checkpoint when the command is started again. After every run the figures are written to two data files beside
+the page: one with a line for each cell of a table, which says "not run" where there is no run yet, and one with a line
+for each tested round of each run. At the end come the pictures and the page; of a page that is there only the tables
+change.
+
+At the size of two cores there are 6,000 training images, ResNet-20 and 60 rounds, and 2,000 test images, the same for
+all. --methods and --alphas take a part of table I.
 """
 
 from __future__ import annotations
@@ -14,9 +18,10 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate, product
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +29,21 @@ import custom_method  # noqa: F401  (makes delta-w known)
 import torch
 from rich.console import Console
 
-from hfp.comparison.definition import Comparison, Variant, variants_of
+from hfp.comparison.definition import Cell, Comparison, Variant, variants_of
 from hfp.comparison.page import file_name, round_chart, size_chart
-from hfp.comparison.runs import ComparisonFolder, missing, run_missing
+from hfp.comparison.runs import ComparisonFolder, Failure, missing, run_missing
 from hfp.comparison.table import Row, Runs, gather, rows
 from hfp.data import DataRequest, Dataset, Split, load_dataset, register_dataset
+from hfp.federation.records import MEGABYTE
 from hfp.results.atomic import write_atomically
 from hfp.results.charts import standalone
 
 sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
-from data_files import Line, both, put  # noqa: E402  (beside the benchmarks)
+from data_files import Line, both, put, read  # noqa: E402  (beside the benchmarks)
 from render_pages import rendered  # noqa: E402
 
-ALPHAS = (0.1, 1.0, 10.0)
-TABLE_1 = ("ca-hfp", "ca-hfp-paper", "fedavg", "fedavgm", "fedprox", "prunefl", "fedmp", "dapperfl")
+ALPHAS = (1.0, 0.1, 10.0)
+TABLE_1 = ("fedavg", "ca-hfp", "ca-hfp-paper", "prunefl", "dapperfl", "heterofl", "fedmp", "fedprox", "fedavgm")
 PRUNING = ("ca-hfp", "ca-hfp-paper", "fedmp", "dapperfl")
 RANDOM = {"warmup": 1_000_000}
 
@@ -51,6 +57,25 @@ TABLE_2 = (
 )
 TESTED = 2000
 SETTING = ("study", "variant", "alpha", "size")
+OF_A_ROUND = ("study", "variant", "alpha", "size", "seed", "round")
+NOT_RUN = "not run"
+
+PROTOCOL: Mapping[str, Any] = {
+    "learning_rate": 0.1,
+    "momentum": 0.9,
+    "augment": True,
+    "amp": True,
+    "channels_last": True,
+    "head_start": 1.0,
+}
+"""Settings that the paper states, rounds that are all alike among them; bfloat16 and channels last are ours."""
+
+SIZES: Mapping[str, Mapping[str, Any]] = {
+    "minutes": {"train_images": 1000, "model": "resnet8", "rounds": 12, "evaluate": 2, "head_start": 1.0},
+    "two-cores": {"train_images": 6000, "model": "resnet20", "rounds": 60, "batch_size": 32, "evaluate": 5, **PROTOCOL},
+    "paper": {"train_images": None, "model": "vgg16", "rounds": 300, "batch_size": 128, "evaluate": 10, **PROTOCOL},
+}
+"""Settings of the runs by the name of a size."""
 
 
 def _tested_in_part(name: str, request: DataRequest) -> Dataset:
@@ -82,8 +107,13 @@ class Study:
     pictures: Callable[[Comparison, Runs, Sequence[Row]], dict[str, str]]
 
 
-def studies(base: Mapping[str, Any], seeds: tuple[int, ...]) -> dict[str, Study]:
-    """The paper's experiments, by the name of a study."""
+def studies(
+    base: Mapping[str, Any],
+    seeds: tuple[int, ...],
+    methods: Sequence[str] = TABLE_1,
+    alphas: tuple[float, ...] = ALPHAS,
+) -> dict[str, Study]:
+    """The paper's experiments, by the name of a study. `methods` are table I's, `alphas` those of tables I and II."""
 
     def compared(variants: tuple[Variant, ...], **axes: Any) -> Comparison:
         return Comparison(variants, base, seeds=seeds, **axes)
@@ -92,13 +122,13 @@ def studies(base: Mapping[str, Any], seeds: tuple[int, ...]) -> dict[str, Study]
         "table-1": Study(
             "Table I and figure 3: methods at half of the channels",
             "Every client removes 50 % of its channels.",
-            compared(variants_of(TABLE_1), alphas=ALPHAS, ratios=(0.5,)),
+            compared(variants_of(methods), alphas=alphas, ratios=(0.5,)),
             _along_rounds,
         ),
         "table-2": Study(
             "Table II: scores, with and without reconstruction",
             "Half of the channels are removed. “Without”: what a client did not hold counts as zero in the mean.",
-            compared(TABLE_2, alphas=ALPHAS, ratios=(0.5,)),
+            compared(TABLE_2, alphas=alphas, ratios=(0.5,)),
             lambda *_: {},
         ),
         "ratios": Study(
@@ -137,43 +167,40 @@ def main() -> None:
     arguments = _arguments()
     arguments.page.parent.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(arguments.threads)
-    base = {
-        "dataset": arguments.dataset if arguments.whole_test_set else f"{arguments.dataset}-{TESTED}",
-        "data_root": arguments.data_root,
-        "train_images": arguments.images,
-        "model": arguments.model,
-        "rounds": arguments.rounds,
-        "head_start": 1.0,  # the paper's rounds are all alike
-        "evaluate": max(1, arguments.rounds // 5),
-        "device": arguments.device,
-    }
     console, parts = Console(stderr=True), []
-    for name, study in studies(base, tuple(range(arguments.seeds))).items():
-        if name in arguments.studies:
-            parts += _section(name, study, arguments, console)
+    for name, study in chosen(arguments).items():
+        parts += _section(name, study, arguments, console)
     if not arguments.page.exists():
         write_atomically(arguments.page, "\n".join([*_head(arguments), *parts]).encode())
     write_atomically(arguments.page, rendered(arguments.page).encode())
     print(f"written to {arguments.page}")
 
 
+def chosen(arguments: argparse.Namespace) -> dict[str, Study]:
+    """The studies that the command line asks for."""
+    asked = {"train_images": arguments.images, "model": arguments.model, "rounds": arguments.rounds}
+    base = {
+        "dataset": arguments.dataset if _whole_test_set(arguments) else f"{arguments.dataset}-{TESTED}",
+        "data_root": arguments.data_root,
+        "device": arguments.device,
+        **SIZES[arguments.size],
+        **{name: value for name, value in asked.items() if value is not None},
+    }
+    base["evaluate"] = min(base["evaluate"], base["rounds"])
+    found = studies(base, tuple(range(arguments.seeds)), arguments.methods, arguments.alphas)
+    return {name: study for name, study in found.items() if name in arguments.studies}
+
+
 def _section(name: str, study: Study, arguments: argparse.Namespace, console: Console) -> list[str]:
     """Run a study, write its figures and pictures beside the page, and make its part of the page."""
     folder = ComparisonFolder(arguments.out / arguments.dataset)  # one for all, so that studies share runs
-    folder.describe(study.comparison)
-    todo = len(missing(study.comparison, folder))
-    with console.status("") as status:
-        done: list[int] = []
-
-        def advance(_: object = None) -> None:
-            status.update(f"{name}: {len(done)} of {todo * arguments.rounds} rounds")
-            done.append(1)
-
-        failures = run_missing(study.comparison, folder, arguments.jobs, advance, lambda cell: None)
+    with folder.taken():
+        folder.describe(study.comparison)
+        failures = _run(name, study.comparison, folder, arguments, console)
     runs = gather(study.comparison, lambda cell: folder.load(cell.experiment))
     made = rows(study.comparison, runs)
+    _keep(name, study.comparison, runs, arguments.page)
     data = arguments.page.with_suffix(".csv")
-    put(data, SETTING, lines_of(name, made))
     lines = [f"## {study.title}", "", study.about, "", *_table(name, data, study.comparison), ""] if made else []
     for title, chart in study.pictures(study.comparison, runs, made).items() if made else ():
         file = f"{arguments.page.stem}-{name}-{file_name(title)}.svg"
@@ -182,19 +209,83 @@ def _section(name: str, study: Study, arguments: argparse.Namespace, console: Co
     return lines + [f"Not finished: {failure.cell.variant}: {failure.reason}" for failure in failures]
 
 
-def lines_of(study: str, made: Sequence[Row]) -> Iterator[Line]:
-    """A study's rows as lines of the data file."""
-    for row in made:
-        yield {
-            "study": study,
-            "variant": row.variant,
-            "alpha": f"{row.alpha:g}",
-            "size": row.size,
-            **both("accuracy", row.accuracy),
-            "megabytes_up": f"{row.megabytes_up:.1f}",
-            "megabytes_down": f"{row.megabytes_down:.1f}",
-            "training_gmacs": f"{row.gmacs:.1f}",
-        }
+def _run(
+    name: str, comparison: Comparison, folder: ComparisonFolder, arguments: argparse.Namespace, console: Console
+) -> list[Failure]:
+    """Run what is missing of a study, and write its figures whenever a run has ended."""
+    todo = sum(cell.experiment.rounds for cell in missing(comparison, folder))
+    with console.status("") as status:
+        done: list[int] = []
+
+        def advance() -> None:
+            done.append(1)
+            status.update(f"{name}: {len(done)} of {todo} rounds")
+
+        def keep(cell: Cell) -> None:
+            console.print(f"{name}: {cell.variant}, alpha {cell.alpha:g}, {cell.size}, seed {cell.seed}: ended")
+            _keep(name, comparison, gather(comparison, lambda cell: folder.load(cell.experiment)), arguments.page)
+
+        return run_missing(comparison, folder, arguments.jobs, advance, keep, arguments.checkpoint)
+
+
+def _keep(study: str, comparison: Comparison, runs: Runs, page: Path) -> None:
+    """Write the figures of all runs there are. A line whose figures are as before keeps its commit."""
+    _put_new(page.with_suffix(".csv"), SETTING, lines_of(study, comparison, rows(comparison, runs)))
+    _put_new(page.with_name(f"{page.stem}-rounds.csv"), OF_A_ROUND, rounds_of(study, comparison, runs))
+
+
+def _put_new(file: Path, setting: Sequence[str], lines: Iterable[Line]) -> None:
+    known = [_filled(line) for line in read(file)]
+    put(file, setting, [line for line in lines if _filled(line) not in known])
+
+
+def _filled(line: Line) -> Line:
+    return {name: value for name, value in line.items() if value and name != "commit"}
+
+
+def lines_of(study: str, comparison: Comparison, made: Sequence[Row]) -> Iterator[Line]:
+    """A line of the data file for every cell of a study's tables, also for those that were not run."""
+    found = {(row.variant, row.alpha, row.size): row for row in made}
+    for alpha, (size, _), variant in product(comparison.alphas, comparison.sizes, comparison.variants):
+        row = found.get((variant.name, alpha, size))
+        line = {"study": study, "variant": variant.name, "alpha": f"{alpha:g}", "size": size}
+        yield line | (_figures(row) if row else {"accuracy": NOT_RUN})
+
+
+def _figures(row: Row) -> Line:
+    return {
+        **both("accuracy", row.accuracy),
+        "megabytes_up": f"{row.megabytes_up:.1f}",
+        "megabytes_down": f"{row.megabytes_down:.1f}",
+        "training_gmacs": f"{row.gmacs:.1f}",
+    }
+
+
+def rounds_of(study: str, comparison: Comparison, runs: Runs) -> Iterator[Line]:
+    """A line of the data file for every tested round of every run."""
+    for (variant, alpha, size), results in runs.items():
+        for seed, result in results.items():
+            up = list(accumulate(record["bytes_up"] for record in result["history"]))
+            for record, sent in zip(result["history"], up, strict=True):
+                if record["accuracy"] is not None:
+                    yield {
+                        "study": study,
+                        "variant": variant,
+                        "alpha": f"{alpha:g}",
+                        "size": size,
+                        "seed": str(seed),
+                        "round": str(record["round"]),
+                        "accuracy": f"{record['accuracy']:.2f}",
+                        "loss": f"{record['loss']:.3f}",
+                        "train_loss": f"{record['train_loss']:.3f}",
+                        "megabytes_up": f"{sent / MEGABYTE:.1f}",
+                        "device": _device(comparison),
+                    }
+
+
+def _device(comparison: Comparison) -> str:
+    device = str(comparison.base["device"])
+    return device if device == "cpu" else torch.cuda.get_device_name(device)
 
 
 def _table(study: str, data: Path, comparison: Comparison) -> list[str]:
@@ -214,51 +305,91 @@ def _table(study: str, data: Path, comparison: Comparison) -> list[str]:
 
 
 def _head(arguments: argparse.Namespace) -> list[str]:
-    root = " --data-root FOLDER" if arguments.data_root else ""
-    some = len(arguments.studies) < len(studies({}, (0,)))
-    command = (
-        f"python examples/paper.py --dataset {arguments.dataset}{root} --images {arguments.images} "
-        f"--rounds {arguments.rounds} --model {arguments.model} --seeds {arguments.seeds}"
-    )
-    command += " --whole-test-set" * arguments.whole_test_set + f" --studies {','.join(arguments.studies)}" * some
-    tested = "the whole test set" if arguments.whole_test_set else f"{TESTED:,} test images at most"
+    comparison = next(iter(chosen(arguments).values())).comparison
+    base, tested = comparison.base, f"{TESTED:,} test images at most"
+    images = "all" if base["train_images"] is None else f"{base['train_images']:,}"
     return [
-        f"# The paper's tables and figures, small: {arguments.dataset}",
+        f"# What do the paper's tables look like on {arguments.dataset}, at the size of {arguments.size}?",
         "",
-        f"`{command}`",
+        "```",
+        _command(arguments),
+        "```",
         "",
-        f"{arguments.images:,} training images over 10 clients, {arguments.model}, {arguments.rounds} rounds of one "
-        f"local epoch, {arguments.seeds} seed{'s' * (arguments.seeds > 1)}; accuracy on {tested}, mean of "
-        "what was tested in the last five rounds. All methods see the same partition, weights and batches. MB are a "
-        "whole run's and include sending the full model once more, to re-estimate batch-norm statistics. The paper has "
-        "300 rounds, all of the data and larger networks: compare within a table, not with the paper's figures.",
+        f"There are {images} training images over 10 clients, {base['model']}, {base['rounds']} rounds of one local "
+        f"epoch, and {arguments.seeds} seed{'s' * (arguments.seeds > 1)}. Accuracy is on "
+        f"{'the whole test set' if _whole_test_set(arguments) else tested}, as the mean of what was tested in the last "
+        "five rounds. All methods see the same partition, weights and batches. Megabytes are a whole run's, and "
+        "include that the full model is sent once more to estimate batch-norm statistics.",
         "",
     ]
 
 
-def _arguments() -> argparse.Namespace:
+def _command(arguments: argparse.Namespace) -> str:
+    """The command that makes the page again."""
+    usual = _parser().parse_args([])
+    words = [f"--dataset {arguments.dataset}", "--data-root FOLDER" * (arguments.data_root is not None)]
+    words += [f"--size {arguments.size}"]
+    for name in ("images", "rounds", "model", "seeds", "studies", "methods", "alphas"):
+        value = getattr(arguments, name)
+        if value != getattr(usual, name):
+            shown = (
+                ",".join(f"{one:g}" if isinstance(one, float) else one for one in value)
+                if isinstance(value, tuple)
+                else value
+            )
+            words.append(f"--{name} {shown}")
+    words.append("--whole-test-set" * arguments.whole_test_set)
+    return " ".join(["python examples/paper.py", *filter(None, words)])
+
+
+def _whole_test_set(arguments: argparse.Namespace) -> bool:
+    return bool(arguments.whole_test_set or arguments.size == "paper")
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    known = list(studies({}, (0,)))
+    add, known = parser.add_argument, tuple(studies({}, (0,)))
     add("--dataset", default="fmnist", choices=DATASETS)
     add("--data-root", help="the data set's folder")
-    add("--images", type=int, default=1000, help="training images")
-    add("--whole-test-set", action="store_true", help=f"rather than {TESTED:,} images of it")
-    add("--rounds", type=int, default=15)
-    add("--model", default="resnet8", help="e.g. resnet8, vgg-small; the paper's are vgg16 and resnet32")
+    add("--size", default="two-cores", choices=SIZES)
+    add("--images", type=int, help="training images, in place of the size's")
+    add("--rounds", type=int, help="in place of the size's")
+    add("--model", help="in place of the size's; the paper's are vgg16 and resnet32")
+    add("--whole-test-set", action="store_true", help=f"test on more than {TESTED:,} images; the paper's size does so")
     add("--seeds", type=int, default=1)
-    add("--studies", type=lambda text: text.split(","), default=known, help=f"some of {','.join(known)}")
+    add("--studies", type=_words, default=known, help=f"some of {','.join(known)}")
+    add("--methods", type=_words, default=TABLE_1, help=f"table I's: {','.join(TABLE_1)}")
+    add("--alphas", type=_numbers, default=ALPHAS, help="of tables I and II: 1,0.1,10")
     add("--jobs", type=int, default=1, help="processes")
     add("--threads", type=int, default=1, help="of each")
+    add("--checkpoint", type=int, default=1, help="rounds between two times that a run is saved")
     add("--device", default="cpu")
     add("--out", type=Path, default=Path("runs/paper"), help="where finished runs are kept")
     add("--page", type=Path, help="the page to write, pictures beside it (default: runs/paper/DATASET.md)")
+    return parser
+
+
+def _arguments() -> argparse.Namespace:
+    parser = _parser()
     arguments = parser.parse_args()
     arguments.page = arguments.page or Path("runs/paper") / f"{arguments.dataset}.md"
-    for name in arguments.studies:
-        if name not in known:
-            parser.error(f"unknown study {name!r}; known: {', '.join(known)}")
+    for what, given, known in (
+        ("study", arguments.studies, parser.get_default("studies")),
+        ("method of table I", arguments.methods, TABLE_1),
+        ("alpha", arguments.alphas, ALPHAS),
+    ):
+        for one in given:
+            if one not in known:
+                parser.error(f"unknown {what} {one!r}; known: {', '.join(map(str, known))}")
     return arguments
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split(","))
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(float(word) for word in text.split(","))
 
 
 if __name__ == "__main__":

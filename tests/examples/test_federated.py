@@ -65,6 +65,8 @@ def check_paper(tmp_path, monkeypatch, *words):
         monkeypatch,
         "--dataset",
         "digits",
+        "--size",
+        "minutes",
         *TINY,
         *words,
         "--out",
@@ -82,14 +84,44 @@ def test_the_paper_s_studies_are_ones_that_can_be_run(monkeypatch):
     monkeypatch.syspath_prepend(str(EXAMPLES))
     found = runpy.run_path(str(EXAMPLES / "paper.py"))["studies"]({"dataset": "fmnist"}, (0, 1))
     assert {name: len(list(study.comparison.cells())) for name, study in found.items()} == {
-        "table-1": 48, "table-2": 36, "ratios": 40, "ranks": 32,
+        "table-1": 54, "table-2": 36, "ratios": 40, "ranks": 32,
     }  # fmt: skip
+
+
+def test_a_cell_of_the_paper_s_tables_that_was_not_run_says_so_and_one_that_was_is_not_run_again(
+    tmp_path, monkeypatch, capsys
+):
+    words = ("--studies", "table-1", "--methods", "fedavg,ca-hfp", "--alphas", "1")
+    check_paper(tmp_path, monkeypatch, *words)
+    page = tmp_path / "new" / "page.md"
+    data = page.with_suffix(".csv")
+    assert "fedavg,1,ratio 50%,not run" not in data.read_text()
+    results = sorted((tmp_path / "out" / "digits" / "runs").glob("*.json"))
+    next(path for path in results if path.name.startswith("fedavg-")).unlink()
+    monkeypatch.setattr("hfp.comparison.runs.simulate", stopped)
+    capsys.readouterr()
+    data.unlink()
+    with pytest.raises(KeyboardInterrupt):
+        check_paper(tmp_path, monkeypatch, *words)
+    monkeypatch.setattr("hfp.comparison.runs.simulate", refused)
+    text = check_paper(tmp_path, monkeypatch, *words)
+    assert "| fedavg | not run |" in text
+    assert "| ca-hfp | not run |" not in text
+    assert (page.with_name("page-rounds.csv")).read_text().count("table-1,ca-hfp,1,ratio 50%,0,1,") == 1
+
+
+def stopped(*_, **__):
+    raise KeyboardInterrupt
+
+
+def refused(*_, **__):
+    raise InputError("no time")
 
 
 @pytest.mark.slow
 def test_the_paper_s_figures(tmp_path, monkeypatch):
     text = check_paper(tmp_path, monkeypatch, "--studies", "ranks")
-    assert "python examples/paper.py --dataset digits --images 60 --rounds 1" in text
+    assert "python examples/paper.py --dataset digits --size minutes --images 60 --rounds 1" in text
     assert text.count("![") == 2
     assert "| fedavg | " in text
     with pytest.raises(SystemExit, match="2"):
