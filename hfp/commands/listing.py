@@ -16,7 +16,7 @@ from rich.table import Table
 from hfp import importance
 from hfp.importance.options import criterion_options
 from hfp.methods.interface.registry import method_class, method_names
-from hfp.methods.interface.sources import Outline, outline
+from hfp.methods.interface.sources import SourceOutline, outline
 from hfp.settings import described, settings_of
 
 if TYPE_CHECKING:
@@ -60,11 +60,11 @@ def run_criteria(arguments: argparse.Namespace) -> int:
     return _print_one(row, options, arguments.json)
 
 
-def _told(name: str) -> type[Method] | type[Outline]:
+def _told(name: str) -> type[Method] | type[SourceOutline]:
     return outline(name) or method_class(name)
 
 
-def _method_row(method: type[Method] | type[Outline]) -> Row:
+def _method_row(method: type[Method] | type[SourceOutline]) -> Row:
     return {"name": method.name, "source": method.source, "summary": method.summary}
 
 

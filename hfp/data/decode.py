@@ -24,7 +24,7 @@ import numpy as np
 
 from hfp.data import rows
 from hfp.data.mapping import mapped
-from hfp.data.pixels import Picture, Unreadable, images_bounded, read_picture
+from hfp.data.pixels import DecodedImage, Unreadable, images_bounded, read_picture
 from hfp.data.request import cache_home
 from hfp.errors import InputError, listed
 
@@ -128,7 +128,7 @@ def _decode_all(paths: Sequence[str], size: int, found: _Pass) -> Iterator[np.nd
             yield np.ascontiguousarray(images.transpose(0, 3, 1, 2))
 
 
-def _try(path: str, size: int) -> Picture | str:
+def _try(path: str, size: int) -> DecodedImage | str:
     try:
         return read_picture(path, size)
     except Unreadable as error:

@@ -34,7 +34,7 @@ _one_large = threading.Lock()
 
 
 @dataclass(frozen=True, eq=False)
-class Picture:
+class DecodedImage:
     """One decoded image.
 
     Args:
@@ -52,7 +52,7 @@ class Unreadable(Exception):
     """An image can't be decoded; the message says why."""
 
 
-def read_picture(path: str, size: int | tuple[int, int]) -> Picture:
+def read_picture(path: str, size: int | tuple[int, int]) -> DecodedImage:
     """Decode an image file as `picture_of` does.
 
     Raises:
@@ -88,7 +88,7 @@ def _reason(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def picture_of(image: Image.Image, size: int | tuple[int, int]) -> Picture:
+def picture_of(image: Image.Image, size: int | tuple[int, int]) -> DecodedImage:
     """Turn an image as its EXIF says, cut it about its centre and resize it.
 
     16-bit images are scaled from 0 to 65535, and floats from 0 to 1. Of an animation, or of several pages, the first
@@ -108,7 +108,7 @@ def picture_of(image: Image.Image, size: int | tuple[int, int]) -> Picture:
     if turn is not None:
         image = image.transpose(turn)
     square = ImageOps.fit(_as_rgb(image), (width, height), Image.Resampling.BILINEAR)
-    return Picture(np.asarray(square), grey, findings)
+    return DecodedImage(np.asarray(square), grey, findings)
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:

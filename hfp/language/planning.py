@@ -47,7 +47,7 @@ class WidthRules:
 
 
 @dataclass(frozen=True)
-class Reading:
+class TextRun:
     """What the full model did with a text.
 
     perplexity: its perplexity. influence: how much each block changes what it is given, where that was asked for.
@@ -82,7 +82,7 @@ class FolderPlan:
     unscored: Mapping[str, str]
 
 
-def read_by_full_model(folder: ModelFolder, text: Tokens, influence: bool, tell: Tell) -> Reading:
+def read_by_full_model(folder: ModelFolder, text: Tokens, influence: bool, tell: Tell) -> TextRun:
     """Run the full model over a text, for its perplexity and what its blocks do.
 
     Raises:
@@ -91,10 +91,10 @@ def read_by_full_model(folder: ModelFolder, text: Tokens, influence: bool, tell:
     streamed = StreamedModel(outline_of(folder), folder.read)
     watch = BlockInfluence(list(stack_of(streamed.model)[1])) if influence else None
     found = perplexity_of(streamed, text, lambda words: tell(f"full model: {words}"))
-    return Reading(found, () if watch is None else tuple(watch.scores))
+    return TextRun(found, () if watch is None else tuple(watch.scores))
 
 
-def chosen_blocks(folder: ModelFolder, drop: int | Sequence[int], reading: Reading | None) -> KeptBlocks | None:
+def chosen_blocks(folder: ModelFolder, drop: int | Sequence[int], reading: TextRun | None) -> KeptBlocks | None:
     """Which blocks are kept.
 
     Args:

@@ -20,7 +20,7 @@ from hfp.language.folder import CONFIG, ModelFolder, open_folder
 from hfp.language.names import RECORD
 from hfp.language.outline import Outline, config_of, model_class, outline_of, without_weights
 from hfp.language.perplexity import Text, check_predicts, perplexity_of, read_text
-from hfp.language.planning import FolderPlan, Reading, WidthRules, chosen_blocks, planned, read_by_full_model
+from hfp.language.planning import FolderPlan, TextRun, WidthRules, chosen_blocks, planned, read_by_full_model
 from hfp.language.record import INDEX_MAP, PruneRecord
 from hfp.language.report import FolderReport
 from hfp.language.streaming import StreamedModel, check_streams
@@ -242,7 +242,7 @@ def _difference(expected: StreamedModel, found: StreamedModel) -> str | None:
 
 
 def _report(
-    job: _Job, plan: FolderPlan, reading: Reading | None, streamed: StreamedModel, plain: bool, needed: int
+    job: _Job, plan: FolderPlan, reading: TextRun | None, streamed: StreamedModel, plain: bool, needed: int
 ) -> FolderReport:
     costs: Mapping[str, tuple[float, float]] = {**plan.costs, "bytes": (job.folder.bytes, needed)}
     perplexities = None

@@ -20,7 +20,7 @@ from hfp.importance.capture.batches import Pass
 from hfp.importance.capture.gates import GateKey, GateRecorder, recording_gates
 from hfp.importance.capture.state import untouched
 from hfp.importance.errors import CriterionError
-from hfp.importance.groups.members import Member, root_name, width
+from hfp.importance.groups.members import GroupLayer, root_name, width
 from hfp.importance.groups.roles import channels_at, is_attention, roles_of
 
 
@@ -179,7 +179,7 @@ class GatedImportance(FromData[list[GateBatch]], tp.importance.Importance):  # t
         """
         return torch.cat([batch.kept[name] for batch in self._batches])
 
-    def _mean_part(self, group: Any, readers: list[Member], gate: Tensor) -> Tensor:
+    def _mean_part(self, group: Any, readers: list[GroupLayer], gate: Tensor) -> Tensor:
         """Return what the means of the channels contribute to `v`.
 
         This is a reader's mean input times the sum of its gradient.
@@ -192,7 +192,7 @@ class GatedImportance(FromData[list[GateBatch]], tp.importance.Importance):  # t
             member.add_to(part, sums * mean)
         return part
 
-    def _sum(self, group: Any, parts: list[Member], side: str) -> Tensor:
+    def _sum(self, group: Any, parts: list[GroupLayer], side: str) -> Tensor:
         total = []
         for batch in self._batches:
             rows = [_rows_of(batch, member, side) for member in parts]
@@ -222,7 +222,7 @@ def _differentiate(scalars: list[Tensor], recorder: GateRecorder, scale: float) 
     return {key: torch.stack([rows[key] for rows in passes], 1) / scale for key in passes[0]}
 
 
-def _rows_of(batch: GateBatch, member: Member, side: str) -> Tensor:
+def _rows_of(batch: GateBatch, member: GroupLayer, side: str) -> Tensor:
     found = batch.rows.get((member.name, side))
     if found is None and member.name in batch.refused:
         raise CriterionError(batch.refused[member.name])

@@ -22,7 +22,7 @@ from hfp.importance.capture.logits import logits_of
 from hfp.importance.capture.state import untouched
 from hfp.importance.criteria.group_fisher import gauss_newton_root
 from hfp.importance.errors import CriterionError
-from hfp.importance.groups.members import Member, root_name, width
+from hfp.importance.groups.members import GroupLayer, root_name, width
 from hfp.importance.groups.roles import channels_at, is_attention, roles_of
 from hfp.layers.products import PRODUCTS, groups_of
 
@@ -213,14 +213,14 @@ class KroneckerImportance(FromData[Totals], tp.importance.Importance):  # type: 
         signs = torch.from_numpy(self._signs.integers(0, 2, (size, logits.shape[1]))) * 2.0 - 1.0
         return gauss_newton_root(logits, signs.to(logits))
 
-    def _read(self, member: Member) -> tuple[Member, Tensor]:
+    def _read(self, member: GroupLayer) -> tuple[GroupLayer, Tensor]:
         factors, matrix = self._of(member, "in"), as_matrix(member.layer)
         products = matrix.transpose(1, 2) @ (factors.gradient / self.samples) @ matrix * factors.moment(self.repaired)
         channels = channels_at(member, "in") // groups_of(member.layer)
         sums = products.unflatten(2, (channels, -1)).sum(3).unflatten(1, (channels, -1)).sum(2)
         return member, torch.block_diag(*sums)
 
-    def _written(self, member: Member) -> tuple[Member, Tensor]:
+    def _written(self, member: GroupLayer) -> tuple[GroupLayer, Tensor]:
         factors, matrix = self._of(member, "out"), as_matrix(member.layer)[0]
         moment = matrix @ factors.moment(True)[0] @ matrix.T
         if not self.repaired:
@@ -229,7 +229,7 @@ class KroneckerImportance(FromData[Totals], tp.importance.Importance):  # type: 
             moment = moment + mean[:, None] * mean
         return member, moment * factors.gradient[0] / self.samples
 
-    def _of(self, member: Member, side: str) -> Factors:
+    def _of(self, member: GroupLayer, side: str) -> Factors:
         layer: Any = member.layer
         if not isinstance(layer, PRODUCTS):
             raise CriterionError(

@@ -17,7 +17,7 @@ from hfp.layers.table import Slot, direction_of
 
 
 @dataclass(frozen=True)
-class Member:
+class GroupLayer:
     """One layer (or bare parameter) of a group.
 
     Args:
@@ -72,7 +72,7 @@ def root_name(group: Any) -> str:
     return _name(group, group[0].dep.target)
 
 
-def members(group: Any) -> Iterator[Member]:
+def members(group: Any) -> Iterator[GroupLayer]:
     """Yield the layers and bare parameters of a group, in its order, without operations that have no tensors.
 
     A parameter that the table has in a row of its module's type stands for that module, once.
@@ -95,10 +95,10 @@ def members(group: Any) -> Iterator[Member]:
         positions = position[torch.tensor(list(roots), dtype=torch.long)]
         owner = _owner(group, name, node) if isinstance(node.module, nn.Parameter) else None
         if owner is None:
-            yield Member(name, node.module, direction, indices, positions, node.pruning_dim)
+            yield GroupLayer(name, node.module, direction, indices, positions, node.pruning_dim)
         elif (owner[0], owner[2]) not in seen:
             seen.add((owner[0], owner[2]))
-            yield Member(*owner, indices, positions, -1)
+            yield GroupLayer(*owner, indices, positions, -1)
 
 
 def model_of(group: Any) -> nn.Module:

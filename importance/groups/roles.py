@@ -10,12 +10,12 @@ from torch import nn
 from hfp.importance.capture.attention import READING
 from hfp.importance.capture.norms import NORMS
 from hfp.importance.errors import CriterionError
-from hfp.importance.groups.members import Member, members, model_of, operations, root_name
+from hfp.importance.groups.members import GroupLayer, members, model_of, operations, root_name
 from hfp.importance.layers import channels_of, slots_of
 from hfp.layers.products import PRODUCTS, counts_of
 
 
-def roles_of(group: Any) -> tuple[list[Member], list[Member], list[Member]]:
+def roles_of(group: Any) -> tuple[list[GroupLayer], list[GroupLayer], list[GroupLayer]]:
     """Return the layers that read a group's channels one by one, the linear layers that write them, and the norms over
     them.
 
@@ -25,9 +25,9 @@ def roles_of(group: Any) -> tuple[list[Member], list[Member], list[Member]]:
         CriterionError: the table does not know a layer's type, or a parameter may be the weights of such a layer; the
             message names it.
     """
-    readers: list[Member] = []
-    writers: list[Member] = []
-    mixers: list[Member] = []
+    readers: list[GroupLayer] = []
+    writers: list[GroupLayer] = []
+    mixers: list[GroupLayer] = []
     for member in members(group):
         layer = member.layer
         if isinstance(layer, nn.Parameter):
@@ -48,7 +48,7 @@ def roles_of(group: Any) -> tuple[list[Member], list[Member], list[Member]]:
     return readers, writers, mixers
 
 
-def _check_passes_on(group: Any, member: Member) -> None:
+def _check_passes_on(group: Any, member: GroupLayer) -> None:
     """Refuse a parameter that may be the weights of a layer whose type is not registered.
 
     Such a layer may read the channels.
@@ -67,7 +67,7 @@ def _check_passes_on(group: Any, member: Member) -> None:
         )
 
 
-def _attention_reading(group: Any, member: Member) -> Member | None:
+def _attention_reading(group: Any, member: GroupLayer) -> GroupLayer | None:
     """Return the attention whose inputs this parameter reads along its dimension 1; None if there is none."""
     path, _, attribute = member.name.rpartition(".")
     layer = model_of(group).get_submodule(path)
@@ -84,7 +84,7 @@ def _attention_reading(group: Any, member: Member) -> Member | None:
     return replace(member, name=path, layer=layer, direction="in")
 
 
-def channels_at(member: Member, side: str) -> int:
+def channels_at(member: GroupLayer, side: str) -> int:
     """Return how many channels the layer has at its input ("in") or output ("out")."""
     layer: Any = member.layer
     counts = counts_of(layer)

@@ -17,7 +17,7 @@ from torch import nn
 from hfp.reconstruct.coupling.rules.labels import Array
 from hfp.reconstruct.coupling.rules.registry import Stated
 from hfp.reconstruct.coupling.tracing import TracedCall
-from hfp.reconstruct.coupling.trials import Failure, trial
+from hfp.reconstruct.coupling.trials import FailedOperation, trial
 from hfp.reconstruct.coupling.wiring import Binding, Gone, Wiring
 from hfp.reconstruct.models.attributes import is_plain, plain
 
@@ -38,7 +38,7 @@ class Change:
     fixed: tuple[tuple[Array, str], ...] = ()
 
 
-def candidates(wiring: Wiring, failure: Failure, seed: int) -> Iterator[Change]:
+def candidates(wiring: Wiring, failure: FailedOperation, seed: int) -> Iterator[Change]:
     """Yield changes that might help, the most likely first."""
     suspects = _Suspects(wiring, failure.call, trial(wiring, seed))
     yield from suspects.attributes_that_the_call_states()
@@ -116,7 +116,7 @@ class _Suspects:
             yield Change(self.module, bindings=above)
 
 
-def left_alone(wiring: Wiring, failure: Failure, gone: Gone) -> Change:
+def left_alone(wiring: Wiring, failure: FailedOperation, gone: Gone) -> Change:
     """Fix the dimensions that the failed operation changes where these classes are gone."""
     call = failure.call
     read: list[Stated] = [

@@ -42,7 +42,7 @@ Digest = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Checked:
     """What running the masked parent and the compact model showed.
 
     Args:
@@ -54,7 +54,7 @@ class Comparison:
     macs: int
 
 
-def compare(wiring: Wiring, model: nn.Module, example_inputs: Any, gone: Gone, index_map: IndexMap) -> Comparison:
+def compare(wiring: Wiring, model: nn.Module, example_inputs: Any, gone: Gone, index_map: IndexMap) -> Checked:
     """Run the masked parent and the compact model, and compare the kept results of every operation.
 
     Args:
@@ -77,13 +77,13 @@ def compare(wiring: Wiring, model: nn.Module, example_inputs: Any, gone: Gone, i
     try:
         found.run(compact, example_inputs)
     except _Different as difference:
-        return Comparison((difference.args[0], difference.args[1]), found.flops // 2)
+        return Checked((difference.args[0], difference.args[1]), found.flops // 2)
     except Exception as error:
         raise NotRunning(f"the compact model does not run: {type(error).__name__}: {error}") from error
-    return Comparison(None, found.flops // 2)
+    return Checked(None, found.flops // 2)
 
 
-def confirmed(wiring: Wiring, model: nn.Module, example_inputs: Any, gone: Gone, index_map: IndexMap) -> Comparison:
+def confirmed(wiring: Wiring, model: nn.Module, example_inputs: Any, gone: Gone, index_map: IndexMap) -> Checked:
     """Return what `compare` returns, after a second look with float64 where that finds a difference.
 
     A deep model may turn the rounding errors of float32 into large ones.

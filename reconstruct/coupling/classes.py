@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hfp.reconstruct.coupling.rules.labels import Array, Labels, Line, Product
+from hfp.reconstruct.coupling.rules.labels import Array, JoinedDimension, Labels, Line
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class _Solver:
         for line, reason in [*labels.fixed, *fixed]:
             self._fix(line, reason)
 
-    def settle_forced(self, product: Product) -> bool:
+    def settle_forced(self, product: JoinedDimension) -> bool:
         """Settle a product that leaves no choice, and return whether it did."""
         grid = self._roots(product.whole).reshape(product.sizes)
         if sum(self._outcome(grid, product, index)[0] > 1 for index in range(len(product.sizes))) > 1:
@@ -63,7 +63,7 @@ class _Solver:
         self.settle(product, True)
         return True
 
-    def settle(self, product: Product, outer_first: bool) -> None:
+    def settle(self, product: JoinedDimension, outer_first: bool) -> None:
         """Choose the one factor that may lose indices, and fix the others."""
         grid = self._roots(product.whole).reshape(product.sizes)
         options = [self._outcome(grid, product, index) for index in range(len(product.sizes))]
@@ -87,7 +87,7 @@ class _Solver:
         of = self._roots(np.arange(len(self._parent)))
         return Classes(of, self._reason, tuple(self._texts))
 
-    def _outcome(self, grid: Array, product: Product, index: int) -> tuple[int, str]:
+    def _outcome(self, grid: Array, product: JoinedDimension, index: int) -> tuple[int, str]:
         """Return how many removable classes are left if this factor is chosen, and a reason if some cannot be."""
         factor = product.factors[index]
         if factor is None:
@@ -132,7 +132,7 @@ class _Solver:
         self._reason[roots[free]] = texts[free]
 
 
-def _line(product: Product, index: int) -> Array:
+def _line(product: JoinedDimension, index: int) -> Array:
     line = product.factors[index]
     assert line is not None
     return line

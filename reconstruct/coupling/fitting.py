@@ -15,7 +15,7 @@ import math
 from typing import Any
 
 from hfp.reconstruct.coupling.changes import candidates, left_alone
-from hfp.reconstruct.coupling.trials import Failure, trial, try_out
+from hfp.reconstruct.coupling.trials import FailedOperation, trial, try_out
 from hfp.reconstruct.coupling.twins import applied, twins_of
 from hfp.reconstruct.coupling.wiring import Wiring
 
@@ -50,7 +50,7 @@ def _fitted(wiring: Wiring, seed: int, example_inputs: Any) -> Wiring:
         wiring = _repair(wiring, failure, seed, example_inputs)
 
 
-def _repair(wiring: Wiring, failure: Failure, seed: int, example_inputs: Any) -> Wiring:
+def _repair(wiring: Wiring, failure: FailedOperation, seed: int, example_inputs: Any) -> Wiring:
     """Return a wiring that gets further than the failure; what helps is done in all modules that are alike."""
     for change in candidates(wiring, failure, seed):
         for candidate in (applied(wiring, change, twins_of(wiring, failure.module)), applied(wiring, change, [])):

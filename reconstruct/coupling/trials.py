@@ -26,7 +26,7 @@ COPIES = ("clone", "expand")
 
 
 @dataclass(frozen=True)
-class Failure:
+class FailedOperation:
     """The first operation of a compact model that is not as predicted.
 
     Args:
@@ -65,7 +65,7 @@ def _steps_at_once(wiring: Wiring, group: CoupledGroup, steps: int) -> int:
     return unit // math.gcd(unit, len(group.classes) // steps)
 
 
-def try_out(wiring: Wiring, gone: Gone, example_inputs: Any) -> Failure | None:
+def try_out(wiring: Wiring, gone: Gone, example_inputs: Any) -> FailedOperation | None:
     """Run the compact model and return the first operation that differs from the prediction."""
     compact = _compact(wiring, gone)
     checker = _ShapeChecker(wiring, gone)
@@ -130,7 +130,7 @@ class _ShapeChecker(CallCounter):
     def _kept(self, tensor: Tensor, lines: Lines) -> Tensor:
         return self._wiring.kept(tensor, lines, self._gone)
 
-    def failure(self, error: Exception) -> Failure:
+    def failure(self, error: Exception) -> FailedOperation:
         message = str(error) if isinstance(error, _Surprise) else f"{type(error).__name__}: {error}"
         done = -1 if self._last is None else self._order[self._last]
         calls = list(self._wiring.trace.calls.values())
@@ -139,4 +139,4 @@ class _ShapeChecker(CallCounter):
             place += 1
             if calls[place].key[1] not in COPIES:
                 break
-        return Failure(2 * done + (not self._inside), calls[place], message)
+        return FailedOperation(2 * done + (not self._inside), calls[place], message)

@@ -15,7 +15,7 @@ from criteria_study.entries import ENTRIES, criterion_of
 from criteria_study.log import Log
 from criteria_study.networks import Trained
 from criteria_study.pruned import Choice
-from hfp.importance.groups.members import Member, members
+from hfp.importance.groups.members import GroupLayer, members
 from hfp.reconstruct.coupling.coupling import Coupling
 
 Stage = tuple[str, Callable[[Tensor], Tensor]]
@@ -81,7 +81,7 @@ def loss_changes(network: Trained, groups: Mapping[str, Any]) -> dict[str, Tenso
 
 
 @contextmanager
-def removed(readers: list[Member], channel: int) -> Iterator[None]:
+def removed(readers: list[GroupLayer], channel: int) -> Iterator[None]:
     """While open, no reader sees the channel: its weights for it are 0."""
     cut = [(member.layer.weight, member.indices[member.positions == channel]) for member in readers]
     kept = [weight[:, indices].clone() for weight, indices in cut]

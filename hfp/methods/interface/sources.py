@@ -17,7 +17,7 @@ _LIGHT = ("collections.abc", "types", "typing", "hfp.settings", "hfp.methods.blo
 _FACTS = ("name", "source", "summary", "renamed_options")
 
 
-class Outline:
+class SourceOutline:
     """What is known of a method before it is loaded; a subclass is a dataclass with the method's own options."""
 
     name: ClassVar[str]
@@ -45,7 +45,7 @@ def check_option_names(method: str, options: Iterable[str]) -> None:
 
 
 @functools.cache
-def outline(method: str) -> type[Outline] | None:
+def outline(method: str) -> type[SourceOutline] | None:
     """Return the outline of a bundled method, or None where there is no such method.
 
     The constants of the method's file and the fields of its class are evaluated; its functions are not. A field may
@@ -54,7 +54,7 @@ def outline(method: str) -> type[Outline] | None:
     file = _FOLDER / f"{method.replace('-', '_')}.py"
     if not file.is_file():
         return None
-    scope: dict[str, Any] = {"Method": Outline}
+    scope: dict[str, Any] = {"Method": SourceOutline}
     for statement in ast.parse(file.read_text(encoding="utf-8")).body:
         if isinstance(statement, ast.ImportFrom):
             _imported(statement, scope)
@@ -74,7 +74,7 @@ def _imported(statement: ast.ImportFrom, scope: dict[str, Any]) -> None:
         scope |= {parent.__name__: parent} if parent else {}
 
 
-def _outlined(definition: ast.ClassDef, scope: dict[str, Any]) -> type[Outline]:
+def _outlined(definition: ast.ClassDef, scope: dict[str, Any]) -> type[SourceOutline]:
     fields = [one for one in definition.body if isinstance(one, ast.AnnAssign) and _is_told(one)]
     definition.decorator_list, definition.body = [], [*fields, ast.Pass()]
     _evaluated([definition], scope)

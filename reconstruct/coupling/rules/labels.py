@@ -22,7 +22,7 @@ Lines = tuple[Line, ...]
 
 
 @dataclass(frozen=True)
-class Product:
+class JoinedDimension:
     """A dimension that is read, row-major, as several: an index goes when an index of any of its factors goes.
 
     Args:
@@ -47,7 +47,7 @@ class Labels:
     count: int = 0
     equal: list[tuple[Array, Array]] = field(default_factory=list)
     fixed: list[tuple[Array, str]] = field(default_factory=list)
-    products: list[Product] = field(default_factory=list)
+    products: list[JoinedDimension] = field(default_factory=list)
     aligned: list[tuple[Array, int]] = field(default_factory=list)
     _made: dict[int, tuple[Array, Lines, tuple[int, ...]]] = field(default_factory=dict)
 
@@ -90,7 +90,7 @@ class Labels:
             return None
         if len(free) > 1:
             whole = self.numbered(math.prod(sizes))
-            self.products.append(Product(whole, tuple(factors), tuple(sizes), where, True))
+            self.products.append(JoinedDimension(whole, tuple(factors), tuple(sizes), where, True))
         else:
             place, line = free[0]
             shape = [size if index == place else 1 for index, size in enumerate(sizes)]
@@ -109,7 +109,7 @@ class Labels:
         if len(wide) == 1 and wide[0] not in rigid:
             return tuple(whole if index == wide[0] else None for index in range(len(sizes)))
         factors = tuple(None if index in rigid else self.fresh(size) for index, size in enumerate(sizes))
-        self.products.append(Product(whole, factors, tuple(sizes), where, True))
+        self.products.append(JoinedDimension(whole, factors, tuple(sizes), where, True))
         return factors
 
     def is_factor(self, line: Line) -> bool:
@@ -125,4 +125,4 @@ class Labels:
         elif len(wide) == 1:
             self.unify(whole, wide[0][0], f"{where}: its channels come in a fixed number")
         else:
-            self.products.append(Product(whole, factors, tuple(sizes), where, outer_first))
+            self.products.append(JoinedDimension(whole, factors, tuple(sizes), where, outer_first))

@@ -198,7 +198,7 @@ def test_a_data_set_that_is_mapped_takes_no_memory_of_its_size(tmp_path: Path, m
                 path = tmp_path / split / label / f"{index}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(b"")
-    picture = decode.Picture(np.full((side, side, 3), 9, dtype=np.uint8), False, frozenset())
+    picture = decode.DecodedImage(np.full((side, side, 3), 9, dtype=np.uint8), False, frozenset())
     monkeypatch.setattr(decode, "_try", lambda path, size: picture)
     monkeypatch.setattr(rows, "LARGE_BYTES", 0)
     before = anonymous_bytes()
