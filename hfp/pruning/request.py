@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +44,7 @@ class PruneRequest:
 
     def __post_init__(self) -> None:
         _check_steps(self.steps)
+        _check_data(self.data)
         _check_importance(self)
         if self.rules.ranking == "measured" and (self.data is None or self.loss_fn is None):
             raise InputError("ranking 'measured' needs data (batches of inputs and targets) and loss_fn")
@@ -91,6 +92,20 @@ def repeatable(data: Any) -> Any:
 def _check_steps(steps: Any) -> None:
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise InputError(f"steps is a whole number, at least 1, not {steps!r}")
+
+
+def _check_data(data: Any) -> None:
+    """Refuse what is no collection of batches, such as one batch alone."""
+    if data is None:
+        return
+    if isinstance(data, str | bytes | Mapping) or not (hasattr(data, "__iter__") or hasattr(data, "__getitem__")):
+        raise InputError(f"data is a list or loader of batches, not {type(data).__name__}")
+    one_batch = isinstance(data, Tensor)
+    if isinstance(data, tuple | list) and len(data) == 2 and all(isinstance(part, Tensor) for part in data):
+        inputs, targets = data
+        one_batch = inputs.dim() != targets.dim() and inputs.shape[:1] == targets.shape[:1]
+    if one_batch:
+        raise InputError("data is a list or loader of batches; found one batch alone: give it as data=[batch]")
 
 
 def _check_importance(request: PruneRequest) -> None:

@@ -57,9 +57,12 @@ def create_method(name: str, /, **options: Any) -> Method:
     0.1
 
     Raises:
-        InputError: the name or an option isn't known, or an option's value is of another kind or out of its range.
+        InputError: the name or an option isn't known, an option's value is of another kind or out of its range, or the
+            method's class lacks a part that every method defines.
     """
     kind = method_class(name)
+    if lacking := sorted(getattr(kind, "__abstractmethods__", ())):
+        raise InputError(f"method {name} is not complete: {kind.__name__} must define {' and '.join(lacking)}")
     declared = settings_of(kind)
     options = _with_todays_names(kind, options)
     for option in options:

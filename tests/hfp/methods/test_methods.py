@@ -25,7 +25,7 @@ from torch import nn
 from torch.nn import functional
 
 from hfp.errors import InputError
-from hfp.methods import Client, Update, create_method, methods
+from hfp.methods import Client, Method, Update, create_method, methods
 from hfp.methods.blocks.pseudo_gradients import PseudoGradients
 from hfp.methods.blocks.selection import keep_best, keep_count, keep_random, keep_window
 from hfp.reconstruct import Coupling, IndexMap
@@ -50,6 +50,18 @@ def test_ca_hfp_fills_with_the_global_values(context):
         torch.testing.assert_close(after.weights[name].double(), expected, rtol=1e-12, atol=1e-12)
         nobody = ~torch.stack([held(u, name) for u in updates]).any(0)
         assert torch.equal(after.weights[name][nobody], before[nobody])
+
+
+def test_a_method_that_lacks_a_part_says_which(monkeypatch):
+    class Half(Method):
+        name = "half"
+
+        def plan(self, context, state, client):
+            raise NotImplementedError
+
+    monkeypatch.setattr("hfp.methods.interface.registry._METHODS", {"half": Half})
+    with pytest.raises(InputError, match="method half is not complete: Half must define collect"):
+        create_method("half")
 
 
 @pytest.mark.parametrize("shrink", [0.3, 1.0])

@@ -214,6 +214,10 @@ class Tangled(nn.Module):
         ({"importance": lambda group: None}, "it gave NoneType"),
         ({"importance": lambda group: torch.full((len(group[0].idxs),), torch.nan)}, "are not all finite"),
         ({"ranking": "up"}, "ranking is one of layer, global, measured"),
+        ({"data": 3}, "data is a list or loader of batches, not int"),
+        ({"data": {"images": IMAGES}}, "data is a list or loader of batches, not dict"),
+        ({"data": IMAGES}, r"found one batch alone: give it as data=\[batch\]"),
+        ({"data": (IMAGES, torch.zeros(len(IMAGES)))}, r"found one batch alone: give it as data=\[batch\]"),
         ({"budget": hfp.Budget(macs=0.0001)}, "can't go down to 0.0001 of the full model's"),
     ],
 )
