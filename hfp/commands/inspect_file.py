@@ -1,0 +1,174 @@
+"""``hfp inspect FILE``: what the file of a pruned model holds, as a table, a picture or a page."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from rich.console import Console
+from rich.markup import escape
+from torch import nn
+
+from hfp.costs.macs import macs, parameters, state_bytes
+from hfp.errors import InputError, printable
+from hfp.models.source import full_model
+from hfp.pruning.coupled import coupled_report
+from hfp.pruning.coupled_page import coupled_page
+from hfp.pruning.layer_picture import save_layer_picture
+from hfp.pruning.layers_report import LayerReport, layer_reports, tensor_reports
+from hfp.pruning.tables import shown
+from hfp.reconstruct import IndexMap, PrunedFile, TimmModel, compact_model, read_pruned
+from hfp.results.atomic import write_atomically
+from hfp.results.load import description_in, skeleton_in
+
+Costs = dict[str, tuple[float, float]]
+"""The name of a cost -> its value before and after."""
+
+
+def show_pruned_file(arguments: argparse.Namespace) -> int:
+    """Show what a pruned model's file holds, and draw what is asked for; returns 0."""
+    stored = read_pruned(arguments.file)
+    layers, costs = _described(stored, arguments)
+    if arguments.picture is not None:
+        if not arguments.picture.absolute().parent.is_dir():
+            raise InputError(f"there is no folder {arguments.picture.absolute().parent} to draw into")
+        save_layer_picture(layers, arguments.picture, arguments.file.name)
+    if arguments.html is not None:
+        _write_page(stored, layers, arguments)
+    if arguments.json:
+        json.dump(_document(stored, layers, costs), sys.stdout)
+        sys.stdout.write("\n")
+        return 0
+    console = Console(highlight=False)
+    console.print(shown([dataclasses.replace(layer, name=_plain(layer.name)) for layer in layers], costs))
+    libraries = ", ".join(f"{name} {version}" for name, version in stored.libraries.items())
+    for name, value in {**stored.metadata, "written by": libraries}.items():
+        if not isinstance(value, dict):
+            shown_value = ", ".join(map(str, value)) or "none" if isinstance(value, list) else value
+            console.print(printable(f"{name}: {shown_value}"), soft_wrap=True, markup=False)
+    say_written(console, arguments)
+    return 0
+
+
+def check_place(page: Path) -> None:
+    """Make sure that a page can be written.
+
+    Raises:
+        InputError: its folder does not exist.
+    """
+    if not page.absolute().parent.is_dir():
+        raise InputError(f"there is no folder {page.absolute().parent} to write the page into")
+
+
+def say_written(console: Console, arguments: argparse.Namespace) -> None:
+    """Tell where the page is, if one was asked for."""
+    if arguments.html is not None:
+        console.print(f"written to {arguments.html}", soft_wrap=True, markup=False)
+
+
+def _write_page(stored: PrunedFile, layers: tuple[LayerReport, ...], arguments: argparse.Namespace) -> None:
+    check_place(arguments.html)
+    found = _full_model(stored, arguments, weights=True)
+    if found is None:
+        raise InputError(f"{arguments.file} does not name its full model; give --model, whose groups the page shows")
+    model, shape = found
+    report = coupled_report(model.eval(), torch.randn(2, *shape), arguments.file.name)
+    write_atomically(arguments.html, coupled_page(report, layers).encode())
+
+
+def _document(stored: PrunedFile, layers: tuple[LayerReport, ...], costs: Costs) -> dict[str, Any]:
+    return {
+        "file": str(stored.path),
+        "model": None if stored.timm is None else stored.timm.name,
+        "metadata": dict(stored.metadata),
+        "libraries": dict(stored.libraries),
+        "costs": costs,
+        "layers": [asdict(layer) for layer in layers],
+        "attributes": {name: dict(changed) for name, changed in stored.index_map.attributes.items()},
+    }
+
+
+def _described(stored: PrunedFile, arguments: argparse.Namespace) -> tuple[tuple[LayerReport, ...], Costs]:
+    """Layers and costs: with the full model by its layers, else by the tensors of the file alone."""
+    found, index_map = _full_model(stored, arguments, weights=False), stored.index_map
+    if found is None:
+        layers = tensor_reports(index_map)
+        costs: Costs = {"entries": (index_map.full_entries, index_map.kept_entries)}
+    else:
+        skeleton, shape = found
+        index_map.check_full(skeleton.state_dict())
+        layers, costs = layer_reports(skeleton, index_map), _costs(skeleton, index_map, shape)
+    measured = stored.metadata.get("costs", {})
+    if isinstance(measured, dict) and _is_pair(measured.get("latency")):
+        before, after = measured["latency"]  # when it was pruned: the full model can't be timed without weights
+        costs["latency"] = (before, after)
+    if "bytes" in costs:  # which take the full model
+        costs["file bytes"] = (costs["bytes"][0], stored.path.stat().st_size)
+    return layers, costs
+
+
+def _full_model(
+    stored: PrunedFile, arguments: argparse.Namespace, *, weights: bool
+) -> tuple[nn.Module, tuple[int, ...]] | None:
+    """Return the full model of a file and the shape of an image for it; None where nothing names it.
+
+    The model has random weights, or is on the meta device where it needs none.
+    """
+    size, of_run = arguments.image_size or _size_in(stored), description_in(stored)
+    model: nn.Module
+    if of_run is not None and (named := skeleton_in(stored)) is not None:
+        model, shape = named, of_run.input.shape
+    elif stored.timm is not None:
+        named_timm = stored.timm
+        if weights:
+            model = timm.create_model(named_timm.name, **named_timm.arguments)
+        else:
+            model, _ = named_timm.outline(stored.path.stat().st_size)
+        shape = _usual_shape(model, named_timm, size)
+    elif arguments.model is not None:
+        given = full_model(arguments.model, image_size=size)
+        model, shape = given.model, given.shape if of_run is None else of_run.input.shape
+    else:
+        return None
+    return (model if weights else model.to("meta")), shape
+
+
+def _plain(name: str) -> str:
+    """A name from a file as a table may hold it: no escape code for the terminal, and no markup."""
+    return escape(printable(name))
+
+
+def _is_pair(value: Any) -> bool:
+    """Whether a value of the file's metadata is two times in seconds."""
+    return isinstance(value, list) and len(value) == 2 and all(isinstance(v, float) and 0 < v < 1e6 for v in value)
+
+
+def _usual_shape(model: nn.Module, named: TimmModel, size: int | None) -> tuple[int, ...]:
+    """The shape of an image for one of timm's models, with sides of `size` pixels where that is given."""
+    channels, *sides = getattr(model, "pretrained_cfg", {}).get("input_size", (3, 224, 224))
+    return (named.arguments.get("in_chans", channels), *([size] * 2 if size else sides))
+
+
+def _size_in(stored: PrunedFile) -> int | None:
+    """The side of the images that the file's writer counted with; None where the file does not say."""
+    shape = stored.metadata.get("input")
+    if not isinstance(shape, list) or len(shape) != 3:
+        return None
+    return shape[-1] if all(type(side) is int and 0 < side < 1e5 for side in shape) else None
+
+
+def _costs(skeleton: nn.Module, index_map: IndexMap, shape: tuple[int, ...]) -> Costs:
+    compact = compact_model(skeleton, index_map)
+    inputs = torch.empty(1, *shape, device="meta")
+    return {
+        "macs": (macs(skeleton, inputs), macs(compact, inputs)),
+        "params": (parameters(skeleton), parameters(compact)),
+        "bytes": (state_bytes(skeleton), state_bytes(compact)),
+    }
