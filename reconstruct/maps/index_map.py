@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
@@ -61,7 +62,7 @@ class TensorMap:
         """Return the map that keeps everything."""
         return cls(tuple(shape), (None,) * len(shape))
 
-    @property
+    @cached_property
     def compact_shape(self) -> tuple[int, ...]:
         """Return the shape of what is kept."""
         return tuple(n if k is None else k.numel() for n, k in zip(self.shape, self.kept, strict=True))
@@ -100,20 +101,25 @@ class TensorMap:
 
     def add(self, sub: Tensor, into: Tensor, weight: float = 1.0) -> None:
         """Add `weight * sub` to the kept entries of `into`, in place."""
-        sub = sub.detach().to(into)
-        if self.last_cut < 0:
-            into.add_(sub, alpha=weight)
-        elif self.last_cut == 0:
-            into.index_add_(0, self._indices(0, into.device), sub, alpha=weight)
-        elif self._only_columns:
-            into.index_add_(-1, self._indices(-1, into.device), sub * weight)
-        elif not into.is_contiguous():
-            whole = into.contiguous()
-            self.add(sub, whole, weight)
-            into.copy_(whole)
-        else:
-            rows, width = self._rows(into.device)
-            add_rows(into.view(-1, width), rows, sub.reshape(-1, width), weight)
+        self.add_each([(sub, into)], weight)
+
+    def add_each(self, pairs: Sequence[tuple[Tensor, Tensor]], weight: float = 1.0) -> None:
+        """Do what `add` does for several pairs of `sub` and `into` on one device; the places are found once."""
+        rows: tuple[Tensor, int] | None = None
+        for sub, into in pairs:
+            sub = sub.detach().to(into)
+            if self.last_cut < 0:
+                into.add_(sub, alpha=weight)
+            elif self.last_cut == 0:
+                into.index_add_(0, self._indices(0, into.device), sub, alpha=weight)
+            elif self._only_columns:
+                into.index_add_(-1, self._indices(-1, into.device), sub * weight)
+            else:
+                rows = rows or self._rows(into.device)
+                whole = into.contiguous()  # itself, where it is
+                add_rows(whole.view(-1, rows[1]), rows[0], sub.reshape(-1, rows[1]), weight)
+                if whole is not into:
+                    into.copy_(whole)
 
     def mask(self) -> Tensor:
         """Return a boolean tensor of the full shape that is True where an entry is kept."""
@@ -404,11 +410,11 @@ class IndexMap:
 
     def check_full(self, state: State) -> None:
         """Raise a `MapError` unless `state` has the keys and shapes of the full model."""
-        self._check(state, "full", {name: tensor.shape for name, tensor in self.tensors.items()})
+        self._check(state, "full", self._full_shapes)
 
     def check_compact(self, state: State) -> None:
         """Raise a `MapError` unless `state` has the keys and shapes of the compact model."""
-        self._check(state, "compact", {name: tensor.compact_shape for name, tensor in self.tensors.items()})
+        self._check(state, "compact", self._compact_shapes)
 
     def check_transient(self, model: nn.Module) -> None:
         """Raise a `MapError` unless `model` has the buffers outside its state_dict that this map cuts."""
@@ -419,6 +425,14 @@ class IndexMap:
                     f"{name}: expected a non-persistent buffer of shape {list(tensor.shape)}, "
                     f"got {shapes.get(name, 'none')}"
                 )
+
+    @cached_property
+    def _full_shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: tensor.shape for name, tensor in self.tensors.items()}
+
+    @cached_property
+    def _compact_shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: tensor.compact_shape for name, tensor in self.tensors.items()}
 
     def _place(self, device: torch.device) -> None:
         """Copy all kept indices to a device in one transfer."""
@@ -435,7 +449,7 @@ class IndexMap:
         if state.keys() != shapes.keys():
             raise MapError(f"this is not the {kind} state of this map: {_difference(state, shapes)}")
         for name, shape in shapes.items():
-            if tuple(state[name].shape) != shape:
+            if state[name].shape != shape:
                 raise MapError(f"{name}: expected the {kind} shape {list(shape)}, got {list(state[name].shape)}")
 
 

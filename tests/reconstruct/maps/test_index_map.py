@@ -60,6 +60,19 @@ def test_add_equals_its_definition(data, weight):
     torch.testing.assert_close(into.double(), expected, rtol=1e-5, atol=1e-6)
 
 
+@given(st.data(), st.floats(-4, 4))
+def test_add_each_is_add_for_every_pair(data, weight):
+    tensor = data.draw(tensor_maps())
+    subs = [data.draw(tensors(tensor.compact_shape, torch.float32)) for _ in range(2)]
+    totals = [data.draw(tensors(tensor.shape, torch.float32)) for _ in range(2)]
+    expected = [total.clone() for total in totals]
+    for sub, total in zip(subs, expected, strict=True):
+        tensor.add(sub, total, weight)
+    tensor.add_each(list(zip(subs, totals, strict=True)), weight)
+    for found, total in zip(totals, expected, strict=True):
+        assert_same_bits(found, total)
+
+
 @given(st.data())
 def test_write_is_embed_in_place(data):
     tensor_map = data.draw(tensor_maps())
