@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from hfp.reconstruct.errors import MapError
-from hfp.reconstruct.maps.rows import add_rows, put_rows
+from hfp.reconstruct.maps.rows import add_columns, add_rows, put_rows
 from hfp.reconstruct.maps.tables import counted, html_table, share
 
 State = Mapping[str, Tensor]
@@ -96,30 +96,29 @@ class TensorMap:
         elif not full.is_contiguous():
             full.copy_(self.embed(sub, full))
         else:
-            rows, width = self._rows(full.device)
-            put_rows(full.view(-1, width), rows, sub.reshape(-1, width))
+            put_rows(full.view(-1, self._width), self._rows(full.device), sub.reshape(-1, self._width))
 
     def add(self, sub: Tensor, into: Tensor, weight: float = 1.0) -> None:
         """Add `weight * sub` to the kept entries of `into`, in place."""
-        self.add_each([(sub, into)], weight)
-
-    def add_each(self, pairs: Sequence[tuple[Tensor, Tensor]], weight: float = 1.0) -> None:
-        """Do what `add` does for several pairs of `sub` and `into` on one device; the places are found once."""
-        rows: tuple[Tensor, int] | None = None
-        for sub, into in pairs:
-            sub = sub.detach().to(into)
-            if self.last_cut < 0:
-                into.add_(sub, alpha=weight)
-            elif self.last_cut == 0:
-                into.index_add_(0, self._indices(0, into.device), sub, alpha=weight)
-            elif self._only_columns:
-                into.index_add_(-1, self._indices(-1, into.device), sub * weight)
-            else:
-                rows = rows or self._rows(into.device)
-                whole = into.contiguous()  # itself, where it is
-                add_rows(whole.view(-1, rows[1]), rows[0], sub.reshape(-1, rows[1]), weight)
-                if whole is not into:
-                    into.copy_(whole)
+        sub = sub.detach().to(into)
+        if self.last_cut < 0:
+            into.add_(sub, alpha=weight)
+        elif self.last_cut == 0:
+            into.index_add_(0, self._indices(0, into.device), sub, alpha=weight)
+        elif self._only_columns:
+            into.index_add_(-1, self._indices(-1, into.device), sub * weight)
+        elif not into.is_contiguous():
+            whole = into.contiguous()
+            self.add(sub, whole, weight)
+            into.copy_(whole)
+        elif into.device.type == "cpu" and self._width > 1:
+            first, *inner = self.kept_on(into.device)[: self.last_cut + 1]
+            columns = positions(self.shape[1 : self.last_cut + 1], tuple(inner))
+            blocks = into.view(len(into), -1, self._width), sub.reshape(len(sub), -1, self._width)
+            add_columns(*blocks, first, columns, weight)
+        else:
+            rows = self._rows(into.device)
+            add_rows(into.view(-1, self._width), rows, sub.reshape(-1, self._width), weight)
 
     def mask(self) -> Tensor:
         """Return a boolean tensor of the full shape that is True where an entry is kept."""
@@ -193,14 +192,15 @@ class TensorMap:
         """Return whether the last dimension is cut and no other, as in a classifier that keeps all classes."""
         return self.last_cut == len(self.shape) - 1 and all(kept is None for kept in self.kept[:-1])
 
-    def _rows(self, device: torch.device) -> tuple[Tensor, int]:
-        """Return the kept rows of the full tensor seen as [rows, width], and the width.
+    @property
+    def _width(self) -> int:
+        """Return how many entries lie behind the last dimension that loses indices: the width of a row."""
+        return math.prod(self.shape[self.last_cut + 1 :])
 
-        A row is what lies behind the last dimension that loses indices.
-        """
+    def _rows(self, device: torch.device) -> Tensor:
+        """Return the kept rows of the full tensor seen as [rows, width]."""
         outer = slice(self.last_cut + 1)
-        rows = positions(self.shape[outer], self.kept_on(device)[outer], device)
-        return rows, math.prod(self.shape[self.last_cut + 1 :])
+        return positions(self.shape[outer], self.kept_on(device)[outer], device)
 
 
 def positions(shape: tuple[int, ...], kept: tuple[Tensor | None, ...], device: torch.device | None = None) -> Tensor:

@@ -24,22 +24,35 @@ def add_rows(rows: Tensor, at: Tensor, values: Tensor, weight: float) -> None:
     """Add `weight * values` [n, width], of the same dtype, to distinct rows `at` [n] of a contiguous tensor."""
     if rows.shape[1] == 1:
         rows.view(-1).scatter_add_(0, at, (values * weight).view(-1))
-    elif rows.device.type == "cpu":
-        _add_in_blocks(rows, at.numpy(), values, weight)
     else:
         rows.index_add_(0, at, values, alpha=weight)
 
 
-def _add_in_blocks(rows: Tensor, at: NDArray[np.int64], values: Tensor, weight: float) -> None:
-    step = min(max(1, _BLOCK // rows.shape[1]), len(at))
-    part = torch.empty((step, rows.shape[1]), dtype=rows.dtype)
-    items, parts = _items(rows), _items(part)
-    for start in range(0, len(at), step):
-        block = at[start : start + step]
-        some = slice(len(block))
-        items.take(block, out=parts[some], mode="clip")
-        part[some].add_(values[start : start + step], alpha=weight)
-        np.put(items, block, parts[some], mode="clip")
+def add_columns(into: Tensor, values: Tensor, first: Tensor | None, columns: Tensor, weight: float) -> None:
+    """Add `weight * values` to some indices of the first two dimensions of a contiguous tensor on the processor.
+
+    Whole rows are added, in which the columns that are left out are zero, because the processor adds neighbours quickly
+    and a column is often shorter than what it reads at once.
+
+    Args:
+        into: `[rows, columns, width]`.
+        values: `[kept rows, kept columns, width]`, of the same dtype.
+        first: the kept rows, ascending; None for all.
+        columns: the kept columns, ascending.
+        weight: a finite number.
+    """
+    step = min(max(1, _BLOCK // into[0].numel()), len(values))
+    # adding a zero of this sign changes nothing, not even the sign of a zero
+    part = torch.full((step, *into.shape[1:]), -0.0 if weight >= 0 else 0.0, dtype=into.dtype)
+    items = _items(part.flatten(0, 1))
+    at = (torch.arange(step)[:, None] * into.shape[1] + columns).flatten().numpy()
+    for start in range(0, len(values), step):
+        block = values[start : start + step]
+        np.put(items, at[: len(block) * len(columns)], _items(block.flatten(0, 1).contiguous()), mode="clip")
+        if first is None:
+            into[start : start + step].add_(part[: len(block)], alpha=weight)
+        else:
+            into.index_add_(0, first[start : start + step], part[: len(block)], alpha=weight)
 
 
 def _items(rows: Tensor) -> NDArray[np.void]:

@@ -55,7 +55,8 @@ class PseudoGradients:
         squares = torch._foreach_mul(gradients, gradients)
         for name, gradient, square in zip(names, gradients, squares, strict=True):
             place = trained_part.index_map.tensors[name]
-            place.add_each([(gradient, self._gradient[name]), (square, self._square[name])], weight)
+            place.add(gradient, self._gradient[name], weight)
+            place.add(square, self._square[name], weight)
 
     def _hold_single(self, trained_part: TrainedPart, weight: float, gradients: Mapping[str, Tensor]) -> None:
         """Count the entries that were trained as held, and set the gradients of all others to 0."""
