@@ -5,6 +5,7 @@
     python examples/benchmarks/speed.py criteria --data examples/benchmarks/speed.csv
     python examples/benchmarks/speed.py bytes --data examples/benchmarks/speed.csv
     python examples/benchmarks/speed.py jobs --data examples/benchmarks/speed.csv
+    python examples/benchmarks/speed.py compile --data examples/benchmarks/speed.csv
 
 - engine: a round of the embedded engine over a bare PyTorch loop that trains the same submodels on the same batches, to
   the same weights; the loop neither makes the submodels nor aggregates them.
@@ -12,14 +13,18 @@
 - criteria: scoring two batches of 64 images over a plain forward and backward of them.
 - bytes: what a client sends in a round over 4 bytes for every value that it keeps.
 - jobs: a round with two jobs over one with one job. It is wall-clock time, so two cores must be idle.
+- compile: a local step that torch.compile made over a plain one. It needs a C++ compiler.
 
-Both sides of a ratio run one after the other in every repeat. All but the last are processor time, so that other work
-on the machine disturbs little. `reconstruct.py` has the rows on recording, embedding, aggregating and latency.
+Both sides of a ratio run one after the other in every repeat. All are processor time but those that name the clock, so
+that other work on the machine disturbs little. `reconstruct.py` has the rows on recording, embedding, aggregating and
+latency.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
+import statistics
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -193,7 +198,8 @@ def payload() -> Iterator[Figure]:
         return sum(client.bytes_up for client in record.clients) / (4 * kept)
 
     for method in ("ca-hfp", "fedavg", "heterofl"):
-        yield Figure(f"bytes up / 4 bytes a kept value ({method}, resnet20)", "<= 1.01", lambda m=method: ratio(m))
+        name = f"bytes up / 4 bytes a kept value ({method}, resnet20)"
+        yield Figure(name, "<= 1.01", partial(ratio, method), once=True)
 
 
 def jobs() -> Iterator[Figure]:
@@ -209,7 +215,47 @@ def jobs() -> Iterator[Figure]:
         yield Figure("round with 2 jobs / with 1 (ca-hfp, resnet20, clock)", "<= 0.6", ratio)
 
 
-ROWS = {"engine": engine, "flower": flower, "criteria": criteria, "bytes": payload, "jobs": jobs}
+class Stepping:
+    """A model that takes one step after the other on one batch, as a client does, compiled or not."""
+
+    def __init__(self, model: nn.Module, compiled: bool) -> None:
+        self.model = copy.deepcopy(model).train()
+        self._forward = torch.compile(self.model) if compiled else self.model
+        self._optimizer = torch.optim.SGD(self.model.parameters(), lr=0.01, momentum=0.9)
+        images, self._labels = pictures(32)
+        self._inputs = images / 255.0
+
+    def step(self) -> None:
+        """Take one step."""
+        loss = functional.cross_entropy(self._forward(self._inputs), self._labels)
+        self._optimizer.zero_grad()
+        loss.backward()
+        self._optimizer.step()
+
+
+def compiled() -> Iterator[Figure]:
+    """A step that torch.compile made beside a plain one: what it costs to start, what it gains, and how it differs."""
+    torch.manual_seed(0)
+    model = create_model("resnet20")
+    plain_one, compiled_one = Stepping(model, False), Stepping(model, True)
+    clock = time.perf_counter
+    plain_one.step()
+    with torch._inductor.config.patch(force_disable_caches=True):
+        start = seconds(compiled_one.step, clock)
+    pairs = list(zip(plain_one.model.parameters(), compiled_one.model.parameters(), strict=True))
+    other = sum(int((one != two).sum()) for one, two in pairs) / sum(one.numel() for one, _ in pairs)
+    plain_time = statistics.median(seconds(plain_one.step, clock) for _ in range(9))
+    yield Figure("first step compiled / a plain step (resnet20, clock)", "", lambda: start / plain_time, once=True)
+    yield Figure("weights with other bits after it / all weights", "<= 0", lambda: other, once=True)
+
+    def steps(one: Stepping) -> float:
+        return seconds(lambda: [one.step() for _ in range(10)])
+
+    name = "ten later steps compiled / plain (resnet20)"
+    yield Figure(name, "<= 1", lambda: steps(compiled_one) / steps(plain_one))
+
+
+ROWS = {"engine": engine, "flower": flower, "criteria": criteria, "bytes": payload, "jobs": jobs, "compile": compiled}
 
 
 def main() -> None:
@@ -222,7 +268,7 @@ def main() -> None:
     torch.set_num_threads(1)
     for row in given.rows:
         for figure in ROWS[row]():
-            shown(figure, 1 if row == "bytes" else given.repeats, given.data)
+            shown(figure, given.repeats, given.data)
 
 
 if __name__ == "__main__":
