@@ -8,7 +8,7 @@
     python examples/benchmarks/speed.py compile --data examples/benchmarks/speed.csv
 
 - engine: a round of the embedded engine over a bare PyTorch loop that trains the same submodels on the same batches, to
-  the same weights; the loop neither makes the submodels nor aggregates them.
+  the same weights; the loop neither makes the submodels nor aggregates them. Freed memory stays with the process.
 - flower: a round of the embedded engine over the same round in Flower's simulation, which needs hfp[flower-sim].
 - criteria: scoring two batches of 64 images over a plain forward and backward of them.
 - bytes: what a client sends in a round over 4 bytes for every value that it keeps.
@@ -34,7 +34,7 @@ from typing import Any
 
 import torch
 from criteria_study.timing import hessian_loop, plain
-from figures import Figure, seconds, shown
+from figures import Figure, keep_freed_memory, seconds, shown
 from flower import LONG, SHORT, deployment, embedded, measure
 from torch import Tensor, nn
 from torch.nn import functional
@@ -137,6 +137,7 @@ def engine_ratio(course: Course, setting: Federation, replies: Replies) -> float
 
 def engine() -> Iterator[Figure]:
     """The embedded engine beside a bare loop."""
+    keep_freed_memory()
     for method in ("ca-hfp", "heterofl", "fedavg"):
         for each in (100, 500, 1000):
             setting, replies = federation(method, "resnet20", each), Replies()
