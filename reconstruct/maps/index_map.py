@@ -112,10 +112,9 @@ class TensorMap:
             self.add(sub, whole, weight)
             into.copy_(whole)
         elif into.device.type == "cpu" and self._width > 1:
-            first, *inner = self.kept_on(into.device)[: self.last_cut + 1]
-            columns = positions(self.shape[1 : self.last_cut + 1], tuple(inner))
-            blocks = into.view(len(into), -1, self._width), sub.reshape(len(sub), -1, self._width)
-            add_columns(*blocks, first, columns, weight)
+            rows, width = self.shape[0], self._width
+            blocks = into.view(rows, -1, width), sub.reshape(sub.shape[0], -1, width)
+            add_columns(*blocks, self.kept[0], self._columns, weight)
         else:
             rows = self._rows(into.device)
             add_rows(into.view(-1, self._width), rows, sub.reshape(-1, self._width), weight)
@@ -187,15 +186,21 @@ class TensorMap:
     def _cuts(self) -> Iterator[tuple[int, Tensor]]:
         return ((dim, kept) for dim, kept in enumerate(self.kept) if kept is not None)
 
-    @property
+    @cached_property
     def _only_columns(self) -> bool:
         """Return whether the last dimension is cut and no other, as in a classifier that keeps all classes."""
         return self.last_cut == len(self.shape) - 1 and all(kept is None for kept in self.kept[:-1])
 
-    @property
+    @cached_property
     def _width(self) -> int:
         """Return how many entries lie behind the last dimension that loses indices: the width of a row."""
         return math.prod(self.shape[self.last_cut + 1 :])
+
+    @cached_property
+    def _columns(self) -> Tensor:
+        """Return the kept positions in what lies behind the first dimension, seen as [columns, width]."""
+        inner = slice(1, self.last_cut + 1)
+        return positions(self.shape[inner], self.kept[inner])
 
     def _rows(self, device: torch.device) -> Tensor:
         """Return the kept rows of the full tensor seen as [rows, width]."""

@@ -41,18 +41,20 @@ def add_columns(into: Tensor, values: Tensor, first: Tensor | None, columns: Ten
         columns: the kept columns, ascending.
         weight: a finite number.
     """
-    step = min(max(1, _BLOCK // into[0].numel()), len(values))
+    count, size = values.shape[0], into.shape[1]
+    step = min(max(1, _BLOCK // (size * into.shape[2])), count)
     # adding a zero of this sign changes nothing, not even the sign of a zero
     part = torch.full((step, *into.shape[1:]), -0.0 if weight >= 0 else 0.0, dtype=into.dtype)
     items = _items(part.flatten(0, 1))
-    at = (torch.arange(step)[:, None] * into.shape[1] + columns).flatten().numpy()
-    for start in range(0, len(values), step):
-        block = values[start : start + step]
-        np.put(items, at[: len(block) * len(columns)], _items(block.flatten(0, 1).contiguous()), mode="clip")
+    at = np.arange(0, step * size, size)[:, None] + columns.numpy()
+    for start in range(0, count, step):
+        some = min(step, count - start)
+        block = values[start : start + some].flatten(0, 1).contiguous()
+        np.put(items, at[:some], _items(block), mode="clip")
         if first is None:
-            into[start : start + step].add_(part[: len(block)], alpha=weight)
+            into[start : start + some].add_(part[:some], alpha=weight)
         else:
-            into.index_add_(0, first[start : start + step], part[: len(block)], alpha=weight)
+            into.index_add_(0, first[start : start + some], part[:some], alpha=weight)
 
 
 def _items(rows: Tensor) -> NDArray[np.void]:
