@@ -13,6 +13,7 @@ import argparse
 import copy
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import timm
@@ -79,14 +80,14 @@ def aggregate(full: State, clients: list[tuple[State, IndexMap]], rule: str) -> 
     return aggregator.finish()
 
 
-def random_map(groups: Coupling, seed: int) -> IndexMap:
-    """Half of every group's channels, at random."""
+def random_map(groups: Coupling, seed: int, share: float = 0.5) -> IndexMap:
+    """Keep this share of every group's channels, at random."""
     generator = torch.Generator().manual_seed(seed)
-    halves = {
-        name: torch.randperm(size, generator=generator)[: size // 2].sort().values
+    kept = {
+        name: torch.randperm(size, generator=generator)[: int(share * size)].sort().values
         for name, size in groups.sizes.items()
     }
-    return groups.index_map(groups.plan(halves))
+    return groups.index_map(groups.plan(kept))
 
 
 def speed_up(name: str, size: int) -> Callable[[], float]:
@@ -119,13 +120,18 @@ def recording() -> Iterator[Figure]:
     yield Figure("embed / clone (resnet50 at 50 %)", "<= 3", lambda: embed_ratio(index_map, sub, full))
 
 
+def resnet18_clients(share: float = 0.5) -> tuple[State, list[tuple[State, IndexMap]]]:
+    """The full state of resnet18, and ten clients' states and maps, each of this share of the channels."""
+    parent = timm.create_model("resnet18")
+    full = parent.state_dict()
+    groups = Coupling.trace(parent, torch.randn(2, 3, 64, 64), ignored_layers=["fc"])
+    maps = [random_map(groups, seed, share) for seed in range(10)]
+    return full, [(index_map.restrict(full), index_map) for index_map in maps]
+
+
 def aggregating() -> Iterator[Figure]:
     """Ten clients' halves of resnet18."""
-    parent, x = timm.create_model("resnet18"), torch.randn(2, 3, 64, 64)
-    full = parent.state_dict()
-    groups = Coupling.trace(parent, x, ignored_layers=["fc"])
-    maps = [random_map(groups, seed) for seed in range(10)]
-    clients = [(index_map.restrict(full), index_map) for index_map in maps]
+    full, clients = resnet18_clients()
     states = [copy.deepcopy(full) for _ in range(10)]
     for rule in ("fill", "holders"):
         yield Figure(
@@ -136,31 +142,64 @@ def aggregating() -> Iterator[Figure]:
 
 
 def growing() -> Iterator[Figure]:
-    """What one more client costs, and what smaller messages save."""
-    full = timm.create_model("resnet18").state_dict()
-    groups = Coupling.trace(timm.create_model("resnet18"), torch.randn(2, 3, 64, 64), ignored_layers=["fc"])
-    maps = [random_map(groups, seed) for seed in range(10)]
-    clients = [(index_map.restrict(full), index_map) for index_map in maps]
-    yield Figure(
-        "aggregate 300 x resnet18 at 50 % / 30 x aggregating 10",
-        "<= 1",
-        lambda: seconds(lambda: aggregate(full, clients * 30, "fill")) / 30
-        / seconds(lambda: aggregate(full, clients, "fill")),
-    )  # fmt: skip
+    """What one more client costs."""
+    full, clients = resnet18_clients()
+
+    def ratio(more: int, less: int) -> float:
+        """The time of so many clients over that of fewer, per client."""
+        times = [
+            seconds(lambda count=count: aggregate(full, clients * (count // 10), "fill")) for count in (more, less)
+        ]
+        return times[0] / more / (times[1] / less)
+
+    for more, less in ((100, 10), (1000, 100)):
+        yield Figure(f"time a client, {more} / {less} x resnet18 at 50 %", "<= 1", partial(ratio, more, less))
+
+
+def shrinking() -> Iterator[Figure]:
+    """What smaller messages save: time a byte of a hundred clients, whose one result counts for little."""
+    whole = resnet18_clients(1.0)
+
+    def each(full: State, clients: list[tuple[State, IndexMap]]) -> float:
+        sent = sum(tensor.nbytes for state, _ in clients for tensor in state.values())
+        return seconds(lambda: aggregate(full, clients * 10, "fill")) / sent
+
+    for share in (0.5, 0.25):
+        part = resnet18_clients(share)
+        yield Figure(
+            f"time a byte, 100 x resnet18 at {100 * share:.0f} % / at 100 %",
+            "<= 1",
+            lambda part=part: each(*part) / each(*whole),
+        )
+
+
+PARTS = {
+    "record": recording,
+    "aggregate": aggregating,
+    "clients": growing,
+    "bytes": shrinking,
+    "latency": compact_models,
+}
 
 
 def main() -> None:
     """Measure all of them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--only", choices=("record", "aggregate", "clients", "latency"), help="one part of it")
+    parser.add_argument("--only", choices=PARTS, help="one part of it")
     parser.add_argument("--data", type=Path, help="write the figures to this data file")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     warnings.filterwarnings("ignore", message="Unwrapped parameters")
 
-    parts = {"record": recording, "aggregate": aggregating, "clients": growing, "latency": compact_models}
+    parts = {
+        "record": recording,
+        "aggregate": aggregating,
+        "clients": growing,
+        "bytes": shrinking,
+        "latency": compact_models,
+    }
     for name, part in parts.items():
         for figure in part() if arguments.only in (None, name) else ():
             shown(figure, arguments.repeats, arguments.data)

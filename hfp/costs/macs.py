@@ -113,9 +113,9 @@ class MacCounter:
 
     def __call__(self, model: nn.Module) -> int:
         """Return the multiply-accumulates of the example's forward pass through `model`."""
-        tensors, shapes = list(model.parameters()), decides_costs(model)
+        shapes = decides_costs(model)
         if shapes not in self._counted:
-            device = tensors[0].device if tensors else self.example.device
+            device = next((tensor.device for tensor in model.parameters()), self.example.device)
             self._counted[shapes] = macs(model, self.example.to(device))
         return self._counted[shapes]
 

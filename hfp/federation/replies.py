@@ -10,6 +10,7 @@ import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import torch
@@ -182,13 +183,8 @@ def check_tensors(tensors: State, largest: float = FLOAT32_MAX) -> None:
     Raises:
         InputError: naming the tensor and what is wrong with it.
     """
-    # the least and the greatest value tell, and finding them is one quick pass; all are read from the device at once
-    ends = {name: torch.stack(tensor.aminmax()) for name, tensor in tensors.items() if _has_order(tensor)}
-    if not ends:
-        return
-    home = next(iter(ends.values())).device
-    found = torch.stack([pair.to(home, torch.float64) for pair in ends.values()]).tolist()
-    for name, (least, greatest) in zip(ends, found, strict=True):
+    # the least and the greatest value tell, and finding them is one quick pass
+    for name, (least, greatest) in _ends({n: tensor for n, tensor in tensors.items() if _has_order(tensor)}).items():
         if not (math.isfinite(least) and math.isfinite(greatest)):
             raise InputError(f"{name} holds values that are not finite")
         limit = largest if tensors[name].is_floating_point() else EXACT
@@ -196,6 +192,18 @@ def check_tensors(tensors: State, largest: float = FLOAT32_MAX) -> None:
             raise InputError(f"{name} must hold values up to {limit:.3g}; found {max(least, greatest, key=abs):.3g}")
         if name.endswith("running_var") and least < 0:
             raise InputError(f"{name} must hold variances of at least 0; found {least:.3g}")
+
+
+def _ends(tensors: State) -> dict[str, tuple[float, float]]:
+    """Return the least and the greatest value of each tensor; those of one dtype are read from the device at once."""
+    alike: dict[tuple[torch.dtype, torch.device], list[str]] = {}
+    for name, tensor in tensors.items():
+        alike.setdefault((tensor.dtype, tensor.device), []).append(name)
+    found = {}
+    for names in alike.values():
+        ends = torch.stack([end for name in names for end in tensors[name].aminmax()]).double().view(-1, 2)
+        found.update(zip(names, map(tuple, ends.tolist()), strict=True))
+    return {name: found[name] for name in tensors}
 
 
 def _distances(name: str, found: Sequence[tuple[Client, State]]) -> Tensor:
@@ -224,10 +232,11 @@ def _check_finite(memory: Any) -> None:
     Raises:
         InputError: saying so.
     """
-    for value in _numbers_in(memory):
-        whole = bool(value.isfinite().all()) if isinstance(value, Tensor) else math.isfinite(value)
-        if not whole:
-            raise InputError("what the method remembers holds values that are not finite")
+    numbers = list(_numbers_in(memory))
+    tensors = {str(place): value for place, value in enumerate(numbers) if isinstance(value, Tensor) and value.numel()}
+    floats = [value for value in numbers if isinstance(value, float)]
+    if not all(map(math.isfinite, chain(floats, *_ends(tensors).values()))):
+        raise InputError("what the method remembers holds values that are not finite")
 
 
 def _numbers_in(value: Any) -> Iterator[Tensor | float]:

@@ -38,6 +38,10 @@ class Shell:
             self.model.to(memory_format=torch.channels_last)
         self.steps: dict[Hashable, Any] = {}
         self._tensors = self.model.state_dict(keep_vars=True)
+        # a model is filled once for every client and round, so that it is walked through here and not there
+        self._values = [tensor.detach() for tensor in self._tensors.values()]
+        self._modules, self._parameters = list(self.model.modules()), list(self.model.parameters())
+        self._transient = {name: buffer for name, buffer in self.model.named_buffers() if name not in self._tensors}
         self._hooks = [(hooks, dict(hooks)) for hooks in _hooks_of(self.model)]
 
     def fill(self, parent: nn.Module, index_map: IndexMap, state: State) -> nn.Module:
@@ -47,22 +51,20 @@ class Shell:
             MapError: `state` is not the compact state of the map.
         """
         index_map.check_compact(state)
-        buffers = dict(self.model.named_buffers())
         with torch.no_grad():
-            torch._foreach_copy_(
-                [tensor.detach() for tensor in self._tensors.values()], [state[name] for name in self._tensors]
-            )
-            for name, buffer in parent.named_buffers():
-                if name not in self._tensors:
-                    place = index_map.transient.get(name)
-                    buffers[name].copy_(buffer if place is None else place.restrict(buffer))
-        for module, own in zip(self.model.modules(), parent.modules(), strict=True):
-            module.training = own.training
+            torch._foreach_copy_(self._values, [state[name] for name in self._tensors])
+            for name, buffer in self._transient.items():
+                full, place = parent.get_buffer(name), index_map.transient.get(name)
+                buffer.copy_(full if place is None else place.restrict(full))
+        for module, own in zip(self._modules, parent.modules(), strict=True):
+            if module.training != own.training:
+                module.training = own.training
         for hooks, first in self._hooks:
             if hooks or first:
                 hooks.clear()
                 hooks.update(first)
-        self.model.zero_grad(set_to_none=True)
+        for parameter in self._parameters:
+            parameter.grad = None
         return self.model
 
     @property

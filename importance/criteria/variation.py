@@ -137,10 +137,19 @@ class Variation:
                     raise CriterionError(
                         f"{argument}[{name!r}] has shape {list(tensors[name].shape)}, not {list(like.shape)}"
                     )
-                if tensors[name].numel() and not torch.stack(tensors[name].aminmax()).isfinite().all():
-                    raise CriterionError(
-                        f"{argument}[{name!r}] holds values that are not finite; did a client diverge?"
-                    )
+            bad = _not_finite({name: tensors[name] for name in expected})
+            if bad:
+                raise CriterionError(f"{argument}[{bad!r}] holds values that are not finite; did a client diverge?")
+
+
+def _not_finite(tensors: Tensors) -> str:
+    """Return the name of the first tensor with a value that is not finite, or an empty text; one device read."""
+    names = [name for name, tensor in tensors.items() if tensor.numel()]
+    if not names:
+        return ""
+    ends = torch.stack([end for name in names for end in tensors[name].aminmax()])
+    finite = ends.isfinite().view(-1, 2).all(1).tolist()
+    return next((name for name, whole in zip(names, finite, strict=True) if not whole), "")
 
 
 def _fill(curvature: Tensor, seen: Tensor) -> Tensor:

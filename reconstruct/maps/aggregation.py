@@ -16,7 +16,8 @@ AggregationRule = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 """A rule returns the new value of a tensor.
 
 It takes the global value, the weighted sum of the clients' values, the weight of the clients that held each entry, and
-the weight of all clients. All tensors broadcast to the full shape. The sum is zero where nobody held the entry.
+the weight of all clients. All tensors broadcast to the full shape. The sum is zero where nobody held the entry, and a
+rule may write into it.
 """
 
 
@@ -28,7 +29,7 @@ def fill_with_global(full: Tensor, total: Tensor, held: Tensor, weight: float) -
 def mean_over_holders(full: Tensor, total: Tensor, held: Tensor, weight: float) -> Tensor:
     """Return the weighted mean over the clients that held the entry."""
     unheld = held == 0
-    return (full * unheld.to(full.dtype)).addcmul_(total, held.reciprocal().masked_fill_(unheld, 0))
+    return total.mul_(held.reciprocal().masked_fill_(unheld, 0)).addcmul_(full, unheld.to(full.dtype))
 
 
 AGGREGATION_RULES: Mapping[str, AggregationRule] = {"fill": fill_with_global, "holders": mean_over_holders}
@@ -105,7 +106,7 @@ class Aggregator:
             MapError: no client was added, or the aggregation is finished.
         """
         held = self._held()
-        return {name: self._merged(name, total, held[name]) for name, total in self._sums.items()}
+        return {name: self._merged(name, total.clone(), held[name]) for name, total in self._sums.items()}
 
     def finish(self) -> dict[str, Tensor]:
         """Return what `result` does and end the aggregation, so that no second model is held in memory.

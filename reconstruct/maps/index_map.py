@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from hfp.reconstruct.errors import MapError
-from hfp.reconstruct.maps.rows import add_rows, put_rows
+from hfp.reconstruct.maps.rows import add_columns, add_rows, put_rows
 from hfp.reconstruct.maps.tables import counted, html_table, share
 
 State = Mapping[str, Tensor]
@@ -61,7 +62,7 @@ class TensorMap:
         """Return the map that keeps everything."""
         return cls(tuple(shape), (None,) * len(shape))
 
-    @property
+    @cached_property
     def compact_shape(self) -> tuple[int, ...]:
         """Return the shape of what is kept."""
         return tuple(n if k is None else k.numel() for n, k in zip(self.shape, self.kept, strict=True))
@@ -95,8 +96,7 @@ class TensorMap:
         elif not full.is_contiguous():
             full.copy_(self.embed(sub, full))
         else:
-            rows, width = self._rows(full.device)
-            put_rows(full.view(-1, width), rows, sub.reshape(-1, width))
+            put_rows(full.view(-1, self._width), self._rows(full.device), sub.reshape(-1, self._width))
 
     def add(self, sub: Tensor, into: Tensor, weight: float = 1.0) -> None:
         """Add `weight * sub` to the kept entries of `into`, in place."""
@@ -111,9 +111,13 @@ class TensorMap:
             whole = into.contiguous()
             self.add(sub, whole, weight)
             into.copy_(whole)
+        elif into.device.type == "cpu" and self._width > 1:
+            rows, width = self.shape[0], self._width
+            blocks = into.view(rows, -1, width), sub.reshape(sub.shape[0], -1, width)
+            add_columns(*blocks, self.kept[0], self._columns, weight)
         else:
-            rows, width = self._rows(into.device)
-            add_rows(into.view(-1, width), rows, sub.reshape(-1, width), weight)
+            rows = self._rows(into.device)
+            add_rows(into.view(-1, self._width), rows, sub.reshape(-1, self._width), weight)
 
     def mask(self) -> Tensor:
         """Return a boolean tensor of the full shape that is True where an entry is kept."""
@@ -182,19 +186,26 @@ class TensorMap:
     def _cuts(self) -> Iterator[tuple[int, Tensor]]:
         return ((dim, kept) for dim, kept in enumerate(self.kept) if kept is not None)
 
-    @property
+    @cached_property
     def _only_columns(self) -> bool:
         """Return whether the last dimension is cut and no other, as in a classifier that keeps all classes."""
         return self.last_cut == len(self.shape) - 1 and all(kept is None for kept in self.kept[:-1])
 
-    def _rows(self, device: torch.device) -> tuple[Tensor, int]:
-        """Return the kept rows of the full tensor seen as [rows, width], and the width.
+    @cached_property
+    def _width(self) -> int:
+        """Return how many entries lie behind the last dimension that loses indices: the width of a row."""
+        return math.prod(self.shape[self.last_cut + 1 :])
 
-        A row is what lies behind the last dimension that loses indices.
-        """
+    @cached_property
+    def _columns(self) -> Tensor:
+        """Return the kept positions in what lies behind the first dimension, seen as [columns, width]."""
+        inner = slice(1, self.last_cut + 1)
+        return positions(self.shape[inner], self.kept[inner])
+
+    def _rows(self, device: torch.device) -> Tensor:
+        """Return the kept rows of the full tensor seen as [rows, width]."""
         outer = slice(self.last_cut + 1)
-        rows = positions(self.shape[outer], self.kept_on(device)[outer], device)
-        return rows, math.prod(self.shape[self.last_cut + 1 :])
+        return positions(self.shape[outer], self.kept_on(device)[outer], device)
 
 
 def positions(shape: tuple[int, ...], kept: tuple[Tensor | None, ...], device: torch.device | None = None) -> Tensor:
@@ -404,11 +415,11 @@ class IndexMap:
 
     def check_full(self, state: State) -> None:
         """Raise a `MapError` unless `state` has the keys and shapes of the full model."""
-        self._check(state, "full", {name: tensor.shape for name, tensor in self.tensors.items()})
+        self._check(state, "full", self._full_shapes)
 
     def check_compact(self, state: State) -> None:
         """Raise a `MapError` unless `state` has the keys and shapes of the compact model."""
-        self._check(state, "compact", {name: tensor.compact_shape for name, tensor in self.tensors.items()})
+        self._check(state, "compact", self._compact_shapes)
 
     def check_transient(self, model: nn.Module) -> None:
         """Raise a `MapError` unless `model` has the buffers outside its state_dict that this map cuts."""
@@ -419,6 +430,14 @@ class IndexMap:
                     f"{name}: expected a non-persistent buffer of shape {list(tensor.shape)}, "
                     f"got {shapes.get(name, 'none')}"
                 )
+
+    @cached_property
+    def _full_shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: tensor.shape for name, tensor in self.tensors.items()}
+
+    @cached_property
+    def _compact_shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: tensor.compact_shape for name, tensor in self.tensors.items()}
 
     def _place(self, device: torch.device) -> None:
         """Copy all kept indices to a device in one transfer."""
@@ -435,7 +454,7 @@ class IndexMap:
         if state.keys() != shapes.keys():
             raise MapError(f"this is not the {kind} state of this map: {_difference(state, shapes)}")
         for name, shape in shapes.items():
-            if tuple(state[name].shape) != shape:
+            if state[name].shape != shape:
                 raise MapError(f"{name}: expected the {kind} shape {list(shape)}, got {list(state[name].shape)}")
 
 

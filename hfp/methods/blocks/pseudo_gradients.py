@@ -8,22 +8,27 @@ import torch
 from torch import Tensor
 
 from hfp.methods.interface.values import TrainedPart
+from hfp.reconstruct.maps.coverage import Coverage
 
 
 class PseudoGradients:
     """Weighted means of ``g_k = -(w_k - w)/(η E)``, of its squares, and of which clients hold an entry.
 
-    Clients are added one at a time, in the memory of three full models. All results are divided by the weight of all
-    clients. A client that took no step counts as one without a gradient.
+    Clients are added one at a time, in the memory of two full models. Clients that train single entries of a tensor
+    take that of a third. All results are divided by the weight of all clients. A client that took no step counts as
+    one without a gradient.
 
     Args:
         parameters: the full model's parameters, for their names and shapes.
     """
 
     def __init__(self, parameters: Mapping[str, Tensor]) -> None:
-        self._gradient, self._square, self._coverage = (
-            {name: torch.zeros_like(tensor) for name, tensor in parameters.items()} for _ in range(3)
+        self._gradient, self._square = (
+            {name: torch.zeros_like(tensor) for name, tensor in parameters.items()} for _ in range(2)
         )
+        device = next((tensor.device for tensor in parameters.values()), None)
+        self._whole = Coverage({name: tuple(tensor.shape) for name, tensor in parameters.items()}, device)
+        self._single: dict[str, Tensor] = {}
         self._weight = 0.0
         self._moved, self._moved_square = 0.0, 0.0
 
@@ -40,17 +45,28 @@ class PseudoGradients:
             return
         self._moved += weight
         self._moved_square += weight**2
-        for name, total in self._gradient.items():
+        names, before, after = list(self._gradient), trained_part.before, trained_part.after
+        gradients = torch._foreach_sub([before[name] for name in names], [after[name] for name in names])
+        if trained_part.active:
+            self._hold_single(trained_part, weight, dict(zip(names, gradients, strict=True)))
+        else:
+            self._whole.add(trained_part.index_map.tensors, weight)
+        torch._foreach_div_(gradients, distance)
+        squares = torch._foreach_mul(gradients, gradients)
+        for name, gradient, square in zip(names, gradients, squares, strict=True):
             place = trained_part.index_map.tensors[name]
-            gradient = trained_part.before[name] - trained_part.after[name]
-            held = torch.ones((), dtype=total.dtype, device=total.device)
+            place.add(gradient, self._gradient[name], weight)
+            place.add(square, self._square[name], weight)
+
+    def _hold_single(self, trained_part: TrainedPart, weight: float, gradients: Mapping[str, Tensor]) -> None:
+        """Count the entries that were trained as held, and set the gradients of all others to 0."""
+        for name, gradient in gradients.items():
+            held = torch.ones_like(gradient)
             if name in trained_part.active:
-                held = trained_part.active[name].to(total)
-                gradient = gradient * held
-            gradient = gradient / distance
-            place.add(gradient, total, weight)
-            place.add(gradient.square(), self._square[name], weight)
-            place.add(held.expand(place.compact_shape), self._coverage[name], weight)
+                held = trained_part.active[name].to(gradient)
+                gradient *= held
+            total = self._single.setdefault(name, torch.zeros_like(self._gradient[name]))
+            trained_part.index_map.tensors[name].add(held, total, weight)
 
     def gradient(self) -> dict[str, Tensor]:
         """Return ``Σ p_k g_k`` by parameter, over the clients that hold an entry."""
@@ -62,12 +78,14 @@ class PseudoGradients:
 
     def coverage(self) -> dict[str, Tensor]:
         """Return ``Σ p_k`` by parameter, over the clients that hold an entry."""
-        return self._mean(self._coverage)
+        return {
+            name: (held / max(self._weight, 1e-12)).expand_as(self._gradient[name]) for name, held in self._held.items()
+        }
 
     def unheld(self) -> float:
         """Return the share of the entries that no client holds."""
-        entries = sum(coverage.numel() for coverage in self._coverage.values())
-        return sum(int((coverage == 0).sum()) for coverage in self._coverage.values()) / entries
+        unheld = [(held == 0).expand_as(self._gradient[name]) for name, held in self._held.items()]
+        return sum(int(part.sum()) for part in unheld) / sum(part.numel() for part in unheld)
 
     def agreement(self) -> float:
         """Return how alike the clients' gradients are: 1 if they are equal, about 0 if they have nothing in common.
@@ -80,13 +98,23 @@ class PseudoGradients:
             return 0.0
         alone = self._moved_square / self._moved**2
         joint = single = 0.0
-        for name, coverage in self._coverage.items():
-            core = coverage >= self._moved * (1 - 1e-6)
+        for name, held in self._held.items():
+            core = (held >= self._moved * (1 - 1e-6)).expand_as(self._gradient[name])
             joint += float(self._gradient[name][core].double().square().sum())
             single += float(self._square[name][core].double().sum())
         if alone >= 1 or not single:
             return 0.0
         return max(0.0, (joint / (self._moved * single) - alone) / (1 - alone))
+
+    @property
+    def _held(self) -> dict[str, Tensor]:
+        """The weight of the clients that hold an entry, broadcastable to the parameter's shape."""
+        whole = self._whole.held()
+        found = {}
+        for name, total in self._gradient.items():
+            parts = [part[name].to(total) for part in (whole, self._single) if name in part]
+            found[name] = sum(parts, total.new_zeros([1] * total.dim()))
+        return found
 
     def _mean(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
         return {name: total / max(self._weight, 1e-12) for name, total in sums.items()}

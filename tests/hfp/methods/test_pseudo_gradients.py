@@ -1,5 +1,7 @@
 """What clients' models did in a round, as gradients: how much they agree, what nobody holds; against definitions."""
 
+import dataclasses
+
 import pytest
 import torch
 from federated import context_of
@@ -119,3 +121,29 @@ def test_what_nobody_holds_is_counted_in_entries(shares):
     expected = size - int(torch.stack(masks).any(0).sum()) if masks else size
     assert sums_of([(held, 3) for held in clients]).unheld() == pytest.approx(expected / size, abs=1e-12)
     assert sums_of([], idle=[(held, 3) for held in clients]).unheld() == 1
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    clients=st.lists(
+        st.tuples(st.integers(0, 50), st.sampled_from([0.25, 0.5, 1.0]), st.integers(1, 40), st.booleans()),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_gradient_square_and_coverage_are_sums_over_the_clients_that_hold_an_entry(clients):
+    sums, weight_of_all = PseudoGradients(PARAMETERS), sum(weight for _, _, weight, _ in clients)
+    expected = {name: torch.zeros(3, *tensor.shape, dtype=tensor.dtype) for name, tensor in PARAMETERS.items()}
+    for seed, kept, weight, partly in clients:
+        gradient = drawn(seed)
+        part = moved(gradient, kept)
+        active = {name: gradient[name] > 0 for name in list(PARAMETERS)[::2]} if partly else {}
+        compact = {name: part.index_map.tensors[name].restrict(mask) for name, mask in active.items()}
+        sums.add(dataclasses.replace(part, active=compact), weight, DISTANCE)
+        for name, mask in part.index_map.masks().items():
+            held = (mask & active[name] if name in active else mask).to(gradient[name])
+            rows = torch.stack([gradient[name] * held, gradient[name].square() * held, held])
+            expected[name] += weight / weight_of_all * rows
+    for found, row in ((sums.gradient(), 0), (sums.square(), 1), (sums.coverage(), 2)):
+        for name, tensor in found.items():
+            torch.testing.assert_close(tensor, expected[name][row], rtol=1e-9, atol=1e-9)

@@ -60,6 +60,17 @@ def test_add_equals_its_definition(data, weight):
     torch.testing.assert_close(into.double(), expected, rtol=1e-5, atol=1e-6)
 
 
+@given(st.data(), st.sampled_from([-2.0, 0.5, 3.0]))
+def test_add_changes_no_bit_of_the_entries_that_are_not_kept(data, weight):
+    tensor_map = data.draw(tensor_maps())
+    size = math.prod(tensor_map.shape)
+    values = data.draw(st.lists(st.sampled_from([0.0, -0.0, 1.0, math.inf, math.nan]), min_size=size, max_size=size))
+    into = torch.tensor(values).view(tensor_map.shape)
+    before, kept_entries = into.clone(), mask(tensor_map)
+    tensor_map.add(data.draw(tensors(tensor_map.compact_shape)), into, weight)
+    assert_same_bits(into[~kept_entries], before[~kept_entries])
+
+
 @given(st.data())
 def test_write_is_embed_in_place(data):
     tensor_map = data.draw(tensor_maps())
