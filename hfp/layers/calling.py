@@ -6,6 +6,7 @@ import random
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -87,7 +88,7 @@ def random_state_kept(seed: int | None = None) -> Iterator[None]:
         seed: what all of them are seeded with inside; None, the default, leaves them as they are.
     """
     python_state, numpy_state = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+    with torch.random.fork_rng(devices=range(_graphics_cards())):
         try:
             if seed is not None:
                 random.seed(seed)
@@ -97,6 +98,12 @@ def random_state_kept(seed: int | None = None) -> Iterator[None]:
         finally:
             random.setstate(python_state)
             np.random.set_state(numpy_state)
+
+
+@cache
+def _graphics_cards() -> int:
+    """Return how many devices CUDA has; where there are none, PyTorch looks for its driver at every question."""
+    return torch.cuda.device_count()
 
 
 def is_recurrent(model: nn.Module) -> bool:

@@ -21,8 +21,9 @@ def formula_of(function: Any) -> Formula | None:
     ``out_shape``. It returns floating-point operations, two for each multiply-accumulate.
     """
     packet = getattr(function, "_overloadpacket", None)
-    if getattr(packet, "_qualified_op_name", "") == "aten::_grouped_mm":
-        return _grouped_mm
+    own = _OWN.get(getattr(packet, "_qualified_op_name", ""))
+    if own is not None:
+        return own
     found = flop_registry.get(packet)
     return getattr(found, "__wrapped__", None)  # formulas that read more than shapes are not wrapped
 
@@ -30,6 +31,18 @@ def formula_of(function: Any) -> Formula | None:
 def _grouped_mm(left: Sequence[int], *_: Any, out_shape: Sequence[int], **__: Any) -> int:
     """Count a product of rows with the weights of each row's expert, which PyTorch has no formula for."""
     return 2 * left[-1] * math.prod(out_shape)
+
+
+def _added_product(_: Sequence[int], left: Sequence[int], *__: Any, out_shape: Sequence[int], **___: Any) -> int:
+    """Count a product that is added to something; PyTorch's formula looks for tensors again, which takes long."""
+    return 2 * left[-1] * math.prod(out_shape)
+
+
+_OWN: dict[str, Formula] = {
+    "aten::_grouped_mm": _grouped_mm,
+    "aten::addmm": _added_product,
+    "aten::baddbmm": _added_product,
+}
 
 
 def flops(formula: Formula, args: Any, kwargs: Mapping[str, Any], result: Any) -> int:

@@ -28,7 +28,11 @@ def own_copy(model: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
     Raises:
         InputError: an attribute can't be copied.
     """
-    memo: dict[int, Any] = {**computed(model), **{id(parameter): parameter for parameter in model.parameters()}}
+    memo: dict[int, Any] = {
+        **computed(model),
+        **{id(buffer): buffer.detach().clone() for buffer in model.buffers()},
+        **{id(parameter): parameter for parameter in model.parameters()},
+    }
     try:
         found = copied(model, memo)
     except Exception as error:

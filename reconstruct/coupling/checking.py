@@ -38,7 +38,7 @@ _NOT_COMPARED = frozenset({*COPIES, "t"})  # linear layers transpose their whole
 _FEW = 1 << 19  # entries; weights of larger tensors are not kept
 _PERIOD = 65537
 """After how many entries the noise repeats: a prime, so that no two channels of a usual width get the same."""
-Digest = tuple[Tensor, Tensor]
+Digest = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -121,6 +121,7 @@ def masked_output(wiring: Wiring, model: nn.Module, example_inputs: Any, gone: G
     return run.run(_masked(own, index_map), example_inputs)
 
 
+@torch.no_grad()
 def _masked(own: nn.Module, index_map: IndexMap) -> nn.Module:
     """The given model with removed entries set to zero, in place."""
     known: dict[tuple[int, int], Tensor] = {}
@@ -132,8 +133,7 @@ def _masked(own: nn.Module, index_map: IndexMap) -> nn.Module:
                 key = (id(indices), size)  # dimensions that keep the same share their indices
                 if key not in known:
                     known[key] = torch.from_numpy(np.delete(np.arange(size), indices.numpy()))
-                with torch.no_grad():
-                    tensor.index_fill_(dim, known[key].to(tensor.device), 0)
+                tensor.index_fill_(dim, known[key].to(tensor.device), 0)
     return own
 
 
@@ -142,9 +142,10 @@ def made_up(model: nn.Module) -> nn.Module:
     noise = torch.rand(_PERIOD, generator=torch.Generator().manual_seed(0)).repeat(2)
     changed: dict[int, Tensor] = {}
     for number, (_, tensor) in enumerate(tensors_of(model)):
-        if tensor.is_floating_point() and tensor.numel() and id(tensor) not in changed:
-            value = _disturbed(tensor.detach(), noise[number % _PERIOD :])
-            changed[id(tensor)] = like(tensor, value).requires_grad_(tensor.requires_grad)
+        if id(tensor) not in changed:
+            disturbed = tensor.is_floating_point() and tensor.numel()
+            own = _disturbed(tensor.detach(), noise[number % _PERIOD :]) if disturbed else tensor.detach().clone()
+            changed[id(tensor)] = like(tensor, own).requires_grad_(tensor.requires_grad)
     return copied(model, {**computed(model), **changed}).train().eval()
 
 
@@ -152,13 +153,19 @@ def _disturbed(tensor: Tensor, noise: Tensor) -> Tensor:
     """Return a tensor whose every entry is changed by noise, which is repeated along it."""
     flat = tensor.reshape(-1)
     sample = flat[:: max(1, len(flat) // _PERIOD)].float()
-    positive = bool(sample.min() > 0)
-    spread = sample.norm().item() / math.sqrt(len(sample))
     noise = noise[: min(_PERIOD, len(flat))]
-    change = (0.75 + 0.5 * noise if positive else (noise - 0.5) * (spread or 0.2)).to(flat)
-    found = torch.empty_like(flat)
-    for part, new in zip(flat.split(_PERIOD), found.split(_PERIOD), strict=True):
-        (torch.mul if positive else torch.add)(part, change[: len(part)], out=new)
+    if sample.min().item() > 0:
+        change, combine = (0.75 + 0.5 * noise).to(flat), torch.mul
+    else:
+        spread = sample.norm().item() / math.sqrt(len(sample))
+        scale = spread if 0 < spread < math.inf else 0.2  # limits that a model clips by may be infinite
+        change, combine = ((noise - 0.5) * scale).to(flat), torch.add
+    if len(flat) <= _PERIOD:
+        found = combine(flat, change)
+    else:
+        found = torch.empty_like(flat)
+        for part, new in zip(flat.split(_PERIOD), found.split(_PERIOD), strict=True):
+            combine(part, change[: len(part)], out=new)
     whole = found.view(tensor.shape)
     return whole if tensor.is_contiguous() else torch.empty_like(tensor).copy_(whole)
 
@@ -287,7 +294,7 @@ class _CompactRun(_Run):
             flat = _flat(output)
             if flat is None or expected is None:
                 continue
-            error, scale = (_projection(flat) - expected[0]).abs().item(), expected[1].item()
+            error, scale = abs(_projection(flat) - expected[0]), expected[1]
             if not error <= _TOLERANCE * (scale + 1e-6):
                 raise _Different(
                     self._wiring.trace.calls[key], f"its results differ by {error:.3g} (their norm is {scale:.3g})"
@@ -298,7 +305,7 @@ class _CompactRun(_Run):
 def _digest(tensor: Tensor) -> Digest | None:
     """Return a projection of a tensor that depends on the order of its entries, and the norm of the tensor."""
     flat = _flat(tensor)
-    return None if flat is None else (_projection(flat), flat.norm())
+    return None if flat is None else (_projection(flat), flat.norm().item())
 
 
 def _flat(tensor: Tensor) -> Tensor | None:
@@ -308,10 +315,10 @@ def _flat(tensor: Tensor) -> Tensor | None:
     return tensor.reshape(-1).to(torch.float64, copy=True).nan_to_num_(nan=math.nan, posinf=7.0, neginf=-7.0)
 
 
-def _projection(flat: Tensor) -> Tensor:
+def _projection(flat: Tensor) -> float:
     few = flat.numel() <= _FEW
     weights = _first_weights(flat.device)[: flat.numel()] if few else _weights(flat.numel(), flat.device)
-    return weights @ flat
+    return (weights @ flat).item()
 
 
 @cache

@@ -67,16 +67,18 @@ class _Dimensions:
         self._of = of
         self._places: dict[bytes, int] = {}
         self._lines: list[Array] = []
+        self._seen: dict[int, int] = {}
 
     def place(self, line: Line) -> int:
         """Return the number of a dimension, or -1 if its size is fixed."""
         if line is None:
             return -1
-        classes = self._of[line]
-        place = self._places.setdefault(classes.tobytes(), len(self._lines))
-        if place == len(self._lines):
-            self._lines.append(classes)
-        return place
+        if id(line) not in self._seen:
+            classes = self._of[line]
+            place = self._seen[id(line)] = self._places.setdefault(classes.tobytes(), len(self._lines))
+            if place == len(self._lines):
+                self._lines.append(classes)
+        return self._seen[id(line)]
 
     def counter(self) -> Callable[[NDArray[np.bool_]], list[int]]:
         """Return a function from the removed classes to the sizes of all dimensions."""

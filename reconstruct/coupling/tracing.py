@@ -159,8 +159,9 @@ def running(model: nn.Module) -> Iterator[list[str]]:
     is one that nobody else runs meanwhile.
     """
     path: list[str] = []
-    before = [(module, vars(module).get("forward")) for module in model.modules()]
-    for name, module in model.named_modules():
+    modules = list(model.named_modules())
+    before = [(module, vars(module).get("forward")) for _, module in modules]
+    for name, module in modules:
         vars(module)["forward"] = _noted(module.forward, name, path)
     try:
         with unfused(model), random_state_kept(seed=0):

@@ -90,8 +90,8 @@ def changes(before: Attributes, model: nn.Module) -> Attributes:
     return found
 
 
-def check(model: nn.Module, attributes: Mapping[str, Mapping[str, Any]]) -> None:
-    """Check that the attributes can be set.
+def check(model: nn.Module, attributes: Mapping[str, Mapping[str, Any]]) -> dict[str, nn.Module]:
+    """Check that the attributes can be set, and return the model's modules by name.
 
     Raises:
         MapError: a module or attribute does not exist, or holds another type of value.
@@ -102,6 +102,7 @@ def check(model: nn.Module, attributes: Mapping[str, Mapping[str, Any]]) -> None
             raise MapError(f"the model has no module {name!r}, whose attributes {sorted(changed)} must change")
         for key, value in changed.items():
             _check(modules[name], name or "model", key, value)
+    return modules
 
 
 def apply(model: nn.Module, attributes: Mapping[str, Mapping[str, Any]]) -> None:
@@ -110,8 +111,7 @@ def apply(model: nn.Module, attributes: Mapping[str, Mapping[str, Any]]) -> None
     Raises:
         MapError: `check` refuses one. Nothing was set then.
     """
-    check(model, attributes)
-    modules = dict(model.named_modules(remove_duplicate=False))
+    modules = check(model, attributes)
     for name, changed in attributes.items():
         for key, value in changed.items():
             setattr(modules[name], key, copy.deepcopy(value))

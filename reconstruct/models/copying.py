@@ -35,7 +35,9 @@ def copied(module: AnyModule, memo: Mapping[int, Any]) -> AnyModule:
     for part, shell in zip(plain, shells, strict=True):
         own = vars(shell)
         for name, value in vars(part).items():
-            if name != _NOT_COPIED:
+            if type(value) is OrderedDict and not value:
+                own[name] = known.setdefault(id(value), OrderedDict())
+            elif name != _NOT_COPIED:
                 own[name] = value if value is None or type(value) in _CONSTANTS else _copied(value, known)
     return _copied(module, known)
 

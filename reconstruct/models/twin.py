@@ -17,7 +17,7 @@ from hfp.reconstruct.maps.index_map import TensorMap
 
 _HOOKS = tuple(name for name in vars(nn.Module()) if name.endswith("_hooks"))
 
-_COMMON = frozenset({bool, int, dict, OrderedDict, set, type(None)})  # types of most attributes
+_COMMON = frozenset({bool, int, float, str, tuple, dict, OrderedDict, set, type(None)})  # types of most attributes
 
 
 def tensors_of(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -49,7 +49,9 @@ def joined(prefix: str, local: str) -> str:
 
 def like(tensor: Tensor, values: Tensor) -> Tensor:
     """Return `values`, as a parameter if `tensor` is one."""
-    return nn.Parameter(values, values.is_floating_point()) if isinstance(tensor, nn.Parameter) else values
+    if type(tensor) is Tensor or not isinstance(tensor, nn.Parameter):  # most buffers are seen at once
+        return values
+    return nn.Parameter(values, values.is_floating_point())
 
 
 class Twin:

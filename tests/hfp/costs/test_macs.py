@@ -79,6 +79,14 @@ def test_counts_are_those_of_pytorchs_own_counter(name):
     assert macs(model, x) == counter.get_total_flops() // 2
 
 
+def test_products_that_are_added_to_something_count():
+    class Added(nn.Module):
+        def forward(self, x):
+            return torch.baddbmm(x, x, x) + torch.addmm(x[0], x[0], x[0])
+
+    assert macs(Added(), torch.zeros(2, 3, 3)) == (2 + 1) * 3 * 3 * 3
+
+
 def test_products_inside_inference_mode_are_counted():
     class Inferring(nn.Linear):
         def forward(self, x):

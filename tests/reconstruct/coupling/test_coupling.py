@@ -241,6 +241,24 @@ def test_a_difference_leaves_the_place_alone():
     assert checked.checked(model, x, half(checked)) is checked
 
 
+def test_limits_that_are_infinite_stay_so_in_the_check():
+    class Clipped(nn.Linear):
+        """A layer that clips its inputs by limits, which are infinite unless somebody sets them."""
+
+        def __init__(self, inputs: int, outputs: int) -> None:
+            super().__init__(inputs, outputs)
+            self.register_buffer("lowest", torch.full((inputs,), -math.inf))
+            self.register_buffer("highest", torch.full((inputs,), math.inf))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(torch.minimum(torch.maximum(x, self.lowest), self.highest))
+
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(4, 6), Clipped(6, 3)), torch.randn(5, 4)
+    coupling = Coupling.trace(model, x)
+    assert coupling.checked(model, x, half(coupling)) is coupling
+
+
 @pytest.mark.parametrize("way", ("checked", "verified"))
 def test_a_size_that_the_first_trial_happens_to_fit_is_found_by_the_next(way):
     class Stating(nn.Module):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -14,10 +16,14 @@ from hfp.reconstruct.coupling.rules.registry import tensors_in
 
 OPERATIONS = {
     "relu": F.relu, "hardtanh": F.relu6, "hardswish": F.hardswish, "hardsigmoid": F.hardsigmoid, "gelu": F.gelu,
-    "mish": F.mish, "elu": F.elu, "leaky_relu": F.leaky_relu, "softplus": F.softplus,
+    "mish": F.mish, "elu": F.elu, "leaky_relu": F.leaky_relu, "softplus": F.softplus, "sigmoid": F.sigmoid,
+    "silu": F.silu, "tanh": F.tanh,
     "native_batch_norm": nn.BatchNorm2d(6, device="meta").eval(),
     "native_layer_norm": nn.LayerNorm((6, 3), device="meta"),
 }  # fmt: skip
+ELSEWHERE = {"_grouped_mm", "add", "addmm", "div", "mean", "mul", "sub"}
+"""These short ways have tests of their own."""
+ARITHMETIC = (torch.add, torch.sub, torch.mul, torch.div)
 SHAPES = {"native_layer_norm": (2, 4, 6, 3)}
 
 
@@ -44,7 +50,7 @@ class Compared(TorchDispatchMode):
 
 
 def test_every_short_way_is_tested():
-    assert set(OPERATIONS) | {"_grouped_mm"} == meta_results._LIKE_THE_INPUT | set(meta_results._OTHERS)
+    assert set(OPERATIONS) | ELSEWHERE == meta_results._LIKE_THE_INPUT | set(meta_results._OTHERS)
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
@@ -56,6 +62,71 @@ def test_a_short_way_gives_the_shapes_strides_and_types_of_pytorch(name, last):
     with torch.no_grad(), Compared() as compared:
         OPERATIONS[name](given)
     assert compared.seen == [name]
+
+
+@st.composite
+def strided(draw, sizes):
+    """A tensor on the meta device of these sizes, or 1 in place of some, in any order of strides."""
+    order = draw(st.permutations(range(len(sizes))))
+    sizes = [draw(st.sampled_from((size, 1))) for size in sizes]
+    dtype = draw(st.sampled_from((torch.float32, torch.float32, torch.float64)))
+    whole = torch.empty([sizes[dim] for dim in order], device="meta", dtype=dtype)
+    return whole.permute([order.index(dim) for dim in range(len(sizes))])
+
+
+@settings(deadline=None)
+@given(st.data(), st.lists(st.integers(1, 4), min_size=1, max_size=4))
+def test_sums_and_products_have_the_shapes_strides_and_types_of_pytorch(data, sizes):
+    first, second = data.draw(strided(sizes)), data.draw(strided(sizes))
+    with torch.no_grad(), Compared():
+        data.draw(st.sampled_from(ARITHMETIC))(first, second)
+
+
+@pytest.mark.parametrize("operation", ARITHMETIC)
+def test_a_plain_sum_or_product_takes_the_short_way_and_others_do_not(operation):
+    given, scale = torch.empty(2, 6, 4, 3, device="meta"), torch.empty(2, 6, 1, 1, device="meta")
+    with torch.no_grad(), Compared() as compared:
+        operation(given, scale)
+        operation(given, given)
+        operation(given, 3)
+        operation(given, scale.double())
+        operation(given, scale[0])
+        operation(given, given.int())
+    assert len(compared.seen) == 3
+
+
+def test_a_sum_of_sizes_that_do_not_fit_is_left_to_pytorch():
+    with torch.no_grad(), Compared(), pytest.raises(RuntimeError, match="broadcast"):
+        torch.empty(2, 6, device="meta") + torch.empty(2, 5, device="meta")
+
+
+@settings(deadline=None)
+@given(st.data(), st.lists(st.integers(1, 4), min_size=1, max_size=4), st.booleans())
+def test_a_mean_has_the_shape_strides_and_type_of_pytorch(data, sizes, keep):
+    dims = data.draw(st.lists(st.integers(0, len(sizes) - 1), min_size=1, unique=True))
+    with torch.no_grad(), Compared() as compared:
+        torch.empty(sizes, device="meta").mean([dim - len(sizes) * (dim % 2) for dim in dims], keepdim=keep)
+    assert compared.seen == ["mean"]
+
+
+def test_a_mean_over_everything_or_of_another_type_is_left_to_pytorch():
+    with torch.no_grad(), Compared() as compared:
+        torch.empty(2, 3, device="meta").mean()
+        torch.empty(2, 3, device="meta").mean(1, dtype=torch.float64)
+    assert compared.seen == []
+
+
+def test_a_linear_layer_has_the_shape_strides_and_type_of_pytorch():
+    layer = nn.Linear(6, 5, device="meta")
+    with torch.no_grad(), Compared() as compared:
+        layer(torch.empty(2, 6, device="meta"))
+        layer(torch.empty(2, 3, 6, device="meta"))
+    assert compared.seen == ["addmm", "addmm"]
+
+
+def test_a_linear_layer_that_does_not_fit_is_left_to_pytorch():
+    with torch.no_grad(), Compared(), pytest.raises(RuntimeError, match="same reduction dim"):
+        nn.Linear(6, 5, device="meta")(torch.empty(2, 7, device="meta"))
 
 
 @pytest.mark.parametrize("name", ("relu", "hardswish", "leaky_relu"))
