@@ -161,37 +161,64 @@ def wanted(arguments: argparse.Namespace, known: Mapping[str, Row]) -> Iterator[
 
 
 def in_process(row: Row, make: Make, arguments: argparse.Namespace) -> Row:
-    """Examine one model in a process of its own, which begins with the packages that this one has imported."""
+    """Examine one model in a process of its own."""
+
+    def work() -> Iterator[Row]:
+        yield replace(row, plain=plain_outcome(make)) if arguments.plain else examine(row, make, arguments.onnx)
+
+    found, reason = alone(work, arguments.timeout)
+    if not found:
+        lost = {"plain": reason} if arguments.plain else {"outcome": reason, "seconds": arguments.timeout}
+        return replace(row, **lost)
+    return found[0]
+
+
+def alone(work: Callable[[], Iterator[Any]], seconds: int) -> tuple[list[Any], str]:
+    """What `work` yields in a process of its own, which begins with the packages that this one has imported.
+
+    Args:
+        work: what is run there.
+        seconds: processor time that it may take.
+
+    Returns:
+        What arrived, and why no more did; "" where all of it arrived.
+    """
     context = multiprocessing.get_context("fork")
     here, there = context.Pipe(duplex=False)
-    process = context.Process(target=_send, args=(there, row, make, arguments))
+    process = context.Process(target=_send, args=(there, work, seconds))
     process.start()
     there.close()
-    found, reason = None, f"failed: no result within {arguments.timeout} s"
+    found: list[Any] = []
+    reason = f"failed: no result within {seconds} s"
     try:
-        found = here.recv() if here.poll(_PATIENCE * arguments.timeout) else None
+        while here.poll(_PATIENCE * seconds):
+            more = here.recv()
+            if more is None:
+                reason = ""
+                break
+            found += more
     except EOFError:
         process.join()
         if process.exitcode != -signal.SIGXCPU:
             reason = f"failed: the process ended with {process.exitcode}"
-    if process.is_alive() and found is None:
+    if process.is_alive() and reason:
         process.kill()
     process.join()
-    if found is None:
-        lost = {"plain": reason} if arguments.plain else {"outcome": reason, "seconds": arguments.timeout}
-        return replace(row, **lost)
-    return found
+    return found, reason
 
 
-def _send(there: Any, row: Row, make: Make, arguments: argparse.Namespace) -> None:
+def _send(there: Any, work: Callable[[], Iterator[Any]], seconds: int) -> None:
+    """Send each thing that `work` yields as a list, and None at the end."""
     used = int(time.process_time())
-    resource.setrlimit(resource.RLIMIT_CPU, (used + arguments.timeout, used + 2 * arguments.timeout))
+    resource.setrlimit(resource.RLIMIT_CPU, (used + seconds, used + 2 * seconds))
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), 1)
         os.dup2(nowhere.fileno(), 2)
-        there.send(replace(row, plain=plain_outcome(make)) if arguments.plain else examine(row, make, arguments.onnx))
+        for each in work():
+            there.send([each])
+        there.send(None)
 
 
 def examine(row: Row, make: Make, onnx: bool = False) -> Row:
@@ -394,7 +421,7 @@ def plain_outcome(make: Make) -> str:
     """What torch-pruning's own pruner makes of the model: "pass", or why not."""
     case = seeded(make)
     try:
-        with _limited(PLAIN_SECONDS):
+        with limited(PLAIN_SECONDS):
             return _plain(case)
     except BaseException as error:  # a limit that is reached is one too
         return f"{type(error).__name__}: {error}"[:300]
@@ -419,7 +446,7 @@ def _plain(case: Case) -> str:
 
 
 @contextmanager
-def _limited(seconds: int) -> Iterator[None]:
+def limited(seconds: int) -> Iterator[None]:
     def stop(*_: Any) -> None:
         raise TimeoutError(f"no result within {seconds} s")
 
@@ -439,13 +466,13 @@ def figures(rows: list[Row]) -> Iterator[Line]:
             "package": row.package,
             "model": row.model,
             "outcome": row.outcome.partition(":")[0],
-            "reason": _shortened(row.outcome.partition(":")[2]),
+            "reason": shortened(row.outcome.partition(":")[2]),
             "macs_removed": f"{100 * row.macs_removed:.1f}",
             "channels_removed": f"{100 * row.channels_removed:.1f}",
             "largest_difference": f"{row.difference:.1g}",
             "seconds": f"{row.seconds:.1f}",
             "plain": "pass" if row.plain == "pass" else "fails" if row.plain else "",
-            "plain_reason": _shortened("" if row.plain == "pass" else row.plain),
+            "plain_reason": shortened("" if row.plain == "pass" else row.plain),
             "commit": row.commit or "unknown",
         }
 
@@ -467,7 +494,7 @@ def totals(rows: list[Row]) -> Iterator[Line]:
         }
 
 
-def _shortened(text: str) -> str:
+def shortened(text: str) -> str:
     return " ".join(text.split())[:240]
 
 

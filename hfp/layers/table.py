@@ -7,7 +7,7 @@ Direction "in" is the channel as the layer reads it. Everything that walks over 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from torch import nn
@@ -42,15 +42,16 @@ class Slot:
 Slots = tuple[Slot, ...]
 Row = Slots | Callable[[nn.Module], Slots]
 """A row is the slots of a layer type, or a function from a layer to them where they depend on the layer's options."""
-_TABLE: dict[tuple[type, str], Row] = {}
-_READS_ALONG: dict[type, int] = {}
+_TABLE: dict[tuple[type | str, str], Row] = {}
+_READS_ALONG: dict[type | str, int] = {}
 
 
-def add_row(layer_type: type, direction: str, row: Row, channel_dim: int = 1) -> None:
+def add_row(layer_type: type | str, direction: str, row: Row, channel_dim: int = 1) -> None:
     """Say where layers of this type (and its subclasses) hold their channels.
 
     Args:
-        layer_type: a subclass of `nn.Module`.
+        layer_type: a subclass of `nn.Module`, or its module and name ("package.module.Class") where the package need
+            not be there.
         direction: "out" or "in".
         row: the slots.
         channel_dim: with direction "in", the dimension of the layer's first input that counts the channels.
@@ -62,13 +63,20 @@ def add_row(layer_type: type, direction: str, row: Row, channel_dim: int = 1) ->
 
 def slots_of(layer: nn.Module, direction: str) -> Slots | None:
     """Return the slots of a layer; None where the table has no row for its type."""
-    row = next((_TABLE[cls, direction] for cls in type(layer).__mro__ if (cls, direction) in _TABLE), None)
+    row = next((_TABLE[kind, direction] for kind in _kinds(layer) if (kind, direction) in _TABLE), None)
     return row(layer) if callable(row) else row
 
 
 def reads_along(layer: nn.Module) -> int | None:
     """Return the dimension of its input in which a layer reads channels one by one; None if the table has none."""
-    return next((_READS_ALONG[cls] for cls in type(layer).__mro__ if cls in _READS_ALONG), None)
+    return next((_READS_ALONG[kind] for kind in _kinds(layer) if kind in _READS_ALONG), None)
+
+
+def _kinds(layer: nn.Module) -> Iterator[type | str]:
+    """Yield the layer's type and those that it is derived from, each also by its module and name."""
+    for kind in type(layer).__mro__:
+        yield kind
+        yield f"{kind.__module__}.{kind.__qualname__}"
 
 
 def direction_of(layer: nn.Module, tensor: str, dim: int, rank: int) -> str | None:
@@ -109,6 +117,8 @@ def _fill() -> None:
     add_row(nn.RMSNorm, "out", (Slot("weight", -1),))
     add_row(nn.PReLU, "out", _prelu)
     add_row(nn.Embedding, "out", (Slot("weight", 1),))
+    add_row("transformers.pytorch_utils.Conv1D", "out", (Slot("weight", 1), Slot("bias", 0)))
+    add_row("transformers.pytorch_utils.Conv1D", "in", (Slot("weight", 0),), channel_dim=-1)
     add_row(
         nn.MultiheadAttention,
         "out",

@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from hfp.importance.bases.from_data import FromData
 from hfp.importance.bases.joint import joint_scores
 from hfp.importance.capture.batches import Pass
 from hfp.importance.capture.gates import GateKey, GateRecorder, recording_gates
+from hfp.importance.capture.one_sample import one_sample
 from hfp.importance.capture.state import untouched
 from hfp.importance.errors import CriterionError
 from hfp.importance.groups.members import GroupLayer, root_name, width
@@ -56,6 +58,22 @@ class Quantities:
 
     scalars: list[Tensor]
     kept: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+def joined(parts: list[GateBatch]) -> GateBatch:
+    """Return the measurements of several batches as those of one."""
+    widths = {key: (rows.shape[1:], rows) for part in parts for key, rows in part.rows.items()}
+    rows = {
+        key: torch.cat([part.rows.get(key, like.new_zeros(part.samples, *shape)) for part in parts])
+        for key, (shape, like) in widths.items()
+    }
+    totals: dict[str, tuple[Tensor, int]] = {}
+    for name, (total, count) in (item for part in parts for item in part.totals.items()):
+        before, counted = totals.get(name, (torch.zeros_like(total), 0))
+        totals[name] = before + total, counted + count
+    refused = {name: reason for part in parts for name, reason in part.refused.items()}
+    kept = {name: torch.cat([part.kept[name] for part in parts]) for name in parts[0].kept}
+    return GateBatch(rows, totals, refused, sum(part.samples for part in parts), kept)
 
 
 class GatedImportance(FromData[list[GateBatch]], tp.importance.Importance):  # type: ignore[misc]
@@ -98,13 +116,35 @@ class GatedImportance(FromData[list[GateBatch]], tp.importance.Importance):  # t
         collected = []
         with untouched(model, parameters_require_grad=False), recording_gates(model, self.repaired) as recorder:
             for batch, size in run.batches(batches, model):
-                recorder.start(size)
-                output = run.output(model, batch)
-                quantities = self._quantities(output, run.target(output, batch, size), size, run)
-                rows = _differentiate(quantities.scalars, recorder, run.scale)
-                kept = {name: tensor.detach() for name, tensor in quantities.kept.items()}
-                collected.append(GateBatch(rows, recorder.totals, recorder.refused, size, kept))
+                recorder.probe(partial(run.output, model, one_sample(batch, 0, size)))
+                found = self._batch(model, batch, size, run, recorder)
+                if found.refused and size > 1:
+                    found = self._one_by_one(model, batch, size, run, recorder) or found
+                collected.append(found)
         return collected
+
+    def _batch(self, model: nn.Module, batch: Any, size: int, run: Pass, recorder: GateRecorder) -> GateBatch:
+        recorder.start(size)
+        output = run.output(model, batch)
+        quantities = self._quantities(output, run.target(output, batch, size), size, run)
+        rows = _differentiate(quantities.scalars, recorder, run.scale)
+        kept = {name: tensor.detach() for name, tensor in quantities.kept.items()}
+        return GateBatch(rows, recorder.totals, recorder.refused, size, kept)
+
+    def _one_by_one(
+        self, model: nn.Module, batch: Any, size: int, run: Pass, recorder: GateRecorder
+    ) -> GateBatch | None:
+        """Measure each sample in a pass of its own, where layers have rows that are not those of the samples.
+
+        Returns:
+            What was measured; None where the model does not run on one sample.
+        """
+        try:
+            return joined(
+                [self._batch(model, one_sample(batch, place, size), 1, run, recorder) for place in range(size)]
+            )
+        except Exception:
+            return None
 
     @property
     def _measured(self) -> list[GateBatch]:
@@ -227,7 +267,10 @@ def _rows_of(batch: GateBatch, member: GroupLayer, side: str) -> Tensor:
     if found is None and member.name in batch.refused:
         raise CriterionError(batch.refused[member.name])
     if found is None:
-        raise CriterionError(f"layer {member.name!r} never ran while accumulating; is this the same model?")
+        raise CriterionError(
+            f"layer {member.name!r} never ran while accumulating; is this the same model? If it is, put its group into "
+            "ignored_layers"
+        )
     channels = channels_at(member, side)
     if channels != found.shape[2]:
         raise CriterionError(

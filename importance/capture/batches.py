@@ -47,10 +47,10 @@ class ForwardPass:
         shown = track(batches, "accumulating", console=Console(stderr=True), disable=not self.progress)
         for count, batch in enumerate(shown, start=1):
             moved = mapped(batch, lambda tensor: tensor.to(device))
-            first = first_tensor(moved)
-            if first is None or first.dim() == 0 or len(first) == 0:
+            size = _samples_in(moved)
+            if size == 0:
                 raise CriterionError(f"batch {count} ({type(batch).__name__}) holds no tensor with samples in it")
-            yield moved, len(first)
+            yield moved, size
         if count == 0:
             raise CriterionError("there is no batch to accumulate: the loader is empty, or an iterator that is used up")
 
@@ -192,6 +192,23 @@ def mapped(value: Any, function: Callable[[Tensor], Any], other: Callable[[Any],
     if isinstance(value, (tuple, list)):
         return tuple(mapped(item, function, other) for item in value)
     return other(value)
+
+
+def _samples_in(batch: Any) -> int:
+    """Return how many samples a batch holds: the rows of its first tensor, or the length of a list of tensors that is a
+    model's first argument.
+    """
+    first = _first_of(_first_of(batch))
+    if isinstance(first, tuple) and first and all(isinstance(item, Tensor) for item in first):
+        return len(first)
+    tensor = first_tensor(batch)
+    return 0 if tensor is None or tensor.dim() == 0 else len(tensor)
+
+
+def _first_of(value: Any) -> Any:
+    if isinstance(value, Mapping | tuple) and len(value):
+        return next(iter(value.values() if isinstance(value, Mapping) else value))
+    return value
 
 
 def first_tensor(value: Any) -> Tensor | None:

@@ -20,7 +20,8 @@ class CallRecorder:
 
     Args:
         calls: the calls by the layer's name. A call whose output had no influence on the loss is left out.
-        opaque: the layers that return no tensor, such as recurrent ones. Their weights have no gradient per sample.
+        opaque: the layers that return no tensor, such as recurrent ones, or are called with keywords. Their calls do not
+            show the gradients of single samples.
     """
 
     calls: dict[str, list[LayerCall]] = field(default_factory=dict)
@@ -61,7 +62,7 @@ def recording_calls(layers: Mapping[str, nn.Module]) -> Iterator[CallRecorder]:
     Nothing needs to require gradients.
     """
     recorder = CallRecorder()
-    handles = [layer.register_forward_hook(_record(recorder, name)) for name, layer in layers.items()]
+    handles = [layer.register_forward_hook(_record(recorder, name), with_kwargs=True) for name, layer in layers.items()]
     try:
         yield recorder
     finally:
@@ -70,8 +71,8 @@ def recording_calls(layers: Mapping[str, nn.Module]) -> Iterator[CallRecorder]:
 
 
 def _record(recorder: CallRecorder, name: str) -> Any:
-    def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        if not isinstance(output, Tensor):
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        if kwargs or not isinstance(output, Tensor):
             recorder.opaque.add(name)
             return output
         kept = tuple(value.detach() if isinstance(value, Tensor) else value for value in args)

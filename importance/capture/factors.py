@@ -6,7 +6,7 @@ and position. A row is a token of a linear layer, or the patch of the input that
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -67,12 +67,41 @@ class FactorRecorder:
         entered: how many rows entered a layer, their sum, and the sum of their products.
         left: the sum of products of the gradient at a layer's output.
         refused: why a layer has no factors.
+        layers: the layers that are recorded.
     """
 
     widths: dict[str, int] = field(default_factory=dict)
     entered: dict[str, tuple[int, Tensor, Tensor]] = field(default_factory=dict)
     left: dict[str, Tensor] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
+    layers: dict[str, nn.Module] = field(default_factory=dict)
+
+    def output(self, forward: Callable[[], Any]) -> Any:
+        """Return the output of a forward pass, in which weights of layers that are not called have gradients."""
+        output = forward()
+        uncalled = [self.layers[name] for name in self.layers.keys() - self.entered.keys()]
+        waiting = [p for layer in uncalled for p in layer.parameters(recurse=False) if not p.requires_grad]
+        if not waiting:
+            return output
+        for parameter in waiting:
+            parameter.requires_grad_(True)
+        self.entered = {}
+        return forward()
+
+    def _settle_uncalled(self) -> None:
+        """Give factors of zero to layers that nothing uses, and refuse those whose weights are used without a call."""
+        for name in self.layers.keys() - self.entered.keys():
+            layer: Any = self.layers[name]
+            used = any(parameter.grad is not None for parameter in layer.parameters(recurse=False))
+            for parameter in layer.parameters(recurse=False):
+                parameter.grad = None
+            if used:
+                self.refused[name] = f"layer {name!r} never ran by itself while accumulating, but its weight is used"
+            elif layer._parameters.get("weight") is not None:
+                groups, out, columns = as_matrix(layer).shape
+                zeros = torch.zeros(groups, columns, columns, dtype=torch.float64, device=layer.weight.device)
+                self.widths[name] = out
+                self.entered[name] = 0, zeros[:, 0], zeros
 
     def take(self, scale: float) -> dict[str, Factors]:
         """Return the factors of the batch whose backward pass is just done.
@@ -83,6 +112,8 @@ class FactorRecorder:
             CriterionError: something of a layer is not finite (the message names the first such layer), or no layer was
                 reached.
         """
+        if self.left:
+            self._settle_uncalled()
         entered, left = self.entered, self.left
         self.entered, self.left = {}, {}
         if not left:
@@ -124,6 +155,7 @@ def recording_factors(model: nn.Module) -> Iterator[FactorRecorder]:
             if isinstance(module, PRODUCTS):
                 reason = _why_not(module)
                 if reason is None:
+                    recorder.layers[name] = module
                     handles.append(module.register_forward_hook(_record(recorder, name)))
                 else:
                     recorder.refused[name] = f"layer {name!r} ({type(module).__name__}) {reason}"
@@ -185,8 +217,8 @@ def _why_not(layer: nn.Module) -> str | None:
 
 def _record(recorder: FactorRecorder, name: str) -> Any:
     def hook(module: Any, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        if not torch.is_grad_enabled():
-            return output  # this is a checkpoint's first pass; the layer runs again for its gradient
+        if not torch.is_grad_enabled() or not args:
+            return output  # in a checkpoint's first pass: the layer runs again for its gradient
         groups, dim = groups_of(module), channel_dim(module)
         recorder.widths[name] = output.shape[dim] // groups
         with torch.no_grad():

@@ -16,7 +16,7 @@ There are three kinds of reading:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -27,8 +27,11 @@ from torch import Tensor, nn
 
 from hfp.importance.capture.attention import recording_attention
 from hfp.importance.capture.norms import NORMS, Norm, channel_dim_of, norm_gate
+from hfp.importance.capture.one_sample import follows_samples
 from hfp.importance.errors import CriterionError
-from hfp.importance.layers import reads_along
+from hfp.importance.layers import channel_sums, channels_of, reads_along, tensors_of
+from hfp.layers import table
+from hfp.layers.products import groups_of
 
 GateKey = tuple[str, str]
 
@@ -39,28 +42,82 @@ class GateRecorder:
 
     They are `[samples, channels]` by (module name, "in" or "out"). With `means`, the recorder also collects the sums of
     the gradients at inputs, under "in-sum", and the totals of the inputs themselves.
+
+    A layer that is never called may still have its weight used. With one sample, `v` then follows from the weight: it
+    is the sum of `weight * gradient` over what a channel is multiplied with.
     """
 
     means: bool = False
     size: int = 0
+    readers: dict[str, nn.Module] = field(default_factory=dict)
     channels: dict[GateKey, int] = field(default_factory=dict)
     rows: dict[GateKey, Tensor] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
     totals: dict[str, tuple[Tensor, int]] = field(default_factory=dict)
+    ones: dict[str, set[int]] | None = None
+    probing: bool = False
+    idle: dict[str, nn.Module] = field(default_factory=dict)
 
     def start(self, size: int) -> None:
         """Forget the last batch; the next one holds `size` samples."""
-        self.size, self.channels, self.rows, self.totals = size, {}, {}, {}
+        self.size, self.channels, self.rows, self.totals, self.refused = size, {}, {}, {}, {}
+        for name, layer in self.idle.items():
+            self.channels[name, "in"] = channels_of(layer, "in", name)
+
+    def probe(self, forward: Callable[[], Any]) -> None:
+        """See with a forward pass on one sample how many rows each layer is given, and which layers are never called.
+
+        Nothing is known of a model that does not run on one sample.
+        """
+        self.start(1)
+        self.ones, self.idle, self.probing = {}, {}, True
+        try:
+            forward()
+        except Exception:
+            self.ones = None
+        self.probing = False
+        if self.ones is not None:
+            self.idle = {name: layer for name, layer in self.readers.items() if name not in self.ones}
+        for layer in self.idle.values():
+            for parameter in layer.parameters(recurse=False):
+                parameter.requires_grad_(True)
 
     def splits(self, name: str, x: Tensor) -> bool:
         """Return whether a tensor's first dimension is that of the samples; the reason is kept where it is not."""
-        if x.dim() > 1 and len(x) % self.size == 0:
+        rows = len(x) if x.dim() else 0
+        if self.probing:
+            assert self.ones is not None
+            self.ones.setdefault(name, set()).add(rows)
+            return False
+        alone = None if self.size == 1 or self.ones is None else self.ones.get(name)
+        if x.dim() > 1 and follows_samples(rows, self.size, alone):
             return True
         self.refused[name] = (
             f"layer {name!r} sees {list(x.shape)} for a batch of {self.size} samples: its first dimension is not "
-            "that of the samples, so that it has no gradient per sample"
+            "that of the samples, so that it has no gradient per sample; put its group into ignored_layers"
         )
         return False
+
+    def _take_idle(self) -> None:
+        """Add what the weights of layers say that were never called."""
+        for name, layer in self.idle.items():
+            parts = list(tensors_of(layer, "in", name))
+            gradients = [tensor.grad for _, tensor, _ in parts]
+            for parameter in layer.parameters(recurse=False):
+                parameter.grad = None
+            if (name, "in") in self.rows:
+                continue
+            if all(gradient is None for gradient in gradients):  # nothing uses it
+                if self.means:
+                    self.channels[name, "in-sum"] = self.channels[name, "in"]
+                    self.totals[name] = torch.zeros(self.channels[name, "in"]), 0
+                continue
+            if self.size > 1:
+                self.refused[name] = f"layer {name!r} is never called, but its weight is used"
+            for (_, tensor, slot), gradient in zip(parts, gradients, strict=True):
+                if gradient is not None and self.size == 1:
+                    entries = _wide(tensor.detach()) * _wide(gradient)
+                    self.add((name, "in"), channel_sums(entries, slot, groups_of(layer))[None])
 
     def add(self, key: GateKey, value: Tensor) -> None:
         """Add one call's `v`; a layer that runs twice in a forward is one place to remove a channel from."""
@@ -72,6 +129,7 @@ class GateRecorder:
         Raises:
             CriterionError: a gradient is not finite (the message names the first such layer), or no layer was reached.
         """
+        self._take_idle()
         rows, self.rows = self.rows, {}
         if not rows:
             raise CriterionError("no gradient reached a convolution, linear or norm layer: there is nothing to score")
@@ -98,6 +156,8 @@ def recording_gates(model: nn.Module, means: bool = False) -> Iterator[GateRecor
                 continue
             channel_dim = reads_along(module)
             if channel_dim is not None:
+                if _holds_its_weights(module, name):
+                    recorder.readers[name] = module
                 handles.append(module.register_forward_pre_hook(_record_input(recorder, name, channel_dim)))
             if isinstance(module, nn.Linear):
                 handles.append(module.register_forward_hook(_record_output(recorder, name)))
@@ -106,6 +166,15 @@ def recording_gates(model: nn.Module, means: bool = False) -> Iterator[GateRecor
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _holds_its_weights(layer: nn.Module, name: str) -> bool:
+    """Return whether the table knows the weights with which a layer reads, and they are the layer's parameters."""
+    slots = table.slots_of(layer, "in")
+    if not slots or isinstance(layer, nn.MultiheadAttention):
+        return False
+    tensors = [tensor for _, tensor, _ in tensors_of(layer, "in", name)]
+    return len(tensors) > 0 and all(isinstance(tensor, nn.Parameter) for tensor in tensors)
 
 
 def per_sample(values: Tensor, channel_dim: int, size: int) -> Tensor:
@@ -124,7 +193,7 @@ def _inner(x: Tensor, grad: Tensor, channel_dim: int, size: int) -> Tensor:
 
 
 def _make_differentiable(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    return (_alias(args[0]), *args[1:])
+    return (_alias(args[0]), *args[1:]) if args else args
 
 
 def _alias(x: Tensor) -> Tensor:
@@ -139,8 +208,8 @@ def _alias(x: Tensor) -> Tensor:
 
 def _record_input(recorder: GateRecorder, name: str, channel_dim: int) -> Any:
     def hook(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        if not torch.is_grad_enabled():
-            return args  # this is a checkpoint's first pass; the layer runs again for its gradient
+        if not torch.is_grad_enabled() or not args:
+            return args  # in a checkpoint's first pass: the layer runs again for its gradient
         x = _alias(args[0])
         if not recorder.splits(name, x):
             return (x, *args[1:])
@@ -185,6 +254,8 @@ def _record_mean(recorder: GateRecorder, name: str, x: Tensor, channel_dim: int)
 
 def _record_statistics(recorder: GateRecorder, name: str) -> Any:
     def hook(module: Norm, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        if not args:
+            return output
         x = args[0].detach()
         if not output.requires_grad or not recorder.splits(name, x):
             return output

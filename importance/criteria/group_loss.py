@@ -26,6 +26,7 @@ class GroupLossImportance(LinearisedImportance):
     mean over samples.
 
     Targets are class labels, or probabilities `[samples, classes]`, such as those of the model before it was pruned.
+    With a `forward` they are the second item of a batch of two.
     The score is tied to the targets and not to the model's own predictions. It therefore does not drift when a model is
     pruned in steps and scored again before each.
 
@@ -57,7 +58,8 @@ class GroupLossImportance(LinearisedImportance):
 
     def _quantities(self, output: Any, target: Any, size: int, run: Pass) -> Quantities:
         logits = logits_of(output, size)
-        wanted = target_probabilities(target, logits.detach())
+        labels = target[1] if run.forward is not None and isinstance(target, tuple) and len(target) == 2 else target
+        wanted = target_probabilities(labels, logits.detach())
         scalars, chosen_logits, chosen = self._chosen(logits, logits.detach().softmax(1) + wanted)
         mass = wanted.gather(1, chosen)
         wanted = torch.cat([mass, 1 - mass.sum(1, keepdim=True)], 1)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -128,7 +129,7 @@ class KroneckerImportance(FromData[Totals], tp.importance.Importance):  # type: 
         found = Totals(0, {}, {})
         with untouched(model, parameters_require_grad=False), recording_factors(model) as recorder:
             for batch, size in run.batches(batches, model):
-                output = run.output(model, batch)
+                output = recorder.output(partial(run.output, model, batch))
                 (self._scalar(output, run.target(output, batch, size), size, run) * run.scale).backward()
                 found = found.plus(Totals(size, recorder.take(run.scale), recorder.refused))
         return found
@@ -243,8 +244,8 @@ class KroneckerImportance(FromData[Totals], tp.importance.Importance):  # type: 
             )
         if found is None:
             raise CriterionError(
-                f"layer {member.name!r} never ran by itself while accumulating: is this the same model? (torch's own "
-                "attention calls no layers: take group-fisher there)"
+                f"layer {member.name!r} never ran by itself while accumulating: is this the same model? If it is, take "
+                "group-fisher, or put its group into ignored_layers (torch's own attention calls no layers)"
             )
         shape = as_matrix(layer).shape
         if shape[2] != found.square.shape[2] or shape[1] != found.gradient.shape[2] or len(found.square) != shape[0]:

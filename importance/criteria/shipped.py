@@ -25,9 +25,10 @@ class ShippedImportance(tp.importance.Importance):  # type: ignore[misc]
     """Score with one of torch-pruning's criteria, and raise an error where it would skip a group in silence.
 
     The criterion gets a copy of the group, since some criteria sort its index lists. Weights of half precision are
-    scored in float32, because not every operation that criteria use is there for less. Magnitudes also score what
-    torch-pruning passes over or fails on, by the same norm: bare parameters, embeddings, recurrent layers and grouped
-    transposed convolutions. Distances between filters are those of the dense convolution that a grouped one equals.
+    scored in float32, because not every operation that criteria use is there for less. Magnitudes, Taylor and Hessian
+    scores are also given to what torch-pruning passes over or fails on, by the same formula: bare parameters,
+    embeddings, recurrent layers and grouped transposed convolutions. Distances between filters are those of the dense
+    convolution that a grouped one equals.
 
     Args:
         inner: one of torch-pruning's criteria.
@@ -49,8 +50,8 @@ class ShippedImportance(tp.importance.Importance):  # type: ignore[misc]
                 number of scores than there are channels.
         """
         scores = None if any(_is_misread(item) for item in group.items) else self._inner_scores(group)
-        if scores is None and type(self.inner) is tp.importance.GroupMagnitudeImportance:
-            scores = _magnitudes(group, self.inner.p)
+        if scores is None:
+            scores = _by_table(group, self.inner)
         if scores is None:
             raise CriterionError(
                 f"{type(self.inner).__name__} has nothing to score in the group of {root_name(group)!r}: "
@@ -86,10 +87,9 @@ class _ReadsGradients(AccumulatedImportance):
             CriterionError: nothing has been accumulated, or it was accumulated on another model.
         """
         found = {
-            parameter_name(group, parameter, f"{member.name}.{name}"): parameter
+            parameter_name(group, parameter, f"{member.name}.{name}".rstrip(".")): parameter
             for member in members(group)
-            if isinstance(member.layer, nn.Module)
-            for name, parameter in member.layer.named_parameters(recurse=False)
+            for name, parameter in _parameters_of(member.layer)
         }
         kept = [(parameter, parameter.grad) for parameter in found.values()]
         try:
@@ -198,17 +198,35 @@ def _is_misread(item: Any) -> bool:
     return multiplies_inputs(layer) and 1 < layer.groups < layer.out_channels
 
 
-def _magnitudes(group: Any, p: int) -> Tensor | None:
-    """Return the mean of the members' sums of `|w|^p`, `[width]`, divided by its own mean.
+def _parameters_of(layer: nn.Module | nn.Parameter) -> Iterable[tuple[str, nn.Parameter]]:
+    return [("", layer)] if isinstance(layer, nn.Parameter) else layer.named_parameters(recurse=False)
 
-    The result is None where nothing holds channels.
+
+def _entries_of(criterion: tp.importance.Importance, tensor: Tensor) -> Tensor | None:
+    """Return what one of torch-pruning's criteria sums over a channel's weights; None where this is not known."""
+    weight = tensor.detach().double().cpu()
+    if type(criterion) is tp.importance.GroupMagnitudeImportance:
+        return weight.abs().pow(criterion.p)
+    if not tensor.is_leaf or tensor.grad is None:
+        return None
+    gradient = tensor.grad.double().cpu()
+    if type(criterion) is tp.importance.GroupTaylorImportance and not criterion.multivariable:
+        return (weight * gradient).abs()
+    return weight.square() * gradient if type(criterion) is tp.importance.GroupHessianImportance else None
+
+
+def _by_table(group: Any, criterion: tp.importance.Importance) -> Tensor | None:
+    """Return the mean of the members' sums over a channel's weights, `[width]`, divided by its own mean.
+
+    The result is None where nothing holds channels, or the criterion sums something else.
     """
     found: list[Tensor] = []
     for member in members(group):
         for _, tensor, slot in member.tensors():
-            if tensor.dim() > 1 or isinstance(member.layer, nn.Parameter):
+            entries = _entries_of(criterion, tensor)
+            if entries is not None and (tensor.dim() > 1 or isinstance(member.layer, nn.Parameter)):
                 scores = torch.zeros(width(group), dtype=torch.float64)
-                member.add_to(scores, member.sums(tensor.detach().double().cpu().abs().pow(p), slot))
+                member.add_to(scores, member.sums(entries, slot))
                 found.append(scores)
     if not found:
         return None

@@ -58,7 +58,7 @@ def _check_passes_on(group: Any, member: GroupLayer) -> None:
     assert isinstance(member.layer, nn.Parameter)
     shape = member.layer.shape
     embeds = len(shape) < 2 or shape[0] == 1 or sum(size > 1 for size in shape) < 2
-    if not embeds and not isinstance(layer, nn.MultiheadAttention):
+    if not embeds and not isinstance(layer, nn.MultiheadAttention | nn.Embedding):
         kind, dim = type(layer).__name__, member.pruning_dim
         raise CriterionError(
             f"parameter {member.name!r} {list(shape)} of a {kind}: the table of layers doesn't say whether dimension "

@@ -121,6 +121,8 @@ def _sides(wiring: Wiring, model: nn.Module) -> Iterator[Side]:
         if found:
             covered.update(id(parameter) for parameter in module.parameters(recurse=False))
         yield from ((module, handler, -1, line) for handler, line in found if line is not None)
+        if isinstance(module, nn.Embedding) and weight and weight[0] is not None:
+            yield module.weight, function.prune_parameter_out_channels, 0, weight[0]
     for name, parameter in model.named_parameters():
         if id(parameter) not in covered:
             for dim, line in enumerate(wiring.trace.tensors[name]):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -34,12 +35,22 @@ def computed(model: nn.Module) -> dict[int, Tensor]:
     Copying a module fails on the tensors themselves.
     """
     found = (
-        value
+        tensor
         for module in model.modules()
         for value in vars(module).values()
-        if type(value) not in _COMMON and isinstance(value, Tensor)
+        if type(value) not in _COMMON
+        for tensor in _kept(value)
     )
     return {id(tensor): tensor.detach() for tensor in found if not tensor.is_leaf}
+
+
+def _kept(value: Any) -> Iterator[Tensor]:
+    """Yield the tensors in a module's attribute, which may be nested in lists and tuples."""
+    if isinstance(value, Tensor):
+        yield value
+    elif type(value) in (list, tuple):
+        for item in value:
+            yield from _kept(item)
 
 
 def joined(prefix: str, local: str) -> str:
