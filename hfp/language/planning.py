@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
+
+from torch import nn
 
 from hfp import importance as criteria
 from hfp.errors import InputError
 from hfp.language.blocks import BlockInfluence, KeptBlocks, least_influential, shallower, stack_of
-from hfp.language.configuration import sizes_that_can_be_said
+from hfp.language.configuration import fields_of, sizes_that_can_be_said
 from hfp.language.folder import ModelFolder
 from hfp.language.outline import Outline, config_of, example_inputs, model_class, outline_of, without_weights
 from hfp.language.perplexity import Perplexity, perplexity_of
@@ -65,6 +68,7 @@ class FolderPlan:
         blocks: which blocks are kept; None where all are.
         changed: the fields of the configuration that differ without the removed blocks.
         shallow: the model without the removed blocks, and without weights.
+        coupling: the channels of that model that go together.
         kinds: the width that each group is of.
         widths: what became of the widths that may become narrower.
         index_map: the map of the kept channels.
@@ -75,6 +79,7 @@ class FolderPlan:
     blocks: KeptBlocks | None
     changed: Mapping[str, Any]
     shallow: Outline
+    coupling: Coupling
     kinds: Mapping[str, str | None]
     widths: tuple[Width, ...]
     index_map: IndexMap
@@ -88,7 +93,7 @@ def read_by_full_model(folder: ModelFolder, text: Tokens, influence: bool, tell:
     Raises:
         InputError: it does not predict the next token, or has no single list of blocks.
     """
-    streamed = StreamedModel(outline_of(folder), folder.read)
+    streamed = StreamedModel(outline_of(folder))
     watch = BlockInfluence(list(stack_of(streamed.model)[1])) if influence else None
     found = perplexity_of(streamed, text, lambda words: tell(f"full model: {words}"))
     return Reading(found, () if watch is None else tuple(watch.scores))
@@ -132,17 +137,17 @@ def planned(
     """
     tell("following channels")
     full = outline_of(folder)
-    coupling = traced(full.model)
+    coupling = traced(full)
     before = coupling.costs({})
     shallow, changed = full, dict[str, Any]()
     if blocks is not None:
         shallow, changed = _without_blocks(folder, full, blocks)
-        coupling = traced(shallow.model)
+        coupling = traced(shallow)
     kinds = kinds_of(coupling, shallow.model)
     kept: Kept = {}
     refused: Mapping[str, str] = {}
     if budget is not None:
-        kept, refused = _kept(folder, coupling, kinds, StreamedModel(shallow, folder.read), before, budget, asked, tell)
+        kept, refused = _kept(folder, coupling, kinds, StreamedModel(shallow), before, budget, asked, tell)
     plan = coupling.plan(kept)
     after = coupling.costs(plan.kept)
     sequence = TOKENS * _SEQUENCES
@@ -151,25 +156,42 @@ def planned(
         "params": (before["params"], after["params"]),
     }
     widths = kept_widths(coupling, kinds, plan.kept, asked.widths if budget is not None else ())
-    return FolderPlan(blocks, changed, shallow, kinds, widths, coupling.index_map(plan), costs, refused)
+    return FolderPlan(blocks, changed, shallow, coupling, kinds, widths, coupling.index_map(plan), costs, refused)
 
 
-def traced(model: Any) -> Coupling:
+def traced(outline: Outline) -> Coupling:
     """Follow the channels of a model without weights.
+
+    Its parameters have the stored dtype meanwhile, because some operations need sizes to be multiples of so many bytes.
 
     Raises:
         InputError: the model can't run without weights.
     """
     errors = []
+    model = outline.model
     for inputs in example_inputs(model, TOKENS, _SEQUENCES):
         try:
-            return Coupling.trace(model, inputs)
+            with _stored_dtypes(outline):
+                return Coupling.trace(model, inputs)
         except MapError as error:
             errors.append(" ".join(str(error).split())[:200])
     raise InputError(
         f"the channels of a {type(model).__name__} can't be followed without weights ({errors[0]}); where it fits into "
         "memory, load it and call hfp.prune"
     )
+
+
+@contextmanager
+def _stored_dtypes(outline: Outline) -> Iterator[None]:
+    state = outline.model.state_dict(keep_vars=True)
+    own = {name: state[name].data for name in outline.weights.like if isinstance(state[name], nn.Parameter)}
+    try:
+        for name in own:
+            state[name].data = own[name].to(outline.weights.like[name].dtype)
+        yield
+    finally:
+        for name, data in own.items():
+            state[name].data = data
 
 
 def _without_blocks(folder: ModelFolder, full: Outline, blocks: KeptBlocks) -> tuple[Outline, dict[str, Any]]:
@@ -188,10 +210,9 @@ def _without_blocks(folder: ModelFolder, full: Outline, blocks: KeptBlocks) -> t
                 f"a {folder.architecture} with {len(blocks.kept)} blocks has a tensor {name} that none of the kept "
                 "blocks has; remove other blocks, or none"
             )
-    stored = {
-        name: full.stored[other] for name in model.state_dict() if (other := blocks.full_name(name)) in full.stored
-    }
-    return Outline(model, stored), changed
+    names = {name: blocks.full_name(name) for name in model.state_dict()}
+    kept = full.weights.renamed({name: other for name, other in names.items() if other in full.weights.like})
+    return Outline(model, kept), changed
 
 
 def _kept(
@@ -216,9 +237,11 @@ def _kept(
         refused |= unscored
         wanted -= unscored.keys()
         bundles, unscored = scored(coupling, streamed.model, streaming, named, wanted)
-    bundles = chosen_bundles(bundles, kinds, asked.widths, asked.uniform)
+    config = streamed.model.config
+    wide = {name: coupling.sizes[name] for name in coupling.names if kinds[name] == "feed-forward"}
+    fields = fields_of(config, type(streamed.model), wide) if asked.uniform else None
+    bundles = chosen_bundles(bundles, kinds, asked.widths, fields)
     if asked.uniform:
-        config = streamed.model.config
         sizes = {(kinds[name], coupling.sizes[name]) for each in bundles for name in each.scores}
         said = {pair: sizes_that_can_be_said(folder, config, str(pair[0]), pair[1]) for pair in sizes}
         able = {name: said.get((kinds[name], size)) for name, size in coupling.sizes.items()}

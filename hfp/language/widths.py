@@ -58,7 +58,7 @@ def _in_attention(layer: str, modules: Mapping[str, Any]) -> bool:
 
 
 def chosen_bundles(
-    bundles: Sequence[Bundle], kinds: Mapping[str, str | None], widths: Sequence[str], uniform: bool
+    bundles: Sequence[Bundle], kinds: Mapping[str, str | None], widths: Sequence[str], fields: Mapping[str, str] | None
 ) -> list[Bundle]:
     """The bundles that may lose channels.
 
@@ -66,8 +66,9 @@ def chosen_bundles(
         bundles: all of them.
         kinds: the width that each group is of.
         widths: which widths may become narrower.
-        uniform: whether all blocks keep as many channels of a kind. Then the groups that are of the same layer in each
-            block make one bundle.
+        fields: None lets blocks differ. Otherwise all blocks keep as many channels of a kind: the groups that are of the
+            same layer in each block make one bundle, and so do those that depend on the same field of the
+            configuration.
 
     Raises:
         InputError: there is none.
@@ -77,15 +78,17 @@ def chosen_bundles(
         others = sorted({kind for kind in kinds.values() if kind is not None})
         able = f"this model can lose {listed(others)}" if others else "nothing of this model can be removed exactly"
         raise InputError(f"none of {', '.join(widths)} can become narrower: {able}")
-    return _uniform(found, kinds) if uniform else found
+    return found if fields is None else _uniform(found, kinds, fields)
 
 
-def _uniform(bundles: Sequence[Bundle], kinds: Mapping[str, str | None]) -> list[Bundle]:
+def _uniform(bundles: Sequence[Bundle], kinds: Mapping[str, str | None], fields: Mapping[str, str]) -> list[Bundle]:
     merged: dict[tuple[Any, ...], Bundle] = {}
     for bundle in bundles:
-        key = tuple(sorted({(str(kinds[name]), role(name)) for name in bundle.scores}))
+        key = tuple(sorted({(str(kinds[name]), fields.get(name) or role(name)) for name in bundle.scores}))
         known = merged.get(key, Bundle({}, {}))
-        merged[key] = Bundle({**known.scores, **bundle.scores}, {**known.widths, **bundle.widths})
+        merged[key] = Bundle(
+            {**known.scores, **bundle.scores}, {**known.widths, **bundle.widths}, {**known.sizes, **bundle.sizes}
+        )
     return list(merged.values())
 
 

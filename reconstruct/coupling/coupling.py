@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from difflib import get_close_matches
 from functools import cached_property
 from operator import index
@@ -17,7 +18,7 @@ from torch_pruning.dependency.group import Group
 from hfp.layers.calling import is_recurrent
 from hfp.layers.products import PRODUCTS, weight_dims
 from hfp.reconstruct.coupling.changes import cut_lines, left_alone, suspects
-from hfp.reconstruct.coupling.checking import NotRunning, compare, confirmed, masked_output
+from hfp.reconstruct.coupling.checking import NotRunning, compare, confirmed, masked_output, masking
 from hfp.reconstruct.coupling.fitting import fit
 from hfp.reconstruct.coupling.members import Member, members, ties
 from hfp.reconstruct.coupling.rules.labels import Array
@@ -212,6 +213,14 @@ class Coupling:
         (layer norms and the like) are taken over those that are left.
         """
         return masked_output(self._wiring, model, example_inputs, self._wiring.removed_by(index_map), index_map)
+
+    def masked(self, model: nn.Module, index_map: IndexMap) -> AbstractContextManager[None]:
+        """Let the full model take statistics (layer norms and the like) over the kept channels inside, for one call.
+
+        Entries of the removed channels must be zero. `masked_output` does all of it with a copy of the weights; this is
+        for models whose weights are not in memory at once.
+        """
+        return masking(self._wiring, model, self._wiring.removed_by(index_map))
 
     def compact_skeleton(self, plan: Plan) -> tuple[nn.Module, Any]:
         """Return the compact model of a plan, and inputs for it, to count costs with.
