@@ -66,8 +66,8 @@ def chosen_bundles(
         bundles: all of them.
         kinds: the width that each group is of.
         widths: which widths may become narrower.
-        fields: None lets blocks differ. Otherwise all blocks keep as many channels of a kind: the groups that are of the
-            same layer in each block make one bundle, and so do those that depend on the same field of the
+        fields: None lets blocks differ. Otherwise all blocks keep as many channels of a kind: the groups that are of
+            the same layer in each block make one bundle, and so do those that depend on the same field of the
             configuration.
 
     Raises:
