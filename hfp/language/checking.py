@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -44,18 +45,28 @@ def outputs_without(full: Outline, plan: FolderPlan) -> Tensor:
         return _main_output(streamed(**_inputs(full.model)))
 
 
-def difference(expected: Tensor, pruned: StreamedModel) -> str | None:
+def difference(expected: Tensor, pruned: StreamedModel, full: Callable[[], Outline]) -> str | None:
     """How the outputs of a pruned model differ from what they should be; None where they are the same.
 
     The last token is read with a cache of the others, where the model has one.
+
+    Args:
+        expected: what `outputs_without` gave.
+        pruned: the pruned model.
+        full: makes the full model without weights; it is asked whether its own cache changes its outputs.
     """
     try:
-        found = _with_cache(pruned)
+        found = _with_cache(pruned)  # first, since it is usually all
         if found is not None and _apart(expected, found) is None:
             return None
         apart = _apart(expected, _main_output(pruned(**_inputs(pruned.model))))
-        cached = None if found is None else _apart(expected, found)
-        return apart if apart is not None or cached is None else f"with a cache {cached}"
+        if apart is not None or found is None:
+            return apart
+        parent = StreamedModel(full())
+        cached = _with_cache(parent)
+        plain = _main_output(parent(**_inputs(parent.model)))
+        known = cached is not None and _apart(plain, cached) is not None
+        return None if known else f"with a cache of the tokens before, {_apart(expected, found)}"
     except Exception as error:  # the model's own code may fail with other sizes
         return f"it does not run ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
 

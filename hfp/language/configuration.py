@@ -100,9 +100,18 @@ def _taken(folder: ModelFolder, config: Any, width: Width) -> bool:
     return True
 
 
-def says(config: Any, kind: Any, index_map: IndexMap) -> bool:
-    """Whether a model of this configuration has the compact shapes of a map."""
-    return tensors_that_match(kind, index_map, config) == len(index_map.tensors)
+def first_mismatch(config: Any, kind: Any, index_map: IndexMap) -> str | None:
+    """Tell the first tensor whose shape in a model of this configuration is not the pruned one; None without any."""
+    try:
+        shapes = _shapes(config, kind)
+    except InputError as error:
+        return f"there is no such model ({error})"
+    wrong = (
+        f"{name} would have the shape {list(shapes.get(name, ()))} instead of {list(tensor.compact_shape)}"
+        for name, tensor in index_map.tensors.items()
+        if shapes.get(name) != tensor.compact_shape
+    )
+    return next(wrong, None)
 
 
 def tensors_that_match(kind: Any, index_map: IndexMap, config: Any) -> int:

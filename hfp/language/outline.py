@@ -47,9 +47,18 @@ def config_from(fields: Mapping[str, Any], where: str) -> Any:
     """
     kind = model_class(fields, where)
     try:
-        return kind.config_class.from_dict(copy.deepcopy(dict(fields)))
+        return kind.config_class.from_dict(_with_numbers(dict(fields)))
     except Exception as error:
         raise InputError(f"{where}: transformers refuses the configuration: {_line(error)}") from error
+
+
+def _with_numbers(value: Any) -> Any:
+    """A copy of what a config.json holds, in which infinities are numbers; transformers writes them as objects."""
+    if isinstance(value, dict):
+        if value.keys() == {"__float__"} and isinstance(value["__float__"], str):
+            return float(value["__float__"])
+        return {key: _with_numbers(item) for key, item in value.items()}
+    return [_with_numbers(item) for item in value] if isinstance(value, list) else value
 
 
 def model_class(fields: Mapping[str, Any], where: str) -> Any:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -18,7 +20,7 @@ from hfp.language.outline import Outline, config_of, example_inputs, model_class
 from hfp.language.perplexity import Perplexity, perplexity_of
 from hfp.language.perplexity import Text as Tokens
 from hfp.language.streaming import StreamedCriterion, StreamedModel
-from hfp.language.widths import Width, chosen_bundles, kept_widths, kinds_of, too_coarse
+from hfp.language.widths import Width, chosen_bundles, kept_widths, kinds_of, nothing_goes, too_coarse, why_whole
 from hfp.pruning.budget import Budget
 from hfp.pruning.meeting import meet
 from hfp.pruning.progress import Tell
@@ -29,6 +31,7 @@ from hfp.reconstruct import Coupling, IndexMap, MapError
 TOKENS = 16
 """Multiply-accumulates are counted for a sequence of so many tokens."""
 _SEQUENCES = 2
+_ENTRY_BYTES, _COPIES = 4, 3
 Kept = Mapping[str, Sequence[int]]
 
 
@@ -74,6 +77,7 @@ class FolderPlan:
         index_map: the map of the kept channels.
         costs: "macs" (per token) and "params": before and after.
         unscored: groups that the criterion has no score for, with the reason; they keep everything.
+        whole: a width that was asked for and that nothing can be removed of -> the reason.
     """
 
     blocks: KeptBlocks | None
@@ -85,6 +89,7 @@ class FolderPlan:
     index_map: IndexMap
     costs: Mapping[str, tuple[float, float]]
     unscored: Mapping[str, str]
+    whole: Mapping[str, str]
 
 
 def read_by_full_model(folder: ModelFolder, text: Tokens, influence: bool, tell: Tell) -> Reading:
@@ -155,30 +160,53 @@ def planned(
         "macs": (before["macs"] // sequence, after["macs"] // sequence),
         "params": (before["params"], after["params"]),
     }
-    widths = kept_widths(coupling, kinds, plan.kept, asked.widths if budget is not None else ())
-    return FolderPlan(blocks, changed, shallow, coupling, kinds, widths, coupling.index_map(plan), costs, refused)
+    wanted = asked.widths if budget is not None else ()
+    widths = kept_widths(coupling, kinds, plan.kept, wanted)
+    whole = {kind: why_whole(kind, coupling, shallow.model) for kind in wanted if kind not in kinds.values()}
+    index_map = coupling.index_map(plan)
+    return FolderPlan(blocks, changed, shallow, coupling, kinds, widths, index_map, costs, refused, whole)
 
 
 def traced(outline: Outline) -> Coupling:
-    """Follow the channels of a model without weights.
+    """Follow the channels of a model without weights, or with them where it runs with them alone and they fit.
 
     Its parameters have the stored dtype meanwhile, because some operations need sizes to be multiples of so many bytes.
 
     Raises:
-        InputError: the model can't run without weights.
+        InputError: the model can't be followed.
     """
-    errors = []
-    model = outline.model
-    for inputs in example_inputs(model, TOKENS, _SEQUENCES):
+    model, errors = outline.model, []
+    examples = example_inputs(model, TOKENS, _SEQUENCES)
+    leave = partial(_no_width, model)
+    for inputs in examples:
         try:
             with _stored_dtypes(outline):
-                return Coupling.trace(model, inputs)
+                return Coupling.trace(model, inputs, leave=leave)
         except MapError as error:
             errors.append(" ".join(str(error).split())[:200])
+    if _fits(outline):
+        with StreamedModel(outline).present(model.parameters()):
+            for inputs in examples:
+                try:
+                    return Coupling.trace(model, inputs, leave=leave)
+                except MapError as error:
+                    errors.append(" ".join(str(error).split())[:200])
     raise InputError(
-        f"the channels of a {type(model).__name__} can't be followed without weights ({errors[0]}); where it fits into "
-        "memory, load it and call hfp.prune"
+        f"the channels of a {type(model).__name__} can't be followed ({errors[-1]}); without its weights its code does "
+        "not run, or computes with numbers. Where it fits into memory, load it and call hfp.prune"
     )
+
+
+def _fits(outline: Outline) -> bool:
+    """Whether a model, and two copies that following its channels takes, fit into the memory of this machine."""
+    entries = sum(tensor.numel() for tensor in outline.weights.like.values())
+    return entries * _ENTRY_BYTES * _COPIES <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _no_width(model: Any, coupling: Coupling) -> dict[str, str]:
+    """The groups that are no width, such as a part of every head, with the reason why they stay."""
+    kinds = kinds_of(coupling, model)
+    return {name: "its code lets a part of every head go, but no whole head" for name in kinds if kinds[name] is None}
 
 
 @contextmanager
@@ -227,6 +255,8 @@ def _kept(
 ) -> tuple[Kept, Mapping[str, str]]:
     """The channels that are kept so that the budget is met, and the groups without scores with the reason."""
     wanted = {name for name in coupling.names if kinds[name] in asked.widths}
+    if not wanted:
+        raise InputError(nothing_goes(asked.widths, coupling, streamed.model, kinds))
     named = asked.criterion if isinstance(asked.criterion, str) else type(asked.criterion).__name__
     criterion = criteria.create(asked.criterion) if isinstance(asked.criterion, str) else asked.criterion
 

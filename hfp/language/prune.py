@@ -15,7 +15,7 @@ from hfp import importance as criteria
 from hfp.errors import InputError
 from hfp.language.checking import difference, outputs_without
 from hfp.language.choices import RANKINGS
-from hfp.language.configuration import narrower, says, tensors_that_match
+from hfp.language.configuration import first_mismatch, narrower, tensors_that_match
 from hfp.language.folder import CONFIG, ModelFolder, open_folder
 from hfp.language.names import RECORD
 from hfp.language.outline import Outline, config_of, model_class, outline_of, without_weights
@@ -39,6 +39,9 @@ from hfp.pruning.budget import Budget
 from hfp.pruning.progress import Tell, told
 from hfp.pruning.schedule import RankingRules
 from hfp.reconstruct import MapError, compact_model, save_index_map
+
+_OTHER_WAY = "ask for other widths, or remove blocks instead (drop_blocks)"
+_BY_PLACE = "what its blocks compute may depend on their place, so ask for widths alone"
 
 
 def prune_folder(
@@ -167,9 +170,9 @@ def _pruned(job: _Job) -> FolderReport:
         write_shards(unfinished, tensors, job.shard_bytes, job.tell)
         copy_companions(job.folder, unfinished)
         save_index_map(plan.index_map, unfinished / INDEX_MAP)
-        streamed, plain = _checked(job, plan, unfinished)
-        report = _report(job, plan, reading, streamed, plain, needed)
-        record = PruneRecord.of(job.folder, plan.changed, blocks, plain, report.as_dict())
+        streamed, reason = _checked(job, plan, unfinished)
+        report = _report(job, plan, reading, streamed, reason, needed)
+        record = PruneRecord.of(job.folder, plan.changed, blocks, not reason, report.as_dict())
         write_json(unfinished / RECORD, record.as_dict())
     return report
 
@@ -188,41 +191,50 @@ def _new_tensors(plan: FolderPlan) -> list[NewTensors]:
     ]
 
 
-def _checked(job: _Job, plan: FolderPlan, unfinished: Path) -> tuple[StreamedModel, bool]:
-    """The pruned model, and whether its configuration says its sizes.
+def _checked(job: _Job, plan: FolderPlan, unfinished: Path) -> tuple[StreamedModel, str]:
+    """The pruned model, and why its configuration does not say its sizes; nothing where it does.
 
     Raises:
         MapError: it does not compute what it should.
     """
     job.tell("checking with numbers")
-    expected = outputs_without(outline_of(job.folder), plan)
-    fields = _plain_fields(job.folder, plan)
+    full = partial(outline_of, job.folder)
+    expected = outputs_without(full(), plan)
+    fields, reason = _plain_fields(job.folder, plan)
     if fields is not None:
         write_json(unfinished / CONFIG, {**job.folder.config, **plan.changed, **fields})
         pruned = open_folder(unfinished)
         kind = model_class(pruned.config, str(unfinished))
         streamed = _streamed(without_weights(config_of(pruned), kind), pruned)
-        if difference(expected, streamed) is None:
-            return streamed, True
+        found = difference(expected, streamed, full)
+        if found is None:
+            return streamed, ""
+        reason = f"with these sizes in its configuration a {kind.__name__} computes something else ({found})"
     write_json(unfinished / CONFIG, {**job.folder.config, **plan.changed})
     streamed = _streamed(compact_model(plan.shallow.model, plan.index_map), open_folder(unfinished))
-    found = difference(expected, streamed)
+    found = difference(expected, streamed, full)
     if found is not None:
-        raise MapError(f"the pruned model does not compute what it should, so it is not written: {found}")
-    return streamed, False
+        raise MapError(
+            f"the pruned {job.folder.architecture} does not compute what it should, so it is not written: {found}; "
+            + (_OTHER_WAY if plan.blocks is None else _BY_PLACE)
+        )
+    return streamed, reason
 
 
-def _plain_fields(folder: ModelFolder, plan: FolderPlan) -> dict[str, Any] | None:
-    """The fields of a configuration that has the compact shapes; None where there is none."""
+def _plain_fields(folder: ModelFolder, plan: FolderPlan) -> tuple[dict[str, Any] | None, str]:
+    """The fields of a configuration that has the compact shapes; None where there is none, with the reason."""
     config, kind = config_of(folder, plan.changed), model_class(folder.config, str(folder.path))
+    named = type(config).__name__
     fields = narrower(config, plan.widths, partial(tensors_that_match, kind, plan.index_map))
     if fields is None:
-        return None
+        uneven = any(len(width.after) > 1 for width in plan.widths)
+        return None, "its blocks have different sizes" if uneven else f"{named} has no field for one of these sizes"
     try:
         own = config_of(folder, {**plan.changed, **fields})
-    except InputError:  # transformers refuses some sizes, such as widths that the heads do not divide
-        return None
-    return fields if says(own, kind, plan.index_map) else None
+    except InputError as error:  # transformers refuses some sizes, such as widths that the heads do not divide
+        return None, f"{named} does not take these sizes ({error})"
+    wrong = first_mismatch(own, kind, plan.index_map)
+    return (fields, "") if wrong is None else (None, f"by {named} {wrong}")
 
 
 def _streamed(model: Any, pruned: ModelFolder) -> StreamedModel:
@@ -230,7 +242,7 @@ def _streamed(model: Any, pruned: ModelFolder) -> StreamedModel:
 
 
 def _report(
-    job: _Job, plan: FolderPlan, reading: Reading | None, streamed: StreamedModel, plain: bool, needed: int
+    job: _Job, plan: FolderPlan, reading: Reading | None, streamed: StreamedModel, reason: str, needed: int
 ) -> FolderReport:
     costs: Mapping[str, tuple[float, float]] = {**plan.costs, "bytes": (job.folder.bytes, needed)}
     perplexities = None
@@ -250,23 +262,19 @@ def _report(
         removed_blocks=() if plan.blocks is None else plan.blocks.removed,
         blocks=0 if plan.blocks is None else plan.blocks.count,
         influence=() if reading is None else reading.influence,
-        plain=plain,
+        plain=not reason,
         perplexity=perplexities,
         distance={} if budget is None else budget.distances(costs),
-        notes=_notes(job, plan),
+        notes=_notes(job, plan, reason),
     )
 
 
-def _notes(job: _Job, plan: FolderPlan) -> tuple[str, ...]:
-    """What of the widths that were asked for could not go."""
-    if job.budget is None:
-        return ()
-    there = {kind for kind in plan.kinds.values() if kind is not None}
-    notes = [f"{kind}: this model has none that can go whole" for kind in job.rules.widths if kind not in there]
-    parts = [name for name, kind in plan.kinds.items() if kind is None]
-    if parts:
-        notes.append(f"left alone: {len(parts)} groups that are a part of every head, such as that of {parts[0]}")
+def _notes(job: _Job, plan: FolderPlan, reason: str) -> tuple[str, ...]:
+    """What of the widths that were asked for could not go, and why transformers needs hfp to read the folder."""
+    notes = [f"{kind} can't become narrower: {reason}" for kind, reason in plan.whole.items()]
     if plan.unscored:
         name, reason = next(iter(plan.unscored.items()))
         notes.append(f"left alone: {len(plan.unscored)} groups without scores, such as that of {name}: {reason}")
+    if reason:
+        notes.append(f"transformers can't be told these sizes: {reason}")
     return tuple(notes)
