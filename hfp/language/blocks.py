@@ -160,10 +160,17 @@ def stack_of(model: Any) -> tuple[str, nn.ModuleList]:
 
 
 def shallower(config: Any, blocks: KeptBlocks) -> dict[str, Any]:
-    """The fields of the configuration that change when blocks are removed: their number, and lists of a value each."""
+    """The fields of the configuration that change when blocks are removed: their number, and lists of a value each.
+
+    The number of a decoder's blocks may have another name than `num_hidden_layers`.
+    """
     own = copy.deepcopy(config)
     before = own.to_dict()
-    own.num_hidden_layers = len(blocks.kept)
+    named = [
+        key for key, value in before.items() if "decoder" in key and key.endswith("layers") and value == blocks.count
+    ]
+    for key in named or ["num_hidden_layers"]:
+        setattr(own, key, len(blocks.kept))
     changed = {key: value for key, value in own.to_dict().items() if value != before.get(key)}
     for key, value in before.items():
         if isinstance(value, list) and len(value) == blocks.count and "layer" in key:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from hfp.errors import InputError
@@ -14,15 +14,20 @@ from hfp.reconstruct import IndexMap
 
 _HEADS = ("num_key_value_heads", "num_kv_heads", "num_attention_heads")
 _FEED_FORWARD = ("intermediate_size", "ffn_dim", "n_inner", "d_ff", "ffn_hidden_size")
+"""Fields that may be None, which means a multiple of the hidden width."""
 _HIDDEN = ("hidden_size", "word_embed_proj_dim", "embedding_size")
 
 
-def narrower(config: Any, widths: Sequence[Width]) -> dict[str, Any] | None:
+def narrower(
+    config: Any, widths: Sequence[Width], matching: Callable[[Any], int] | None = None
+) -> dict[str, Any] | None:
     """The fields of a configuration that say what became of its widths.
 
     Args:
         config: the configuration of the full model.
         widths: what became of each width.
+        matching: configuration -> how many tensors of its model have the pruned shapes, which tells fields of the same
+            value apart.
 
     Returns:
         Field to value; None where blocks differ or the configuration has no field.
@@ -31,12 +36,48 @@ def narrower(config: Any, widths: Sequence[Width]) -> dict[str, Any] | None:
     before = own.to_dict()
     for width in widths:
         if width.before != width.after and (
-            len(width.before) > 1
-            or len(width.after) > 1
-            or not _set(own, config, width.kind, width.before[0], width.after[0])
+            len(width.before) > 1 or len(width.after) > 1 or not _set(own, config, width, matching)
         ):
             return None
     return {key: value for key, value in own.to_dict().items() if key not in before or value != before[key]}
+
+
+def fields_of(config: Any, kind: Any, sizes: Mapping[str, int]) -> dict[str, str]:
+    """The field of a configuration that the size of each feed-forward layer depends on.
+
+    A model has one width for all experts, for example, and its shared experts are so many times as wide.
+
+    Args:
+        config: the configuration.
+        kind: the class of models.
+        sizes: layer or parameter -> its size.
+
+    Returns:
+        Layer or parameter -> field, for those whose shapes change with a field that holds one of the sizes.
+    """
+    model = without_weights(config, kind)
+    state = model.state_dict(keep_vars=True)
+    before = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    embeddings = {name for name, tensor in state.items() if tensor is model.get_input_embeddings().weight}
+    found: dict[str, str] = {}
+    for field, value in config.to_dict().items():
+        if type(value) is not int or value < 2 or value not in sizes.values():
+            continue
+        try:
+            other = copy.deepcopy(config)
+            setattr(other, field, value // 2)
+            after = _shapes(other, kind)
+        except Exception:  # transformers refuses the value
+            continue
+        changed = [name for name, shape in before.items() if after.get(name) != shape]
+        if not embeddings.intersection(changed):
+            own = {group for group in sizes if any(name == group or name.startswith(f"{group}.") for name in changed)}
+            found = {**dict.fromkeys(own, field), **found}
+    return found
+
+
+def _shapes(config: Any, kind: Any) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in without_weights(config, kind).state_dict().items()}
 
 
 def sizes_that_can_be_said(folder: ModelFolder, config: Any, kind: str, size: int) -> tuple[int, ...] | None:
@@ -59,29 +100,63 @@ def _taken(folder: ModelFolder, config: Any, width: Width) -> bool:
     return True
 
 
-def says(config: Any, kind: Any, index_map: IndexMap) -> bool:
-    """Whether a model of this configuration has the compact shapes of a map."""
+def first_mismatch(config: Any, kind: Any, index_map: IndexMap) -> str | None:
+    """Tell the first tensor whose shape in a model of this configuration is not the pruned one; None without any."""
     try:
-        state = without_weights(config, kind).state_dict()
+        shapes = _shapes(config, kind)
+    except InputError as error:
+        return f"there is no such model ({error})"
+    wrong = (
+        f"{name} would have the shape {list(shapes.get(name, ()))} instead of {list(tensor.compact_shape)}"
+        for name, tensor in index_map.tensors.items()
+        if shapes.get(name) != tensor.compact_shape
+    )
+    return next(wrong, None)
+
+
+def tensors_that_match(kind: Any, index_map: IndexMap, config: Any) -> int:
+    """How many tensors of a model of this configuration have the compact shapes of a map; 0 where it has others."""
+    try:
+        shapes = _shapes(config, kind)
     except InputError:
-        return False
-    shapes = {name: tensor.compact_shape for name, tensor in index_map.tensors.items()}
-    return {name: tuple(tensor.shape) for name, tensor in state.items()} == shapes
+        return 0
+    if shapes.keys() != index_map.tensors.keys():
+        return 0
+    return sum(shapes[name] == tensor.compact_shape for name, tensor in index_map.tensors.items())
 
 
-def _set(own: Any, config: Any, kind: str, old: int, new: int) -> bool:
+def _set(own: Any, config: Any, width: Width, matching: Callable[[Any], int] | None) -> bool:
     """Set what a width is called; returns whether there is such a field."""
-    if kind == "feed-forward":
-        fields = [field for field in _FEED_FORWARD if getattr(config, field, "none") in (old, None)]
-    elif kind == "hidden":
+    old, new = width.before[0], width.after[0]
+    if width.kind == "feed-forward":
+        _set_feed_forward(own, config, old, new, matching)
+        return True  # the field of another width may say this one too
+    if width.kind == "hidden":
         fields = [field for field in _HIDDEN if getattr(config, field, None) == old]
     else:
         fields = [field for field in _HEADS if isinstance(getattr(config, field, None), int)]
     for field in fields:
-        setattr(own, field, getattr(config, field) * new // old if kind == "heads" else new)
-    if kind != "feed-forward":
-        try:
-            own.head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        except AttributeError:  # the configuration always computes it
-            return False
+        setattr(own, field, getattr(config, field) * new // old if width.kind == "heads" else new)
+    try:
+        own.head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    except AttributeError:  # the configuration always computes it
+        return False
     return bool(fields)
+
+
+def _set_feed_forward(own: Any, config: Any, old: int, new: int, matching: Callable[[Any], int] | None) -> None:
+    """Set the field of this value with which most tensors have the pruned shapes, if there is one."""
+    unset = [field for field in _FEED_FORWARD if getattr(config, field, old) is None]
+    fields = [*unset, *(field for field, value in config.to_dict().items() if type(value) is int and value == old)]
+    best, reached = None, 0 if matching is None else matching(own)
+    for field in fields:
+        tried = copy.deepcopy(own)
+        try:
+            setattr(tried, field, new)
+            found = 1 if matching is None else matching(tried)
+        except Exception:  # transformers refuses the value, so it is another field
+            continue
+        if found > reached:
+            best, reached = field, found
+    if best is not None:
+        setattr(own, best, new)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -19,7 +20,11 @@ CONFIG, SINGLE = "config.json", "model.safetensors"
 INDEX = f"{SINGLE}.index.json"
 _PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
 _PIECES, _PIECE = 16, 4096  # a fingerprint reads so many pieces of so many bytes of every shard
-_BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2}  # all others take one
+_DTYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
+    "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
+    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -33,10 +38,11 @@ class StoredTensor:
     @property
     def bytes(self) -> int:
         """How many bytes the tensor takes in its shard."""
-        entries = 1
-        for size in self.shape:
-            entries *= size
-        return entries * _BYTES.get(self.dtype, 1)
+        return self.empty().nbytes
+
+    def empty(self) -> Tensor:
+        """A tensor of this shape and dtype without values, on the meta device."""
+        return torch.empty(self.shape, dtype=_DTYPES[self.dtype], device="meta")
 
 
 @dataclass(frozen=True)
@@ -182,6 +188,11 @@ def _header(path: Path, shard: str) -> dict[str, StoredTensor]:
             for name in file.keys():  # noqa: SIM118
                 part = file.get_slice(name)
                 found[name] = StoredTensor(shard, part.get_dtype(), tuple(part.get_shape()))
+                if found[name].dtype not in _DTYPES:
+                    raise InputError(
+                        f"{path / shard}: {printable(name)} has numbers of the kind {found[name].dtype}, which torch "
+                        "can't prune; give the folder that this one was made from"
+                    )
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path / shard} is not a whole safetensors file: {error}; download it again") from error
     return found

@@ -17,9 +17,10 @@ from hfp.language.folder import ModelFolder, open_folder
 from hfp.language.hub import download
 from hfp.language.outline import config_from, config_of, model_class, outline_of, transformers, without_weights
 from hfp.language.record import INDEX_MAP, PruneRecord
+from hfp.language.stored import Layout
 from hfp.language.writing import (
     SHARD_BYTES,
-    NewTensor,
+    NewTensors,
     check_target,
     copy_companions,
     new_folder,
@@ -147,42 +148,46 @@ def compact_outline(found: ModelFolder, record: PruneRecord, index_map: IndexMap
     return compact_model(without_weights(full, kind), index_map)
 
 
-def _restored(found: ModelFolder, record: PruneRecord, full: ModelFolder, index_map: IndexMap) -> dict[str, NewTensor]:
+def _restored(found: ModelFolder, record: PruneRecord, full: ModelFolder, index_map: IndexMap) -> list[NewTensors]:
     """Every tensor of the full model, with the entries of the pruned one in their places."""
-    stored = outline_of(full).stored
-    small = {}
-    for name in found.tensors:
-        other = name if record.blocks is None else record.blocks.full_name(name)
-        if other not in stored or index_map.tensors[name].shape != full.tensors[stored[other]].shape:
+    parent = outline_of(full)
+    small = Layout(compact_outline(found, record, index_map)).weights(found)
+    names = {name if record.blocks is None else record.blocks.full_name(name): name for name in small.like}
+    layout = Layout(parent.model)
+    for other, name in names.items():
+        if other not in parent.weights.like or index_map.tensors[name].shape != parent.weights.like[other].shape:
             raise InputError(f"{full.path} is not the full model of {found.path}: it has no {other} of that shape")
-        small[stored[other]] = name
-    return {
-        name: NewTensor(full.tensors[name].bytes, partial(_embedded, found, full, index_map, small.get(name), name))
-        for name in full.tensors
-    }
 
+    def made(unit: tuple[str, ...]) -> dict[str, Tensor]:
+        whole = {other: parent.weights.read(other) for other in unit}
+        return layout.stored(
+            {
+                # a copy lets go of the shard that the tensor is mapped from
+                other: index_map.tensors[names[other]].embed(small.read(names[other]), value)
+                if other in names
+                else value.clone()
+                for other, value in whole.items()
+            }
+        )
 
-def _embedded(found: ModelFolder, full: ModelFolder, index_map: IndexMap, small: str | None, name: str) -> Tensor:
-    value = full.read(name)
-    if small is None:
-        return value.clone()  # which lets go of the shard that it is mapped from
-    return index_map.tensors[small].embed(found.read(small), value)
+    return [
+        NewTensors(sum(parent.weights.like[name].nbytes for name in unit), partial(made, unit))
+        for unit in parent.weights.units
+    ]
 
 
 def _fill(model: Any, found: ModelFolder, index_map: IndexMap, dtype: torch.dtype | None) -> None:
     """Give a model the stored weights, without a second copy of them."""
     own = model.state_dict(keep_vars=True)
+    weights = Layout(model).weights(found)
     first: dict[int, Tensor] = {}
-    for name in found.tensors:
-        if name not in own:
-            raise InputError(f"{found.path} stores {name}, which its {found.architecture} does not have")
-        value = found.read(name)
-        if tuple(value.shape) != index_map.tensors[name].compact_shape:
-            raise InputError(f"{found.path}: {name} has shape {list(value.shape)}, and its index map says otherwise")
-        first[id(own[name])] = value.to(dtype) if dtype is not None and value.is_floating_point() else value
-    missing = [name for name, tensor in own.items() if id(tensor) not in first]
-    if missing:
-        raise InputError(f"{found.path} lacks {missing[0]} and {len(missing) - 1} more tensors of its model")
+    for unit in weights.units:
+        for name, value in weights.load(unit[0]).items():
+            if tuple(value.shape) != index_map.tensors[name].compact_shape:
+                raise InputError(
+                    f"{found.path}: {name} has shape {list(value.shape)}, and its index map says otherwise"
+                )
+            first[id(own[name])] = value.to(dtype) if dtype is not None and value.is_floating_point() else value
     model.load_state_dict({name: first[id(tensor)] for name, tensor in own.items()}, assign=True)
     model.tie_weights()
 

@@ -1,12 +1,10 @@
-"""A model of transformers without its weights: the class that its configuration names, and the names of its tensors."""
+"""A model of transformers without its weights: the class that its configuration names, and where its tensors are."""
 
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from types import ModuleType
 from typing import Any
 
@@ -14,11 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from hfp.errors import InputError, listed, printable
+from hfp.errors import InputError, printable
 from hfp.language.folder import ModelFolder
-
-_LEFT_OUT = (r"rotary_emb\.inv_freq$", r"(^|\.)position_ids$", r"\.attn\.(masked_)?bias$")
-"""Buffers that older versions of transformers stored and newer ones compute."""
+from hfp.language.stored import Layout, Weights
 
 
 def transformers() -> ModuleType:
@@ -51,9 +47,18 @@ def config_from(fields: Mapping[str, Any], where: str) -> Any:
     """
     kind = model_class(fields, where)
     try:
-        return kind.config_class.from_dict(copy.deepcopy(dict(fields)))
+        return kind.config_class.from_dict(_with_numbers(dict(fields)))
     except Exception as error:
         raise InputError(f"{where}: transformers refuses the configuration: {_line(error)}") from error
+
+
+def _with_numbers(value: Any) -> Any:
+    """A copy of what a config.json holds, in which infinities are numbers; transformers writes them as objects."""
+    if isinstance(value, dict):
+        if value.keys() == {"__float__"} and isinstance(value["__float__"], str):
+            return float(value["__float__"])
+        return {key: _with_numbers(item) for key, item in value.items()}
+    return [_with_numbers(item) for item in value] if isinstance(value, list) else value
 
 
 def model_class(fields: Mapping[str, Any], where: str) -> Any:
@@ -76,15 +81,15 @@ def model_class(fields: Mapping[str, Any], where: str) -> Any:
 
 @dataclass(frozen=True)
 class Outline:
-    """A model without weights, and the name under which each of its tensors is stored.
+    """A model without weights, and where its weights are.
 
     Args:
         model: the model, in evaluation mode. Parameters are on the meta device, and buffers have their values.
-        stored: name in the model's state -> name in the folder, for every tensor that is stored.
+        weights: the tensors of its state that are stored.
     """
 
     model: Any
-    stored: Mapping[str, str]
+    weights: Weights
 
 
 def without_weights(config: Any, kind: Any) -> Any:
@@ -132,67 +137,7 @@ def outline_of(folder: ModelFolder, config: Any = None) -> Outline:
     """
     kind = model_class(folder.config, str(folder.path))
     model = without_weights(config_of(folder) if config is None else config, kind)
-    return Outline(model, stored_names(model, folder))
-
-
-def stored_names(model: Any, folder: ModelFolder) -> dict[str, str]:
-    """The name in the folder of every tensor of a model's state that is stored there.
-
-    Models without a head store their tensors without the prefix that they have inside a model with one, and the other
-    way round. Some tensors are stored under names of earlier versions of transformers.
-
-    Raises:
-        InputError: a tensor is missing, has another shape, or is not the model's.
-    """
-    state = model.state_dict(keep_vars=True)
-    prefix = f"{model.base_model_prefix}."
-    candidates = [_renamed(model, state, folder)]
-    for rule in _rules(prefix):
-        candidates.append({name: other for name in state if (other := rule(name)) in folder.tensors})
-    named = max(reversed(candidates), key=len)
-    known = {id(state[name]) for name in named}
-    missing = [name for name, tensor in state.items() if name not in named and id(tensor) not in known]
-    patterns = [*_LEFT_OUT, *(getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ())]
-    taken = set(named.values())
-    surplus = [
-        name
-        for name in folder.tensors
-        if name not in taken and not any(re.search(pattern, name) for pattern in patterns)
-    ]
-    if missing and surplus:
-        raise InputError(
-            f"{folder.path} stores tensors under other names than its {folder.architecture} has in memory "
-            f"({printable(surplus[0])} and {missing[0]}), which is not followed here; load it and call hfp.prune"
-        )
-    if missing or surplus:
-        what = "lacks tensors" if missing else "stores more tensors than those"
-        names = listed([printable(name) for name in (missing or surplus)[:8]])
-        raise InputError(f"{folder.path} {what} of its {folder.architecture}: {names}")
-    for name, other in named.items():
-        if folder.tensors[other].shape != tuple(state[name].shape):
-            raise InputError(
-                f"{folder.path}: {other} has shape {list(folder.tensors[other].shape)}, and config.json says "
-                f"{list(state[name].shape)}"
-            )
-    return named
-
-
-def _renamed(model: Any, state: Mapping[str, Tensor], folder: ModelFolder) -> dict[str, str]:
-    """The names in the folder of tensors that transformers gives another name when it reads them."""
-    found = {}
-    conversions = import_module("transformers.conversion_mapping").get_model_conversion_mapping(model)
-    renamings = [each for each in conversions if type(each).__name__ == "WeightRenaming"]
-    for stored in folder.tensors:
-        name = stored
-        for each in renamings:
-            name, _ = each.rename_source_key(name)
-        if name in state:
-            found[name] = stored
-    return found
-
-
-def _rules(prefix: str) -> tuple[Any, ...]:
-    return (lambda name: name, lambda name: name.removeprefix(prefix), lambda name: f"{prefix}{name}")
+    return Outline(model, Layout(model).weights(folder))
 
 
 def stacks(model: nn.Module) -> dict[str, nn.ModuleList]:

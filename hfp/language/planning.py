@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
+
+from torch import nn
 
 from hfp import importance as criteria
 from hfp.errors import InputError
 from hfp.language.blocks import BlockInfluence, KeptBlocks, least_influential, shallower, stack_of
-from hfp.language.configuration import sizes_that_can_be_said
+from hfp.language.configuration import fields_of, sizes_that_can_be_said
 from hfp.language.folder import ModelFolder
 from hfp.language.outline import Outline, config_of, example_inputs, model_class, outline_of, without_weights
 from hfp.language.perplexity import Perplexity, perplexity_of
 from hfp.language.perplexity import Text as Tokens
 from hfp.language.streaming import StreamedCriterion, StreamedModel
-from hfp.language.widths import Width, chosen_bundles, kept_widths, kinds_of, too_coarse
+from hfp.language.widths import Width, chosen_bundles, kept_widths, kinds_of, nothing_goes, too_coarse, why_whole
 from hfp.pruning.budget import Budget
 from hfp.pruning.meeting import meet
 from hfp.pruning.progress import Tell
@@ -26,6 +31,7 @@ from hfp.reconstruct import Coupling, IndexMap, MapError
 TOKENS = 16
 """Multiply-accumulates are counted for a sequence of so many tokens."""
 _SEQUENCES = 2
+_ENTRY_BYTES, _COPIES = 4, 3
 Kept = Mapping[str, Sequence[int]]
 
 
@@ -65,21 +71,25 @@ class FolderPlan:
         blocks: which blocks are kept; None where all are.
         changed: the fields of the configuration that differ without the removed blocks.
         shallow: the model without the removed blocks, and without weights.
+        coupling: the channels of that model that go together.
         kinds: the width that each group is of.
         widths: what became of the widths that may become narrower.
         index_map: the map of the kept channels.
         costs: "macs" (per token) and "params": before and after.
         unscored: groups that the criterion has no score for, with the reason; they keep everything.
+        whole: a width that was asked for and that nothing can be removed of -> the reason.
     """
 
     blocks: KeptBlocks | None
     changed: Mapping[str, Any]
     shallow: Outline
+    coupling: Coupling
     kinds: Mapping[str, str | None]
     widths: tuple[Width, ...]
     index_map: IndexMap
     costs: Mapping[str, tuple[float, float]]
     unscored: Mapping[str, str]
+    whole: Mapping[str, str]
 
 
 def read_by_full_model(folder: ModelFolder, text: Tokens, influence: bool, tell: Tell) -> TextRun:
@@ -88,7 +98,7 @@ def read_by_full_model(folder: ModelFolder, text: Tokens, influence: bool, tell:
     Raises:
         InputError: it does not predict the next token, or has no single list of blocks.
     """
-    streamed = StreamedModel(outline_of(folder), folder.read)
+    streamed = StreamedModel(outline_of(folder))
     watch = BlockInfluence(list(stack_of(streamed.model)[1])) if influence else None
     found = perplexity_of(streamed, text, lambda words: tell(f"full model: {words}"))
     return TextRun(found, () if watch is None else tuple(watch.scores))
@@ -132,17 +142,17 @@ def planned(
     """
     tell("following channels")
     full = outline_of(folder)
-    coupling = traced(full.model)
+    coupling = traced(full)
     before = coupling.costs({})
     shallow, changed = full, dict[str, Any]()
     if blocks is not None:
         shallow, changed = _without_blocks(folder, full, blocks)
-        coupling = traced(shallow.model)
+        coupling = traced(shallow)
     kinds = kinds_of(coupling, shallow.model)
     kept: Kept = {}
     refused: Mapping[str, str] = {}
     if budget is not None:
-        kept, refused = _kept(folder, coupling, kinds, StreamedModel(shallow, folder.read), before, budget, asked, tell)
+        kept, refused = _kept(folder, coupling, kinds, StreamedModel(shallow), before, budget, asked, tell)
     plan = coupling.plan(kept)
     after = coupling.costs(plan.kept)
     sequence = TOKENS * _SEQUENCES
@@ -150,26 +160,66 @@ def planned(
         "macs": (before["macs"] // sequence, after["macs"] // sequence),
         "params": (before["params"], after["params"]),
     }
-    widths = kept_widths(coupling, kinds, plan.kept, asked.widths if budget is not None else ())
-    return FolderPlan(blocks, changed, shallow, kinds, widths, coupling.index_map(plan), costs, refused)
+    wanted = asked.widths if budget is not None else ()
+    widths = kept_widths(coupling, kinds, plan.kept, wanted)
+    whole = {kind: why_whole(kind, coupling, shallow.model) for kind in wanted if kind not in kinds.values()}
+    index_map = coupling.index_map(plan)
+    return FolderPlan(blocks, changed, shallow, coupling, kinds, widths, index_map, costs, refused, whole)
 
 
-def traced(model: Any) -> Coupling:
-    """Follow the channels of a model without weights.
+def traced(outline: Outline) -> Coupling:
+    """Follow the channels of a model without weights, or with them where it runs with them alone and they fit.
+
+    Its parameters have the stored dtype meanwhile, because some operations need sizes to be multiples of so many bytes.
 
     Raises:
-        InputError: the model can't run without weights.
+        InputError: the model can't be followed.
     """
-    errors = []
-    for inputs in example_inputs(model, TOKENS, _SEQUENCES):
+    model, errors = outline.model, []
+    examples = example_inputs(model, TOKENS, _SEQUENCES)
+    leave = partial(_no_width, model)
+    for inputs in examples:
         try:
-            return Coupling.trace(model, inputs)
+            with _stored_dtypes(outline):
+                return Coupling.trace(model, inputs, leave=leave)
         except MapError as error:
             errors.append(" ".join(str(error).split())[:200])
+    if _fits(outline):
+        with StreamedModel(outline).present(model.parameters()):
+            for inputs in examples:
+                try:
+                    return Coupling.trace(model, inputs, leave=leave)
+                except MapError as error:
+                    errors.append(" ".join(str(error).split())[:200])
     raise InputError(
-        f"the channels of a {type(model).__name__} can't be followed without weights ({errors[0]}); where it fits into "
-        "memory, load it and call hfp.prune"
+        f"the channels of a {type(model).__name__} can't be followed ({errors[-1]}); without its weights its code does "
+        "not run, or computes with numbers. Where it fits into memory, load it and call hfp.prune"
     )
+
+
+def _fits(outline: Outline) -> bool:
+    """Whether a model, and two copies that following its channels takes, fit into the memory of this machine."""
+    entries = sum(tensor.numel() for tensor in outline.weights.like.values())
+    return entries * _ENTRY_BYTES * _COPIES <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _no_width(model: Any, coupling: Coupling) -> dict[str, str]:
+    """The groups that are no width, such as a part of every head, with the reason why they stay."""
+    kinds = kinds_of(coupling, model)
+    return {name: "its code lets a part of every head go, but no whole head" for name in kinds if kinds[name] is None}
+
+
+@contextmanager
+def _stored_dtypes(outline: Outline) -> Iterator[None]:
+    state = outline.model.state_dict(keep_vars=True)
+    own = {name: state[name].data for name in outline.weights.like if isinstance(state[name], nn.Parameter)}
+    try:
+        for name in own:
+            state[name].data = own[name].to(outline.weights.like[name].dtype)
+        yield
+    finally:
+        for name, data in own.items():
+            state[name].data = data
 
 
 def _without_blocks(folder: ModelFolder, full: Outline, blocks: KeptBlocks) -> tuple[Outline, dict[str, Any]]:
@@ -188,10 +238,9 @@ def _without_blocks(folder: ModelFolder, full: Outline, blocks: KeptBlocks) -> t
                 f"a {folder.architecture} with {len(blocks.kept)} blocks has a tensor {name} that none of the kept "
                 "blocks has; remove other blocks, or none"
             )
-    stored = {
-        name: full.stored[other] for name in model.state_dict() if (other := blocks.full_name(name)) in full.stored
-    }
-    return Outline(model, stored), changed
+    names = {name: blocks.full_name(name) for name in model.state_dict()}
+    kept = full.weights.renamed({name: other for name, other in names.items() if other in full.weights.like})
+    return Outline(model, kept), changed
 
 
 def _kept(
@@ -206,6 +255,8 @@ def _kept(
 ) -> tuple[Kept, Mapping[str, str]]:
     """The channels that are kept so that the budget is met, and the groups without scores with the reason."""
     wanted = {name for name in coupling.names if kinds[name] in asked.widths}
+    if not wanted:
+        raise InputError(nothing_goes(asked.widths, coupling, streamed.model, kinds))
     named = asked.criterion if isinstance(asked.criterion, str) else type(asked.criterion).__name__
     criterion = criteria.create(asked.criterion) if isinstance(asked.criterion, str) else asked.criterion
 
@@ -216,9 +267,11 @@ def _kept(
         refused |= unscored
         wanted -= unscored.keys()
         bundles, unscored = scored(coupling, streamed.model, streaming, named, wanted)
-    bundles = chosen_bundles(bundles, kinds, asked.widths, asked.uniform)
+    config = streamed.model.config
+    wide = {name: coupling.sizes[name] for name in coupling.names if kinds[name] == "feed-forward"}
+    fields = fields_of(config, type(streamed.model), wide) if asked.uniform else None
+    bundles = chosen_bundles(bundles, kinds, asked.widths, fields)
     if asked.uniform:
-        config = streamed.model.config
         sizes = {(kinds[name], coupling.sizes[name]) for each in bundles for name in each.scores}
         said = {pair: sizes_that_can_be_said(folder, config, str(pair[0]), pair[1]) for pair in sizes}
         able = {name: said.get((kinds[name], size)) for name, size in coupling.sizes.items()}

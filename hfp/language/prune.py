@@ -13,9 +13,9 @@ from torch import Tensor
 
 from hfp import importance as criteria
 from hfp.errors import InputError
-from hfp.language.checking import masked_model, same_outputs
+from hfp.language.checking import difference, outputs_without
 from hfp.language.choices import RANKINGS
-from hfp.language.configuration import narrower, says
+from hfp.language.configuration import first_mismatch, narrower, tensors_that_match
 from hfp.language.folder import CONFIG, ModelFolder, open_folder
 from hfp.language.names import RECORD
 from hfp.language.outline import Outline, config_of, model_class, outline_of, without_weights
@@ -23,11 +23,12 @@ from hfp.language.perplexity import Text, check_predicts, perplexity_of, read_te
 from hfp.language.planning import FolderPlan, TextRun, WidthRules, chosen_blocks, planned, read_by_full_model
 from hfp.language.record import INDEX_MAP, PruneRecord
 from hfp.language.report import FolderReport
+from hfp.language.stored import Layout
 from hfp.language.streaming import StreamedModel, check_streams
 from hfp.language.widths import checked_widths
 from hfp.language.writing import (
     SHARD_BYTES,
-    NewTensor,
+    NewTensors,
     check_target,
     copy_companions,
     new_folder,
@@ -37,7 +38,10 @@ from hfp.language.writing import (
 from hfp.pruning.budget import Budget
 from hfp.pruning.progress import Tell, told
 from hfp.pruning.schedule import RankingRules
-from hfp.reconstruct import MapError, TensorMap, compact_model, save_index_map
+from hfp.reconstruct import MapError, compact_model, save_index_map
+
+_OTHER_WAY = "ask for other widths, or remove blocks instead (drop_blocks)"
+_BY_PLACE = "what its blocks compute may depend on their place, so ask for widths alone"
 
 
 def prune_folder(
@@ -160,89 +164,85 @@ def _pruned(job: _Job) -> FolderReport:
         reading = read_by_full_model(job.folder, job.text, isinstance(job.drop, int) and job.drop > 0, job.tell)
     blocks = chosen_blocks(job.folder, job.drop, reading)
     plan = planned(job.folder, blocks, job.budget, job.rules, job.tell)
-    tensors = _new_tensors(job.folder, plan)
-    needed = sum(tensor.bytes for tensor in tensors.values())
+    tensors = _new_tensors(plan)
+    needed = sum(each.bytes for each in tensors)
     with new_folder(job.out, needed) as unfinished:
         write_shards(unfinished, tensors, job.shard_bytes, job.tell)
         copy_companions(job.folder, unfinished)
         save_index_map(plan.index_map, unfinished / INDEX_MAP)
-        streamed, plain = _checked(job, plan, unfinished)
-        report = _report(job, plan, reading, streamed, plain, needed)
-        record = PruneRecord.of(job.folder, plan.changed, blocks, plain, report.as_dict())
+        streamed, reason = _checked(job, plan, unfinished)
+        report = _report(job, plan, reading, streamed, reason, needed)
+        record = PruneRecord.of(job.folder, plan.changed, blocks, not reason, report.as_dict())
         write_json(unfinished / RECORD, record.as_dict())
     return report
 
 
-def _new_tensors(folder: ModelFolder, plan: FolderPlan) -> dict[str, NewTensor]:
-    """The compact tensors by their names in the model, in the order in which the full ones are stored."""
-    order = {name: place for place, name in enumerate(folder.tensors)}
-    found = {}
-    for name, stored in sorted(plan.shallow.stored.items(), key=lambda pair: order[pair[1]]):
-        tensor = plan.index_map.tensors[name]
-        whole, part = tensor.shape, tensor.compact_shape
-        share = 1.0
-        for before, after in zip(whole, part, strict=True):
-            share *= after / before if before else 1.0
-        found[name] = NewTensor(
-            round(folder.tensors[stored].bytes * share), partial(_restricted, folder, stored, tensor)
-        )
-    return found
+def _new_tensors(plan: FolderPlan) -> list[NewTensors]:
+    """The compact tensors, in the order in which the full ones are stored."""
+    weights, maps = plan.shallow.weights, plan.index_map.tensors
+    layout = Layout(compact_model(plan.shallow.model, plan.index_map))
+
+    def made(unit: tuple[str, ...]) -> dict[str, Tensor]:
+        return layout.stored({name: maps[name].restrict(weights.read(name)) for name in unit})
+
+    return [
+        NewTensors(sum(weights.bytes(name, maps[name].compact_shape) for name in unit), partial(made, unit))
+        for unit in weights.units
+    ]
 
 
-def _restricted(folder: ModelFolder, stored: str, tensor: TensorMap) -> Tensor:
-    return tensor.restrict(folder.read(stored))
-
-
-def _checked(job: _Job, plan: FolderPlan, unfinished: Path) -> tuple[StreamedModel, bool]:
-    """The pruned model, and whether its configuration says its sizes.
+def _checked(job: _Job, plan: FolderPlan, unfinished: Path) -> tuple[StreamedModel, str]:
+    """The pruned model, and why its configuration does not say its sizes; nothing where it does.
 
     Raises:
         MapError: it does not compute what it should.
     """
     job.tell("checking with numbers")
-    expected = masked_model(job.folder, outline_of(job.folder), plan.shallow.stored, plan.blocks, plan.index_map)
-    fields = _plain_fields(job.folder, plan)
+    full = partial(outline_of, job.folder)
+    expected = outputs_without(full(), plan)
+    fields, reason = _plain_fields(job.folder, plan)
     if fields is not None:
         write_json(unfinished / CONFIG, {**job.folder.config, **plan.changed, **fields})
         pruned = open_folder(unfinished)
         kind = model_class(pruned.config, str(unfinished))
         streamed = _streamed(without_weights(config_of(pruned), kind), pruned)
-        if _difference(expected, streamed) is None:
-            return streamed, True
+        found = difference(expected, streamed, full)
+        if found is None:
+            return streamed, ""
+        reason = f"with these sizes in its configuration a {kind.__name__} computes something else ({found})"
     write_json(unfinished / CONFIG, {**job.folder.config, **plan.changed})
     streamed = _streamed(compact_model(plan.shallow.model, plan.index_map), open_folder(unfinished))
-    difference = _difference(expected, streamed)
-    if difference is not None:
-        raise MapError(f"the pruned model does not compute what it should, so it is not written: {difference}")
-    return streamed, False
+    found = difference(expected, streamed, full)
+    if found is not None:
+        raise MapError(
+            f"the pruned {job.folder.architecture} does not compute what it should, so it is not written: {found}; "
+            + (_OTHER_WAY if plan.blocks is None else _BY_PLACE)
+        )
+    return streamed, reason
 
 
-def _plain_fields(folder: ModelFolder, plan: FolderPlan) -> dict[str, Any] | None:
-    """The fields of a configuration that has the compact shapes; None where there is none."""
-    config = config_of(folder, plan.changed)
-    fields = narrower(config, plan.widths)
+def _plain_fields(folder: ModelFolder, plan: FolderPlan) -> tuple[dict[str, Any] | None, str]:
+    """The fields of a configuration that has the compact shapes; None where there is none, with the reason."""
+    config, kind = config_of(folder, plan.changed), model_class(folder.config, str(folder.path))
+    named = type(config).__name__
+    fields = narrower(config, plan.widths, partial(tensors_that_match, kind, plan.index_map))
     if fields is None:
-        return None
+        uneven = any(len(width.after) > 1 for width in plan.widths)
+        return None, "its blocks have different sizes" if uneven else f"{named} has no field for one of these sizes"
     try:
         own = config_of(folder, {**plan.changed, **fields})
-    except InputError:  # transformers refuses some sizes, such as widths that the heads do not divide
-        return None
-    return fields if says(own, model_class(folder.config, str(folder.path)), plan.index_map) else None
+    except InputError as error:  # transformers refuses some sizes, such as widths that the heads do not divide
+        return None, f"{named} does not take these sizes ({error})"
+    wrong = first_mismatch(own, kind, plan.index_map)
+    return (fields, "") if wrong is None else (None, f"by {named} {wrong}")
 
 
 def _streamed(model: Any, pruned: ModelFolder) -> StreamedModel:
-    return StreamedModel(Outline(model, {name: name for name in pruned.tensors}), pruned.read)
-
-
-def _difference(expected: StreamedModel, found: StreamedModel) -> str | None:
-    try:
-        return same_outputs(expected, found)
-    except Exception as error:
-        return f"it does not run ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+    return StreamedModel(Outline(model, Layout(model).weights(pruned)))
 
 
 def _report(
-    job: _Job, plan: FolderPlan, reading: TextRun | None, streamed: StreamedModel, plain: bool, needed: int
+    job: _Job, plan: FolderPlan, reading: TextRun | None, streamed: StreamedModel, reason: str, needed: int
 ) -> FolderReport:
     costs: Mapping[str, tuple[float, float]] = {**plan.costs, "bytes": (job.folder.bytes, needed)}
     perplexities = None
@@ -262,23 +262,19 @@ def _report(
         removed_blocks=() if plan.blocks is None else plan.blocks.removed,
         blocks=0 if plan.blocks is None else plan.blocks.count,
         influence=() if reading is None else reading.influence,
-        plain=plain,
+        plain=not reason,
         perplexity=perplexities,
         distance={} if budget is None else budget.distances(costs),
-        notes=_notes(job, plan),
+        notes=_notes(job, plan, reason),
     )
 
 
-def _notes(job: _Job, plan: FolderPlan) -> tuple[str, ...]:
-    """What of the widths that were asked for could not go."""
-    if job.budget is None:
-        return ()
-    there = {kind for kind in plan.kinds.values() if kind is not None}
-    notes = [f"{kind}: this model has none that can go whole" for kind in job.rules.widths if kind not in there]
-    parts = [name for name, kind in plan.kinds.items() if kind is None]
-    if parts:
-        notes.append(f"left alone: {len(parts)} groups that are a part of every head, such as that of {parts[0]}")
+def _notes(job: _Job, plan: FolderPlan, reason: str) -> tuple[str, ...]:
+    """What of the widths that were asked for could not go, and why transformers needs hfp to read the folder."""
+    notes = [f"{kind} can't become narrower: {reason}" for kind, reason in plan.whole.items()]
     if plan.unscored:
         name, reason = next(iter(plan.unscored.items()))
         notes.append(f"left alone: {len(plan.unscored)} groups without scores, such as that of {name}: {reason}")
+    if reason:
+        notes.append(f"transformers can't be told these sizes: {reason}")
     return tuple(notes)

@@ -14,6 +14,7 @@ from hfp.language.names import RECORD
 from hfp.language.outline import Outline, outline_of
 from hfp.language.perplexity import Perplexity, check_predicts, perplexity_of, read_text
 from hfp.language.record import INDEX_MAP, PruneRecord
+from hfp.language.stored import Layout
 from hfp.language.streaming import StreamedModel
 from hfp.pruning.progress import told
 from hfp.reconstruct import load_index_map
@@ -53,9 +54,9 @@ def perplexity_of_folder(
     if outline is None:
         index_map = load_index_map(found.path / INDEX_MAP)
         model = compact_outline(found, PruneRecord.read(found.path), index_map)
-        outline = Outline(model, {name: name for name in found.tensors})
+        outline = Outline(model, Layout(model).weights(found))
     try:
-        streamed = StreamedModel(outline, found.read, torch.device(device))
+        streamed = StreamedModel(outline, device=torch.device(device))
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"no device {device!r} here: {str(error).splitlines()[0]}") from error
     with told(progress) as tell:

@@ -120,11 +120,7 @@ class FolderReport:
             full, pruned = self.perplexity
             yield f"perplexity: {full.value:.4g} -> {pruned.value:.4g} on {full.tokens:,} tokens"
         yield from self.notes
-        yield (
-            "transformers reads the folder by itself"
-            if self.plain
-            else "transformers has no words for these sizes: read the folder with hfp.from_pretrained"
-        )
+        yield ("transformers reads the folder by itself" if self.plain else "read the folder with hfp.from_pretrained")
 
     def __repr__(self) -> str:
         return "\n".join([self.headline, *cost_lines(self.costs, self.distance), *self._lines()])

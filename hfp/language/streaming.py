@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _disable_current_modes
 from torch_pruning.dependency.group import Group
 
 from hfp.errors import InputError
@@ -16,7 +17,7 @@ from hfp.importance import CriterionError
 from hfp.importance.groups.members import root_name
 from hfp.language.outline import Outline, stacks
 
-Read = Callable[[str], Tensor]
+Change = Callable[[str, Tensor], Tensor]
 
 
 class StreamedModel:
@@ -24,19 +25,19 @@ class StreamedModel:
 
     Args:
         outline: the model without weights; its buffers get their stored values.
-        read: name in the folder -> the tensor's values.
+        change: what is made of a tensor's values, by its name in the model; by default they are used as they are.
         device: where the model runs.
     """
 
-    def __init__(self, outline: Outline, read: Read, device: torch.device | str = "cpu") -> None:
+    def __init__(self, outline: Outline, change: Change | None = None, device: torch.device | str = "cpu") -> None:
         self.model: Any = outline.model
-        self._read, self._device = read, torch.device(device)
+        self._weights, self._change, self._device = outline.weights, change, torch.device(device)
         state = self.model.state_dict(keep_vars=True)
-        self._stored = {id(state[name]): other for name, other in outline.stored.items()}
+        self._stored = {id(state[name]): name for name in outline.weights.like}
         with torch.no_grad():
             for name, tensor in state.items():
-                if not isinstance(tensor, nn.Parameter) and name in outline.stored:
-                    tensor.copy_(read(outline.stored[name]))
+                if not isinstance(tensor, nn.Parameter) and name in outline.weights.like:
+                    tensor.copy_(self._read(name))
         for buffer in self.model.buffers():
             buffer.data = buffer.data.to(self._device)
 
@@ -45,11 +46,12 @@ class StreamedModel:
         """Have some parameters in memory until the block ends."""
         taken: list[tuple[nn.Parameter, nn.Parameter]] = []
         try:
-            for parameter in parameters:
-                if parameter.is_meta:
-                    value = nn.Parameter(self._value(parameter), requires_grad=False)
-                    torch.utils.swap_tensors(parameter, value)
-                    taken.append((parameter, value))
+            with _disable_current_modes():  # who watches the model does not see its weights being read
+                for parameter in parameters:
+                    if parameter.is_meta:
+                        value = nn.Parameter(self._value(parameter), requires_grad=False)
+                        torch.utils.swap_tensors(parameter, value)
+                        taken.append((parameter, value))
             yield
         finally:
             for parameter, value in reversed(taken):
@@ -66,6 +68,10 @@ class StreamedModel:
                 hooks.callback(arriving.remove)
                 hooks.callback(leaving.remove)
             return self.model(**given)
+
+    def _read(self, name: str) -> Tensor:
+        found = self._weights.read(name)
+        return found if self._change is None else self._change(name, found)
 
     def _value(self, parameter: nn.Parameter) -> Tensor:
         found = self._read(self._stored[id(parameter)])

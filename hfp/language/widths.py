@@ -10,8 +10,11 @@ from typing import Any
 from hfp.errors import InputError, listed
 from hfp.language.choices import WIDTHS
 from hfp.language.outline import stacks
+from hfp.layers.products import PRODUCTS
 from hfp.pruning.schedule import Bundle, RankingRules
 from hfp.reconstruct import Coupling
+
+_UNKNOWN = "this model has none that can go whole"
 
 
 def checked_widths(widths: str | Sequence[str]) -> tuple[str, ...]:
@@ -35,30 +38,67 @@ def kinds_of(coupling: Coupling, model: Any) -> dict[str, str | None]:
     """
     modules = dict(model.named_modules())
     embedding = next(name for name, module in modules.items() if module is model.get_input_embeddings())
-    counts = {
-        getattr(model.config, field, None) for field in ("num_attention_heads", "num_key_value_heads", "num_kv_heads")
-    }
+    counts = _head_counts(model)
     blocks = tuple(f"{name}." for name in stacks(model))
 
     def kind(group: str) -> str | None:
         layers = {member.layer for member in coupling.members(group)}
         if embedding in layers:
             return "hidden"
-        if any(_in_attention(layer, modules) for layer in layers):
+        if any(_in_attention(layer, modules, blocks) for layer in layers):
             return "heads" if coupling.sizes[group] in counts else None
         return "feed-forward" if group.startswith(blocks) else None
 
     return {group: kind(group) for group in coupling.names}
 
 
-def _in_attention(layer: str, modules: Mapping[str, Any]) -> bool:
+def _head_counts(model: Any) -> set[int | None]:
+    names = ("num_attention_heads", "num_key_value_heads", "num_kv_heads")
+    return {getattr(model.config, name, None) for name in names}
+
+
+def _in_attention(layer: str, modules: Mapping[str, Any], blocks: Sequence[str]) -> bool:
+    """Whether a layer lies in a module of attention, which is a part of a block."""
+    stack = next((stack for stack in blocks if layer.startswith(stack)), "")
     parts = layer.split(".")
-    above = (modules.get(".".join(parts[:count])) for count in range(1, len(parts) + 1))
+    least = len(stack.split(".")) + 1 if stack else 1
+    above = (modules.get(".".join(parts[:count])) for count in range(least, len(parts) + 1))
     return any("attention" in type(module).__name__.lower() for module in above)
 
 
+def nothing_goes(widths: Sequence[str], coupling: Coupling, model: Any, kinds: Mapping[str, str | None]) -> str:
+    """Why none of the widths can become narrower, and which others can."""
+    others = sorted({kind for kind in kinds.values() if kind is not None})
+    able = f"this model can lose {listed(others)}" if others else "blocks can be removed (drop_blocks)"
+    reasons = "; ".join(f"{kind}: {why_whole(kind, coupling, model)}" for kind in widths)
+    return f"none of {', '.join(widths)} can become narrower ({reasons}); {able}"
+
+
+def why_whole(kind: str, coupling: Coupling, model: Any) -> str:
+    """Why nothing of a width can be removed: the module, and what it does with the size."""
+    modules = dict(model.named_modules())
+    if kind == "hidden":
+        name = next(name for name, module in modules.items() if module is model.get_input_embeddings())
+        return coupling.reason(f"{name}.weight", 1) or _UNKNOWN
+    blocks = tuple(f"{name}." for name in stacks(model))
+    layers = [
+        name
+        for name, module in modules.items()
+        if isinstance(module, PRODUCTS)
+        and name.startswith(blocks)
+        and _in_attention(name, modules, blocks) == (kind == "heads")
+    ]
+    if kind == "heads" and not layers:
+        return "it has no attention"
+    counts = _head_counts(model)
+    found = [reason for name in layers for size, reason in coupling.factors_kept(name).items() if size in counts]
+    return next(
+        iter([*found, *(coupling.left_alone[name] for name in layers if name in coupling.left_alone)]), _UNKNOWN
+    )
+
+
 def chosen_bundles(
-    bundles: Sequence[Bundle], kinds: Mapping[str, str | None], widths: Sequence[str], uniform: bool
+    bundles: Sequence[Bundle], kinds: Mapping[str, str | None], widths: Sequence[str], fields: Mapping[str, str] | None
 ) -> list[Bundle]:
     """The bundles that may lose channels.
 
@@ -66,26 +106,27 @@ def chosen_bundles(
         bundles: all of them.
         kinds: the width that each group is of.
         widths: which widths may become narrower.
-        uniform: whether all blocks keep as many channels of a kind. Then the groups that are of the same layer in each
-            block make one bundle.
+        fields: None lets blocks differ. Otherwise all blocks keep as many channels of a kind: the groups that are of
+            the same layer in each block make one bundle, and so do those that depend on the same field of the
+            configuration.
 
     Raises:
-        InputError: there is none.
+        InputError: there is none, because each is tied to a width that may not.
     """
     found = [bundle for bundle in bundles if all(kinds[name] in widths for name in bundle.scores)]
     if not found:
-        others = sorted({kind for kind in kinds.values() if kind is not None})
-        able = f"this model can lose {listed(others)}" if others else "nothing of this model can be removed exactly"
-        raise InputError(f"none of {', '.join(widths)} can become narrower: {able}")
-    return _uniform(found, kinds) if uniform else found
+        raise InputError(f"{', '.join(widths)} can become narrower only together with another width; name that one too")
+    return found if fields is None else _uniform(found, kinds, fields)
 
 
-def _uniform(bundles: Sequence[Bundle], kinds: Mapping[str, str | None]) -> list[Bundle]:
+def _uniform(bundles: Sequence[Bundle], kinds: Mapping[str, str | None], fields: Mapping[str, str]) -> list[Bundle]:
     merged: dict[tuple[Any, ...], Bundle] = {}
     for bundle in bundles:
-        key = tuple(sorted({(str(kinds[name]), role(name)) for name in bundle.scores}))
+        key = tuple(sorted({(str(kinds[name]), fields.get(name) or role(name)) for name in bundle.scores}))
         known = merged.get(key, Bundle({}, {}))
-        merged[key] = Bundle({**known.scores, **bundle.scores}, {**known.widths, **bundle.widths})
+        merged[key] = Bundle(
+            {**known.scores, **bundle.scores}, {**known.widths, **bundle.widths}, {**known.sizes, **bundle.sizes}
+        )
     return list(merged.values())
 
 

@@ -25,11 +25,11 @@ _OF_THE_PARENT = ("README.md", CONFIG, RECORD)  # and code, which is never run
 
 
 @dataclass(frozen=True)
-class NewTensor:
-    """A tensor to write: its size in bytes, and how to make it."""
+class NewTensors:
+    """Tensors to write into one shard: how many bytes they take, and how to make them by name."""
 
     bytes: int
-    make: Callable[[], Tensor]
+    make: Callable[[], Mapping[str, Tensor]]
 
 
 def check_target(out: Path, replace: bool) -> None:
@@ -85,29 +85,34 @@ def _named(unfinished: Path, out: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def write_shards(folder: Path, tensors: Mapping[str, NewTensor], shard_bytes: int, tell: Callable[[str], None]) -> None:
-    """Write tensors as shards of at most `shard_bytes`, but for a tensor that is larger alone, and their index."""
+def write_shards(folder: Path, tensors: Sequence[NewTensors], shard_bytes: int, tell: Callable[[str], None]) -> None:
+    """Write tensors as shards, and their index.
+
+    A shard has at most `shard_bytes`, but for one that holds only tensors that must be together.
+    """
     parts = list(_split(tensors, shard_bytes))
     places: dict[str, str] = {}
-    for number, names in enumerate(parts, 1):
+    for number, part in enumerate(parts, 1):
         shard = SINGLE if len(parts) == 1 else f"model-{number:05}-of-{len(parts):05}.safetensors"
         tell(f"writing shard {number} of {len(parts)}")
-        save_file({name: tensors[name].make().contiguous() for name in names}, folder / shard, {"format": "pt"})
-        places |= dict.fromkeys(names, shard)
+        made = {name: tensor.contiguous() for each in part for name, tensor in each.make().items()}
+        save_file(made, folder / shard, {"format": "pt"})
+        places |= dict.fromkeys(made, shard)
+        del made
     if len(parts) > 1:
-        total = sum(tensor.bytes for tensor in tensors.values())
+        total = sum(each.bytes for each in tensors)
         write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": places})
 
 
-def _split(tensors: Mapping[str, NewTensor], shard_bytes: int) -> Iterator[Sequence[str]]:
-    part: list[str] = []
+def _split(tensors: Sequence[NewTensors], shard_bytes: int) -> Iterator[Sequence[NewTensors]]:
+    part: list[NewTensors] = []
     size = 0
-    for name, tensor in tensors.items():
-        if part and size + tensor.bytes > shard_bytes:
+    for each in tensors:
+        if part and size + each.bytes > shard_bytes:
             yield part
             part, size = [], 0
-        part.append(name)
-        size += tensor.bytes
+        part.append(each)
+        size += each.bytes
     yield part
 
 

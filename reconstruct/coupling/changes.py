@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
+from itertools import chain, combinations
 
 import numpy as np
 from torch import nn
@@ -19,7 +19,7 @@ from hfp.reconstruct.coupling.rules.registry import Stated
 from hfp.reconstruct.coupling.tracing import TracedCall
 from hfp.reconstruct.coupling.trials import FailedOperation, trial
 from hfp.reconstruct.coupling.wiring import Binding, Gone, Wiring
-from hfp.reconstruct.models.attributes import is_plain, plain
+from hfp.reconstruct.models.attributes import is_plain, plain, settings_of
 
 _SUSPECTS = 8  # this many calls before one that differs are suspected
 _ANCESTORS = 3  # an attribute is looked for this far above the running module
@@ -43,6 +43,7 @@ def candidates(wiring: Wiring, failure: FailedOperation, seed: int) -> Iterator[
     suspects = _Suspects(wiring, failure.call, trial(wiring, seed))
     yield from suspects.attributes_that_the_call_states()
     yield from suspects.attributes_around()
+    yield from suspects.pairs_of_attributes_around()
     yield from suspects.links_of_dimensions()
     yield from suspects.links_beside_attributes()
     yield from suspects.attributes_of_other_modules()
@@ -82,17 +83,22 @@ class _Suspects:
         return tuple(_links(self.wiring, self.call, self.nearby))
 
     def attributes_that_the_call_states(self) -> Iterator[Change]:
-        """Let all stated attributes follow, then one alone."""
-        if self.stated:
-            yield Change(self.module, bindings=self.stated)
+        """Let one stated attribute follow, then all of them; others may hold the same number by chance."""
+        yield from (Change(self.module, bindings=(binding,)) for binding in self.stated)
         if len(self.stated) > 1:
-            yield from (Change(self.module, bindings=(binding,)) for binding in self.stated)
+            yield Change(self.module, bindings=self.stated)
 
     def attributes_around(self) -> Iterator[Change]:
         """Let one attribute with the size of a dimension nearby follow that dimension."""
         for each in self.nearby:
             bindings = _bindings(self.wiring, self.module, [each])
             yield from (Change(self.module, bindings=(binding,)) for binding in bindings)
+
+    def pairs_of_attributes_around(self) -> Iterator[Change]:
+        """Let two attributes of one module follow, since code may compute with both."""
+        for pair in combinations(self.around, 2):
+            if pair[0].module == pair[1].module:
+                yield Change(self.module, bindings=pair)
 
     def links_of_dimensions(self) -> Iterator[Change]:
         """Let two dimensions lose the same share, with the stated attributes or without."""
@@ -197,6 +203,8 @@ def _bindings(
     found: list[Binding] = []
     for name in _around(module, _ANCESTORS) if places is None else places:
         for attribute, position, value in numbers(wiring.model.get_submodule(name)):
+            if "." in attribute and name != module:
+                continue  # code reads the settings of the module that it belongs to
             place = (name, attribute, position)
             line = next((line for size, line in changed if size == value), None)
             if line is not None and place not in bound:
@@ -223,14 +231,20 @@ def _around(module: str, ancestors: int) -> list[str]:
 def numbers(module: nn.Module) -> Iterator[tuple[str, int | None, int]]:
     """Yield (attribute, position in it, value) of every public integer that may count channels.
 
-    It may be alone, or in a list or tuple.
+    It may be alone, or in a list or tuple, and be kept by the module or by an object that the module keeps.
     """
-    for attribute, value in vars(module).items():
+    yield from _numbers("", module)
+    for name, kept in settings_of(module):
+        yield from _numbers(f"{name}.", kept)
+
+
+def _numbers(prefix: str, holder: object) -> Iterator[tuple[str, int | None, int]]:
+    for attribute, value in vars(holder).items():
         value = plain(value)
         if attribute.startswith("_") or any(word in attribute for word in _WINDOWS) or not is_plain(value):
             continue
         items = enumerate(value) if isinstance(value, list | tuple) else [(None, value)]
-        yield from ((attribute, position, item) for position, item in items if type(item) is int)
+        yield from ((prefix + attribute, position, item) for position, item in items if type(item) is int)
 
 
 def _links(wiring: Wiring, call: TracedCall, nearby: list[tuple[int, Array]]) -> Iterator[Link]:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -115,10 +116,21 @@ def masked_output(wiring: Wiring, model: nn.Module, example_inputs: Any, gone: G
     Their entries are zero, and statistics run over the others. The model draws and decides for itself, whatever the
     trace drew and decided.
     """
-    own = copied(model, computed(model)).train().eval()
+    own = _masked(copied(model, computed(model)).train().eval(), index_map)
+    with masking(wiring, own, gone):
+        return call(own, example_inputs)
+
+
+@contextmanager
+def masking(wiring: Wiring, model: nn.Module, gone: Gone) -> Iterator[None]:
+    """Let statistics of a full model, whose removed entries are zero, run over the other channels inside.
+
+    The model may run once.
+    """
     run = _MaskedRun(wiring, gone)
     run.decisions.clear()
-    return run.run(_masked(own, index_map), example_inputs)
+    with run.watching(model):
+        yield
 
 
 @torch.no_grad()
@@ -205,9 +217,14 @@ class _Run(CallCounter):
         return self._wiring.kept(tensor, lines, self._gone)
 
     def run(self, model: nn.Module, example_inputs: Any) -> Any:
+        with self.watching(model):
+            return call(model, example_inputs)
+
+    @contextmanager
+    def watching(self, model: nn.Module) -> Iterator[None]:
         with running(model) as path, torch.no_grad(), self:
             self.path = path
-            return call(model, example_inputs)
+            yield
 
 
 class _MaskedRun(_Run):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from difflib import get_close_matches
 from functools import cached_property
 from operator import index
@@ -17,7 +18,7 @@ from torch_pruning.dependency.group import Group
 from hfp.layers.calling import is_recurrent
 from hfp.layers.products import PRODUCTS, weight_dims
 from hfp.reconstruct.coupling.changes import cut_lines, left_alone, suspects
-from hfp.reconstruct.coupling.checking import NotRunning, compare, confirmed, masked_output
+from hfp.reconstruct.coupling.checking import NotRunning, compare, confirmed, masked_output, masking
 from hfp.reconstruct.coupling.fitting import fit
 from hfp.reconstruct.coupling.members import Member, members, ties
 from hfp.reconstruct.coupling.rules.labels import Array
@@ -88,6 +89,7 @@ class Coupling:
         ignored_layers: Iterable[nn.Module | str] = (),
         prune_heads: bool = True,
         whole_tensors: Mapping[str, str] = MappingProxyType({}),
+        leave: Callable[[Coupling], Mapping[str, str]] | None = None,
     ) -> Coupling:
         """Trace a model once, without weights where it runs without.
 
@@ -99,6 +101,8 @@ class Coupling:
             prune_heads: whether to remove whole heads, and not a part of every head, where a dimension is read as heads
                 times size. True by default.
             whole_tensors: parameters and buffers that keep all their entries, by name, with the reason.
+            leave: a function that is shown the groups before smaller models are tried, and says which of them stay
+                whole, with the reason.
 
         Raises:
             MapError: the model is compiled, does not run on the inputs or returns no tensor, or an ignored layer is not
@@ -118,7 +122,8 @@ class Coupling:
             (line, reason) for name, reason in whole_tensors.items() for line in found.tensors[name] if line is not None
         )
         wiring = Wiring(own, found, None if prune_heads else False, fixed, tuple(layer_bindings(own, found)))
-        return cls(fit(wiring, inputs), inputs)
+        untried = cls(wiring, inputs)
+        return untried.leaving(leave(untried) if leave is not None else {})
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -213,6 +218,14 @@ class Coupling:
         """
         return masked_output(self._wiring, model, example_inputs, self._wiring.removed_by(index_map), index_map)
 
+    def masked(self, model: nn.Module, index_map: IndexMap) -> AbstractContextManager[None]:
+        """Let the full model take statistics (layer norms and the like) over the kept channels inside, for one call.
+
+        Entries of the removed channels must be zero. `masked_output` does all of it with a copy of the weights; this is
+        for models whose weights are not in memory at once.
+        """
+        return masking(self._wiring, model, self._wiring.removed_by(index_map))
+
     def compact_skeleton(self, plan: Plan) -> tuple[nn.Module, Any]:
         """Return the compact model of a plan, and inputs for it, to count costs with.
 
@@ -272,6 +285,21 @@ class Coupling:
         if not self._wiring.trace.uses(tensor):
             return "the forward pass does not use it"
         return self._wiring.classes.reason(self._wiring.trace.tensors[tensor][dim])
+
+    def factors_kept(self, layer: str) -> Mapping[int, str]:
+        """Return, by size, why a factor of a layer's outputs keeps all its indices, where a reshape takes them apart.
+
+        A layer that writes heads times channels has both as factors.
+        """
+        line = self._wiring.trace.tensors[f"{layer}.weight"][weight_dims(self._wiring.model.get_submodule(layer))[0]]
+        found: dict[int, str] = {}
+        for product in self._wiring.trace.labels.products:
+            if line is not None and np.array_equal(product.whole, line):
+                for size, factor in zip(product.sizes, product.factors, strict=True):
+                    reason = None if factor is None else self._wiring.classes.reason(factor)
+                    if reason is not None:
+                        found.setdefault(size, reason)
+        return found
 
     def leaving(self, reasons: Mapping[str, str]) -> Coupling:
         """Return the coupling in which some groups cannot be removed; `reasons` are by the group's name."""

@@ -20,6 +20,7 @@ from hfp.reconstruct.coupling.costs import PlanCosts
 from hfp.reconstruct.coupling.rules.labels import Array, Line
 from hfp.reconstruct.coupling.tracing import Trace
 from hfp.reconstruct.maps.index_map import IndexMap, TensorMap
+from hfp.reconstruct.models.attributes import value_of
 from hfp.reconstruct.models.twin import tensors_of
 
 Gone = NDArray[np.bool_]
@@ -28,7 +29,10 @@ Gone = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Binding:
-    """An attribute of a module (or one item of it, if it is a list or tuple) that is the size of a dimension."""
+    """An attribute of a module (or one item of it, if it is a list or tuple) that is the size of a dimension.
+
+    "config.heads" is an attribute of an object that the module keeps.
+    """
 
     module: str
     attribute: str
@@ -179,7 +183,7 @@ class Wiring:
         """Return the attributes that change when these classes go, with their new values, by module."""
         found: dict[str, dict[str, Any]] = {}
         for binding in self.bindings:
-            before = getattr(self._modules[binding.module], binding.attribute)
+            before = value_of(self._modules[binding.module], binding.attribute)
             size = self.left(binding.line, gone)
             now = found.get(binding.module, {}).get(binding.attribute, before)
             after = size if binding.position is None else _replaced(now, binding.position, size)

@@ -11,7 +11,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from hfp.reconstruct.errors import MapError
 from hfp.reconstruct.maps.index_map import IndexMap
-from hfp.reconstruct.models.attributes import plain
+from hfp.reconstruct.models.attributes import plain, value_of
 
 Shape = tuple[int, ...]
 
@@ -42,7 +42,7 @@ def check_sizes(skeleton: nn.Module, index_map: IndexMap, *, named_by_file: bool
         stated = _stated(module, shapes, changed)
         strict = named_by_file or type(module).__module__.startswith("torch.nn.")
         for key, value in changed.items():
-            where, old = f"{name or 'model'}.{key}", plain(vars(module)[key])
+            where, old = f"{name or 'model'}.{key}", plain(value_of(module, key))
             if key in NO_SIZES and strict:
                 raise MapError(f"{where} is no size that follows from the map; found {value!r}")
             if stated is not None:

@@ -6,16 +6,45 @@ Surgery changes some of them, and a compact model needs these to be rebuilt.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from numbers import Integral, Real
+from types import ModuleType
 from typing import Any
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from hfp.reconstruct.errors import MapError
 
 Attributes = dict[str, dict[str, Any]]
+
+
+def settings_of(module: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Yield (name, object) of every plain object that a module keeps, such as a configuration."""
+    for name, value in vars(module).items():
+        other = isinstance(value, nn.Module | Tensor | ModuleType) or callable(value)
+        if _public(name) and not other and hasattr(value, "__dict__"):
+            yield name, value
+
+
+def value_of(module: nn.Module, key: str) -> Any:
+    """Return an attribute of a module; "config.heads" is one of an object that the module keeps.
+
+    Raises:
+        KeyError: there is none.
+    """
+    place, _, name = key.rpartition(".")
+    return vars(dict(settings_of(module))[place] if place else module)[name]
+
+
+def _set(module: nn.Module, key: str, value: Any) -> None:
+    """Set an attribute; other modules that keep the same object keep it as it is."""
+    place, _, name = key.rpartition(".")
+    if place:
+        own = copy.copy(getattr(module, place))
+        setattr(own, name, value)
+        name, value = place, own
+    setattr(module, name, value)
 
 
 def is_plain(value: object) -> bool:
@@ -114,13 +143,16 @@ def apply(model: nn.Module, attributes: Mapping[str, Mapping[str, Any]]) -> None
     modules = check(model, attributes)
     for name, changed in attributes.items():
         for key, value in changed.items():
-            setattr(modules[name], key, copy.deepcopy(value))
+            _set(modules[name], key, copy.deepcopy(value))
 
 
 def _check(module: nn.Module, where: str, key: str, value: object) -> None:
-    if not _public(key) or key not in vars(module) or not is_plain(plain(vars(module)[key])):
+    try:
+        old = plain(value_of(module, key))
+    except KeyError:
+        old = object()
+    if not all(map(_public, key.split("."))) or not is_plain(old):
         raise MapError(f"{where} ({type(module).__name__}) has no plain attribute {key!r} to set to {value!r}")
-    old = plain(vars(module)[key])
     if not is_plain(value) or not same_kind(old, value):
         raise MapError(f"{where}.{key}: expected a value like {old!r}, got {value!r}")
 

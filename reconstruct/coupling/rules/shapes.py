@@ -216,10 +216,17 @@ def slice_(op: Operation) -> Lines:
         for bound in (start, end):
             if bound and 0 < bound < len(line):
                 op.notes.stated.append((bound, line[:bound]))
-        if step != 1:
-            op.fix(line, "every second, third, ... index of this dimension is picked")
-        lines[dim] = _part(op, line[slice(start, end, step)])
+        lines[dim] = _strided(op, line, start or 0, end, step) if step != 1 else _part(op, line[slice(start, end)])
     return tuple(lines)
+
+
+def _strided(op: Operation, line: Array, start: int, end: int | None, step: int) -> Line:
+    """The line of every second, third, ... index; what lies between two of them goes with the first."""
+    count, rest = divmod(len(line), step)
+    if 0 <= start < step and (end is None or end >= len(line)) and not rest and count > 1:
+        return op.labels.split(line, (count, step), op.where, rigid=(1,))[0]
+    op.fix(line, "every second, third, ... index of this dimension is picked")
+    return _part(op, line[slice(start, end, step)])
 
 
 def _part(op: Operation, line: Array) -> Line:

@@ -20,9 +20,10 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, GPTN
 import hfp
 from hfp.errors import InputError
 from hfp.importance import CriterionError
-from hfp.language import prune, prune_folder, restore_folder, writing
+from hfp.language import prune_folder, restore_folder, writing
 from hfp.language.blocks import BlockMap
 from hfp.language.folder import ModelFolder, open_folder
+from hfp.language.stored import Layout
 from hfp.reconstruct import MapError
 
 HALF = hfp.Budget(macs=0.6)
@@ -267,8 +268,10 @@ def test_at_most_one_block_or_one_new_shard_is_in_memory(tmp_path, monkeypatch):
 
 
 def test_a_model_that_computes_something_else_is_not_written(full, tmp_path, monkeypatch):
-    restricted = prune._restricted
-    monkeypatch.setattr(prune, "_restricted", lambda *given: restricted(*given).flip(0))
+    stored = Layout.stored
+    monkeypatch.setattr(
+        Layout, "stored", lambda *given: {name: tensor.flip(0) for name, tensor in stored(*given).items()}
+    )
     with pytest.raises(MapError, match="does not compute what it should"):
         prune_folder(full, tmp_path / "small", HALF)
     assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,126 @@
+"""Sizes that code reads from attributes follow the channels, wherever the module keeps them."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import hfp
+from hfp.reconstruct import Coupling, MapError, compact_model, load_pruned
+from hfp.reconstruct.models.attributes import apply
+
+X = torch.randn(3, 5, 12, generator=torch.Generator().manual_seed(0))
+
+
+class Fused(nn.Module):
+    """Grouped-query attention with one projection, whose parts are cut by sizes of a configuration."""
+
+    def __init__(self, config: SimpleNamespace) -> None:
+        super().__init__()
+        self.config, self.head_dim = config, 3
+        self.qkv = nn.Linear(12, (config.heads + 2 * config.groups) * self.head_dim)
+        self.out = nn.Linear(config.heads * self.head_dim, 12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        queries, keys = self.config.heads * self.head_dim, self.config.groups * self.head_dim
+        qkv = self.qkv(x)
+        parts = qkv[..., :queries], qkv[..., queries : queries + keys], qkv[..., queries + keys :]
+        q, k, v = (part.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for part in parts)
+        k, v = (part.repeat_interleave(self.config.heads // self.config.groups, dim=1) for part in (k, v))
+        found = (q @ k.transpose(-1, -2) / 2).softmax(-1) @ v
+        return self.out(found.transpose(1, 2).flatten(2))
+
+
+class Interleaved(nn.Module):
+    """Attention with one projection that holds the queries of each group beside its key and value."""
+
+    def __init__(self, config: SimpleNamespace) -> None:
+        super().__init__()
+        self.heads, self.groups, self.size, self.longest = config.heads, config.groups, 3, config.heads
+        self.qkv = nn.Linear(12, (self.heads + 2 * self.groups) * self.size)
+        self.out = nn.Linear(self.heads * self.size, 12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        each = self.heads // self.groups
+        qkv = self.qkv(x[:, : self.longest]).unflatten(-1, (-1, each + 2, self.size))
+        q, k, v = qkv[:, :, :, :-2], qkv[:, :, :, [-2]].expand(-1, -1, -1, each, -1), qkv[:, :, :, [-1]]
+        q, k, v = (part.expand_as(q).flatten(2, 3).transpose(1, 2) for part in (q, k, v))
+        found = (q @ k.transpose(-1, -2) / 2).softmax(-1) @ v
+        found = found.reshape(len(x), self.heads, x.shape[1], self.size)
+        return self.out(found.transpose(1, 2).flatten(2))
+
+
+def network(kind: type[nn.Module], heads: int = 8, groups: int = 4) -> nn.Module:
+    torch.manual_seed(0)
+    config = SimpleNamespace(heads=heads, groups=groups, other=5)
+    return nn.Sequential(nn.Linear(12, 12), kind(config), kind(config), nn.Linear(12, 2)).eval()
+
+
+@pytest.mark.parametrize("kind", [Fused, Interleaved])
+def test_whole_groups_of_heads_go_from_a_fused_projection(kind: type[nn.Module]) -> None:
+    model = network(kind)
+    coupling = Coupling.trace(model, X)
+    assert coupling.sizes["1.qkv"] == coupling.sizes["2.qkv"] == 4
+    plan = coupling.plan({"1.qkv": [0, 3], "2.qkv": [1]})
+    assert coupling.checked(model, X, plan) is coupling
+    index_map = coupling.index_map(plan)
+    assert index_map.tensors["1.qkv.weight"].compact_shape == (24, 12)
+    with torch.no_grad():
+        found, expected = compact_model(model, index_map)(X), coupling.masked_output(model, X, index_map)
+    assert torch.allclose(found, expected, atol=1e-6)
+
+
+def test_modules_that_share_a_configuration_lose_different_numbers_of_heads() -> None:
+    model = network(Fused)
+    coupling = Coupling.trace(model, X)
+    index_map = coupling.index_map(coupling.plan({"1.qkv": [0, 3], "2.qkv": [1]}))
+    assert dict(index_map.attributes["1"]) == {"config.heads": 4, "config.groups": 2}
+    small = compact_model(model, index_map)
+    assert [small[place].config.heads for place in (1, 2)] == [4, 2]
+    assert [model[place].config.heads for place in (1, 2)] == [8, 8]
+
+
+def test_two_numbers_that_code_computes_with_follow_together() -> None:
+    coupling = Coupling.trace(network(Interleaved), X)
+    index_map = coupling.index_map(coupling.plan({"1.qkv": [0, 3]}))
+    assert dict(index_map.attributes["1"]) == {"heads": 4, "groups": 2}
+
+
+def test_sizes_in_a_configuration_are_saved_with_the_model(tmp_path) -> None:
+    result = hfp.prune(network(Fused), X, hfp.Budget(ratio=0.5), importance="l2")
+    assert "config.heads" in result.index_map.attributes["1"]
+    hfp.save_pruned(result, tmp_path / "small.safetensors")
+    found = load_pruned(tmp_path / "small.safetensors", network(Fused))
+    with torch.no_grad():
+        assert torch.equal(found.model(X), result.model(X))
+
+
+@pytest.mark.parametrize("key", ["config._hidden", "config.none", "none.heads", "config.heads.real", "forward.heads"])
+def test_only_sizes_that_are_there_can_be_set(key: str) -> None:
+    with pytest.raises(MapError, match="has no plain attribute"):
+        apply(network(Fused), {"1": {key: 2}})
+
+
+class Counting(nn.Module):
+    """Attention that keeps other numbers which are equal to the number of its heads by chance."""
+
+    def __init__(self, config: SimpleNamespace) -> None:
+        super().__init__()
+        self.heads, self.first, self.size = config.heads, config.heads, 6
+        self.q, self.v, self.out = nn.Linear(12, 24), nn.Linear(12, 24), nn.Linear(24, 12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, v = (part(x).view(*x.shape[:2], self.heads, self.size).transpose(1, 2) for part in (self.q, self.v))
+        turned = torch.cat([q[..., : self.first] * 2, q[..., self.first :]], -1)
+        found = (turned @ q.transpose(-1, -2) / 2).softmax(-1) @ v
+        return self.out(found.transpose(1, 2).flatten(2))
+
+
+def test_a_number_that_is_equal_by_chance_stays() -> None:
+    coupling = Coupling.trace(network(Counting, heads=4), X)
+    assert coupling.sizes["1.q"] == 4
+    index_map = coupling.index_map(coupling.plan({"1.q": [0, 2]}))
+    assert dict(index_map.attributes["1"]) == {"heads": 2}
