@@ -95,7 +95,12 @@ def check_exporter() -> None:
 def _export(model: nn.Module, inputs: Any, path: Path) -> None:
     talk = io.StringIO()  # the exporter writes its progress to standard output
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with warnings.catch_warnings(), contextlib.redirect_stdout(talk), contextlib.redirect_stderr(talk):
+    with (
+        torch.no_grad(),  # with gradients, torch.export takes some reshapes for views, which they are not
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(talk),
+        contextlib.redirect_stderr(talk),
+    ):
         warnings.simplefilter("ignore")
         try:
             torch.onnx.export(
