@@ -9,15 +9,18 @@ For each model, `hfp.prune(model, inputs, hfp.Budget(macs=0.5))` removes half of
 - a language model generates the same text with its cache and without,
 - a training step gives finite weights that differ.
 
-With `--plain`, torch-pruning's own pruner is run on the models instead. It is told which layers write outputs, and has
-to give a smaller model that runs and whose outputs have the shapes they had.
+The compact model is then exported to ONNX, and ONNX Runtime has to compute what PyTorch computes. The full model is
+exported where the compact one can't be, which says whose limit that is. Last, torch-pruning's own pruner runs on the
+model. It is told which layers write outputs, and has to give a smaller model that runs and whose outputs have the
+shapes they had.
 
     python examples/benchmarks/zoo.py --results zoo --data examples/benchmarks/zoo.csv
-    python examples/benchmarks/zoo.py --results zoo --data examples/benchmarks/zoo.csv --plain --sample 60
     python examples/benchmarks/zoo.py --results zoo --only transformers/Llama --again
 
-Each model runs in its own process, one thread, one after the other. Results are JSON lines; a second start goes on
-where the first one stopped. `--onnx` also exports each compact model. The packages come with `pip install "hfp[zoo]"`.
+Each model runs in its own process, one thread, one after the other. Each stage has its own limit of processor time, and
+a stage that reaches it leaves the results of the others. Results are JSON lines; a second start goes on where the first
+one stopped, and two starts with `--part 1/2` and `--part 2/2` share the work. The packages come with
+`pip install "hfp[zoo]" "hfp[onnx]"`.
 """
 
 from __future__ import annotations
@@ -39,17 +42,20 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from data_files import Line, commit, put
+from data_files import read as read_lines
 from torch import Tensor
 from zoo_models import Case, Make, catalogue
 
 import hfp
 from hfp.costs.macs import macs
 from hfp.layers.calling import call, random_state_kept, results
+from hfp.pruning.export import export_onnx
 from hfp.reconstruct import Coupling
 
 TOLERANCE = 1e-4
@@ -59,17 +65,26 @@ TELLING = 100
 """How many times further the reference has to be from the full model, so that a wrong model would be noticed."""
 
 PACKAGES = ("transformers", "torchvision", "timm", "ultralytics", "diffusers", "segmentation_models_pytorch",
-            "diffusers.models.unets.unet_2d_condition")  # fmt: skip
+            "diffusers.models.unets.unet_2d_condition", "torch_pruning")  # fmt: skip
 """What the models and the checks need."""
 
 OUTCOMES = {"passed": "pass", "refused": "refused", "failed": "failed"}
 """Column of the figures -> outcome of a model."""
 
-_PATIENCE = 20
-"""How many times longer than its processor time a model may take, where other work shares the machine."""
+ONNX_SECONDS = 60
+"""What the export of one of these models may take, with the original's where that is needed."""
 
 PLAIN_SECONDS = 20
 """What torch-pruning's own pruner may take for one of these models."""
+
+STAGES = ("outcome", "onnx", "plain")
+"""What is found out about a model, one after the other; columns of a row."""
+
+NO_ORIGINAL = "the original does not export"
+NO_COMPACT = "no compact model"
+
+_PATIENCE = 10
+"""How many times longer than its processor time a stage may take, where other work shares the machine."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +92,8 @@ class Row:
     """What happened to one model. Shares are of the full model and gone; seconds are processor time of all checks.
 
     outcome: "pass", or "refused" or "failed" with where and why.
+    onnx: "pass", or why the compact model can't be exported.
+    plain: "pass", or what torch-pruning's own pruner does instead.
     """
 
     package: str
@@ -86,13 +103,25 @@ class Row:
     channels_removed: float = 0.0
     difference: float = 0.0
     seconds: float = 0.0
-    plain: str = ""
     onnx: str = ""
+    plain: str = ""
     commit: str = ""
 
 
 class Failure(Exception):
     """A property that does not hold."""
+
+
+class Late(BaseException):
+    """A limit of processor time is reached; nothing on the way that handles errors may take it for one."""
+
+
+@dataclass
+class Work:
+    """What the checks of a model make, which later stages use."""
+
+    case: Case
+    result: Any = None
 
 
 def main() -> int:
@@ -102,10 +131,9 @@ def main() -> int:
     parser.add_argument("--only", nargs="*", default=[""], help="run models whose package/name contains one of these")
     parser.add_argument("--again", action="store_true", help="run them even if they have run before")
     parser.add_argument("--retry", action="store_true", help="run those again that did not pass")
-    parser.add_argument("--plain", action="store_true", help="run torch-pruning's own pruner on models that have run")
     parser.add_argument("--sample", type=int, help="run this many models, drawn at random, always the same")
-    parser.add_argument("--onnx", action="store_true", help="export the compact models too")
-    parser.add_argument("--timeout", type=int, default=120, help="seconds of processor time for one model")
+    parser.add_argument("--part", default="1/1", help="run one part of the models, such as 1/2 and 2/2 at a time")
+    parser.add_argument("--timeout", type=int, default=120, help="seconds of processor time for the checks of a model")
     parser.add_argument("--data", type=Path, help="write the figures of what has run to this data file")
     arguments = parser.parse_args()
     os.environ["HF_HUB_OFFLINE"] = "1"  # nothing is downloaded
@@ -115,16 +143,19 @@ def main() -> int:
     known = {f"{row.package}/{row.model}": row for row in read(lines)}
     state = commit()
     for name, make in wanted(arguments, known):
-        row = known[name] if arguments.plain else Row(*name.split("/"), "", commit=state)
-        row = in_process(row, make, arguments)
+        row = in_process(Row(*name.split("/"), "", commit=state), make, arguments.timeout)
         with lines.open("a") as file:
             file.write(json.dumps(asdict(row)) + "\n")
-        told = row.plain if arguments.plain else f"-{row.macs_removed:.0%}  {row.outcome}"
-        print(f"{name:60} {row.seconds:5.1f} s  {told[:200]}", flush=True)
+        found = " | ".join(getattr(row, stage)[:100] for stage in STAGES)
+        print(f"{name:60} {row.seconds:5.1f} s  -{row.macs_removed:.0%}  {found}", flush=True)
     if arguments.data:
         rows = [row for row in read(lines) if f"{row.package}/{row.model}" in catalogue()]
         put(arguments.data, ("package", "model"), figures(rows))
-        put(arguments.data.with_stem(f"{arguments.data.stem}_packages"), ("package",), totals(rows))
+        put(
+            arguments.data.with_stem(f"{arguments.data.stem}_packages"),
+            ("package",),
+            totals(read_lines(arguments.data)),
+        )
     return 0
 
 
@@ -137,6 +168,7 @@ def warm_up() -> None:
     result = hfp.prune(case.model, case.inputs, hfp.Budget(macs=0.5))
     check_file(catalogue()["transformers/LlamaForCausalLM"], case, result)
     check_generation(case, result)
+    onnx_outcome(Work(case, result))
 
 
 def read(lines: Path) -> list[Row]:
@@ -147,7 +179,9 @@ def read(lines: Path) -> list[Row]:
 
 def wanted(arguments: argparse.Namespace, known: Mapping[str, Row]) -> Iterator[tuple[str, Make]]:
     """The models to run now."""
+    number, parts = (int(text) for text in arguments.part.split("/"))
     named = {name: make for name, make in catalogue().items() if any(part in name for part in arguments.only)}
+    named = dict(sorted(named.items())[number - 1 :: parts])
     if arguments.sample is not None:
         chosen = random.Random(0).sample(sorted(named), min(arguments.sample, len(named)))
         named = {name: make for name, make in named.items() if name in chosen}
@@ -155,22 +189,16 @@ def wanted(arguments: argparse.Namespace, known: Mapping[str, Row]) -> Iterator[
     mixed = random.Random(1).sample(sorted(named.items()), len(named))
     for name, make in sorted(mixed, key=lambda each: each[0].startswith("timm/")):
         row = known.get(name)
-        done = row is not None and bool(row.plain if arguments.plain else row.outcome == "pass" or not arguments.retry)
-        if (arguments.again or not done) and (row is not None or not arguments.plain):
+        done = row is not None and (row.outcome == "pass" or not arguments.retry)
+        if arguments.again or not done:
             yield name, make
 
 
-def in_process(row: Row, make: Make, arguments: argparse.Namespace) -> Row:
-    """Examine one model in a process of its own."""
-
-    def work() -> Iterator[Row]:
-        yield replace(row, plain=plain_outcome(make)) if arguments.plain else examine(row, make, arguments.onnx)
-
-    found, reason = alone(work, arguments.timeout)
-    if not found:
-        lost = {"plain": reason} if arguments.plain else {"outcome": reason, "seconds": arguments.timeout}
-        return replace(row, **lost)
-    return found[0]
+def in_process(row: Row, make: Make, seconds: int) -> Row:
+    """Examine one model in a process of its own. What is found out before the process ends is kept."""
+    found, reason = alone(partial(stages, row, make, seconds), seconds + ONNX_SECONDS + PLAIN_SECONDS)
+    stage, row = found[-1] if found else (STAGES[0], row)
+    return replace(row, **{stage: f"failed: {reason}" if stage == STAGES[0] else reason}) if stage else row
 
 
 def alone(work: Callable[[], Iterator[Any]], seconds: int) -> tuple[list[Any], str]:
@@ -189,7 +217,7 @@ def alone(work: Callable[[], Iterator[Any]], seconds: int) -> tuple[list[Any], s
     process.start()
     there.close()
     found: list[Any] = []
-    reason = f"failed: no result within {seconds} s"
+    reason = late(seconds)
     try:
         while here.poll(_PATIENCE * seconds):
             more = here.recv()
@@ -200,7 +228,7 @@ def alone(work: Callable[[], Iterator[Any]], seconds: int) -> tuple[list[Any], s
     except EOFError:
         process.join()
         if process.exitcode != -signal.SIGXCPU:
-            reason = f"failed: the process ended with {process.exitcode}"
+            reason = f"the process ended with {process.exitcode}"
     if process.is_alive() and reason:
         process.kill()
     process.join()
@@ -221,14 +249,35 @@ def _send(there: Any, work: Callable[[], Iterator[Any]], seconds: int) -> None:
         there.send(None)
 
 
-def examine(row: Row, make: Make, onnx: bool = False) -> Row:
+def stages(row: Row, make: Make, seconds: int) -> Iterator[tuple[str, Row]]:
+    """The stage that comes next, "" at the end, and what is known of the model by then."""
+    work = Work(seeded(make))
+    row = examine(row, make, seconds, work)
+    yield "onnx", row
+    row = replace(row, onnx=_in_time(onnx_outcome, work, ONNX_SECONDS))
+    yield "plain", row
+    yield "", replace(row, plain=_in_time(plain_outcome, work, PLAIN_SECONDS))
+
+
+def _in_time(outcome: Callable[[Work], str], work: Work, seconds: int) -> str:
+    try:
+        with limited(seconds):
+            return outcome(work)
+    except Late as error:
+        return str(error)
+
+
+def examine(row: Row, make: Make, seconds: int = 120, work: Work | None = None) -> Row:
     """Prune one model and check what came out."""
     start = time.process_time()
-    place = ["building"]
+    place = ["pruning"]
     outcome, found = "pass", dict[str, Any]()
     try:
-        for known in _examined(make, place, onnx):
-            found = known
+        with limited(seconds):
+            for known in _examined(make, place, work or Work(seeded(make))):
+                found = known
+    except Late as error:
+        outcome = f"failed: {error}"
     except Exception as error:
         kind = "refused" if place[0] == "pruning" and _is_refusal(error) else f"failed: {place[0]}"
         outcome = f"{kind}: {'' if isinstance(error, Failure) else type(error).__name__ + ': '}{error}"
@@ -240,11 +289,10 @@ def _is_refusal(error: Exception) -> bool:
     return isinstance(error, hfp.InputError | hfp.reconstruct.MapError)
 
 
-def _examined(make: Make, place: list[str], onnx: bool) -> Iterator[dict[str, Any]]:
+def _examined(make: Make, place: list[str], work: Work) -> Iterator[dict[str, Any]]:
     """What is known so far, after each check; `place` says which one is under way."""
-    case = seeded(make)
-    place[0] = "pruning"
-    result = hfp.prune(case.model, case.inputs, hfp.Budget(macs=0.5))
+    case = work.case
+    work.result = result = hfp.prune(case.model, case.inputs, hfp.Budget(macs=0.5))
     before, after = result.report.costs["macs"]
     found: dict[str, Any] = {"macs_removed": 1 - after / before, "channels_removed": result.report.ratio}
     yield found
@@ -258,9 +306,6 @@ def _examined(make: Make, place: list[str], onnx: bool) -> Iterator[dict[str, An
     if case.generates:
         place[0] = "generation"
         check_generation(case, result)
-    if onnx:
-        place[0] = "ONNX"
-        yield {**found, "onnx": onnx_outcome(case, result)}
     place[0] = "training"
     check_training(case, result)
 
@@ -276,6 +321,12 @@ def seeded(make: Make) -> Case:
                 weight.add_(0.1 * torch.randn_like(weight))
     case.model.eval()
     return case
+
+
+@lru_cache(maxsize=1)
+def traced(case: Case) -> Coupling:
+    """What is coupled in a model."""
+    return Coupling.trace(case.model, case.inputs)
 
 
 def check_round_trip(case: Case, result: Any) -> None:
@@ -297,7 +348,7 @@ def check_masked(case: Case, result: Any) -> float:
     Raises:
         Failure: they differ, or the full model is so near that nobody could tell.
     """
-    coupling = Coupling.trace(case.model, case.inputs)
+    coupling = traced(case)
     try:  # in float64 a rounding error decides nothing, such as which detection scores higher
         compact, masked, full = _three(case, result, coupling, torch.float64)
     except (RuntimeError, TypeError, ValueError):  # its code asks for float32
@@ -380,15 +431,31 @@ def check_generation(case: Case, result: Any) -> None:
         raise Failure("generation with the cache differs from generation without")
 
 
-def onnx_outcome(case: Case, result: Any) -> str:
-    """How far the exported model is from PyTorch's, or why it can't be exported."""
-    from hfp.pruning.export import export_onnx
-
+def onnx_outcome(work: Work) -> str:
+    """Whether the compact model can be exported and computes the same in ONNX Runtime, and why not."""
+    if work.result is None:
+        return NO_COMPACT
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            return f"{export_onnx(result.model, case.inputs, Path(folder) / 'model.onnx'):.1g}"
+        exported(work.result.model, work.case.inputs)
+        return "pass"
     except Exception as error:
-        return f"{type(error).__name__}: {error}"[:160]
+        reason = _said(error)
+    try:
+        exported(work.case.model, work.case.inputs)
+    except Exception as error:
+        return f"{NO_ORIGINAL}: {_said(error)}"
+    return reason
+
+
+def exported(model: Any, inputs: Any) -> None:
+    """Export a model for the sizes of these inputs and compare its outputs in ONNX Runtime."""
+    sized = inputs if isinstance(inputs, dict | list | tuple) else (inputs,)
+    with tempfile.TemporaryDirectory() as folder, random_state_kept(seed=0):
+        export_onnx(model, sized, Path(folder) / "model.onnx")
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"[:300]
 
 
 def check_training(case: Case, result: Any) -> None:
@@ -397,7 +464,7 @@ def check_training(case: Case, result: Any) -> None:
     Raises:
         Failure: no weight changes, or a weight is no longer finite.
     """
-    model = result.model.train()
+    model = copy.deepcopy(result.model).train()
     before = {name: value.detach().clone() for name, value in model.named_parameters()}
     with random_state_kept(seed=0):
         try:
@@ -417,23 +484,20 @@ def check_training(case: Case, result: Any) -> None:
         raise Failure(f"weights are no longer finite: {', '.join(bad[:3])}")
 
 
-def plain_outcome(make: Make) -> str:
-    """What torch-pruning's own pruner makes of the model: "pass", or why not."""
-    case = seeded(make)
+def plain_outcome(work: Work) -> str:
+    """What torch-pruning's own pruner makes of the model, which changes: "pass", or why not."""
     try:
-        with limited(PLAIN_SECONDS):
-            return _plain(case)
-    except BaseException as error:  # a limit that is reached is one too
-        return f"{type(error).__name__}: {error}"[:300]
+        return _plain(work.case)
+    except Exception as error:
+        return _said(error)
 
 
 def _plain(case: Case) -> str:
     import torch_pruning as tp
 
     model, inputs = case.model, case.inputs
-    alone = Coupling.trace(model, inputs).left_alone
     modules = dict(model.named_modules())
-    ignored = [modules[name] for name, reason in alone.items() if "output of the model" in reason]
+    ignored = [modules[name] for name, reason in traced(case).left_alone.items() if "output of the model" in reason]
     before, shapes = macs(model, inputs), [value.shape for value in outputs(model, inputs)]
     pruner = tp.pruner.BasePruner(
         model, inputs, tp.importance.GroupMagnitudeImportance(), pruning_ratio=0.5, ignored_layers=ignored
@@ -447,16 +511,22 @@ def _plain(case: Case) -> str:
 
 @contextmanager
 def limited(seconds: int) -> Iterator[None]:
-    def stop(*_: Any) -> None:
-        raise TimeoutError(f"no result within {seconds} s")
+    """Raise `Late` once this much processor time is used, and every second from then on until somebody lets it out."""
 
-    previous: Callable[..., Any] | int | None = signal.signal(signal.SIGPROF, stop)
-    signal.setitimer(signal.ITIMER_PROF, seconds)
+    def stop(*_: Any) -> None:
+        raise Late(late(seconds))
+
+    previous = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, seconds, 1)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.signal(signal.SIGPROF, previous)
+
+
+def late(seconds: int) -> str:
+    return f"no result in {seconds} s"
 
 
 def figures(rows: list[Row]) -> Iterator[Line]:
@@ -471,26 +541,30 @@ def figures(rows: list[Row]) -> Iterator[Line]:
             "channels_removed": f"{100 * row.channels_removed:.1f}",
             "largest_difference": f"{row.difference:.1g}",
             "seconds": f"{row.seconds:.1f}",
+            "onnx": shortened(NO_ORIGINAL if row.onnx.startswith(NO_ORIGINAL) else row.onnx),
             "plain": "pass" if row.plain == "pass" else "fails" if row.plain else "",
             "plain_reason": shortened("" if row.plain == "pass" else row.plain),
             "commit": row.commit or "unknown",
         }
 
 
-def totals(rows: list[Row]) -> Iterator[Line]:
-    """The figures of each package, and of all, as lines of a data file."""
-    for package in [*dict.fromkeys(sorted(row.package for row in rows)), "all"]:
-        mine = [row for row in rows if package in (row.package, "all")]
-        counts = Counter(row.outcome.partition(":")[0] for row in mine)
-        plain = Counter(row.plain == "pass" for row in mine if row.plain)
+def totals(lines: list[Line]) -> Iterator[Line]:
+    """The figures of each package, and of all, as lines of a data file; some lines may lack the later stages."""
+    for package in [*dict.fromkeys(sorted(line["package"] for line in lines)), "all"]:
+        mine = [line for line in lines if package in (line["package"], "all")]
+        counts = Counter(line["outcome"] for line in mine)
+        exports = [line["onnx"] for line in mine if line["onnx"] not in ("", NO_ORIGINAL, NO_COMPACT)]
+        plain = [line["plain"] for line in mine if line["plain"]]
         yield {
             "package": package,
             "models": str(len(mine)),
             **{name: str(counts[outcome]) for name, outcome in OUTCOMES.items()},
             "share": f"{100 * counts['pass'] / len(mine):.1f}",
-            "plain_run": str(plain.total()),
-            "plain_passed": str(plain[True]),
-            "commit": " and ".join(sorted({row.commit or "unknown" for row in mine})),
+            "onnx_run": str(len(exports)),
+            "onnx_passed": str(exports.count("pass")),
+            "plain_run": str(len(plain)),
+            "plain_passed": str(plain.count("pass")),
+            "commit": " and ".join(sorted({commit for line in mine for commit in line["commit"].split(" and ")})),
         }
 
 

@@ -108,7 +108,7 @@ def main() -> int:
             continue
         rows, reason = alone(partial(examined, name, make, state), arguments.timeout)
         if reason:
-            rows.append(Row(*name.split("/"), kind_of(name, make), "all", reason, commit=state))
+            rows.append(Row(*name.split("/"), kind_of(name, make), "all", f"failed: {reason}", commit=state))
         with lines.open("a") as file:
             file.write(json.dumps([asdict(row) for row in rows]) + "\n")
         print(f"{name:60} {sum(row.seconds for row in rows):6.1f} s", flush=True)

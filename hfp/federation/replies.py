@@ -199,7 +199,7 @@ def _ends(tensors: State) -> dict[str, tuple[float, float]]:
     alike: dict[tuple[torch.dtype, torch.device], list[str]] = {}
     for name, tensor in tensors.items():
         alike.setdefault((tensor.dtype, tensor.device), []).append(name)
-    found = {}
+    found: dict[str, tuple[float, float]] = {}
     for names in alike.values():
         ends = torch.stack([end for name in names for end in tensors[name].aminmax()]).double().view(-1, 2)
         found.update(zip(names, map(tuple, ends.tolist()), strict=True))

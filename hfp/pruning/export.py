@@ -8,24 +8,26 @@ import logging
 import os
 import uuid
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from hfp.errors import InputError
-from hfp.layers.calling import modes_kept
+from hfp.layers.calling import call, modes_kept, results
 
 _TOLERANCE = 1e-3  # of the largest output: other kernels, another order of sums
 
 
-def export_onnx(model: nn.Module, inputs: Tensor, path: Path) -> float:
+def export_onnx(model: nn.Module, inputs: Any, path: Path) -> float:
     """Write a model as ONNX and compare all its outputs in ONNX Runtime with the model's own, in evaluation mode.
 
     Args:
         model: on the CPU; it is left as it was.
-        inputs: `[batch, channels, height, width]`; the exported model takes any batch.
+        inputs: what the model is called with: one tensor `[batch, ...]`, a tuple or list of arguments, or a dict of
+            keywords. The exported model takes any batch where it is one tensor, and the sizes given here otherwise.
         path: the ONNX file; it is written when the outputs agree, and an existing file is replaced in one step.
 
     Returns:
@@ -38,7 +40,7 @@ def export_onnx(model: nn.Module, inputs: Tensor, path: Path) -> float:
     with modes_kept(model):
         model.eval()
         with torch.no_grad():
-            expected = [leaf for leaf in tree_leaves(model(inputs)) if isinstance(leaf, Tensor)]
+            expected = results(call(model, inputs))
         unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
         try:
             _export(model, inputs, unfinished)
@@ -49,7 +51,7 @@ def export_onnx(model: nn.Module, inputs: Tensor, path: Path) -> float:
     return difference
 
 
-def _difference(file: Path, inputs: Tensor, expected: list[Tensor], path: Path) -> float:
+def _difference(file: Path, inputs: Any, expected: list[Tensor], path: Path) -> float:
     """The largest difference of any output.
 
     Raises:
@@ -58,7 +60,7 @@ def _difference(file: Path, inputs: Tensor, expected: list[Tensor], path: Path) 
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    found = session.run(None, {session.get_inputs()[0].name: inputs.numpy()})
+    found = session.run(None, _fed([one.name for one in session.get_inputs()], inputs))
     if [output.shape for output in found] != [tuple(output.shape) for output in expected]:
         shapes, right = ([list(output.shape) for output in outputs] for outputs in (found, expected))
         raise InputError(f"{path}: ONNX Runtime gives outputs of shapes {shapes}, the model {right}")
@@ -74,6 +76,13 @@ def _difference(file: Path, inputs: Tensor, expected: list[Tensor], path: Path) 
     return largest
 
 
+def _fed(names: list[str], inputs: Any) -> dict[str, Any]:
+    """The exported model's inputs: by name where keywords have these names, else one after the other."""
+    if isinstance(inputs, Mapping) and all(isinstance(inputs.get(name), Tensor) for name in names):
+        return {name: inputs[name].numpy() for name in names}
+    return {name: tensor.numpy() for name, tensor in zip(names, results(inputs), strict=True)}
+
+
 def check_exporter() -> None:
     """Raise an `InputError` if what exporting needs is not installed."""
     try:
@@ -83,19 +92,25 @@ def check_exporter() -> None:
         raise InputError(f'no export: {error.name} is missing; pip install "hfp[onnx]"') from error
 
 
-def _export(model: nn.Module, inputs: Tensor, path: Path) -> None:
+def _export(model: nn.Module, inputs: Any, path: Path) -> None:
     talk = io.StringIO()  # the exporter writes its progress to standard output
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with warnings.catch_warnings(), contextlib.redirect_stdout(talk), contextlib.redirect_stderr(talk):
+    with (
+        torch.no_grad(),  # with gradients, torch.export takes some reshapes for views, which they are not
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(talk),
+        contextlib.redirect_stderr(talk),
+    ):
         warnings.simplefilter("ignore")
         try:
             torch.onnx.export(
                 model,
-                (inputs,),
+                () if isinstance(inputs, Mapping) else tuple(inputs) if isinstance(inputs, list | tuple) else (inputs,),
                 path,
+                kwargs=dict(inputs) if isinstance(inputs, Mapping) else None,
                 dynamo=True,
                 external_data=False,
-                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                dynamic_shapes=({0: torch.export.Dim("batch")},) if isinstance(inputs, Tensor) else None,
             )
         except Exception as error:
             raise InputError(

@@ -20,8 +20,8 @@ class CallRecorder:
 
     Args:
         calls: the calls by the layer's name. A call whose output had no influence on the loss is left out.
-        opaque: the layers that return no tensor, such as recurrent ones, or are called with keywords. Their calls do not
-            show the gradients of single samples.
+        opaque: the layers that return no tensor, such as recurrent ones, or are called with keywords. Their calls do
+            not show the gradients of single samples.
     """
 
     calls: dict[str, list[LayerCall]] = field(default_factory=dict)

@@ -40,27 +40,23 @@ class Change:
 
 def candidates(wiring: Wiring, failure: FailedOperation, seed: int) -> Iterator[Change]:
     """Yield changes that might help, the most likely first."""
-    suspects = _Suspects(wiring, failure.call, trial(wiring, seed))
+    suspects = _Suspects(wiring, failure.call, failure.module, trial(wiring, seed))
     yield from suspects.attributes_that_the_call_states()
     yield from suspects.attributes_around()
-    yield from suspects.pairs_of_attributes_around()
     yield from suspects.links_of_dimensions()
+    yield from suspects.two_attributes_around()
     yield from suspects.links_beside_attributes()
     yield from suspects.attributes_of_other_modules()
 
 
 @dataclass(frozen=True)
 class _Suspects:
-    """The places where a failure may come from: the call that failed, and the classes that the trial removed."""
+    """The places where a failure may come from: a call, the running module, and the classes that the trial removed."""
 
     wiring: Wiring
     call: TracedCall
+    module: str
     gone: Gone
-
-    @property
-    def module(self) -> str:
-        """Return the module that was running."""
-        return self.call.key[0]
 
     @cached_property
     def stated(self) -> tuple[Binding, ...]:
@@ -94,10 +90,11 @@ class _Suspects:
             bindings = _bindings(self.wiring, self.module, [each])
             yield from (Change(self.module, bindings=(binding,)) for binding in bindings)
 
-    def pairs_of_attributes_around(self) -> Iterator[Change]:
-        """Let two attributes of one module follow, since code may compute with both."""
-        for pair in combinations(self.around, 2):
-            if pair[0].module == pair[1].module:
+    def two_attributes_around(self) -> Iterator[Change]:
+        """Let two attributes follow at once, as where one is divided by the other."""
+        alone = [change.bindings[0] for change in self.attributes_around()]
+        for pair in combinations(alone, 2):
+            if len({(binding.module, binding.attribute, binding.position) for binding in pair}) > 1:
                 yield Change(self.module, bindings=pair)
 
     def links_of_dimensions(self) -> Iterator[Change]:
@@ -199,7 +196,7 @@ def _bindings(
 
     They are those of the module and of the modules around it, or of other places.
     """
-    bound = {(binding.module, binding.attribute, binding.position) for binding in wiring.bindings}
+    bound = set(wiring.bound)
     found: list[Binding] = []
     for name in _around(module, _ANCESTORS) if places is None else places:
         for attribute, position, value in numbers(wiring.model.get_submodule(name)):

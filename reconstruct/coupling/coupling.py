@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch_pruning.dependency.group import Group
 
-from hfp.layers.calling import is_recurrent
+from hfp.layers.calling import is_recurrent, random_state_kept
 from hfp.layers.products import PRODUCTS, weight_dims
 from hfp.reconstruct.coupling.changes import cut_lines, left_alone, suspects
 from hfp.reconstruct.coupling.checking import NotRunning, compare, confirmed, masked_output, masking
@@ -431,6 +431,8 @@ def _followed(model: nn.Module, example_inputs: Any) -> tuple[nn.Module, Any, Tr
     # recurrent layers take other steps on the meta device
     if not is_recurrent(model):
         own, inputs = _skeleton(model, "meta"), _to_meta(example_inputs)
+        with random_state_kept():
+            run_error(copied(own, {}), inputs)  # fills the caches of code outside of the model, so that all runs agree
         try:
             return own, inputs, _traced(own, inputs)
         except MapError:

@@ -18,6 +18,7 @@ from hfp.reconstruct.coupling.changes import candidates, left_alone
 from hfp.reconstruct.coupling.trials import FailedOperation, trial, try_out
 from hfp.reconstruct.coupling.twins import applied, twins_of
 from hfp.reconstruct.coupling.wiring import Wiring
+from hfp.reconstruct.errors import MapError
 
 _TRIALS = 2
 
@@ -32,6 +33,9 @@ def fit(wiring: Wiring, example_inputs: Any, first: int = 0) -> Wiring:
 
     Returns:
         A wiring with more to respect; the same one where the first trial finds nothing.
+
+    Raises:
+        MapError: the model does other things in each run, whatever is pruned.
     """
     for seed in range(first, _TRIALS):
         fitted = _fitted(wiring, seed, example_inputs)
@@ -52,14 +56,28 @@ def _fitted(wiring: Wiring, seed: int, example_inputs: Any) -> Wiring:
 
 def _repair(wiring: Wiring, failure: FailedOperation, seed: int, example_inputs: Any) -> Wiring:
     """Return a wiring that gets further than the failure; what helps is done in all modules that are alike."""
+    by_chance: Wiring | None = None
     for change in candidates(wiring, failure, seed):
         for candidate in (applied(wiring, change, twins_of(wiring, failure.module)), applied(wiring, change, [])):
-            if _solvable(candidate):
-                after = try_out(candidate, trial(candidate, seed), example_inputs)
-                if after is None or after.order > failure.order:
+            if _solvable(candidate) and _gets_beyond(failure, candidate, seed, example_inputs):
+                if _gets_beyond(failure, candidate, seed + _TRIALS, example_inputs):
                     return candidate
+                by_chance = by_chance or candidate
+    if by_chance is not None:
+        return by_chance
     change = left_alone(wiring, failure, trial(wiring, seed))
+    if not change.fixed:
+        raise MapError(
+            f"{failure.module or 'the model'}: {failure.call.key[1]} is not the same in a second run of the model, "
+            f"although none of its dimensions is pruned ({failure.message})"
+        )
     return applied(wiring, change, twins_of(wiring, failure.module, failure.call))
+
+
+def _gets_beyond(failure: FailedOperation, wiring: Wiring, seed: int, example_inputs: Any) -> bool:
+    """Return whether a trial runs as predicted up to a failure, and beyond it."""
+    after = try_out(wiring, trial(wiring, seed), example_inputs)
+    return after is None or after.order > failure.order
 
 
 def _solvable(wiring: Wiring) -> bool:

@@ -41,6 +41,7 @@ CallKey = tuple[str, str, int]
 """A call is named by its module, its operation, and how often this module has called this operation."""
 
 _ATTENTION = F.scaled_dot_product_attention
+_PLACE = "_hfp_place"
 _SYNONYMS = {"_unsafe_view": "view", "reshape": "view", "_reshape_alias": "view"}
 
 
@@ -181,11 +182,19 @@ def _noted(forward: Callable[..., Any], name: str, path: list[str]) -> Callable[
         path.append(name)
         try:
             return forward(*args, **kwargs)
+        except Exception as error:
+            vars(error).setdefault(_PLACE, name)
+            raise
         finally:
             path.pop()
 
     noted.__wrapped__ = forward  # type: ignore[attr-defined]  # code that asks for the signature gets the right one
     return noted
+
+
+def place_of(error: Exception, default: str) -> str:
+    """Return the innermost running module that an error came out of; the default where none was running."""
+    return str(vars(error).get(_PLACE, default))
 
 
 class CallCounter(TorchDispatchMode):

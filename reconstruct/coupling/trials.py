@@ -15,7 +15,7 @@ from hfp.layers.calling import call_in
 from hfp.reconstruct.coupling.replay import replayed
 from hfp.reconstruct.coupling.rules.labels import Lines
 from hfp.reconstruct.coupling.rules.registry import tensors_in
-from hfp.reconstruct.coupling.tracing import CallCounter, CallKey, TracedCall, running
+from hfp.reconstruct.coupling.tracing import CallCounter, CallKey, TracedCall, place_of, running
 from hfp.reconstruct.coupling.wiring import CoupledGroup, Gone, Wiring
 from hfp.reconstruct.models.attributes import apply
 from hfp.reconstruct.models.copying import copied
@@ -32,16 +32,13 @@ class FailedOperation:
     Args:
         order: a number that grows along the forward pass.
         call: the operation that failed, or the next one where code between two failed.
+        module: the module that was running.
     """
 
     order: int
     call: TracedCall
     message: str
-
-    @property
-    def module(self) -> str:
-        """Return the module that was running."""
-        return self.call.key[0]
+    module: str
 
 
 def trial(wiring: Wiring, seed: int) -> Gone:
@@ -139,4 +136,8 @@ class _ShapeChecker(CallCounter):
             place += 1
             if calls[place].key[1] not in COPIES:
                 break
-        return FailedOperation(2 * done + (not self._inside), calls[place], message)
+        return FailedOperation(2 * done + (not self._inside), calls[place], message, self._where(error, calls[place]))
+
+    def _where(self, error: Exception, call: TracedCall) -> str:
+        """Return the innermost module that an error came out of; code of its own may fail before what it calls."""
+        return call.key[0] if self._inside else place_of(error, call.key[0])

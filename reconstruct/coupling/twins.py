@@ -27,7 +27,7 @@ def twins_of(wiring: Wiring, module: str, call: TracedCall | None = None) -> lis
 def applied(wiring: Wiring, change: Change, twins: list[str]) -> Wiring:
     """Return the wiring with a change, and with the same change in the twins of its module where it makes sense."""
     changes = [change, *(found for name in twins if (found := _transferred(wiring, change, name)))]
-    taken = {(b.module, b.attribute, b.position) for b in wiring.bindings}
+    taken = set(wiring.bound)
     bindings: list[Binding] = []
     for binding in (binding for each in changes for binding in each.bindings):
         if (binding.module, binding.attribute, binding.position) not in taken:

@@ -94,6 +94,12 @@ class Wiring:
         return _units(self)
 
     @cached_property
+    def bound(self) -> frozenset[tuple[str, str, int | None]]:
+        """Return the attributes that follow a dimension; those of one that stays may still follow another."""
+        free = (binding for binding in self.bindings if self.classes.reason(binding.line) is None)
+        return frozenset((binding.module, binding.attribute, binding.position) for binding in free)
+
+    @cached_property
     def costs(self) -> PlanCosts:
         """Return the function that counts the model's costs without some classes."""
         return PlanCosts(self.classes.of, self.trace.counted, self.model, self.trace.tensors)

@@ -112,12 +112,10 @@ class TensorMap:
             self.add(sub, whole, weight)
             into.copy_(whole)
         elif into.device.type == "cpu" and self._width > 1:
-            rows, width = self.shape[0], self._width
-            blocks = into.view(rows, -1, width), sub.reshape(sub.shape[0], -1, width)
+            blocks = into.view(len(into), -1, self._width), sub.reshape(len(sub), -1, self._width)
             add_columns(*blocks, self.kept[0], self._columns, weight)
         else:
-            rows = self._rows(into.device)
-            add_rows(into.view(-1, self._width), rows, sub.reshape(-1, self._width), weight)
+            add_rows(into.view(-1, self._width), self._rows(into.device), sub.reshape(-1, self._width), weight)
 
     def mask(self) -> Tensor:
         """Return a boolean tensor of the full shape that is True where an entry is kept."""

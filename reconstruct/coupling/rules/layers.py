@@ -316,10 +316,11 @@ def spatial(op: Operation) -> list[Lines]:
 
 @rule("grid_sampler_2d", "grid_sampler_3d")
 def grid_sampler(op: Operation) -> Lines:
-    """The operation looks pixels up at places."""
+    """The operation looks pixels up at places; heads may run beside the batch, each with places of its own."""
     image, grid = op.args[:2]
-    op.without(grid, range(grid.dim()), "it holds the places of a look-up")
-    return op.without(image, range(2, image.dim()), "pixels are looked up by place")
+    each = op.without(grid, range(1, grid.dim()), "it holds the places of a look-up")[0]
+    lines = op.without(image, range(2, image.dim()), "pixels are looked up by place")
+    return (op.unify(lines[0], each, "it runs beside a dimension of fixed size"), *lines[1:])
 
 
 @rule("roi_align", "ps_roi_align", "roi_pool", "ps_roi_pool")

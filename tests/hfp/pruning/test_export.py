@@ -48,3 +48,26 @@ def test_a_file_that_gives_other_outputs_is_not_written(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="output 0 of ONNX Runtime differs from the model's by 1"):
         export_onnx(Heads().eval(), X, tmp_path / "m.onnx")
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("m.onnx", "an earlier one")]
+
+
+class Paired(nn.Module):
+    """Two tensors by keyword, in another order than callers give them, and a switch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.one, self.two = nn.Linear(8, 4), nn.Linear(8, 4)
+
+    def forward(self, first: Tensor, second: Tensor, plain: bool = False) -> Tensor:
+        y = self.one(first) - 2 * self.two(second)
+        return y if plain else y.softmax(-1)
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [{"second": X[0, 0], "plain": True, "first": X[1, 1]}, (X[1, 1], X[0, 0], True)],
+    ids=["keywords", "arguments"],
+)
+def test_a_model_that_takes_several_arguments_is_exported_for_their_sizes(tmp_path, inputs):
+    assert export_onnx(Paired().eval(), inputs, tmp_path / "m.onnx") < 1e-5
+    assert (tmp_path / "m.onnx").exists()

@@ -1,4 +1,5 @@
 import copy
+import functools
 import math
 import random
 
@@ -362,3 +363,48 @@ def test_attention_follows_its_bias_table():
     coupling = Coupling.trace(model, x)
     index_map = coupling.index_map(half(coupling))
     assert index_map.tensors["attention.bias"].compact_shape == (10, 3)
+
+
+@functools.lru_cache
+def _positions(count: int, device: torch.device, kind: torch.dtype) -> Tensor:
+    return torch.arange(count, device=device, dtype=kind).mul(0.5)[:, None]
+
+
+class Remembering(nn.Module):
+    """Computes a table of positions once and keeps it outside of the model, as DINOv3 of transformers does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(4, 6), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        table = _positions(x.shape[-2], x.device, x.dtype).mul(2)
+        return self.two(self.one(x).mul(table))
+
+
+def test_a_table_that_is_kept_outside_of_the_model_is_a_constant_in_every_run():
+    _positions.cache_clear()
+    model, x = Remembering(), torch.randn(2, 3, 4)
+    for _ in range(2):  # the second trace finds what the first one left behind
+        coupling = Coupling.trace(model, x).verified(model, x)
+        assert coupling.sizes == {"one": 6}
+
+
+class Forgetful(nn.Module):
+    """Does something else in every second run."""
+
+    runs = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(4, 6), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        Forgetful.runs += 1
+        y = self.one(x).relu()
+        return self.two(y[:, :2] if Forgetful.runs % 2 else y[:, :3]).mean(1)
+
+
+def test_a_model_that_does_something_else_in_every_run_is_refused():
+    with pytest.raises(MapError, match="is not the same in a second run of the model"):
+        Coupling.trace(Forgetful(), torch.randn(2, 5, 4))
