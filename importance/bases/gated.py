@@ -38,6 +38,7 @@ class GateBatch:
         refused: why a layer has no gradient per sample, by the layer's name.
         samples: how many samples the batch has.
         kept: what the criterion keeps of the model's output, `[samples, ...]`, by a name of its own.
+        passes_on: the parameters that are multiplied with nothing, so that channels pass on along them.
     """
 
     rows: dict[GateKey, Tensor]
@@ -45,6 +46,7 @@ class GateBatch:
     refused: dict[str, str]
     samples: int
     kept: Mapping[str, Tensor]
+    passes_on: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def joined(parts: list[GateBatch]) -> GateBatch:
         totals[name] = before + total, counted + count
     refused = {name: reason for part in parts for name, reason in part.refused.items()}
     kept = {name: torch.cat([part.kept[name] for part in parts]) for name in parts[0].kept}
-    return GateBatch(rows, totals, refused, sum(part.samples for part in parts), kept)
+    return GateBatch(rows, totals, refused, sum(part.samples for part in parts), kept, parts[0].passes_on)
 
 
 class GatedImportance(FromData[list[GateBatch]], tp.importance.Importance):  # type: ignore[misc]
@@ -116,7 +118,7 @@ class GatedImportance(FromData[list[GateBatch]], tp.importance.Importance):  # t
         collected = []
         with untouched(model, parameters_require_grad=False), recording_gates(model, self.repaired) as recorder:
             for batch, size in run.batches(batches, model):
-                recorder.probe(partial(run.output, model, one_sample(batch, 0, size)))
+                recorder.probe(partial(run.output, model), one_sample(batch, 0, size))
                 found = self._batch(model, batch, size, run, recorder)
                 if found.refused and size > 1:
                     found = self._one_by_one(model, batch, size, run, recorder) or found
@@ -129,7 +131,7 @@ class GatedImportance(FromData[list[GateBatch]], tp.importance.Importance):  # t
         quantities = self._quantities(output, run.target(output, batch, size), size, run)
         rows = _differentiate(quantities.scalars, recorder, run.scale)
         kept = {name: tensor.detach() for name, tensor in quantities.kept.items()}
-        return GateBatch(rows, recorder.totals, recorder.refused, size, kept)
+        return GateBatch(rows, recorder.totals, recorder.refused, size, kept, recorder.passes_on)
 
     def _one_by_one(
         self, model: nn.Module, batch: Any, size: int, run: Pass, recorder: GateRecorder
@@ -157,6 +159,7 @@ class GatedImportance(FromData[list[GateBatch]], tp.importance.Importance):  # t
             found[f"{place}/samples"] = torch.tensor(batch.samples)
             found |= {f"{place}/kept/{name}": tensor for name, tensor in batch.kept.items()}
             found |= {f"{place}/rows/{side}/{name}": rows for (name, side), rows in batch.rows.items()}
+            found |= {f"{place}/passes/{name}": torch.tensor(True) for name in batch.passes_on}
             for name, (total, count) in batch.totals.items():
                 found |= {f"{place}/total/{name}": total, f"{place}/count/{name}": torch.tensor(count)}
         return found
@@ -172,7 +175,7 @@ class GatedImportance(FromData[list[GateBatch]], tp.importance.Importance):  # t
             raise CriterionError(f"this is not the state of a {type(self).__name__}")
         batches = []
         for place in sorted(map(int, places)):
-            parts: dict[str, dict[str, Tensor]] = {"rows": {}, "total": {}, "count": {}, "kept": {}}
+            parts: dict[str, dict[str, Tensor]] = {"rows": {}, "total": {}, "count": {}, "kept": {}, "passes": {}}
             for key, value in state.items():
                 number, kind, *rest = key.split("/", 2)
                 if int(number) == place and rest:
@@ -180,7 +183,8 @@ class GatedImportance(FromData[list[GateBatch]], tp.importance.Importance):  # t
             sides = [(key.split("/", 1), rows) for key, rows in parts["rows"].items()]
             totals = {name: (total, int(parts["count"][name])) for name, total in parts["total"].items()}
             rows = {(name, side): values for (side, name), values in sides}
-            batches.append(GateBatch(rows, totals, {}, int(state[f"{place}/samples"]), parts["kept"]))
+            samples, passes_on = int(state[f"{place}/samples"]), frozenset(parts["passes"])
+            batches.append(GateBatch(rows, totals, {}, samples, parts["kept"], passes_on))
         self._add(batches)
 
     @torch.no_grad()
@@ -203,7 +207,8 @@ class GatedImportance(FromData[list[GateBatch]], tp.importance.Importance):  # t
         """
         if not self._batches:
             raise CriterionError("nothing has been accumulated; call accumulate(model, batches, loss_fn) first")
-        readers, writers, mixers = roles_of(group)
+        passes_on = frozenset().union(*(batch.passes_on for batch in self._batches))
+        readers, writers, mixers = roles_of(group, passes_on)
         if not readers and not writers:
             raise CriterionError(f"no layer reads the channels of {root_name(group)!r}: put it into ignored_layers")
         gate = self._sum(group, readers or writers, "in" if readers else "out")

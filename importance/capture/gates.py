@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from hfp.importance.capture.attention import recording_attention
+from hfp.importance.capture.multiplied import passed_on
 from hfp.importance.capture.norms import NORMS, Norm, channel_dim_of, norm_gate
 from hfp.importance.capture.one_sample import follows_samples
 from hfp.importance.errors import CriterionError
@@ -47,6 +48,7 @@ class GateRecorder:
     is the sum of `weight * gradient` over what a channel is multiplied with.
     """
 
+    model: nn.Module
     means: bool = False
     size: int = 0
     readers: dict[str, nn.Module] = field(default_factory=dict)
@@ -57,6 +59,7 @@ class GateRecorder:
     ones: dict[str, set[int]] | None = None
     probing: bool = False
     idle: dict[str, nn.Module] = field(default_factory=dict)
+    passes_on: frozenset[str] = frozenset()
 
     def start(self, size: int) -> None:
         """Forget the last batch; the next one holds `size` samples."""
@@ -64,15 +67,17 @@ class GateRecorder:
         for name, layer in self.idle.items():
             self.channels[name, "in"] = channels_of(layer, "in", name)
 
-    def probe(self, forward: Callable[[], Any]) -> None:
-        """See with a forward pass on one sample how many rows each layer is given, and which layers are never called.
+    def probe(self, forward: Callable[[Any], Any], inputs: Any) -> None:
+        """See with a forward pass on one sample how many rows each layer is given, which layers are never called, and
+        which parameters are multiplied with nothing.
 
         Nothing is known of a model that does not run on one sample.
         """
         self.start(1)
+        self.passes_on = frozenset()
         self.ones, self.idle, self.probing = {}, {}, True
         try:
-            forward()
+            self.passes_on = passed_on(self.model, partial(forward, inputs), inputs)
         except Exception:
             self.ones = None
         self.probing = False
@@ -146,7 +151,7 @@ def recording_gates(model: nn.Module, means: bool = False) -> Iterator[GateRecor
 
     Parameters need not require gradients.
     """
-    recorder = GateRecorder(means)
+    recorder = GateRecorder(model, means)
     handles = []
     try:
         for name, module in model.named_modules():
@@ -223,7 +228,7 @@ def _record_input(recorder: GateRecorder, name: str, channel_dim: int) -> Any:
 
 def _record_output(recorder: GateRecorder, name: str) -> Any:
     def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        if not output.requires_grad:
+        if recorder.probing or not output.requires_grad:
             return output
         if recorder.splits(name, output):
             _record_product(recorder, (name, "out"), output, -1)

@@ -20,6 +20,8 @@ from hfp.importance.bases.joint import quadratic_joint_scores
 from hfp.importance.capture.batches import Pass
 from hfp.importance.capture.factors import Factors, as_matrix, exact, recording_factors
 from hfp.importance.capture.logits import logits_of
+from hfp.importance.capture.multiplied import passed_on
+from hfp.importance.capture.one_sample import one_sample
 from hfp.importance.capture.state import untouched
 from hfp.importance.criteria.group_fisher import gauss_newton_root
 from hfp.importance.errors import CriterionError
@@ -33,11 +35,12 @@ _PARTS = ("rows", "total", "square", "gradient")
 
 @dataclass(frozen=True)
 class Totals:
-    """The factors of `samples` samples by layer, and why a layer has none."""
+    """The factors of `samples` samples by layer, why a layer has none, and parameters that pass channels on."""
 
     samples: int
     factors: Mapping[str, Factors]
     refused: Mapping[str, str]
+    passes_on: frozenset[str] = frozenset()
 
     def plus(self, other: Totals) -> Totals:
         """Return the totals of both sets of samples.
@@ -55,7 +58,12 @@ class Totals:
         added = {
             name: one.plus(other.factors[name]) if name in other.factors else one for name, one in self.factors.items()
         }
-        return Totals(self.samples + other.samples, {**other.factors, **added}, {**self.refused, **other.refused})
+        return Totals(
+            self.samples + other.samples,
+            {**other.factors, **added},
+            {**self.refused, **other.refused},
+            self.passes_on | other.passes_on,
+        )
 
 
 class KroneckerImportance(FromData[Totals], tp.importance.Importance):  # type: ignore[misc]
@@ -131,7 +139,8 @@ class KroneckerImportance(FromData[Totals], tp.importance.Importance):  # type: 
             for batch, size in run.batches(batches, model):
                 output = recorder.output(partial(run.output, model, batch))
                 (self._scalar(output, run.target(output, batch, size), size, run) * run.scale).backward()
-                found = found.plus(Totals(size, recorder.take(run.scale), recorder.refused))
+                factors, passes_on = recorder.take(run.scale), _passes_on(model, one_sample(batch, 0, size), run)
+                found = found.plus(Totals(size, factors, recorder.refused, passes_on))
         return found
 
     @property
@@ -150,7 +159,8 @@ class KroneckerImportance(FromData[Totals], tp.importance.Importance):  # type: 
             for name, factors in self._totals.factors.items()
             for part in _PARTS
         }
-        return {"samples": torch.tensor(self.samples), **named}
+        passes = {f"passes/{name}": torch.tensor(True) for name in self._totals.passes_on}
+        return {"samples": torch.tensor(self.samples), **named, **passes}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Add a `state`, as `merge` adds another criterion.
@@ -159,7 +169,8 @@ class KroneckerImportance(FromData[Totals], tp.importance.Importance):  # type: 
             CriterionError: `state` is not the state of such a criterion, or it is of another model.
         """
         names = [key.removeprefix("rows/") for key in state if key.startswith("rows/")]
-        wanted = {f"{part}/{name}" for name in names for part in _PARTS}
+        passes = {key for key in state if key.startswith("passes/")}
+        wanted = {f"{part}/{name}" for name in names for part in _PARTS} | passes
         if not names or wanted | {"samples"} != set(state):
             raise CriterionError(f"this is not the state of a {type(self).__name__}")
         factors = {
@@ -171,7 +182,8 @@ class KroneckerImportance(FromData[Totals], tp.importance.Importance):  # type: 
             )
             for name in names
         }
-        self._add(Totals(int(state["samples"]), factors, {}))
+        passes_on = frozenset(key.removeprefix("passes/") for key in passes)
+        self._add(Totals(int(state["samples"]), factors, {}, passes_on))
 
     @torch.no_grad()
     def __call__(self, group: Any) -> Tensor:
@@ -194,7 +206,7 @@ class KroneckerImportance(FromData[Totals], tp.importance.Importance):  # type: 
         """
         if self.samples == 0:
             raise CriterionError("nothing has been accumulated; call accumulate(model, batches, loss_fn) first")
-        readers, writers, _ = roles_of(group)
+        readers, writers, _ = roles_of(group, self._totals.passes_on)
         if not readers and not writers:
             raise CriterionError(f"no layer reads the channels of {root_name(group)!r}: put it into ignored_layers")
         parts = [self._read(member) for member in readers]
@@ -254,6 +266,15 @@ class KroneckerImportance(FromData[Totals], tp.importance.Importance):  # type: 
                 "accumulating: call reset() and accumulate() after pruning"
             )
         return found
+
+
+@torch.no_grad()
+def _passes_on(model: nn.Module, sample: Any, run: Pass) -> frozenset[str]:
+    """Return the parameters that one sample shows to be multiplied with nothing; none if the model can't run on it."""
+    try:
+        return passed_on(model, partial(run.output, model, sample), sample)
+    except Exception:
+        return frozenset()
 
 
 def _type_of(group: Any) -> torch.dtype:

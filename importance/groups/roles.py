@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
@@ -10,16 +11,22 @@ from torch import nn
 from hfp.importance.capture.attention import READING
 from hfp.importance.capture.norms import NORMS
 from hfp.importance.errors import CriterionError
-from hfp.importance.groups.members import GroupLayer, members, model_of, operations, root_name
+from hfp.importance.groups.members import GroupLayer, members, model_of, operations, parameter_name, root_name
 from hfp.importance.layers import channels_of, slots_of
 from hfp.layers.products import PRODUCTS, counts_of
 
 
-def roles_of(group: Any) -> tuple[list[GroupLayer], list[GroupLayer], list[GroupLayer]]:
+def roles_of(
+    group: Any, passes_on: Collection[str] = ()
+) -> tuple[list[GroupLayer], list[GroupLayer], list[GroupLayer]]:
     """Return the layers that read a group's channels one by one, the linear layers that write them, and the norms over
     them.
 
     Layers that pass channels on (batch-norm, activations, depthwise convolutions) are none of these.
+
+    Args:
+        group: a torch-pruning group.
+        passes_on: the names of parameters that are known to pass channels on.
 
     Raises:
         CriterionError: the table does not know a layer's type, or a parameter may be the weights of such a layer; the
@@ -34,7 +41,7 @@ def roles_of(group: Any) -> tuple[list[GroupLayer], list[GroupLayer], list[Group
             attention = _attention_reading(group, member)
             if attention is not None and attention.name not in [reader.name for reader in readers]:
                 readers.append(attention)
-            elif attention is None:
+            elif attention is None and parameter_name(group, layer, member.name) not in passes_on:
                 _check_passes_on(group, member)
             continue
         if not isinstance(layer, nn.Linear):

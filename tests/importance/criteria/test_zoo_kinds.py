@@ -277,3 +277,52 @@ def test_a_model_that_keeps_what_it_computed_is_pruned_after_scoring():
     model, x, y = problem(Keeping)
     criterion = accumulated("group-fisher", model, x, y)
     assert hfp.prune(model, x, hfp.Budget(macs=0.5), importance=criterion).report.ratio > 0.3
+
+
+class Tables(Network):
+    """Parameters beside layers: added, scaled with, looked up, read by a layer, and one that reads the channels."""
+
+    def __init__(self):
+        super().__init__()
+        self.added, self.scale = nn.Parameter(torch.randn(4, 6)), nn.Parameter(torch.rand(4, 6))
+        self.queries, self.reading = nn.Parameter(torch.randn(4, 6)), nn.Parameter(torch.randn(7, 6))
+        self.other, self.back = nn.Linear(6, 6), nn.Linear(7, 6)
+
+    def mixed(self, x):
+        x = x * self.scale.exp() + self.added[torch.tensor([1, 0, 3, 2])]
+        x = x + self.other(self.queries) + self.queries
+        return x + self.back((x @ self.reading.T).tanh())
+
+
+@pytest.mark.parametrize("name", ["group-fisher", "kronecker"])
+def test_what_a_parameter_is_multiplied_with_says_whether_it_reads_channels(name):
+    model, x, y = problem(Tables)
+    criterion = accumulated(name, model, x, y)
+    found = {key.rpartition("/")[2] for key in criterion.state() if "passes/" in key}
+    assert found == {"added", "scale", "queries"}
+    groups = Coupling.trace(model, x).groups_of(model)
+    with pytest.raises(CriterionError, match="'reading' .* whether dimension 1 reads channels"):
+        criterion(groups("enter"))
+
+
+class Biased(Network):
+    """A table of biases for pairs of tokens and heads, as in Swin, beside a scale for each channel and state."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(16, 6))
+
+    def mixed(self, x):
+        bias = self.table[torch.arange(16).view(4, 4)]
+        return x + (x[:, None] * bias.softmax(0)).sum(2)
+
+
+@pytest.mark.parametrize("name", FROM_DATA)
+def test_channels_of_a_table_that_is_looked_up_and_added_are_scored(name, tmp_path):
+    model, x, y = problem(Biased)
+    group = Coupling.trace(model, x).groups_of(model)("enter")
+    criterion = accumulated(name, model, x, y)
+    assert torch.isfinite(criterion(group)).all() and criterion(group).abs().max() > 0
+    again = create(name)
+    again.load(criterion.state())
+    assert torch.equal(again(group), criterion(group))
