@@ -6,6 +6,7 @@ by it. All others pass on.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,11 +16,8 @@ from torch.utils._pytree import tree_leaves
 
 from hfp.layers.products import PRODUCTS
 
-_PRODUCTS = frozenset(
-    {"mm", "bmm", "addmm", "baddbmm", "addbmm", "mv", "addmv", "dot", "vdot", "linear", "_grouped_mm", "convolution",
-     "_trilinear", "_scaled_mm", "_scaled_grouped_mm", "_addmm_activation", "_convolution"}
-)  # fmt: skip
-"""The operations of PyTorch that multiply matrices, by name. All others that do are made of these."""
+_PRODUCTS = re.compile(r"mm|mv|matmul|dot|conv|(?<!bi)(?<!tri)linear|attention|rnn|lstm|gru|cdist|_trilinear")
+"""What the names of PyTorch's operations that multiply matrices have in them."""
 
 
 def passed_on(model: nn.Module, forward: Callable[[], Any], inputs: Any) -> frozenset[str]:
@@ -77,8 +75,7 @@ class _Watch(TorchDispatchMode):
         self.used.update(*(origin for origin in origins if origin))
         known = [origin for origin in origins if origin is not None]
         origin = None if len(known) < len(origins) else frozenset[str]().union(*known)
-        name = func.overloadpacket.__name__
-        if name in _PRODUCTS or "attention" in name:
+        if func.namespace not in ("aten", "prim", "prims") or _PRODUCTS.search(func.overloadpacket.__name__):
             # what a layer multiplies with its own weight is read by that layer, be it an input or a parameter
             if origin is None or not any(each and each <= self._layers for each in known):
                 self.multiplied.update(*known)

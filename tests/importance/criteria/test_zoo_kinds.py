@@ -326,3 +326,38 @@ def test_channels_of_a_table_that_is_looked_up_and_added_are_scored(name, tmp_pa
     again = create(name)
     again.load(criterion.state())
     assert torch.equal(again(group), criterion(group))
+
+
+@torch.library.custom_op("hfp_tests::mixed", mutates_args=())
+def mixed(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    return x @ weight
+
+
+mixed.register_autograd(
+    lambda ctx, grad: (grad @ ctx.saved_tensors[1].T, ctx.saved_tensors[0].flatten(0, 1).T @ grad.flatten(0, 1)),
+    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs),
+)
+
+
+class Kernel(Network):
+    """An operation of a package's own multiplies a parameter with the channels."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(6, 6))
+
+    def mixed(self, x):
+        return mixed(x, self.weight)
+
+
+class Recurrent(Remembering):
+    def __init__(self):
+        super().__init__()
+        self.memory = nn.LSTM(6, 6, batch_first=True)
+
+
+@pytest.mark.parametrize("kind", [Kernel, Recurrent])
+def test_a_parameter_whose_operation_may_multiply_does_not_pass_channels_on(kind):
+    model, x, y = problem(kind)
+    assert not [key for key in accumulated("group-fisher", model, x, y).state() if "passes/" in key]
+    assert not [key for key in accumulated("group-fisher", model.float(), x.float(), y).state() if "passes/" in key]
