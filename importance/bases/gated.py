@@ -210,7 +210,10 @@ class GatedImportance(FromData[list[GateBatch]], tp.importance.Importance):  # t
         passes_on = frozenset().union(*(batch.passes_on for batch in self._batches))
         readers, writers, mixers = roles_of(group, passes_on)
         if not readers and not writers:
-            raise CriterionError(f"no layer reads the channels of {root_name(group)!r}: put it into ignored_layers")
+            raise CriterionError(
+                f"no layer reads the channels of {root_name(group)!r}: take empirical-fisher, or put it into "
+                "ignored_layers"
+            )
         gate = self._sum(group, readers or writers, "in" if readers else "out")
         if readers and is_attention(group):
             # The product q·k has its gate at q and again at k; v has its gate at v and again at its reader.

@@ -208,7 +208,10 @@ class KroneckerImportance(FromData[Totals], tp.importance.Importance):  # type: 
             raise CriterionError("nothing has been accumulated; call accumulate(model, batches, loss_fn) first")
         readers, writers, _ = roles_of(group, self._totals.passes_on)
         if not readers and not writers:
-            raise CriterionError(f"no layer reads the channels of {root_name(group)!r}: put it into ignored_layers")
+            raise CriterionError(
+                f"no layer reads the channels of {root_name(group)!r}: take empirical-fisher, or put it into "
+                "ignored_layers"
+            )
         parts = [self._read(member) for member in readers]
         if not readers or is_attention(group):
             parts += [self._written(member) for member in writers]

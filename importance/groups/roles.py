@@ -70,7 +70,8 @@ def _check_passes_on(group: Any, member: GroupLayer) -> None:
         raise CriterionError(
             f"parameter {member.name!r} {list(shape)} of a {kind}: the table of layers doesn't say whether dimension "
             f"{dim} reads channels or passes them on; call hfp.importance.register_layer({kind}, 'in' or 'out', "
-            f"(Slot({attribute!r}, {dim}),), channel_dim) first, or put its group into ignored_layers"
+            f"(Slot({attribute!r}, {dim}),), channel_dim) first, take empirical-fisher, or put its group into "
+            "ignored_layers"
         )
 
 
