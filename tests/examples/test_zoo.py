@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import zoo
+import zoo_criteria
 from data_files import read
 from PIL import Image
 from zoo_models import catalogue
@@ -54,3 +55,41 @@ def test_a_model_that_computes_something_else_is_noticed():
         next(result.model.parameters()).mul_(1.01)
     with pytest.raises(zoo.Failure, match="differs from the masked full model"):
         zoo.check_masked(case, result)
+
+
+@pytest.mark.filterwarnings("ignore")  # of the packages themselves
+def test_every_criterion_scores_a_language_model_and_one_of_them_prunes_it():
+    pytest.importorskip("transformers", exc_type=ImportError)
+    name = "transformers/LlamaForCausalLM"
+    rows = {row.criterion: row for row in zoo_criteria.examined(name, catalogue()[name], "")}
+    assert rows.keys() == {*zoo_criteria.CRITERIA, "budget"}
+    assert {row.outcome for row in rows.values()} == {"scores", "pass"}
+    assert all(row.scored == row.groups > 0 for key, row in rows.items() if key != "budget")
+
+
+def test_what_runs_criteria_draws_every_kind_of_model_of_every_package():
+    kinds = {(name.partition("/")[0], zoo_criteria.kind_of(name, make)) for name, make in catalogue().items()}
+    drawn = zoo_criteria.drawn(60)
+    assert {(name.partition("/")[0], zoo_criteria.kind_of(name, make)) for name, make in drawn} == kinds
+    assert [name for name, _ in drawn] == [name for name, _ in zoo_criteria.drawn(60)]
+
+
+@pytest.mark.parametrize(
+    ("text", "outcome"),
+    [
+        ("layer '0' can't; put its group into ignored_layers", "refused"),
+        ("layer 'other' can't; put its group into ignored_layers", "failed: names no layer"),
+        ("layer '0' can't", "failed: no way out"),
+    ],
+)
+def test_a_refusal_that_does_not_help_counts_as_a_failure(text, outcome):
+    model = zoo.torch.nn.Sequential(zoo.torch.nn.Linear(2, 2))
+    assert zoo_criteria._refusal(zoo_criteria.CriterionError(text), model).startswith(outcome)
+
+
+def test_scores_that_are_not_finite_count_as_a_failure():
+    model, x = zoo.torch.nn.Sequential(zoo.torch.nn.Linear(2, 3), zoo.torch.nn.Linear(3, 2)), zoo.torch.randn(2, 2)
+    coupling, scored = zoo.Coupling.trace(model, x), []
+    outcome = zoo_criteria._scores(lambda group: zoo.torch.full((3,), float("nan")), model, coupling, scored)
+    assert outcome == "failed: the scores of 0 are not finite" and not scored
+    assert zoo_criteria._scores(lambda group: zoo.torch.ones(4), model, coupling, scored).startswith("failed: [4]")
