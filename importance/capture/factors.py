@@ -217,7 +217,7 @@ def _why_not(layer: nn.Module) -> str | None:
 
 def _record(recorder: FactorRecorder, name: str) -> Any:
     def hook(module: Any, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        if not torch.is_grad_enabled() or not args:
+        if not torch.is_grad_enabled() or not args or not isinstance(output, Tensor):
             return output  # in a checkpoint's first pass: the layer runs again for its gradient
         groups, dim = groups_of(module), channel_dim(module)
         recorder.widths[name] = output.shape[dim] // groups

@@ -228,7 +228,7 @@ def _record_input(recorder: GateRecorder, name: str, channel_dim: int) -> Any:
 
 def _record_output(recorder: GateRecorder, name: str) -> Any:
     def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        if recorder.probing or not output.requires_grad:
+        if recorder.probing or not isinstance(output, Tensor) or not output.requires_grad:
             return output
         if recorder.splits(name, output):
             _record_product(recorder, (name, "out"), output, -1)
@@ -259,7 +259,7 @@ def _record_mean(recorder: GateRecorder, name: str, x: Tensor, channel_dim: int)
 
 def _record_statistics(recorder: GateRecorder, name: str) -> Any:
     def hook(module: Norm, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        if not args:
+        if not args or not isinstance(output, Tensor):
             return output
         x = args[0].detach()
         if not output.requires_grad or not recorder.splits(name, x):

@@ -132,7 +132,23 @@ class Keywords(Network):
         return x + self.back(input=self.wide(input=x).tanh())
 
 
-KINDS = [Keywords, Places, Projected, TimeFirst, Uncalled, Routed, Custom, Remembering]
+class Router(nn.Linear):
+    """A linear layer that returns a tuple."""
+
+    def forward(self, x):
+        return super().forward(x).softmax(-1), x.shape
+
+
+class Chosen(Network):
+    def __init__(self):
+        super().__init__()
+        self.router = Router(6, 6)
+
+    def mixed(self, x):
+        return x * self.router(x)[0]
+
+
+KINDS = [Chosen, Keywords, Places, Projected, TimeFirst, Uncalled, Routed, Custom, Remembering]
 
 
 def problem(kind):
