@@ -153,7 +153,7 @@ def growing() -> Iterator[Figure]:
         return times[0] / more / (times[1] / less)
 
     for more, less in ((100, 10), (1000, 100)):
-        yield Figure(f"time a client, {more} / {less} x resnet18 at 50 %", "<= 1", partial(ratio, more, less))
+        yield Figure(f"time per client, {more} / {less} x resnet18 at 50 %", "<= 1", partial(ratio, more, less))
 
 
 def shrinking() -> Iterator[Figure]:
@@ -167,7 +167,7 @@ def shrinking() -> Iterator[Figure]:
     for share in (0.5, 0.25):
         part = resnet18_clients(share)
         yield Figure(
-            f"time a byte, 100 x resnet18 at {100 * share:.0f} % / at 100 %",
+            f"time per byte, 100 x resnet18 at {100 * share:.0f} % / at 100 %",
             "<= 1",
             lambda part=part: each(*part) / each(*whole),
         )

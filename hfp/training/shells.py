@@ -39,9 +39,8 @@ class Shell:
         self.steps: dict[Hashable, Any] = {}
         self._tensors = self.model.state_dict(keep_vars=True)
         # a model is filled once for every client and round, so that it is walked through here and not there
-        self._values = [tensor.detach() for tensor in self._tensors.values()]
         self._modules, self._parameters = list(self.model.modules()), list(self.model.parameters())
-        self._transient = {name: buffer for name, buffer in self.model.named_buffers() if name not in self._tensors}
+        self._transient = [name for name, _ in self.model.named_buffers() if name not in self._tensors]
         self._hooks = [(hooks, dict(hooks)) for hooks in _hooks_of(self.model)]
 
     def fill(self, parent: nn.Module, index_map: IndexMap, state: State) -> nn.Module:
@@ -52,10 +51,12 @@ class Shell:
         """
         index_map.check_compact(state)
         with torch.no_grad():
-            torch._foreach_copy_(self._values, [state[name] for name in self._tensors])
-            for name, buffer in self._transient.items():
+            torch._foreach_copy_(
+                [tensor.detach() for tensor in self._tensors.values()], [state[name] for name in self._tensors]
+            )
+            for name in self._transient:
                 full, place = parent.get_buffer(name), index_map.transient.get(name)
-                buffer.copy_(full if place is None else place.restrict(full))
+                self.model.get_buffer(name).copy_(full if place is None else place.restrict(full))
         for module, own in zip(self._modules, parent.modules(), strict=True):
             if module.training != own.training:
                 module.training = own.training

@@ -125,6 +125,17 @@ def test_buffers_outside_the_state_are_filled_too():
         assert torch.equal(lease.build(index_map, parent.state_dict()).shift, parent.shift)
 
 
+def test_a_model_whose_tensors_were_replaced_is_filled(parent, coupling):
+    shells, index_map = Shells(parent, DEVICE), half(coupling, 0)
+    state = index_map.restrict(shaken(parent, 1))
+    for _ in range(2):
+        with shells.lent() as lease:
+            model = lease.build(index_map, state)
+            assert_same_model(model, compact_model(parent, index_map, state))
+            for parameter in model.parameters():
+                parameter.data = torch.zeros_like(parameter)
+
+
 def test_tied_models_are_made_anew():
     parent = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
     parent[1].weight = parent[0].weight
