@@ -2,7 +2,7 @@
 
     python examples/benchmarks/planning_measured.py --data examples/benchmarks/planning.csv
 
-A network of 56 layers and 100 thousand parameters is trained on the digits for each seed. It has so many coupled groups
+A network of 32 layers and 100 thousand parameters is trained on the digits for each seed. It has so many coupled groups
 that the limit binds. It is pruned by group Fisher and the measured ranking, at once and with batch-norm statistics
 taken anew, as `hfp.prune` does it and once more without the limit. Test accuracy is compared in pairs. The samples that
 one pruning runs forward and backward are counted too.
@@ -30,7 +30,7 @@ from hfp.data import Dataset, load_dataset
 from hfp.models import create_model
 from hfp.pruning import measuring
 
-SHARES = (0.3,)
+SHARES = (0.5,)
 IMAGES = 1000
 UNLIMITED = 10**9
 
@@ -39,7 +39,7 @@ def trained(seed: int, epochs: int) -> tuple[nn.Module, Batches, Batches]:
     """The network of a seed, the images to score with, and those to test with."""
     data = load_dataset("digits")
     torch.manual_seed(seed)
-    model = create_model("resnet56", len(data.classes), data.shape[0], width=0.34)
+    model = create_model("resnet32", len(data.classes), data.shape[0], width=0.46)
     train(model, data, epochs)
     order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed))
     tested = torch.arange(len(data.test))
