@@ -21,6 +21,7 @@ import argparse
 import copy
 import gc
 import json
+import multiprocessing
 import os
 import random
 import re
@@ -33,6 +34,7 @@ import time
 import warnings
 from collections.abc import Callable
 from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -228,32 +230,53 @@ def compared(name: str, size: int, repeats: int) -> Line:
         "ratio": "",
         "why": "",
     }
-    request = ("--timed", name, str(size), str(repeats))
     try:
-        ours, theirs = _other_process(*request)
+        ours, theirs = _forked(name, size, repeats)
         mine, other = statistics.median(ours), statistics.median(theirs)
         return {**line, "seconds": f"{mine:.2f}", "reference": f"{other:.2f}", "ratio": f"{mine / other:.2f}"}
     except ValueError as error:
         why = " ".join(str(error).split())[:120]
     try:
-        ours, _ = _other_process(*request, "--alone")
+        ours, _ = _forked(name, size, repeats, True)
         return {**line, "seconds": f"{statistics.median(ours):.2f}", "why": f"torch-pruning: {why}"}
     except ValueError as error:
         return {**line, "why": f"hfp: {' '.join(str(error).split())[:120]}"}
 
 
-def _other_process(*arguments: str, environment: dict[str, str] | None = None) -> Any:
-    """What this script prints as JSON in a process of its own.
+def _forked(*arguments: Any) -> tuple[list[float], list[float]]:
+    """What `timed` returns in a process of its own, which has everything loaded already.
 
     Raises:
         ValueError: the process failed, or took more processor time than it may.
     """
-    done = subprocess.run(
-        [sys.executable, __file__, *arguments], env=environment, capture_output=True, text=True,
-        preexec_fn=partial(resource.setrlimit, resource.RLIMIT_CPU, (SECONDS, SECONDS + 5)),
-    )  # fmt: skip
-    if done.returncode == -signal.SIGXCPU:
-        raise ValueError(f"no result within {SECONDS} s of processor time")
+    fork = multiprocessing.get_context("fork")
+    reader, writer = fork.Pipe(duplex=False)
+    child = fork.Process(target=_answer, args=(writer, arguments))
+    child.start()
+    writer.close()
+    try:
+        found = reader.recv()
+    except EOFError:
+        child.join()
+        limited = child.exitcode == -signal.SIGXCPU
+        found = f"no result within {SECONDS} s of processor time" if limited else f"exit status {child.exitcode}"
+    child.join()
+    if isinstance(found, str):
+        raise ValueError(found)
+    return found
+
+
+def _answer(writer: Connection, arguments: tuple[Any, ...]) -> None:
+    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS + 5))
+    try:
+        writer.send(timed(*arguments))
+    except Exception as error:
+        writer.send(f"{type(error).__name__}: {error}")
+
+
+def _other_process(*arguments: str, environment: dict[str, str] | None = None) -> Any:
+    """What this script prints as JSON in a process of its own."""
+    done = subprocess.run([sys.executable, __file__, *arguments], env=environment, capture_output=True, text=True)
     if done.returncode:
         raise ValueError((done.stderr.strip().splitlines() or ["no output"])[-1])
     return json.loads(done.stdout.splitlines()[-1])
@@ -274,16 +297,12 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="write the figures to this data file")
     parser.add_argument("--sweep", type=int, metavar="FAMILIES", help="measure families of timm instead")
     parser.add_argument("--held", nargs=2, help=argparse.SUPPRESS)
-    parser.add_argument("--timed", nargs=3, help=argparse.SUPPRESS)
-    parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     warnings.filterwarnings("ignore", message="Unwrapped parameters")
     if given.held:
         print(json.dumps(held(given.held[0], int(given.held[1]))))
-    elif given.timed:
-        print(json.dumps(timed(given.timed[0], int(given.timed[1]), int(given.timed[2]), given.alone)))
     elif given.sweep is not None:
         swept(given.sweep, given.repeats, given.data or Path(__file__).with_name("planning_sweep.csv"))
     else:
