@@ -1,8 +1,8 @@
 """Which families of language models can be pruned from folder to folder, and what of them?
 
 Makes a folder of several shards for each class, from a configuration of two blocks with random weights, and prunes it
-three times: half of the heads and feed-forward channels, half of the hidden width, and one of the blocks. Each result is
-read again. What transformers alone reads must compute the same; generation with a cache must agree with generation
+three times: half of the heads and feed-forward channels, half of the hidden width, and one of the blocks. Each result
+is read again. What transformers alone reads must compute the same; generation with a cache must agree with generation
 without; and what is put back into the full model must give the full model.
 
     python examples/benchmarks/language_families.py --data examples/benchmarks/language_families.csv
