@@ -259,7 +259,7 @@ class Coupling:
         return int((self._wiring.classes.of[group.line] == group.classes[0]).sum())
 
     def longest_run(self, name: str) -> int:
-        """Return how many outputs of its root layer, one after the other, are one channel of a group: those of a head."""
+        """Return how many adjacent outputs of its root layer are one channel of a group, such as those of a head."""
         group = self._wiring.groups[name]
         places = np.flatnonzero(self._wiring.classes.of[group.line] == group.classes[0])
         return max(len(run) for run in np.split(places, np.flatnonzero(np.diff(places) > 1) + 1))
