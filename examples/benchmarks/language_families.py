@@ -1,7 +1,7 @@
 """Which families of language models can be pruned from folder to folder, and what of them?
 
 Makes a folder of several shards for each class, from a configuration of two blocks with random weights, and prunes it
-three times: half of the heads and feed-forward channels, half of the hidden width, and one of the blocks. Each result
+three times: half of the heads and feed-forward channels, half of the hidden width, and the last block. Each result
 is read again. What transformers alone reads must compute the same; generation with a cache must agree with generation
 without; and what is put back into the full model must give the full model.
 
@@ -105,7 +105,7 @@ def examined(name: str) -> Line:
         asked: dict[str, dict[str, Any]] = {
             "widths": {"budget": HALF, "widths": WIDTHS},
             "hidden": {"budget": HALF, "widths": "hidden"},
-            "blocks": {"drop_blocks": [0]},
+            "blocks": {"drop_blocks": [1]},
         }
         for what, options in asked.items():
             try:
