@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from hfp import importance as criteria
-from hfp.errors import InputError
+from hfp.errors import InputError, listed
 from hfp.language.checking import difference, outputs_without
 from hfp.language.choices import RANKINGS
 from hfp.language.configuration import first_mismatch, narrower, tensors_that_match
@@ -227,8 +227,10 @@ def _plain_fields(folder: ModelFolder, plan: FolderPlan) -> tuple[dict[str, Any]
     named = type(config).__name__
     fields = narrower(config, plan.widths, partial(tensors_that_match, kind, plan.index_map))
     if fields is None:
-        uneven = any(len(width.after) > 1 for width in plan.widths)
-        return None, "its blocks have different sizes" if uneven else f"{named} has no field for one of these sizes"
+        if any(len(width.after) > 1 for width in plan.widths):
+            return None, "its blocks have different sizes"
+        kinds = listed([width.kind for width in plan.widths if narrower(config, [width], lambda _: 1) is None])
+        return None, f"{named} has no field for a model of the same head size with less of {kinds}"
     try:
         own = config_of(folder, {**plan.changed, **fields})
     except InputError as error:  # transformers refuses some sizes, such as widths that the heads do not divide

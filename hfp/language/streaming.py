@@ -41,6 +41,13 @@ class StreamedModel:
         for buffer in self.model.buffers():
             buffer.data = buffer.data.to(self._device)
 
+    def beside(self, target: nn.Module | nn.Parameter) -> list[nn.Parameter]:
+        """The parameters of a layer, or of the layer that holds a parameter."""
+        if isinstance(target, nn.Parameter):
+            own = (list(module.parameters(recurse=False)) for module in self.model.modules())
+            return next(found for found in own if any(parameter is target for parameter in found))
+        return list(target.parameters(recurse=False))
+
     @contextmanager
     def present(self, parameters: Iterable[nn.Parameter]) -> Iterator[None]:
         """Have some parameters in memory until the block ends."""
@@ -152,9 +159,7 @@ class _StreamedGroup(Group):  # type: ignore[misc]
 
     def __iter__(self) -> Iterator[Any]:
         for item in self._group:
-            target = item.dep.target.module
-            parameters = [target] if isinstance(target, nn.Parameter) else target.parameters(recurse=False)
-            with self._streamed.present(parameters):
+            with self._streamed.present(self._streamed.beside(item.dep.target.module)):
                 yield item
 
 

@@ -14,6 +14,8 @@ from hfp.layers.products import PRODUCTS
 from hfp.pruning.schedule import Bundle, RankingRules
 from hfp.reconstruct import Coupling
 
+_PAIR = 2
+"""So many outputs are one channel where rotary embeddings pair what lies together in every head."""
 _UNKNOWN = "this model has none that can go whole"
 
 
@@ -34,7 +36,7 @@ def kinds_of(coupling: Coupling, model: Any) -> dict[str, str | None]:
     """Which width each coupled group is of; None for a group that is none of them.
 
     The hidden width is what the embedding writes. Whole heads are as many channels of an attention as the configuration
-    has heads, or key-value heads. All else inside a block is feed-forward.
+    has heads, or key-value heads, and lie together. All else inside a block is feed-forward.
     """
     modules = dict(model.named_modules())
     embedding = next(name for name, module in modules.items() if module is model.get_input_embeddings())
@@ -46,7 +48,8 @@ def kinds_of(coupling: Coupling, model: Any) -> dict[str, str | None]:
         if embedding in layers:
             return "hidden"
         if any(_in_attention(layer, modules, blocks) for layer in layers):
-            return "heads" if coupling.sizes[group] in counts else None
+            whole = coupling.sizes[group] in counts and coupling.longest_run(group) > _PAIR
+            return "heads" if whole else None
         return "feed-forward" if group.startswith(blocks) else None
 
     return {group: kind(group) for group in coupling.names}

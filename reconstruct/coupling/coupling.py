@@ -258,6 +258,12 @@ class Coupling:
         group = self._wiring.groups[name]
         return int((self._wiring.classes.of[group.line] == group.classes[0]).sum())
 
+    def longest_run(self, name: str) -> int:
+        """Return how many adjacent outputs of its root layer are one channel of a group, such as those of a head."""
+        group = self._wiring.groups[name]
+        places = np.flatnonzero(self._wiring.classes.of[group.line] == group.classes[0])
+        return max(len(run) for run in np.split(places, np.flatnonzero(np.diff(places) > 1) + 1))
+
     @cached_property
     def _reached(self) -> Mapping[str, set[int]]:
         """Return, by group, how many outputs of each convolution or linear layer one of its channels is."""

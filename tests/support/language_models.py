@@ -24,12 +24,20 @@ WORDS = ["[PAD]", "[BOS]", "[EOS]", "[UNK]", "the", "cat", "sat", "on", "a", "ma
 
 
 def llama(seed: int = 0, **changed: Any) -> Any:
-    """A model with random weights, which are large enough that every part matters."""
-    from transformers import LlamaConfig, LlamaForCausalLM
+    """A model of the kind of Llama with random weights."""
+    return decoder("LlamaForCausalLM", seed, **changed)
 
+
+def decoder(name: str, seed: int = 0, **changed: Any) -> Any:
+    """A model of a class of transformers with random weights, which are large enough that every part matters."""
+    import transformers
+
+    kind = getattr(transformers, name)
+    own = kind.config_class  # some compute the size of heads
+    sizes = {key: value for key, value in SIZES.items() if not isinstance(getattr(own, key, None), property)}
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = LlamaForCausalLM(LlamaConfig(**{**SIZES, **changed})).eval()
+        model = kind(own(**{**sizes, **changed})).eval()
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.normal_(1.0 if parameter.dim() == 1 else 0.0, 0.2)

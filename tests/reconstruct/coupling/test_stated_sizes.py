@@ -124,3 +124,64 @@ def test_a_number_that_is_equal_by_chance_stays() -> None:
     assert coupling.sizes["1.q"] == 4
     index_map = coupling.index_map(coupling.plan({"1.q": [0, 2]}))
     assert dict(index_map.attributes["1"]) == {"heads": 2}
+
+
+class Alternating(nn.Module):
+    """A gated layer whose gates and values alternate."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(12, 20), nn.Linear(10, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        both = self.enter(x)
+        return self.leave(both[..., ::2].sigmoid() * both[..., 1::2])
+
+
+def test_what_alternates_goes_in_pairs() -> None:
+    torch.manual_seed(0)
+    model = Alternating().eval()
+    coupling = Coupling.trace(model, X)
+    assert dict(coupling.sizes) == {"enter": 10}
+    index_map = coupling.index_map(coupling.plan({"enter": [1, 4, 5]}))
+    assert index_map.tensors["enter.weight"].kept[0].tolist() == [2, 3, 8, 9, 10, 11]
+    with torch.no_grad():
+        assert torch.allclose(compact_model(model, index_map)(X), coupling.masked_output(model, X, index_map))
+
+
+def test_a_group_that_is_to_stay_is_left_alone_before_smaller_models_are_tried() -> None:
+    coupling = Coupling.trace(network(Fused), X, leave=lambda found: dict.fromkeys(found.names[1:2], "not wanted"))
+    assert coupling.left_alone["1.qkv"] == "not wanted"
+    assert "2.qkv" in coupling.names
+
+
+def test_the_outputs_of_a_head_lie_together_and_those_of_a_part_of_every_head_do_not() -> None:
+    model = network(Counting, heads=4)
+    assert Coupling.trace(model, X).longest_run("1.q") == 6
+    assert Coupling.trace(model, X, prune_heads=False).longest_run("1.v") == 1
+
+
+def test_why_heads_stay_is_told_by_the_number_of_heads() -> None:
+    class Biased(Counting):
+        def forward(self, x: Tensor) -> Tensor:
+            q, v = (part(x).view(*x.shape[:2], self.heads, self.size).transpose(1, 2) for part in (self.q, self.v))
+            scores = q @ q.transpose(-1, -2) + torch.arange(4.0).view(4, 1, 1)
+            return self.out((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
+
+    coupling = Coupling.trace(network(Biased, heads=4), X)
+    assert coupling.factors_kept("1.q") == {4: "1: add combines it with a dimension of fixed size"}
+
+
+def test_statistics_of_a_masked_model_run_over_the_channels_that_are_left() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(12, 8), nn.LayerNorm(8), nn.Linear(8, 2)).eval()
+    coupling = Coupling.trace(model, X)
+    index_map = coupling.index_map(coupling.plan({"0": [0, 2, 3, 7]}))
+    small = compact_model(model, index_map)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter *= index_map.tensors[name].mask()
+        apart = (model(X) - small(X)).abs().max()
+        with coupling.masked(model, index_map):
+            assert torch.allclose(model(X), small(X), atol=1e-6)
+    assert apart > 0.01
