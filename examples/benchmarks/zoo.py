@@ -82,7 +82,7 @@ STAGES = ("outcome", "onnx", "plain")
 NO_ORIGINAL = "the original does not export"
 NO_COMPACT = "no compact model"
 
-_PATIENCE = 10
+_PATIENCE = 100
 """How many times longer than its processor time a stage may take, where other work shares the machine."""
 
 
