@@ -83,7 +83,7 @@ STAGES = ("outcome", "onnx", "plain")
 NO_ORIGINAL = "the original does not export"
 NO_COMPACT = "no compact model"
 
-_PATIENCE = 10
+_PATIENCE = 100
 """How many times longer than its processor time a stage may take, where other work shares the machine."""
 
 
@@ -351,6 +351,8 @@ def check_masked(case: Case, result: Any) -> float:
     coupling = traced(case)
     try:  # in float64 a rounding error decides nothing, such as which detection scores higher
         compact, masked, full = _three(case, result, coupling, torch.float64)
+        if any(value.isnan().any() for value in full):
+            raise ValueError("the full model itself computes no numbers in float64")
     except (RuntimeError, TypeError, ValueError):  # its code asks for float32
         compact, masked, full = _three(case, result, coupling, torch.float32)
     wrong = distance(compact, masked)

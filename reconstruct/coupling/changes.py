@@ -125,7 +125,7 @@ def left_alone(wiring: Wiring, failure: FailedOperation, gone: Gone) -> Change:
     read: list[Stated] = [
         (len(line), line) for lines in (*call.inputs, *call.outputs) for line in lines if line is not None
     ]
-    around = (_sizes_in(wiring, place) for place in _around(failure.module, len(failure.module)))
+    around = (_sizes_in(wiring, place) for place in _around(failure.module, failure.module.count(".") + 2))
     for sizes in chain((_written(call), read), around):
         changed = _changed(wiring, gone, sizes)
         if changed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from pathlib import Path
 
@@ -16,6 +17,7 @@ ZOO = Path(zoo.__file__).with_suffix(".csv")
 SOME = (
     "transformers/BertForSequenceClassification",
     "transformers/Qwen3ForCausalLM",
+    "transformers/FSMTForConditionalGeneration",  # checks widths between its modules
     "transformers/T5ForConditionalGeneration",
     "diffusers/UNet2DConditionModel",
     "segmentation-models-pytorch/Linknet",
@@ -93,3 +95,22 @@ def test_scores_that_are_not_finite_count_as_a_failure():
     outcome = zoo_criteria._scores(lambda group: zoo.torch.full((3,), float("nan")), model, coupling, scored)
     assert outcome == "failed: the scores of 0 are not finite" and not scored
     assert zoo_criteria._scores(lambda group: zoo.torch.ones(4), model, coupling, scored).startswith("failed: [4]")
+
+
+def test_a_stage_without_a_result_keeps_what_the_others_found(monkeypatch):
+    def endless(work):
+        while True:
+            pass
+
+    monkeypatch.setattr(zoo, "onnx_outcome", endless)
+    monkeypatch.setattr(zoo, "ONNX_SECONDS", 1)
+    monkeypatch.setattr(zoo, "plain_outcome", lambda work: os._exit(3))
+    row = zoo.in_process(zoo.Row("torchvision", "squeezenet1_1", ""), catalogue()["torchvision/squeezenet1_1"], 120)
+    assert (row.outcome, row.onnx, row.plain) == ("pass", "no result in 1 s", "the process ended with 3")
+
+
+def test_only_models_whose_original_exports_count_for_onnx():
+    model = {"package": "p", "outcome": "pass", "plain": "", "commit": "c"}
+    lines = [{**model, "onnx": onnx} for onnx in ("pass", "another shape", zoo.NO_ORIGINAL, zoo.NO_COMPACT, "")]
+    found = list(zoo.totals(lines))[-1]
+    assert (found["package"], found["models"], found["onnx_run"], found["onnx_passed"]) == ("all", "5", "2", "1")

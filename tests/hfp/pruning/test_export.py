@@ -71,3 +71,22 @@ class Paired(nn.Module):
 def test_a_model_that_takes_several_arguments_is_exported_for_their_sizes(tmp_path, inputs):
     assert export_onnx(Paired().eval(), inputs, tmp_path / "m.onnx") < 1e-5
     assert (tmp_path / "m.onnx").exists()
+
+
+class Transposed(nn.Module):
+    """Reshapes what is transposed, as attention does with its heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.one, self.two = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        heads = self.one(x).view(3, 8, 4, 2).transpose(1, 2)
+        scores = torch.matmul(heads, heads.transpose(3, 2)).softmax(-1)
+        found = torch.matmul(scores, heads).transpose(1, 2).contiguous()
+        return self.two(found.reshape(3, 8, -1).contiguous()) + y
+
+
+def test_a_reshape_of_transposed_heads_is_exported(tmp_path):
+    assert export_onnx(Transposed().eval(), (X[0], X[1]), tmp_path / "m.onnx") < 1e-5

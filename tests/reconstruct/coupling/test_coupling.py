@@ -5,12 +5,13 @@ import random
 
 import pytest
 import torch
-from networks.operations import NETWORKS, Attention
+from networks.operations import NETWORKS, Attention, Net
 from torch import Tensor, nn
 
 from hfp.reconstruct import Coupling, IndexMap, MapError, Plan, compact_model
+from hfp.reconstruct.coupling.changes import cut_lines, left_alone
 from hfp.reconstruct.coupling.checking import compare
-from hfp.reconstruct.coupling.trials import trial
+from hfp.reconstruct.coupling.trials import FailedOperation, trial
 
 
 def made(name: str) -> tuple[nn.Module, Tensor]:
@@ -408,3 +409,27 @@ class Forgetful(nn.Module):
 def test_a_model_that_does_something_else_in_every_run_is_refused():
     with pytest.raises(MapError, match="is not the same in a second run of the model"):
         Coupling.trace(Forgetful(), torch.randn(2, 5, 4))
+
+
+def test_deformable_attention_loses_whole_heads_with_their_places():
+    model, x = made("deformable attention")
+    coupling = Coupling.trace(model, x)
+    assert coupling.sizes == {"a": 24, "value": 4, "b": 12}
+    assert {member.layer for member in coupling.members("value")} == {"value", "places", "weights", "b"}
+
+
+def test_attention_that_checks_its_width_loses_heads_and_width_together():
+    coupling = Coupling.trace(*made("attention that checks its width"))
+    assert sorted(coupling.sizes.values()) == [4, 4, 4, 4, 16]
+    assert len(coupling.linked) == 1
+
+
+def test_code_of_the_whole_model_that_fails_leaves_something_alone():
+    torch.manual_seed(0)
+    model = Net(lambda s, x: s.b(s.a(x).relu()) * 2, a=nn.Linear(4, 6), b=nn.Linear(6, 2))
+    wiring = Coupling.trace(model, torch.randn(2, 4))._wiring
+    last = list(wiring.trace.calls.values())[-1]
+    gone = trial(wiring, seed=0)
+    assert last.key[:2] == ("", "mul") and not cut_lines(wiring, last, gone)
+    change = left_alone(wiring, FailedOperation(0, last, "another size", ""), gone)
+    assert 6 in {len(line) for line, _ in change.fixed}

@@ -272,3 +272,59 @@ def largest() -> nn.Module:
         b=nn.Linear(10, 8),
         head=nn.Linear(4, 3),
     )
+
+
+@network("deformable attention", 2, 16, 3)
+def deformable() -> nn.Module:
+    """As many heads as points, and a head's size that is divided out, as in Deformable DETR."""
+
+    def forward(s: Net, x: Tensor) -> Tensor:
+        x = s.a(x)
+        b, n, _ = x.shape
+        value = s.value(x).view(b, n, s.n_heads, s.d_model // s.n_heads)
+        places = s.places(x).view(b, n, s.n_heads, s.n_points, 2).tanh()
+        weights = s.weights(x).view(b, n, s.n_heads, s.n_points).softmax(-1)
+        value = value.flatten(2).transpose(1, 2).reshape(b * s.n_heads, s.d_model // s.n_heads, 4, 4)
+        found = F.grid_sample(value, places.transpose(1, 2).flatten(0, 1), align_corners=False)
+        found = (found * weights.transpose(1, 2).reshape(b * s.n_heads, 1, n, s.n_points)).sum(-1)
+        return s.head(s.b(found.view(b, s.d_model, n).transpose(1, 2)))
+
+    return Net(
+        forward,
+        {"d_model": 24, "n_heads": 4, "n_points": 4},
+        a=nn.Linear(3, 24), value=nn.Linear(24, 24), places=nn.Linear(24, 32), weights=nn.Linear(24, 16),
+        b=nn.Linear(24, 12), head=nn.Linear(12, 3),
+    )  # fmt: skip
+
+
+class CheckedAttention(nn.Module):
+    """Attention that checks its input's width before anything else, and gives its result this width, as in FSMT."""
+
+    def __init__(self, width: int = 16, heads: int = 4) -> None:
+        super().__init__()
+        self.embed_dim, self.num_heads, self.head_dim = width, heads, width // heads
+        self.q, self.k, self.v, self.o = (nn.Linear(width, width) for _ in range(4))
+
+    def forward(self, x: Tensor, memory: Tensor | None = None) -> Tensor:
+        steps, batch, width = x.shape
+        if width != self.embed_dim:
+            raise ValueError("another width")
+        read = x if memory is None else memory
+        k, v = (of(read).view(-1, batch, self.num_heads, self.head_dim).permute(1, 2, 0, 3) for of in (self.k, self.v))
+        q = self.q(x).view(-1, batch * self.num_heads, self.head_dim).transpose(0, 1)
+        k, v = (part.reshape(batch * self.num_heads, -1, self.head_dim) for part in (k, v))
+        found = torch.bmm(torch.bmm(q, k.transpose(1, 2)).softmax(-1), v)
+        return self.o(found.transpose(0, 1).contiguous().view(steps, batch, width))
+
+
+@network("attention that checks its width", 5, 2, 16)
+def checked() -> nn.Module:
+    def forward(s: Net, x: Tensor) -> Tensor:
+        y = s.embed(x)
+        for own, cross in ((s.own, s.cross), (s.own2, s.cross2)):
+            y = y + own(y)
+            y = y + cross(y, x)
+        return s.head(y)
+
+    parts = {name: CheckedAttention() for name in ("own", "cross", "own2", "cross2")}
+    return Net(forward, embed=nn.Linear(16, 16), head=nn.Linear(16, 3), **parts)
