@@ -199,7 +199,13 @@ def _checked(job: _Job, plan: FolderPlan, unfinished: Path) -> tuple[StreamedMod
     """
     job.tell("checking with numbers")
     full = partial(outline_of, job.folder)
-    expected = outputs_without(full(), plan)
+    try:
+        expected = outputs_without(full(), plan)
+    except (RuntimeError, NotImplementedError) as error:  # its code reads weights of other blocks
+        raise InputError(
+            f"the full {job.folder.architecture} can't be run block by block ({' '.join(str(error).split())[:99]}), so "
+            "that a pruned one can't be checked; load it and call hfp.prune"
+        ) from error
     fields, reason = _plain_fields(job.folder, plan)
     if fields is not None:
         write_json(unfinished / CONFIG, {**job.folder.config, **plan.changed, **fields})
