@@ -9,6 +9,9 @@ from contextlib import contextmanager
 NEW_OBJECTS = 100_000
 """The number of new objects after which the collector looks at them."""
 
+_BY_PYTHON = 10_000
+"""More frozen objects than Python's own, of which some versions freeze a few hundred at their start."""
+
 
 @contextmanager
 def only_new_objects() -> Iterator[None]:
@@ -18,7 +21,7 @@ def only_new_objects() -> Iterator[None]:
     through all of them several times, which was a third of the time of planning a small network. Garbage made inside is
     collected too, but less often. Nothing is done where the program has frozen objects itself.
     """
-    if gc.get_freeze_count():
+    if gc.get_freeze_count() > _BY_PYTHON:
         yield
         return
     often, *others = gc.get_threshold()

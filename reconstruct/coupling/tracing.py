@@ -262,7 +262,7 @@ class _Follower(CallCounter):
             return result
         notes = Notes([])
         op = Operation(key[1], args, kwargs or {}, outputs, self.where(), self.labels, self.lines, notes)
-        fallback = pointwise if torch.Tag.pointwise in function.tags else opaque
+        fallback = pointwise if _is_pointwise(function, key[1]) else opaque
         inputs = tuple(self.lines(tensor) for tensor in op.tensors)
         reshaped = any(len(lines) != tensor.dim() for lines, tensor in zip(inputs, op.tensors, strict=True))
         follow = opaque if reshaped else OPERATION_RULES.get(key[1], fallback)  # in place, so its old shape is unknown
@@ -304,6 +304,12 @@ class _Follower(CallCounter):
             self.groups[key[0]] = notes.groups
         if not notes.followed:
             self.unknown.add(key[1])
+
+
+def _is_pointwise(function: Any, name: str) -> bool:
+    """Return whether PyTorch says that an operation is pointwise; it says so of few that write in place."""
+    plain = getattr(getattr(torch.ops.aten, name, None), function._overloadname, function)
+    return torch.Tag.pointwise in (*function.tags, *plain.tags)
 
 
 class _ScaledAttention(TorchFunctionMode):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hfp.reconstruct.coupling.rules.labels import Array, Line, Lines
-from hfp.reconstruct.coupling.rules.registry import Operation, broadcast, every, opaque, rule
+from hfp.reconstruct.coupling.rules.registry import Operation, broadcast, every, opaque, pointwise, rule
 
 
 @rule(
@@ -463,6 +463,12 @@ def scatter(op: Operation) -> Lines:
                 op.fix(theirs[each], "it is written to a part of a dimension")
                 lines[each] = None
     return tuple(lines)
+
+
+@rule("masked_fill")
+def masked_fill(op: Operation) -> list[Lines]:
+    """The operation is pointwise, which PyTorch does not say where it writes in place or the value is a tensor."""
+    return pointwise(op)
 
 
 @rule("masked_scatter")

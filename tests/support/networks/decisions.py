@@ -86,6 +86,15 @@ def masked_rows() -> nn.Module:
     return Net(body, a=linear(), b=linear(10), head=linear(10, 3), token=nn.Parameter(torch.randn(10)))
 
 
+def written_in_place() -> nn.Module:
+    def body(s: Net, x: Tensor) -> Tensor:
+        y = s.b(s.a(x).relu())
+        y.abs_().masked_fill_(y < 0.1, 0.0).masked_fill_(x[:, :1] > 0, torch.tensor(2.0))
+        return s.head(torch.nn.functional.gelu(y))
+
+    return Net(body, a=linear(), b=linear(10), head=linear(10, 3))
+
+
 def scattered_tokens() -> nn.Module:
     def body(s: Net, x: Tensor) -> Tensor:
         y, image = s.a(x), s.b(s.a(x[:2]).relu())
@@ -166,6 +175,7 @@ MOVING = {
     "routed experts": (routed_experts, ROWS),
     "a gate by the largest score": (gated_by_the_largest, ROWS),
     "rows and entries written by mask": (masked_rows, ROWS),
+    "written in place": (written_in_place, ROWS),
     "masked_scatter": (scattered_tokens, ROWS),
     "a buffer of truth values": (both_masks, ROWS),
     "a bilinear layer": (bilinear, ROWS),
