@@ -34,6 +34,7 @@ from hfp.comparison.page import file_name, round_chart, size_chart
 from hfp.comparison.runs import ComparisonFolder, Failure, missing, run_missing
 from hfp.comparison.table import Row, Runs, gather, rows
 from hfp.data import DataRequest, Dataset, Split, load_dataset, register_dataset
+from hfp.errors import InputError
 from hfp.federation.records import MEGABYTE
 from hfp.results.atomic import write_atomically
 from hfp.results.charts import standalone
@@ -163,8 +164,15 @@ def _over_sizes(*titles: str) -> Callable[[Comparison, Runs, Sequence[Row]], dic
 
 
 def main() -> None:
-    """Run what is missing, then write the page."""
-    arguments = _arguments()
+    """Run what is missing, then write the page; what can't be run is said in a line."""
+    try:
+        _main(_arguments())
+    except InputError as error:
+        print(f"paper.py: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _main(arguments: argparse.Namespace) -> None:
     arguments.page.parent.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(arguments.threads)
     console, parts = Console(stderr=True), []
@@ -206,7 +214,11 @@ def _section(name: str, study: Study, arguments: argparse.Namespace, console: Co
         file = f"{arguments.page.stem}-{name}-{file_name(title)}.svg"
         write_atomically(arguments.page.parent / file, standalone(chart).encode())
         lines += [f"![{title}]({file})", ""]
-    return lines + [f"Not finished: {failure.cell.variant}: {failure.reason}" for failure in failures]
+    for failure in failures:
+        console.print(
+            f"{name}: {failure.cell.variant} was not finished: {failure.reason}", markup=False, soft_wrap=True
+        )
+    return lines
 
 
 def _run(
@@ -236,7 +248,8 @@ def _keep(study: str, comparison: Comparison, runs: Runs, page: Path) -> None:
 
 def _put_new(file: Path, setting: Sequence[str], lines: Iterable[Line]) -> None:
     known = [_filled(line) for line in read(file)]
-    put(file, setting, [line for line in lines if _filled(line) not in known])
+    if new := [line for line in lines if _filled(line) not in known]:
+        put(file, setting, new)
 
 
 def _filled(line: Line) -> Line:

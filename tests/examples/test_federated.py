@@ -133,6 +133,6 @@ def test_the_paper_s_tables(tmp_path, monkeypatch):
     text = check_paper(tmp_path, monkeypatch)
     assert text.count("\n## ") == 4
     assert text.count("![") == 3 + 3 + 2
-    assert "Not finished" not in text
+    assert "not run" not in text
     for name in ("curvature, without", "Δw, with", "ca-hfp-paper", "prunefl"):
         assert f"| {name} |" in text
