@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hfp.errors import InputError
+from hfp.errors import InputError, printable
 from hfp.layers.calling import call, modes_kept, results
 
 _TOLERANCE = 1e-3  # of the largest output: other kernels, another order of sums
@@ -113,6 +113,8 @@ def _export(model: nn.Module, inputs: Any, path: Path) -> None:
                 dynamic_shapes=({0: torch.export.Dim("batch")},) if isinstance(inputs, Tensor) else None,
             )
         except Exception as error:
+            cause = error.__cause__ or error  # the exporter's own message only tells which step it was in
+            said = printable((str(cause).splitlines() or [""])[0])
             raise InputError(
-                f"{type(model).__name__} can't be exported to ONNX: {str(error).splitlines()[0]}"
+                f"{type(model).__name__} can't be exported to ONNX: {type(cause).__name__}: {said}"
             ) from error

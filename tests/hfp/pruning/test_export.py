@@ -90,3 +90,12 @@ class Transposed(nn.Module):
 
 def test_a_reshape_of_transposed_heads_is_exported(tmp_path):
     assert export_onnx(Transposed().eval(), (X[0], X[1]), tmp_path / "m.onnx") < 1e-5
+
+
+def test_what_keeps_a_model_from_being_exported_is_named(tmp_path):
+    class Choosing(nn.Module):
+        def forward(self, x):
+            return x if x.sum() > 0 else -x
+
+    with pytest.raises(InputError, match="Choosing can't be exported to ONNX: GuardOn.*: Could not guard"):
+        export_onnx(Choosing(), torch.randn(2, 3), tmp_path / "model.onnx")
