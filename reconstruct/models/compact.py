@@ -68,8 +68,18 @@ def build(parent: nn.Module, index_map: IndexMap, values: Mapping[str, Tensor]) 
         tensors[id(tensor)], first[id(tensor)] = like(tensor, value).requires_grad_(tensor.requires_grad), name
     model = copied(parent, {**computed(parent), **tensors})
     apply(model, index_map.attributes)
+    _without_nested_tensors(model)
     _forget(model)
     return model
+
+
+def _without_nested_tensors(model: nn.Module) -> None:
+    """Switch nested tensors off in encoders with an odd number of heads, as PyTorch does where it makes an encoder."""
+    for module in model.modules():
+        if isinstance(module, nn.TransformerEncoder):
+            attention = [part for part in module.modules() if isinstance(part, nn.MultiheadAttention)]
+            if any(part.num_heads % 2 for part in attention):
+                module.use_nested_tensor = False
 
 
 def _forget(model: nn.Module) -> None:

@@ -145,3 +145,16 @@ def test_tied_names_need_equal_maps_and_values():
     assert compact[0].weight is compact[1].weight
     with pytest.raises(MapError, match="0.weight and 1.weight share one tensor but are given different values"):
         compact_model(model, together, {"0.weight": torch.zeros(1, 2), "1.weight": torch.ones(1, 2)})
+
+
+def test_an_encoder_that_is_left_with_an_odd_number_of_heads_runs_with_a_padding_mask():
+    layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)
+    model = nn.Sequential(nn.Linear(8, 32), nn.TransformerEncoder(layer, 1), nn.Linear(32, 4)).eval()
+    coupling = Coupling.trace(model, torch.randn(2, 6, 8))
+    kept = {"0": range(24), "1.layers.0.self_attn.in_proj_weight": range(3)}
+    encoder = compact_model(model, coupling.index_map(coupling.plan(kept)))[1]
+    assert encoder.layers[0].self_attn.num_heads == 3
+    x, padding = torch.randn(2, 6, 24), torch.tensor([[False] * 6, [False] * 4 + [True] * 2])
+    plain = encoder(x, src_key_padding_mask=padding)
+    with torch.no_grad():
+        torch.testing.assert_close(encoder(x, src_key_padding_mask=padding), plain)
