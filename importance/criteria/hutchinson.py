@@ -61,7 +61,10 @@ class HutchinsonImportance(AccumulatedImportance):
                 output = run.output(model, batch)
                 loss = run.loss_sum(output, run.target(output, batch, size), size)
                 _check_differentiable_twice(loss)
-                gradient, curvature = self._probe(loss, list(model.parameters()))
+                try:
+                    gradient, curvature = self._probe(loss, list(model.parameters()))
+                except RuntimeError as error:
+                    raise _without_second_derivative(error) from error
                 named = dict(zip(names, gradient, strict=True)), dict(zip(names, curvature, strict=True))
                 moments = GradientMoments(size, check_finite(named[0]), check_finite(named[1]))
                 total = moments if total is None else total.plus(moments)
@@ -88,6 +91,13 @@ class HutchinsonImportance(AccumulatedImportance):
 
     def _signs(self, like: Tensor) -> Tensor:
         return torch.randint(0, 2, like.shape, generator=self._generator).to(like).mul_(2).sub_(1)
+
+
+def _without_second_derivative(error: RuntimeError) -> Exception:
+    """Return what to raise: of some operations, such as the hard sigmoid, PyTorch has no second derivative."""
+    if "is not implemented" not in str(error):
+        return error
+    return CriterionError(f"the model can't be differentiated twice ({error}): take empirical-fisher or kronecker")
 
 
 def _check_differentiable_twice(loss: Tensor) -> None:

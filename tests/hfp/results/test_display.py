@@ -40,7 +40,7 @@ def test_a_notebook_without_bars_says_how_far_a_long_round_is(monkeypatch, insta
     monkeypatch.setattr(display, "find_spec", lambda name: installed)
     shown: list[str] = []
     console = Console(force_jupyter=True, width=200)
-    monkeypatch.setattr(console, "print", lambda text, **_: shown.append(str(text)))
+    monkeypatch.setattr(console, "print", lambda text="", **_: shown.append(str(text)))
     observer = Display(console)
     monkeypatch.setattr(observer._progress, "start", lambda: None)
     hfp.simulate(SMALL, observers=[observer])

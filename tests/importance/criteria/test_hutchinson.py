@@ -1,10 +1,12 @@
 """Hutchinson's probes against the Hessian itself, float64."""
 
+import pytest
 import torch
 from networks.criteria import data, make
+from torch import nn
 from torch.nn import functional
 
-from hfp.importance import HutchinsonImportance
+from hfp.importance import CriterionError, HutchinsonImportance
 
 
 def hessian_diagonal(model, images, labels):
@@ -51,3 +53,10 @@ def test_one_probe_is_the_product_with_its_signs():
     products = torch.autograd.functional.hvp(loss, tuple(parameters), tuple(signs))[1]
     for (name, _), product, sign in zip(model.named_parameters(), products, signs, strict=True):
         torch.testing.assert_close(criterion.statistics(name)[1], product * sign, rtol=1e-9, atol=1e-12)
+
+
+def test_a_model_without_second_derivatives_is_refused_with_a_way_out():
+    model = nn.Sequential(nn.Linear(4, 6), nn.Hardsigmoid(), nn.Linear(6, 3))
+    batch = torch.randn(8, 4), torch.randint(3, (8,))
+    with pytest.raises(CriterionError, match="can't be differentiated twice .*hardsigmoid.*: take empirical-fisher"):
+        HutchinsonImportance().accumulate(model, [batch], functional.cross_entropy)
