@@ -45,7 +45,6 @@ class _Watch(TorchDispatchMode):
     """Collects, while open, the parameters that are used, and those that a factor of a matrix product comes from.
 
     A tensor is computed from parameters as long as nothing has entered it that depends on the model's inputs.
-
     """
 
     def __init__(self, model: nn.Module, inputs: Any) -> None:

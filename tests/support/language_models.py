@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 
 SIZES = {
     "vocab_size": 60,
@@ -73,3 +74,19 @@ def sentences(folder: Path, count: int = 30) -> Path:
 def equal_states(one: Any, other: Any) -> bool:
     """Whether two states hold the same names and values."""
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def logits(model: Any, seed: int = 1) -> torch.Tensor:
+    """What a model says of two sequences of made-up tokens."""
+    words = torch.randint(3, 60, (2, 9), generator=torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        return model(input_ids=words).logits
+
+
+def stored(folder: Path) -> dict[str, torch.Tensor]:
+    """All tensors in the shards of a folder."""
+    found = {}
+    for shard in sorted(folder.glob("model*.safetensors")):
+        with safe_open(shard, framework="pt") as file:
+            found |= {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    return found

@@ -7,8 +7,7 @@ import torch
 
 pytest.importorskip("transformers")
 
-from language_models import decoder, equal_states, saved
-from safetensors import safe_open
+from language_models import decoder, equal_states, logits, saved, stored
 from safetensors.torch import load_file, save_file
 
 import hfp
@@ -39,20 +38,6 @@ def pruned(model, place, budget=HALF, **asked):
     saved(model, place / "full")
     report = prune_folder(place / "full", place / "small", budget, **asked)
     return report, hfp.from_pretrained(place / "small")
-
-
-def logits(model):
-    words = torch.randint(3, 60, (2, 9), generator=torch.Generator().manual_seed(1))
-    with torch.no_grad():
-        return model(input_ids=words).logits
-
-
-def stored(folder):
-    found = {}
-    for shard in sorted(folder.glob("model*.safetensors")):
-        with safe_open(shard, framework="pt") as file:
-            found |= {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    return found
 
 
 def kinds_that_went(report):

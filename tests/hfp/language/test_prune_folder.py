@@ -13,8 +13,7 @@ import torch
 
 pytest.importorskip("transformers")
 
-from language_models import SIZES, equal_states, llama, saved, sentences, with_tokenizer
-from safetensors import safe_open
+from language_models import SIZES, equal_states, llama, logits, saved, sentences, stored, with_tokenizer
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, GPTNeoXConfig, GPTNeoXForCausalLM
 
 import hfp
@@ -48,20 +47,6 @@ def deep(tmp_path_factory):
     place = tmp_path_factory.mktemp("models")
     saved(llama(num_hidden_layers=3), place / "full")
     return place, prune_folder(place / "full", place / "small", hfp.Budget(macs=0.5), drop_blocks=[1])
-
-
-def logits(model, seed=1):
-    words = torch.randint(3, 60, (2, 9), generator=torch.Generator().manual_seed(seed))
-    with torch.no_grad():
-        return model(input_ids=words).logits
-
-
-def stored(folder):
-    found = {}
-    for shard in sorted(folder.glob("model*.safetensors")):
-        with safe_open(shard, framework="pt") as file:
-            found |= {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    return found
 
 
 @pytest.mark.parametrize("importance", ["l2", "lamp"])
