@@ -18,7 +18,7 @@ from hfp.reconstruct.maps.index_map import TensorMap
 
 _HOOKS = tuple(name for name in vars(nn.Module()) if name.endswith("_hooks"))
 
-_COMMON = frozenset({bool, int, float, str, tuple, dict, OrderedDict, set, type(None)})  # types of most attributes
+_COMMON = frozenset({bool, int, float, str, dict, OrderedDict, set, type(None)})  # types of most attributes
 
 
 def tensors_of(module: nn.Module) -> Iterator[tuple[str, Tensor]]:

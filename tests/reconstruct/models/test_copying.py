@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from hfp.reconstruct.models.copying import copied
+from hfp.reconstruct.models.twin import computed
 
 POINTERS = ("call", "_flat_weight_refs")  # attributes whose texts hold addresses
 
@@ -105,3 +106,10 @@ def test_hooks_are_copied():
     model[0].register_forward_hook(lambda *_: seen.append(1))
     copied(model, {})(torch.zeros(1, 2))
     assert seen == [1]
+
+
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_computed_tensors_that_a_module_keeps_together_are_found(kind):
+    layer = nn.Linear(2, 2)
+    layer.kept = kind([layer.weight * 2, layer.bias * 2])
+    assert computed(layer).keys() == {id(tensor) for tensor in layer.kept}
