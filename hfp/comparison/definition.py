@@ -281,15 +281,24 @@ def read_comparison(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
         document = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+        _check_numbers(document)
     except OSError as error:
         raise InputError(f"{path} can't be read: {error.strerror}") from error
-    except (json.JSONDecodeError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # not of TOML or JSON, not UTF-8, or a number with more digits than Python reads
         raise InputError(f"{path} is not what its name says: {error}") from error
     except RecursionError as error:
         raise InputError(f"{path} nests tables or lists too deeply; a comparison needs three levels") from error
     if not isinstance(document, dict):
         raise InputError(f"{path} must hold a table of tables; found {shown(document)}")
     return document
+
+
+def _check_numbers(value: Any) -> None:
+    """Raise ValueError at a whole number of more than 64 bits, which TOML does not allow and JSON can't always write."""
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ValueError(f"a whole number has at most 64 bits; found {shown(value)}")
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        _check_numbers(inner)
 
 
 def _without_name(entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -179,7 +179,7 @@ def pair(text: str) -> tuple[str, Any]:
         raise InputError(f"expected NAME=VALUE; found {shown(text)}")
     try:
         return name.replace("-", "_"), json.loads(value)
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):  # Python reads no number of thousands of digits, and says so by ValueError
         return name.replace("-", "_"), value
 
 
@@ -193,6 +193,12 @@ class _Shown(reprlib.Repr):
         super().__init__()
         self.maxstring = self.maxother = self.maxlong = 100
         self.maxlevel = 3
+
+    def repr_int(self, value: int, level: int) -> str:
+        try:
+            return super().repr_int(value, level)
+        except ValueError:  # Python writes no number of thousands of digits
+            return f"a whole number of {value.bit_length():,} bits"
 
 
 def _refused(label: str, expected: str, found: Any) -> InputError:

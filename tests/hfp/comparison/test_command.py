@@ -133,6 +133,10 @@ def test_wrong_comparisons_are_refused_before_any_run(document, message):
         ("none.toml", None, "can't be read: No such file"),
         ("bad.toml", "= 3", "is not what its name says"),
         ("bad.json", "{", "is not what its name says"),
+        ("long.toml", f"a = {'1' * 5000}", "is not what its name says: Exceeds the limit"),
+        ("long.json", f'{{"a": {"1" * 5000}}}', "is not what its name says: Exceeds the limit"),
+        ("long.toml", f"a = [0x{'f' * 5000}]", "at most 64 bits; found a whole number of 20,000 bits"),
+        ("long.toml", f"a = {2**63}", "at most 64 bits; found 9223372036854775808"),
     ],
 )
 def test_unreadable_files_are_refused(tmp_path, name, text, message):

@@ -123,6 +123,7 @@ def test_a_pair_has_a_name_and_a_value():
     assert pair("a-b=[1, 2]") == ("a_b", [1, 2])
     assert pair("a=b=c") == ("a", "b=c")
     assert pair("a=" + "[" * 100_000) == ("a", "[" * 100_000)
+    assert pair("a=" + "1" * 100_000) == ("a", "1" * 100_000)
     with pytest.raises(InputError, match="expected NAME=VALUE; found 'a'"):
         pair("a")
 
@@ -133,6 +134,7 @@ def test_what_is_shown_of_a_value_is_short_and_of_one_line():
         deep = [deep]
     assert len(shown(deep)) < 100
     assert len(shown("x" * 10_000)) < 200
+    assert shown(2**50_000) == "a whole number of 50,001 bits"
     assert "\n" not in shown("a\nb")
 
 
