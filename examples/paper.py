@@ -3,11 +3,11 @@
     python examples/paper.py --dataset cifar10 --data-root FOLDER
     python examples/paper.py --dataset cifar10 --data-root FOLDER --size paper --device cuda
 
-Runs four studies, one after the other. Every finished run is kept (--out), and one that was stopped goes on from its
-last checkpoint when the command is started again. After every run the figures are written to two data files beside
-the page: one with a line for each cell of a table, which says "not run" where there is no run yet, and one with a line
-for each tested round of each run. At the end come the pictures and the page; of a page that is there only the tables
-change.
+Runs the paper's four studies, and one of what each addition to its method is worth, one after the other. Every finished
+run is kept (--out), and one that was stopped goes on from its last checkpoint when the command is started again. After
+every run the figures are written to two data files beside the page: one with a line for each cell of a table, which
+says "not run" where there is no run yet, and one with a line for each tested round of each run. At the end come the
+pictures and the page; of a page that is there only the tables change.
 
 At the size of two cores there are 6,000 training images, ResNet-20 and 60 rounds, and 2,000 test images, the same for
 all. --methods and --alphas take a part of table I.
@@ -55,6 +55,17 @@ TABLE_2 = (
     Variant("random, without", {"method": "ca-hfp-paper", "options": {**RANDOM, "shrink": 1.0}}),
     Variant("l1, with", {"method": "fedmp"}),
     Variant("Δw, with", {"method": "delta-w"}),
+)
+ADDITIONS = (
+    Variant("ca-hfp", {"method": "ca-hfp"}),
+    Variant("ca-hfp-paper", {"method": "ca-hfp-paper"}),
+    Variant("shrink 0", {"method": "ca-hfp", "options": {"shrink": 0.0}}),
+    Variant("shrink 0.4 in every round", {"method": "ca-hfp", "options": {"shrink_decays": False}}),
+    Variant("fill", {"method": "ca-hfp", "options": {"rule": "fill"}}),
+    Variant("server momentum 0", {"method": "ca-hfp", "options": {"server_momentum": 0.0}}),
+    Variant("calibration 0", {"method": "ca-hfp", "options": {"calibration": 0.0}}),
+    Variant("fedavg", {"method": "fedavg"}),
+    Variant("fedavgm, calibration 0.05", {"method": "fedavgm", "options": {"calibration": 0.05}}),
 )
 TESTED = 2000
 SETTING = ("study", "variant", "alpha", "size")
@@ -130,6 +141,12 @@ def studies(
             "Table II: scores, with and without reconstruction",
             "Half of the channels are removed. “Without”: what a client did not hold counts as zero in the mean.",
             compared(TABLE_2, alphas=alphas, ratios=(0.5,)),
+            lambda *_: {},
+        ),
+        "additions": Study(
+            "What each addition of the default method is worth",
+            "Half of the channels are removed. Rows change one thing of ca-hfp; the last is FedAvg with its additions.",
+            compared(ADDITIONS, alphas=alphas, ratios=(0.5,)),
             lambda *_: {},
         ),
         "ratios": Study(
