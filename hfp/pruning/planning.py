@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from torch import nn
@@ -32,12 +32,14 @@ class Goal:
         costs: the costs of the full model, or of its part, by name.
         part: what of it is pruned, and what that is called with.
         budget: what may be left.
+        sizes: coupled group -> how many channels it has in the full model; empty where that is what is pruned.
     """
 
     model: nn.Module
     costs: Mapping[str, float]
     part: Part
     budget: Budget
+    sizes: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ def _plan(bundles: list[Bundle], coupling: Coupling, model: nn.Module, goal: Goa
         bundles = _measured(bundles, coupling, model, goal, request)
     order = Order.of(bundles, request.rules)
     if goal.budget.ratio is not None:
-        return coupling.plan(order.until(goal.budget.ratio))
+        return coupling.plan(order.until(goal.budget.ratio, goal.sizes))
     costs = _relative_costs(coupling, model, goal)
     return coupling.plan(meet(order, goal.budget.costs, costs, goal.budget.tolerance))
 

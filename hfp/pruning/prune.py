@@ -144,7 +144,8 @@ def _pruned(model: nn.Module, request: PruneRequest) -> PruneResult:
     part, full = _started(own, hooked, request)
     state = _State(own, IndexMap.identity(model), full)
     for step in range(1, request.steps + 1):
-        goal = Goal(own, full, part, request.budget.part(step, request.steps))
+        sizes = {} if state.first is None else state.first.coupling.sizes
+        goal = Goal(own, full, part, request.budget.part(step, request.steps), sizes)
         state = _step(state, model if step == 1 else state.model, goal, _stepped(request, step))
     check_whole(part, own, state.index_map, request.inputs)
     compact = compact_model(model, state.index_map, _written(model, state))

@@ -164,15 +164,29 @@ class Order:
         """What is left after the first `count` removals."""
         return self.at(self.levels(self.events[:count]))
 
-    def until(self, share: float) -> dict[str, list[int]]:
-        """What is left when at most `share` of the channels are gone.
+    def until(self, share: float, sizes: Mapping[str, int] | None = None) -> dict[str, list[int]]:
+        """What is left when at most `share` of the full model's channels are gone.
 
         By the ranking "layer" that holds for each group, by the others for all groups together.
+
+        Args:
+            share: the share of channels that is removed.
+            sizes: group -> how many channels the full model has, where earlier steps removed some; by default as many
+                as there are.
         """
+        now = {name: len(scores) for bundle in self.bundles for name, scores in bundle.scores.items()}
+        full = {name: (sizes or {}).get(name, size) for name, size in now.items()}
         if self.rules.ranking == "layer":
-            return self.kept(bisect_right(self.moments, share + 1e-9))
-        total = sum(len(scores) for bundle in self.bundles for scores in bundle.scores.values())
-        return self.kept(bisect_right(range(1, len(self.events) + 1), share * total + 1e-9, key=self._gone))
+            within = (event for event in self.events if self._share_gone(*event, full) <= share + 1e-9)
+            return self.at(self.levels(within))
+        most = share * sum(full.values()) - (sum(full.values()) - sum(now.values()))
+        return self.kept(bisect_right(range(1, len(self.events) + 1), most + 1e-9, key=self._gone))
+
+    def _share_gone(self, place: int, level: int, full: Mapping[str, int]) -> float:
+        """The share of a bundle's channels in the full model that is gone at a level."""
+        bundle = self.bundles[place]
+        left = {name: len(scores) - bundle.removed(name, level) for name, scores in bundle.scores.items()}
+        return max(1 - count / full[name] for name, count in left.items())
 
     def _gone(self, count: int) -> int:
         levels = self.levels(self.events[:count])

@@ -55,6 +55,15 @@ def test_a_ratio_goes_everywhere():
         assert layer.after * 2 == layer.before or layer.reason == "it is an output of the model"
 
 
+@pytest.mark.parametrize("ranking", ["layer", "global"])
+def test_a_ratio_in_steps_is_that_of_the_full_model(ranking):
+    model = network()
+    result = hfp.prune(model, IMAGES, hfp.Budget(ratio=0.5), ranking=ranking, steps=3)
+    assert result.report.ratio == pytest.approx(0.5, abs=0.01)
+    if ranking == "layer":
+        assert {layer.after / layer.before for layer in result.report.layers if layer.reason is None} == {0.5}
+
+
 def test_nothing_of_the_caller_s_is_changed():
     model = network()
     model.train()

@@ -78,6 +78,13 @@ def test_global_ranking_takes_the_lowest_wherever_they_are():
     assert Order.of(bundles, RankingRules("layer")).until(0.4) == {"a": [1, 2, 3], "b": [1, 2, 3]}
 
 
+@pytest.mark.parametrize("ranking", ["layer", "global"])
+def test_channels_that_earlier_steps_removed_count(ranking):
+    order = Order.of([bundle(a=[1.0, 2.0, 3.0]), bundle(b=[1.5, 2.5, 3.5])], RankingRules(ranking))
+    assert order.until(0.5, {"a": 4, "b": 4}) == {"a": [1, 2], "b": [1, 2]}
+    assert order.until(0.2, {"a": 4, "b": 4}) == {"a": [0, 1, 2], "b": [0, 1, 2]}
+
+
 def test_linked_groups_lose_the_same_share():
     order = Order.of([bundle(a=[0.0, 1, 2, 3, 4, 5], b=[2.0, 1.0])], RankingRules())
     assert order.until(0.5) == {"a": [3, 4, 5], "b": [0]}
