@@ -26,6 +26,11 @@ def windows(layer: _ConvNd, entering: Tensor) -> Tensor:
     return sliding(entering, layer.kernel_size, layer.stride, layer.dilation)
 
 
+def per_dimension(sizes: Sequence[int], dims: int) -> Sequence[int]:
+    """Return an option of a convolution with one value per dimension; PyTorch may give one value for all of them."""
+    return sizes if len(sizes) == dims else [*sizes] * dims
+
+
 def sliding(entering: Tensor, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> Tensor:
     """Return every patch of an input that a kernel lies on, as a view.
 

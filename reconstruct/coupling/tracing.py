@@ -28,6 +28,7 @@ from hfp.reconstruct.coupling.rules.registry import (
     OPERATION_RULES,
     Notes,
     Operation,
+    OperationRule,
     Stated,
     opaque,
     pointwise,
@@ -262,11 +263,8 @@ class _Follower(CallCounter):
             return result
         notes = Notes([])
         op = Operation(key[1], args, kwargs or {}, outputs, self.where(), self.labels, self.lines, notes)
-        fallback = pointwise if _is_pointwise(function, key[1]) else opaque
         inputs = tuple(self.lines(tensor) for tensor in op.tensors)
-        reshaped = any(len(lines) != tensor.dim() for lines, tensor in zip(inputs, op.tensors, strict=True))
-        follow = opaque if reshaped else OPERATION_RULES.get(key[1], fallback)  # in place, so its old shape is unknown
-        found = follow(op)
+        found = _rule_of(op, function)(op)
         each = found if isinstance(found, list) else [found]
         for output, lines in zip(outputs, each, strict=True):
             _label(output, lines)
@@ -304,6 +302,15 @@ class _Follower(CallCounter):
             self.groups[key[0]] = notes.groups
         if not notes.followed:
             self.unknown.add(key[1])
+
+
+def _rule_of(op: Operation, function: Any) -> OperationRule:
+    """Return the rule by which a call passes labels on."""
+    if any(len(op.lines(tensor)) != tensor.dim() for tensor in op.tensors):
+        return opaque  # it was reshaped in place, so that its old shape is unknown
+    if not any(tensor.dim() for tensor in (*op.tensors, *op.outputs)):
+        return pointwise  # single numbers have no dimension that a rule could speak of
+    return OPERATION_RULES.get(op.name, pointwise if _is_pointwise(function, op.name) else opaque)
 
 
 def _is_pointwise(function: Any, name: str) -> bool:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from hfp.layers.patches import sliding
+from hfp.layers.patches import per_dimension, sliding
 from hfp.pruning.repair.weights import Cut
 
 aten = torch.ops.aten
@@ -285,13 +285,12 @@ def _product_plus(args: tuple[Any, ...], is_weight: IsWeight) -> Product | None:
 
 def _convolution(args: tuple[Any, ...], is_weight: IsWeight) -> Product | None:
     entering, weight, bias, stride, padding, dilation, transposed, output_padding, groups = args[:9]
-    rank = weight.dim() - 2
-    steps = [each if len(each) == rank else [*each] * rank for each in (stride, padding, dilation, output_padding)]
     if not is_weight(weight):
         return None
-    return Convolution(
-        weight, bias, entering, steps[0], steps[1], steps[2], transposed, steps[3], groups
-    )  # fmt: skip
+    stride, padding, dilation, output_padding = (
+        per_dimension(each, weight.dim() - 2) for each in (stride, padding, dilation, output_padding)
+    )
+    return Convolution(weight, bias, entering, stride, padding, dilation, transposed, output_padding, groups)
 
 
 _MAKERS: dict[Any, Callable[[tuple[Any, ...], IsWeight], Product | None]] = {

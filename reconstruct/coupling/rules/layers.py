@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from hfp.layers.patches import per_dimension
 from hfp.reconstruct.coupling.rules.labels import Line, Lines
 from hfp.reconstruct.coupling.rules.registry import Operation, broadcast, every, opaque, pointwise, rule
 
@@ -15,8 +16,9 @@ _SPATIAL_DIMS = {
     "_adaptive_avg_pool2d": 2, "_adaptive_avg_pool3d": 3, "adaptive_max_pool2d": 2, "adaptive_max_pool3d": 3,
     "upsample_nearest1d": 1, "upsample_nearest2d": 2, "upsample_nearest3d": 3, "upsample_linear1d": 1,
     "upsample_bilinear2d": 2, "upsample_bicubic2d": 2, "_upsample_bilinear2d_aa": 2, "_upsample_bicubic2d_aa": 2,
-    "_upsample_nearest_exact2d": 2, "upsample_trilinear3d": 3, "reflection_pad1d": 1, "reflection_pad2d": 2,
-    "replication_pad1d": 1, "replication_pad2d": 2,
+    "_upsample_nearest_exact1d": 1, "_upsample_nearest_exact2d": 2, "_upsample_nearest_exact3d": 3,
+    "upsample_trilinear3d": 3, "reflection_pad1d": 1, "reflection_pad2d": 2, "reflection_pad3d": 3,
+    "replication_pad1d": 1, "replication_pad2d": 2, "replication_pad3d": 3,
 }  # fmt: skip
 
 
@@ -103,7 +105,8 @@ def linear(op: Operation) -> Lines:
 @rule("convolution")
 def convolution(op: Operation) -> Lines:
     """The operation mixes channels within groups, and slides a window over the other dimensions."""
-    image, weight, bias, stride, padding, _, transposed, _, groups = op.args[:9]
+    image, weight, bias, _, _, _, transposed, _, groups = op.args[:9]
+    stride, padding = (per_dimension(each, image.dim() - 2) for each in op.args[3:5])
     lines, kernel = list(op.lines(image)), op.lines(weight)
     for dim in range(2, image.dim()):
         op.fix(kernel[dim], "it is a kernel's window")

@@ -16,7 +16,7 @@ from hfp.reconstruct.coupling.rules.registry import Operation, broadcast, every,
 @rule(
     "clone", "detach", "alias", "_to_copy", "contiguous", "lift_fresh", "lift_fresh_copy", "dropout", "native_dropout",
     "zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "resolve_conj", "bernoulli",
-    "fill", "zero", "set_data", "hardswish", "hardtanh", "relu6", "uniform", "normal", "exponential", "random",
+    "fill", "zero", "set_data", "hardswish", "hardtanh", "relu6", "uniform", "exponential", "random",
     "cauchy", "log_normal", "geometric", "normal_functional",
 )  # fmt: skip
 def unchanged(op: Operation) -> list[Lines]:
@@ -60,6 +60,12 @@ def constant(op: Operation) -> Lines:
     return tuple(op.labels.fresh(size) for size in op.outputs[0].shape)
 
 
+@rule("normal")
+def normal(op: Operation) -> Lines | list[Lines]:
+    """The operation draws numbers: in a given size, or as many as there are means or deviations."""
+    return pointwise(op) if op.tensors else constant(op)
+
+
 @rule(
     "scalar_tensor",
     "arange",
@@ -76,12 +82,14 @@ def positional(op: Operation) -> Lines:
 
 
 @rule("view", "unflatten", "flatten")
-def view(op: Operation) -> Lines:
+def view(op: Operation) -> Lines | list[Lines]:
     """The operation regroups dimensions, row-major: runs of dimensions with equal products correspond."""
     old, new = op.args[0], op.outputs[0]
     lines = op.lines(old)
     if old.shape == new.shape:
         return lines
+    if old.numel() != new.numel():  # its memory is read as numbers of another width
+        return opaque(op)
     if not old.numel():  # nothing says which dimensions correspond
         for line in lines:
             op.labels.fix(line, f"{op.where}: for these inputs it regroups a tensor without entries")

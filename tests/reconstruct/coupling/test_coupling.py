@@ -5,7 +5,7 @@ import random
 
 import pytest
 import torch
-from networks.operations import NETWORKS, Attention, Net
+from networks.operations import NETWORKS, Attention, Net, conv
 from torch import Tensor, nn
 
 from hfp.reconstruct import Coupling, IndexMap, MapError, Plan, compact_model
@@ -206,6 +206,50 @@ def test_operations_without_a_rule_fix_what_they_touch():
     assert coupling.names == ("b",)
     assert coupling.unknown == {"renorm"}
     assert "renorm is not followed" in coupling.left_alone["a"]
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        lambda s, h: h + torch.normal(0.0, 1.0, tuple(h.shape)),
+        lambda s, h: h + torch.normal(0.0, h.abs()),
+        lambda s, h: h * s.scale.softmax(0) * s.scale.sum(0),
+        lambda s, h: h * s.scale.max(0).values + s.scale.sort().values,
+        lambda s, h: h * s.scale.flip(0) - s.scale.squeeze(0) + s.scale.transpose(0, 0),
+    ],
+    ids=["noise of a size", "noise of a deviation", "sums of a number", "order of a number", "shape of a number"],
+)
+def test_noise_and_operations_on_single_numbers_are_followed(between):
+    model = Net(between, scale=nn.Parameter(torch.tensor(0.5)))
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), model, nn.Linear(6, 3)).eval()
+    coupling = Coupling.trace(model, torch.randn(5, 4))
+    assert coupling.names == ("0",) and not coupling.unknown
+    assert coupling.verified(model, torch.randn(5, 4)) is coupling
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_padding_and_resizing_are_followed_in_any_number_of_dimensions(dims):
+    kind = getattr(nn, f"Conv{dims}d")
+    pads = [getattr(nn, f"{name}Pad{dims}d")(1) for name in ("Reflection", "Replication")]
+    middle = (*pads, nn.Upsample(scale_factor=2, mode="nearest-exact"))
+    model = nn.Sequential(kind(2, 6, 1), *middle, kind(6, 3, 1))
+    coupling = Coupling.trace(model, torch.randn(2, 2, *[4] * dims))
+    assert coupling.names == ("0",) and not coupling.unknown
+
+
+def test_numbers_that_are_read_as_others_of_another_width_stay():
+    bits = Net(lambda s, h: h + h.view(torch.int16).sum(-1, keepdim=True))
+    coupling = Coupling.trace(nn.Sequential(nn.Linear(4, 6), bits, nn.Linear(6, 3)), torch.randn(5, 4))
+    assert not coupling.names and coupling.unknown == {"view"}
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_pointwise_convolution_may_say_that_it_pads_nothing_by_a_word(groups):
+    middle = nn.Conv2d(8, 8, 1, padding="valid", groups=groups)
+    model = nn.Sequential(conv(3, 8), middle, conv(8, 4)).eval()
+    coupling = Coupling.trace(model, torch.randn(2, 3, 8, 8))
+    assert "0" in coupling.names
+    assert coupling.verified(model, torch.randn(2, 3, 8, 8)) is coupling
 
 
 def test_a_wrong_map_is_found_where_it_goes_wrong():
