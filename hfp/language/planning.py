@@ -115,7 +115,7 @@ def chosen_blocks(folder: ModelFolder, drop: int | Sequence[int], reading: TextR
     Raises:
         InputError: there are fewer blocks, or a number is given without a text.
     """
-    if drop == 0 or drop == ():
+    if not drop:
         return None
     name, layers = stack_of(outline_of(folder).model)
     count = len(layers)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -98,7 +98,8 @@ def prune_folder(
         MapError: the pruned model does not compute what it should. Nothing is written then.
     """
     out, rules = Path(out), _rules(widths, importance, ranking, round_to, min_channels)
-    _check_request(budget, drop_blocks, text, shard_bytes)
+    drop = _checked_drop(drop_blocks)
+    _check_request(budget, drop, text, shard_bytes)
     check_target(out, replace)
     source = open_folder(folder)
     if out.absolute() == source.path.absolute():
@@ -108,7 +109,7 @@ def prune_folder(
         if text is not None:
             check_predicts(source)
             tokens = read_text(source, text, window)
-        return _pruned(_Job(source, out, budget, drop_blocks, tokens, rules, shard_bytes, tell))
+        return _pruned(_Job(source, out, budget, drop, tokens, rules, shard_bytes, tell))
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ class _Job:
     folder: ModelFolder
     out: Path
     budget: Budget | None
-    drop: int | Sequence[int]
+    drop: int | tuple[int, ...]
     text: Text | None
     rules: WidthRules
     shard_bytes: int
@@ -139,16 +140,20 @@ def _rules(
     return WidthRules(checked_widths(widths), importance, uniform, limits)
 
 
-def _check_request(budget: Any, drop: Any, text: Any, shard_bytes: Any) -> None:
-    numbers = [drop] if isinstance(drop, int) else drop
-    whole = not isinstance(numbers, str) and all(
-        isinstance(each, int) and not isinstance(each, bool) and each >= 0 for each in numbers
-    )
-    if not whole:
-        raise InputError(f"drop_blocks is how many blocks go, or a list of their indices, not {drop!r}")
+def _checked_drop(drop: Any) -> int | tuple[int, ...]:
+    """How many blocks go, or which."""
+    listed_ones = isinstance(drop, Iterable) and not isinstance(drop, str)
+    found = tuple(drop) if listed_ones else drop
+    for each in found if listed_ones else (found,):
+        if not isinstance(each, int) or isinstance(each, bool) or each < 0:
+            raise InputError(f"drop_blocks is how many blocks go, or a list of their indices, not {found!r}")
+    return found
+
+
+def _check_request(budget: Any, drop: int | tuple[int, ...], text: Any, shard_bytes: Any) -> None:
     if budget is not None and not isinstance(budget, Budget):
         raise InputError(f"expected a Budget, got {type(budget).__name__}")
-    if budget is None and drop in (0, (), []):
+    if budget is None and not drop:
         raise InputError("nothing is asked for: give a budget, or say how many blocks to remove")
     if budget is not None and budget.latency is not None:
         raise InputError("latency can't be limited here: the model isn't in memory; limit macs")

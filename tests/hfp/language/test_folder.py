@@ -98,7 +98,7 @@ def test_a_folder_that_hfp_did_not_prune_is_left_to_transformers(folder):
      ({"blocks": {"stack": "model.layers", "count": 2, "kept": [5]}}, "ascending blocks")],
 )  # fmt: skip
 def test_a_damaged_record_is_refused(folder, tmp_path, fields, message):
-    prune_folder(folder, tmp_path / "small", drop_blocks=(), budget=Budget(ratio=0.5))
+    prune_folder(folder, tmp_path / "small", drop_blocks=[], budget=Budget(ratio=0.5))
     changed(tmp_path / "small" / "hfp_prune.json", **fields)
     with pytest.raises(InputError, match=message):
         from_pretrained(tmp_path / "small")
