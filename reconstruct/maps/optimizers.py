@@ -85,7 +85,7 @@ def embed_optimizer(
     >>> back = embed_optimizer(state, state, IndexMap.identity(model), ["weight", "bias"])
     """
     named = _named(sub, index_map, names)
-    if named.keys() != _named(into, index_map, names).keys():
+    if named != _named(into, index_map, names):
         raise MapError("the two optimizers were given different parameters")
     state = copy.deepcopy(dict(into["state"]))
     for number, entry in sub["state"].items():

@@ -100,6 +100,16 @@ def test_embed_into_a_fresh_optimizer_starts_from_zero():
     assert back["state"][0]["momentum_buffer"][mask].any()
 
 
+def test_optimizers_that_were_given_parameters_in_another_order_are_refused():
+    model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 3))
+    named = list(model.named_parameters())
+    one, other = (torch.optim.SGD(each, lr=0.1).state_dict() for each in (named, named[::-1]))
+    index_map = IndexMap.identity(model)
+    assert embed_optimizer(one, one, index_map)["param_groups"][0]["param_names"] == [name for name, _ in named]
+    with pytest.raises(MapError, match="the two optimizers were given different parameters"):
+        embed_optimizer(one, other, index_map)
+
+
 def test_names_may_be_given_where_the_optimizer_has_none():
     model, index_map = prepared()
     optimizer = torch.optim.SGD(list(model.parameters())[:2], lr=0.1, momentum=0.9)
