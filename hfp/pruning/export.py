@@ -8,7 +8,7 @@ import logging
 import os
 import uuid
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -93,15 +93,7 @@ def check_exporter() -> None:
 
 
 def _export(model: nn.Module, inputs: Any, path: Path) -> None:
-    talk = io.StringIO()  # the exporter writes its progress to standard output
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with (
-        torch.no_grad(),  # with gradients, torch.export takes some reshapes for views, which they are not
-        warnings.catch_warnings(),
-        contextlib.redirect_stdout(talk),
-        contextlib.redirect_stderr(talk),
-    ):
-        warnings.simplefilter("ignore")
+    with _quiet(), torch.no_grad():  # with gradients, torch.export takes some reshapes for views, which they are not
         try:
             torch.onnx.export(
                 model,
@@ -118,3 +110,17 @@ def _export(model: nn.Module, inputs: Any, path: Path) -> None:
             raise InputError(
                 f"{type(model).__name__} can't be exported to ONNX: {type(cause).__name__}: {said}"
             ) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter, which writes its progress to standard output, from saying anything inside."""
+    talk, logger = io.StringIO(), logging.getLogger("torch.onnx")
+    level = logger.level
+    with warnings.catch_warnings(), contextlib.redirect_stdout(talk), contextlib.redirect_stderr(talk):
+        warnings.simplefilter("ignore")
+        logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)

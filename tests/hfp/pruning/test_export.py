@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -29,8 +31,9 @@ class Heads(nn.Module):
 
 
 def test_all_outputs_are_compared(tmp_path):
-    model = Heads().eval()
+    model, level = Heads().eval(), logging.getLogger("torch.onnx").level
     assert export_onnx(model, X, tmp_path / "m.onnx") < 1e-5
+    assert logging.getLogger("torch.onnx").level == level
     assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
 
 
