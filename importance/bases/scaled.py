@@ -142,6 +142,6 @@ def _count(found: dict[str, float], name: str) -> Any:
     def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         positions = args[0] if multiplies_inputs(module) else output
         channels = positions.shape[channel_dim(module)]
-        found[name] = found.get(name, 0.0) + positions.numel() / channels / len(positions)
+        found[name] = found.get(name, 0.0) + positions.numel() / channels / max(len(positions), 1)
 
     return hook

@@ -96,3 +96,10 @@ def test_scaled_criteria_merge_as_the_inner_ones():
     assert half.samples == 10
     with pytest.raises(CriterionError, match="ShippedImportance accumulates nothing that could be merged"):
         create("l1", normalise="mean").merge(half)
+
+
+def test_a_layer_that_is_given_no_rows_costs_nothing():
+    layer = torch.nn.Linear(4, 2)
+    scaled = ScaledImportance(create("l1"), power=1.0)
+    scaled.measure(layer, torch.zeros(0, 4))
+    assert scaled._positions == {"": 0.0}
