@@ -40,7 +40,7 @@ def prune(
     ranking: str = "layer",
     round_to: int | None = None,
     min_channels: int = 1,
-    ignored_layers: Iterable[nn.Module | str] = (),
+    ignored_layers: Iterable[nn.Module | str] | nn.Module | str = (),
     prune_heads: bool = True,
     steps: int = 1,
     repair: str | Iterable[str] | None = AUTO,
@@ -68,7 +68,7 @@ def prune(
         round_to: leave a multiple of this many outputs in every layer that loses some. The report names layers where
             that isn't possible.
         min_channels: how many outputs every layer keeps at least.
-        ignored_layers: modules or their names; their outputs stay. The model's outputs always stay.
+        ignored_layers: modules or their names, or one alone; their outputs stay. The model's outputs always stay.
         prune_heads: attention loses whole heads; otherwise it loses a part of every head, where that is exact.
         steps: in how many steps to go. Each step scores again; a criterion object is reset before it.
         repair: "auto", the default, does "least-squares" where data are given. None does nothing. Else one or several

@@ -78,10 +78,11 @@ def check_model(model: Any, budget: Any) -> None:
         )
 
 
-def layer_names(model: nn.Module, layers: Iterable[nn.Module | str]) -> tuple[str, ...]:
-    """The names of layers that are given as modules or names."""
+def layer_names(model: nn.Module, layers: Iterable[nn.Module | str] | nn.Module | str) -> tuple[str, ...]:
+    """The names of layers that are given as modules or names; one may be given alone."""
     names = {module: name for name, module in model.named_modules()}
-    return tuple(layer if isinstance(layer, str) else names.get(layer, repr(layer)) for layer in layers)
+    given = (layers,) if isinstance(layers, nn.Module | str) else layers
+    return tuple(layer if isinstance(layer, str) else names.get(layer, repr(layer)) for layer in given)
 
 
 def repeatable(data: Any) -> Any:

@@ -86,7 +86,7 @@ class Coupling:
         cls,
         model: nn.Module,
         example_inputs: Any,
-        ignored_layers: Iterable[nn.Module | str] = (),
+        ignored_layers: Iterable[nn.Module | str] | nn.Module | str = (),
         prune_heads: bool = True,
         whole_tensors: Mapping[str, str] = MappingProxyType({}),
         leave: Callable[[Coupling], Mapping[str, str]] | None = None,
@@ -97,7 +97,7 @@ class Coupling:
             model: the full model; it is not changed.
             example_inputs: what the model is called with. A tuple or list is unpacked into arguments, a dictionary into
                 keywords.
-            ignored_layers: modules of `model`, or their names, whose output channels stay.
+            ignored_layers: modules of `model`, or their names, whose output channels stay; one may be given alone.
             prune_heads: whether to remove whole heads, and not a part of every head, where a dimension is read as heads
                 times size. True by default.
             whole_tensors: parameters and buffers that keep all their entries, by name, with the reason.
@@ -491,12 +491,12 @@ def _to_meta(value: Any) -> Any:
     return type(value)(map(_to_meta, value)) if isinstance(value, list | tuple) else value
 
 
-def _names(model: nn.Module, layers: Iterable[nn.Module | str]) -> frozenset[str]:
+def _names(model: nn.Module, layers: Iterable[nn.Module | str] | nn.Module | str) -> frozenset[str]:
     """Return the names of the layers and of everything inside them."""
     known = {module: name for name, module in model.named_modules()}
     modules = dict(model.named_modules())
     found: set[str] = set()
-    for layer in layers:
+    for layer in (layers,) if isinstance(layers, nn.Module | str) else layers:
         name = layer if isinstance(layer, str) else known.get(layer)
         if name is None or name not in modules:
             near = get_close_matches(layer, modules, n=3) if isinstance(layer, str) else []

@@ -55,6 +55,14 @@ def test_a_ratio_goes_everywhere():
         assert layer.after * 2 == layer.before or layer.reason == "it is an output of the model"
 
 
+@pytest.mark.parametrize("way", ["name", "module"])
+def test_one_ignored_layer_may_be_given_alone(way):
+    model = nn.Sequential(nn.Linear(4, 6), nn.Sequential(nn.Linear(6, 8), nn.ReLU()), nn.Linear(8, 2))
+    ignored = "1.0" if way == "name" else model[1][0]
+    result = hfp.prune(model, torch.randn(2, 4), hfp.Budget(ratio=0.5), ignored_layers=ignored)
+    assert [layer.after for layer in result.report.layers] == [3, 8, 2]
+
+
 @pytest.mark.parametrize("ranking", ["layer", "global"])
 def test_a_ratio_in_steps_is_that_of_the_full_model(ranking):
     model = network()

@@ -374,6 +374,7 @@ def test_more_batches_only_refine():
     ("change", "message", "error"),
     [
         ({"repair": "magic"}, "repair is one of batch-norm, bias, least-squares", InputError),
+        ({"repair": True}, "several of them, or None, not True", InputError),
         ({"repair": "bias", "data": None}, "repair='bias' needs data", InputError),
         ({"repair": "bias", "data": []}, "there is no batch", CriterionError),
         ({"importance": GroupFisherImportance(), "data": None, "steps": 2}, "can't score again in 2 steps", InputError),

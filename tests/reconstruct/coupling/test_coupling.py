@@ -181,8 +181,8 @@ def test_layers_that_are_left_alone_have_a_reason(name, layer, reason):
 
 def test_ignored_layers_keep_their_outputs():
     model, x = made("residual")
-    for ignored in ("b", model.b):
-        coupling = Coupling.trace(model, x, ignored_layers=[ignored])
+    for ignored in (["b"], [model.b], "b", model.b):
+        coupling = Coupling.trace(model, x, ignored_layers=ignored)
         assert coupling.names == ("a",)
         assert coupling.left_alone["b"] == "it is an ignored layer"
     with pytest.raises(MapError, match="ignored layer 'nothing' is not in the model"):
