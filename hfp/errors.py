@@ -48,7 +48,27 @@ def printable(text: object) -> str:
     )
 
 
-def listed(words: Sequence[str], between: str = ", ") -> str:
-    """Join words in one line: the first `MOST` of them, and how many more there are."""
-    more = len(words) - MOST
-    return between.join(words[:MOST]) + (f"{between}and {more:,} more" if more > 0 else "")
+def listed(words: Sequence[str], between: str = ", ", most: int = MOST) -> str:
+    """Join words in one line: the first of them, and how many more there are.
+
+    >>> from hfp.errors import listed
+    >>> listed(["conv1", "conv2", "fc"], most=1)
+    'conv1, and 2 more'
+    """
+    more = len(words) - most
+    return between.join(words[:most]) + (f"{between}and {more:,} more" if more > 0 else "")
+
+
+def message_of(error: BaseException, most: int = 200) -> str:
+    """Return an error's message in one line of at most so many letters."""
+    return " ".join(str(error).split())[:most]
+
+
+def described(error: BaseException) -> str:
+    """Return an error's kind and message in one line, to say what somebody else's code did.
+
+    >>> from hfp.errors import described
+    >>> described(KeyError("weight"))
+    "KeyError: 'weight'"
+    """
+    return f"{type(error).__name__}: {message_of(error)}"

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hfp.errors import described
 from hfp.language.blocks import stack_of
 from hfp.language.outline import Outline, example_inputs
 from hfp.language.planning import FolderPlan
@@ -68,7 +69,7 @@ def difference(expected: Tensor, pruned: StreamedModel, full: Callable[[], Outli
         known = cached is not None and _apart(plain, cached) is not None
         return None if known else f"with a cache of the tokens before, {_apart(expected, found)}"
     except Exception as error:  # the model's own code may fail with other sizes
-        return f"it does not run ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+        return f"it does not run ({described(error)})"
 
 
 def _inputs(model: Any) -> dict[str, Any]:

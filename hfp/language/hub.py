@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from hfp.errors import InputError
+from hfp.errors import InputError, described
 from hfp.language.record import PruneRecord
 
 _FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "LICENSE*", "NOTICE*")
@@ -47,7 +47,7 @@ def push_to_hub(
             api.upload_folder(repo_id=repo_id, folder_path=str(folder), revision=revision, commit_message=message)
         )
     except Exception as error:
-        raise InputError(f"{folder} can't be uploaded to {repo_id}: {_line(error)}") from error
+        raise InputError(f"{folder} can't be uploaded to {repo_id}: {described(error)}") from error
 
 
 def download(repo_id: str, revision: str | None = None) -> Path:
@@ -62,7 +62,7 @@ def download(repo_id: str, revision: str | None = None) -> Path:
         raise
     except Exception as error:
         raise InputError(
-            f"there is no folder {repo_id}, and it can't be downloaded from the Hub: {_line(error)}"
+            f"there is no folder {repo_id}, and it can't be downloaded from the Hub: {described(error)}"
         ) from error
 
 
@@ -72,7 +72,3 @@ def _hub() -> Any:
     except ImportError as error:
         raise InputError(f'this needs huggingface_hub ({error}): pip install "hfp[transformers]"') from error
     return huggingface_hub
-
-
-def _line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from hfp.errors import InputError, printable
+from hfp.errors import InputError, described, printable
 from hfp.language.folder import ModelFolder
 from hfp.language.stored import Layout, Weights
 
@@ -49,7 +49,7 @@ def config_from(fields: Mapping[str, Any], where: str) -> Any:
     try:
         return kind.config_class.from_dict(_with_numbers(dict(fields)))
     except Exception as error:
-        raise InputError(f"{where}: transformers refuses the configuration: {_line(error)}") from error
+        raise InputError(f"{where}: transformers refuses the configuration: {described(error)}") from error
 
 
 def _with_numbers(value: Any) -> Any:
@@ -102,7 +102,9 @@ def without_weights(config: Any, kind: Any) -> Any:
         with torch.random.fork_rng(), _EmptyOnMeta():
             model = kind(copy.deepcopy(config))
     except Exception as error:
-        raise InputError(f"transformers can't make a {kind.__name__} of this configuration: {_line(error)}") from error
+        raise InputError(
+            f"transformers can't make a {kind.__name__} of this configuration: {described(error)}"
+        ) from error
     moved: dict[int, nn.Parameter] = {}
     for module in model.modules():
         for name, parameter in module._parameters.items():
@@ -168,8 +170,3 @@ def example_inputs(model: Any, tokens: int, batch: int = 2) -> Sequence[dict[str
 
 def _vocabulary(model: Any) -> int:
     return int(model.get_input_embeddings().weight.shape[0])
-
-
-def _line(error: Exception) -> str:
-    """An error as one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from hfp.errors import InputError
+from hfp.errors import InputError, message_of
 from hfp.language.folder import ModelFolder
 from hfp.language.outline import transformers
 
@@ -132,7 +132,7 @@ def _tokens(folder: ModelFolder, path: Path) -> Tensor:
         tokenizer = transformers().AutoTokenizer.from_pretrained(folder.path, local_files_only=True)
     except Exception as error:
         raise InputError(
-            f"{folder.path} holds no tokenizer that transformers reads ({' '.join(str(error).split())[:160]}); copy "
+            f"{folder.path} holds no tokenizer that transformers reads ({message_of(error)}); copy "
             "the files of the model's tokenizer into it"
         ) from error
     found = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from hfp import importance as criteria
-from hfp.errors import InputError
+from hfp.errors import InputError, message_of
 from hfp.language.blocks import BlockInfluence, KeptBlocks, least_influential, shallower, stack_of
 from hfp.language.configuration import fields_of, sizes_that_can_be_said
 from hfp.language.folder import ModelFolder
@@ -175,26 +175,28 @@ def traced(outline: Outline) -> Coupling:
     Raises:
         InputError: the model can't be followed.
     """
-    model, errors = outline.model, []
-    examples = example_inputs(model, TOKENS, _SEQUENCES)
-    leave = partial(_no_width, model)
-    for inputs in examples:
-        try:
-            with _stored_dtypes(outline):
-                return Coupling.trace(model, inputs, leave=leave)
-        except MapError as error:
-            errors.append(" ".join(str(error).split())[:200])
-    if _fits(outline):
-        with StreamedModel(outline).present(model.parameters()):
-            for inputs in examples:
-                try:
-                    return Coupling.trace(model, inputs, leave=leave)
-                except MapError as error:
-                    errors.append(" ".join(str(error).split())[:200])
+    with _stored_dtypes(outline):
+        found = _first_traced(outline.model)
+    if isinstance(found, MapError) and _fits(outline):
+        with StreamedModel(outline).present(outline.model.parameters()):
+            found = _first_traced(outline.model)
+    if isinstance(found, Coupling):
+        return found
     raise InputError(
-        f"the channels of a {type(model).__name__} can't be followed ({errors[-1]}); without its weights its code does "
-        "not run, or computes with numbers. Where it fits into memory, load it and call hfp.prune"
+        f"the channels of a {type(outline.model).__name__} can't be followed ({message_of(found)}); without its "
+        "weights its code does not run, or computes with numbers. Where it fits into memory, load it and call hfp.prune"
     )
+
+
+def _first_traced(model: Any) -> Coupling | MapError:
+    """Follow the channels with the first inputs that the model runs on; return the last error where it runs on none."""
+    failed = MapError("it takes no inputs")
+    for inputs in example_inputs(model, TOKENS, _SEQUENCES):
+        try:
+            return Coupling.trace(model, inputs, leave=partial(_no_width, model))
+        except MapError as error:
+            failed = error
+    return failed
 
 
 def _fits(outline: Outline) -> bool:
@@ -254,44 +256,71 @@ def _kept(
     tell: Tell,
 ) -> tuple[Kept, Mapping[str, str]]:
     """The channels that are kept so that the budget is met, and the groups without scores with the reason."""
+    bundles, refused = _scored(coupling, kinds, streamed, asked, tell)
+    bundles = _allowed(folder, bundles, coupling, kinds, streamed.model, asked)
+    tell(f"meeting {budget}")
+    order = Order.of(bundles, asked.rules)
+    if budget.ratio is not None:
+        return order.until(budget.ratio), refused
+
+    def costs(kept: Kept) -> dict[str, float]:
+        left = coupling.costs(kept)
+        return {name: left[name] / before[name] for name in budget.costs}
+
+    return meet(order, budget.costs, costs, budget.tolerance), refused
+
+
+def _scored(
+    coupling: Coupling, kinds: Mapping[str, str | None], streamed: StreamedModel, asked: WidthRules, tell: Tell
+) -> tuple[list[Bundle], dict[str, str]]:
+    """The scored groups of the widths that were asked for, and those without scores with the reason.
+
+    Raises:
+        InputError: no group is of these widths.
+        CriterionError: no group can be scored.
+    """
     wanted = {name for name in coupling.names if kinds[name] in asked.widths}
     if not wanted:
         raise InputError(nothing_goes(asked.widths, coupling, streamed.model, kinds))
     named = asked.criterion if isinstance(asked.criterion, str) else type(asked.criterion).__name__
     criterion = criteria.create(asked.criterion) if isinstance(asked.criterion, str) else asked.criterion
-
-    streaming = StreamedCriterion(criterion, streamed, lambda done: tell(f"scoring, group {done} of {len(wanted)}"))
-    bundles, unscored = scored(coupling, streamed.model, streaming, named, wanted)
+    count = len(wanted)
+    streaming = StreamedCriterion(criterion, streamed, lambda done: tell(f"scoring, group {done} of {count}"))
     refused: dict[str, str] = {}
-    while unscored:
+    while True:
+        bundles, unscored = scored(coupling, streamed.model, streaming, named, wanted)
+        if not unscored:
+            return bundles, refused
         refused |= unscored
         wanted -= unscored.keys()
-        bundles, unscored = scored(coupling, streamed.model, streaming, named, wanted)
-    config = streamed.model.config
+
+
+def _allowed(
+    folder: ModelFolder,
+    bundles: Sequence[Bundle],
+    coupling: Coupling,
+    kinds: Mapping[str, str | None],
+    model: Any,
+    asked: WidthRules,
+) -> list[Bundle]:
+    """The bundles that may lose channels, to sizes that a configuration can say where blocks stay alike.
+
+    Raises:
+        InputError: none can lose a part.
+    """
     wide = {name: coupling.sizes[name] for name in coupling.names if kinds[name] == "feed-forward"}
-    fields = fields_of(config, type(streamed.model), wide) if asked.uniform else None
-    bundles = chosen_bundles(bundles, kinds, asked.widths, fields)
+    fields = fields_of(model.config, type(model), wide) if asked.uniform else None
+    chosen = chosen_bundles(bundles, kinds, asked.widths, fields)
     if asked.uniform:
-        sizes = {(kinds[name], coupling.sizes[name]) for each in bundles for name in each.scores}
-        said = {pair: sizes_that_can_be_said(folder, config, str(pair[0]), pair[1]) for pair in sizes}
+        sizes = {(kinds[name], coupling.sizes[name]) for each in chosen for name in each.scores}
+        said = {pair: sizes_that_can_be_said(folder, model.config, str(pair[0]), pair[1]) for pair in sizes}
         able = {name: said.get((kinds[name], size)) for name, size in coupling.sizes.items()}
-        bundles = [_with_sizes(each, able) for each in bundles]
-    if too_coarse(bundles, asked.rules):
+        chosen = [_with_sizes(each, able) for each in chosen]
+    if too_coarse(chosen, asked.rules):
         raise InputError(
             f"no width can lose a part with round_to={asked.rules.round_to} and min_channels={asked.rules.min_channels}"
         )
-    tell(f"meeting {budget}")
-    order = Order.of(bundles, asked.rules)
-    if budget.ratio is not None:
-        return order.until(budget.ratio), refused
-    names = list(budget.costs)
-    kept = meet(
-        order,
-        budget.costs,
-        lambda kept: {name: coupling.costs(kept)[name] / before[name] for name in names},
-        budget.tolerance,
-    )
-    return kept, refused
+    return chosen
 
 
 def _with_sizes(bundle: Bundle, able: Mapping[str, Collection[int] | None]) -> Bundle:

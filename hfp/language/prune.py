@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from hfp import importance as criteria
-from hfp.errors import InputError, listed
+from hfp.errors import InputError, listed, message_of
 from hfp.language.checking import difference, outputs_without
 from hfp.language.choices import RANKINGS
 from hfp.language.configuration import first_mismatch, narrower, tensors_that_match
@@ -142,9 +142,9 @@ def _rules(
 
 def _checked_drop(drop: Any) -> int | tuple[int, ...]:
     """How many blocks go, or which."""
-    listed_ones = isinstance(drop, Iterable) and not isinstance(drop, str)
-    found = tuple(drop) if listed_ones else drop
-    for each in found if listed_ones else (found,):
+    several = isinstance(drop, Iterable) and not isinstance(drop, str)
+    found = tuple(drop) if several else drop
+    for each in found if several else (found,):
         if not isinstance(each, int) or isinstance(each, bool) or each < 0:
             raise InputError(f"drop_blocks is how many blocks go, or a list of their indices, not {found!r}")
     return found
@@ -208,7 +208,7 @@ def _checked(job: _Job, plan: FolderPlan, unfinished: Path) -> tuple[StreamedMod
         expected = outputs_without(full(), plan)
     except (RuntimeError, NotImplementedError) as error:  # its code reads weights of other blocks
         raise InputError(
-            f"the full {job.folder.architecture} can't be run block by block ({' '.join(str(error).split())[:99]}), so "
+            f"the full {job.folder.architecture} can't be run block by block ({message_of(error, 99)}), so "
             "that a pruned one can't be checked; load it and call hfp.prune"
         ) from error
     fields, reason = _plain_fields(job.folder, plan)

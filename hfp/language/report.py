@@ -12,7 +12,7 @@ from rich.text import Text
 from hfp.errors import InputError, listed
 from hfp.language.perplexity import Perplexity
 from hfp.language.widths import Width
-from hfp.pruning.tables import cost_lines, cost_table, limit_words
+from hfp.pruning.tables import cost_lines, cost_table, limit_lines
 
 
 @dataclass(frozen=True, repr=False)
@@ -94,7 +94,7 @@ class FolderReport:
         """The costs as a table, and the rest as lines."""
         return Group(
             Text(self.headline),
-            *(Text(line) for line in self._limits()),
+            *(Text(line) for line in limit_lines(self.costs, self.distance)),
             cost_table(self.costs),
             *(Text(line) for line in self._lines()),
         )
@@ -105,10 +105,6 @@ class FolderReport:
         to = f" to {self.budget} by {self.criterion}" if self.budget else ""
         before, after = self.costs["params"]
         return f"Pruned a {self.architecture}{to}: {after / before:.1%} of its weights are left."
-
-    def _limits(self) -> Iterator[str]:
-        for name in self.distance:
-            yield f"{name}: {self.costs[name][1] / self.costs[name][0]:.2%} left{limit_words(name, self.distance)}"
 
     def _lines(self) -> Iterator[str]:
         for width in self.widths:

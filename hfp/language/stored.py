@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
-from hfp.errors import InputError, listed, printable
+from hfp.errors import InputError, listed, message_of, printable
 from hfp.language.folder import ModelFolder
 
 _LEFT_OUT = (r"rotary_emb\.inv_freq$", r"(^|\.)position_ids$", r"\.attn\.(masked_)?bias$")
@@ -180,7 +180,7 @@ class Layout:
         except Exception as error:
             raise InputError(
                 f"{folder.path}: transformers can't make {part.target} of {printable(next(iter(part.stored)))} and "
-                f"{len(part.stored) - 1} more tensors: {' '.join(str(error).split())[:160]}"
+                f"{len(part.stored) - 1} more tensors: {message_of(error)}"
             ) from error
 
     def _check(self, folder: ModelFolder, like: Mapping[str, Tensor], unknown: Collection[str]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,9 +12,11 @@ from rich.text import Text
 from torch import nn
 
 from hfp.costs.macs import macs_per_weight
+from hfp.errors import listed
 from hfp.layers.products import PRODUCTS, counts_of
 from hfp.pruning.own_copy import own_copy
 from hfp.pruning.part import part_of
+from hfp.pruning.reasons import by_reason, reason_lines
 from hfp.reconstruct import Coupling, MapError
 from hfp.reconstruct.coupling.members import Member
 
@@ -100,37 +102,26 @@ class CoupledReport:
         for group in self.groups:
             ties = [*group.ties, *(f"the same share as {name}" for name in group.linked)]
             cells = (group.counted("writes"), group.counted("reads"), ties)
-            table.add_row(group.name, f"{group.channels:,}", *("\n".join(_first(names, 4)) for names in cells))
+            table.add_row(group.name, f"{group.channels:,}", *(listed(names, "\n", most=4) for names in cells))
         found = f"{self.model}: {len(self.groups)} coupled groups, {self.parameters:,} parameters, {self.macs:,} MACs"
         return Group(Text(found), table, *(Text(line) for line in self._lines()))
 
     def _lines(self) -> Iterator[str]:
-        for reason, layers in self.left_alone.items():
-            yield f"left alone: {shortened(layers, 4)}: {reason}"
+        yield from reason_lines("left alone", self._left_alone())
         if self.unknown:
             yield f"operations that are not followed: {', '.join(self.unknown)}"
 
     @property
     def left_alone(self) -> Mapping[str, list[str]]:
         """Reason -> the layers that keep all their outputs because of it."""
-        found: dict[str, list[str]] = {}
-        for layer in self.layers:
-            if layer.reason is not None:
-                found.setdefault(layer.reason, []).append(layer.name)
-        return found
+        return by_reason(self._left_alone())
+
+    def _left_alone(self) -> Iterator[tuple[str, str]]:
+        return ((layer.name, layer.reason) for layer in self.layers if layer.reason is not None)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return asdict(self)
-
-
-def shortened(names: Sequence[str], most: int) -> str:
-    """The first of some names, and how many more there are."""
-    return ", ".join(_first(names, most))
-
-
-def _first(names: Sequence[str], most: int) -> list[str]:
-    return [*names[:most], *([f"and {len(names) - most} more"] if len(names) > most else [])]
 
 
 def coupled_report(model: nn.Module, example_inputs: Any, name: str, part: str | None = None) -> CoupledReport:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from jinja2 import Environment, PackageLoader
 
-from hfp.pruning.coupled import CoupledReport, GroupReport, Layer, shortened
+from hfp.errors import listed
+from hfp.pruning.coupled import CoupledReport, GroupReport, Layer
 from hfp.pruning.layers_report import LayerReport
 
 ROW, LANE, LEFT = 22, 16, 20
@@ -107,11 +108,11 @@ def about_group(group: GroupReport) -> str:
     lines = [f"group {group.name}: {group.channels} channels"]
     for role in ("writes", "reads", "carries"):
         if layers := group.counted(role):
-            lines.append(f"{role}: {shortened(layers, 6)}")
+            lines.append(f"{role}: {listed(layers, most=6)}")
     if group.ties:
-        lines.append(f"tied by: {shortened(group.ties, 6)}")
+        lines.append(f"tied by: {listed(group.ties, most=6)}")
     if group.linked:
-        lines.append(f"loses the same share as: {shortened(group.linked, 6)}")
+        lines.append(f"loses the same share as: {listed(group.linked, most=6)}")
     return "\n".join(lines)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 from torch.nn.utils import parametrize
 
+from hfp.errors import listed
 from hfp.layers.products import PRODUCTS, counts_of, weight_dims
 from hfp.reconstruct import IndexMap
 
@@ -96,10 +97,9 @@ def unrounded(layers: Sequence[LayerReport], round_to: int | None) -> Iterator[s
     found = [layer for layer in layers if layer.after < layer.before and layer.after % (round_to or 1)]
     found = [layer for layer in found if layer.inputs is not None]
     if found:
-        names = ", ".join(f"{layer.name} ({layer.after} of {layer.before})" for layer in found[:4])
-        more = f" and {len(found) - 4} more" if len(found) > 4 else ""
+        names = listed([f"{layer.name} ({layer.after} of {layer.before})" for layer in found], most=4)
         yield (
-            f"round_to={round_to} does not hold for {names}{more}: some of their outputs can't go, or are parts of "
+            f"round_to={round_to} does not hold for {names}: some of their outputs can't go, or are parts of "
             "several coupled groups"
         )
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hfp.costs.macs import latencies
-from hfp.errors import InputError
+from hfp.errors import InputError, described
 from hfp.importance import CriterionError
 from hfp.pruning.budget import Budget
 from hfp.pruning.collector import only_new_objects
@@ -207,8 +207,8 @@ def _repairs(
         if not request.usual_repair or isinstance(error, InputError | CriterionError):
             raise
         raise InputError(
-            f"the repair, which is usual where data are given, can't run the model on them ({type(error).__name__}: "
-            f"{' '.join(str(error).split())[:200]}); repair=None goes without"
+            f"the repair, which is usual where data are given, can't run the model on them ({described(error)}); "
+            "repair=None goes without"
         ) from error
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -11,7 +11,7 @@ from rich.text import Text
 
 from hfp.pruning.layers_report import LayerReport
 from hfp.pruning.repair.report import RepairReport, repair_lines
-from hfp.pruning.tables import cost_lines, cost_table, html, layer_table, limit_words, reason_lines
+from hfp.pruning.tables import cost_lines, cost_table, html, layer_table, left_alone_lines, limit_lines
 
 _MOST_LINES = 12  # of notes and reasons in a repr
 
@@ -63,7 +63,7 @@ class PruneReport:
         """
         return Group(
             Text(self.headline),
-            *(Text(line) for line in self._limit_lines()),
+            *(Text(line) for line in limit_lines(self.costs, self.distance)),
             cost_table(self.costs),
             layer_table(self.layers, self._errors()),
             *(Text(line) for line in self._lines()),
@@ -84,12 +84,8 @@ class PruneReport:
         """Layer -> what its outputs miss of the full model's, before and after repairs."""
         return {each.name: each.error for repair in self.repairs for each in repair.layers if each.error is not None}
 
-    def _limit_lines(self) -> Iterator[str]:
-        for name in self.distance:
-            yield f"{name}: {self.costs[name][1] / self.costs[name][0]:.2%} left{limit_words(name, self.distance)}"
-
     def _lines(self) -> list[str]:
-        return [*self.notes, *reason_lines(self.layers), *repair_lines(self.repairs)]
+        return [*self.notes, *left_alone_lines(self.layers), *repair_lines(self.repairs)]
 
     def __repr__(self) -> str:
         lines = self._lines()
@@ -98,4 +94,5 @@ class PruneReport:
         return "\n".join(line if len(line) <= 160 else f"{line[:157]}..." for line in found)
 
     def _repr_html_(self) -> str:
-        return html(self.headline, self.layers, self.costs, [*self._limit_lines(), *self._lines()], self._errors())
+        lines = [*limit_lines(self.costs, self.distance), *self._lines()]
+        return html(self.headline, self.layers, self.costs, lines, self._errors())

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hfp import importance as criteria
-from hfp.errors import InputError
+from hfp.errors import InputError, described
 from hfp.pruning.request import PruneRequest
 from hfp.pruning.schedule import Bundle
 from hfp.reconstruct.coupling.coupling import Coupling
@@ -29,8 +29,8 @@ def criterion_for(model: nn.Module, request: PruneRequest) -> Criterion:
             found.accumulate(model, request.data, request.loss_fn)
         except (KeyError, AttributeError, NotImplementedError) as error:
             raise criteria.CriterionError(
-                f"{request.criterion} can't take this model's layers ({_line(error)}); choose another criterion, or "
-                "remove what computes weights from other tensors first (such as torch.nn.utils.remove_weight_norm)"
+                f"{request.criterion} can't take this model's layers ({described(error)}); choose another criterion, "
+                "or remove what computes weights from other tensors first (such as torch.nn.utils.remove_weight_norm)"
             ) from error
     return found
 
@@ -85,9 +85,9 @@ def _called(criterion: Criterion, group: Any, name: str, layer: str) -> Any:
         raise
     except Exception as error:
         if type(criterion).__module__.partition(".")[0] not in ("hfp", "torch_pruning"):
-            raise InputError(f"the criterion failed on the channels of {layer} ({_line(error)})") from error
+            raise InputError(f"the criterion failed on the channels of {layer} ({described(error)})") from error
         raise criteria.CriterionError(
-            f"{name} can't score the channels of {layer} ({_line(error)}); choose another criterion, or leave the "
+            f"{name} can't score the channels of {layer} ({described(error)}); choose another criterion, or leave the "
             f"layer out (ignored_layers)"
         ) from error
 
@@ -101,8 +101,3 @@ def _checked(name: str, scores: Any, size: int) -> Tensor:
     if not torch.isfinite(scores).all():
         raise InputError(f"the criterion's scores for {name} are not all finite")
     return scores.detach()
-
-
-def _line(error: Exception) -> str:
-    """An error as one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hfp.pruning.layers_report import LayerReport
+from hfp.pruning.reasons import reason_lines
 
 Costs = Mapping[str, tuple[float, float]]
 Errors = Mapping[str, tuple[float, float]]
@@ -19,7 +20,7 @@ _MOST_ROWS = 200  # of a table in a notebook
 
 def shown(layers: Sequence[LayerReport], costs: Costs) -> Group:
     """Total costs, a table of the layers, and one line for each reason to leave layers alone."""
-    return Group(cost_table(costs), layer_table(layers), *(Text(line) for line in reason_lines(layers)))
+    return Group(cost_table(costs), layer_table(layers), *(Text(line) for line in left_alone_lines(layers)))
 
 
 def cost_table(costs: Costs) -> Table:
@@ -72,22 +73,21 @@ def _normalises(layer: LayerReport, other: LayerReport) -> bool:
     return "BatchNorm" in layer.kind and (layer.before, layer.after) == (other.before, other.after)
 
 
-def reason_lines(layers: Sequence[LayerReport]) -> list[str]:
+def left_alone_lines(layers: Sequence[LayerReport]) -> list[str]:
     """For every reason, the layers that were left alone because of it."""
-    found: dict[str, list[str]] = {}
-    for layer in folded(layers):
-        if layer.reason is not None:
-            found.setdefault(layer.reason, []).append(layer.name)
-    return [
-        f"left alone: {', '.join(names[:4])}{f' and {len(names) - 4} more' if len(names) > 4 else ''}: {reason}"
-        for reason, names in found.items()
-    ]
+    return list(reason_lines("left alone", ((layer.name, layer.reason) for layer in folded(layers) if layer.reason)))
 
 
 def cost_lines(costs: Costs, distance: Mapping[str, float]) -> Iterator[str]:
     """One line for each cost: before, after, the share that is left, and how far from its limit that is."""
     for name, pair, share in _cost_rows(costs):
         yield f"{name:<8} {pair}, {share} left{limit_words(name, distance)}"
+
+
+def limit_lines(costs: Costs, distance: Mapping[str, float]) -> Iterator[str]:
+    """One line for each cost that has a limit: the share that is left, and how far from the limit that is."""
+    for name in distance:
+        yield f"{name}: {costs[name][1] / costs[name][0]:.2%} left{limit_words(name, distance)}"
 
 
 def limit_words(name: str, distance: Mapping[str, float]) -> str:

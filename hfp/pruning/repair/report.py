@@ -6,6 +6,8 @@ import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from hfp.pruning.reasons import reason_lines
+
 
 @dataclass(frozen=True)
 class LayerRepair:
@@ -48,12 +50,7 @@ def repair_lines(reports: Sequence[RepairReport]) -> Iterator[str]:
     for report in reports:
         if report.layers or report.left_alone:
             yield _headline(report)
-        reasons: dict[str, list[str]] = {}
-        for name, reason in report.left_alone:
-            reasons.setdefault(reason, []).append(name)
-        for reason, names in reasons.items():
-            more = f" and {len(names) - 4} more" if len(names) > 4 else ""
-            yield f"not repaired by {report.kind}: {', '.join(names[:4])}{more}: {reason}"
+        yield from reason_lines(f"not repaired by {report.kind}", report.left_alone)
 
 
 def _left(layer: LayerRepair) -> float:

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 import hfp
 from hfp.costs.macs import macs, parameters, state_bytes
 from hfp.errors import InputError
-from hfp.pruning.tables import folded, layer_table, reason_lines
+from hfp.pruning.tables import folded, layer_table, left_alone_lines
 from hfp.reconstruct import Coupling, MapError, TimmModel, compact_model, record
 
 
@@ -200,7 +200,7 @@ def test_the_report_names_every_layer():
     assert all(layer.reason is None for layer in report.layers if layer.after < layer.before)
     assert report.as_dict()["layers"][0]["name"] == with_parameters[0]
     assert layer_table(report.layers).row_count == len(folded(report.layers)) < len(report.layers)
-    assert "left alone: classifier: it is an output of the model" in reason_lines(report.layers)
+    assert "left alone: classifier: it is an output of the model" in left_alone_lines(report.layers)
 
 
 class Tangled(nn.Module):
