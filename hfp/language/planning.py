@@ -24,7 +24,7 @@ from hfp.language.widths import Width, chosen_bundles, kept_widths, kinds_of, no
 from hfp.pruning.budget import Budget
 from hfp.pruning.meeting import meet
 from hfp.pruning.progress import Tell
-from hfp.pruning.schedule import Bundle, Order, RankingRules
+from hfp.pruning.schedule import Bundle, Kept, Order, RankingRules
 from hfp.pruning.scoring import scored
 from hfp.reconstruct import Coupling, IndexMap, MapError
 
@@ -32,7 +32,6 @@ TOKENS = 16
 """Multiply-accumulates are counted for a sequence of so many tokens."""
 _SEQUENCES = 2
 _ENTRY_BYTES, _COPIES = 4, 3
-Kept = Mapping[str, Sequence[int]]
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ statistics taken anew before judging a pruned network are EagleEye's (Li et al.,
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from hfp.importance.capture.batches import Pass, first_tensor, mapped
-from hfp.pruning.schedule import Bundle, RankingRules
+from hfp.pruning.schedule import Bundle, Kept, RankingRules
 from hfp.training.batch_norm import batch_statistics
 
 LEVELS = (0.25, 0.5, 0.75, 0.875, 1.0)
@@ -35,8 +35,6 @@ FEWEST_SAMPLES = 32
 """The smallest number of samples that a loss is measured on, where there are as many."""
 MOST_SAMPLES = 15_000
 """The number of samples that all measurements of one ranking may run together."""
-
-Kept = Mapping[str, Sequence[int]]
 
 
 def measured(

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import product
 from operator import itemgetter
 
 from hfp.errors import InputError
-from hfp.pruning.schedule import Order
+from hfp.pruning.schedule import Kept, Order
 
-Kept = Mapping[str, Sequence[int]]
 NEAR = 0.02
 """The search for a nearer plan stops when the nearest limit is missed by at most this share of it."""
 _TRIES = 200  # plans whose costs are taken, where steps are coarse

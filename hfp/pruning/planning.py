@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -15,12 +15,10 @@ from hfp.pruning.measuring import mean_loss, measured, measurements, samples_for
 from hfp.pruning.meeting import meet
 from hfp.pruning.part import Part
 from hfp.pruning.request import PruneRequest
-from hfp.pruning.schedule import Bundle, Order
+from hfp.pruning.schedule import Bundle, Kept, Order
 from hfp.pruning.scoring import criterion_for, scored
 from hfp.reconstruct import MapError, Plan, compact_model
 from hfp.reconstruct.coupling.coupling import MOST_CHECKS, Coupling
-
-Kept = Mapping[str, Sequence[int]]
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,9 @@ from torch import Tensor
 from hfp.errors import InputError
 from hfp.pruning.choices import RANKINGS
 
+Kept = Mapping[str, Sequence[int]]
+"""Coupled group -> the channels that are left, ascending; a group that is not named keeps all."""
+
 
 @dataclass(frozen=True)
 class RankingRules:

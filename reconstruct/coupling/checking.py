@@ -25,8 +25,8 @@ from hfp.layers.flops import flops, formula_of
 from hfp.reconstruct.coupling.replay import decision, replayed
 from hfp.reconstruct.coupling.rules.labels import Lines
 from hfp.reconstruct.coupling.rules.registry import tensors_in
-from hfp.reconstruct.coupling.tracing import CallCounter, CallKey, TracedCall, running
-from hfp.reconstruct.coupling.trials import COPIES
+from hfp.reconstruct.coupling.tracing import CallKey, TracedCall, running
+from hfp.reconstruct.coupling.trials import COPIES, RunWithout
 from hfp.reconstruct.coupling.wiring import Gone, Wiring
 from hfp.reconstruct.errors import MapError
 from hfp.reconstruct.maps.index_map import IndexMap, TensorMap
@@ -206,16 +206,7 @@ class _Different(Exception):
     pass
 
 
-class _Run(CallCounter):
-    def __init__(self, wiring: Wiring, gone: Gone) -> None:
-        super().__init__()
-        self._wiring = wiring
-        self._gone = gone
-
-    def kept(self, tensor: Tensor, lines: Lines) -> Tensor:
-        """Return the part of a tensor of the full model that is left."""
-        return self._wiring.kept(tensor, lines, self._gone)
-
+class _Run(RunWithout):
     def run(self, model: nn.Module, example_inputs: Any) -> Any:
         with self.watching(model):
             return call(model, example_inputs)

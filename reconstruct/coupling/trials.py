@@ -92,15 +92,26 @@ def _compact(wiring: Wiring, gone: Gone) -> nn.Module:
     return found
 
 
-class _Surprise(Exception):
-    pass
+class RunWithout(CallCounter):
+    """A forward pass from which some classes are gone."""
 
-
-class _ShapeChecker(CallCounter):
     def __init__(self, wiring: Wiring, gone: Gone) -> None:
         super().__init__()
         self._wiring = wiring
         self._gone = gone
+
+    def kept(self, tensor: Tensor, lines: Lines) -> Tensor:
+        """Return the part of a tensor of the full model that is left."""
+        return self._wiring.kept(tensor, lines, self._gone)
+
+
+class _Surprise(Exception):
+    pass
+
+
+class _ShapeChecker(RunWithout):
+    def __init__(self, wiring: Wiring, gone: Gone) -> None:
+        super().__init__(wiring, gone)
         self._order = {key: order for order, key in enumerate(wiring.trace.calls)}
         self._last: CallKey | None = None
         self._inside = False
@@ -113,7 +124,7 @@ class _ShapeChecker(CallCounter):
         result = self.compute(function, key, args, kwargs)
         if key in self._wiring.trace.decisions:
             results = () if expected is None else expected.outputs
-            result = replayed(result, self._wiring.trace.decisions[key], results, [args, kwargs], self._kept)
+            result = replayed(result, self._wiring.trace.decisions[key], results, [args, kwargs], self.kept)
         if expected is not None and key[1] not in COPIES:
             for output, lines, shape in zip(tensors_in(result), expected.outputs, expected.shapes, strict=False):
                 wanted = tuple(
@@ -123,9 +134,6 @@ class _ShapeChecker(CallCounter):
                     raise _Surprise(f"its result has shape {list(output.shape)} instead of {list(wanted)}")
         self._inside = False
         return result
-
-    def _kept(self, tensor: Tensor, lines: Lines) -> Tensor:
-        return self._wiring.kept(tensor, lines, self._gone)
 
     def failure(self, error: Exception) -> FailedOperation:
         message = str(error) if isinstance(error, _Surprise) else f"{type(error).__name__}: {error}"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -40,37 +41,46 @@ def recalibrate(model: nn.Module, batches: Iterable[Any]) -> tuple[list[str], in
     norms = normalisations(model)
     if not norms:
         return [], 0
-    sums: dict[str, list[Tensor]] = {}
-    samples, run = 0, ForwardPass()
-    kept = {name: (module.momentum, _copied(module.num_batches_tracked)) for name, module in norms.items()}
-    before = {name: [getattr(module, key).clone() for key in STATISTICS] for name, module in norms.items()}
-    complete = False
-    with torch.no_grad(), batch_statistics(model):
-        for module in norms.values():
-            module.momentum = 1.0  # the running statistics become those of the last batch
-        try:
-            for batch, size in run.batches(batches, model):
-                _forward(run, model, batch, size)
-                for name, module in norms.items():
-                    pair = [getattr(module, key).double() * size for key in STATISTICS]
-                    so_far = sums.get(name, [0.0, 0.0])
-                    sums[name] = [old + new for old, new in zip(so_far, pair, strict=True)]
-                samples += size
-            complete = True
-        finally:
-            for name, module in norms.items():
-                module.momentum, module.num_batches_tracked = kept[name]
-                if not complete:
-                    for key, value in zip(STATISTICS, before[name], strict=True):
-                        getattr(module, key).copy_(value)
-    for name, module in norms.items():
-        for key, total in zip(STATISTICS, sums[name], strict=True):
-            getattr(module, key).copy_(total / samples)
+    with torch.no_grad(), batch_statistics(model), _statistics_kept(norms.values()):
+        sums, samples = _summed(model, norms, batches)
+    with torch.no_grad():
+        for name, module in norms.items():
+            for key, total in sums[name].items():
+                getattr(module, key).copy_(total / samples)
     return list(norms), samples
 
 
-def _copied(count: Tensor | None) -> Tensor | None:
-    return None if count is None else count.clone()
+@contextmanager
+def _statistics_kept(norms: Iterable[_BatchNorm]) -> Iterator[None]:
+    """Let the running statistics be those of the last batch inside, and put back what was there at the end."""
+    before = [
+        (module, module.momentum, {key: buffer.clone() for key, buffer in module.named_buffers(recurse=False)})
+        for module in norms
+    ]
+    try:
+        for module, _, _ in before:
+            module.momentum = 1.0
+        yield
+    finally:
+        for module, momentum, buffers in before:
+            module.momentum = momentum
+            for key, value in buffers.items():
+                getattr(module, key).copy_(value)
+
+
+def _summed(
+    model: nn.Module, norms: Mapping[str, _BatchNorm], batches: Iterable[Any]
+) -> tuple[dict[str, dict[str, Tensor]], int]:
+    """Run the batches; return the sums over samples of each layer's statistics in float64, and the samples."""
+    sums: dict[str, dict[str, Tensor]] = {name: {} for name in norms}
+    samples, run = 0, ForwardPass()
+    for batch, size in run.batches(batches, model):
+        _forward(run, model, batch, size)
+        for name, module in norms.items():
+            for key in STATISTICS:
+                sums[name][key] = sums[name].get(key, 0.0) + getattr(module, key).double() * size
+        samples += size
+    return sums, samples
 
 
 def _forward(run: ForwardPass, model: nn.Module, batch: Any, size: int) -> None:

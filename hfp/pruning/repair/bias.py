@@ -22,7 +22,7 @@ from hfp.pruning.repair.following import Place, Run
 from hfp.pruning.repair.paired import Pair
 from hfp.pruning.repair.products import Product
 from hfp.pruning.repair.reading import Reading
-from hfp.pruning.repair.weights import Cut, Part
+from hfp.pruning.repair.weights import Cut, WeightPart
 
 
 class Shift:
@@ -55,7 +55,7 @@ def compensated(pair: Pair, reading: Reading, batches: Iterable[object]) -> tupl
     Returns:
         What was done, and the number of samples.
     """
-    found: dict[Part, Shift] = {}
+    found: dict[WeightPart, Shift] = {}
     samples = 0
 
     def keep(product: Product, cut: Cut, output: Tensor, _: int) -> Tensor:

@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from hfp.importance.capture.batches import mapped
 from hfp.pruning.repair.following import Place
 from hfp.pruning.repair.products import Product, aten
-from hfp.pruning.repair.weights import Part, Weights, memory
+from hfp.pruning.repair.weights import WeightPart, Weights, memory
 
 _NORMS = (
     aten.native_batch_norm, aten.cudnn_batch_norm, aten.miopen_batch_norm, aten._batch_norm_no_update,
@@ -148,7 +148,7 @@ class Uses:
             for name, module in model.named_modules()
             if isinstance(module, _BatchNorm) and module.running_mean is not None
         }
-        found: dict[Part, dict[Place, Constant | None]] = {}
+        found: dict[WeightPart, dict[Place, Constant | None]] = {}
         for made in self._made.values():
             if made.place[0] in wanted:
                 of_part = found.setdefault(self.weights.part(made.product.weight), {})
@@ -172,7 +172,7 @@ class Uses:
         return Constant("bias", beside, 1.0) if fits else None
 
 
-def _unshared(found: Mapping[Part, Mapping[Place, Constant | None]]) -> Iterator[tuple[Place, Constant]]:
+def _unshared(found: Mapping[WeightPart, Mapping[Place, Constant | None]]) -> Iterator[tuple[Place, Constant]]:
     """Yield the constants that all products with a part of a weight have, and no others."""
     alike = {part: {_where(constant) for constant in places.values()} for part, places in found.items()}
     users = Counter(where for each in alike.values() for where in each)

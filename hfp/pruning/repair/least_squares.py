@@ -33,7 +33,7 @@ from hfp.pruning.repair.paired import Pair
 from hfp.pruning.repair.products import Product
 from hfp.pruning.repair.reading import Reading
 from hfp.pruning.repair.rows import Chosen, choose
-from hfp.pruning.repair.weights import Cut, Part
+from hfp.pruning.repair.weights import Cut, WeightPart
 
 RIDGE = 0.01
 
@@ -226,7 +226,7 @@ def fitted(pair: Pair, reading: Reading, batches: Iterable[object], ridge: float
     Returns:
         The fits, which hold all rows but whose last solution is not written yet, and the number of samples.
     """
-    fits: dict[Part, Fit] = {}
+    fits: dict[WeightPart, Fit] = {}
     samples = 0
 
     def keep(product: Product, cut: Cut, output: Tensor, number: int) -> tuple[Chosen, Tensor]:
@@ -256,7 +256,9 @@ def fitted(pair: Pair, reading: Reading, batches: Iterable[object], ridge: float
     return list(fits.values()), samples
 
 
-def _fit_of(fits: dict[Part, Fit], pair: Pair, reading: Reading, place: Place, product: Product, ridge: float) -> Fit:
+def _fit_of(
+    fits: dict[WeightPart, Fit], pair: Pair, reading: Reading, place: Place, product: Product, ridge: float
+) -> Fit:
     part = pair.weights.part(product.weight)
     if part not in fits:
         fits[part] = Fit(place[0], product, reading.constants.get(place), ridge)

@@ -13,7 +13,7 @@ from hfp.reconstruct import IndexMap, TensorMap
 
 COMPUTED = "parametrizations"
 
-Part = tuple[str, int, tuple[int, ...], tuple[int, ...]]
+WeightPart = tuple[str, int, tuple[int, ...], tuple[int, ...]]
 """A part of a weight: the weight's name, and the part's offset, shape and strides."""
 
 
@@ -51,7 +51,7 @@ class Weights:
         spans = self._spans.get(memory(tensor), ())
         return next((name for first, end, name in spans if first <= start < end), None)
 
-    def part(self, tensor: Tensor) -> Part:
+    def part(self, tensor: Tensor) -> WeightPart:
         """Return what distinguishes a part of a weight from its other parts."""
         return (str(self.name(tensor)), int(tensor.storage_offset()), tuple(tensor.shape), tensor.stride())
 
@@ -130,7 +130,7 @@ class Cuts:
 
     def __init__(self, full: Weights, index_map: IndexMap) -> None:
         self._full, self._maps = full, index_map.tensors
-        self._known: dict[Part, Cut | None] = {}
+        self._known: dict[WeightPart, Cut | None] = {}
 
     def unknown(self, name: str) -> bool:
         """Whether a weight may have lost something, but it can't be told what."""
