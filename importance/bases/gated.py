@@ -62,6 +62,24 @@ class Quantities:
     kept: Mapping[str, Tensor] = field(default_factory=dict)
 
 
+def _batch_in(state: Mapping[str, Tensor], place: str) -> GateBatch:
+    """Return the batch that a criterion's `state` holds at a place.
+
+    Raises:
+        KeyError: something is missing, or of a kind that there isn't.
+        ValueError: a name is too short.
+    """
+    parts: dict[str, dict[str, Tensor]] = {"rows": {}, "total": {}, "count": {}, "kept": {}, "passes": {}}
+    for key, value in state.items():
+        number, kind, *rest = key.split("/", 2)
+        if number == place and rest:
+            parts[kind][rest[0]] = value
+    sides = [(key.split("/", 1), rows) for key, rows in parts["rows"].items()]
+    totals = {name: (total, int(parts["count"][name])) for name, total in parts["total"].items()}
+    rows = {(name, side): values for (side, name), values in sides}
+    return GateBatch(rows, totals, {}, int(state[f"{place}/samples"]), parts["kept"], frozenset(parts["passes"]))
+
+
 def joined(parts: list[GateBatch]) -> GateBatch:
     """Return the measurements of several batches as those of one."""
     widths = {key: (rows.shape[1:], rows) for part in parts for key, rows in part.rows.items()}
@@ -173,18 +191,10 @@ class GatedImportance(FromData[list[GateBatch]], tp.importance.Importance):  # t
         places = {key.split("/")[0] for key in state}
         if not state or any(not place.isdigit() or f"{place}/samples" not in state for place in places):
             raise CriterionError(f"this is not the state of a {type(self).__name__}")
-        batches = []
-        for place in sorted(map(int, places)):
-            parts: dict[str, dict[str, Tensor]] = {"rows": {}, "total": {}, "count": {}, "kept": {}, "passes": {}}
-            for key, value in state.items():
-                number, kind, *rest = key.split("/", 2)
-                if int(number) == place and rest:
-                    parts[kind][rest[0]] = value
-            sides = [(key.split("/", 1), rows) for key, rows in parts["rows"].items()]
-            totals = {name: (total, int(parts["count"][name])) for name, total in parts["total"].items()}
-            rows = {(name, side): values for (side, name), values in sides}
-            samples, passes_on = int(state[f"{place}/samples"]), frozenset(parts["passes"])
-            batches.append(GateBatch(rows, totals, {}, samples, parts["kept"], passes_on))
+        try:
+            batches = [_batch_in(state, place) for place in sorted(places, key=int)]
+        except (KeyError, ValueError) as error:
+            raise CriterionError(f"this is not the state of a {type(self).__name__}: {error}") from error
         self._add(batches)
 
     @torch.no_grad()

@@ -135,7 +135,9 @@ def test_states_travel_through_a_file(name, tmp_path):
     received.accumulate(model, [(images[2:], labels[2:])], functional.cross_entropy)
     received.load(load_file(tmp_path / "state.safetensors"))
     torch.testing.assert_close(scores(received, model), scores(whole, model), rtol=1e-10, atol=1e-14)
-    for nonsense in ({}, {"weight": torch.zeros(3)}, {"0/rows/in/conv": torch.zeros(3)}):
+    one, nothing = torch.tensor(1), torch.zeros(3)
+    halves = ({"0/samples": one, f"0/{key}": nothing} for key in ("other/conv", "rows/in", "total/conv"))
+    for nonsense in ({}, {"weight": nothing}, {"0/rows/in/conv": nothing}, *halves):
         with pytest.raises(CriterionError, match="not the state of a"):
             received.load(nonsense)
 
