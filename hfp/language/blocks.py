@@ -184,15 +184,14 @@ class BlockInfluence:
     Blocks of little influence are removed first. Source: Men et al., ShortGPT (arXiv 2403.03853), equation 1.
 
     Args:
-        blocks: the blocks; hooks on them note what passes.
+        blocks: the blocks of a model that is used for nothing else; hooks on them note what passes.
     """
 
     def __init__(self, blocks: Sequence[nn.Module]) -> None:
         self._sums = [0.0] * len(blocks)
         self._counts = [0] * len(blocks)
-        self._hooks = [
-            block.register_forward_hook(self._noting(index), with_kwargs=True) for index, block in enumerate(blocks)
-        ]
+        for index, block in enumerate(blocks):
+            block.register_forward_hook(self._noting(index), with_kwargs=True)
 
     def _noting(self, index: int) -> Any:
         def note(_: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
@@ -203,11 +202,6 @@ class BlockInfluence:
             self._counts[index] += cosine.numel()
 
         return note
-
-    def close(self) -> None:
-        """Take the hooks away."""
-        for hook in self._hooks:
-            hook.remove()
 
     @property
     def scores(self) -> list[float]:
