@@ -30,8 +30,8 @@ def check_sizes(skeleton: nn.Module, index_map: IndexMap, *, named_by_file: bool
 
     Those of convolutions, linear layers, norms and embeddings must be what their tensors say. In other modules a whole
     number may only become smaller, as some dimension of the map does; a number of heads or groups must divide what
-    such a dimension becomes, and other values may not change. Modules of the reader's own, in a skeleton that the reader
-    brings, are taken as they were recorded.
+    such a dimension becomes, and other values may not change. Modules of the reader's own, in a skeleton that the
+    reader brings, are taken as they were recorded.
 
     Raises:
         MapError: naming the attribute and what it must be.
