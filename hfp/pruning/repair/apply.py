@@ -30,8 +30,11 @@ def checked_kinds(kinds: str | Iterable[str] | None) -> tuple[str, ...]:
     Raises:
         InputError: one that there isn't.
     """
-    alone = isinstance(kinds, str) or not isinstance(kinds, Iterable)
-    found = () if kinds is None else (kinds,) if alone else tuple(kinds)
+    found: tuple[Any, ...] = ()
+    if isinstance(kinds, str) or not isinstance(kinds, Iterable):
+        found = () if kinds is None else (kinds,)
+    else:
+        found = tuple(kinds)
     for kind in found:
         if kind not in REPAIRS:
             raise InputError(f"repair is one of {', '.join(REPAIRS)}, several of them, or None, not {kind!r}")
