@@ -253,3 +253,9 @@ def test_a_parameter_without_dimensions_is_reported_and_kept():
     assert after <= 0.5 * before
     own = next(layer for layer in report.layers if layer.name == "(model)")
     assert (own.before, own.after, own.parameters, own.reason) == (1, 1, (1, 1), "it is a single number")
+
+
+def test_a_layer_with_one_output_is_left_alone_for_that_reason():
+    model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 1))
+    report = hfp.prune(model, torch.randn(4, 8), hfp.Budget(macs=0.5)).report
+    assert [layer.reason for layer in report.layers] == [None, "it has a single channel"]
