@@ -85,7 +85,7 @@ def criteria_page() -> str:
     """Every criterion with its options."""
     parts = [
         "# Criteria",
-        "`hfp criteria NAME` prints the same. `hfp.importance.create(NAME, OPTION=VALUE)` makes a criterion.",
+        "`hfp criteria NAME` prints source and options. `hfp.importance.create(NAME, OPTION=VALUE)` makes a criterion.",
     ]
     for name in importance.names():
         info = importance.describe(name)
