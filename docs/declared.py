@@ -16,6 +16,7 @@ from hfp import importance
 from hfp.commands.cli import COMMANDS, build_parser
 from hfp.federation.experiment import Experiment
 from hfp.importance.options import criterion_options
+from hfp.importance.registry import factory_of
 from hfp.methods import methods
 from hfp.settings import markdown, settings_of
 
@@ -74,7 +75,7 @@ def methods_page() -> str:
     for method in methods():
         parts += [
             f"## {method.name}",
-            f"{_sentence(method.summary)} Source: {method.source}.",
+            f"{_summary(method.summary)} Source: {method.source}.",
             *_options(settings_of(method).values()),
         ]
     return "\n\n".join(parts) + "\n"
@@ -84,21 +85,39 @@ def criteria_page() -> str:
     """Every criterion with its options."""
     parts = [
         "# Criteria",
-        "`hfp criteria NAME` prints the same. `hfp.importance.create(NAME, OPTION=VALUE)` makes a criterion.",
+        "`hfp criteria NAME` prints source and options. `hfp.importance.create(NAME, OPTION=VALUE)` makes a criterion.",
     ]
     for name in importance.names():
         info = importance.describe(name)
         parts += [
             f"## {name}",
+            _criterion_summary(name),
             f"{_NEEDS[info.needs]} Source: {info.source}.",
             *_options(criterion_options(name).values()),
         ]
     return "\n\n".join(parts) + "\n"
 
 
+def _criterion_summary(name: str) -> str:
+    """What a criterion scores by, and the class that says it in full."""
+    factory = factory_of(name)
+    if factory.__name__ not in importance.__all__:
+        return (inspect.getdoc(factory) or "").partition("\n")[0]
+    shared = factory.__module__.endswith(".shipped")  # a module of several criteria
+    text = inspect.getdoc(factory if shared else inspect.getmodule(factory)) or ""
+    plain = text.partition("\n")[0] if shared else " ".join(text.split())
+    return f"{plain} {{py:class}}`hfp.importance.{factory.__name__}` says more."
+
+
 def _options(declared: Iterable[Any]) -> list[str]:
     found = list(declared)
     return [markdown(found).rstrip()] if found else ["It has no options of its own."]
+
+
+def _summary(text: str) -> str:
+    """A method's summary as a sentence; one that begins with a method's name keeps its small letter."""
+    begins_with_name = text.split(maxsplit=1)[0] in {method.name for method in methods()}
+    return f"{text.rstrip('.')}." if begins_with_name else _sentence(text)
 
 
 def _sentence(text: str) -> str:

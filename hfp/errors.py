@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from os.path import isdir
 
 MOST = 20
 """How many names a message lists at most."""
@@ -30,6 +31,8 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:
     near = get_close_matches(name, names, n=3, cutoff=0.5)
     if near:
         hint = f"did you mean {' or '.join(near)}?"
+    elif kind == "data set" and isdir(name):
+        hint = f"the images of a folder are given with --data imagefolder --data-root {name}"
     elif len(names) <= MOST:
         hint = f"known: {', '.join(names)}"
     else:

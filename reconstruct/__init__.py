@@ -4,9 +4,9 @@ Read `maps` first. An `IndexMap` says which entries of a full model a compact mo
 `embed` puts a compact one back, and an `Aggregator` merges many. `models` builds the compact model that a map
 describes, and `files` stores it.
 
-Two rooms find maps, for two jobs. `surgery` records what torch-pruning cuts, whoever drives it (`record`). `coupling`
-follows labels through a forward pass, without cutting anything, to know what can go and what must go together
-(`Coupling`); `coupling/rules` knows this for each operation.
+Two packages find maps, for two jobs. `surgery` records what torch-pruning cuts, whoever drives it (`record`).
+`coupling` follows labels through a forward pass, without cutting anything, to know what can go and what must go
+together (`Coupling`); `coupling/rules` knows this for each operation.
 """
 
 from hfp.reconstruct.coupling.coupling import Coupling

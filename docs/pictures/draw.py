@@ -44,6 +44,13 @@ def square(axes: Axes, x: float, y: float, colour: str = BLUE, kept: bool = True
     axes.add_patch(Rectangle((x + 0.06, y + 0.06), size - 0.12, size - 0.12, edgecolor=colour, linewidth=1, **style))
 
 
+def shared(axes: Axes, x: float, y: float, colours: Sequence[str]) -> None:
+    """Draw one entry that takes an equal part from each of some colours."""
+    width = 0.88 / len(colours)
+    for part, colour in enumerate(colours):
+        axes.add_patch(Rectangle((x + 0.06 + part * width, y + 0.06), width, 0.88, facecolor=colour, alpha=0.85))
+
+
 def column(axes: Axes, x: float, y: float, kept: Sequence[bool], colour: str = BLUE) -> None:
     """Draw the channels of a layer, one below the other."""
     for index, keep in enumerate(kept):
@@ -114,24 +121,15 @@ def overview() -> None:
     label(axes, 12, 8.1, "rows 0 2 3 5\ncolumns 0 1 3", 8, va="top")
     arrow(axes, (10.3, 6), (6, 7.3), "undo", bend=-0.25)
     label(axes, 16.5, 4.5, "many\nclients")
-    for index, (rows, columns, colour) in enumerate(
-        (((0, 2, 3, 5), (0, 1, 3), ORANGE), ((0, 1, 4), (0, 1, 2, 4), GREEN), ((2, 3), (1, 3), RED))
-    ):
+    clients = (((0, 2, 3, 5), (0, 1, 3), ORANGE), ((0, 1, 4), (0, 1, 2, 4), GREEN), ((2, 3), (2, 3), RED))
+    for index, (rows, columns, colour) in enumerate(clients):
         matrix(axes, 19.5, 0.6 + index * 4.3 - 0.8 * (index == 2), [True] * len(rows), [True] * len(columns), colour)
         arrow(axes, (24, 2.5 + 3.2 * index), (26.8, 4.3 + 0.4 * index))
     label(axes, 30, 0.7, "one full model, trained")
     for row in range(6):
         for col in range(5):
-            colour = (
-                ORANGE
-                if row in (0, 2, 3, 5) and col in (0, 1, 3)
-                else GREEN
-                if row in (0, 1, 4)
-                else RED
-                if row in (2, 3) and col in (1, 3)
-                else BLUE
-            )
-            square(axes, 27.5 + col, 1.5 + row, colour)
+            holders = [colour for rows, columns, colour in clients if row in rows and col in columns]
+            shared(axes, 27.5 + col, 1.5 + row, holders or [BLUE])
 
 
 @picture
@@ -214,16 +212,7 @@ def reconstruction() -> None:
                 label(axes, x + 1.4, 2 + row, "stays as it was", 8, ha="left")
                 continue
             shares = holders + [BLUE] * (len(parts) - len(holders)) if "fill" in title else holders
-            for part, colour in enumerate(shares):
-                axes.add_patch(
-                    Rectangle(
-                        (x + 0.06 + part * 0.88 / len(shares), 1.56 + row),
-                        0.88 / len(shares),
-                        0.88,
-                        facecolor=colour,
-                        alpha=0.85,
-                    )
-                )
+            shared(axes, x, 1.5 + row, shares)
         label(axes, x + 3.2, 9.2, rule(()), 8)
     label(axes, 4.5, 9.2, "filled: trained by this client", 8)
 

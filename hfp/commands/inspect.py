@@ -78,7 +78,8 @@ def _show_language_folder(arguments: argparse.Namespace) -> int:
         sys.stdout.write("\n")
         return 0
     console = Console(highlight=False)
-    console.print(printable(repr(report)), soft_wrap=True, markup=False)
+    for line in repr(report).split("\n"):
+        console.print(printable(line), soft_wrap=True, markup=False)
     versions = ", ".join(f"{name} {version}" for name, version in record.libraries.items())
     console.print(printable(f"written by: {versions}"), soft_wrap=True, markup=False)
     return 0

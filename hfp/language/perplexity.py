@@ -136,6 +136,11 @@ def _tokens(folder: ModelFolder, path: Path) -> Tensor:
             "the files of the model's tokenizer into it"
         ) from error
     found = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    if text.strip() and not found:  # transformers makes an empty tokenizer where there are no files of one
+        raise InputError(
+            f"the tokenizer of {folder.path} finds no token in {path}; copy the files of the model's tokenizer into "
+            "that folder"
+        )
     return torch.tensor(found, dtype=torch.long)
 
 

@@ -70,7 +70,7 @@ def _layer_reports(
         why = None
         if before == after:
             why = reason(f"{name}.{key}" if name else key, out) if reason and not single else None
-            why = "it is a single number" if single else why
+            why = "it is a single number" if single else "it has a single channel" if before == 1 else why
             why = why or ("the budget is met without it" if reason else None)
         yield LayerReport(name or "(model)", type(module).__name__, before, after, inputs, sizes, why)
 

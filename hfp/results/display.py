@@ -64,7 +64,7 @@ class Display(Observer):
         self._progress.update(self._clients, advance=1, note=note)
         self._done += 1
         if not self._shows_bars and time.monotonic() - self._said > BEAT:
-            self._print(f"{self._done} clients of the round are done; {note}")
+            self._print(f"clients of the round that are done: {self._done}; {note}")
 
     def round_ended(self, outcome: Outcome) -> None:
         """Print the round's line, and move the rounds' bar."""

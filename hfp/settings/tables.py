@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from itertools import groupby
 from typing import Any
 
 from hfp.settings.setting import Setting
@@ -47,9 +46,12 @@ def sentence(declared: Setting) -> str:
 
 
 def markdown(settings: Iterable[Setting]) -> str:
-    """Return a table of settings for each of their groups, in Markdown."""
+    """Return a table of settings for each of their groups, in Markdown, the groups in the order of their first ones."""
+    groups: dict[str, list[Setting]] = {}
+    for declared in settings:
+        groups.setdefault(declared.group, []).append(declared)
     parts = []
-    for group, members in groupby(settings, key=lambda declared: declared.group):
+    for group, members in groups.items():
         cells = ((f"`{one.name}`", default_text(one), allowed(one), sentence(one)) for one in members)
         rows = [f"| {' | '.join(map(_cell, row))} |" for row in cells]
         heading = f"### {group.capitalize()}\n\n" if group else ""

@@ -59,7 +59,8 @@ def _left(layer: LayerRepair) -> float:
 
 def _headline(report: RepairReport) -> str:
     errors = [layer.error for layer in report.layers if layer.error is not None]
-    line = f"repaired by {report.kind} on {report.samples} samples: {len(report.layers)} layers"
+    plural = "" if len(report.layers) == 1 else "s"
+    line = f"repaired by {report.kind} on {report.samples} samples: {len(report.layers)} layer{plural}"
     if errors:
         before, after = (statistics.median(pair[place] for pair in errors) for place in (0, 1))
         line += f", median error of their outputs {before:.1%} → {after:.1%}"

@@ -277,6 +277,9 @@ def test_unknown_names_and_misfit_arguments_are_refused(tmp_path: Path) -> None:
     assert datasets() == ("digits", "fmnist", "cifar10", "cifar100", "imagefolder")
     with pytest.raises(InputError, match="unknown data set 'cifar-10'; did you mean cifar10"):
         load_dataset("cifar-10")
+    (tmp_path / "digit").mkdir()
+    with pytest.raises(InputError, match=r"unknown data set .*digit'; .* --data imagefolder --data-root .*digit$"):
+        load_dataset(str(tmp_path / "digit"))
     with pytest.raises(InputError, match="data root .*nowhere is not a folder"):
         load_dataset("cifar10", tmp_path / "nowhere")
     with pytest.raises(InputError, match="image_size .* for imagefolder only, found 16 for digits"):

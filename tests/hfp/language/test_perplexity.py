@@ -9,7 +9,7 @@ import torch
 
 pytest.importorskip("transformers")
 
-from language_models import llama, saved, sentences, with_tokenizer
+from language_models import decoder, llama, saved, sentences, with_tokenizer
 from transformers import AutoTokenizer
 
 import hfp
@@ -107,6 +107,9 @@ def test_texts_and_tokenizers_that_are_missing_are_told(folder, tmp_path):
     plain = saved(llama(num_hidden_layers=1), tmp_path / "plain")
     with pytest.raises(InputError, match="holds no tokenizer"):
         perplexity_of_folder(plain, sentences(tmp_path))
+    empty = saved(decoder("Qwen2ForCausalLM", num_hidden_layers=1), tmp_path / "empty")
+    with pytest.raises(InputError, match="finds no token in .*; copy the files of the model's tokenizer"):
+        perplexity_of_folder(empty, sentences(tmp_path))
 
 
 def test_models_that_do_not_predict_the_next_token_are_refused(tmp_path):

@@ -270,3 +270,15 @@ def test_a_parameter_without_dimensions_is_reported_and_kept():
     assert after <= 0.5 * before
     own = next(layer for layer in report.layers if layer.name == "(model)")
     assert (own.before, own.after, own.parameters, own.reason) == (1, 1, (1, 1), "it is a single number")
+
+
+def test_a_layer_with_one_output_is_left_alone_for_that_reason():
+    model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 1))
+    report = hfp.prune(model, torch.randn(4, 8), hfp.Budget(macs=0.5)).report
+    assert [layer.reason for layer in report.layers] == [None, "it has a single channel"]
+
+
+def test_one_repaired_layer_is_no_plural():
+    model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 3))
+    result = hfp.prune(model, torch.randn(4, 8), hfp.Budget(macs=0.5), data=[(torch.randn(64, 8), torch.zeros(64))])
+    assert "on 64 samples: 1 layer, " in repr(result)

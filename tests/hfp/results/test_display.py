@@ -31,7 +31,7 @@ def test_where_output_is_piped_a_long_round_says_how_far_it_is(monkeypatch, beat
     monkeypatch.setattr(display, "BEAT", beat)
     output = io.StringIO()
     hfp.simulate(SMALL, observers=[Display(Console(file=output, width=200))])
-    assert output.getvalue().count("clients of the round are done") == lines
+    assert output.getvalue().count("clients of the round that are done: ") == lines
 
 
 @pytest.mark.parametrize(("installed", "lines"), [(None, 4), (object(), 0)])
@@ -44,5 +44,5 @@ def test_a_notebook_without_bars_says_how_far_a_long_round_is(monkeypatch, insta
     observer = Display(console)
     monkeypatch.setattr(observer._progress, "start", lambda: None)
     hfp.simulate(SMALL, observers=[observer])
-    assert sum("clients of the round are done" in text for text in shown) == lines
+    assert sum("clients of the round that are done: " in text for text in shown) == lines
     assert observer._progress.disable is (installed is None)

@@ -148,6 +148,9 @@ def test_an_interval_holds_what_mathematics_says(least, most, value, left, right
 def test_the_table_says_default_range_and_meaning_under_the_groups_heading():
     lines = markdown(settings_of(Oven).values()).splitlines()
     assert lines[0] == "### Heat"
+    first = settings_of(Oven)["degrees"]
+    parted = [first, dataclasses.replace(first, name="grill", group="other"), dataclasses.replace(first, name="fan")]
+    assert [line for line in markdown(parted).splitlines() if line.startswith("###")] == ["### Heat", "### Other"]
     assert "| `degrees` | 180 | in [50, 250] | The oven has this temperature. |" in lines
     assert "| `mode` | top | top, bottom | Heat comes from here (top: above; bottom: below). |" in lines
     assert described(settings_of(Oven)["share"]) == {
