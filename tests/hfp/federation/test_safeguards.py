@@ -109,6 +109,7 @@ def test_a_method_that_reads_more_than_submodels_is_refused_before_it_trains():
         ({"privacy": {"clip": 1.0}}, "needs its noise"),
         ({"privacy": {"noise": 1.0, "sigma": 2.0}}, "part of privacy"),
         ({"privacy": {"noise": 1.0}, "deadline": 1.0, "late": "join"}, "late must be discard"),
+        ({"privacy": {"noise": 1.0}, "robust": "median"}, "robust must be left out in a private run"),
     ],
 )
 def test_what_cannot_be_asked_for_is_one_line(changes, message):
