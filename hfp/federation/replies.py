@@ -46,6 +46,20 @@ class ReplyCheck:
     def __init__(self, federation: Federation) -> None:
         self._federation = federation
 
+    def check_start(self) -> None:
+        """Refuse a model that starts from values with which every client's reply would be refused.
+
+        Raises:
+            InputError: naming the tensor and what is wrong with it.
+        """
+        try:
+            check_tensors(self._federation.initial, self.largest)
+        except InputError as error:
+            raise InputError(
+                f"the model can't be trained from its initial state: {error}. Register a buffer that is no part of "
+                "what is learned, such as a mask of -inf, with persistent=False"
+            ) from error
+
     def problem_of(self, state: ServerState, update: Update) -> str:
         """Why an update can't be used, in a sentence; empty when it can."""
         try:

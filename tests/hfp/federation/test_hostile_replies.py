@@ -288,6 +288,15 @@ def test_indices_and_masks_of_the_model_stay_as_they_are_whatever_a_client_answe
     assert torch.equal(course.state.weights[name], network.state_dict()[name])
 
 
+@pytest.mark.parametrize("value", [-math.inf, -1e9])
+def test_a_model_whose_honest_replies_would_all_be_refused_is_refused_before_anything_trains(value):
+    network = Tables()
+    network.register_buffer("causal", torch.full((3, 3), value).triu(1))
+    federation = set_up(Experiment(model=network, method="fedavg", clients=3, train_images=60))
+    with pytest.raises(InputError, match="initial state: causal (holds|must hold) values .* persistent=False"):
+        Course(federation)
+
+
 def test_the_largest_statistics_pool_to_finite_ones():
     most, pool = check_of(create_method("fedavg")).largest, Pool()
     for sign in (1, -1):
