@@ -294,7 +294,7 @@ def read_comparison(path: Path) -> dict[str, Any]:
 
 
 def _check_numbers(value: Any) -> None:
-    """Raise ValueError at a whole number of more than 64 bits, which TOML does not allow and JSON can't always write."""
+    """Raise ValueError at a whole number of over 64 bits, which TOML does not allow and JSON can't always write."""
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
         raise ValueError(f"a whole number has at most 64 bits; found {shown(value)}")
     for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
