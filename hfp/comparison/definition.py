@@ -101,7 +101,7 @@ class Comparison:
     threads: int = setting(
         1,
         "Each run computes with this many threads of the processor; their number changes a result's last digits.",
-        within="[1, inf)",
+        within="[1, 1024]",
         unit="threads",
     )
 

@@ -494,6 +494,11 @@ class Experiment:
                 )
         if self.privacy is not None:
             privacy_of(self.privacy)
+        if self.privacy is not None and self.robust is not None:
+            raise InputError(
+                "robust must be left out in a private run: a rule compares clients, so that one of them could change "
+                f"the sum by more than clip; found {self.robust}"
+            )
         if self.privacy is not None and self.late == "join":
             raise InputError("late must be discard in a private run, where a client counts at most once per round")
         if self.privacy is not None and self.batch_norm == "participants":

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from hfp.costs.macs import TRAINING_FACTOR, macs, parameters
 from hfp.costs.memory import PeakBytesCounter
-from hfp.errors import InputError
+from hfp.errors import InputError, printable
 from hfp.federation.setup import Federation
 from hfp.importance import CriterionError
 from hfp.methods import Client, Collector, Reply, ServerState, State, Update
@@ -46,12 +46,27 @@ class ReplyCheck:
     def __init__(self, federation: Federation) -> None:
         self._federation = federation
 
+    def check_start(self) -> None:
+        """Refuse a model that starts from values with which every client's reply would be refused.
+
+        Raises:
+            InputError: naming the tensor and what is wrong with it.
+        """
+        try:
+            check_tensors(self._federation.initial, self.largest)
+        except InputError as error:
+            raise InputError(
+                f"the model can't be trained from its initial state: {error}. Register a buffer that is no part of "
+                "what is learned, such as a mask of -inf, with persistent=False"
+            ) from error
+
     def problem_of(self, state: ServerState, update: Update) -> str:
         """Why an update can't be used, in a sentence; empty when it can."""
         try:
             self._check_work(state, update)
             check_values(update.reply, self.largest)
             self._federation.method.check_reply(self._federation.context, state, update)
+            self._check_tables(state, update)
         except (InputError, MapError) as error:
             return _one_line(str(error))
         except Exception as error:  # whatever a reply makes a method's own check do, the run goes on
@@ -141,6 +156,27 @@ class ReplyCheck:
         most_bytes = PLAUSIBLE * self._full.peak_bytes
         _within("peak_bytes", reply.peak_bytes, 1, most_bytes if memory is None else min(most_bytes, int(memory)))
 
+    def _check_tables(self, state: ServerState, update: Update) -> None:
+        """Refuse indices and masks that are not those that were sent: training changes none, and all clients use them.
+
+        Raises:
+            InputError: naming the table.
+        """
+        if not self._tables:
+            return
+        part = self._federation.method.trained_part(self._federation.context, state, update)
+        for name in self._tables & part.after.keys():
+            if not torch.equal(part.before[name], part.after[name]):
+                raise InputError(
+                    f"{name} must come back as it was sent, since training does not change indices or masks"
+                )
+
+    @cached_property
+    def _tables(self) -> frozenset[str]:
+        """Names of the model's tables of whole numbers or of yes and no; a single whole number is a count."""
+        state = self._federation.model.state_dict().items()
+        return frozenset(n for n, t in state if t.numel() > 1 and not t.is_floating_point() and not t.is_complex())
+
     @cached_property
     def _full(self) -> _Full:
         model, example = self._federation.model, self._federation.context.example
@@ -178,20 +214,21 @@ def check_values(reply: Reply, largest: float = FLOAT32_MAX) -> None:
 
 
 def check_tensors(tensors: State, largest: float = FLOAT32_MAX) -> None:
-    """Refuse values that are not finite or larger than `largest`, variances below 0, and counts that are not exact.
+    """Refuse values that are not finite or larger than `largest`, variances and counts below 0, and inexact counts.
 
     Raises:
         InputError: naming the tensor and what is wrong with it.
     """
     # the least and the greatest value tell, and finding them is one quick pass
-    for name, (least, greatest) in _ends({n: tensor for n, tensor in tensors.items() if _has_order(tensor)}).items():
+    for name, (least, greatest) in _ends({n: _real(t) for n, t in tensors.items() if _has_ends(t)}).items():
         if not (math.isfinite(least) and math.isfinite(greatest)):
             raise InputError(f"{name} holds values that are not finite")
-        limit = largest if tensors[name].is_floating_point() else EXACT
+        limit = largest if tensors[name].is_floating_point() or tensors[name].is_complex() else EXACT
         if max(-least, greatest) > limit:
             raise InputError(f"{name} must hold values up to {limit:.3g}; found {max(least, greatest, key=abs):.3g}")
-        if name.endswith("running_var") and least < 0:
-            raise InputError(f"{name} must hold variances of at least 0; found {least:.3g}")
+        for ending, what in (("running_var", "variances"), ("num_batches_tracked", "counts")):
+            if name.endswith(ending) and least < 0:
+                raise InputError(f"{name} must hold {what} of at least 0; found {least:.3g}")
 
 
 def _ends(tensors: State) -> dict[str, tuple[float, float]]:
@@ -254,8 +291,12 @@ def _numbers_in(value: Any) -> Iterator[Tensor | float]:
             yield from _numbers_in(getattr(value, entry.name))
 
 
-def _has_order(tensor: Tensor) -> bool:
-    return tensor.numel() > 0 and tensor.dtype != torch.bool and not tensor.is_complex()
+def _has_ends(tensor: Tensor) -> bool:
+    return tensor.numel() > 0 and tensor.dtype != torch.bool
+
+
+def _real(tensor: Tensor) -> Tensor:
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
 
 
 def _within(name: str, value: int, least: int, most: int) -> None:
@@ -265,4 +306,4 @@ def _within(name: str, value: int, least: int, most: int) -> None:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())[:_LONGEST]
+    return printable(" ".join(text.split()))[:_LONGEST]

@@ -18,8 +18,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from hfp.errors import InputError
 from hfp.federation.robust_rules import Median, NormClip, Rule, TrimmedMean
-from hfp.methods import Client, Update
+from hfp.methods import Client, Method, Update
 from hfp.reconstruct import TensorMap
 
 State = Mapping[str, Tensor]
@@ -37,6 +38,19 @@ class Defended:
 
     updates: tuple[Update, ...]
     undefended: float
+
+
+def check_robust(rules: Sequence[Rule], method: Method) -> None:
+    """Refuse rules about single entries for a method whose clients' tensors don't say which entries they hold.
+
+    Raises:
+        InputError: saying so.
+    """
+    if not getattr(method, "structured", True) and any(not isinstance(rule, NormClip) for rule in rules):
+        raise InputError(
+            f"{method.name} with structured=false has no other robust rule than norm-clip: each client answers "
+            "with single weights of its own, which can't be compared"
+        )
 
 
 def defend(rules: Sequence[Rule], weights: State, updates: Sequence[Update]) -> Defended:
@@ -129,6 +143,8 @@ def _compared(rule: TrimmedMean | Median, weights: State, updates: Sequence[Upda
         values = [updates[number].reply.tensors[name] for number in members]
         if len({place.shape for place in places}) != 1:
             continue  # of another layout at every client, so no two values speak of the same entry
+        if name not in weights and not values[0].is_floating_point():
+            continue  # bits by which a client says what it chose
         before = weights[name] if name in weights and weights[name].shape == places[0].shape else None
         found, holders = replacements(rule, places, values, before)
         for number, tensor in zip(members, found, strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -51,8 +52,8 @@ class NormClip:
 
     def __post_init__(self) -> None:
         """Check the number."""
-        if not self.times > 0:
-            raise InputError(f"norm-clip must be above 0 times the median; found {self.times}")
+        if not 0 < self.times < math.inf:
+            raise InputError(f"norm-clip must be finite and above 0 times the median; found {self.times}")
 
 
 Rule = TrimmedMean | Median | NormClip

@@ -80,6 +80,7 @@ class Course:
         self._cohort = Cohort(experiment, clients, run_state.cohort_state if run_state else None)
         self._safeguards = Safeguards(federation)
         self._check = ReplyCheck(federation)
+        self._check.check_start()
         self._evaluator = Evaluator(federation, self._fleet, self._safeguards)
         self._observers = _named([*self._measuring(), *observers])
         for name, observer_state in (run_state.observer_states if run_state else {}).items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ from hfp.federation.experiment import asked_clients
 from hfp.federation.observer import Observer
 from hfp.federation.privacy import check_private, private_statistics, private_update
 from hfp.federation.privacy_account import epsilon, privacy_of
-from hfp.federation.robust import defend, defended_statistics
+from hfp.federation.robust import check_robust, defend, defended_statistics
 from hfp.federation.robust_rules import parse_rules
 from hfp.federation.setup import Federation
 from hfp.methods import Client, ServerState, State, Update
@@ -31,7 +32,7 @@ class Safeguards(Observer):
         """Read what the experiment asks for.
 
         Raises:
-            InputError: the method can't run privately.
+            InputError: the method can't run privately, or with the rules.
         """
         experiment = federation.experiment
         self._federation = federation
@@ -40,6 +41,7 @@ class Safeguards(Observer):
         self._undefended = 0.0
         if self._privacy is not None:
             check_private(federation.method, federation.context)
+        check_robust(self._rules, federation.method)
 
     @property
     def active(self) -> bool:
@@ -54,14 +56,27 @@ class Safeguards(Observer):
             updates: every update of the round.
         """
         if self._rules:
-            defended = defend(self._rules, state.weights, updates)
-            updates, self._undefended = defended.updates, defended.undefended
+            defended = defend(self._rules, state.weights, [self._as_trained(state, update) for update in updates])
+            self._undefended = defended.undefended
+            updates = [
+                dataclasses.replace(update, reply=after.reply)
+                for update, after in zip(updates, defended.updates, strict=True)
+            ]
         if self._privacy is None or not updates:
             return updates
         experiment = self._federation.experiment
         expected = asked_clients(experiment.participation, experiment.clients)
         context = self._federation.context
         return [private_update(self._privacy, context, state, updates, expected, experiment.seed)]
+
+    def _as_trained(self, state: ServerState, update: Update) -> Update:
+        """Return the update as if the client had been sent just what it trained: some clients prune what they get."""
+        part = self._federation.method.trained_part(self._federation.context, state, update)
+        back = update.reply.tensors
+        if any(back.get(name) is not tensor for name, tensor in part.after.items()):
+            return update  # tensors of another form, which the task says all of
+        task = dataclasses.replace(update.task, index_map=part.index_map, tensors=part.before)
+        return dataclasses.replace(update, task=task)
 
     def pooled(self, state: ServerState, statistics: Iterable[tuple[Client, State]]) -> dict[str, Any]:
         """Pool the clients' batch-norm statistics of the new global model, with the same safeguards.

@@ -10,6 +10,9 @@ from hfp.costs.macs import macs
 from hfp.errors import InputError
 from hfp.federation.setup import Federation
 
+MOST_THREADS = 1024
+"""More than any machine computes one step with; far more end the process, because memory is taken for each."""
+
 SMALL_STEP = 50_000_000  # multiply-accumulates of a forward batch below which threads wait more than they work
 
 
@@ -17,10 +20,10 @@ def use_threads(threads: int | None, federation: Federation) -> None:
     """Compute with this many threads, by default with one where a step of the full model is too small to share.
 
     Raises:
-        InputError: the number is below 1.
+        InputError: the number is below 1, or above `MOST_THREADS`.
     """
-    if threads is not None and threads < 1:
-        raise InputError(f"threads must be at least 1; found {threads}")
+    if threads is not None and not 1 <= threads <= MOST_THREADS:
+        raise InputError(f"threads must be between 1 and {MOST_THREADS}; found {threads}")
     if threads is not None or _step_work(federation) < SMALL_STEP:
         torch.set_num_threads(threads or 1)
 

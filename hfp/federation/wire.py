@@ -21,7 +21,7 @@ from torch import Tensor
 
 from hfp.costs.payload import layout, pack, unpack
 from hfp.data.partition import FEWEST
-from hfp.errors import InputError
+from hfp.errors import InputError, printable
 from hfp.federation.letter import Letter
 from hfp.methods import Client, MethodContext, Reply, State, Task
 from hfp.methods.blocks.bits import from_bits, to_bits
@@ -166,11 +166,11 @@ def write_failure(kind: str, problem: str) -> Letter:
 
 
 def failure_in(letter: Letter) -> tuple[str, str] | None:
-    """Return the kind of failure and the client's words, None where the letter is something else."""
+    """Return the kind of failure and the client's words, fit to be shown; None where the letter is something else."""
     for kind in (FAILED, FORGOTTEN):
         try:
             said = _load(letter.header, kind, most=LONGEST_WORD).get("problem")
-            return kind, said[:MOST_WORDS] if isinstance(said, str) else ""
+            return kind, printable(said[:MOST_WORDS]) if isinstance(said, str) else ""
         except InputError:
             continue
     return None
@@ -375,8 +375,8 @@ def _number(value: Any, name: str) -> float:
 
 
 def _text(value: Any) -> str:
-    if not isinstance(value, str) or not value or len(value) > LONGEST_NAME:
-        raise InputError(f"a name must be a text of at most {LONGEST_NAME} characters; found {_shown(value)}")
+    if not isinstance(value, str) or not 0 < len(value) <= LONGEST_NAME or not value.isprintable():
+        raise InputError(f"a name must be a text of at most {LONGEST_NAME} printable characters; found {_shown(value)}")
     return value
 
 

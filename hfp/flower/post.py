@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
 
-from hfp.errors import InputError
+from hfp.errors import InputError, printable
 from hfp.federation import wire
 from hfp.federation.letter import Letter
 from hfp.federation.records import FAILED, IN_TIME, REFUSED
@@ -80,7 +80,7 @@ class Post:
 def read(message: Message) -> Heard:
     """Read the letter in a reply, or say why there is none."""
     if message.has_error():
-        reason = " ".join(str(message.error.reason).split())[: wire.MOST_WORDS]
+        reason = printable(" ".join(str(message.error.reason).split())[: wire.MOST_WORDS])
         return Heard(status=FAILED, problem=f"{reason} (code {message.error.code})")
     try:
         letter = from_records(message.content)

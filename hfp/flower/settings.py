@@ -47,7 +47,7 @@ class Settings:
     threads: int = setting(
         0,
         "A client computes with this many threads; 0 is one where the model is small, else PyTorch's own number.",
-        within="[0, inf)",
+        within="[0, 1024]",
         unit="threads",
     )
     keys: str = setting(

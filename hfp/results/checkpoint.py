@@ -148,6 +148,15 @@ def load_checkpoint(folder: Path, say: Callable[[str], None] = lambda _: None) -
     raise InputError(f"there is no checkpoint in {folder}; give the folder of a run that has one")
 
 
+def usable(folder: Path) -> Path | None:
+    """Return the file that `load_checkpoint` reads; None where none can be read."""
+    for path in (folder / CHECKPOINT, folder / PREVIOUS):
+        with contextlib.suppress(FileNotFoundError, _Damaged, InputError):
+            _read(path)
+            return path
+    return None
+
+
 class _Damaged(Exception):
     pass
 

@@ -19,7 +19,18 @@ from hfp.federation.experiment import Experiment
 from hfp.federation.records import RoundRecord
 from hfp.methods import State
 from hfp.results.atomic import clear_unfinished, is_unfinished, write_atomically
-from hfp.results.files import CLIENTS, CONFIGURATION, DESCRIPTION, DIAGNOSTICS, LOCK, METRICS, MODEL, PAGE, PICTURE
+from hfp.results.files import (
+    CLIENTS,
+    CONFIGURATION,
+    DESCRIPTION,
+    DIAGNOSTICS,
+    LOCK,
+    METRICS,
+    MODEL,
+    PAGE,
+    PICTURE,
+    has_checkpoint,
+)
 from hfp.results.tensor_file import to_bytes
 
 MACHINE = "machine"
@@ -56,6 +67,8 @@ class RunFolder:
             with told(f"output folder {self.path} can't be used"):
                 if not self._numbered:
                     self._check_free()
+                if self._resumed:
+                    self._check_nothing_lost()
                 clear_unfinished(self.path)
             yield
 
@@ -137,6 +150,19 @@ class RunFolder:
         if not self.path.is_dir() or any(not self._leftover(path) for path in self.path.iterdir()):
             raise InputError(
                 f"output folder {self.path} is not empty; nothing in it is overwritten: give another with --out"
+            )
+
+    def _check_nothing_lost(self) -> None:
+        """Refuse to begin a finished run anew, which a run without a checkpoint would do."""
+        found = None if has_checkpoint(self.path) else read_configuration(self.path)
+        if found is None or not (self.path / MODEL).exists():
+            return
+        with open(self.path / METRICS, "rb") as file:
+            done = sum(1 for _ in file)
+        if done >= found[0].rounds:
+            raise InputError(
+                f"the run in {self.path} is finished and has no checkpoint, so that it can't go on; nothing of it is "
+                "overwritten: give another folder"
             )
 
     def _leftover(self, path: Path) -> bool:

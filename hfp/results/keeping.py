@@ -11,7 +11,7 @@ from hfp.federation.records import RoundRecord, Run
 from hfp.federation.rounds import Outcome, RunState
 from hfp.federation.setup import Federation
 from hfp.results.atomic import write_atomically
-from hfp.results.checkpoint import Checkpoint, fingerprint, save_checkpoint
+from hfp.results.checkpoint import Checkpoint, fingerprint, save_checkpoint, usable
 from hfp.results.files import CHECKPOINT, METRICS, PREVIOUS
 from hfp.results.folder import RunFolder, told
 
@@ -78,15 +78,18 @@ class RunFiles(Observer):
             raise InputError(f"{path / CHECKPOINT} can't be written: {error.strerror or error}") from error
 
     def _take_up(self) -> None:
-        """Write the checkpoint that is there once more, by which another process knows that it is to stop.
+        """Write the checkpoint that is gone on from once more, by which another process knows that it is to stop.
+
+        So a damaged one does not become the one before.
 
         Raises:
             InputError: it can't be written.
         """
         path = self._folder.path / CHECKPOINT
-        if path.exists():
+        found = usable(self._folder.path) if path.exists() else None
+        if found is not None:
             with told(f"{path} can't be written"):
-                write_atomically(path, path.read_bytes(), lambda file: self._own.add(self._stamp(file)))
+                write_atomically(path, found.read_bytes(), lambda file: self._own.add(self._stamp(file)))
 
     def _check_own(self) -> None:
         """Refuse to write where another process has taken the run up.

@@ -89,6 +89,7 @@ def test_without_matplotlib_a_run_ends_and_says_so(tmp_path, monkeypatch, capsys
         (["run", "--alpha", "0"], "alpha must be a finite number above 0"),
         (["run", "--clients", "9999"], "9999"),
         (["run", "--threads", "0"], "threads must be at least 1; found 0"),
+        (["run", "--threads", "1000000000"], "threads must be between 1 and 1024; found 1000000000"),
         (["run", "--rounds", "x"], "rounds must be a whole number; found 'x'"),
         (["run", "--option", "warmup"], "expected NAME=VALUE; found 'warmup'"),
         (["run", "--budget", "macs=half"], "limit macs must be a number; found 'half'"),

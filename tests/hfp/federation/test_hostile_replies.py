@@ -235,6 +235,68 @@ def test_counts_beyond_what_sums_can_hold_are_refused():
         check_tensors({"bn.num_batches_tracked": torch.tensor(2**62)})
 
 
+def test_counts_below_0_are_refused():
+    with pytest.raises(InputError, match="num_batches_tracked must hold counts of at least 0; found -1"):
+        check_tensors({"bn.num_batches_tracked": torch.tensor(-1)})
+
+
+def test_complex_values_that_are_not_finite_are_refused():
+    check_tensors({"filter": torch.ones(3, dtype=torch.complex64)})
+    with pytest.raises(InputError, match="filter holds values that are not finite"):
+        check_tensors({"filter": torch.tensor([1.0, complex(0, math.nan)])})
+
+
+class Tables(torch.nn.Module):
+    """A network that looks its outputs up by a table of indices and leaves some out by a mask."""
+
+    def __init__(self):
+        super().__init__()
+        self.features, self.classes = torch.nn.Conv2d(1, 6, 3), torch.nn.Linear(6, 10)
+        self.register_buffer("order", torch.arange(10))
+        self.register_buffer("shown", torch.ones(10, dtype=torch.bool))
+
+    def forward(self, images):
+        scores = self.classes(self.features(images).relu().mean((2, 3)))
+        return scores[:, self.order].where(self.shown, float("-inf"))
+
+
+class TableLiar(InProcess):
+    """A fleet whose first client answers another table of indices or another mask."""
+
+    def __init__(self, federation, lie):
+        super().__init__(federation)
+        self.lie = lie
+
+    def train(self, round, clients, write):
+        for result in super().train(round, clients, write):
+            if result.client.index == 0:
+                tensors = {**result.reply.tensors, **self.lie}
+                result = dataclasses.replace(result, reply=dataclasses.replace(result.reply, tensors=tensors))
+            yield result
+
+
+@pytest.mark.parametrize("lie", [{"order": torch.full((10,), 10**6)}, {"shown": torch.zeros(10, dtype=torch.bool)}])
+@pytest.mark.parametrize("method", ["fedavg", "ca-hfp"])
+def test_indices_and_masks_of_the_model_stay_as_they_are_whatever_a_client_answers(method, lie):
+    network = Tables()
+    federation = set_up(Experiment(model=network, method=method, clients=3, train_images=60, rounds=1, head_start=1.0))
+    course = Course(federation, TableLiar(federation, lie))
+    record = course.advance().record
+    (name,) = lie
+    assert f"{name} must come back as it was sent" in record.clients[0].problem
+    assert [client.problem for client in record.clients[1:]] == ["", ""]
+    assert torch.equal(course.state.weights[name], network.state_dict()[name])
+
+
+@pytest.mark.parametrize("value", [-math.inf, -1e9])
+def test_a_model_whose_honest_replies_would_all_be_refused_is_refused_before_anything_trains(value):
+    network = Tables()
+    network.register_buffer("causal", torch.full((3, 3), value).triu(1))
+    federation = set_up(Experiment(model=network, method="fedavg", clients=3, train_images=60))
+    with pytest.raises(InputError, match="initial state: causal (holds|must hold) values .* persistent=False"):
+        Course(federation)
+
+
 def test_the_largest_statistics_pool_to_finite_ones():
     most, pool = check_of(create_method("fedavg")).largest, Pool()
     for sign in (1, -1):

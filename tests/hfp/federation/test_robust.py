@@ -166,6 +166,8 @@ def test_updates_given_are_not_changed(round_of_updates):
         ("trimmed-mean:x", "must be a number"),
         ("median:3", "takes no number"),
         ("norm-clip:-1", "above 0"),
+        ("norm-clip:inf", "must be finite"),
+        ("norm-clip:nan", "must be finite"),
     ],
 )
 def test_a_rule_that_cannot_be_read_is_refused(text, message):

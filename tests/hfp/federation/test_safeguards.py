@@ -19,6 +19,11 @@ SMALL = Experiment(
 )
 
 
+def lied(sent, back):
+    """The change times -100, or the values themselves where the client has pruned them."""
+    return sent - 100 * (back - sent) if sent.shape == back.shape else -100 * back
+
+
 class Liar:
     """The embedded engine with a first client that sends its change times -100, and statistics off by 1000."""
 
@@ -36,7 +41,7 @@ class Liar:
                 continue
             sent = result.task.tensors
             tensors = {
-                name: sent[name] - 100 * (tensor - sent[name]) if name in self._parameters else tensor
+                name: lied(sent[name], tensor) if name in self._parameters else tensor
                 for name, tensor in result.reply.tensors.items()
             }
             yield dataclasses.replace(result, reply=dataclasses.replace(result.reply, tensors=tensors))
@@ -65,6 +70,23 @@ def test_a_liar_moves_the_global_model_far_and_next_to_nothing_under_a_rule(rule
     defended = attacked(robust=rule)
     assert moved(defended.global_state) < 1.5 * honest
     assert [record.figures["undefended"] for record in defended.history] == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("rule", ["median", "norm-clip:0.01"])
+def test_rules_hold_for_clients_that_prune_the_model_themselves(rule):
+    pruning = dataclasses.replace(SMALL, method="dapperfl", robust=rule, rounds=1)
+    run = Course(federation := set_up(pruning), Liar(federation)).run()
+    assert [client.status for client in run.history[0].clients] == ["in time"] * 5
+    assert moved(run.global_state) < 1.5 * moved(
+        Course(set_up(dataclasses.replace(pruning, robust=None))).run().global_state
+    )
+
+
+def test_rules_about_entries_are_refused_where_clients_answer_single_weights_of_their_own():
+    single = dataclasses.replace(SMALL, method="fiarse", options={"structured": False})
+    Course(set_up(dataclasses.replace(single, robust="norm-clip")))
+    with pytest.raises(InputError, match="fiarse with structured=false has no other robust rule than norm-clip"):
+        Course(set_up(dataclasses.replace(single, robust="median")))
 
 
 def test_the_share_that_cannot_be_defended_is_in_the_record():
@@ -109,6 +131,7 @@ def test_a_method_that_reads_more_than_submodels_is_refused_before_it_trains():
         ({"privacy": {"clip": 1.0}}, "needs its noise"),
         ({"privacy": {"noise": 1.0, "sigma": 2.0}}, "part of privacy"),
         ({"privacy": {"noise": 1.0}, "deadline": 1.0, "late": "join"}, "late must be discard"),
+        ({"privacy": {"noise": 1.0}, "robust": "median"}, "robust must be left out in a private run"),
     ],
 )
 def test_what_cannot_be_asked_for_is_one_line(changes, message):

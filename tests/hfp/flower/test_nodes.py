@@ -12,7 +12,7 @@ from mutations import mutated
 
 pytest.importorskip("flwr")
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
 from flwr.proto.node_pb2 import NodeInfo
 from inline_grid import InlineGrid
 from safetensors.torch import load, save
@@ -160,6 +160,19 @@ GARBAGE = {
         "not finite",
     ),
     "raises": (lambda m, _: 1 / 0, "failed", "division by zero"),
+    "words for no terminal": (
+        lambda m, _: letter_with(m, kind="failed", problem="\ud800\x1b[2J"),
+        "failed",
+        r"\ud800\x1b",
+    ),
+    "an error for no terminal": (lambda m, _: Message(Error(2, "\x1b[2J"), reply_to=m), "failed", r"\x1b[2J"),
+    "names for no terminal": (
+        lambda m, _: letter_with(
+            m, kind="reply", round=0, client=len(GARBAGE), tensors=[["\ud800", "int8", [0]]], figures={}, kept=[]
+        ),
+        "refused",
+        "printable",
+    ),
 }
 
 
@@ -173,12 +186,13 @@ def test_garbage_is_refused_recorded_and_changes_nothing(tmp_path):
 
     for node, (make, _, _) in enumerate(GARBAGE.values(), start=1001):
         grid.broken[node] = breaking(node, make)
-    run, _ = run_on(grid, config, tmp_path / "run")
+    run, said = run_on(grid, config, tmp_path / "run")
     wanted = {client: status for client, (_, status, _) in enumerate(GARBAGE.values(), start=1)}
     assert statuses(run.history[0]) == {0: "in time", **wanted}
     problems = {one.client: one.problem for one in run.history[0].clients}
     for client_index, (kind, (_, _, reason)) in enumerate(GARBAGE.items(), start=1):
         assert reason in problems[client_index], kind
+    assert all(line.isprintable() for line in said)
     assert all(tensor.isfinite().all() for tensor in run.global_state.values())
 
 

@@ -1,6 +1,7 @@
 """A run that is stopped, at whatever moment and in whatever way, goes on to the end that it would have had."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -156,6 +157,39 @@ def test_without_checkpoints_a_run_is_taken_up_at_its_beginning(tmp_path, monkey
     assert main(["run", "--resume", str(tmp_path / "part")]) == 0
     assert "no checkpoint was written yet: the run starts anew" in capsys.readouterr().out
     assert len((tmp_path / "part/metrics.jsonl").read_text().splitlines()) == 3
+
+
+def test_a_finished_run_without_a_checkpoint_is_not_begun_anew(tmp_path):
+    experiment = Experiment(method="fedavg", **{**TINY, "rounds": 1})
+    simulate(experiment, resume=tmp_path, checkpoint=0)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    with pytest.raises(InputError, match="is finished and has no checkpoint"):
+        simulate(experiment, resume=tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+
+
+def test_a_run_that_went_on_from_the_checkpoint_before_survives_a_kill_between_two_renames(tmp_path, monkeypatch):
+    experiment, whole, part = Experiment(method="fedavg", **TINY), tmp_path / "whole", tmp_path / "part"
+    simulate(experiment, resume=whole)
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 2)
+        with pytest.raises(KeyboardInterrupt):
+            simulate(experiment, resume=part)
+    assert (part / PREVIOUS).exists()
+    (part / CHECKPOINT).write_bytes(b"damaged")
+    with monkeypatch.context() as patch:
+        real = os.replace
+
+        def killed(source, target):
+            if Path(target).name == CHECKPOINT and not Path(target).exists():
+                raise KeyboardInterrupt
+            real(source, target)
+
+        patch.setattr(os, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            simulate(experiment, resume=part)
+    simulate(experiment, resume=part)
+    assert_same_run(part, whole)
 
 
 def test_half_a_line_of_metrics_is_gone_after_the_run_is_resumed(tmp_path):
