@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import json
 import math
@@ -22,6 +21,7 @@ from hfp import reconstruct
 from hfp.errors import InputError
 from hfp.federation.experiment import Experiment
 from hfp.federation.setup import coupled_groups
+from hfp.models.source import copy_of
 from hfp.reconstruct import Coupling, IndexMap, Pruned, PrunedFile, compact_model, read_pruned
 from hfp.results.classifier import TrainedClassifier
 from hfp.results.description import ModelDescription, ModelSource, read_description, read_json
@@ -163,7 +163,7 @@ def load_run(folder: str | os.PathLike[str], model: ModelSource | None = None) -
     if not isinstance(settings, dict):
         raise InputError(f"{path / CONFIGURATION} is damaged: expected an object; found {type(settings).__name__}")
     settings.pop(MACHINE, None)
-    full = copy.deepcopy(description.skeleton(model)) if isinstance(model, nn.Module) else description.skeleton(model)
+    full = copy_of(description.skeleton(model)) if isinstance(model, nn.Module) else description.skeleton(model)
     _fill(full, path / MODEL)
     policy = settings.get("batch_norm")
     if policy in _OTHERWISE_TESTED and has_statistics(full):
