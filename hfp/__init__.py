@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from hfp.pruning.prune import prune
     from hfp.pruning.result import PruneResult
     from hfp.reconstruct import save_pruned
-    from hfp.results.load import SavedRun, load_pruned, load_run
+    from hfp.results.load import SavedRun, load_pruned, load_run, load_submodel
     from hfp.results.simulate import simulate
     from hfp.version import __version__ as __version__
 
@@ -52,6 +52,7 @@ __all__ = [
     "language",
     "load_pruned",
     "load_run",
+    "load_submodel",
     "prune",
     "push_to_hub",
     "reconstruct",
@@ -73,7 +74,7 @@ __getattr__, __dir__ = lazily(
         "hfp.pruning.prune": "prune",
         "hfp.pruning.result": "PruneResult",
         "hfp.reconstruct": "save_pruned",
-        "hfp.results.load": "SavedRun load_pruned load_run",
+        "hfp.results.load": "SavedRun load_pruned load_run load_submodel",
         "hfp.results.simulate": "simulate",
         "hfp.version": "__version__",
     },

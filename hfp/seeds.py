@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -28,9 +29,9 @@ def generator(seed: int, *labels: str | int) -> torch.Generator:
 
 @contextmanager
 def seeded(device: torch.device, seed: int, *labels: str | int) -> Iterator[None]:
-    """Seed torch's global generators, which dropout layers draw from, by `derive` while inside.
+    """Seed the global generators, which dropout layers draw from, by `derive` while inside.
 
-    The generators of the processor and of `device` are afterwards what they were.
+    These are torch's of the processor and of `device`, Python's and NumPy's. They are afterwards what they were.
 
     >>> with seeded(torch.device("cpu"), 0, "layers", 1):
     ...     one = torch.rand(3)
@@ -39,14 +40,14 @@ def seeded(device: torch.device, seed: int, *labels: str | int) -> Iterator[None
     """
     derived = derive(seed, *labels)
     if device.type == "cpu":
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), _python_and_numpy_seeded(derived):
             torch.default_generator.manual_seed(derived)
             yield
         return
     module = getattr(torch, device.type)
     place = [] if device.type == "mps" else [device]  # there is one such device, and its functions take none
     before = module.get_rng_state(*place)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _python_and_numpy_seeded(derived):
         torch.default_generator.manual_seed(derived)
         try:
             with module.device(device) if place else nullcontext():
@@ -54,3 +55,27 @@ def seeded(device: torch.device, seed: int, *labels: str | int) -> Iterator[None
             yield
         finally:
             module.set_rng_state(before, *place)
+
+
+@contextmanager
+def making_seeded(seed: int, *labels: str | int) -> Iterator[None]:
+    """Seed all global generators, which a model's first weights are drawn from, by `derive` while inside.
+
+    Those of the processor, of Python and of NumPy are afterwards what they were.
+    """
+    derived = derive(seed, *labels)
+    with torch.random.fork_rng(devices=[]), _python_and_numpy_seeded(derived):
+        torch.manual_seed(derived)
+        yield
+
+
+@contextmanager
+def _python_and_numpy_seeded(derived: int) -> Iterator[None]:
+    states = random.getstate(), np.random.get_state()
+    random.seed(derived)
+    np.random.seed(derived % 2**32)
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])

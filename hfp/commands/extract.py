@@ -61,7 +61,7 @@ def _about(saved: SavedRun, found: SavedRun | Submodel) -> dict[str, Any]:
 
 def _loading(out: str, saved: SavedRun) -> str:
     """Return the call that loads the file; only a model that has a name is made without the caller's help."""
-    return f'hfp.load_pruned("{out}")' if saved.description.named else f'hfp.load_pruned("{out}", skeleton=...)'
+    return f'hfp.load_submodel("{out}"{"" if saved.description.named else ", model=..."})'
 
 
 def _show(document: dict[str, Any]) -> None:
@@ -69,7 +69,7 @@ def _show(document: dict[str, Any]) -> None:
     whose = "the global model" if "client" not in document else f"client {document['client']}'s model"
     made = "as trained" if document["trained"] else "as planned, with the global model's weights"
     lines = [f"{whose}, {made} in round {document['round']}: {document['parameters']:,} parameters"]
-    lines.append(f"written to {document['out']}; load it with {document['load']}")
+    lines.append(f"written to {document['out']}; load it with {document['load']}, or hfp predict {document['out']}")
     if "onnx" in document:
         onnx = document["onnx"]
         lines.append(f"{onnx['path']} takes {onnx['takes']} and differs by {onnx['largest_difference']:.2g} at most")

@@ -19,6 +19,7 @@ from hfp.models.source import FullModel, full_model, imported, is_model
 from hfp.pruning.coupled import coupled_report
 from hfp.pruning.coupled_page import coupled_page
 from hfp.results.atomic import write_atomically
+from hfp.results.files import run_folder
 from hfp.results.load import full_model_alone, is_run
 from hfp.results.overview import run_overview
 from hfp.results.page import run_page
@@ -48,7 +49,7 @@ def _show_run(arguments: argparse.Namespace) -> int:
     for option in ("model", "image_size", "picture"):
         if getattr(arguments, option) is not None:
             raise InputError(f"--{option.replace('_', '-')} is for files of pruned models; {arguments.file} is a run")
-    folder = arguments.file if arguments.file.is_dir() else arguments.file.parent
+    folder = run_folder(arguments.file)
     found = run_overview(folder)
     if arguments.html is not None:
         check_place(arguments.html)

@@ -15,7 +15,7 @@ from rich.console import Console
 from hfp.commands.arguments.predict import image_files
 from hfp.errors import InputError
 from hfp.results.classifier import Prediction, TrainedClassifier
-from hfp.results.load import load_run, load_submodel
+from hfp.results.load import is_run, load_run, load_submodel
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -45,7 +45,7 @@ def load_classifier(path: Path, client: int | None, model: str | None) -> Traine
     Raises:
         InputError, MapError: it can't be loaded.
     """
-    if path.is_file() and path.name != "global.safetensors":
+    if not is_run(path):
         if client is not None:
             raise InputError(f"{path} is one client's model already; give --client with a run's folder")
         return load_submodel(path, model)

@@ -40,7 +40,8 @@ class ComparisonFolder:
     """Keeps a comparison's description, and a file for every finished run.
 
     A run is known by its experiment and by what it was made with (`hfp.comparison.identity`): the content of its data,
-    the number of threads, the version of hfp. Results that were made otherwise stay in the folder and are not shown.
+    the number of threads, the version of hfp, a user's own code. Results that were made otherwise stay in the folder
+    and are not shown.
     """
 
     def __init__(self, path: Path, threads: int = 1, *, numbered: bool = False) -> None:

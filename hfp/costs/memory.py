@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Hashable
 
 import torch
 from torch import Tensor, nn
 
 from hfp.costs.macs import decides_costs
+from hfp.reconstruct.models.copying import copied
+from hfp.reconstruct.models.twin import computed
 
 
 class PeakBytesCounter:
@@ -37,7 +38,7 @@ class PeakBytesCounter:
 
     def _saved(self, model: nn.Module, batch_size: int) -> int:
         """Count the bytes of the storages that a forward pass saves, other than the model's own."""
-        model = copy.deepcopy(model).train()
+        model = copied(model, computed(model)).train()
         own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
         saved: dict[int, Tensor] = {}
 

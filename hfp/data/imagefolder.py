@@ -12,6 +12,7 @@ import torch
 
 from hfp.data.dataset import Dataset, Split, make_dataset
 from hfp.data.decode import Decoded, Undecodable, decode, printable
+from hfp.data.load import NO_TREE
 from hfp.data.pixels import ANIMATED, DEEP, TRANSPARENT
 from hfp.data.request import DataRequest
 from hfp.data.stratify import stratified_halves
@@ -40,7 +41,7 @@ def load_imagefolder(request: DataRequest) -> Dataset:
             splits have different classes; or images can't be decoded, all of which are named.
     """
     if request.root is None:
-        raise InputError("data set imagefolder needs the folder of the images: --data-root PATH")
+        raise InputError(NO_TREE)
     return load_tree(request, size=request.image_size or _DEFAULT_SIZE)
 
 

@@ -23,6 +23,7 @@ _OWN: Mapping[str, str] = {
     "imagefolder": "hfp.data.imagefolder",
 }
 """Each of these modules has a function ``load_NAME``. Names are known before torch is loaded."""
+NO_TREE = "data set imagefolder needs the folder of the images: --data-root PATH"
 IMAGES: Mapping[str, tuple[int, int]] = {
     "digits": (1, 8), "fmnist": (1, 28), "cifar10": (3, 32), "cifar100": (3, 32),
 }  # fmt: skip

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from hfp.data.dataset import Dataset, Split
 from hfp.data.tensors import unnormalised
 from hfp.errors import InputError
-from hfp.seeds import derive
+from hfp.seeds import making_seeded
 
 FUNCTIONS = ("model", "client_data", "test_data")
 
@@ -40,8 +40,7 @@ class Problem:
         Raises:
             InputError: the function returns no module.
         """
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive(seed, "weights"))
+        with making_seeded(seed, "weights"):
             model = self.module.model()
         if not isinstance(model, nn.Module):
             raise InputError(f"{self._name}.model() must return a torch.nn.Module; found {type(model).__name__}")

@@ -25,7 +25,7 @@ from hfp.methods import Client, Method, MethodContext, State, create_method
 from hfp.models import classifier_of
 from hfp.models.source import classifier, is_factory
 from hfp.reconstruct import Coupling, MapError
-from hfp.seeds import derive
+from hfp.seeds import derive, making_seeded
 from hfp.training.local_step import LocalData, LocalTraining
 
 
@@ -221,8 +221,7 @@ def _assemble(
 
 def prepared(method: Method, model: nn.Module, example: Tensor, seed: int) -> nn.Module:
     """Return the full model that a method makes of the one that was asked for; what it adds is drawn from the seed."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(seed, "prepared weights"))
+    with making_seeded(seed, "prepared weights"):
         return method.prepare(model, example)
 
 
@@ -340,8 +339,7 @@ def _dataset(experiment: Experiment) -> Dataset:
 
 
 def _model(experiment: Experiment, dataset: Dataset) -> tuple[nn.Module, str]:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(experiment.seed, "weights"))
+    with making_seeded(experiment.seed, "weights"):
         model, origin = classifier(
             experiment.model,
             num_classes=len(dataset.classes),

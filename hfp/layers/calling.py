@@ -141,6 +141,29 @@ def _plain_recurrence() -> Iterator[None]:
 
 
 @contextmanager
+def buffers_kept(model: nn.Module) -> Iterator[None]:
+    """Put every buffer and its values back on leaving, also after an error."""
+    places = [(module, name) for module in model.modules() for name, _ in module.named_buffers(recurse=False)]
+    before = [(buffer, buffer.detach().clone()) for buffer in (module._buffers[name] for module, name in places)]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for (module, name), (buffer, values) in zip(places, before, strict=True):
+                module._buffers[name] = buffer
+                if _can_be_written(buffer):
+                    buffer.copy_(values)
+
+
+def _can_be_written(tensor: Tensor) -> bool:
+    """Tell whether a forward pass can write to a tensor: it is not of inference mode, and no view that repeats."""
+    repeats = tensor.layout == torch.strided and any(
+        size > 1 and not stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True)
+    )
+    return not tensor.is_inference() and not repeats
+
+
+@contextmanager
 def modes_kept(model: nn.Module) -> Iterator[None]:
     """Put every module's training or evaluation mode back on leaving, also after an error."""
     modes = {module: module.training for module in model.modules()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import importlib
 import os
 import sys
@@ -21,6 +20,8 @@ from hfp.models import create_model, models
 from hfp.models.pretrained import pretrained_model
 from hfp.models.weights import load_weights
 from hfp.reconstruct import TimmModel
+from hfp.reconstruct.models.copying import copied
+from hfp.reconstruct.models.twin import computed
 
 RANDOM = "random weights"
 """The origin of the weights of a model that is named without saying more."""
@@ -113,7 +114,7 @@ def classifier(
             raise InputError("give either pretrained or weights, not both: each decides where training starts")
         model, origin = _pretrained(source, num_classes, in_channels), "timm's pretrained weights"
     elif isinstance(source, nn.Module):
-        model, origin = copy.deepcopy(source).cpu(), "the given module's weights"
+        model, origin = copy_of(source).cpu(), "the given module's weights"
     elif not isinstance(source, str) or is_factory(source):
         model, origin = from_factory(source), "the factory's weights"
     else:
@@ -121,6 +122,21 @@ def classifier(
     if weights is not None:
         origin = load_weights(model, weights, new_classifier=True)
     return model, origin
+
+
+def copy_of(module: nn.Module) -> nn.Module:
+    """Return a copy of a module that is given, which may have run.
+
+    Raises:
+        InputError: something that the module keeps can't be copied.
+    """
+    try:
+        return copied(module, computed(module))
+    except Exception as error:  # what a module keeps may refuse in any way
+        raise InputError(
+            f"the given {type(module).__name__} can't be copied ({type(error).__name__}: {error}); give a function "
+            "that makes it, or delete the attribute that can't be copied"
+        ) from error
 
 
 def is_factory(spec: str) -> bool:

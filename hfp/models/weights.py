@@ -115,15 +115,34 @@ def _unpickled(path: Path) -> Any:
             warnings.simplefilter("ignore")  # torch.load's own, about how the file was written
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        if not _begins_as_saved(path):
+            raise InputError(f"{path} is damaged or was not written by torch.save") from error
         raise InputError(
             f"{path} is a pickle of other things than tensors, which could run any code, so it is not read; "
-            f'if you trust it, convert it: python -c "import torch; m = torch.load({str(path)!r}, weights_only=False); '
-            "torch.save(getattr(m, 'state_dict', lambda: m)(), 'weights.pth')\""
+            f"{_convert(f'torch.load({str(path)!r}, weights_only=False)')}"
         ) from error
     except RuntimeError as error:
+        if "TorchScript" in str(error):
+            found = f"{path} is an archive of TorchScript, which holds code, so it is not read"
+            raise InputError(f"{found}; {_convert(f'torch.jit.load({str(path)!r})')}") from error
         raise InputError(f"{path} can't be read as a state_dict: {str(error).splitlines()[0]}") from error
     except (EOFError, OSError, ValueError, LookupError, AttributeError) as error:
         raise InputError(f"{path} is damaged or was not written by torch.save") from error
+
+
+def _begins_as_saved(path: Path) -> bool:
+    """Tell whether a file begins as what `torch.save` writes, and not as a page about a failed download does."""
+    with path.open("rb") as file:
+        return file.read(2) in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+
+
+def _convert(load: str) -> str:
+    """Say how to turn what is loaded, be it a model or a checkpoint with a model or state inside, into a state."""
+    inside = f"next((m[k] for k in {_INSIDE} if k in m), m) if isinstance(m, dict) else m"
+    return (
+        f'if you trust it, convert it: python -c "import torch; m = {load}; m = {inside}; '
+        "torch.save(getattr(m, 'state_dict', lambda: m)(), 'weights.pth')\""
+    )
 
 
 def _head_of_other_classes(model: nn.Module, state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> set[str]:

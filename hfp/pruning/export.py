@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from hfp.errors import InputError, printable
-from hfp.layers.calling import call, modes_kept, results
+from hfp.layers.calling import buffers_kept, call, modes_kept, results
 
 _TOLERANCE = 1e-3  # of the largest output: other kernels, another order of sums
 
@@ -37,7 +37,7 @@ def export_onnx(model: nn.Module, inputs: Any, path: Path) -> float:
         InputError: the `onnx` extra is missing, the model can't be exported, or its exported form gives other outputs.
     """
     check_exporter()
-    with modes_kept(model):
+    with modes_kept(model), buffers_kept(model):
         model.eval()
         with torch.no_grad():
             expected = results(call(model, inputs))

@@ -10,15 +10,23 @@ CONFIGURATION, METRICS, MODEL, PICTURE = "config.json", "metrics.jsonl", "global
 DIAGNOSTICS, PAGE, LOCK = "diagnostics.png", "page.html", ".lock"
 DESCRIPTION, PLANS, CLIENTS = "model.json", "plans.json", "clients"  # how to make the model again, and submodels
 CHECKPOINT, PREVIOUS = "checkpoint.safetensors", "checkpoint-previous.safetensors"
+_OF_A_RUN = (CONFIGURATION, METRICS, MODEL, DESCRIPTION, PLANS, CHECKPOINT, PREVIOUS)
+
+
+def run_folder(path: Path) -> Path:
+    """Return the folder of a run when the path is one of the files in it that stand for the run, else the path."""
+    if path.name in _OF_A_RUN and path.is_file() and (path.parent / DESCRIPTION).exists():
+        return path.parent
+    return path
 
 
 def check_run(path: Path) -> Path:
-    """Return the folder of a run, whose global model's file also stands for it.
+    """Return the folder of a run, for which the files in it also stand.
 
     Raises:
         InputError: there is no such folder, or it is no run's.
     """
-    folder = path.parent if path.name == MODEL else path
+    folder = run_folder(path)
     if not folder.is_dir():
         raise InputError(f"there is no folder {folder}; give the folder that hfp run wrote")
     if not (folder / DESCRIPTION).exists():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import json
 import math
@@ -22,10 +21,11 @@ from hfp import reconstruct
 from hfp.errors import InputError
 from hfp.federation.experiment import Experiment
 from hfp.federation.setup import coupled_groups
+from hfp.models.source import copy_of
 from hfp.reconstruct import Coupling, IndexMap, Pruned, PrunedFile, compact_model, read_pruned
 from hfp.results.classifier import TrainedClassifier
 from hfp.results.description import ModelDescription, ModelSource, read_description, read_json
-from hfp.results.files import CONFIGURATION, DESCRIPTION, METRICS, MODEL
+from hfp.results.files import CONFIGURATION, METRICS, MODEL, run_folder
 from hfp.results.folder import MACHINE
 from hfp.results.submodels import RUN, client_file, read_plan
 from hfp.training.batch_norm import has_statistics
@@ -38,7 +38,7 @@ class Submodel(TrainedClassifier):
     """A client's own compact model, ready to predict.
 
     Args:
-        client: whose it is.
+        client: whose it is; None for the whole global model, which ``hfp extract`` writes where no client is named.
         index_map: its place in the full model.
         trained: True where it is as the client's training left it, with batch-norm statistics of the client's data;
             False where it is the part of the global model that the client's last plan keeps, with the global model's
@@ -47,7 +47,7 @@ class Submodel(TrainedClassifier):
         description: how to make the full model again.
     """
 
-    client: int
+    client: int | None
     index_map: IndexMap
     trained: bool
     round: int
@@ -56,7 +56,8 @@ class Submodel(TrainedClassifier):
     def __repr__(self) -> str:
         parameters = sum(parameter.numel() for parameter in self.model.parameters())
         made = "trained" if self.trained else "planned"
-        return f"Submodel(client {self.client}, {parameters:,} parameters, {made} in round {self.round})"
+        whose = "the global model" if self.client is None else f"client {self.client}"
+        return f"Submodel({whose}, {parameters:,} parameters, {made} in round {self.round})"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -137,7 +138,7 @@ def load_run(folder: str | os.PathLike[str], model: ModelSource | None = None) -
     Nothing in the folder is run or unpickled.
 
     Args:
-        folder: what ``hfp run`` wrote, or the ``global.safetensors`` inside.
+        folder: what ``hfp run`` wrote, or a file of the run inside, such as ``global.safetensors``.
         model: the full model's architecture, needed where the run does not name it because it was given in Python. It
             is a module, which is copied, a callable that returns one, or ``module:factory``.
 
@@ -154,8 +155,7 @@ def load_run(folder: str | os.PathLike[str], model: ModelSource | None = None) -
     >>> hfp.load_run("runs/mine").submodel(client=0).trained
     False
     """
-    path = Path(folder)
-    path = path.parent if path.name == MODEL else path
+    path = run_folder(Path(folder))
     if not path.is_dir():
         raise InputError(f"there is no folder {path}; give the folder that hfp run wrote")
     description = read_description(path)
@@ -163,7 +163,7 @@ def load_run(folder: str | os.PathLike[str], model: ModelSource | None = None) -
     if not isinstance(settings, dict):
         raise InputError(f"{path / CONFIGURATION} is damaged: expected an object; found {type(settings).__name__}")
     settings.pop(MACHINE, None)
-    full = copy.deepcopy(description.skeleton(model)) if isinstance(model, nn.Module) else description.skeleton(model)
+    full = copy_of(description.skeleton(model)) if isinstance(model, nn.Module) else description.skeleton(model)
     _fill(full, path / MODEL)
     policy = settings.get("batch_norm")
     if policy in _OTHERWISE_TESTED and has_statistics(full):
@@ -233,9 +233,22 @@ def load_submodel(path: str | os.PathLike[str], model: ModelSource | None = None
         model: the full model's architecture, where the file does not name it.
 
     Raises:
-        InputError: the file is not from a run, or the model has to be given.
+        InputError: the file is not from a run or needs the run's folder, or the model has to be given.
         MapError: the file is damaged, or of another model.
+
+    >>> import hfp, torch
+    >>> from pathlib import Path
+    >>> from hfp.results.model_files import ModelFiles
+    >>> experiment = hfp.Experiment(clients=2, train_images=64, rounds=1, head_start=1.0)
+    >>> files = ModelFiles(Path("runs/saved"), save_clients=True)
+    >>> run = hfp.simulate(experiment, resume="runs/saved", observers=[files])
+    >>> mine = hfp.load_submodel("runs/saved/clients/client-0.safetensors")
+    >>> mine.predict(torch.zeros(1, 1, 8, 8, dtype=torch.uint8))[0].label in mine.classes
+    True
     """
+    alone = full_model_alone(Path(path))
+    if alone is not None:
+        raise InputError(alone)
     stored = read_pruned(path)
     description = description_in(stored)
     if description is None:
@@ -246,14 +259,14 @@ def load_submodel(path: str | os.PathLike[str], model: ModelSource | None = None
     found = reconstruct.load_pruned(path, skeleton)
     about = found.metadata
     return Submodel(
-        found.model, description.classes, description.input, int(about.get("client", 0)), found.index_map,
+        found.model, description.classes, description.input, about.get("client"), found.index_map,
         bool(about.get("trained")), int(about.get("round", 0)), description,
     )  # fmt: skip
 
 
 def is_run(path: Path) -> bool:
-    """Tell whether a path is a run's folder, or the global model's file in one."""
-    return path.is_dir() or (path.name == MODEL and (path.parent / DESCRIPTION).is_file())
+    """Tell whether a path is a run's folder, or one of the run's files in it."""
+    return run_folder(path).is_dir()
 
 
 def full_model_alone(path: Path) -> str | None:

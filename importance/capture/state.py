@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from hfp.layers.calling import random_state_kept
+from hfp.layers.calling import buffers_kept, random_state_kept
 
 
 @contextmanager
@@ -21,8 +21,7 @@ def untouched(model: nn.Module, *, parameters_require_grad: bool) -> Iterator[No
     """
     modes = [(module, module.training) for module in model.modules()]
     parameters = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
-    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
-    with random_state_kept(), torch.enable_grad():
+    with random_state_kept(), buffers_kept(model), torch.enable_grad():
         try:
             model.eval()
             for parameter, _, _ in parameters:
@@ -35,6 +34,3 @@ def untouched(model: nn.Module, *, parameters_require_grad: bool) -> Iterator[No
             for parameter, required, grad in parameters:
                 parameter.requires_grad_(required)
                 parameter.grad = grad
-            with torch.no_grad():
-                for buffer, value in buffers:
-                    buffer.copy_(value)

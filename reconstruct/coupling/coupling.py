@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from difflib import get_close_matches
 from functools import cached_property
@@ -266,25 +266,28 @@ class Coupling:
 
     @cached_property
     def _reached(self) -> Mapping[str, set[int]]:
-        """Return, by group, how many outputs of each convolution or linear layer one of its channels is."""
+        """Return, by group, how many outputs of each convolution, linear or recurrent layer one of its channels is."""
         groups = list(self._wiring.groups.values())
         group_of = np.full(self._wiring.trace.labels.count, -1)
         for place, group in enumerate(groups):
             group_of[list(group.classes)] = place
         found: dict[str, set[int]] = {}
-        for name, module in self._wiring.model.named_modules():
-            lines = self._wiring.trace.tensors.get(f"{name}.weight".lstrip("."))
-            if not isinstance(module, PRODUCTS) or lines is None:
-                continue
-            line = lines[weight_dims(module)[0]]
-            if line is None:
-                continue
+        for line in self._output_lines():
             classes, counts = np.unique(self._wiring.classes.of[line], return_counts=True)
             for place in set(group_of[classes].tolist()) - {-1}:
                 each = counts[group_of[classes] == place]
                 if len(each) == len(groups[place].classes) and (each == each[0]).all():
                     found.setdefault(groups[place].name, set()).add(int(each[0]))
         return found
+
+    def _output_lines(self) -> Iterator[Array]:
+        """Yield the outputs of every layer; those of recurrent layers are sizes of their own, and no gates."""
+        for name, module in self._wiring.model.named_modules():
+            lines = self._wiring.trace.tensors.get(f"{name}.weight".lstrip("."))
+            line = lines[weight_dims(module)[0]] if isinstance(module, PRODUCTS) and lines is not None else None
+            if line is not None:
+                yield line
+        yield from (part.line for part in self._wiring.bindings if part.attribute in ("hidden_size", "proj_size"))
 
     def reason(self, tensor: str, dim: int) -> str | None:
         """Return why a dimension of a parameter or buffer keeps all its indices; None when it can lose some."""

@@ -176,7 +176,7 @@ def read_pruned(path: str | os.PathLike[str]) -> PrunedFile:
         What the file says; its `state` reads the weights.
 
     Raises:
-        MapError: the file is missing, damaged, of another format version, or contradicts itself.
+        MapError: the file is missing, damaged, of another kind or format version, or contradicts itself.
 
     >>> import torch
     >>> from hfp.reconstruct import IndexMap, Pruned, read_pruned, save_pruned
@@ -187,7 +187,10 @@ def read_pruned(path: str | os.PathLike[str]) -> PrunedFile:
     path = Path(path)
     with opened(path) as file:
         check_checksum(path)
-        document = Document.parse((file.metadata() or {}).get(_DOCUMENT, "{}"))
+        text = (file.metadata() or {}).get(_DOCUMENT)
+        if text is None:
+            raise MapError(f"{path} holds no pruned model: expected a file of hfp prune, hfp extract or save_pruned")
+        document = Document.parse(text)
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
         _check_names(document, shapes)
         vectors = {name: vector_in(file, name) for name in shapes if name.startswith(VECTOR)}

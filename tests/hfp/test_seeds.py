@@ -1,13 +1,15 @@
 """One seed gives one run, also where layers draw at random."""
 
 import dataclasses
+import random
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from hfp import Experiment, simulate
-from hfp.seeds import seeded
+from hfp.seeds import making_seeded, seeded
 
 SMALL = Experiment(method="fedavg", train_images=60, clients=2, rounds=2, head_start=1.0, personal=1)
 
@@ -58,11 +60,14 @@ def test_dropout_differs_by_seed_round_and_client():
     assert torch.equal(drawn(0, 0, 0), masks[0])
 
 
-def test_the_global_generator_is_afterwards_what_it_was():
-    before = torch.get_rng_state()
-    with seeded(torch.device("cpu"), 0, "layers"):
-        torch.rand(3)
-    assert torch.equal(torch.get_rng_state(), before)
+@pytest.mark.parametrize("inside", [lambda: seeded(torch.device("cpu"), 0, "layers"), lambda: making_seeded(0, "all")])
+def test_the_global_generators_are_afterwards_what_they_were(inside):
+    states = lambda: (torch.get_rng_state().tolist(), random.getstate(), np.random.get_state()[1].tolist())  # noqa: E731
+    before = states()
+    with inside():
+        torch.rand(3), random.random(), np.random.rand()
+        assert states() != before
+    assert states() == before
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
@@ -73,3 +78,21 @@ def test_on_cuda_too():
     with seeded(device, 0, "layers"):
         assert torch.equal(torch.rand(3, device=device), one)
     assert torch.equal(torch.cuda.get_rng_state(), before)
+
+
+class Skipping(Dropping):
+    """A network that skips at random by Python's and NumPy's generators, and draws its first weights from NumPy's."""
+
+    def __init__(self):
+        super().__init__()
+        self.head.weight.data = torch.tensor(np.random.standard_normal((10, 8)), dtype=torch.float32)
+
+    def forward(self, images):
+        scale = random.random() + np.random.rand() if self.training else 1.0
+        return super().forward(images * scale)
+
+
+def test_layers_that_draw_from_python_and_numpy_give_one_run_for_one_seed():
+    experiment = dataclasses.replace(SMALL, model=Skipping)
+    one, other = simulate(experiment), simulate(experiment)
+    assert [record.loss for record in other.history] == [record.loss for record in one.history]

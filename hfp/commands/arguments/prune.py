@@ -180,4 +180,4 @@ def check(arguments: argparse.Namespace) -> None:
         raise unknown("data set", arguments.data, datasets())
     check_arguments(arguments)
     check_weights(arguments.weights)
-    check_root(arguments.data_root)
+    check_root(arguments.data_root, arguments.data)

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from hfp.data.load import IMAGES
+from hfp.data.load import IMAGES, NO_TREE
 from hfp.errors import InputError
 from hfp.federation.experiment import Experiment
 from hfp.methods.interface.sources import check_option_names
@@ -83,7 +83,11 @@ def check_given(arguments: argparse.Namespace) -> None:
     dataset = given.get("dataset", Experiment.dataset)
     if given.get("image_size") is not None and dataset in IMAGES:
         raise InputError(f"image_size is for imagefolder only; the images of {dataset} are {IMAGES[dataset][1]} wide")
-    check_root(given.get("data_root"), download=given.get("download", False))
+    elsewhere = any(getattr(arguments, name, None) is not None for name in ("file", "resume"))  # it may say the root
+    check_root(given.get("data_root"), None if elsewhere else dataset, given.get("download", False))
+    clients_file = given.get("clients_file")
+    if clients_file is not None and not Path(clients_file).exists():
+        raise InputError(f"the clients file {clients_file} can't be read: there is no such file")
 
 
 def check_weights(path: str | Path | None) -> None:
@@ -92,8 +96,10 @@ def check_weights(path: str | Path | None) -> None:
         raise InputError(f"no weights in {path}: there is no such file")
 
 
-def check_root(path: str | Path | None, download: bool = False) -> None:
-    """Refuse a folder of data that is not there, unless it is downloaded to."""
+def check_root(path: str | Path | None, dataset: str | None, download: bool = False) -> None:
+    """Refuse a folder of data that is not there, unless it is downloaded to, and a data set that lacks its folder."""
+    if path is None and dataset == "imagefolder":
+        raise InputError(NO_TREE)
     if path is not None and not download and not Path(path).expanduser().is_dir():
         raise InputError(f"the data root {path} is not a folder")
 

@@ -103,10 +103,21 @@ def test_extract_writes_the_global_model_too(folder, tmp_path, capsys):
     assert main(["extract", str(folder), "--out", str(path)]) == 0
     shown = capsys.readouterr().out
     assert "the global model, as trained in round 2" in shown
-    assert f'load it with hfp.load_pruned("{path}")' in shown
+    assert f'load it with hfp.load_submodel("{path}"), or hfp predict {path}' in shown
     run = hfp.load_run(folder)
     for name, tensor in hfp.load_pruned(path).model.state_dict().items():
         assert torch.equal(tensor, run.model.state_dict()[name]), name
+
+
+def test_a_file_of_extract_takes_images_as_the_run_does(folder, images, tmp_path, capsys):
+    for client, words in ((1, ["--client", "1"]), (None, [])):
+        path = tmp_path / f"{client}.safetensors"
+        assert main(["extract", str(folder), *words, "--out", str(path)]) == 0
+        found, run = hfp.load_submodel(path), hfp.load_run(folder)
+        expected = (run if client is None else run.submodel(client)).predict(images / "0.png")[0]
+        assert found.predict(images / "0.png")[0].probabilities == pytest.approx(expected.probabilities, rel=1e-5)
+        assert found.client == client
+        assert repr(found).startswith("Submodel(the global model," if client is None else "Submodel(client 1,")
 
 
 def test_an_onnx_file_takes_images_as_they_are(folder, tmp_path, capsys):
@@ -125,7 +136,8 @@ def test_an_onnx_file_takes_images_as_they_are(folder, tmp_path, capsys):
 
 
 def test_inspect_says_what_a_run_is_and_how_to_use_it(folder, capsys):
-    for path in (folder, folder / "global.safetensors"):
+    names = ("global.safetensors", "checkpoint.safetensors", "config.json", "model.json", "plans.json", "metrics.jsonl")
+    for path in (folder, *(folder / name for name in names)):
         document = printed(capsys, "inspect", str(path))
         assert (document["kind"], document["model"], document["method"]) == ("run", "resnet8", "ca-hfp")
         assert (document["dataset"], document["rounds"], document["rounds_planned"]) == ("digits", 2, 2)
@@ -135,6 +147,11 @@ def test_inspect_says_what_a_run_is_and_how_to_use_it(folder, capsys):
         shown = capsys.readouterr().out
         for words in (f"accuracy {document['accuracy']:.2f} % after 2 of 2 rounds", document["load"], "hfp predict"):
             assert words in shown
+
+
+def test_any_file_of_a_run_stands_for_it_when_it_is_asked(folder, images, capsys):
+    asked = [printed(capsys, "predict", str(path), str(images)) for path in (folder, folder / "checkpoint.safetensors")]
+    assert asked[0]["images"] == asked[1]["images"]
 
 
 def test_a_full_model_without_its_folder_is_known_for_what_it_is(folder, tmp_path, capsys):
@@ -162,7 +179,7 @@ def test_a_run_of_a_factorys_model_is_used_with_the_factory(tmp_path, monkeypatc
     assert main(["extract", "run", "--client", "0", "--out", "m.safetensors", *given]) == 0
     shown = capsys.readouterr().out
     assert "as trained in round 1" in shown
-    assert 'load it with hfp.load_pruned("m.safetensors", skeleton=...)' in shown
+    assert 'load it with hfp.load_submodel("m.safetensors", model=...)' in shown
     assert printed(capsys, "inspect", "m.safetensors", *given)["costs"]["params"][0] == 64 * 8 + 8 + 8 * 10 + 10
     assert "whose code is not run" in refused(capsys, "predict", "m.safetensors", str(images))
     assert len(printed(capsys, "predict", "m.safetensors", str(images), *given)["images"]) == 8

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ from hfp.data import Dataset, Split, load_dataset, make_dataset
 from hfp.data.fingerprint import fingerprint
 from hfp.errors import InputError
 from hfp.federation.experiment import Experiment
+from hfp.methods.interface import registry
 
 TINY = {"rounds": 1, "train_images": 60, "clients": 3, "batch_size": 8, "head_start": 1.0}
 
@@ -228,3 +231,53 @@ def test_a_clients_file_is_known_by_its_content_and_not_by_its_place(tmp_path: P
         found.append((identity.plain(experiment), Identities(1).made_with(experiment)))
     assert found[0] == found[2]
     assert found[0][1] != found[1][1]
+
+
+NETWORK = """
+from torch import nn
+
+
+class Network(nn.Sequential):
+    def forward(self, images):
+        return super().forward({scale} * images)
+
+
+def make():
+    return Network(nn.Conv2d(1, {width}, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear({width}, 10))
+"""
+
+
+def test_a_model_of_ones_own_is_known_by_its_code_and_structure(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    experiment = Experiment(**TINY, model="network_known_by_code:make")
+
+    def found(**values: int) -> dict[str, str]:
+        (tmp_path / "network_known_by_code.py").write_text(NETWORK.format(**values))
+        monkeypatch.delitem(sys.modules, "network_known_by_code", raising=False)
+        importlib.invalidate_caches()
+        return Identities(1).made_with(experiment)["code"]
+
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    first = found(scale=1, width=4)
+    assert found(scale=1, width=4) == first
+    assert found(scale=2, width=4) != first != found(scale=1, width=6)
+    assert "code" not in Identities(1).made_with(Experiment(**TINY))
+
+
+def test_a_method_of_ones_own_is_known_by_its_code(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(registry, "_METHODS", dict(registry._METHODS))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def found(summary: str) -> dict[str, str]:
+        (tmp_path / "method_known_by_code.py").write_text(
+            "from hfp.methods import create_method, register\n\n\n"
+            "@register\nclass Mine(type(create_method('fedavg'))):\n"
+            f"    name, summary = 'mine-known-by-code', {summary!r}\n"
+        )
+        monkeypatch.delitem(sys.modules, "method_known_by_code", raising=False)
+        importlib.invalidate_caches()
+        importlib.import_module("method_known_by_code")
+        return Identities(1).made_with(Experiment(**TINY, method="mine-known-by-code"))["code"]
+
+    assert found("one") == found("one") != found("another")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import socket
 from pathlib import Path
 
@@ -69,11 +70,35 @@ def test_a_pickle_of_other_things_is_not_read_but_explained(content: object, tmp
     assert "\n" not in str(caught.value)
 
 
+def saved_whole(path: Path, kind: str) -> None:
+    model = network()
+    if kind == "archive":
+        torch.jit.trace(model.eval(), torch.zeros(2, 1, 8, 8)).save(path)
+        return
+    state = {"state_dict": model.state_dict(), "options": argparse.Namespace(epochs=3)}
+    whole = {"model": model, "dict of a model": {"model": model}, "dict of a state": state}
+    torch.save(whole[kind], path)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning", "ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("kind", ["model", "dict of a model", "dict of a state", "archive"])
+def test_what_is_not_read_is_converted_by_the_command_that_is_told(kind: str, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    saved_whole(Path("mine.pth"), kind)
+    with pytest.raises(InputError, match="which (could run any|holds) code, so it is not read") as caught:
+        read_weights("mine.pth")
+    code = re.search(r'python -c "(.*)"$', str(caught.value))
+    assert code is not None
+    exec(code[1], {})
+    assert read_weights("weights.pth").keys() == network().state_dict().keys()
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
         ("weights.pth", b"", "is damaged or was not written by torch.save"),
         ("weights.pth", b"hello world", "is damaged or was not written by torch.save"),
+        ("weights.pth", b"<html>404</html>", "is damaged or was not written by torch.save"),
         ("weights.safetensors", b"hello world", "is no safetensors file"),
     ],
 )

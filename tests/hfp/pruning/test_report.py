@@ -119,6 +119,25 @@ def test_round_to_holds_for_every_layer_that_a_group_reaches(ratio):
     assert report.notes == ()
 
 
+class Recurrent(nn.Module):
+    def __init__(self, **options: int) -> None:
+        super().__init__()
+        self.steps = nn.LSTM(8, 64, batch_first=True, bidirectional=True, **options)
+        self.head = nn.Linear(2 * (options.get("proj_size") or 64), 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.steps(x)[0].mean(1))
+
+
+@pytest.mark.filterwarnings("ignore:LSTM with projections:UserWarning")
+@pytest.mark.parametrize("options", [{}, {"num_layers": 2}, {"proj_size": 32}])
+@pytest.mark.parametrize("share", [0.5, 0.7])
+def test_round_to_holds_for_the_units_of_an_lstm_and_not_for_its_gates(share, options):
+    result = hfp.prune(Recurrent(**options), torch.randn(2, 5, 8), hfp.Budget(macs=share), round_to=8)
+    assert (result.model.steps.hidden_size % 8, result.model.steps.proj_size % 8) == (0, 0)
+    assert result.report.notes == ()
+
+
 def test_layers_that_can_t_be_rounded_are_named():
     layers = [
         LayerReport("a", "Conv2d", 20, 12, (3, 3), (60, 36), None),
