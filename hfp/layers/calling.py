@@ -143,13 +143,16 @@ def _plain_recurrence() -> Iterator[None]:
 @contextmanager
 def buffers_kept(model: nn.Module) -> Iterator[None]:
     """Put every buffer and its values back on leaving, also after an error."""
-    places = [(module, name) for module in model.modules() for name, _ in module.named_buffers(recurse=False)]
-    before = [(buffer, buffer.detach().clone()) for buffer in (module._buffers[name] for module, name in places)]
+    before = [
+        (module, name, buffer, buffer.detach().clone())
+        for module in model.modules()
+        for name, buffer in module.named_buffers(recurse=False)
+    ]
     try:
         yield
     finally:
         with torch.no_grad():
-            for (module, name), (buffer, values) in zip(places, before, strict=True):
+            for module, name, buffer, values in before:
                 module._buffers[name] = buffer
                 if _can_be_written(buffer):
                     buffer.copy_(values)
