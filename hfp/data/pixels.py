@@ -83,7 +83,8 @@ def images_bounded() -> Iterator[None]:
 def _reason(error: Exception) -> str:
     if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
         return f"more pixels than are decoded ({Image.MAX_IMAGE_PIXELS:,}); make it smaller"
-    if isinstance(error, UnidentifiedImageError):
+    # libraries that replace Image.open, as ultralytics does, may fail in their own way where Pillow knows no format
+    if isinstance(error, UnidentifiedImageError) or isinstance(error.__context__, UnidentifiedImageError):
         return f"none of the known formats ({', '.join(FORMATS)})"
     return " ".join(str(error).split()) or type(error).__name__
 

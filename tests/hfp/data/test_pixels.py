@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from hfp.data import Dataset, decode, load_dataset, rows
 from hfp.errors import InputError
@@ -151,6 +151,24 @@ def test_only_known_formats_are_opened_whatever_the_name(tmp_path: Path, monkeyp
     )
     monkeypatch.setattr(subprocess, "Popen", started)
     with pytest.raises(InputError, match=r"0.png: none of the known formats \(BMP, GIF, JPEG, PNG, PPM, TIFF, WEBP\)"):
+        load_dataset("imagefolder", tmp_path, image_size=8)
+
+
+def test_a_library_that_replaces_how_images_are_opened_changes_no_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = Image.open
+
+    def replaced(*given: object, **options: object) -> object:
+        try:
+            return opened(*given, **options)
+        except UnidentifiedImageError:
+            raise ModuleNotFoundError("No module named 'another_decoder'")  # noqa: B904
+
+    tree(tmp_path, Image.fromarray(COLOUR))
+    (tmp_path / "train/ant/0.png").write_bytes(b"no image")
+    monkeypatch.setattr(Image, "open", replaced)
+    with pytest.raises(InputError, match=r"0.png: none of the known formats"):
         load_dataset("imagefolder", tmp_path, image_size=8)
 
 
