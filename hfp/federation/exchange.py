@@ -105,15 +105,21 @@ class Exchange:
 
     def _plan(self, state: ServerState, client: Client) -> Plan:
         """Return the client's plan of an earlier round while that is to stay, else a new one."""
-        method, every = self._federation.method, self._federation.experiment.replan
+        method = self._federation.method
         phase = method.phase(state)
         if state.round != self._round:
             self._round = state.round
             self._plans = {
                 index: (made, in_phase, plan)
                 for index, (made, in_phase, plan) in self._plans.items()
-                if in_phase == phase and (every == 0 or state.round - made < every)
+                if in_phase == phase and self._stays(made, state.round, index)
             }
         if client.index not in self._plans:
             self._plans[client.index] = state.round, phase, method.plan(self._federation.context, state, client)
         return self._plans[client.index][2]
+
+    def _stays(self, made: int, round: int, client: int) -> bool:
+        """Whether a plan of an earlier round still serves its client, which may be about to get a larger submodel."""
+        every, own = self._federation.experiment.replan, self._federation.context.clients[client]
+        same_size = self._federation.client_in(made, own) == self._federation.client_in(round, own)
+        return same_size and (every == 0 or round - made < every)

@@ -283,8 +283,8 @@ class Experiment:
     )
     replan: int = setting(
         1,
-        "A client keeps its submodel's channels for this many rounds; with 0 it keeps them as long as the method's "
-        "phase lasts.",
+        "A client keeps its submodel's channels for this many rounds, or until its ratio changes; with 0 it keeps "
+        "them as long as the method's phase lasts.",
         within="[0, inf)",
         unit="rounds",
         group="clients",

@@ -42,3 +42,12 @@ def test_every_method_trains_the_submodels_of_the_rounds_ratio(method):
 def test_a_first_ratio_that_leaves_no_channels_is_refused():
     with pytest.raises(InputError, match="removing 0.99 of the .* leaves none"):
         set_up(dataclasses.replace(SMALL, first_ratio=0.99))
+
+
+@pytest.mark.parametrize("method", ["ca-hfp", "heterofl", "fjord", "fedmp"])
+@pytest.mark.parametrize("replan", [0, 4])
+def test_a_client_that_grows_does_not_keep_the_plan_of_its_smaller_submodel(method, replan):
+    run = simulate(dataclasses.replace(SMALL, method=method, replan=replan))
+    every_round = simulate(dataclasses.replace(SMALL, method=method))
+    sizes, usual = ([[c.parameters for c in r.clients] for r in one.history] for one in (run, every_round))
+    assert sizes == usual
