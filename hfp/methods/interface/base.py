@@ -169,7 +169,7 @@ class Method(ABC):
         for name in moved:
             if name.endswith("running_var"):
                 moved[name] = moved[name].clamp(min=0)  # a sum of variances and changes of others may be below
-        task = dataclasses.replace(update.task, tensors=now)
+        task = dataclasses.replace(update.task, tensors=update.task.index_map.restrict(state.weights))
         reply = dataclasses.replace(update.reply, tensors={**update.reply.tensors, **moved})
         return dataclasses.replace(update, task=task, reply=reply)
 

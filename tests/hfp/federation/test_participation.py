@@ -183,7 +183,10 @@ def test_a_late_client_that_pruned_itself_is_rebased_on_what_it_kept(context):
     trained = shaken(index_map.restrict(then.weights), random)
     update = update_of(client, assigned(method, context, then, client), {**trained, KEPT: kept_bits(plan)})
     now = dataclasses.replace(then, weights=shaken(dict(then.weights), random))
-    after = collected(context, method, now, [method.rebase(context, now, update)])
+    rebased = method.rebase(context, now, update)
+    after = collected(context, method, now, [rebased])
+    part, today = method.trained_part(context, now, rebased), index_map.restrict(now.weights)
+    assert all(torch.equal(part.before[name], tensor) for name, tensor in today.items())
     full = index_map.embed(trained, into=then.weights)
     for tensor in context.parameters:
         expected = now.weights[tensor] + full[tensor] - then.weights[tensor]
