@@ -20,7 +20,6 @@ from hfp.importance import Variation
 from hfp.layers.products import PRODUCTS, weight_dims
 from hfp.methods import ServerState, State, TrainedPart, Update
 from hfp.methods.blocks.pseudo_gradients import PseudoGradients
-from hfp.reconstruct import TensorMap
 from hfp.seeds import generator
 from hfp.training.batch_norm import batch_statistics
 
@@ -212,19 +211,17 @@ def _overlap(one: TrainedPart, other: TrainedPart, names: Iterable[str]) -> floa
 
 
 def _shared(one: TrainedPart, other: TrainedPart, name: str) -> int:
+    if name in one.active or name in other.active:
+        return int((_mask(one, name) & _mask(other, name)).sum())
     mine, theirs = one.index_map.tensors[name], other.index_map.tensors[name]
-    if name in one.active and name in other.active:
-        masks = [
-            place.embed(trained_part.active[name], _nowhere(place))
-            for trained_part, place in ((one, mine), (other, theirs))
-        ]
-        return int((masks[0] & masks[1]).sum())
     kept = zip(mine.shape, mine.kept, theirs.kept, strict=True)
     return math.prod(_common(size, first, second) for size, first, second in kept)
 
 
-def _nowhere(place: TensorMap) -> Tensor:
-    return torch.zeros(place.shape, dtype=torch.bool)
+def _mask(trained_part: TrainedPart, name: str) -> Tensor:
+    """Return which entries of a tensor were trained, boolean and of the full shape, on the processor."""
+    place, active = trained_part.index_map.tensors[name], trained_part.active.get(name)
+    return place.mask() if active is None else place.embed(active, torch.zeros(place.shape, dtype=torch.bool))
 
 
 def _common(size: int, one: Tensor | None, other: Tensor | None) -> int:

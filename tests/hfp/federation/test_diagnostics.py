@@ -165,6 +165,14 @@ def test_unstructured_masks_overlap_by_their_weights(federation):
     assert figures.coverage["stem.0"] == pytest.approx(float(rows))
 
 
+def test_what_one_client_lacks_wholly_is_not_shared():
+    quick = {"train_images": 60, "clients": 2, "rounds": 1, "head_start": 1.0, "diagnostics": True}
+    record = simulate(Experiment(method="depthfl", ratio=(0.0, 0.9), **quick)).history[0]
+    whole, part = (client.parameters for client in record.clients)
+    assert part < whole
+    assert record.diagnostics.overlap == pytest.approx(part / whole)
+
+
 def test_one_client_overlaps_with_nobody(federation):
     method, context = federation.method, federation.context
     state, observer = begin(federation.model, method, context), DiagnosticsObserver(federation)
