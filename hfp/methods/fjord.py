@@ -87,7 +87,7 @@ class _Width:
             name: place.restrict(tensor)
             for (name, tensor), place in zip(model.state_dict().items(), within.values(), strict=True)
         }
-        skeleton = local.model_of(inner, state)
+        skeleton = local.model_of(inner, state).train()  # the full model may be in evaluation mode
         return cls(skeleton, within, local.count(skeleton))
 
     def __call__(self, model: nn.Module, inputs: Tensor) -> Tensor:
@@ -110,7 +110,7 @@ class Nested(Objective):
             return super().loss(model, inputs, labels)
         width, share = self._inner[drawn], self._method.distillation
         self.macs += width.macs * len(labels)
-        narrow = width(model.train(), inputs)
+        narrow = width(model, inputs)
         loss = functional.cross_entropy(narrow, labels)
         if not share:
             return loss

@@ -1,5 +1,6 @@
 """HeteroFL, FedRolex and FjORD: which channels, scaled and masked local losses, means over holders."""
 
+import copy
 import dataclasses
 import math
 
@@ -231,6 +232,16 @@ def test_fjord_trains_a_width_drawn_for_every_step(context, distillation, temper
         else:
             expected = widest.state_dict()[name]
         torch.testing.assert_close(tensor, expected, rtol=1e-9, atol=1e-11)
+
+
+def test_fjord_trains_a_model_that_was_given_in_evaluation_mode_as_any_other(context):
+    model, context = context
+    method, client = create_method("fjord"), context.clients[0]
+    task = assigned(method, context, begin(model, method, context), client)
+    resting = copy.deepcopy(model).eval()
+    replies = [method.train(local_of(one, context, client, epochs=2), task) for one in (model, resting)]
+    for name, tensor in replies[0].tensors.items():
+        assert torch.equal(tensor, replies[1].tensors[name])
 
 
 def test_fjord_counts_the_passes_of_the_widths_it_drew(context):
