@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -96,11 +98,26 @@ def load_problem(path: str | Path) -> Problem:
     if str(path.parent) not in sys.path:
         sys.path.append(str(path.parent))
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with _known(module):
+        spec.loader.exec_module(module)
     missing = [name for name in FUNCTIONS if not callable(getattr(module, name, None))]
     if missing:
         raise InputError(f"{path.name} must define {', '.join(f'{name}()' for name in missing)}")
     return Problem(module)
+
+
+@contextmanager
+def _known(module: ModuleType) -> Iterator[None]:
+    """Let the module be found by its name while inside, as dataclasses do where their annotations are texts."""
+    before = sys.modules.get(module.__name__)
+    sys.modules[module.__name__] = module
+    try:
+        yield
+    finally:
+        if before is None:
+            del sys.modules[module.__name__]
+        else:
+            sys.modules[module.__name__] = before
 
 
 def dataset_of(test: Split, classes: int) -> Dataset:

@@ -201,6 +201,13 @@ def test_a_problem_of_tables_trains_on_every_client(tmp_path: Path) -> None:
     assert [course.advance().record.accuracy for _ in range(3)][-1] > 60
 
 
+def test_a_problem_may_have_dataclasses_whose_annotations_are_texts(tmp_path: Path) -> None:
+    text = "from __future__ import annotations\nimport dataclasses\n" + PROBLEM.format(width=7, test="data(90, 99)")
+    path = tmp_path / "own_problem.py"
+    path.write_text(text + "\n@dataclasses.dataclass\nclass Sizes:\n    hidden: int = 16\n")
+    assert load_problem(path).module.Sizes().hidden == 16
+
+
 def test_a_client_whose_samples_have_another_shape_is_refused(tmp_path: Path) -> None:
     own = problem(tmp_path, width=5, test="(torch.randn(90, 7), torch.arange(90) % 3)")
     federation = set_up_own(hfp.Experiment(**QUICK), own, [60] * 2)
