@@ -105,9 +105,10 @@ def on_device(data: LocalData, device: torch.device) -> LocalData:
     if device.type != "cuda" or data.images.device == device:
         return data
     free, _ = torch.cuda.mem_get_info(device)
-    if data.images.numel() * data.images.element_size() > free // 2:
+    if math.prod(data.images.shape) * data.images.dtype.itemsize > free // 2:
         return data
-    return LocalData(data.images.to(device), data.labels.to(device), data.normalise)
+    whole = data.images[:]  # of a share of large images (`hfp.data.rows.Rows`) this makes a tensor
+    return LocalData(whole.to(device), data.labels.to(device), data.normalise)
 
 
 class Objective:
