@@ -155,7 +155,7 @@ class Evaluator:
 
     def with_refusal(self, record: ClientRecord) -> ClientRecord:
         """Return a client's record with the reason where its batch-norm statistics were not used in this round."""
-        problem = self._refused.pop(record.client, "")
+        problem = self._refused.get(record.client, "")
         said = "; ".join(part for part in (record.problem, problem) if part)
         return dataclasses.replace(record, problem=said) if problem else record
 

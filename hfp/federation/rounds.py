@@ -177,13 +177,14 @@ class Course:
         if experiment.measures(self.state.round):
             after = self._evaluator.refresh(after)
             score = self._evaluator.score(after)
+            records = [self._evaluator.with_refusal(record) for record in records]
         record = RoundRecord(
             round=after.round,
             phase=phase,
             accuracy=None if score is None else score.accuracy,
             loss=None if score is None else score.loss,
             f1=None if score is None else score.f1,
-            clients=tuple(map(self._evaluator.with_refusal, records)),
+            clients=tuple(records),
             statistics=self._evaluator.traffic,
             seconds=time.perf_counter() - begun,
             deadline=experiment.deadline,

@@ -208,6 +208,15 @@ class Liar(InProcess):
             yield client, {name: value + shift if name.endswith("mean") else value for name, value in own.items()}
 
 
+def test_refused_statistics_are_in_no_record_of_a_round_that_measures_none():
+    quick = {"method": "fedavg", "train_images": 120, "clients": 4, "rounds": 4, "head_start": 1.0, "seed": 2}
+    federation = set_up(Experiment(batch_norm="reestimate", participation=0.5, evaluate=2, **quick))
+    course = Course(federation, Liar(federation))
+    problems = [{one.client: one.problem for one in course.advance().record.clients} for _ in range(3)]
+    assert 0 not in problems[1], "the round that refuses the liar's statistics does not ask it"
+    assert problems[2][0] == ""
+
+
 def test_finite_lies_about_statistics_do_not_ruin_the_global_model():
     federation = set_up(Experiment(method="fedavg", train_images=120, clients=4, rounds=1, head_start=1.0))
     record = (course := Course(federation, Liar(federation))).advance().record
