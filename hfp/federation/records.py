@@ -237,10 +237,9 @@ class RoundRecord:
             "process_peak_bytes": self.process_peak_bytes,
             "device_peak_bytes": self.device_peak_bytes,
             "device_seconds": round(self.device_seconds, 6),
-            "clients": [dataclasses.asdict(client) for client in self.clients],
         }
-        clients = plain.pop("clients")
-        return finite({**plain, **{name: _plain(value) for name, value in self.figures.items()}, "clients": clients})
+        figures = {name: _plain(value) for name, value in self.figures.items()}
+        return finite({**plain, **figures, "clients": [dataclasses.asdict(client) for client in self.clients]})
 
 
 OF_THE_MACHINE = ("seconds", "process_peak_bytes", "device_peak_bytes")

@@ -213,7 +213,7 @@ def _assemble(
         shards=shards,
         model=model,
         context=context,
-        training=_training(experiment, method),
+        training=_training(experiment),
         device=device,
         origin=origin,
     )
@@ -238,7 +238,7 @@ def _clients(experiment: Experiment, samples: Sequence[int], ratios: Sequence[fl
     )
 
 
-def _training(experiment: Experiment, method: Method) -> LocalTraining:
+def _training(experiment: Experiment) -> LocalTraining:
     return LocalTraining(
         epochs=experiment.epochs,
         batch_size=experiment.batch_size,
