@@ -11,9 +11,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from hfp.costs.macs import TRAINING_FACTOR, macs_per_weight, parameters
+from hfp.costs.macs import TRAINING_FACTOR, macs_per_weight
 from hfp.errors import InputError
 from hfp.methods.blocks import sparse
+from hfp.methods.blocks.masked import MaskedGradients, masked_macs, masked_reply
 from hfp.methods.blocks.reconfigure import reconfigure
 from hfp.methods.blocks.sparse import Masks
 from hfp.methods.interface.base import Method
@@ -22,11 +23,11 @@ from hfp.methods.interface.registry import register
 from hfp.methods.interface.values import Client, MethodContext, Reply, ServerState, State, Task, TrainedPart, Update
 from hfp.reconstruct import Aggregator, Plan
 from hfp.settings import setting
-from hfp.training.local_step import LocalResult, Objective, joined
+from hfp.training.local_step import LocalResult, joined
 
 ACTIVE = "weights/active"
 SQUARES = "squares/"
-MASK, STEPS = "mask/", "steps"
+STEPS = "steps"
 
 
 @dataclass(frozen=True)
@@ -152,8 +153,7 @@ class PruneFL(Method):
         masks = sparse.masks_from_bits({**task.known, **task.tensors}[ACTIVE], local.model)
         model = local.build(dataclasses.replace(task, tensors=sparse.scatter(task.tensors, masks, local.model)))
         objective = Masked(masks, local.device, measure=bool(task.values["measure"]))
-        trained = _Trained.of(local, model, masks, local.fit(model, objective))
-        return trained.reply(also=objective.squares())
+        return masked_reply(local, model, masks, local.fit(model, objective), objective.squares())
 
     def keep(self, task: Task, reply: Reply) -> State:
         """Keep the mask, so that it is sent only once."""
@@ -221,24 +221,27 @@ class PruneFL(Method):
     def _find(self, local: ClientContext, task: Task) -> Reply:
         """Train and reconfigure until the density is what it may be, or no longer changes."""
         model, masks = local.build(task), sparse.full_masks(local.model)
+        uses, total = macs_per_weight(local.model, local.count.example), sparse.count(masks)
         endless = chain.from_iterable(local.schedule() for _ in repeat(None))
-        rounds: list[_Trained] = []
-        settled, most, reached = 0, int(task.values["most"]), False
-        while len(rounds) < self.limit and settled < self.patience and not reached:
+        results: list[LocalResult] = []
+        work, settled, most, reached = 0, 0, int(task.values["most"]), False
+        while len(results) < self.limit and settled < self.patience and not reached:
             objective = Masked(masks, local.device, measure=True)
             result = local.fit(model, objective, list(islice(endless, self.passes)))
-            rounds.append(_Trained.of(local, model, masks, result))
+            results.append(result)
+            work += masked_macs(local, model, masks) * result.samples
             before, squares = sparse.count(masks), _unprefixed(objective.squares())
             state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-            masks = self.adapt(state, squares, masks, rounds[-1].uses, most, local.round)
+            masks = self.adapt(state, squares, masks, uses, most, local.round)
             model.load_state_dict(sparse.cleared(state, masks))
-            reached = sparse.count(masks) <= most < sparse.count(sparse.full_masks(local.model))
+            reached = sparse.count(masks) <= most < total
             settled = settled + 1 if abs(sparse.count(masks) - before) <= self.tolerance * before else 0
-        return _Trained.over(rounds, masks).reply(also={ACTIVE: sparse.masks_to_bits(masks)})
+        also = {ACTIVE: sparse.masks_to_bits(masks)}
+        return masked_reply(local, model, masks, joined(results), also, training_macs=TRAINING_FACTOR * work)
 
 
-class Masked(Objective):
-    """Cross-entropy whose gradients reach active weights alone.
+class Masked(MaskedGradients):
+    """Cross-entropy whose gradients reach active weights alone; with `measure` it also sums squares of all gradients.
 
     Args:
         masks: the active weights.
@@ -247,70 +250,25 @@ class Masked(Objective):
     """
 
     def __init__(self, masks: Masks, device: torch.device, *, measure: bool) -> None:
+        super().__init__(masks, device)
         self._measure = measure
-        self.tensors = {MASK + name: mask.to(device) for name, mask in masks.items()}
         if measure:
             self.tensors |= {SQUARES + name: torch.zeros(mask.shape, device=device) for name, mask in masks.items()}
             self.tensors |= {STEPS: torch.zeros((), device=device)}
-
-    def constants(self) -> tuple[()]:
-        """Return that nothing but the masks and the sums decides a step."""
-        return ()
 
     def gradients(self, model: nn.Module) -> None:
         """Measure the gradients where asked, then mask them."""
         if self._measure:
             self.tensors[STEPS].add_(1)
-        for name, parameter in model.named_parameters():
-            mask = self.tensors.get(MASK + name)
-            if mask is None or parameter.grad is None:
-                continue
-            if self._measure:
-                self.tensors[SQUARES + name].add_(parameter.grad.square())
-            parameter.grad *= mask
+            for name, parameter in model.named_parameters():
+                if SQUARES + name in self.tensors and parameter.grad is not None:
+                    self.tensors[SQUARES + name].add_(parameter.grad.square())
+        super().gradients(model)
 
     def squares(self) -> dict[str, Tensor]:
         """Return the mean squares of a step's gradients, named as they are sent; nothing if they were not measured."""
         steps = max(float(self.tensors[STEPS]), 1.0) if self._measure else 1.0
         return {name: total / steps for name, total in self.tensors.items() if name.startswith(SQUARES)}
-
-
-@dataclass(frozen=True, eq=False)
-class _Trained:
-    """A masked model after some training, and what the training cost."""
-
-    local: ClientContext
-    model: nn.Module
-    masks: Masks
-    result: LocalResult
-    uses: Mapping[str, int]
-    work: int
-
-    @classmethod
-    def of(cls, local: ClientContext, model: nn.Module, masks: Masks, result: LocalResult) -> _Trained:
-        uses = macs_per_weight(local.model, local.count.example)
-        forward = local.count(model) - sparse.saved_macs(masks, uses)
-        return cls(local, model, masks, result, uses, forward * result.samples)
-
-    @classmethod
-    def over(cls, rounds: Sequence[_Trained], masks: Masks) -> _Trained:
-        """Join several trainings of one model into one, with the masks that they ended with."""
-        result = joined([one.result for one in rounds])
-        return dataclasses.replace(rounds[-1], masks=masks, result=result, work=sum(one.work for one in rounds))
-
-    def reply(self, also: State) -> Reply:
-        pruned = sum(mask.numel() for mask in self.masks.values()) - sparse.count(self.masks)
-        return Reply(
-            tensors={**sparse.gather(self.model.state_dict(), self.masks), **also},
-            steps=self.result.steps,
-            samples=self.result.samples,
-            loss=self.result.loss,
-            parameters=parameters(self.model) - pruned,
-            forward_macs=self.local.count(self.model) - sparse.saved_macs(self.masks, self.uses),
-            training_macs=TRAINING_FACTOR * self.work,
-            peak_bytes=self.local.peak(self.model) + sum(mask.numel() for mask in self.masks.values()),
-            variance=self.result.variance,
-        )
 
 
 class MaskedCollector:

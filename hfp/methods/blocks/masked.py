@@ -48,7 +48,20 @@ class MaskedGradients(Objective):
         return {name.removeprefix(SUM): total for name, total in self.tensors.items() if name.startswith(SUM)}
 
 
-def masked_reply(local: ClientContext, model: nn.Module, masks: Masks, result: LocalResult, also: State) -> Reply:
+def masked_macs(local: ClientContext, model: nn.Module, masks: Masks) -> int:
+    """Count the multiply-accumulates of one image through a model, as if weights that are not active cost nothing."""
+    return local.count(model) - sparse.saved_macs(masks, macs_per_weight(local.model, local.count.example))
+
+
+def masked_reply(
+    local: ClientContext,
+    model: nn.Module,
+    masks: Masks,
+    result: LocalResult,
+    also: State,
+    *,
+    training_macs: int | None = None,
+) -> Reply:
     """The reply of a client that trained under masks: its active values, and what active weights cost.
 
     Args:
@@ -57,10 +70,10 @@ def masked_reply(local: ClientContext, model: nn.Module, masks: Masks, result: L
         masks: which weights are active; their values are sent as rows.
         result: what training took.
         also: further tensors to send.
+        training_macs: the multiply-accumulates of all steps; by default every step trained under these masks.
     """
-    uses = macs_per_weight(local.model, local.count.example)
     size = sum(mask.numel() for mask in masks.values())
-    forward = local.count(model) - sparse.saved_macs(masks, uses)
+    forward = masked_macs(local, model, masks)
     return Reply(
         tensors={**sparse.gather(model.state_dict(), masks), **also},
         steps=result.steps,
@@ -68,7 +81,7 @@ def masked_reply(local: ClientContext, model: nn.Module, masks: Masks, result: L
         loss=result.loss,
         parameters=parameters(model) - size + sparse.count(masks),
         forward_macs=forward,
-        training_macs=TRAINING_FACTOR * forward * result.samples,
+        training_macs=TRAINING_FACTOR * forward * result.samples if training_macs is None else training_macs,
         peak_bytes=local.peak(model) + size,
         variance=result.variance,
     )
