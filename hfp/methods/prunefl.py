@@ -253,8 +253,8 @@ class Masked(MaskedGradients):
         super().__init__(masks, device)
         self._measure = measure
         if measure:
-            self.tensors |= {SQUARES + name: torch.zeros(mask.shape, device=device) for name, mask in masks.items()}
-            self.tensors |= {STEPS: torch.zeros((), device=device)}
+            sums = {SQUARES + name: torch.zeros(mask.shape, device=device) for name, mask in masks.items()}
+            self.tensors = {**self.tensors, **sums, STEPS: torch.zeros((), device=device)}
 
     def gradients(self, model: nn.Module) -> None:
         """Measure the gradients where asked, then mask them."""

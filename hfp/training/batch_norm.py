@@ -26,8 +26,8 @@ def has_statistics(model: nn.Module) -> bool:
 def estimate(model: nn.Module, batches: Iterable[Tensor]) -> dict[str, Tensor]:
     """Measure the mean and variance of the inputs of every batch-norm layer, by state name.
 
-    The model's running statistics are replaced, and its mode is left as it was. The cost is one forward pass of all
-    batches.
+    Every sample counts the same, and a variance is the mean of the batches' own. The model's running statistics are
+    replaced, and its mode is left as it was. The cost is one forward pass of all batches.
     """
     layers = [module for module in model.modules() if isinstance(module, _BatchNorm) and _tracks(module)]
     if not layers:
@@ -36,10 +36,11 @@ def estimate(model: nn.Module, batches: Iterable[Tensor]) -> dict[str, Tensor]:
         layer.reset_running_stats()
     with modes_kept(model), _momentum_kept(layers), torch.no_grad():
         model.train()
-        for seen, batch in enumerate(batches, 1):
+        seen = 0
+        for batch in batches:
+            seen += len(batch)
             for layer in layers:
-                # layers would give every batch this share if they had no momentum, but read the number from the device
-                layer.momentum = 1.0 / seen
+                layer.momentum = len(batch) / seen  # so that in the end every sample counts the same
             model(batch)
     return {
         f"{name}.{which}": getattr(module, which).clone()

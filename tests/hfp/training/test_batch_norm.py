@@ -20,6 +20,19 @@ def test_estimate_is_the_moments_of_the_data():
     assert set(found) == {"1.running_mean", "1.running_var", "4.running_mean", "4.running_var"}
 
 
+def test_samples_count_the_same_in_batches_of_any_size():
+    model, images = network(), torch.randn(10, 2, 6, 6)
+    found = batchnorm.estimate(model, [images[:7], images[7:]])
+    with torch.no_grad():
+        first = model[0](images)
+    torch.testing.assert_close(found["1.running_mean"], first.mean((0, 2, 3)))
+    within = sum(
+        first[part].transpose(0, 1).flatten(1).var(1) * share
+        for part, share in ((slice(7), 0.7), (slice(7, None), 0.3))
+    )
+    torch.testing.assert_close(found["1.running_var"], within)
+
+
 def test_estimate_leaves_mode_and_weights():
     model = network().eval()
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
