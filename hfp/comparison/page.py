@@ -44,12 +44,12 @@ def _about(comparison: Comparison) -> str:
     begun = first.epochs_in(0)
     longer = f" ({begun} in the first round, then fewer)" if begun > first.epochs else ""
     return (
-        f"{first.model}, {data} over {first.clients} clients, {first.rounds} rounds of {first.epochs} local "
-        f"epoch{'s' * (first.epochs > 1)}{longer}, batches of {first.batch_size}, learning rate "
-        f"{first.learning_rate:g}; seed{'s' * several} {', '.join(map(str, comparison.seeds))}. At one seed every "
-        "method sees the same partition, initial weights and batches. Accuracy is the global model's on the whole test "
-        f"set: the mean of the last {LAST} rounds"
-        + (", ± one standard deviation over seeds; bands span the seeds." if several else ".")
+        f"{first.model}, {data} over {first.clients} clients, {first.rounds} "
+        f"round{'s' * (first.rounds > 1)} of {first.epochs} local epoch{'s' * (first.epochs > 1)}{longer}, batches of "
+        f"{first.batch_size}, learning rate {first.learning_rate:g}; seed{'s' * several} "
+        f"{', '.join(map(str, comparison.seeds))}. At one seed every method sees the same partition, initial "
+        "weights and batches. Accuracy is the global model's on the whole test set: the mean of the last rounds, "
+        f"{LAST} at most" + (", ± one standard deviation over seeds; bands span the seeds." if several else ".")
     )
 
 

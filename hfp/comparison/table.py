@@ -249,7 +249,9 @@ def tables(made: Sequence[Row]) -> list[Table]:
     last = list(groups.values())[-1] if groups else None
     for (alpha, size), group in groups.items():
         target = group[0].target
-        caption = f"accuracy: mean of the last {LAST} rounds; MB: up and down; device s: simulated, on the clients"
+        caption = (
+            f"accuracy: mean of the last rounds, {LAST} at most; MB: up and down; device s: simulated, on the clients"
+        )
         if personal:
             caption += "; own, %: clients' own models on data like theirs"
         table = Table(

@@ -26,6 +26,8 @@ SPLIT_NAMES = {
     "valid": VALIDATION,
     "validation": VALIDATION,
     "dev": VALIDATION,
+    "eval": VALIDATION,
+    "evaluation": VALIDATION,
 }
 """Folders with these names are splits, in capitals or not."""
 

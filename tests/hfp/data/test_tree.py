@@ -47,7 +47,7 @@ def refused(root: Path) -> str:
 
 
 @pytest.mark.parametrize("train", ["train", "training", "Training", "TRAIN"])
-@pytest.mark.parametrize("test", ["test", "Testing", "valid", "validation", "val", "dev", "Val"])
+@pytest.mark.parametrize("test", ["test", "Testing", "valid", "validation", "val", "dev", "eval", "Val"])
 def test_splits_are_known_by_their_usual_names(tmp_path: Path, train: str, test: str) -> None:
     write_classes(tmp_path / train)
     write_classes(tmp_path / test, each=2)
