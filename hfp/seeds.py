@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import random
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import numpy as np
 import torch
+
+from hfp.layers.calling import python_and_numpy_kept, random_state_kept
 
 
 def derive(seed: int, *labels: str | int) -> int:
@@ -40,14 +41,14 @@ def seeded(device: torch.device, seed: int, *labels: str | int) -> Iterator[None
     """
     derived = derive(seed, *labels)
     if device.type == "cpu":
-        with torch.random.fork_rng(devices=[]), _python_and_numpy_seeded(derived):
+        with torch.random.fork_rng(devices=[]), python_and_numpy_kept(derived):
             torch.default_generator.manual_seed(derived)
             yield
         return
     module = getattr(torch, device.type)
     place = [] if device.type == "mps" else [device]  # there is one such device, and its functions take none
     before = module.get_rng_state(*place)
-    with torch.random.fork_rng(devices=[]), _python_and_numpy_seeded(derived):
+    with torch.random.fork_rng(devices=[]), python_and_numpy_kept(derived):
         torch.default_generator.manual_seed(derived)
         try:
             with module.device(device) if place else nullcontext():
@@ -57,25 +58,9 @@ def seeded(device: torch.device, seed: int, *labels: str | int) -> Iterator[None
             module.set_rng_state(before, *place)
 
 
-@contextmanager
-def making_seeded(seed: int, *labels: str | int) -> Iterator[None]:
+def making_seeded(seed: int, *labels: str | int) -> AbstractContextManager[None]:
     """Seed all global generators, which a model's first weights are drawn from, by `derive` while inside.
 
-    Those of the processor, of Python and of NumPy are afterwards what they were.
+    They are afterwards what they were (`hfp.layers.calling.random_state_kept`).
     """
-    derived = derive(seed, *labels)
-    with torch.random.fork_rng(devices=[]), _python_and_numpy_seeded(derived):
-        torch.manual_seed(derived)
-        yield
-
-
-@contextmanager
-def _python_and_numpy_seeded(derived: int) -> Iterator[None]:
-    states = random.getstate(), np.random.get_state()
-    random.seed(derived)
-    np.random.seed(derived % 2**32)
-    try:
-        yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
+    return random_state_kept(derive(seed, *labels))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hfp.errors import InputError, unknown
-from hfp.federation.experiment import Experiment
+from hfp.federation.experiment import MOST_THREADS, Experiment
 from hfp.methods.interface.registry import create_method, method_names
 from hfp.settings import EITHER, SEVERAL, Setting, check_settings, field_of, setting, settings_of, shown
 
@@ -101,7 +101,7 @@ class Comparison:
     threads: int = setting(
         1,
         "Each run computes with this many threads of the processor; their number changes a result's last digits.",
-        within="[1, 1024]",
+        within=f"[1, {MOST_THREADS}]",
         unit="threads",
     )
 

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 GIVEN = "python:"
 """What stands in a file before the name of a model, data set or partition that was given in Python."""
 
+MOST_THREADS = 1024
+"""More than any machine computes one step with; far more end the process, because memory is taken for each."""
+
 RANKS: Mapping[int, tuple[float, float]] = MappingProxyType(
     {0: (0.25, 0.0), 1: (0.25, 0.5), 2: (0.5, 0.75), 3: (0.75, 0.9)}
 )

@@ -8,10 +8,8 @@ import torch
 
 from hfp.costs.macs import macs
 from hfp.errors import InputError
+from hfp.federation.experiment import MOST_THREADS
 from hfp.federation.setup import Federation
-
-MOST_THREADS = 1024
-"""More than any machine computes one step with; far more end the process, because memory is taken for each."""
 
 SMALL_STEP = 50_000_000  # multiply-accumulates of a forward batch below which threads wait more than they work
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hfp.errors import InputError
+from hfp.federation.experiment import MOST_THREADS
 from hfp.settings import setting, settings_of
 
 
@@ -47,7 +48,7 @@ class Settings:
     threads: int = setting(
         0,
         "A client computes with this many threads; 0 is one where the model is small, else PyTorch's own number.",
-        within="[0, 1024]",
+        within=f"[0, {MOST_THREADS}]",
         unit="threads",
     )
     keys: str = setting(

@@ -87,17 +87,24 @@ def random_state_kept(seed: int | None = None) -> Iterator[None]:
     Args:
         seed: what all of them are seeded with inside; None, the default, leaves them as they are.
     """
+    with torch.random.fork_rng(devices=range(_graphics_cards())), python_and_numpy_kept(seed):
+        if seed is not None:
+            torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def python_and_numpy_kept(seed: int | None = None) -> Iterator[None]:
+    """Do for Python's and NumPy's generators alone what `random_state_kept` does for all."""
     python_state, numpy_state = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=range(_graphics_cards())):
-        try:
-            if seed is not None:
-                random.seed(seed)
-                np.random.seed(seed)
-                torch.manual_seed(seed)
-            yield
-        finally:
-            random.setstate(python_state)
-            np.random.set_state(numpy_state)
+    try:
+        if seed is not None:
+            random.seed(seed)
+            np.random.seed(seed % 2**32)  # NumPy takes no larger one
+        yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
 
 
 @cache

@@ -15,7 +15,7 @@ import timm
 import torchvision
 from torch import nn
 
-from hfp.errors import InputError
+from hfp.errors import InputError, described
 from hfp.models import create_model, models
 from hfp.models.pretrained import pretrained_model
 from hfp.models.weights import load_weights
@@ -134,8 +134,8 @@ def copy_of(module: nn.Module) -> nn.Module:
         return copied(module, computed(module))
     except Exception as error:  # what a module keeps may refuse in any way
         raise InputError(
-            f"the given {type(module).__name__} can't be copied ({type(error).__name__}: {error}); give a function "
-            "that makes it, or delete the attribute that can't be copied"
+            f"the given {type(module).__name__} can't be copied ({described(error)}); give a function that makes "
+            "it, or delete the attribute that can't be copied"
         ) from error
 
 

@@ -121,13 +121,11 @@ class Order:
     Args:
         bundles: what is removed from.
         events: for each removal, the place of its bundle and the level that the bundle reaches.
-        moments: for each removal what it is sorted by, ascending: the share that is gone, or a score.
         rules: what limits the removals.
     """
 
     bundles: tuple[Bundle, ...]
     events: tuple[tuple[int, int], ...]
-    moments: tuple[float, ...]
     rules: RankingRules
 
     @classmethod
@@ -143,12 +141,7 @@ class Order:
                     moment = highest = max(highest, bundle.cost(before, after))  # a group's removals stay in order
                 found.append((moment, index, after))
         found.sort()
-        return cls(
-            tuple(bundles),
-            tuple((index, level) for _, index, level in found),
-            tuple(moment for moment, _, _ in found),
-            rules,
-        )
+        return cls(tuple(bundles), tuple((index, level) for _, index, level in found), rules)
 
     def levels(self, events: Iterable[tuple[int, int]]) -> dict[int, int]:
         """The level of every bundle after some removals."""
