@@ -3,7 +3,7 @@
     python examples/paper.py --dataset cifar10 --data-root FOLDER
     python examples/paper.py --dataset cifar10 --data-root FOLDER --size paper --device cuda
 
-Runs the paper's four studies, and one of what each addition to its method is worth, one after the other. Every finished
+Runs the paper's four studies, and two of what each addition to its method is worth, one after the other. Every finished
 run is kept (--out), and one that was stopped goes on from its last checkpoint when the command is started again. After
 every run the figures are written to two data files beside the page: one with a line for each cell of a table, which
 says "not run" where there is no run yet, and one with a line for each tested round of each run. At the end come the
@@ -65,6 +65,11 @@ ADDITIONS = (
     Variant("calibration 0", {"method": "ca-hfp", "options": {"calibration": 0.0}}),
     Variant("fedavg", {"method": "fedavg"}),
     Variant("fedavgm, calibration 0.05", {"method": "fedavgm", "options": {"calibration": 0.05}}),
+)
+UNEQUAL = (
+    Variant("ca-hfp", {"method": "ca-hfp"}),
+    Variant("shrink 0.4 in every round", {"method": "ca-hfp", "options": {"shrink_decays": False}}),
+    Variant("fill", {"method": "ca-hfp", "options": {"rule": "fill"}}),
 )
 TESTED = 2000
 SETTING = ("study", "variant", "alpha", "size")
@@ -147,6 +152,12 @@ def studies(
             "Half of the channels are removed. Rows change one thing of ca-hfp; the last is FedAvg with its additions. "
             "All clients hold the same channels here, so that filling and the mean over holders are one.",
             compared(ADDITIONS, alphas=alphas, ratios=(0.5,)),
+            lambda *_: {},
+        ),
+        "unequal": Study(
+            "What two of the additions are worth where clients differ",
+            "At rank 2 half of the clients remove 50 % of their channels and half 75 %, at rank 3 75 and 90 %.",
+            compared(UNEQUAL, alphas=alphas, ranks=(2, 3)),
             lambda *_: {},
         ),
         "ratios": Study(
@@ -285,6 +296,8 @@ def lines_of(study: str, comparison: Comparison, made: Sequence[Row]) -> Iterato
 def _figures(row: Row) -> Line:
     return {
         **both("accuracy", row.accuracy),
+        **both("difference", row.difference, "+.2f"),
+        "seeds": str(row.seeds),
         "megabytes_up": f"{row.megabytes_up:.1f}",
         "megabytes_down": f"{row.megabytes_down:.1f}",
         "training_gmacs": f"{row.gmacs:.1f}",
@@ -321,12 +334,13 @@ def _device(comparison: Comparison) -> str:
 def _table(study: str, data: Path, comparison: Comparison) -> list[str]:
     """The request for a table with a row for every variant and a column for every alpha, or for every size."""
     columns, heading = ("size", "{}") if len(comparison.sizes) > 1 else ("alpha", "α = {}")
+    by_alpha = columns == "size" and len(comparison.alphas) > 1
     return [
         "<!-- table",
         f'file = "{data.name}"',
         f'where = {{study = "{study}"}}',
-        'rows = "variant"',
-        'labels = ["accuracy, %"]',
+        'rows = ["alpha", "variant"]' if by_alpha else 'rows = "variant"',
+        'labels = ["α", "accuracy, %"]' if by_alpha else 'labels = ["accuracy, %"]',
         f'columns = "{columns}"',
         f'heading = "{heading}"',
         'cells = "accuracy"',
@@ -389,7 +403,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--seeds", type=int, default=1)
     add("--studies", type=_words, default=known, help=f"some of {','.join(known)}")
     add("--methods", type=_words, default=TABLE_1, help=f"table I's: {','.join(TABLE_1)}")
-    add("--alphas", type=_numbers, default=ALPHAS, help="of tables I and II: 1,0.1,10")
+    add("--alphas", type=_numbers, default=ALPHAS, help="of tables I and II and of what additions are worth: 1,0.1,10")
     add("--jobs", type=int, default=1, help="processes")
     add("--threads", type=int, default=1, help="of each")
     add("--checkpoint", type=int, default=1, help="rounds between two times that a run is saved")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import runpy
 import sys
 from pathlib import Path
@@ -84,7 +85,7 @@ def test_the_paper_s_studies_are_ones_that_can_be_run(monkeypatch):
     monkeypatch.syspath_prepend(str(EXAMPLES))
     found = runpy.run_path(str(EXAMPLES / "paper.py"))["studies"]({"dataset": "fmnist"}, (0, 1))
     assert {name: len(list(study.comparison.cells())) for name, study in found.items()} == {
-        "table-1": 54, "table-2": 36, "additions": 48, "ratios": 40, "ranks": 32,
+        "table-1": 54, "table-2": 36, "additions": 48, "unequal": 36, "ratios": 40, "ranks": 32,
     }  # fmt: skip
 
 
@@ -95,6 +96,9 @@ def test_a_cell_of_the_paper_s_tables_that_was_not_run_says_so_and_one_that_was_
     check_paper(tmp_path, monkeypatch, *words)
     page = tmp_path / "new" / "page.md"
     data = page.with_suffix(".csv")
+    fedavg, ca_hfp = csv.DictReader(data.read_text().splitlines())
+    assert float(ca_hfp["difference"]) == pytest.approx(float(ca_hfp["accuracy"]) - float(fedavg["accuracy"]))
+    assert (fedavg["difference"], fedavg["seeds"], ca_hfp["seeds"]) == ("", "1", "1")
     assert "fedavg,1,ratio 50%,not run" not in data.read_text()
     results = sorted((tmp_path / "out" / "digits" / "runs").glob("*.json"))
     next(path for path in results if path.name.startswith("fedavg-")).unlink()
@@ -131,7 +135,7 @@ def test_the_paper_s_figures(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_the_paper_s_tables(tmp_path, monkeypatch):
     text = check_paper(tmp_path, monkeypatch)
-    assert text.count("\n## ") == 5
+    assert text.count("\n## ") == 6
     assert text.count("![") == 3 + 3 + 2
     assert "not run" not in text
     for name in ("curvature, without", "Δw, with", "ca-hfp-paper", "prunefl"):
