@@ -33,7 +33,7 @@ def check_private(method: Method, context: MethodContext) -> None:
     Raises:
         InputError: the method also reads other tensors or the losses of its clients.
     """
-    if method.extra_tensor_prefixes or getattr(method, "bandit", False):
+    if method.extra_tensor_prefixes or method.reads_losses:
         raise InputError(
             f"{method.name} can't run privately: its state follows from more than the clients' submodels; "
             "use ca-hfp, fedavg or another method that averages"

@@ -46,10 +46,10 @@ def check_robust(rules: Sequence[Rule], method: Method) -> None:
     Raises:
         InputError: saying so.
     """
-    if not getattr(method, "structured", True) and any(not isinstance(rule, NormClip) for rule in rules):
+    if not method.tells_entries and any(not isinstance(rule, NormClip) for rule in rules):
         raise InputError(
-            f"{method.name} with structured=false has no other robust rule than norm-clip: each client answers "
-            "with single weights of its own, which can't be compared"
+            f"with these options {method.name} has no other robust rule than norm-clip: each client answers with "
+            f"single weights of its own, which can't be compared; `hfp methods {method.name}` lists the options"
         )
 
 

@@ -71,6 +71,11 @@ class FedMP(Method):
     )
     finest: float = setting(0.05, "The bandit splits intervals of ratios down to this width.", within="(0, 1)")
 
+    @property
+    def reads_losses(self) -> bool:
+        """The bandit's reward is the decrease of the clients' losses."""
+        return self.bandit
+
     def check(self, context: MethodContext) -> None:
         """Refuse ratios that leave a client without channels in a coupled group."""
         if self.bandit:

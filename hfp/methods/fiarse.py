@@ -52,6 +52,11 @@ class FIARSE(Method):
         1.0, "The global parameters move by this multiple of the clients' mean change.", within="(0, inf)"
     )
 
+    @property
+    def tells_entries(self) -> bool:
+        """Clients that keep single weights answer with weights of their own choice."""
+        return self.structured
+
     def check(self, context: MethodContext) -> None:
         """Where channels go, every client must keep one in every coupled group."""
         if self.structured:

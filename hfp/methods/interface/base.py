@@ -59,6 +59,16 @@ class Method(ABC):
         """Return what an error calls one of the method's options, with ``{}`` for its name."""
         return f"option {{}} of {cls.name}"
 
+    @property
+    def reads_losses(self) -> bool:
+        """Whether the next state also follows from the clients' losses, which `--privacy` does not protect."""
+        return False
+
+    @property
+    def tells_entries(self) -> bool:
+        """Whether a task's index map tells which entry each value of a reply is of, as robust rules need it."""
+        return True
+
     def __post_init__(self) -> None:
         """Check the options as they are declared. A method that checks more calls this first.
 
