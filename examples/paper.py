@@ -10,7 +10,7 @@ says "not run" where there is no run yet, and one with a line for each tested ro
 pictures and the page; of a page that is there only the tables change.
 
 At the size of two cores there are 6,000 training images, ResNet-20 and 60 rounds, and 2,000 test images, the same for
-all. --methods and --alphas take a part of table I.
+all. --methods and --alphas take a part of table I. With --tables accuracies are also written beside the paper's own.
 """
 
 from __future__ import annotations
@@ -74,6 +74,7 @@ UNEQUAL = (
 TESTED = 2000
 SETTING = ("study", "variant", "alpha", "size")
 OF_A_ROUND = ("study", "variant", "alpha", "size", "seed", "round")
+PUBLISHED = ("study", "model", "dataset", "variant", "alpha", "paper")
 NOT_RUN = "not run"
 
 PROTOCOL: Mapping[str, Any] = {
@@ -236,6 +237,8 @@ def _section(name: str, study: Study, arguments: argparse.Namespace, console: Co
     runs = gather(study.comparison, lambda cell: folder.load(cell.experiment))
     made = rows(study.comparison, runs)
     _keep(name, study.comparison, runs, arguments.page)
+    if arguments.tables:
+        put(arguments.tables, PUBLISHED, beside(read(arguments.tables), name, study.comparison, made))
     data = arguments.page.with_suffix(".csv")
     lines = [f"## {study.title}", "", study.about, "", *_table(name, data, study.comparison), ""] if made else []
     for title, chart in study.pictures(study.comparison, runs, made).items() if made else ():
@@ -291,6 +294,16 @@ def lines_of(study: str, comparison: Comparison, made: Sequence[Row]) -> Iterato
         row = found.get((variant.name, alpha, size))
         line = {"study": study, "variant": variant.name, "alpha": f"{alpha:g}", "size": size}
         yield line | (_figures(row) if row else {"accuracy": NOT_RUN})
+
+
+def beside(published: Iterable[Line], study: str, comparison: Comparison, made: Sequence[Row]) -> Iterator[Line]:
+    """The lines of the paper's own figures that a study has a row for, with what was reached and in how many rounds."""
+    base, found = comparison.base, {(row.variant, f"{row.alpha:g}"): row for row in made}
+    for line in published:
+        row = found.get((line["variant"], line["alpha"]))
+        if row and (line["study"], line["model"], line["dataset"]) == (study, base["model"], base["dataset"]):
+            same = {name: line[name] for name in PUBLISHED}
+            yield {**same, **both("ours", row.accuracy), "rounds": str(base["rounds"]), "seeds": str(row.seeds)}
 
 
 def _figures(row: Row) -> Line:
@@ -409,6 +422,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--checkpoint", type=int, default=1, help="rounds between two times that a run is saved")
     add("--device", default="cpu")
     add("--out", type=Path, default=Path("runs/paper"), help="where finished runs are kept")
+    add(
+        "--tables",
+        type=Path,
+        help="a data file of the paper's figures, examples/paper/tables.csv: write ours beside them",
+    )
     add("--page", type=Path, help="the page to write, pictures beside it (default: runs/paper/DATASET.md)")
     return parser
 
@@ -425,6 +443,8 @@ def _arguments() -> argparse.Namespace:
         for one in given:
             if one not in known:
                 parser.error(f"unknown {what} {one!r}; known: {', '.join(map(str, known))}")
+    if arguments.tables and not arguments.tables.is_file():
+        parser.error(f"--tables: there is no file {arguments.tables}")
     return arguments
 
 

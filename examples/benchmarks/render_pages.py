@@ -19,7 +19,8 @@ A page says in a comment, in TOML, which lines of which file a table shows:
 The table comes after the comment. `where` says which values a column may have, in the order of the table's rows; `true`
 stands for any value but none. `rows` names the column (or the list of columns)
 of the data file that a row of the table stands for. With `columns` there is a column of the table for each of that
-column's values and `cells` names the figure; without it, `show` maps headings to figures. `labels` gives the headings
+column's values and `cells` names the figure, or the list of those to put side by side; without it, `show` maps
+headings to figures. `labels` gives the headings
 of the first columns, and `digits` rounds the figures.
 
 A comment that begins with `figure` asks for a line chart in the file `out`, with the columns `x` and `y`, a curve for
@@ -104,7 +105,7 @@ def table(request: Mapping[str, Any], lines: list[data_files.Line]) -> str:
         InputError: there is no such column, or no such line.
     """
     rows = _texts(request["rows"])
-    figures = [request["cells"]] if "columns" in request else list(request["show"].values())
+    figures = _texts(request["cells"]) if "columns" in request else list(request["show"].values())
     mine = selected(request, lines, [*rows, *figures, *_texts(request.get("columns", []))])
     columns = _pivoted(request, mine) if "columns" in request else _shown(request)
     body: dict[tuple[str, ...], list[data_files.Line]] = {}
@@ -173,10 +174,12 @@ def _pivoted(
     request: Mapping[str, Any], lines: list[data_files.Line]
 ) -> dict[str, Callable[[list[data_files.Line]], str]]:
     """A column of the table for each value of a column of the data."""
-    across, figure = request["columns"], request["cells"]
+    across, figures = request["columns"], _texts(request["cells"])
 
     def one(value: str) -> Callable[[list[data_files.Line]], str]:
-        return lambda group: " ".join(_cell(line, figure, request) for line in group if line[across] == value)
+        return lambda group: " ".join(
+            " / ".join(_cell(line, figure, request) for figure in figures) for line in group if line[across] == value
+        )
 
     values = dict.fromkeys(line[across] for line in lines)
     return {request.get("heading", "{}").format(value): one(value) for value in values}

@@ -100,6 +100,16 @@ def test_a_cell_of_the_paper_s_tables_that_was_not_run_says_so_and_one_that_was_
     assert float(ca_hfp["difference"]) == pytest.approx(float(ca_hfp["accuracy"]) - float(fedavg["accuracy"]))
     assert (fedavg["difference"], fedavg["seeds"], ca_hfp["seeds"]) == ("", "1", "1")
     assert "fedavg,1,ratio 50%,not run" not in data.read_text()
+    published = tmp_path / "tables.csv"
+    published.write_text(
+        "study,model,dataset,variant,alpha,paper,ours\n"
+        "table-1,resnet8,digits-2000,fedavg,1,90.00,not run\n"
+        "table-1,resnet32,digits-2000,fedavg,1,91.00,not run\n"
+    )
+    check_paper(tmp_path, monkeypatch, *words, "--tables", str(published))
+    ours, other = csv.DictReader(published.read_text().splitlines())
+    assert (ours["paper"], ours["ours"], ours["rounds"]) == ("90.00", fedavg["accuracy"], "1")
+    assert (other["paper"], other["ours"], other["rounds"]) == ("91.00", "not run", "")
     results = sorted((tmp_path / "out" / "digits" / "runs").glob("*.json"))
     next(path for path in results if path.name.startswith("fedavg-")).unlink()
     monkeypatch.setattr("hfp.comparison.runs.simulate", stopped)

@@ -63,6 +63,11 @@ def test_a_table_has_a_column_for_each_value_that_is_asked_for():
     )
 
 
+def test_a_cell_can_show_several_figures_side_by_side():
+    request = {"file": "f", "rows": "method", "columns": "rank", "cells": ["accuracy", "gain"], "where": {"rank": 2}}
+    assert table(request, LINES).splitlines()[-1] == "| b | 97.85 ± 0.31 / +1.26 |"
+
+
 def test_a_table_can_show_several_figures_and_keeps_their_signs():
     request = {"file": "f", "rows": ["method", "rank"], "where": {"gain": True}, "show": {"gain, points": "gain"}}
     assert table({**request, "digits": 1}, LINES) == (
