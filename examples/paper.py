@@ -238,7 +238,7 @@ def _section(name: str, study: Study, arguments: argparse.Namespace, console: Co
     made = rows(study.comparison, runs)
     _keep(name, study.comparison, runs, arguments.page)
     if arguments.tables:
-        put(arguments.tables, PUBLISHED, beside(read(arguments.tables), name, study.comparison, made))
+        _put_new(arguments.tables, PUBLISHED, beside(read(arguments.tables), name, study.comparison, made))
     data = arguments.page.with_suffix(".csv")
     lines = [f"## {study.title}", "", study.about, "", *_table(name, data, study.comparison), ""] if made else []
     for title, chart in study.pictures(study.comparison, runs, made).items() if made else ():
