@@ -81,8 +81,8 @@ def pages() -> list[Path]:
     return sorted(page for page in found if "<!-- table\n" in page.read_text(encoding="utf-8"))
 
 
-def rendered(page: Path) -> str:
-    """The page's text with its tables made anew.
+def rendered(page: Path, text: str | None = None) -> str:
+    """The page's text with its tables made anew, or this `text` as the page's.
 
     Raises:
         InputError: a table asks for a file, a column or lines that do not exist.
@@ -95,7 +95,7 @@ def rendered(page: Path) -> str:
             raise InputError(f"{page}: there are no lines in {request['file']}, which a table is to be made from")
         return match[1] + table(request, lines)
 
-    return REGION.sub(region, page.read_text(encoding="utf-8"))
+    return REGION.sub(region, page.read_text(encoding="utf-8") if text is None else text)
 
 
 def table(request: Mapping[str, Any], lines: list[data_files.Line]) -> str:

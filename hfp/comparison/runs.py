@@ -24,7 +24,8 @@ from hfp.federation.records import Run
 from hfp.federation.rounds import Outcome
 from hfp.federation.threads import cores
 from hfp.results.atomic import clear_unfinished, write_atomically
-from hfp.results.files import LOCK
+from hfp.results.checkpoint import usable
+from hfp.results.files import LOCK, has_checkpoint
 from hfp.results.folder import locked, make_folder, told
 from hfp.results.simulate import simulate
 
@@ -273,7 +274,8 @@ def _run(experiment: Experiment, on_round: Progress, kept: Path | None, every: i
     try:
         return result_of(simulate(experiment, tell, resume=kept, checkpoint=every))
     except InputError as error:
-        return str(error)
+        lost = kept is not None and has_checkpoint(kept) and usable(kept) is None
+        return f"{error}; remove {kept} to start this run anew" if lost else str(error)
     except Exception as error:
         traceback.print_exc(file=sys.stderr)
         return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -115,10 +115,12 @@ def test_a_cell_of_the_paper_s_tables_that_was_not_run_says_so_and_one_that_was_
     monkeypatch.setattr("hfp.comparison.runs.simulate", stopped)
     capsys.readouterr()
     data.unlink()
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(SystemExit, match="130"):
         check_paper(tmp_path, monkeypatch, *words)
     monkeypatch.setattr("hfp.comparison.runs.simulate", refused)
-    text = check_paper(tmp_path, monkeypatch, *words)
+    with pytest.raises(SystemExit, match="1"):
+        check_paper(tmp_path, monkeypatch, *words)
+    text = page.read_text()
     assert "| fedavg | not run |" in text
     assert "| ca-hfp | not run |" not in text
     assert (page.with_name("page-rounds.csv")).read_text().count("table-1,ca-hfp,1,ratio 50%,0,1,") == 1

@@ -3,6 +3,7 @@
 import json
 import os
 import runpy
+import shutil
 import sys
 from pathlib import Path
 
@@ -54,6 +55,20 @@ def test_damaged_and_foreign_results_are_run_again(tmp_path):
         assert len(missing(comparison, folder)) == 1
     path.write_text(text)
     assert missing(comparison, folder) == []
+
+
+def test_a_run_without_a_readable_checkpoint_says_how_to_start_it_anew(tmp_path):
+    folder, comparison = ComparisonFolder(tmp_path / "out"), tiny(*variants_of(["fedavg"]))
+    folder.describe(comparison)
+    (cell,) = comparison.cells()
+    kept = folder.unfinished(cell.experiment)
+    compare_runs.simulate(cell.experiment, resume=kept)
+    for file in kept.glob("checkpoint*"):
+        file.write_bytes(file.read_bytes()[:-40])
+    (failure,) = run_missing(comparison, folder, 1, lambda: None, lambda _: None, 1)
+    assert failure.reason.endswith(f"; remove {kept} to start this run anew")
+    shutil.rmtree(kept)
+    assert run_missing(comparison, folder, 1, lambda: None, lambda _: None, 1) == []
 
 
 def test_where_the_data_lies_is_no_part_of_a_run(tmp_path):
