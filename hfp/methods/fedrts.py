@@ -54,9 +54,8 @@ class FedRTS(Method):
     Then ``α += λ o`` and ``β += λ (1 - o)``. In a readjustment every weight draws from its Beta, and the ``K`` largest
     draws of a layer are active from then on; weights that become active start at zero.
 
-    The published code forgets all counts after each readjustment, and draws which weights go and which come apart; this
-    is the paper's form. How a client's gradients are measured is not said there: here they are summed over the round's
-    local steps, which costs no further pass. The first mask is random.
+    How a client's gradients are measured is not said in the paper: here they are summed over the round's local steps,
+    which costs no further pass; the authors' library takes those of one more batch. The first mask is random.
 
     Payload: values of active weights; a bit a weight for a client that hasn't the mask yet, and up in a readjustment.
     """
