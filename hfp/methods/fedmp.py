@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -39,7 +40,7 @@ class FedMPState:
 
 @dataclass(frozen=True)
 class Report:
-    """What a round says of one worker: the ratio of its submodel, its training loss and its simulated seconds."""
+    """What a round says of one worker: the ratio that was drawn, its training loss and its simulated seconds."""
 
     client: Client
     ratio: float
@@ -89,10 +90,25 @@ class FedMP(Method):
 
     def plan(self, context: MethodContext, state: ServerState, client: Client) -> Plan:
         """Plan the channels of largest norm, at the worker's own ratio or one that its bandit draws."""
-        ratio = client.ratio
-        if self.bandit:
-            ratio = self._bandit(state, client).draw(generator(context.seed, "bandit", state.round, client.index))
+        ratio = self.drawn(context, state, client) if self.bandit else client.ratio
         return keep_best(context.groups, ratio, state.method_state.scores)
+
+    def drawn(self, context: MethodContext, state: ServerState, client: Client) -> float:
+        """Draw a worker's ratio for a round, which is the same whenever it is asked for."""
+        return self._bandit(state, client).draw(generator(context.seed, "bandit", state.round, client.index))
+
+    def earned(self, context: MethodContext, state: ServerState, update: Update) -> float:
+        """Return the ratio that an update's reward belongs to.
+
+        It is the one that was drawn: the plan's is rounded to whole channels, and may lie in another interval of the
+        bandit's or in none. A late update has a plan of another draw, and its reward belongs to the plan's ratio.
+        """
+        plan = update.task.plan
+        if not self.bandit:
+            return plan.ratio
+        drawn = self.drawn(context, state, update.client)
+        kept = {name: len(plan.kept[name]) for name in plan.sizes}
+        return drawn if kept_counts(context.groups, drawn) == kept else min(plan.ratio, math.nextafter(self.most, 0))
 
     def collect(self, context: MethodContext, state: ServerState) -> WorkerCollector:
         """Average the recovered models, all with the same weight."""
@@ -130,7 +146,7 @@ class WorkerCollector:
         self._mean.add(update)
         self._reports[update.client.index] = Report(
             client=update.client,
-            ratio=update.task.plan.ratio,
+            ratio=self._method.earned(self._context, self._state, update),
             loss=update.reply.loss,
             seconds=update.seconds.total,
         )

@@ -11,6 +11,8 @@ from hfp.costs.devices import Seconds
 from hfp.errors import InputError
 from hfp.methods import Client, create_method
 from hfp.methods.blocks.eucb import Bandit
+from hfp.methods.blocks.selection import keep_best
+from hfp.methods.interface.values import Update
 
 WRITERS = {
     "stem.0": ["stem.0.weight", "blocks.0.second.0.weight"],
@@ -121,7 +123,7 @@ def test_rewards_are_loss_decreases_over_distances_from_the_mean_time(context):
             update = update_of(client, task, dict(task.tensors))
             reply = dataclasses.replace(update.reply, loss=loss)
             collector.add(dataclasses.replace(update, reply=reply, seconds=Seconds(1.0, seconds - 1, 0.0)))
-            seen.append(task.plan.ratio)
+            seen.append(method.drawn(context, state, client))
         state = collector.finish()
     workers = state.method_state.workers
     assert [workers[i].loss for i in range(3)] == [1.0, 1.4, 1.1]
@@ -130,6 +132,36 @@ def test_rewards_are_loss_decreases_over_distances_from_the_mean_time(context):
         ((ratio, found),) = workers[index].bandit.pulls
         assert ratio == seen[3 + index]
         assert found == pytest.approx(reward)
+
+
+def test_a_reward_belongs_to_the_interval_that_its_ratio_was_drawn_from(context):
+    model, context = context
+    method = create_method("fedmp", bandit=True, most=0.55)
+    state = begin(model, method, context)
+    for round in range(12):
+        state = dataclasses.replace(state, round=round)
+        leaves = {index: worker.bandit.leaves for index, worker in state.method_state.workers.items()}
+        collector = method.collect(context, state)
+        for client in context.clients:
+            task = assigned(method, context, state, client)
+            collector.add(update_of(client, task, dict(task.tensors)))
+        before, state = state, collector.finish()
+        for client in context.clients if round else ():
+            ratio, _ = state.method_state.workers[client.index].bandit.pulls[-1]
+            bandit = before.method_state.workers[client.index].bandit
+            low, high = max(leaves[client.index], key=bandit.index)
+            assert low <= ratio < high
+
+
+def test_the_reward_of_a_late_update_belongs_to_its_own_ratio_and_to_some_interval(context):
+    model, context = context
+    method = create_method("fedmp", bandit=True, most=0.55)
+    state, client = begin(model, method, context), context.clients[0]
+    for plan in (context.groups.plan({}), keep_best(context.groups, 0.6, state.method_state.scores)):
+        task = dataclasses.replace(assigned(method, context, state, client), plan=plan)
+        earned = method.earned(context, state, Update(client, task, None, 1.0))
+        assert earned == pytest.approx(min(plan.ratio, 0.55))
+        assert earned < 0.55
 
 
 def test_a_bandit_draws_other_ratios_for_rounds_and_workers_and_stays_below_the_most(context):
