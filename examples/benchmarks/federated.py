@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from data_files import Line, both, put
 
 from hfp.comparison.definition import Comparison, Variant
@@ -173,15 +172,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/federated"))
     parser.add_argument("--data", type=Path, help="write the figures to this data file")
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
     comparison = Comparison(
         variants=variants(STUDIES[arguments.study], dict(arguments.option)),
         base={name: getattr(arguments, name) for name in SHARED},
         seeds=tuple(range(arguments.seeds)),
         alphas=(arguments.alpha,),
         ranks=(arguments.rank,),
+        threads=arguments.threads,
     )
-    folder = ComparisonFolder(arguments.out)
+    folder = ComparisonFolder(arguments.out, arguments.threads)
     folder.describe(comparison)
     failures = run_missing(comparison, folder, 1, on_round=lambda: None, on_run=lambda cell: None)
     made = rows(comparison, gather(comparison, lambda cell: folder.load(cell.experiment)))
