@@ -27,7 +27,6 @@ from hfp.training.local_step import LocalResult, joined
 
 ACTIVE = "weights/active"
 SQUARES = "squares/"
-STEPS = "steps"
 
 
 @dataclass(frozen=True)
@@ -56,8 +55,8 @@ class PruneFL(Method):
     paper's: without it, one client with little data may leave less than a hundredth of the weights.
 
     Afterwards all clients train the active weights, and the mask is adapted after every `every` rounds. In a round
-    that ends with a new mask, clients also measure squared gradients of all weights. Adapting reconsiders the share
-    ``share · 0.5^(round / halving)`` of a layer's active weights.
+    that ends with a new mask, clients also send the square of every weight's mean gradient over the round's steps.
+    Adapting reconsiders the share ``share · 0.5^(round / halving)`` of a layer's active weights.
 
     The default of `density` is the mean of the clients' ``(1 - ratio)²``, which is what their submodels would hold. A
     weight's time is the number of multiply-accumulates that it takes part in; `overhead` is the time of a round that
@@ -152,8 +151,10 @@ class PruneFL(Method):
             return self._find(local, task)
         masks = sparse.masks_from_bits({**task.known, **task.tensors}[ACTIVE], local.model)
         model = local.build(dataclasses.replace(task, tensors=sparse.scatter(task.tensors, masks, local.model)))
-        objective = Masked(masks, local.device, measure=bool(task.values["measure"]))
-        return masked_reply(local, model, masks, local.fit(model, objective), objective.squares())
+        objective = MaskedGradients(masks, local.device, measure=bool(task.values["measure"]))
+        result = local.fit(model, objective)
+        squares = {SQUARES + name: (total / max(result.steps, 1)).square() for name, total in objective.sums().items()}
+        return masked_reply(local, model, masks, result, squares)
 
     def keep(self, task: Task, reply: Reply) -> State:
         """Keep the mask, so that it is sent only once."""
@@ -226,11 +227,11 @@ class PruneFL(Method):
         results: list[LocalResult] = []
         work, settled, most, reached = 0, 0, int(task.values["most"]), False
         while len(results) < self.limit and settled < self.patience and not reached:
-            objective = Masked(masks, local.device, measure=True)
+            objective = MeasuredSquares(masks, local.device)
             result = local.fit(model, objective, list(islice(endless, self.passes)))
             results.append(result)
             work += masked_macs(local, model, masks) * result.samples
-            before, squares = sparse.count(masks), _unprefixed(objective.squares())
+            before, squares = sparse.count(masks), objective.squares(result.steps)
             state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
             masks = self.adapt(state, squares, masks, uses, most, local.round)
             model.load_state_dict(sparse.cleared(state, masks))
@@ -240,35 +241,28 @@ class PruneFL(Method):
         return masked_reply(local, model, masks, joined(results), also, training_macs=TRAINING_FACTOR * work)
 
 
-class Masked(MaskedGradients):
-    """Cross-entropy whose gradients reach active weights alone; with `measure` it also sums squares of all gradients.
+class MeasuredSquares(MaskedGradients):
+    """Cross-entropy whose gradients reach active weights alone, and sums of the squared gradients of all weights.
 
     Args:
         masks: the active weights.
         device: where the model is.
-        measure: also sum the squared gradients of all weights.
     """
 
-    def __init__(self, masks: Masks, device: torch.device, *, measure: bool) -> None:
+    def __init__(self, masks: Masks, device: torch.device) -> None:
         super().__init__(masks, device)
-        self._measure = measure
-        if measure:
-            sums = {SQUARES + name: torch.zeros(mask.shape, device=device) for name, mask in masks.items()}
-            self.tensors = {**self.tensors, **sums, STEPS: torch.zeros((), device=device)}
+        self.tensors |= {SQUARES + name: torch.zeros(mask.shape, device=device) for name, mask in masks.items()}
 
     def gradients(self, model: nn.Module) -> None:
-        """Measure the gradients where asked, then mask them."""
-        if self._measure:
-            self.tensors[STEPS].add_(1)
-            for name, parameter in model.named_parameters():
-                if SQUARES + name in self.tensors and parameter.grad is not None:
-                    self.tensors[SQUARES + name].add_(parameter.grad.square())
+        """Square the gradients, then mask them."""
+        for name, parameter in model.named_parameters():
+            if SQUARES + name in self.tensors and parameter.grad is not None:
+                self.tensors[SQUARES + name].add_(parameter.grad.square())
         super().gradients(model)
 
-    def squares(self) -> dict[str, Tensor]:
-        """Return the mean squares of a step's gradients, named as they are sent; nothing if they were not measured."""
-        steps = max(float(self.tensors[STEPS]), 1.0) if self._measure else 1.0
-        return {name: total / steps for name, total in self.tensors.items() if name.startswith(SQUARES)}
+    def squares(self, steps: int) -> dict[str, Tensor]:
+        """Return the mean squares of a step's gradients, by parameter name."""
+        return {name: total / steps for name, total in _unprefixed(self.tensors).items()}
 
 
 class MaskedCollector:

@@ -106,7 +106,7 @@ def test_clients_train_active_weights_alone_and_measure_all_when_it_is_time(cont
 
     local, masks = local_of(model, context, client, round=round), state.method_state.masks
     reference = compact_model(model, IndexMap.identity(model), state.weights).train()
-    squares = {name: torch.zeros(mask.shape, dtype=torch.float64) for name, mask in masks.items()}
+    means = {name: torch.zeros(mask.shape, dtype=torch.float64) for name, mask in masks.items()}
     for chosen in local.schedule():
         loss = functional.cross_entropy(reference(local.data.images[chosen]), local.data.labels[chosen])
         named = dict(reference.named_parameters())
@@ -114,7 +114,7 @@ def test_clients_train_active_weights_alone_and_measure_all_when_it_is_time(cont
             named.items(), torch.autograd.grad(loss, list(named.values())), strict=True
         ):
             if name in masks:
-                squares[name] += gradient.square() / 4
+                means[name] += gradient / 4
             with torch.no_grad():
                 parameter -= 0.1 * gradient * masks.get(name, 1)
     for name, tensor in reference.state_dict().items():
@@ -123,8 +123,8 @@ def test_clients_train_active_weights_alone_and_measure_all_when_it_is_time(cont
     assert {name for name in reply.tensors if name.startswith(SQUARES)} == (
         {SQUARES + name for name in masks} if measured else set()
     )
-    for name, square in squares.items() if measured else ():
-        torch.testing.assert_close(reply.tensors[SQUARES + name].double(), square, rtol=1e-5, atol=1e-12)
+    for name, mean in means.items() if measured else ():
+        torch.testing.assert_close(reply.tensors[SQUARES + name].double(), mean.square(), rtol=1e-5, atol=1e-12)
 
 
 def test_costs_are_those_of_active_weights(context):
