@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressC
 from hfp.commands.arguments.compare import axes_of
 from hfp.commands.arguments.settings import given_settings
 from hfp.commands.interruption import status
+from hfp.commands.printing import print_json
 from hfp.comparison.definition import Cell, Comparison, comparison_from, read_comparison
 from hfp.comparison.page import figures, page
 from hfp.comparison.runs import ComparisonFolder, Failure, default_jobs, distinct, missing, run_missing
@@ -125,5 +124,4 @@ def _report(comparison: Comparison, folder: ComparisonFolder, console: Console, 
     except InputError as problem:
         console.print(f"no page: {problem}", soft_wrap=True, markup=False)
     if as_json:
-        json.dump({"folder": str(folder.path), "rows": plain(made), "comparison": comparison.as_dict()}, sys.stdout)
-        sys.stdout.write("\n")
+        print_json({"folder": str(folder.path), "rows": plain(made), "comparison": comparison.as_dict()})

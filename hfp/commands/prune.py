@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,12 +17,13 @@ from torch.nn.functional import cross_entropy
 
 from hfp import importance
 from hfp.commands import prune_folder
-from hfp.commands.arguments.prune_checks import check_images, checked_budget, onnx_path
+from hfp.commands.arguments.prune_checks import check_classes, check_images, checked_budget, onnx_path
+from hfp.commands.printing import print_json
 from hfp.costs.macs import latencies, parameters, state_bytes
 from hfp.data import Dataset, load_dataset
 from hfp.errors import InputError
 from hfp.language.choices import PREFIX
-from hfp.models.source import FullModel, full_model
+from hfp.models.source import FullModel, full_model, images_of
 from hfp.pruning.budget import Budget
 from hfp.pruning.export import check_exporter, export_onnx
 from hfp.pruning.finetuning import accuracy, finetune, training_batches
@@ -79,8 +79,7 @@ def _prepared(arguments: argparse.Namespace) -> _Job:
     dataset = _dataset(arguments)
     full = _full_model(arguments, dataset)
     full.model.to(device)
-    inputs = torch.randn(2, *full.shape, generator=torch.Generator().manual_seed(0)).to(device)
-    return _Job(arguments, budget, dataset, full, inputs, _origin(arguments, full))
+    return _Job(arguments, budget, dataset, full, images_of(full.shape).to(device), _origin(arguments, full))
 
 
 def _dataset(arguments: argparse.Namespace) -> Dataset | None:
@@ -89,6 +88,7 @@ def _dataset(arguments: argparse.Namespace) -> Dataset | None:
     size = arguments.image_size if arguments.data == "imagefolder" else None
     dataset = load_dataset(arguments.data, arguments.data_root, image_size=size)
     check_images(arguments, dataset.name, dataset.shape[0], dataset.shape[1])
+    check_classes(arguments, dataset.name, len(dataset.classes))
     return dataset
 
 
@@ -279,8 +279,7 @@ def _missed(result: PruneResult) -> str:
 def _show(document: dict[str, Any], result: PruneResult, arguments: argparse.Namespace, console: Console) -> None:
     say: Callable[[str], None] = lambda line: console.print(line, soft_wrap=True, markup=False)  # noqa: E731
     if arguments.json:
-        json.dump(document, sys.stdout)
-        sys.stdout.write("\n")
+        print_json(document)
     else:
         console.print(result.report.shown())
         for name, value in document.get("accuracy", {}).items():

@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import json
 import shlex
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,12 +14,13 @@ from rich.console import Console
 
 from hfp.commands.arguments.settings import given_settings
 from hfp.commands.interruption import status
+from hfp.commands.printing import print_json
 from hfp.errors import InputError
 from hfp.federation.experiment import Experiment
 from hfp.federation.fleet import Fleet
 from hfp.federation.jobs.fleet import fleet_of
 from hfp.federation.observer import Observer
-from hfp.federation.records import Run, finite
+from hfp.federation.records import Run
 from hfp.federation.rounds import Course
 from hfp.federation.setup import Federation, set_up
 from hfp.federation.threads import use_threads
@@ -157,5 +156,4 @@ def _close(run: Run, f1: bool, folder: RunFolder, console: Console, as_json: boo
         console.print(f"no picture: {missing}", soft_wrap=True, markup=False)
     console.print(f"written to {folder.path}", soft_wrap=True, markup=False)
     if as_json:
-        json.dump(finite(run_document(run, str(folder.path))), sys.stdout, allow_nan=False)
-        sys.stdout.write("\n")
+        print_json(run_document(run, str(folder.path)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from hfp.commands.arguments.targets import check_target
 from hfp.errors import InputError
 from hfp.models.names import check_full_model
 from hfp.results.files import check_run
@@ -24,14 +25,15 @@ def check(arguments: argparse.Namespace) -> None:
     """Refuse, before torch is loaded, a run that is not there and files that can't be new.
 
     Raises:
-        InputError: there is no run, or a file has no folder or is there already.
+        InputError: there is no run, or a file can't be written, is there already or is given twice.
     """
     check_run(arguments.run)
     check_full_model(arguments.model)
     for path in (arguments.out, arguments.onnx):
         if path is None:
             continue
-        if not path.absolute().parent.is_dir():
-            raise InputError(f"there is no folder {path.absolute().parent} to write {path.name} to")
+        check_target(path)
         if path.exists():
             raise InputError(f"{path} is there already; give the name of a new file")
+    if arguments.onnx is not None and arguments.onnx.resolve() == arguments.out.resolve():
+        raise InputError(f"--out and --onnx are different files, not {arguments.out} twice")

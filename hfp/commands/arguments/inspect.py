@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from hfp.commands.arguments.targets import check_image_size, check_target
 from hfp.errors import InputError
 from hfp.language.names import RECORD
 from hfp.models.names import check_full_model, check_model_name
@@ -45,13 +46,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def check(arguments: argparse.Namespace) -> None:
-    """Refuse, before torch is loaded, what is neither a file nor the name of a model.
+    """Refuse, before torch is loaded, what is neither a file nor the name of a model, and files that can't be written.
 
     Raises:
-        InputError: there is no such file or folder and no model of this name, or the folder is neither a run's nor a
-            pruned language model's.
+        InputError: there is no such file or folder and no model of this name, the folder is neither a run's nor a
+            pruned language model's, a size is out of its range, or a file can't be written.
     """
     path = arguments.file
+    check_image_size(arguments.image_size)
+    for target, ending in ((arguments.picture, ".png"), (arguments.html, ".html")):
+        if target is not None:
+            check_target(target, ending)
     check_full_model(arguments.model)
     if path.is_dir():
         if not (path / RECORD).is_file():
