@@ -61,7 +61,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--resume",
         type=Path,
         metavar="FOLDER",
-        help="The comparison in this folder goes on, as it was described; its finished runs are kept.",
+        help="The comparison in this folder goes on, and its finished runs are kept. Other arguments replace what its "
+        "description says.",
     )
     add_checkpoint(groups["output"])
     groups["output"].add_argument(
@@ -83,6 +84,8 @@ def check(arguments: argparse.Namespace) -> None:
     axes_of(arguments)
     check_given(arguments)
     check_checkpoint(arguments)
+    if arguments.jobs is not None and arguments.jobs < 1:
+        raise InputError(f"jobs must be at least 1; found {arguments.jobs}")
     for method, option, _ in arguments.method_options or ():
         check_option_names(method, [option])
 
@@ -139,6 +142,8 @@ def _option(text: str) -> tuple[str, str, Any]:
     name, value = read_pair(text)
     method, dot, own = name.partition(".")
     known = {known.replace("-", "_"): known for known in method_names()}
-    if not dot or method not in known:
+    if not dot:
         raise argparse.ArgumentTypeError(f"expected METHOD.NAME=VALUE; found {text!r}")
+    if method not in known:
+        raise argparse.ArgumentTypeError(str(unknown("method", method, method_names())))
     return known[method], own, value
