@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from hfp.errors import InputError
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
@@ -16,3 +18,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--run", type=Path, metavar="APP", help="run this app's folder once, and stop")
     add("--run-config", action="append", default=[], metavar="'NAME=VALUE …'", help="settings of that run")
     add("--folder", type=Path, help="for logs, keys and Flower's files (default: a temporary one)")
+
+
+def check(arguments: argparse.Namespace) -> None:
+    """Refuse what can be refused before Flower is loaded.
+
+    Raises:
+        InputError: there is no node or no app, or two options exclude each other.
+    """
+    if arguments.nodes < 1:
+        raise InputError(f"nodes must be at least 1; found {arguments.nodes}")
+    if arguments.run is not None and not (arguments.run / "pyproject.toml").is_file():
+        raise InputError(f"there is no app in {arguments.run}: it has no pyproject.toml")
+    if arguments.secure and arguments.simulation:
+        raise InputError("simulated nodes have no keys; give --secure or --simulation")
