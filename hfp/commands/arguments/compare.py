@@ -47,14 +47,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--jobs",
         type=int,
         metavar="N",
-        help="This many runs go on at once, and each trains its clients one after the other [default: one per core on "
-        "the processor]",
+        help="This many runs go on at once, and each trains its clients one after the other. [default: one per core on "
+        "the processor; at least 1]",
     )
     groups["output"].add_argument(
         "--out",
         type=Path,
         metavar="FOLDER",
-        help="Results are written to this folder, new or an earlier comparison's, whose finished runs are kept "
+        help="Results are written to this folder, new or an earlier comparison's, whose finished runs are kept. "
         "[default: a fresh one under runs/]",
     )
     groups["output"].add_argument(

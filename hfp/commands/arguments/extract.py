@@ -13,12 +13,25 @@ from hfp.results.files import check_run
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``hfp extract``."""
-    parser.add_argument("run", type=Path, metavar="RUN", help="a run's folder")
-    parser.add_argument("--client", type=int, metavar="K", help="whose model, from 0 on (default: the global model)")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="a new file, as safetensors")
-    parser.add_argument("--onnx", type=Path, metavar="FILE", help="also write a new ONNX file, and check it")
-    parser.add_argument("--model", metavar="MODULE:FACTORY", help="the full model, where the run has its own")
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.add_argument("run", type=Path, metavar="RUN", help="The model is taken from this folder of a run.")
+    parser.add_argument(
+        "--client",
+        type=int,
+        metavar="K",
+        help="It is this client's own model, counted from 0. [default: the global one]",
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help="The model is written to this new file, as safetensors."
+    )
+    parser.add_argument(
+        "--onnx", type=Path, metavar="FILE", help="It is also exported to this new file, and the export is checked."
+    )
+    parser.add_argument(
+        "--model",
+        metavar="MODULE:FACTORY",
+        help="The full model is made by this function, where the run was given its model in Python.",
+    )
+    parser.add_argument("--json", action="store_true", help="What was written is printed as one JSON document.")
 
 
 def check(arguments: argparse.Namespace) -> None:

@@ -11,13 +11,34 @@ from hfp.errors import InputError
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     add = parser.add_argument
-    add("action", choices=["up"], help="start a local deployment, and stop it when this command ends")
-    add("--nodes", type=int, default=3, metavar="N", help="SuperNodes, one a client (default: 3)")
-    add("--secure", action="store_true", help="TLS, and only nodes whose keys are registered")
-    add("--simulation", action="store_true", help="a SuperLink that simulates the nodes with Ray instead")
-    add("--run", type=Path, metavar="APP", help="run this app's folder once, and stop")
-    add("--run-config", action="append", default=[], metavar="'NAME=VALUE …'", help="settings of that run")
-    add("--folder", type=Path, help="for logs, keys and Flower's files (default: a temporary one)")
+    add("action", choices=["up"], help="A deployment is started on this machine, and stopped when the command ends.")
+    add(
+        "--nodes",
+        type=int,
+        default=3,
+        metavar="N",
+        help="This many SuperNodes are started, one per client. [default: 3; at least 1]",
+    )
+    add(
+        "--secure",
+        action="store_true",
+        help="Connections use TLS, and only nodes whose keys are registered are let in.",
+    )
+    add("--simulation", action="store_true", help="The SuperLink simulates the nodes with Ray; none is started.")
+    add("--run", type=Path, metavar="APP", help="The app in this folder is run once, and then the command ends.")
+    add(
+        "--run-config",
+        action="append",
+        default=[],
+        metavar="'NAME=VALUE …'",
+        help="The run of the app has these settings; it may be given several times.",
+    )
+    add(
+        "--folder",
+        type=Path,
+        metavar="FOLDER",
+        help="Logs, keys and Flower's files are kept in this folder. [default: a temporary one]",
+    )
 
 
 def check(arguments: argparse.Namespace) -> None:
