@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None, signals: Signals | None = None) -> i
 
 
 def build_parser(words: Sequence[str]) -> Parser:
-    """The parser for a command line of these `words`, with the arguments of the typed command alone."""
+    """Make the parser for a command line of these `words`, with the arguments of the typed command alone."""
     typed = next((word for word in words if not word.startswith("-")), None)
     parser = Parser(prog="hfp", description="Structured pruning that can be undone, shared and federated.")
     parser.add_argument("--version", action="version", version=f"hfp {metadata.version('hfp')}")
@@ -86,7 +86,7 @@ def _begun(arguments: argparse.Namespace, signals: Signals) -> int:
 
 
 def _status(command: str, work: Callable[[], int]) -> int:
-    """What `work` returns, or 2 after a line that says why it can't be done."""
+    """Return what `work` returns, or 2 after a line that says why it can't be done."""
     try:
         return work()
     except (KeyboardInterrupt, BrokenPipeError):  # whoever reads the output may stop

@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def comparison_of(arguments: argparse.Namespace) -> Comparison:
-    """The comparison that a file and the arguments describe.
+    """Make the comparison that a file and the arguments describe.
 
     Raises:
         InputError: the file can't be read, or something in either is refused.

@@ -29,7 +29,8 @@ else:
 if TYPE_CHECKING:
     from hfp.flower.local import LocalDeployment
 
-LOOK = 0.5  # seconds between looks at whether all processes are still there
+LOOK = 0.5
+"""Seconds that pass between two looks at whether all processes are still there."""
 PATHS = ("out", "resume", "data-root", "weights", "keys")
 """Settings that are paths. The SuperLink works in a folder of its own, so relative ones are made absolute here."""
 

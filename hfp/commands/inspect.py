@@ -102,7 +102,7 @@ def _show_coupled(arguments: argparse.Namespace) -> int:
 
 
 def _example_inputs(full: FullModel, arguments: argparse.Namespace) -> Any:
-    """What the model is called with: given, its own example, or two images."""
+    """Return what the model is called with: what is given, its own example, or two images."""
     if arguments.inputs is not None:
         found = imported(arguments.inputs, "function")
         if not callable(found):
@@ -119,7 +119,7 @@ def _example_inputs(full: FullModel, arguments: argparse.Namespace) -> Any:
 
 
 def run_lines(found: dict[str, Any]) -> list[str]:
-    """A run's overview (`hfp.results.overview`) as lines of text."""
+    """Write a run's overview (`hfp.results.overview`) as lines of text."""
     accuracy = "not tested yet" if found["accuracy"] is None else f"accuracy {found['accuracy']:.2f} %"
     clients = ", ".join(map(str, found["trained_clients"])) or "none (hfp run --save-clients saves them)"
     taken, classes = found["input"], found["classes"]

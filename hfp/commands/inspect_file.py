@@ -80,7 +80,7 @@ def _document(stored: PrunedFile, layers: tuple[LayerReport, ...], costs: Costs)
 
 
 def _described(stored: PrunedFile, arguments: argparse.Namespace) -> tuple[tuple[LayerReport, ...], Costs]:
-    """Layers and costs: with the full model by its layers, else by the tensors of the file alone."""
+    """Describe layers and costs: with the full model by its layers, else by the tensors of the file alone."""
     found, index_map = _full_model(stored, arguments, weights=False), stored.index_map
     if found is None:
         if arguments.image_size is not None:
@@ -134,7 +134,7 @@ def _full_model(
 
 
 def _plain(name: str) -> str:
-    """A name from a file as a table may hold it: no escape code for the terminal, and no markup."""
+    """Return a name from a file as a table may hold it: without escape codes for the terminal, and without markup."""
     return escape(printable(name))
 
 
@@ -144,13 +144,13 @@ def _is_pair(value: Any) -> bool:
 
 
 def _usual_shape(model: nn.Module, named: TimmModel, size: int | None) -> tuple[int, ...]:
-    """The shape of an image for one of timm's models, with sides of `size` pixels where that is given."""
+    """Return the shape of an image for one of timm's models, with sides of `size` pixels where that is given."""
     channels, *sides = getattr(model, "pretrained_cfg", {}).get("input_size", (3, 224, 224))
     return (named.arguments.get("in_chans", channels), *([size] * 2 if size else sides))
 
 
 def _size_in(stored: PrunedFile) -> int | None:
-    """The side of the images that the file's writer counted with; None where the file does not say."""
+    """Return the side of the images that the file's writer counted with; None where the file does not say."""
     shape = stored.metadata.get("input")
     if not isinstance(shape, list) or len(shape) != 3:
         return None

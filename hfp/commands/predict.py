@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def load_classifier(path: Path, client: int | None, model: str | None) -> TrainedClassifier:
-    """The model to ask: a run's global one or a client's, or that of a file.
+    """Load the model to ask: a run's global one or a client's, or that of a file.
 
     Raises:
         InputError, MapError: it can't be loaded.
@@ -65,7 +65,7 @@ def conversions(found: Sequence[Prediction], channels: int) -> list[str]:
 
 
 def document(run: Path, paths: Sequence[Path], found: Sequence[Prediction], classes: Sequence[str]) -> dict[str, Any]:
-    """The JSON document of ``hfp predict --json``."""
+    """Make the JSON document of ``hfp predict --json``."""
     return {
         "run": str(run),
         "classes": list(classes),

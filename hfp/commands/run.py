@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 @dataclass(frozen=True)
 class _Start:
-    """What a run starts from."""
+    """Keeps what a run starts from."""
 
     experiment: Experiment
     folder: RunFolder
@@ -85,7 +85,7 @@ def _interrupted_run(path: Path) -> RunFolder:
 
 
 def _resumed(folder: RunFolder, arguments: argparse.Namespace, console: Console) -> _Start:
-    """Where an interrupted run stands; without a checkpoint, at its beginning.
+    """Load where an interrupted run stopped; without a checkpoint, its beginning.
 
     Raises:
         InputError: the run can't be resumed with these arguments.
@@ -140,7 +140,7 @@ def _trackers(folder: Path, arguments: argparse.Namespace) -> list[Observer]:
 
 
 def experiment_from(arguments: argparse.Namespace) -> Experiment:
-    """The experiment that the arguments describe; what isn't given keeps `Experiment`'s default."""
+    """Make the experiment that the arguments describe; what isn't given keeps `Experiment`'s default."""
     return Experiment(**given_settings(arguments))
 
 

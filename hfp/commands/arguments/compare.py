@@ -127,13 +127,13 @@ def _check_settings(given: dict[str, Any]) -> None:
 
 
 def axes_of(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The axes of a comparison that the arguments give."""
+    """Return the axes of a comparison that the arguments give."""
     given = {name: getattr(arguments, name) for name in axes()}
     return checked_axes({name: value for name, value in given.items() if value is not None})
 
 
 def _seeds(text: str) -> Any:
-    """A number of seeds, or seeds with commas; ``4,`` is the seed 4 alone."""
+    """Read a number of seeds, or seeds with commas; ``4,`` is the seed 4 alone."""
     seeds = axes()["seeds"].read(text.removesuffix(","))
     return [seeds] if text.endswith(",") else seeds
 

@@ -49,7 +49,7 @@ def check(arguments: argparse.Namespace) -> None:
 
 
 def image_files(given: Sequence[Path]) -> list[Path]:
-    """The files among `given`, and the images in folders among them, at any depth, in order of name.
+    """List the files among `given`, and the images in folders among them, at any depth, in order of name.
 
     Raises:
         InputError: there is no such file, or a folder has no images.

@@ -17,12 +17,12 @@ _LEAST = {
 
 
 def onnx_path(arguments: argparse.Namespace) -> Path:
-    """Where the exported model of ``--out`` is."""
+    """Return where the exported model of ``--out`` is."""
     return arguments.out.with_suffix(".onnx")
 
 
 def checked_budget(arguments: argparse.Namespace) -> Budget:
-    """The budget of the command line.
+    """Return the budget of the command line.
 
     Raises:
         InputError: none is given, or a number is out of its range.
