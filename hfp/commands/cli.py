@@ -60,14 +60,11 @@ def main(argv: Sequence[str] | None = None, signals: Signals | None = None) -> i
     arguments = build_parser(words).parse_args(words)
     with warnings.catch_warnings():
         warnings.showwarning = _shown_plainly(arguments.command)
-        command = _loaded(arguments)
-        if command is None:
-            return 2
-        return (signals or Signals()).gently(lambda: _run(command, arguments))
+        return _status(arguments.command, lambda: _begun(arguments, signals or Signals()))
 
 
 def build_parser(words: Sequence[str]) -> Parser:
-    """The parser for a command line of these `words`, with the arguments of the typed command alone."""
+    """Make the parser for a command line of these `words`, with the arguments of the typed command alone."""
     typed = next((word for word in words if not word.startswith("-")), None)
     parser = Parser(prog="hfp", description="Structured pruning that can be undone, shared and federated.")
     parser.add_argument("--version", action="version", version=f"hfp {metadata.version('hfp')}")
@@ -80,30 +77,31 @@ def build_parser(words: Sequence[str]) -> Parser:
     return parser
 
 
-def _loaded(arguments: argparse.Namespace) -> Callable[[argparse.Namespace], int] | None:
-    """The function that does a command's work, with all that it needs; None where the arguments are refused."""
+def _begun(arguments: argparse.Namespace, signals: Signals) -> int:
+    """Check the arguments, load what the command needs, and run it; only then can a signal stop it gently."""
     command = COMMANDS[arguments.command]
-    try:
-        getattr(_arguments_of(command), "check", _nothing)(arguments)
-        return getattr(import_module(f"hfp.commands.{command.module}"), command.function)
-    except (InputError, CriterionError) as error:
-        _refused(arguments.command, error)
-        return None
+    getattr(_arguments_of(command), "check", _nothing)(arguments)
+    work = getattr(import_module(f"hfp.commands.{command.module}"), command.function)
+    return signals.gently(lambda: _status(arguments.command, lambda: work(arguments)))
 
 
-def _run(command: Callable[[argparse.Namespace], int], arguments: argparse.Namespace) -> int:
+def _status(command: str, work: Callable[[], int]) -> int:
+    """Return what `work` returns, or 2 after a line that says why it can't be done."""
     try:
-        return command(arguments)
-    except KeyboardInterrupt:
+        return work()
+    except (KeyboardInterrupt, BrokenPipeError):  # whoever reads the output may stop
         raise
+    except OSError as error:
+        what = error.strerror or str(error)
+        return _refused(command, what if error.filename is None else f"{error.filename}: {what}")
     except (InputError, CriterionError) as error:
-        return _refused(arguments.command, error)
+        return _refused(command, error)
     except _map_error() as error:
-        return _refused(arguments.command, error)
+        return _refused(command, error)
 
 
-def _refused(command: str, error: Exception) -> int:
-    print(f"hfp {command}: {printable(' '.join(str(error).split()))}", file=sys.stderr)
+def _refused(command: str, why: Exception | str) -> int:
+    print(f"hfp {command}: {printable(' '.join(str(why).split()))}", file=sys.stderr)
     return 2
 
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
+import shlex
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -15,10 +13,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressC
 from hfp.commands.arguments.compare import axes_of
 from hfp.commands.arguments.settings import given_settings
 from hfp.commands.interruption import status
+from hfp.commands.printing import print_json
 from hfp.comparison.definition import Cell, Comparison, comparison_from, read_comparison
 from hfp.comparison.page import figures, page
 from hfp.comparison.runs import ComparisonFolder, Failure, default_jobs, distinct, missing, run_missing
-from hfp.comparison.table import final_accuracy, gather, markdown, plain, rows, tables
+from hfp.comparison.table import Row, Runs, final_accuracy, gather, markdown, plain, rows, tables
 from hfp.errors import InputError
 from hfp.federation.setup import set_up
 
@@ -41,7 +40,8 @@ def run(arguments: argparse.Namespace) -> int:
         try:
             failures = _run(comparison, folder, todo, jobs, console, arguments.checkpoint)
         except KeyboardInterrupt as stop:
-            console.print(f"stopped; to go on: hfp compare --resume {folder.path}", soft_wrap=True, markup=False)
+            go_on = f"hfp compare --resume {shlex.quote(str(folder.path))}"
+            console.print(f"stopped; to go on: {go_on}", soft_wrap=True, markup=False)
             return status(stop)
         _report(comparison, folder, console, arguments.json)
     for failure in failures:
@@ -52,12 +52,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def comparison_of(arguments: argparse.Namespace) -> Comparison:
-    """The comparison that a file and the arguments describe.
+    """Make the comparison that a file and the arguments describe.
 
     Raises:
         InputError: the file can't be read, or something in either is refused.
     """
-    document: dict[str, Any] = dict(read_comparison(arguments.file)) if arguments.file else {}
+    document = read_comparison(arguments.file) if arguments.file else {}
     document["experiment"] = {**document.get("experiment", {}), **given_settings(arguments)}
     axes = dict(document.get("compare", {}))
     given = axes_of(arguments)
@@ -65,15 +65,13 @@ def comparison_of(arguments: argparse.Namespace) -> Comparison:
         if one in given:
             axes.pop(other, None)
     axes.update(given)
-    options = {method: dict(entries) for method, entries in document.get("options", {}).items()}
+    options = dict(document.get("options", {}))
     for method, name, value in arguments.method_options or ():
-        options.setdefault(method, {})[name] = value
+        options[method] = {**options.get(method, {}), name: value}
     return comparison_from({**document, "compare": axes, **({"options": options} if options else {})})
 
 
 def _jobs(asked: int | None, todo: list[Cell], threads: int) -> int:
-    if asked is not None and asked < 1:
-        raise InputError(f"jobs must be at least 1; found {asked}")
     return min(asked or default_jobs(todo, threads), max(len(todo), 1))
 
 
@@ -111,12 +109,19 @@ def _run(
 def _report(comparison: Comparison, folder: ComparisonFolder, console: Console, as_json: bool) -> None:
     runs = gather(comparison, lambda cell: folder.load(cell.experiment))
     made = rows(comparison, runs)
-    if not made:
-        return
     for table in tables(made):
         console.print()
         console.print(table)
-    console.print(f"written to {folder.write(TABLE, markdown(made))}", soft_wrap=True, markup=False)
+    if made:
+        console.print(f"written to {folder.write(TABLE, markdown(made))}", soft_wrap=True, markup=False)
+        _write_page(comparison, folder, runs, made, console)
+    if as_json:
+        print_json({"folder": str(folder.path), "rows": plain(made), "comparison": comparison.as_dict()})
+
+
+def _write_page(
+    comparison: Comparison, folder: ComparisonFolder, runs: Runs, made: list[Row], console: Console
+) -> None:
     try:
         whole, charts = page(comparison, runs, made), figures(comparison, runs, made)
         console.print(f"written to {folder.write(PAGE, whole)}", soft_wrap=True, markup=False)
@@ -124,6 +129,3 @@ def _report(comparison: Comparison, folder: ComparisonFolder, console: Console, 
             folder.write(f"{FIGURES}/{name}", chart)
     except InputError as problem:
         console.print(f"no page: {problem}", soft_wrap=True, markup=False)
-    if as_json:
-        json.dump({"folder": str(folder.path), "rows": plain(made), "comparison": comparison.as_dict()}, sys.stdout)
-        sys.stdout.write("\n")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 import warnings
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from hfp.commands.printing import print_json
 from hfp.pruning.export import check_exporter, export_onnx
 from hfp.reconstruct import IndexMap
 from hfp.results.deployed import Deployed, example
@@ -45,8 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     if isinstance(found, Submodel) and not found.trained and has_statistics(found.model):
         print(f"hfp extract: {_STATISTICS}", file=sys.stderr)
     if arguments.json:
-        json.dump(document, sys.stdout)
-        sys.stdout.write("\n")
+        print_json(document)
     else:
         _show(document)
     return 0
@@ -59,9 +61,9 @@ def _about(saved: SavedRun, found: SavedRun | Submodel) -> dict[str, Any]:
     return {**about, "round": len(found.history), "trained": True}
 
 
-def _loading(out: str, saved: SavedRun) -> str:
+def _loading(out: Path, saved: SavedRun) -> str:
     """Return the call that loads the file; only a model that has a name is made without the caller's help."""
-    return f'hfp.load_submodel("{out}"{"" if saved.description.named else ", model=..."})'
+    return f"hfp.load_submodel({json.dumps(str(out))}{'' if saved.description.named else ', model=...'})"
 
 
 def _show(document: dict[str, Any]) -> None:
@@ -69,7 +71,8 @@ def _show(document: dict[str, Any]) -> None:
     whose = "the global model" if "client" not in document else f"client {document['client']}'s model"
     made = "as trained" if document["trained"] else "as planned, with the global model's weights"
     lines = [f"{whose}, {made} in round {document['round']}: {document['parameters']:,} parameters"]
-    lines.append(f"written to {document['out']}; load it with {document['load']}, or hfp predict {document['out']}")
+    path = shlex.quote(document["out"])
+    lines.append(f"written to {document['out']}; load it with {document['load']}, or hfp predict {path} IMAGE ...")
     if "onnx" in document:
         onnx = document["onnx"]
         lines.append(f"{onnx['path']} takes {onnx['takes']} and differs by {onnx['largest_difference']:.2g} at most")

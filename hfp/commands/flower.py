@@ -15,8 +15,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from hfp.commands.interruption import SIGNALS, status
 from hfp.errors import InputError
 from hfp.flower import require_flower
 
@@ -28,39 +29,36 @@ else:
 if TYPE_CHECKING:
     from hfp.flower.local import LocalDeployment
 
-INTERRUPTED = 130
-LOOK = 0.5  # seconds between looks at whether all processes are still there
+LOOK = 0.5
+"""Seconds that pass between two looks at whether all processes are still there."""
 PATHS = ("out", "resume", "data-root", "weights", "keys")
 """Settings that are paths. The SuperLink works in a folder of its own, so relative ones are made absolute here."""
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Start, show how to use it, and wait; 0 when a run ended well, 1 when it didn't, 130 when interrupted.
+    """Start, show how to use it, and wait; 0 when a run ended well, 1 when it didn't, 128 and the signal when stopped.
 
     Raises:
-        InputError: Flower isn't installed, an argument can't be used, or something doesn't start.
+        InputError: Flower isn't installed, the app can't be read, or something doesn't start.
     """
     require_flower()
     from hfp.flower.local import LocalDeployment
 
-    if arguments.nodes < 1:
-        raise InputError(f"nodes must be at least 1; found {arguments.nodes}")
-    if arguments.run is not None and not (arguments.run / "pyproject.toml").is_file():
-        raise InputError(f"there is no app in {arguments.run}: it has no pyproject.toml")
-    if arguments.secure and arguments.simulation:
-        raise InputError("simulated nodes have no keys; give --secure or --simulation")
-    with ExitStack() as stack, _interrupted_by_termination():
+    with ExitStack() as stack:
+        stack.enter_context(_handlers_restored())
         folder = arguments.folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hfp-flower-")))
         deployment = LocalDeployment(folder.resolve(), secure=arguments.secure, simulation=arguments.simulation)
         stack.enter_context(deployment)
         try:
-            return _serve(deployment, arguments)
-        except KeyboardInterrupt:
+            return _serve(deployment, arguments, stack)
+        except KeyboardInterrupt as stop:
+            for number in SIGNALS:  # a second one would end this process alone, and leave the others running
+                signal.signal(number, signal.SIG_IGN)
             print("stopping", flush=True)
-            return INTERRUPTED
+            return status(stop)
 
 
-def _serve(deployment: LocalDeployment, arguments: argparse.Namespace) -> int:
+def _serve(deployment: LocalDeployment, arguments: argparse.Namespace, stack: ExitStack) -> int:
     deployment.start_link()
     if not arguments.simulation:
         deployment.start_nodes(arguments.nodes)
@@ -72,7 +70,7 @@ def _serve(deployment: LocalDeployment, arguments: argparse.Namespace) -> int:
     if not arguments.secure:
         print("Every user of this machine can run code on these nodes; see --secure.", flush=True)
     app = arguments.run.resolve() if arguments.run is not None else Path("APP")
-    if arguments.secure and (arguments.run is None or "keys" in _declared(app)):
+    if arguments.secure and (arguments.run is None or "keys" in _configuration(app)):
         config.insert(1, f"keys={json.dumps(str(deployment.folder))}")
     words = deployment.run_words(app, config, nodes)
     if arguments.run is None:
@@ -82,10 +80,8 @@ def _serve(deployment: LocalDeployment, arguments: argparse.Namespace) -> int:
             _check(deployment)
             time.sleep(LOOK)
     process = deployment.start(words, "run", here=True)
-    try:
-        return 0 if process.wait() == 0 and deployment.last_run_completed() else 1
-    finally:
-        deployment.stop(process)
+    stack.callback(deployment.stop, process)
+    return 0 if process.wait() == 0 and deployment.last_run_completed() else 1
 
 
 def with_absolute_paths(config: str) -> str:
@@ -110,18 +106,22 @@ def paths_of_app(app: Path | None) -> list[str]:
     """
     if app is None:
         return []
-    try:
-        document = tomllib.loads((app / "pyproject.toml").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{app / 'pyproject.toml'} can't be read: {error}") from error
-    config = document.get("tool", {}).get("flwr", {}).get("app", {}).get("config", {})
+    config = _configuration(app)
     given = ((name, config.get(name)) for name in PATHS)
     return [f"{name}={json.dumps(str(Path(text).resolve()))}" for name, text in given if isinstance(text, str) and text]
 
 
-def _declared(app: Path) -> str:
-    """The text in which an app declares its configuration; Flower refuses to set what is not declared."""
-    return (app / "pyproject.toml").read_text(encoding="utf-8")
+def _configuration(app: Path) -> dict[str, Any]:
+    """Read what an app declares of its configuration; Flower refuses to set what is not declared."""
+    try:
+        found = tomllib.loads((app / "pyproject.toml").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{app / 'pyproject.toml'} can't be read: {error}") from error
+    for name in ("tool", "flwr", "app", "config"):
+        found = found.get(name, {})
+        if not isinstance(found, dict):
+            raise InputError(f"{name} in {app / 'pyproject.toml'} must be a table; found {found!r}")
+    return found
 
 
 def _check(deployment: LocalDeployment) -> None:
@@ -131,14 +131,11 @@ def _check(deployment: LocalDeployment) -> None:
 
 
 @contextlib.contextmanager
-def _interrupted_by_termination() -> Iterator[None]:
-    """Have a request to terminate end the command as Ctrl-C does, so that nothing is left running."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
+def _handlers_restored() -> Iterator[None]:
+    """Put the handlers of signals back at the end."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from typing import Any
 
 import torch
 from rich.console import Console
 
-from hfp.commands.inspect_file import check_place, say_written, show_pruned_file
-from hfp.errors import InputError, printable
+from hfp.commands.inspect_file import say_written, show_pruned_file
+from hfp.commands.printing import print_json
+from hfp.errors import InputError, described, printable
 from hfp.language.names import RECORD
 from hfp.language.record import PruneRecord
 from hfp.language.report import FolderReport
-from hfp.models.source import FullModel, full_model, imported, is_model
+from hfp.models.source import FullModel, full_model, images_of, imported, is_model
 from hfp.pruning.coupled import coupled_report
 from hfp.pruning.coupled_page import coupled_page
 from hfp.results.atomic import write_atomically
@@ -52,11 +51,9 @@ def _show_run(arguments: argparse.Namespace) -> int:
     folder = run_folder(arguments.file)
     found = run_overview(folder)
     if arguments.html is not None:
-        check_place(arguments.html)
         write_atomically(arguments.html, run_page(folder).encode())
     if arguments.json:
-        json.dump(found, sys.stdout)
-        sys.stdout.write("\n")
+        print_json(found)
         return 0
     console = Console(highlight=False)
     for line in run_lines(found):
@@ -75,8 +72,7 @@ def _show_language_folder(arguments: argparse.Namespace) -> int:
     record = PruneRecord.read(arguments.file)
     report = FolderReport.from_dict(record.report)
     if arguments.json:
-        json.dump({**report.as_dict(), "libraries": dict(record.libraries)}, sys.stdout)
-        sys.stdout.write("\n")
+        print_json({**report.as_dict(), "libraries": dict(record.libraries)})
         return 0
     console = Console(highlight=False)
     for line in repr(report).split("\n"):
@@ -91,16 +87,13 @@ def _show_coupled(arguments: argparse.Namespace) -> int:
     for option in ("model", "picture"):
         if getattr(arguments, option) is not None:
             raise InputError(f"--{option} is for files of pruned models; {arguments.file} is a full model")
-    if arguments.html is not None:
-        check_place(arguments.html)
     name = str(arguments.file)
     full = full_model(name, image_size=arguments.image_size)
     report = coupled_report(full.model.eval(), _example_inputs(full, arguments), name, arguments.part)
     if arguments.html is not None:
         write_atomically(arguments.html, coupled_page(report).encode())
     if arguments.json:
-        json.dump(report.as_dict(), sys.stdout)
-        sys.stdout.write("\n")
+        print_json(report.as_dict())
         return 0
     console = Console(highlight=False)
     console.print(report.shown())
@@ -109,22 +102,24 @@ def _show_coupled(arguments: argparse.Namespace) -> int:
 
 
 def _example_inputs(full: FullModel, arguments: argparse.Namespace) -> Any:
-    """What the model is called with: given, its own example, or two images."""
+    """Return what the model is called with: what is given, its own example, or two images."""
     if arguments.inputs is not None:
-        found = imported(arguments.inputs)
+        found = imported(arguments.inputs, "function")
         if not callable(found):
             raise InputError(f"--inputs {arguments.inputs} gave a {type(found).__name__}; expected a callable")
-        return found()
+        try:
+            return found()
+        except Exception as error:  # it is the caller's code
+            raise InputError(f"--inputs {arguments.inputs} can't be called: {described(error)}") from error
     own = getattr(full.model, "dummy_inputs", None)  # models of transformers have it
     if isinstance(own, dict) and all(isinstance(value, torch.Tensor) for value in own.values()):
         cached = hasattr(getattr(full.model, "config", None), "use_cache")
         return {**own, "use_cache": False} if cached else own  # a cache that is returned would be an output, and stay
-    with torch.random.fork_rng():
-        return torch.randn(2, *full.shape)
+    return images_of(full.shape)
 
 
 def run_lines(found: dict[str, Any]) -> list[str]:
-    """A run's overview (`hfp.results.overview`) as lines of text."""
+    """Write a run's overview (`hfp.results.overview`) as lines of text."""
     accuracy = "not tested yet" if found["accuracy"] is None else f"accuracy {found['accuracy']:.2f} %"
     clients = ", ".join(map(str, found["trained_clients"])) or "none (hfp run --save-clients saves them)"
     taken, classes = found["input"], found["classes"]

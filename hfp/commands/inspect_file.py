@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
-import sys
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import timm
@@ -16,9 +13,10 @@ from rich.console import Console
 from rich.markup import escape
 from torch import nn
 
+from hfp.commands.printing import print_json
 from hfp.costs.macs import macs, parameters, state_bytes
 from hfp.errors import InputError, printable
-from hfp.models.source import full_model
+from hfp.models.source import full_model, images_of
 from hfp.pruning.coupled import coupled_report
 from hfp.pruning.coupled_page import coupled_page
 from hfp.pruning.layer_picture import save_layer_picture
@@ -37,14 +35,11 @@ def show_pruned_file(arguments: argparse.Namespace) -> int:
     stored = read_pruned(arguments.file)
     layers, costs = _described(stored, arguments)
     if arguments.picture is not None:
-        if not arguments.picture.absolute().parent.is_dir():
-            raise InputError(f"there is no folder {arguments.picture.absolute().parent} to draw into")
         save_layer_picture(layers, arguments.picture, arguments.file.name)
     if arguments.html is not None:
         _write_page(stored, layers, arguments)
     if arguments.json:
-        json.dump(_document(stored, layers, costs), sys.stdout)
-        sys.stdout.write("\n")
+        print_json(_document(stored, layers, costs))
         return 0
     console = Console(highlight=False)
     console.print(shown([dataclasses.replace(layer, name=_plain(layer.name)) for layer in layers], costs))
@@ -57,16 +52,6 @@ def show_pruned_file(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def check_place(page: Path) -> None:
-    """Make sure that a page can be written.
-
-    Raises:
-        InputError: its folder does not exist.
-    """
-    if not page.absolute().parent.is_dir():
-        raise InputError(f"there is no folder {page.absolute().parent} to write the page into")
-
-
 def say_written(console: Console, arguments: argparse.Namespace) -> None:
     """Tell where the page is, if one was asked for."""
     if arguments.html is not None:
@@ -74,12 +59,11 @@ def say_written(console: Console, arguments: argparse.Namespace) -> None:
 
 
 def _write_page(stored: PrunedFile, layers: tuple[LayerReport, ...], arguments: argparse.Namespace) -> None:
-    check_place(arguments.html)
     found = _full_model(stored, arguments, weights=True)
     if found is None:
         raise InputError(f"{arguments.file} does not name its full model; give --model, whose groups the page shows")
     model, shape = found
-    report = coupled_report(model.eval(), torch.randn(2, *shape), arguments.file.name)
+    report = coupled_report(model.eval(), images_of(shape), arguments.file.name)
     write_atomically(arguments.html, coupled_page(report, layers).encode())
 
 
@@ -96,9 +80,11 @@ def _document(stored: PrunedFile, layers: tuple[LayerReport, ...], costs: Costs)
 
 
 def _described(stored: PrunedFile, arguments: argparse.Namespace) -> tuple[tuple[LayerReport, ...], Costs]:
-    """Layers and costs: with the full model by its layers, else by the tensors of the file alone."""
+    """Describe layers and costs: with the full model by its layers, else by the tensors of the file alone."""
     found, index_map = _full_model(stored, arguments, weights=False), stored.index_map
     if found is None:
+        if arguments.image_size is not None:
+            raise InputError(f"--image-size counts with the full model, which {arguments.file} does not name: --model")
         layers = tensor_reports(index_map)
         costs: Costs = {"entries": (index_map.full_entries, index_map.kept_entries)}
     else:
@@ -120,10 +106,17 @@ def _full_model(
     """Return the full model of a file and the shape of an image for it; None where nothing names it.
 
     The model has random weights, or is on the meta device where it needs none.
+
+    Raises:
+        InputError: an option says what the file says itself.
     """
-    size, of_run = arguments.image_size or _size_in(stored), description_in(stored)
+    size, of_run, named = arguments.image_size or _size_in(stored), description_in(stored), skeleton_in(stored)
+    if arguments.model is not None and (named is not None or stored.timm is not None):
+        raise InputError(f"{arguments.file} names its full model; leave --model out")
+    if arguments.image_size is not None and of_run is not None:
+        raise InputError(f"{arguments.file} says what images its model takes; leave --image-size out")
     model: nn.Module
-    if of_run is not None and (named := skeleton_in(stored)) is not None:
+    if of_run is not None and named is not None:
         model, shape = named, of_run.input.shape
     elif stored.timm is not None:
         named_timm = stored.timm
@@ -141,7 +134,7 @@ def _full_model(
 
 
 def _plain(name: str) -> str:
-    """A name from a file as a table may hold it: no escape code for the terminal, and no markup."""
+    """Return a name from a file as a table may hold it: without escape codes for the terminal, and without markup."""
     return escape(printable(name))
 
 
@@ -151,13 +144,13 @@ def _is_pair(value: Any) -> bool:
 
 
 def _usual_shape(model: nn.Module, named: TimmModel, size: int | None) -> tuple[int, ...]:
-    """The shape of an image for one of timm's models, with sides of `size` pixels where that is given."""
+    """Return the shape of an image for one of timm's models, with sides of `size` pixels where that is given."""
     channels, *sides = getattr(model, "pretrained_cfg", {}).get("input_size", (3, 224, 224))
     return (named.arguments.get("in_chans", channels), *([size] * 2 if size else sides))
 
 
 def _size_in(stored: PrunedFile) -> int | None:
-    """The side of the images that the file's writer counted with; None where the file does not say."""
+    """Return the side of the images that the file's writer counted with; None where the file does not say."""
     shape = stored.metadata.get("input")
     if not isinstance(shape, list) or len(shape) != 3:
         return None

@@ -25,12 +25,12 @@ class Interrupted(KeyboardInterrupt):
 
 
 def status_of(number: int) -> int:
-    """What a shell reports for a program that a signal ended: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP."""
+    """Return what a shell reports for a signal that ends a program: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP."""
     return 128 + number
 
 
 def status(stop: KeyboardInterrupt) -> int:
-    """The exit status of a command that was interrupted so."""
+    """Return the exit status of a command that was interrupted so."""
     return stop.status if isinstance(stop, Interrupted) else status_of(signal.SIGINT)
 
 

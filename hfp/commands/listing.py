@@ -61,7 +61,7 @@ def run_criteria(arguments: argparse.Namespace) -> int:
 
 
 def _told(name: str) -> type[Method] | type[SourceOutline]:
-    return outline(name) or method_class(name)
+    return (outline(name) if name in method_names() else None) or method_class(name)
 
 
 def _method_row(method: type[Method] | type[SourceOutline]) -> Row:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
+from hfp.commands.printing import print_json
 from hfp.language.choices import PREFIX
 from hfp.language.reading import perplexity_of_folder
 
@@ -19,8 +18,7 @@ def run(arguments: argparse.Namespace) -> int:
         folder, arguments.text, window=arguments.window, device=arguments.device, progress=True
     )
     if arguments.json:
-        json.dump({"folder": str(folder), "text": str(arguments.text), **asdict(found)}, sys.stdout)
-        sys.stdout.write("\n")
+        print_json({"folder": str(folder), "text": str(arguments.text), **asdict(found)})
     else:
         print(f"perplexity {found.value:.4g} on {found.tokens:,} tokens in {found.windows:,} windows")
     return 0

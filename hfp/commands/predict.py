@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import warnings
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from hfp.commands.arguments.predict import image_files
+from hfp.commands.printing import print_json
 from hfp.errors import InputError
 from hfp.results.classifier import Prediction, TrainedClassifier
 from hfp.results.load import is_run, load_run, load_submodel
@@ -30,8 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     for line in conversions(found, classifier.input.shape[0]):
         print(f"hfp predict: {line}", file=sys.stderr)
     if arguments.json:
-        json.dump(document(arguments.run, paths, found, classifier.classes), sys.stdout)
-        sys.stdout.write("\n")
+        print_json(document(arguments.run, paths, found, classifier.classes))
         return 0
     console = Console(highlight=False)
     for path, prediction in zip(paths, found, strict=True):
@@ -40,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def load_classifier(path: Path, client: int | None, model: str | None) -> TrainedClassifier:
-    """The model to ask: a run's global one or a client's, or that of a file.
+    """Load the model to ask: a run's global one or a client's, or that of a file.
 
     Raises:
         InputError, MapError: it can't be loaded.
@@ -66,7 +65,7 @@ def conversions(found: Sequence[Prediction], channels: int) -> list[str]:
 
 
 def document(run: Path, paths: Sequence[Path], found: Sequence[Prediction], classes: Sequence[str]) -> dict[str, Any]:
-    """The JSON document of ``hfp predict --json``."""
+    """Make the JSON document of ``hfp predict --json``."""
     return {
         "run": str(run),
         "classes": list(classes),

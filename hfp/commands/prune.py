@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,12 +17,13 @@ from torch.nn.functional import cross_entropy
 
 from hfp import importance
 from hfp.commands import prune_folder
-from hfp.commands.arguments.prune_checks import check_images, checked_budget, onnx_path
+from hfp.commands.arguments.prune_checks import check_classes, check_images, checked_budget, onnx_path
+from hfp.commands.printing import print_json
 from hfp.costs.macs import latencies, parameters, state_bytes
 from hfp.data import Dataset, load_dataset
 from hfp.errors import InputError
 from hfp.language.choices import PREFIX
-from hfp.models.source import FullModel, full_model
+from hfp.models.source import FullModel, full_model, images_of
 from hfp.pruning.budget import Budget
 from hfp.pruning.export import check_exporter, export_onnx
 from hfp.pruning.finetuning import accuracy, finetune, training_batches
@@ -39,7 +39,7 @@ _BATCH_SIZE, _BATCHES, _LEARNING_RATE = 64, 16, 0.01
 
 @dataclass(frozen=True)
 class _Job:
-    """What is pruned with what. weights: where they come from, as a sentence."""
+    """What a command prunes, and with what. `weights` says where they come from."""
 
     arguments: argparse.Namespace
     budget: Budget
@@ -71,7 +71,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _prepared(arguments: argparse.Namespace) -> _Job:
-    """Everything that is needed, or an `InputError`."""
+    """Load what the command needs.
+
+    Raises:
+        InputError: something can't be used, or is not there.
+    """
     budget = checked_budget(arguments)
     if arguments.export:
         check_exporter()
@@ -79,8 +83,7 @@ def _prepared(arguments: argparse.Namespace) -> _Job:
     dataset = _dataset(arguments)
     full = _full_model(arguments, dataset)
     full.model.to(device)
-    inputs = torch.randn(2, *full.shape, generator=torch.Generator().manual_seed(0)).to(device)
-    return _Job(arguments, budget, dataset, full, inputs, _origin(arguments, full))
+    return _Job(arguments, budget, dataset, full, images_of(full.shape).to(device), _origin(arguments, full))
 
 
 def _dataset(arguments: argparse.Namespace) -> Dataset | None:
@@ -89,11 +92,12 @@ def _dataset(arguments: argparse.Namespace) -> Dataset | None:
     size = arguments.image_size if arguments.data == "imagefolder" else None
     dataset = load_dataset(arguments.data, arguments.data_root, image_size=size)
     check_images(arguments, dataset.name, dataset.shape[0], dataset.shape[1])
+    check_classes(arguments, dataset.name, len(dataset.classes))
     return dataset
 
 
 def _device(name: str) -> torch.device:
-    """A device that works.
+    """Return a device that works.
 
     Raises:
         InputError: there is no such device here.
@@ -121,7 +125,7 @@ def _full_model(arguments: argparse.Namespace, dataset: Dataset | None) -> FullM
 
 
 def _origin(arguments: argparse.Namespace, full: FullModel) -> str:
-    """Where the weights come from."""
+    """Say where the weights come from."""
     if arguments.weights is not None:
         return f"from {arguments.weights}"
     if arguments.pretrained:
@@ -135,7 +139,7 @@ def _origin(arguments: argparse.Namespace, full: FullModel) -> str:
 
 
 def _assumptions(job: _Job) -> Iterator[str]:
-    """What is pruned and on what, a line each."""
+    """Say what is pruned and on what, a line each."""
     channels, height, width = job.full.shape
     yield (
         f"model:   {job.arguments.model}, {parameters(job.full.model):,} parameters, "
@@ -157,7 +161,7 @@ def _assumptions(job: _Job) -> Iterator[str]:
 
 
 def _repair_words(job: _Job) -> str:
-    """Which repairs will be done, and what switches them off or on."""
+    """Say which repairs will be done, and what switches them off or on."""
     arguments = job.arguments
     if arguments.no_repair:
         return "none, as --no-repair says"
@@ -197,7 +201,7 @@ def _prune(job: _Job, tell: Tell) -> PruneResult:
 
 
 def _with_usual_costs(result: PruneResult, job: _Job, tell: Tell) -> PruneResult:
-    """The result with multiply-accumulates counted for one image, and with the latency of both models."""
+    """Count multiply-accumulates for one image, and measure the latency of both models."""
     before, after = result.report.costs["macs"]
     found: dict[str, tuple[float, float]] = {"macs": (before // len(job.inputs), after // len(job.inputs))}
     if "latency" not in result.report.costs and result.report.part is None:
@@ -212,7 +216,7 @@ def _with_costs(result: PruneResult, costs: dict[str, tuple[float, float]]) -> P
 
 
 def _accuracies(job: _Job, result: PruneResult, tell: Tell) -> dict[str, float]:
-    """Accuracy of the full, the pruned and, where that is asked for, the fine-tuned model."""
+    """Measure the accuracy of the full, the pruned and, where that is asked for, the fine-tuned model."""
     if job.dataset is None:
         return {}
     tell("measuring accuracy")
@@ -266,7 +270,7 @@ def _writing(path: Path) -> Iterator[None]:
 
 
 def _missed(result: PruneResult) -> str:
-    """Which limits are not met."""
+    """Say which limits are not met."""
     report = result.report
     return "; ".join(
         f"the limit on {name} is NOT met: {report.costs[name][1] / report.costs[name][0]:.1%} is left, "
@@ -279,8 +283,7 @@ def _missed(result: PruneResult) -> str:
 def _show(document: dict[str, Any], result: PruneResult, arguments: argparse.Namespace, console: Console) -> None:
     say: Callable[[str], None] = lambda line: console.print(line, soft_wrap=True, markup=False)  # noqa: E731
     if arguments.json:
-        json.dump(document, sys.stdout)
-        sys.stdout.write("\n")
+        print_json(document)
     else:
         console.print(result.report.shown())
         for name, value in document.get("accuracy", {}).items():
@@ -293,7 +296,7 @@ def _show(document: dict[str, Any], result: PruneResult, arguments: argparse.Nam
 
 
 def _accuracy_warnings(found: dict[str, float]) -> Iterator[str]:
-    """Sentences for accuracy that fine-tuning lost."""
+    """Warn of accuracy that fine-tuning lost."""
     before, after = found.get("pruned", 0.0), found.get("fine-tuned", 1.0)
     if after < before:
         yield (

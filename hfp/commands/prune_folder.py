@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 
 from rich.console import Console
 
 from hfp.commands.arguments.prune_folder import dropped, folder_budget, folder_of
+from hfp.commands.printing import print_json
 from hfp.language.prune import prune_folder
 
 
@@ -30,8 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
         progress=True,
     )
     if arguments.json:
-        json.dump(report.as_dict(), sys.stdout)
-        sys.stdout.write("\n")
+        print_json(report.as_dict())
         return 0
     console = Console(highlight=False)
     console.print(report.shown())

@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import json
 import shlex
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,12 +14,13 @@ from rich.console import Console
 
 from hfp.commands.arguments.settings import given_settings
 from hfp.commands.interruption import status
+from hfp.commands.printing import print_json
 from hfp.errors import InputError
 from hfp.federation.experiment import Experiment
 from hfp.federation.fleet import Fleet
 from hfp.federation.jobs.fleet import fleet_of
 from hfp.federation.observer import Observer
-from hfp.federation.records import Run, finite
+from hfp.federation.records import Run
 from hfp.federation.rounds import Course
 from hfp.federation.setup import Federation, set_up
 from hfp.federation.threads import use_threads
@@ -64,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 @dataclass(frozen=True)
 class _Start:
-    """What a run starts from."""
+    """Keeps what a run starts from."""
 
     experiment: Experiment
     folder: RunFolder
@@ -86,7 +85,7 @@ def _interrupted_run(path: Path) -> RunFolder:
 
 
 def _resumed(folder: RunFolder, arguments: argparse.Namespace, console: Console) -> _Start:
-    """Where an interrupted run stands; without a checkpoint, at its beginning.
+    """Load where an interrupted run stopped; without a checkpoint, its beginning.
 
     Raises:
         InputError: the run can't be resumed with these arguments.
@@ -141,7 +140,7 @@ def _trackers(folder: Path, arguments: argparse.Namespace) -> list[Observer]:
 
 
 def experiment_from(arguments: argparse.Namespace) -> Experiment:
-    """The experiment that the arguments describe; what isn't given keeps `Experiment`'s default."""
+    """Make the experiment that the arguments describe; what isn't given keeps `Experiment`'s default."""
     return Experiment(**given_settings(arguments))
 
 
@@ -157,5 +156,4 @@ def _close(run: Run, f1: bool, folder: RunFolder, console: Console, as_json: boo
         console.print(f"no picture: {missing}", soft_wrap=True, markup=False)
     console.print(f"written to {folder.path}", soft_wrap=True, markup=False)
     if as_json:
-        json.dump(finite(run_document(run, str(folder.path))), sys.stdout, allow_nan=False)
-        sys.stdout.write("\n")
+        print_json(run_document(run, str(folder.path)))

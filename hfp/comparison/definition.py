@@ -182,11 +182,11 @@ def variants_of(
         InputError: options for a method that isn't compared.
     """
     options = options or {}
-    for name, own in options.items():
+    for name in options:
+        if not names:
+            raise InputError(f"options of {name} are given, but a [[variant]] has options of its own; put them there")
         if name not in names:
             raise unknown("method with options", name, names)
-        if not isinstance(own, Mapping):
-            raise InputError(f"options of {name} must be a table, [options.{name}]; found {shown(own)}")
     policies: Sequence[str | None] = batch_norms or (None,)
     return tuple(
         Variant(
@@ -211,9 +211,7 @@ def comparison_from(document: Mapping[str, Any], **over: Any) -> Comparison:
     Raises:
         InputError: an unknown table or key, or what `Comparison` refuses.
     """
-    for name, value in document.items():
-        if name != "variant" and not isinstance(value, Mapping):
-            raise InputError(f"{name} is a table of a comparison, [{name}]; found {shown(value)}")
+    _check_tables(document)
     _check_known("table of a comparison", document, ("compare", "experiment", "options", "variant"))
     axes = checked_axes(document.get("compare", {}))
     given = variants_in(document.get("variant", ()))
@@ -253,6 +251,8 @@ def checked_axes(given: Mapping[str, Any]) -> dict[str, Any]:
     known = axes()
     _check_known("key of [compare]", given, known)
     found = {name: known[name].checked(value, AXIS_LABEL.format(name)) for name, value in given.items()}
+    if found.get("seeds") == 0:
+        raise InputError("a comparison needs at least one seed; found 0, which is their number")
     if isinstance(found.get("seeds"), int):
         found["seeds"] = tuple(range(min(found["seeds"], MOST_SEEDS + 1)))
     return found
@@ -276,12 +276,12 @@ def read_comparison(path: Path) -> dict[str, Any]:
     """Read the document in a TOML file, or in a comparison folder's JSON file.
 
     Raises:
-        InputError: the file can't be read.
+        InputError: the file can't be read, or something in it is no table.
     """
     try:
         text = path.read_text(encoding="utf-8")
         document = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-        _check_numbers(document)
+        _check_values(document)
     except OSError as error:
         raise InputError(f"{path} can't be read: {error.strerror}") from error
     except ValueError as error:  # not of TOML or JSON, not UTF-8, or a number with more digits than Python reads
@@ -290,15 +290,27 @@ def read_comparison(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} nests tables or lists too deeply; a comparison needs three levels") from error
     if not isinstance(document, dict):
         raise InputError(f"{path} must hold a table of tables; found {shown(document)}")
+    _check_tables(document)
     return document
 
 
-def _check_numbers(value: Any) -> None:
-    """Raise ValueError at a whole number of more than 64 bits, which TOML forbids and JSON can't always write."""
+def _check_tables(document: Mapping[str, Any]) -> None:
+    for name, value in document.items():
+        if name != "variant" and not isinstance(value, Mapping):
+            raise InputError(f"{name} is a table of a comparison, [{name}]; found {shown(value)}")
+    for name, own in document.get("options", {}).items():
+        if not isinstance(own, Mapping):
+            raise InputError(f"options of {name} must be a table, [options.{name}]; found {shown(own)}")
+
+
+def _check_values(value: Any) -> None:
+    """Raise ValueError at a whole number of more than 64 bits, which TOML forbids, and at a null character."""
+    if isinstance(value, str) and "\0" in value:
+        raise ValueError(f"no name has a null character; found {shown(value)}")
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
         raise ValueError(f"a whole number has at most 64 bits; found {shown(value)}")
     for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-        _check_numbers(inner)
+        _check_values(inner)
 
 
 def _without_name(entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,14 +6,15 @@ import importlib
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import timm
+import torch
 import torchvision
-from torch import nn
+from torch import Tensor, nn
 
 from hfp.errors import InputError, described
 from hfp.models import create_model, models
@@ -174,8 +175,20 @@ def from_factory(source: str | Callable[[], nn.Module]) -> nn.Module:
     return model
 
 
-def imported(spec: str) -> Any:
-    """Import what `module:name` names; the module is looked for in the working directory too.
+def images_of(shape: Sequence[int]) -> Tensor:
+    """Return two images of noise, the same each time, of a shape (channels, height, width).
+
+    Raises:
+        InputError: they do not fit into memory.
+    """
+    try:
+        return torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
+    except RuntimeError as error:
+        raise InputError(f"two images of {' x '.join(map(str, shape))} do not fit into memory") from error
+
+
+def imported(spec: str, what: str = "model") -> Any:
+    """Import `what` a text `module:name` names; the module is looked for in the working directory too.
 
     Raises:
         InputError: there is no such thing.
@@ -186,9 +199,11 @@ def imported(spec: str) -> Any:
     try:
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise InputError(f"no model {spec!r}: {error}; expected module:factory") from error
+        raise InputError(
+            f"no {what} {spec!r}: {error}; expected module:{'factory' if what == 'model' else what}"
+        ) from error
     except Exception as error:  # the module is the caller's code
-        raise InputError(f"no model {spec!r}: module {module} can't be imported: {_raised(error)}") from error
+        raise InputError(f"no {what} {spec!r}: module {module} can't be imported: {_raised(error)}") from error
 
 
 def _raised(error: Exception) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ def run_overview(folder: Path) -> dict[str, Any]:
     history, given = read_history(folder / METRICS), description.input
     tested = [line["accuracy"] for line in history if line.get("accuracy") is not None]
     model, option = ("", "") if description.named else (", model=...", " --model MODULE:FACTORY")
+    quoted = shlex.quote(str(folder))
     return {
         "kind": "run",
         "folder": str(folder),
@@ -42,9 +45,9 @@ def run_overview(folder: Path) -> dict[str, Any]:
         "input": {"shape": list(given.shape), "dtype": given.dtype, "largest": given.largest},
         "trained_clients": trained_clients(folder),
         "hfp": description.hfp,
-        "load": f'hfp.load_run("{folder}"{model})',
-        "predict": f"hfp predict {folder} IMAGE ...{option}" if given.takes_pictures else None,
-        "extract": f"hfp extract {folder} --client 0 --out client-0.safetensors{option}",
+        "load": f"hfp.load_run({json.dumps(str(folder))}{model})",
+        "predict": f"hfp predict {quoted} IMAGE ...{option}" if given.takes_pictures else None,
+        "extract": f"hfp extract {quoted} --client 0 --out client-0.safetensors{option}",
     }
 
 

@@ -14,7 +14,7 @@ def add_checkpoint(group: argparse._ArgumentGroup) -> None:
         type=int,
         default=1,
         metavar="N",
-        help="A run's state is saved every N rounds, so that it can be resumed; 0 is never [default: 1]",
+        help="A run's state is saved every N rounds, so that it can be resumed; 0 is never. [default: 1; at least 0]",
     )
 
 

@@ -47,21 +47,22 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--jobs",
         type=int,
         metavar="N",
-        help="This many runs go on at once, and each trains its clients one after the other [default: one per core on "
-        "the processor]",
+        help="This many runs go on at once, and each trains its clients one after the other. [default: one per core on "
+        "the processor; at least 1]",
     )
     groups["output"].add_argument(
         "--out",
         type=Path,
         metavar="FOLDER",
-        help="Results are written to this folder, new or an earlier comparison's, whose finished runs are kept "
+        help="Results are written to this folder, new or an earlier comparison's, whose finished runs are kept. "
         "[default: a fresh one under runs/]",
     )
     groups["output"].add_argument(
         "--resume",
         type=Path,
         metavar="FOLDER",
-        help="The comparison in this folder goes on, as it was described; its finished runs are kept.",
+        help="The comparison in this folder goes on, and its finished runs are kept. Other arguments replace what its "
+        "description says.",
     )
     add_checkpoint(groups["output"])
     groups["output"].add_argument(
@@ -83,6 +84,8 @@ def check(arguments: argparse.Namespace) -> None:
     axes_of(arguments)
     check_given(arguments)
     check_checkpoint(arguments)
+    if arguments.jobs is not None and arguments.jobs < 1:
+        raise InputError(f"jobs must be at least 1; found {arguments.jobs}")
     for method, option, _ in arguments.method_options or ():
         check_option_names(method, [option])
 
@@ -124,13 +127,13 @@ def _check_settings(given: dict[str, Any]) -> None:
 
 
 def axes_of(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The axes of a comparison that the arguments give."""
+    """Return the axes of a comparison that the arguments give."""
     given = {name: getattr(arguments, name) for name in axes()}
     return checked_axes({name: value for name, value in given.items() if value is not None})
 
 
 def _seeds(text: str) -> Any:
-    """A number of seeds, or seeds with commas; ``4,`` is the seed 4 alone."""
+    """Read a number of seeds, or seeds with commas; ``4,`` is the seed 4 alone."""
     seeds = axes()["seeds"].read(text.removesuffix(","))
     return [seeds] if text.endswith(",") else seeds
 
@@ -139,6 +142,8 @@ def _option(text: str) -> tuple[str, str, Any]:
     name, value = read_pair(text)
     method, dot, own = name.partition(".")
     known = {known.replace("-", "_"): known for known in method_names()}
-    if not dot or method not in known:
+    if not dot:
         raise argparse.ArgumentTypeError(f"expected METHOD.NAME=VALUE; found {text!r}")
+    if method not in known:
+        raise argparse.ArgumentTypeError(str(unknown("method", method, method_names())))
     return known[method], own, value

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from hfp.commands.arguments.targets import check_image_size, check_target
 from hfp.errors import InputError
 from hfp.language.names import RECORD
 from hfp.models.names import check_full_model, check_model_name
@@ -17,41 +18,57 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "file",
         type=Path,
         metavar="PATH",
-        help="a run's folder, a file that hfp prune, hfp extract or hfp.save_pruned wrote, a language "
-        "model's folder that hfp prune wrote, or a full model: its name or module:factory",
+        help="This is shown: a run's folder, a file that hfp prune, hfp extract or hfp.save_pruned wrote, a language "
+        "model's folder that hfp prune wrote, or a full model by its name or module:factory.",
     )
     parser.add_argument(
-        "--model", metavar="MODEL", help="the full model, where the file does not name it: a name or module:factory"
+        "--model",
+        metavar="MODEL",
+        help="The full model of a file that does not name it has this name, or is made by module:factory.",
     )
-    parser.add_argument("--image-size", type=int, metavar="PIXELS", help="side of the images to count with")
-    parser.add_argument("--picture", type=Path, metavar="PNG", help="draw what is left of every layer")
+    parser.add_argument(
+        "--image-size",
+        type=int,
+        metavar="PIXELS",
+        help="Costs are counted for images with sides of this length. [default: the model's usual one]",
+    )
+    parser.add_argument(
+        "--picture",
+        type=Path,
+        metavar="PNG",
+        help="What is left of every layer of a pruned model is drawn to this file.",
+    )
     parser.add_argument(
         "--inputs",
         metavar="MODULE:FUNCTION",
-        help="for a full model: a callable without arguments that returns what the model is called with, at least two "
-        "samples (default: two images, or the model's own dummy_inputs)",
+        help="A full model is called with what this function without arguments returns, which is at least two samples. "
+        "[default: two images, or the model's own dummy_inputs]",
     )
     parser.add_argument(
-        "--part", metavar="MODULE", help="for a full model: look at what runs inside the module of this name alone"
+        "--part", metavar="MODULE", help="Of a full model only what runs inside the module of this name is looked at."
     )
     parser.add_argument(
         "--html",
         type=Path,
         metavar="FILE",
-        help="write a page that opens from disk: of a run with its curves, clients and masks, of a full model with its "
-        "coupled groups, or of a pruned model with these and what is left of them",
+        help="A page that opens from disk is written to this file: of a run with its curves, clients and masks, of a "
+        "full model with its coupled groups, or of a pruned model with these and what is left of them.",
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.add_argument("--json", action="store_true", help="The result is printed as one JSON document.")
 
 
 def check(arguments: argparse.Namespace) -> None:
-    """Refuse, before torch is loaded, what is neither a file nor the name of a model.
+    """Refuse, before torch is loaded, what is neither a file nor the name of a model, and files that can't be written.
 
     Raises:
-        InputError: there is no such file or folder and no model of this name, or the folder is neither a run's nor a
-            pruned language model's.
+        InputError: there is no such file or folder and no model of this name, the folder is neither a run's nor a
+            pruned language model's, a size is out of its range, or a file can't be written.
     """
     path = arguments.file
+    check_image_size(arguments.image_size)
+    for target, ending in ((arguments.picture, ".png"), (arguments.html, ".html")):
+        if target is not None:
+            check_target(target, ending)
     check_full_model(arguments.model)
     if path.is_dir():
         if not (path / RECORD).is_file():

@@ -14,11 +14,24 @@ from hfp.results.files import check_run
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``hfp predict``."""
-    parser.add_argument("run", type=Path, metavar="RUN", help="a run's folder, or a file that hfp extract wrote")
-    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="image files, or folders of them")
-    parser.add_argument("--client", type=int, metavar="K", help="ask this client's own model instead of the global one")
-    parser.add_argument("--model", metavar="MODULE:FACTORY", help="the full model, where the run has its own")
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.add_argument(
+        "run",
+        type=Path,
+        metavar="RUN",
+        help="The model is that of a run's folder, or of a file that hfp extract wrote.",
+    )
+    parser.add_argument(
+        "images", type=Path, nargs="+", metavar="IMAGE", help="These images are classified: files, or folders of them."
+    )
+    parser.add_argument(
+        "--client", type=int, metavar="K", help="This client's own model is asked. [default: the global one]"
+    )
+    parser.add_argument(
+        "--model",
+        metavar="MODULE:FACTORY",
+        help="The full model is made by this function, where the run was given its model in Python.",
+    )
+    parser.add_argument("--json", action="store_true", help="The result is printed as one JSON document.")
 
 
 def check(arguments: argparse.Namespace) -> None:
@@ -36,7 +49,7 @@ def check(arguments: argparse.Namespace) -> None:
 
 
 def image_files(given: Sequence[Path]) -> list[Path]:
-    """The files among `given`, and the images in folders among them, at any depth, in order of name.
+    """List the files among `given`, and the images in folders among them, at any depth, in order of name.
 
     Raises:
         InputError: there is no such file, or a folder has no images.

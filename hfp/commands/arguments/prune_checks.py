@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import argparse
-import tempfile
 from pathlib import Path
 
 from hfp import importance
+from hfp.commands.arguments.targets import check_image_size, check_target
 from hfp.data.load import IMAGES
 from hfp.errors import InputError
 from hfp.pruning.budget import KINDS, Budget
 
+_LEAST = {
+    "num_classes": 1, "in_channels": 1, "batch_size": 2, "batches": 1, "round_to": 1, "min_channels": 1, "steps": 1,
+}  # fmt: skip
+
 
 def onnx_path(arguments: argparse.Namespace) -> Path:
-    """Where the exported model of ``--out`` is."""
+    """Return where the exported model of ``--out`` is."""
     return arguments.out.with_suffix(".onnx")
 
 
 def checked_budget(arguments: argparse.Namespace) -> Budget:
-    """The budget of the command line.
+    """Return the budget of the command line.
 
     Raises:
         InputError: none is given, or a number is out of its range.
@@ -44,7 +48,8 @@ def check_arguments(arguments: argparse.Namespace) -> None:
 
 
 def _check_numbers(arguments: argparse.Namespace) -> None:
-    for option, least in (("image_size", 1), ("num_classes", 1), ("in_channels", 1), ("batch_size", 2), ("batches", 1)):
+    check_image_size(arguments.image_size)
+    for option, least in _LEAST.items():
         value = getattr(arguments, option)
         if value is not None and value < least:
             raise InputError(f"--{option.replace('_', '-')} is at least {least}, not {value}")
@@ -82,6 +87,16 @@ def _check_used(arguments: argparse.Namespace) -> None:
         raise InputError(f"--num-classes does not reach {arguments.model}: a factory is called without arguments")
 
 
+def check_classes(arguments: argparse.Namespace, name: str, classes: int) -> None:
+    """Make sure that the model can tell the classes of the data apart.
+
+    Raises:
+        InputError: it has fewer logits than the data has classes.
+    """
+    if arguments.num_classes is not None and arguments.num_classes < classes:
+        raise InputError(f"--num-classes {arguments.num_classes} is less than the {classes} classes of {name}")
+
+
 def check_images(arguments: argparse.Namespace, name: str, channels: int, size: int) -> None:
     """Make sure that what the command line says of the images is what they are.
 
@@ -105,12 +120,14 @@ def _is_factory(spec: str) -> bool:
 
 def _check_targets(arguments: argparse.Namespace) -> None:
     """Refuse targets that can't be written, or that exist."""
-    targets = [arguments.out, *([] if arguments.picture is None else [arguments.picture])]
-    for path in targets:
-        _check_folder(path)
-    targets.append(onnx_path(arguments))
-    if len({path.absolute() for path in targets}) < len(targets):
+    check_target(arguments.out)
+    targets = [arguments.out, onnx_path(arguments), *([] if arguments.picture is None else [arguments.picture])]
+    if len({path.resolve() for path in targets}) < len(targets):
         raise InputError(f"--out, its .onnx file and --picture are different files, not {arguments.out} twice")
+    for path, ending in zip(targets[1:], (".onnx", ".png"), strict=False):
+        check_target(path, ending)
+    if arguments.weights is not None and arguments.weights.resolve() in [path.resolve() for path in targets]:
+        raise InputError(f"{arguments.weights} holds the --weights, which the pruned model would replace")
     if arguments.force:
         return
     for path in targets:
@@ -120,16 +137,3 @@ def _check_targets(arguments: argparse.Namespace) -> None:
                 f"{path} exists{', and would not be of the new model' if stale else ''}; give another name, or --force "
                 f"to {'delete' if stale else 'replace'} it"
             )
-
-
-def _check_folder(path: Path) -> None:
-    folder = path.absolute().parent
-    if not folder.is_dir():
-        raise InputError(f"there is no folder {folder} to write {path.name} to")
-    if path.is_dir():
-        raise InputError(f"{path} is a folder; give the name of a file")
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise InputError(f"{path.name} can't be written into {folder}: {error.strerror or error}") from error

@@ -22,12 +22,12 @@ _OF_FOLDERS: dict[str, Any] = {"widths": [], "drop_blocks": "", "text": None, "w
 
 
 def folder_of(arguments: argparse.Namespace) -> Path:
-    """The folder that the model's name gives."""
+    """Return the folder that the model's name gives."""
     return Path(arguments.model.removeprefix(PREFIX)).expanduser()
 
 
 def folder_budget(arguments: argparse.Namespace) -> Budget | None:
-    """The budget of the command line; None where only blocks go.
+    """Return the budget of the command line; None where only blocks go.
 
     Raises:
         InputError: none is given and no blocks go, or a number is out of its range.
@@ -40,7 +40,7 @@ def folder_budget(arguments: argparse.Namespace) -> Budget | None:
 
 
 def dropped(arguments: argparse.Namespace) -> int | tuple[int, ...]:
-    """How many blocks go, or which.
+    """Return how many blocks go, or which.
 
     Raises:
         InputError: it is neither a number nor numbers with commas.

@@ -19,7 +19,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--threads",
         type=int,
         metavar="N",
-        help="A client is trained with this many threads of the processor [default: one for small models, else "
+        help="A client is trained with this many threads of the processor. [default: one for small models, else "
         "PyTorch's number; at least 1]",
     )
     groups["devices"].add_argument(
@@ -27,7 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=1,
         metavar="N",
-        help="On the processor this many clients train at once, each in a process of its own; results are the same "
+        help="On the processor this many clients train at once, each in a process of its own; results are the same. "
         "[default: 1; at least 1]",
     )
     output = groups["output"]
@@ -35,7 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--out",
         type=Path,
         metavar="FOLDER",
-        help="Results are written to this folder, which must be new or empty [default: a fresh one under runs/]",
+        help="Results are written to this folder, which must be new or empty. [default: a fresh one under runs/]",
     )
     output.add_argument(
         "--save-clients",

@@ -45,7 +45,7 @@ def add_setting(
 
 
 def help_of(declared: Setting) -> str:
-    """The help of a flag: the setting's sentence, its default and its range."""
+    """Write the help of a flag: the setting's sentence, its default and its range."""
     default = default_text(declared)
     more = [f"default: {default}"] if default else []
     if declared.within is not None:
@@ -57,7 +57,7 @@ def help_of(declared: Setting) -> str:
 
 
 def given_settings(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The fields of `Experiment` that the arguments give, in normal form.
+    """Return the fields of `Experiment` that the arguments give, in normal form.
 
     Raises:
         InputError: a value is of another kind, outside its range, or a name that isn't known.
@@ -105,7 +105,7 @@ def check_root(path: str | Path | None, dataset: str | None, download: bool = Fa
 
 
 def read_pair(text: str) -> tuple[str, Any]:
-    """``NAME=VALUE`` as `hfp.settings.pair` reads it, for argparse."""
+    """Read ``NAME=VALUE`` as `hfp.settings.pair` does, for argparse."""
     try:
         return pair(text)
     except InputError as error:

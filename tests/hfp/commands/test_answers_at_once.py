@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from hfp import importance
-from hfp.commands.cli import COMMANDS
+from hfp.commands.cli import COMMANDS, build_parser
 from hfp.data import datasets, load_dataset
 from hfp.data.load import IMAGES
 from hfp.devices import KINDS, check_device
@@ -133,6 +133,17 @@ def test_help_and_refusals_do_not_wait_for_torch(answers, words):
     helped = "--help" in words or listed
     assert status == (0 if helped else 2)
     assert helped or (text.count("\n") == 1 and "Traceback" not in text)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_is_in_whole_sentences_with_the_default_and_the_range_behind_them(command):
+    subparsers = build_parser([command])._subparsers._group_actions[0]
+    for action in subparsers.choices[command]._actions:
+        if action.dest != "help":
+            sentence, _, more = action.help.partition(" [")
+            assert sentence[0].isupper(), action.help
+            assert sentence.endswith("."), action.help
+            assert not more or more.endswith("]"), action.help
 
 
 def test_python_dash_m_hfp_is_the_command():

@@ -317,14 +317,23 @@ def test_no_option_is_ignored_beside_data(factory, images, words, message, capsy
             "no folder .*nowhere to write m.safetensors to",
         ),
         (["resnet8", "--macs", "0.5", "--out", "."], "is a folder; give the name of a file"),
-        (["resnet8", "--macs", "0.5", "--round-to", "0", "--out", "m"], "round_to is a whole number .* not 0"),
+        (["resnet8", "--macs", "0.5", "--round-to", "0", "--out", "m"], "--round-to is at least 1, not 0"),
         (
             ["resnet8", "--macs", "0.5", "--min-channels", "-1", "--out", "m"],
-            "min_channels is a whole number .* not -1",
+            "--min-channels is at least 1, not -1",
         ),
-        (["resnet8", "--macs", "0.5", "--steps", "0", "--out", "m"], "steps is a whole number, at least 1, not 0"),
+        (["resnet8", "--macs", "0.5", "--steps", "0", "--out", "m"], "--steps is at least 1, not 0"),
         (["resnet8", "--macs", "0.5", "--data", "imagefolder", "--out", "m"], "--data-root|data-root|PATH"),
         (["resnet8", "--macs", "0.5", "--image-size", "0", "--out", "m"], "--image-size is at least 1, not 0"),
+        (
+            ["resnet8", "--macs", "0.5", "--image-size", "100000", "--out", "m"],
+            "--image-size is at most 99,999, not 100000",
+        ),
+        (
+            ["resnet8", "--macs", "0.5", "--data", "digits", "--num-classes", "3", "--out", "m"],
+            "--num-classes 3 is less than the 10 classes of digits",
+        ),
+        (["resnet8", "--macs", "0.5", "--picture", "m.svg", "--out", "m"], "m.svg must end with .png"),
         (["resnet8", "--macs", "0.001", "--image-size", "8", "--out", "m"], "is the least that is reachable"),
         (["resnet8", "--macs", "0.5", "--finetune", "1", "--out", "m"], "--finetune needs images"),
         (["resnet8", "--macs", "0.5", "--repair", "bias", "--out", "m"], "--repair needs images"),
@@ -368,6 +377,50 @@ def test_no_option_is_ignored_beside_data(factory, images, words, message, capsy
 )
 def test_wrong_input_is_one_line(factory, words, message, capsys):
     assert re.search(message, refused(capsys, "prune", *words))
+
+
+def test_no_file_that_is_read_is_replaced(factory, tmp_path, capsys):
+    weights = tmp_path / "weights.pth"
+    torch.save(importlib.import_module("own_networks").small().state_dict(), weights)
+    before = weights.read_bytes()
+    words = ["--weights", "weights.pth", "--out", "./weights.pth", "--force"]
+    assert "holds the --weights" in refused(capsys, "prune", factory, "--macs", "0.5", "--image-size", "16", *words)
+    assert weights.read_bytes() == before
+
+
+def test_a_folder_in_the_way_is_refused_before_anything_is_written(factory, tmp_path, capsys):
+    (tmp_path / "m.onnx").mkdir()
+    assert "m.onnx is a folder" in refused(capsys, "prune", factory, *WORDS, "--force")
+    assert not (tmp_path / "m.safetensors").exists()
+
+
+def test_inspect_ignores_no_option_and_replaces_no_file_of_a_model(factory, tmp_path, capsys):
+    assert main(["prune", "test_resnet", "--image-size", "32", "--macs", "0.5", "--out", "named.safetensors"]) == 0
+    assert main(["prune", factory, "--image-size", "16", "--macs", "0.5", "--out", "own.safetensors"]) == 0
+    (tmp_path / "folder.html").mkdir()
+    for words, message in (
+        (["named.safetensors", "--model", "resnet18"], "named.safetensors names its full model; leave --model out"),
+        (
+            ["own.safetensors", "--image-size", "9"],
+            "--image-size counts with the full model, which own.safetensors does not name",
+        ),
+        (["own.safetensors", "--image-size", "0"], "--image-size is at least 1, not 0"),
+        (["own.safetensors", "--picture", "own.safetensors"], "own.safetensors must end with .png"),
+        (["own.safetensors", "--html", "own.safetensors"], "own.safetensors must end with .html"),
+        ([factory, "--html", "folder.html"], "folder.html is a folder"),
+        ([factory, "--image-size", "-1"], "--image-size is at least 1, not -1"),
+    ):
+        assert message in refused(capsys, "inspect", *words)
+
+
+def test_inspect_says_what_a_function_of_inputs_raised(factory, tmp_path, capsys):
+    with (tmp_path / "own_networks.py").open("a") as file:
+        file.write("def breaks():\n    raise RuntimeError('no images today')\n")
+    said = refused(capsys, "inspect", factory, "--inputs", "own_networks:breaks")
+    assert "--inputs own_networks:breaks can't be called: RuntimeError: no images today" in said
+    said = refused(capsys, "inspect", factory, "--inputs", "own_networks:nothing")
+    assert "no function 'own_networks:nothing'" in said
+    assert "expected module:function" in said
 
 
 def test_inspect_shows_what_is_coupled_in_a_model(factory, tmp_path, capsys):

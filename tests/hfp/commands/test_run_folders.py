@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import shlex
+import shutil
 import sys
 from pathlib import Path
 
@@ -12,6 +15,7 @@ import torch
 from commands import refused
 from PIL import Image
 from runs import as_pictures, kept_run
+from safetensors.torch import load_file, save_file
 
 import hfp
 from hfp.commands.cli import main
@@ -56,6 +60,18 @@ def test_predict_prints_the_class_of_every_image_in_a_folder(folder, images, cap
     assert document["classes"] == list("0123456789")
 
 
+def test_json_has_null_for_what_is_no_number(folder, images, tmp_path, capsys):
+    broken = shutil.copytree(folder, tmp_path / "run")
+    state = load_file(broken / "global.safetensors")
+    save_file(
+        {name: tensor * float("nan") if tensor.is_floating_point() else tensor for name, tensor in state.items()},
+        broken / "global.safetensors",
+    )
+    assert main(["predict", str(broken), str(images / "0.png"), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert document["images"][0]["probability"] is None
+
+
 def test_predict_says_that_colour_images_were_made_grey(folder, images, tmp_path, capsys):
     colour = np.zeros((8, 8, 3), np.uint8)
     colour[..., 0] = 200
@@ -96,6 +112,17 @@ def test_extract_says_whose_batch_norm_statistics_an_untrained_client_model_has(
         path = tmp_path / f"{said}.safetensors"
         assert main(["extract", str(run), "--client", "1", "--out", str(path)]) == 0
         assert ("the global model's batch-norm statistics" in capsys.readouterr().err) == said
+
+
+def test_what_is_suggested_can_be_pasted(folder, tmp_path, capsys):
+    path = tmp_path / 'a "model".safetensors'
+    assert main(["extract", str(folder), "--out", str(path)]) == 0
+    shown = capsys.readouterr().out.splitlines()[1]
+    assert shlex.split(shown.split(", or ")[1]) == ["hfp", "predict", str(path), "IMAGE", "..."]
+    assert ast.literal_eval(shown.split("load_submodel(")[1].split(")")[0]) == str(path)
+    spaced = shutil.copytree(folder, tmp_path / "my run")
+    found = printed(capsys, "inspect", str(spaced))
+    assert shlex.split(found["predict"])[2] == shlex.split(found["extract"])[2] == str(spaced)
 
 
 def test_extract_writes_the_global_model_too(folder, tmp_path, capsys):
@@ -210,6 +237,7 @@ def test_a_run_starts_from_given_weights(tmp_path, capsys):
         (["predict", "nowhere", "IMAGE"], "there is no nowhere; give a run's folder, or a file that hfp extract wrote"),
         (["extract", "RUN", "--client", "0", "--out", "IMAGE"], "is there already; give the name of a new file"),
         (["extract", "RUN", "--client", "0", "--out", "nowhere/m.safetensors"], "there is no folder"),
+        (["extract", "RUN", "--out", "m", "--onnx", "./m"], "--out and --onnx are different files, not m twice"),
         (["inspect", "EMPTY"], "there is no model.json in"),
         (["inspect", "RUN", "--picture", "x.png"], "--picture is for files of pruned models"),
     ],

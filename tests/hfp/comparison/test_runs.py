@@ -4,6 +4,7 @@ import json
 import os
 import runpy
 import shutil
+import shlex
 import sys
 from pathlib import Path
 
@@ -194,10 +195,11 @@ def test_an_interrupted_comparison_says_how_to_go_on(tmp_path, monkeypatch, caps
         done.append(1)
         return real(*arguments, **settings)
 
-    out = tmp_path / "out"
+    out = tmp_path / "my study"
     monkeypatch.setattr(compare_runs, "simulate", interrupted)
     assert main([*WORDS, "--methods", "ca-hfp,fedavg", "--seeds", "1", "--out", str(out)]) == 130
-    assert f"hfp compare --resume {out}" in " ".join(capsys.readouterr().out.split())
+    said = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("stopped"))
+    assert shlex.split(said.split(": ")[1]) == ["hfp", "compare", "--resume", str(out)]
     monkeypatch.setattr(compare_runs, "simulate", real)
     assert main(["compare", "--resume", str(out), "--jobs", "1"]) == 0
     assert "2 runs of 2 variants, 1 done" in capsys.readouterr().out
@@ -223,12 +225,15 @@ def test_failures_are_told_and_make_the_status_1(tmp_path, capsys):
     words = [*WORDS, "--methods", "fedavg", "--seeds", "1", "--learning-rate", "1e30", "--out", str(tmp_path / "out")]
     assert main(words) == 1
     assert "failed: fedavg, seed 0, rank 1, alpha 1: training diverged" in capsys.readouterr().out
+    assert main([*words, "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["rows"] == []
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--methods", "fedavgg"], "unknown method 'fedavgg'; did you mean fedavg"),
+        (["--option", "fedproxx.mu=1"], "unknown method 'fedproxx'; did you mean fedprox"),
         (["--option", "warmup=1"], "expected METHOD.NAME=VALUE; found 'warmup=1'"),
         (["--seeds", "x"], "seeds of a comparison must be a whole number or a list of whole numbers; found 'x'"),
         (["--seeds", "1,,2"], "seeds of a comparison must be a whole number or a list of whole numbers; found '1,,2'"),

@@ -2,8 +2,10 @@
 
 import contextlib
 import json
+import re
 
 import pytest
+from commands import refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -65,15 +67,25 @@ options = { mu = 0.1 }
         ("[compare]\nmethods = [3]", "methods of a comparison must be a list of names; found 3"),
         ("[compare]\nalphas = [inf]", "alphas of a comparison must be a finite number above 0; found inf"),
         ("[compare]\nbatch_norms = ['keep']", "unknown batch-norm policy 'keep'"),
+        ("compare = 3", r"compare is a table of a comparison, \[compare\]; found 3"),
+        ("experiment = 3", r"experiment is a table of a comparison, \[experiment\]; found 3"),
+        ("options = 3", r"options is a table of a comparison, \[options\]; found 3"),
+        ("[compare]\nseeds = 0", "a comparison needs at least one seed; found 0, which is their number"),
+        ("[experiment]\nweights = 'a\\u0000b'".replace("'", '"'), "no name has a null character"),
+        (
+            "[options.fjord]\ntemperature = 2\n[[variant]]\nname = 'mine'\nmethod = 'fedavg'",
+            r"options of fjord are given, but a \[\[variant\]\] has options of its own",
+        ),
         ("a = " + "[" * 20_000 + "]" * 20_000, "nests tables or lists too deeply"),
     ],
 )
-def test_a_value_of_the_wrong_kind_is_one_line(tmp_path, text, message):
+def test_a_value_of_the_wrong_kind_is_one_line(tmp_path, text, message, capsys):
     path = tmp_path / "study.toml"
     path.write_text(text)
     with pytest.raises(InputError, match=message) as refusal:
         comparison_from(read_comparison(path))
     assert len(str(refusal.value).splitlines()) == 1
+    assert re.search(message, refused(capsys, "compare", "--file", str(path), "--option", "fjord.temperature=2"))
 
 
 def test_a_json_file_that_is_no_table_or_too_deep_is_one_line(tmp_path):
