@@ -49,7 +49,9 @@ def _about(comparison: Comparison) -> str:
         f"{first.batch_size}, learning rate {first.learning_rate:g}; seed{'s' * several} "
         f"{', '.join(map(str, comparison.seeds))}. At one seed every method sees the same partition, initial "
         "weights and batches. Accuracy is the global model's on the whole test set: the mean of the last rounds, "
-        f"{LAST} at most" + (", ± one standard deviation over seeds; bands span the seeds." if several else ".")
+        f"{LAST} at most"
+        + (", ± one standard deviation over seeds; bands span the seeds." if several else ".")
+        + " MB are the submodels of all rounds and one re-estimation of batch-norm statistics, where the policy has it."
     )
 
 

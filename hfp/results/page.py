@@ -11,7 +11,6 @@ import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from jinja2 import Environment, PackageLoader
 from PIL import Image
 
 from hfp.errors import InputError
-from hfp.federation.records import LOST, MEGABYTE
+from hfp.federation.records import LOST, megabytes_in
 from hfp.results.charts import LIGHT, Line, line_chart, variables
 from hfp.results.files import METRICS
 from hfp.results.load import read_history
@@ -68,7 +67,7 @@ class Chart:
 
 def charts_of(history: History) -> list[Chart]:
     """Draw the curves of a run: accuracy by round and by megabytes moved, losses, and clients' own models."""
-    moved = list(accumulate((line["bytes_up"] + line["bytes_down"]) / MEGABYTE for line in history))
+    moved = megabytes_in(history)
     rounds = [float(line["round"]) for line in history]
     accuracy, f1 = _column(history, "accuracy"), _column(history, "f1")
     loss, train_loss = _column(history, "loss"), _column(history, "train_loss")

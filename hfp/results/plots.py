@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hfp.errors import InputError
 from hfp.federation.diagnostics import Diagnostics
-from hfp.federation.records import MEGABYTE, RoundRecord, Run
+from hfp.federation.records import MEGABYTE, RoundRecord, Run, megabytes_so_far
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,8 +24,8 @@ def save_curves(run: Run, path: Path) -> None:
     """
     figure = make_figure(10, 4)
     by_round, by_traffic = figure.subplots(1, 2, sharey=True)
-    moved = zip(run.history, accumulate(_moved(run.history)), strict=True)
-    tested = [(record, total / MEGABYTE) for record, total in moved if record.accuracy is not None]
+    moved = megabytes_so_far((record.bytes_up + record.bytes_down, sum(record.statistics)) for record in run.history)
+    tested = [place for place in zip(run.history, moved, strict=True) if place[0].accuracy is not None]
     rounds, megabytes = [record.round for record, _ in tested], [total for _, total in tested]
     accuracy = [record.accuracy for record, _ in tested]
     for axes, values, label in ((by_round, rounds, "round"), (by_traffic, megabytes, "megabytes moved, up and down")):
@@ -127,10 +126,6 @@ def _shade_first_phase(axes: Axes, history: Sequence[RoundRecord]) -> None:
     if last is not None:
         axes.axvspan(history[0].round - 0.5, last - 0.5, color=SHADE, zorder=0, label=f"phase: {first}")
         axes.legend(loc="lower right", frameon=False, fontsize=9)
-
-
-def _moved(history: Sequence[RoundRecord]) -> list[int]:
-    return [record.bytes_up + record.bytes_down for record in history]
 
 
 def _shares(ratios: Sequence[float]) -> str:

@@ -20,14 +20,14 @@ COMPARISON = Comparison(variants_of(["ca-hfp", "fedavg"]), {"rounds": 6}, seeds=
 def result(accuracies, megabytes, seconds=2.0):
     history = [
         {"round": number, "accuracy": accuracy, "bytes_up": megabytes * 4e5, "bytes_down": megabytes * 6e5,
-         "device_seconds": seconds}
+         "statistics_bytes_up": 1e5, "statistics_bytes_down": 4e5, "device_seconds": seconds}
         for number, accuracy in enumerate(accuracies, 1)
     ]  # fmt: skip
     total = len(accuracies)
     return {
         "history": history,
-        "bytes_up": total * megabytes * 4e5,
-        "bytes_down": total * megabytes * 6e5,
+        "bytes_up": total * megabytes * 4e5 + 1e5,
+        "bytes_down": total * megabytes * 6e5 + 4e5,
         "training_macs": 3e9,
         "device_seconds": total * seconds,
         "peak_bytes": 5e6,
@@ -76,23 +76,29 @@ def test_costs_to_target_are_those_of_the_seeds_that_got_there(made):
         for seed in (0, 1)
     ]
     assert (ours.reached.runs, ours.reached.rounds) == (2, statistics.mean(first))
-    assert ours.reached.megabytes == pytest.approx(ours.reached.rounds)
+    assert ours.reached.megabytes == pytest.approx(ours.reached.rounds + 0.5)
     assert ours.reached.seconds == pytest.approx(2 * ours.reached.rounds)
     fixed = rows(
         Comparison(COMPARISON.variants, COMPARISON.base, seeds=(0, 1), ranks=(1, 2), target=92.0),
         gather(COMPARISON, lambda cell: RESULTS.get((cell.variant, cell.size, cell.seed))),
     )
     assert fixed[0].reached.runs == 0
-    assert (fixed[1].reached.runs, fixed[1].reached.rounds, fixed[1].reached.megabytes) == (1, 5, 20)
+    assert (fixed[1].reached.runs, fixed[1].reached.rounds, fixed[1].reached.megabytes) == (1, 5, 20.5)
     assert cells_of(fixed[0])[-1] == "never"
-    assert cells_of(fixed[1])[-1] == "5 rounds, 20.0 MB, 10.0 s (1 of 2 seeds)"
+    assert cells_of(fixed[1])[-1] == "5 rounds, 20.5 MB, 10.0 s (1 of 2 seeds)"
     assert plain(fixed)[0]["rounds_to_target"] is None
 
 
 def test_costs_are_a_runs_means(made):
-    assert [row.megabytes_up for row in made] == pytest.approx([2.4, 9.6, 1.2])
-    assert [row.megabytes_down for row in made] == pytest.approx([3.6, 14.4, 1.8])
+    assert [row.megabytes_up for row in made] == pytest.approx([2.5, 9.7, 1.3])
+    assert [row.megabytes_down for row in made] == pytest.approx([4.0, 14.8, 2.2])
     assert (made[0].gmacs, made[0].peak_megabytes, made[0].seconds) == (3.0, 5.0, 12.0)
+
+
+def test_a_curve_ends_where_its_row_says(runs, made):
+    for row in made:
+        (mine,) = (c for c in curves(COMPARISON, runs, 1.0, row.size, "megabytes") if c.variant == row.variant)
+        assert mine.points[-1][0] == pytest.approx(row.megabytes_up + row.megabytes_down)
 
 
 def test_own_models_are_shown_where_all_runs_measured_them(runs):
@@ -122,7 +128,7 @@ def test_curves_are_means_with_the_seeds_range(runs):
     ours, fedavg = curves(COMPARISON, runs, 1.0, "rank 1", "round")
     assert ours.points[1] == (2, 40, 20, 60)
     by_traffic = curves(COMPARISON, runs, 1.0, "rank 1", "megabytes")[1]
-    assert by_traffic.points[2] == pytest.approx((12.0, 75.0, 60, 90))
+    assert by_traffic.points[2] == pytest.approx((12.5, 75.0, 60, 90))
     assert fedavg.variant == "fedavg"
 
 
@@ -140,7 +146,7 @@ def test_markdown_has_every_row(made):
     text = markdown(made)
     assert text.count("| ca-hfp |") == 2
     assert text.count("## ") == 2
-    assert "| fedavg | 76.00 ± 19.80 | +2.00 ± 16.97 | 9.6 | 14.4 |" in text
+    assert "| fedavg | 76.00 ± 19.80 | +2.00 ± 16.97 | 9.7 | 14.8 |" in text
 
 
 class Balanced(HTMLParser):

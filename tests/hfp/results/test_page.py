@@ -13,6 +13,7 @@ from PIL import Image
 
 import hfp
 from hfp.commands.cli import main
+from hfp.results import page
 from hfp.results.files import METRICS, PLANS
 from hfp.results.page import charts_of, clients_of, coverage_of, masks_of, run_page
 
@@ -54,6 +55,17 @@ def test_masks_are_the_channels_that_clients_trained_last(folder):
         for name, picture in pictures.items():
             mask = masks[f"{name}.weight"]
             assert picture[client].tolist() == mask.flatten(1).any(1).double().tolist()
+
+
+def test_the_curve_against_traffic_ends_at_the_bytes_of_the_run(folder, monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(page, "line_chart", lambda title, x, y, lines: drawn.update({title: lines}))
+    charts_of(history_of(folder))
+    lines = history_of(folder)
+    moved = sum(line["bytes_up"] + line["bytes_down"] for line in lines)
+    once = lines[-1]["statistics_bytes_up"] + lines[-1]["statistics_bytes_down"]
+    assert once > 0
+    assert drawn["Accuracy by traffic"][0].points[-1][0] == pytest.approx((moved + once) / 1e6)
 
 
 def test_coverage_is_that_of_the_diagnostics(folder):
