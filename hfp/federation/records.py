@@ -216,8 +216,9 @@ class RoundRecord:
 
     @property
     def train_loss(self) -> float:
-        """Mean training loss, clients weighted by their samples; 0 where nobody trained."""
-        return sum(c.loss * c.samples for c in self.trained) / max(sum(c.samples for c in self.trained), 1)
+        """Mean training loss, clients weighted by their samples; NaN where nobody trained."""
+        samples = sum(client.samples for client in self.trained)
+        return sum(client.loss * client.samples for client in self.trained) / samples if samples else math.nan
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values: the fields, and the sums over clients. Numbers that are not finite become None."""

@@ -98,12 +98,15 @@ def _column(history: History, name: str, inside: str = "") -> list[float | None]
 
 @dataclass(frozen=True)
 class ClientRow:
-    """One client over the whole run, and in the last round in which it was heard of (percent, images, counts)."""
+    """One client over the whole run, and in the last round in which it was heard of (percent, images, counts).
+
+    What is known only of clients that were heard of is None for the others.
+    """
 
     client: int
     ratio: float
     samples: int
-    parameters: int
+    parameters: int | None
     device: str
     asked: int
     lost: str
@@ -132,7 +135,7 @@ def _client_row(client: int, entries: History, accuracy: Mapping[str, Any]) -> C
         client=client,
         ratio=last["ratio"],
         samples=last["samples"],
-        parameters=last["parameters"],
+        parameters=last["parameters"] if heard else None,
         device=last["device"],
         asked=len(entries),
         lost=", ".join(f"{count} {status}" for status, count in lost.items()),
@@ -171,12 +174,15 @@ def masks_of(folder: Path) -> list[Picture]:
 
 
 def coverage_of(history: History) -> Picture | None:
-    """Draw the share of every group's channels that somebody trained in each round; None if it was not measured."""
-    measured = [line["diagnostics"]["coverage"] for line in history if line.get("diagnostics")]
-    if not measured:
+    """Draw the share of every group's channels that somebody trained in each round; None if it was not measured.
+
+    A round without replies has no diagnostics, since nobody trained anything in it.
+    """
+    found = [line["diagnostics"]["coverage"] if line.get("diagnostics") else {} for line in history]
+    names = list(next(filter(None, found), ()))
+    if not names:
         return None
-    names = list(measured[0])
-    shares = np.array([[line.get(name, 0.0) for line in measured] for name in names])
+    shares = np.array([[coverage.get(name, 0.0) for coverage in found] for name in names])
     least = min(zip(shares.min(1), names, strict=True))
     about = f"least: {least[0]:.0%} of {least[1]} in one round"
     return Picture("coverage", about, _png(shares), len(names))

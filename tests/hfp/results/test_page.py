@@ -88,6 +88,20 @@ def test_clients_are_shown_as_they_were_last_heard_of(folder):
     assert rows[1].own == history[1]["personal"]["clients"][1]["own"]
 
 
+def test_of_a_client_that_was_never_heard_of_nothing_is_said_that_it_did(folder):
+    history = history_of(folder)
+    for line in history:
+        line["clients"][2] |= {"status": "dropped", "loss": 0.0, "parameters": 0}
+    (row,) = (row for row in clients_of(history) if row.client == 2)
+    assert (row.loss, row.parameters, row.lost) == (None, None, "2 dropped")
+
+
+def test_a_round_without_replies_has_a_column_in_the_picture_of_coverage(folder):
+    history = history_of(folder)
+    del history[1]["diagnostics"]
+    assert pixels(coverage_of(history))[:, 1].tolist() == [0.0] * len(history[0]["diagnostics"]["coverage"])
+
+
 def test_rounds_that_were_not_tested_leave_the_curves_whole(folder):
     history = history_of(folder)
     for line in history[:-1]:
