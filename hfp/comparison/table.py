@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 from rich import box
@@ -289,8 +290,13 @@ def markdown(made: Sequence[Row]) -> str:
         lines += [f"## {size}, alpha {alpha:g}", "", f"Target {group[0].target:.1f} %.", ""]
         head, personal = headings(made), _with_personal(made)
         lines += ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-        lines += ["| " + " | ".join(cells_of(row, personal)) + " |" for row in group] + [""]
+        lines += ["| " + " | ".join(map(_as_markdown, cells_of(row, personal))) + " |" for row in group] + [""]
     return "\n".join(lines)
+
+
+def _as_markdown(text: str) -> str:
+    """Write a text so that it stays in its cell and is no markup."""
+    return " ".join(escape(text, quote=False).split()).replace("|", "\\|")
 
 
 def plain(made: Sequence[Row]) -> list[dict[str, Any]]:

@@ -10,9 +10,10 @@ from html.parser import HTMLParser
 import pytest
 from rich.console import Console
 
-from hfp.comparison.definition import Comparison, variants_of
+from hfp.comparison.definition import Comparison, Variant, variants_of
 from hfp.comparison.page import figures, page, size_chart
 from hfp.comparison.table import Spread, cells_of, curves, gather, markdown, plain, rows, tables
+from hfp.results.charts import LIGHT, STROKES
 
 COMPARISON = Comparison(variants_of(["ca-hfp", "fedavg"]), {"rounds": 6}, seeds=(0, 1), ranks=(1, 2))
 
@@ -149,6 +150,12 @@ def test_markdown_has_every_row(made):
     assert "| fedavg | 76.00 ± 19.80 | +2.00 ± 16.97 | 9.7 | 14.8 |" in text
 
 
+def test_a_variants_name_stays_in_its_cell_of_markdown(made):
+    (row, *_) = made
+    text = markdown([dataclasses.replace(row, variant="a|b\n<b> & c")])
+    assert "| a\\|b &lt;b&gt; &amp; c | 74.00" in text
+
+
 class Balanced(HTMLParser):
     """Fails on tags that are not closed in order, and collects what a page would fetch or run."""
 
@@ -193,6 +200,31 @@ def test_names_are_text_on_the_page_and_never_markup(runs, made):
     assert "<td>&lt;script&gt;&amp;</td>" in text
     assert "<b>&lt;script&gt;&amp;</b>" in text
     assert "<script" not in text
+
+
+def variants_page(*changes):
+    variants = tuple(Variant(f"variant {index}", one) for index, one in enumerate(changes))
+    comparison = Comparison(variants, {"rounds": 6}, seeds=(0,))
+    runs = gather(comparison, lambda cell: result([50, 60], 1.0))
+    return page(comparison, runs, rows(comparison, runs))
+
+
+def test_the_page_says_in_what_variants_differ_beside_their_methods():
+    text = variants_page({"method": "fedavg"}, {"method": "fedavg", "learning_rate": 0.5})
+    assert "<h1>2 variants of 1 federated method on digits</h1>" in text
+    assert "others may differ in learning_rate." in text
+    assert "the same partition" not in text
+    text = variants_page({"method": "fedavg"}, {"method": "fedprox", "options": {"mu": 0.1}})
+    assert "<h1>2 federated methods on digits</h1>" in text
+    assert "At one seed every method sees the same partition, initial weights and batches." in text
+
+
+def test_the_pages_legend_tells_as_many_curves_apart_as_its_charts():
+    count = len(LIGHT) * len(STROKES)
+    text = variants_page(*({"method": "fedavg", "learning_rate": 0.01 * (1 + index)} for index in range(count)))
+    marks = re.findall(r'<span class="(s\d+ stroke\d+)"><b>', text)
+    assert len(set(marks)) == count
+    assert all(f".stroke{number}::before" in text for number in range(1, len(STROKES)))
 
 
 def test_figures_are_the_pages_charts_as_files(runs, made):
