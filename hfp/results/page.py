@@ -19,7 +19,7 @@ from jinja2 import Environment, PackageLoader
 from PIL import Image
 
 from hfp.errors import InputError
-from hfp.federation.records import LOST, megabytes_in
+from hfp.federation.records import IN_TIME, LOST, megabytes_in
 from hfp.results.charts import LIGHT, Line, line_chart, variables
 from hfp.results.files import METRICS
 from hfp.results.load import read_history
@@ -130,7 +130,7 @@ def clients_of(history: History) -> list[ClientRow]:
 def _client_row(client: int, entries: History, accuracy: Mapping[str, Any]) -> ClientRow:
     heard = [entry for entry in entries if entry["status"] not in LOST]
     last = (heard or entries)[-1]
-    lost = Counter(entry["status"] for entry in entries if entry["status"] != "in time")
+    lost = Counter(entry["status"] for entry in entries if entry["status"] != IN_TIME)
     return ClientRow(
         client=client,
         ratio=last["ratio"],
