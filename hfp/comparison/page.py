@@ -35,6 +35,7 @@ def page(comparison: Comparison, runs: Runs, rows: Sequence[Row]) -> str:
         over_sizes=_shown(rows) if len(comparison.sizes) > 1 else [],
         headings=headings,
         cells_of=cells_of,
+        lacking=partial(lacking, comparison),
         round_chart=partial(round_chart, comparison, runs),
         size_chart=partial(size_chart, comparison, rows),
         sources=_sources(comparison),
@@ -76,6 +77,14 @@ def _shared(comparison: Comparison) -> str:
     if not changed:
         return "At one seed every method sees the same partition, initial weights and batches."
     return f"These are the first variant's settings; others may differ in {', '.join(sorted(changed))}."
+
+
+def lacking(comparison: Comparison, group: Sequence[Row]) -> str:
+    """Say of which variants some seeds have no result; empty where all have."""
+    found, wanted = {row.variant: row.seeds for row in group}, len(comparison.seeds)
+    fewer = [variant.name for variant in comparison.variants if found.get(variant.name, 0) < wanted]
+    counts = ", ".join(f"{name} has {found.get(name, 0)} of {wanted} seeds" for name in fewer)
+    return f"Runs without a result are left out: {counts}." if fewer else ""
 
 
 def figures(comparison: Comparison, runs: Runs, rows: Sequence[Row]) -> dict[str, str]:

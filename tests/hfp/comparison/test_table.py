@@ -219,6 +219,12 @@ def test_the_page_says_in_what_variants_differ_beside_their_methods():
     assert "At one seed every method sees the same partition, initial weights and batches." in text
 
 
+def test_the_page_says_which_runs_have_no_result(runs, made):
+    text = page(COMPARISON, runs, made)
+    assert text.count("Runs without a result are left out") == 1
+    assert "left out: ca-hfp has 1 of 2 seeds, fedavg has 0 of 2 seeds." in text
+
+
 def test_the_pages_legend_tells_as_many_curves_apart_as_its_charts():
     count = len(LIGHT) * len(STROKES)
     text = variants_page(*({"method": "fedavg", "learning_rate": 0.01 * (1 + index)} for index in range(count)))
