@@ -398,11 +398,14 @@ def rounds_of(study: str, comparison: Comparison, runs: Runs) -> Iterator[Line]:
                         "seed": str(seed),
                         "round": str(record["round"]),
                         "accuracy": f"{record['accuracy']:.2f}",
-                        "loss": f"{record['loss']:.3f}",
-                        "train_loss": f"{record['train_loss']:.3f}",
+                        **{name: _loss(record[name]) for name in ("loss", "train_loss")},
                         "megabytes_up": f"{sent / MEGABYTE:.1f}",
                         "device": _device(comparison),
                     }
+
+
+def _loss(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
 
 
 def _device(comparison: Comparison) -> str:

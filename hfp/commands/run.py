@@ -110,8 +110,8 @@ def _follow(
     """Run the rounds that are left, and report."""
     folder, rounds = start.folder, start.experiment.rounds
     models = ModelFiles(folder.path, save_clients=arguments.save_clients)
-    display = Display(console, arguments.jobs)
-    observers = [models, RunFiles(folder, arguments.checkpoint), display, *_trackers(folder.path, arguments)]
+    files, display = RunFiles(folder, arguments.checkpoint, start.checkpoint), Display(console, arguments.jobs)
+    observers = [models, files, display, *_trackers(folder.path, arguments)]
     course = Course(federation, fleet, start.checkpoint.run_state if start.checkpoint else None, observers)
     ended, to_go_on = 0, f"to go on: hfp run --resume {shlex.quote(str(folder.path))}"
     try:

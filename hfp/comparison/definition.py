@@ -82,7 +82,8 @@ class Comparison:
         threads: how many of the processor's threads each run computes with.
 
     Raises:
-        InputError: there is no variant or seed, two variants have one name, or `Experiment` refuses a field or value.
+        InputError: there is no variant or seed, two variants have one name, a value is given twice, or `Experiment`
+            refuses a field or value.
     """
 
     variants: tuple[Variant, ...]
@@ -113,10 +114,13 @@ class Comparison:
                 raise InputError(f"a comparison needs at least one of its {name}")
         if len(self.seeds) > MOST_SEEDS:
             raise InputError(f"a comparison has at most {MOST_SEEDS:,} seeds; found {len(self.seeds):,}")
-        names = [variant.name for variant in self.variants]
-        twice = next((name for name in names if names.count(name) > 1), None)
+        twice = _twice([variant.name for variant in self.variants])
         if twice is not None:
             raise InputError(f"two variants are called {twice!r}; give each a name of its own")
+        shown_as = {"seeds": map(str, self.seeds), "alphas": (f"{alpha:g}" for alpha in self.alphas)}
+        for what, values in {**shown_as, "sizes": (name for name, _ in self.sizes)}.items():
+            if (twice := _twice(list(values))) is not None:
+                raise InputError(f"a comparison has each of its {what} once; found {twice} twice")
         for where, changes in (("base", self.base), *((v.name, v.changes) for v in self.variants)):
             _check_fields(where, changes)
         for _ in self.cells():
@@ -138,7 +142,7 @@ class Comparison:
     def sizes(self) -> tuple[tuple[str, dict[str, Any]], ...]:
         """The sizes of clients, each a name and the fields of `Experiment` that it stands for."""
         if self.ratios:
-            return tuple((f"ratio {ratio:.0%}", {"ratio": ratio}) for ratio in self.ratios)
+            return tuple((f"ratio {100 * ratio:g}%", {"ratio": ratio}) for ratio in self.ratios)
         if "budget" in self.base:
             return (("budget", {}),)
         return tuple((f"rank {rank}", {"rank": rank}) for rank in self.ranks)
@@ -315,6 +319,11 @@ def _check_values(value: Any) -> None:
 
 def _without_name(entry: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in entry.items() if name != "name"}
+
+
+def _twice(names: Sequence[str]) -> str | None:
+    """Return the first name that is there again; None where each is there once."""
+    return next((name for name in names if names.count(name) > 1), None)
 
 
 def _check_fields(where: str, changes: Mapping[str, Any]) -> None:

@@ -11,7 +11,10 @@ from hfp.comparison.definition import Comparison
 from hfp.comparison.table import LAST, Row, Runs, cells_of, curves, grouped, headings
 from hfp.federation.experiment import Experiment
 from hfp.methods import methods
-from hfp.results.charts import LIGHT, Line, line_chart, standalone, variables
+from hfp.results.charts import LIGHT, STROKES, Line, line_chart, standalone, variables
+
+_OF_A_METHOD = {"method", "options", "batch_norm"}
+"""What variants may change and still see the same data, weights and batches."""
 
 
 def page(comparison: Comparison, runs: Runs, rows: Sequence[Row]) -> str:
@@ -22,35 +25,66 @@ def page(comparison: Comparison, runs: Runs, rows: Sequence[Row]) -> str:
     """
     environment = Environment(loader=PackageLoader("hfp.comparison", ""), autoescape=True, trim_blocks=True)
     return environment.get_template("page.html.jinja").render(
-        title=f"{len(comparison.variants)} federated methods on {comparison.base.get('dataset', Experiment.dataset)}",
+        title=_title(comparison),
         about=_about(comparison),
         variables=variables(),
         colours=len(LIGHT),
+        strokes=len(STROKES),
         comparison=comparison,
         groups=grouped(rows),
         over_sizes=_shown(rows) if len(comparison.sizes) > 1 else [],
         headings=headings,
         cells_of=cells_of,
+        lacking=partial(lacking, comparison),
         round_chart=partial(round_chart, comparison, runs),
         size_chart=partial(size_chart, comparison, rows),
         sources=_sources(comparison),
     )
 
 
+def _title(comparison: Comparison) -> str:
+    variants, methods = len(comparison.variants), len(_methods_of(comparison))
+    these = f"{variants} variants of " if variants > methods else ""
+    dataset = comparison.base.get("dataset", Experiment.dataset)
+    return f"{these}{methods} federated method{'s' * (methods > 1)} on {dataset}"
+
+
 def _about(comparison: Comparison) -> str:
+    several = len(comparison.seeds) > 1
+    spread = ", ± one standard deviation over seeds; bands span the seeds" if several else ""
+    return (
+        f"{_settings(comparison)}; seed{'s' * several} {', '.join(map(str, comparison.seeds))}. {_shared(comparison)} "
+        f"Accuracy is the global model's on the whole test set: the mean of the last rounds, {LAST} at most{spread}. "
+        "MB are the submodels of all rounds and one re-estimation of batch-norm statistics, where the policy has it."
+    )
+
+
+def _settings(comparison: Comparison) -> str:
     first = next(comparison.cells()).experiment
     data = "the whole training set" if first.train_images is None else f"{first.train_images:,} training images"
-    several = len(comparison.seeds) > 1
     begun = first.epochs_in(0)
     longer = f" ({begun} in the first round, then fewer)" if begun > first.epochs else ""
     return (
         f"{first.model}, {data} over {first.clients} clients, {first.rounds} "
         f"round{'s' * (first.rounds > 1)} of {first.epochs} local epoch{'s' * (first.epochs > 1)}{longer}, batches of "
-        f"{first.batch_size}, learning rate {first.learning_rate:g}; seed{'s' * several} "
-        f"{', '.join(map(str, comparison.seeds))}. At one seed every method sees the same partition, initial "
-        "weights and batches. Accuracy is the global model's on the whole test set: the mean of the last rounds, "
-        f"{LAST} at most" + (", ± one standard deviation over seeds; bands span the seeds." if several else ".")
+        f"{first.batch_size}, learning rate {first.learning_rate:g}"
     )
+
+
+def _shared(comparison: Comparison) -> str:
+    """Say what the variants have in common: all of the data and training, or what the first of them has."""
+    changed = {name for variant in comparison.variants for name in variant.changes} - _OF_A_METHOD
+    if not changed:
+        return "At one seed every method sees the same partition, initial weights and batches."
+    return f"These are the first variant's settings; others may differ in {', '.join(sorted(changed))}."
+
+
+def lacking(comparison: Comparison, group: Sequence[Row]) -> str:
+    """Say of which variants some seeds have no result; empty where all have."""
+    found, wanted = {row.variant: row.seeds for row in group}, len(comparison.seeds)
+    fewer = [variant.name for variant in comparison.variants if found.get(variant.name, 0) < wanted]
+    counts = ", ".join(f"{name} has {found.get(name, 0)} of {wanted} seeds" for name in fewer)
+    return f"Runs without a result are left out: {counts}." if fewer else ""
 
 
 def figures(comparison: Comparison, runs: Runs, rows: Sequence[Row]) -> dict[str, str]:
@@ -128,6 +162,10 @@ def round_chart(
     return line_chart(f"Accuracy against {against}", label, "test accuracy, %", lines, legend=legend)
 
 
+def _methods_of(comparison: Comparison) -> set[str]:
+    return {variant.changes.get("method", Experiment.method) for variant in comparison.variants}
+
+
 def _sources(comparison: Comparison) -> str:
-    used = {variant.changes.get("method", Experiment.method) for variant in comparison.variants}
+    used = _methods_of(comparison)
     return "; ".join(f"{method.name}: {method.source}" for method in methods() if method.name in used)

@@ -6,7 +6,7 @@ import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from html import escape
 from typing import Any
 
 from rich import box
@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hfp.comparison.definition import Cell, Comparison
-from hfp.federation.records import MEGABYTE
+from hfp.federation.records import MEGABYTE, megabytes_in
 
 LAST = 5
 """A run's accuracy is the mean over those of its last five rounds that were tested, since that of one round wobbles."""
@@ -133,7 +133,7 @@ def curves(comparison: Comparison, runs: Runs, alpha: float, size: str, against:
         results = list(runs.get((variant.name, alpha, size), {}).values())
         if not results:
             continue
-        across = [_megabytes(result) if against == "megabytes" else _rounds(result) for result in results]
+        across = [_across(result["history"], against) for result in results]
         heights = [[record["accuracy"] for record in result["history"]] for result in results]
         points = [
             (statistics.mean(x), statistics.mean(y), min(y), max(y))
@@ -144,13 +144,8 @@ def curves(comparison: Comparison, runs: Runs, alpha: float, size: str, against:
     return made
 
 
-def _rounds(result: Result) -> list[float]:
-    return [record["round"] for record in result["history"]]
-
-
-def _megabytes(result: Result) -> list[float]:
-    moved = accumulate(record["bytes_up"] + record["bytes_down"] for record in result["history"])
-    return [total / MEGABYTE for total in moved]
+def _across(history: Sequence[Mapping[str, Any]], against: str) -> list[float]:
+    return megabytes_in(history) if against == "megabytes" else [record["round"] for record in history]
 
 
 def _difference(results: Mapping[int, Result], reference: Mapping[int, Result]) -> Spread | None:
@@ -201,7 +196,7 @@ def _reached(results: Sequence[Result], target: float) -> Reached:
     return Reached(
         runs=len(there),
         rounds=statistics.mean(result["history"][index]["round"] for result, index in there),
-        megabytes=statistics.mean(_megabytes(result)[index] for result, index in there),
+        megabytes=statistics.mean(megabytes_in(result["history"])[index] for result, index in there),
         seconds=statistics.mean(
             sum(record["device_seconds"] for record in result["history"][: index + 1]) for result, index in there
         ),
@@ -295,8 +290,13 @@ def markdown(made: Sequence[Row]) -> str:
         lines += [f"## {size}, alpha {alpha:g}", "", f"Target {group[0].target:.1f} %.", ""]
         head, personal = headings(made), _with_personal(made)
         lines += ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-        lines += ["| " + " | ".join(cells_of(row, personal)) + " |" for row in group] + [""]
+        lines += ["| " + " | ".join(map(_as_markdown, cells_of(row, personal))) + " |" for row in group] + [""]
     return "\n".join(lines)
+
+
+def _as_markdown(text: str) -> str:
+    """Write a text so that it stays in its cell and is no markup."""
+    return " ".join(escape(text, quote=False).split()).replace("|", "\\|")
 
 
 def plain(made: Sequence[Row]) -> list[dict[str, Any]]:

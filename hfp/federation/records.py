@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from hfp.errors import InputError
@@ -215,8 +216,9 @@ class RoundRecord:
 
     @property
     def train_loss(self) -> float:
-        """Mean training loss, clients weighted by their samples; 0 where nobody trained."""
-        return sum(c.loss * c.samples for c in self.trained) / max(sum(c.samples for c in self.trained), 1)
+        """Mean training loss, clients weighted by their samples; NaN where nobody trained."""
+        samples = sum(client.samples for client in self.trained)
+        return sum(client.loss * client.samples for client in self.trained) / samples if samples else math.nan
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values: the fields, and the sums over clients. Numbers that are not finite become None."""
@@ -240,6 +242,30 @@ class RoundRecord:
         }
         figures = {name: _plain(value) for name, value in self.figures.items()}
         return finite({**plain, **figures, "clients": [dataclasses.asdict(client) for client in self.clients]})
+
+
+def megabytes_so_far(rounds: Iterable[tuple[int, int]]) -> list[float]:
+    """Return what a run that had ended after each round would have moved, up and down, in megabytes.
+
+    Like a finished run's bytes these are the submodels of all rounds and one re-estimation of batch-norm statistics.
+
+    Args:
+        rounds: for each round the bytes of its submodels, and those of one re-estimation.
+
+    >>> megabytes_so_far([(2_000_000, 500_000), (2_000_000, 500_000)])
+    [2.5, 4.5]
+    """
+    pairs = list(rounds)
+    moved = accumulate(submodels for submodels, _ in pairs)
+    return [(total + once) / MEGABYTE for total, (_, once) in zip(moved, pairs, strict=True)]
+
+
+def megabytes_in(lines: Sequence[Mapping[str, Any]]) -> list[float]:
+    """Return the same as `megabytes_so_far` for rounds as `RoundRecord.as_dict` gives them."""
+    return megabytes_so_far(
+        (line["bytes_up"] + line["bytes_down"], line["statistics_bytes_up"] + line["statistics_bytes_down"])
+        for line in lines
+    )
 
 
 OF_THE_MACHINE = ("seconds", "process_peak_bytes", "device_peak_bytes")

@@ -68,7 +68,7 @@ def run(grid: Grid, experiment: Experiment, settings: Settings, say: Callable[[s
         say(f"{experiment.method} on {experiment.clients} nodes; written to {folder.path.resolve()}")
         fleet = Flower(nodes, federation.context, federation.initial)
         told = _Told(experiment.rounds, federation.dataset.uneven, say)
-        observers = [ModelFiles(folder.path), RunFiles(folder), told]
+        observers = [ModelFiles(folder.path), RunFiles(folder, before=before), told]
         done = Course(federation, fleet, before.run_state if before else None, observers).run()
         if len(done.history) < experiment.rounds:
             say(f"ended after {len(done.history)} of {experiment.rounds} rounds: {done.ended}")

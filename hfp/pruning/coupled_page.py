@@ -18,6 +18,9 @@ from hfp.pruning.layers_report import LayerReport
 ROW, LANE, LEFT = 22, 16, 20
 """Pixels: the height of a row, the width of a lane, the space before the first lane."""
 
+LETTER, TEXT = 8, 592
+"""Pixels: the most that a letter of a layer's text is wide, and the space for it unless one is longer."""
+
 COLOURS = 10
 """How many colours the page has; groups beyond take them again."""
 
@@ -45,7 +48,7 @@ class Lane:
 
 
 def coupled_page(report: CoupledReport, pruned: Sequence[LayerReport] = ()) -> str:
-    """The whole page, from the template `coupled_page.html.jinja`.
+    """Make the whole page from the template `coupled_page.html.jinja`.
 
     Args:
         report: what is coupled in the full model.
@@ -55,12 +58,17 @@ def coupled_page(report: CoupledReport, pruned: Sequence[LayerReport] = ()) -> s
     lanes = lanes_of(report)
     width = LEFT + LANE * (1 + max((lane.x - LEFT) // LANE for lane in lanes)) if lanes else LEFT
     most = max((layer.macs or 0 for layer in report.layers), default=0) or 1
+    labels = {layer.name: label(layer, left.get(layer.name)) for layer in report.layers}
+    longest = max((sum(map(len, parts)) for parts in labels.values()), default=0)
+    text = width + 12
     environment = Environment(loader=PackageLoader("hfp.pruning", ""), autoescape=True, trim_blocks=True)
     return environment.get_template("coupled_page.html.jinja").render(
         report=report,
         lanes=lanes,
         colour_of={lane.group.name: lane.colour for lane in lanes},
-        text=width + 12,
+        text=text,
+        bars=text + 8 + max(TEXT, LETTER * (longest + 1)),
+        label_of=labels,
         row=ROW,
         height=ROW * (len(report.layers) + 1),
         rows=[
@@ -74,7 +82,7 @@ def coupled_page(report: CoupledReport, pruned: Sequence[LayerReport] = ()) -> s
 
 
 def lanes_of(report: CoupledReport) -> list[Lane]:
-    """Each group with a place: the first lane that is free from its first layer to its last."""
+    """Place each group in the first lane that is free from its first layer to its last."""
     rows = {layer.name: place for place, layer in enumerate(report.layers)}
     placed: list[Lane] = []
     taken: list[int] = []  # the last row in use of each lane
@@ -104,7 +112,7 @@ def _by_first_row(
 
 
 def about_group(group: GroupReport) -> str:
-    """What hovering over a group's line says."""
+    """Return what hovering over a group's line says."""
     lines = [f"group {group.name}: {group.channels} channels"]
     for role in ("writes", "reads", "carries"):
         if layers := group.counted(role):
@@ -116,8 +124,18 @@ def about_group(group: GroupReport) -> str:
     return "\n".join(lines)
 
 
+def label(layer: Layer, left: LayerReport | None = None) -> tuple[str, str, str]:
+    """Return what stands beside a layer's dots: its name, its kind with its sizes, and what is left of these."""
+    read = f"{layer.inputs} → " if layer.inputs not in (None, layer.outputs) else ""
+    sizes = "" if layer.outputs is None else f", {read}{layer.outputs}"
+    if left is None or left.parameters[0] == left.parameters[1]:
+        return layer.name, f" {layer.kind}{sizes}", ""
+    left_to_read = f"{left.inputs[1]} → " if left.inputs else ""
+    return layer.name, f" {layer.kind}{sizes}", f" left: {left_to_read}{left.after}"
+
+
 def about_layer(layer: Layer, left: LayerReport | None = None) -> str:
-    """What hovering over a layer says."""
+    """Return what hovering over a layer says."""
     lines = [f"{layer.name}: {layer.kind}", f"{layer.parameters:,} parameters"]
     if layer.outputs is not None:
         read = "" if layer.inputs is None else f"{layer.inputs} inputs, "

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from textwrap import wrap
 from typing import Any
 
 from hfp.results.plots import make_figure
@@ -20,14 +21,15 @@ _INK, _SOFT, _RULE = "#010101", "#020202", "#030303"  # stand for the style shee
 _INKS = {_INK: "var(--ink)", _SOFT: "var(--soft)", _RULE: "var(--rule)"}
 _LINES = {f"#04{index:02x}04": f"var(--c{index})" for index in range(len(LIGHT))}
 _MARKS = "osD^vPX*<>"
-_STROKES = ("-", "--", ":", "-.")
+STROKES = ("-", "--", ":", "-.")
+"""Curves beyond the colours take these in turn, each for as many curves as there are colours."""
 
 FEW = 20
 """A curve of at most this many points has a mark at each of them."""
 
 
 LEGEND = 80
-"""This many letters are about as wide as a chart."""
+"""This many letters are about as wide as a chart; a curve's mark in the legend is as wide as 8."""
 
 
 @dataclass(frozen=True)
@@ -82,12 +84,13 @@ def line_chart(
     Raises:
         InputError: matplotlib isn't installed.
     """
+    names = ["\n".join(wrap(line.name, LEGEND - 8)) for line in lines]
     longest = max((len(line.name) for line in lines), default=0)
     columns = max(1, min(4, LEGEND // (8 + longest)))
-    figure = make_figure(6.4, 4.1 + 0.2 * legend * len(lines) / columns)
+    rows = sum(1 + name.count("\n") for name in names) / columns
+    figure = make_figure(6.4, 4.1 + 0.2 * legend * rows)
     axes = figure.subplots()
-    for line in lines:
-        _draw(axes, line)
+    curves = [_draw(axes, line) for line in lines]
     axes.set_title(_plain(title), loc="left", fontsize=12, fontweight="bold", color=_INK, pad=10)
     axes.set_xlabel(_plain(x_label), color=_SOFT)
     axes.set_ylabel(_plain(y_label), color=_SOFT)
@@ -96,7 +99,10 @@ def line_chart(
     if zero:
         axes.set_ylim(bottom=0)
     if legend:
-        figure.legend(loc="outside lower center", ncols=columns, frameon=False, labelcolor=_INK, fontsize=9)
+        texts = [_plain(name) for name in names]  # given, since of a curve's own a first "_" would hide it
+        figure.legend(
+            curves, texts, loc="outside lower center", ncols=columns, frameon=False, labelcolor=_INK, fontsize=9
+        )
     return _as_element(_svg(figure), title, lines)
 
 
@@ -155,7 +161,7 @@ def _style(axes: Any) -> None:
 def _place_ticks(axes: Any, lines: Sequence[Line], places: Mapping[float, str] | None) -> None:
     whole = all(float(point[0]).is_integer() for line in lines for point in line.points)
     axes.locator_params(nbins=6)
-    axes.locator_params(axis="x", integer=whole)
+    axes.locator_params(axis="x", integer=whole, min_n_ticks=1 if whole else 2)
     if places:
         axes.set_xticks(list(places), [_plain(name) for name in places.values()])
         room = 0.07 * (max(places) - min(places)) or 1.0
@@ -167,17 +173,19 @@ def standalone(chart: str) -> str:
     return chart.replace(">", f"><style>{variables()}text {{ font-family: system-ui, sans-serif }}</style>", 1)
 
 
-def _draw(axes: Any, line: Line) -> None:
+def _draw(axes: Any, line: Line) -> Any:
+    """Draw a curve with its band, and return what the legend shows of it."""
     lap, place = divmod(line.index, len(_LINES))
-    colour, stroke = list(_LINES)[place], _STROKES[lap % len(_STROKES)]
+    colour, stroke = list(_LINES)[place], STROKES[lap % len(STROKES)]
     xs, ys = [point[0] for point in line.points], [point[1] for point in line.points]
     mark = _MARKS[line.index % len(_MARKS)] if len(line.points) <= FEW else None
     width = 2.6 if line.index == 0 else 1.6
     drawn = {"color": colour, "linestyle": stroke, "linewidth": width, "marker": mark, "markersize": 5}
-    axes.plot(xs, ys, **drawn, label=_plain(line.name), gid=_gid(line))
+    (curve,) = axes.plot(xs, ys, **drawn, gid=_gid(line))
     if line.points and len(line.points[0]) > 2:
         low, high = [point[2] for point in line.points], [point[3] for point in line.points]
         axes.fill_between(xs, low, high, color=colour, alpha=0.1, linewidth=0)
+    return curve
 
 
 def _gid(line: Line) -> str:

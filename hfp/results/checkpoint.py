@@ -96,9 +96,13 @@ def fingerprint(federation: Federation) -> str:
 
 
 def save_checkpoint(
-    folder: Path, checkpoint: Checkpoint, before_rename: Callable[[Path], None] = lambda _: None
+    folder: Path,
+    checkpoint: Checkpoint,
+    before_rename: Callable[[Path], None] = lambda _: None,
+    *,
+    replace: bool = False,
 ) -> None:
-    """Write a checkpoint whole or not at all; the one that was there becomes the previous one.
+    """Write a checkpoint whole or not at all; the one that was there becomes the previous one, or goes with `replace`.
 
     `before_rename` is called with the finished file before it gets its name.
 
@@ -122,7 +126,7 @@ def save_checkpoint(
         with contextlib.suppress(FileNotFoundError):
             os.replace(folder / CHECKPOINT, folder / PREVIOUS)
 
-    write_atomically(folder / CHECKPOINT, content, before_rename=keep_previous)
+    write_atomically(folder / CHECKPOINT, content, before_rename if replace else keep_previous)
 
 
 def load_checkpoint(folder: Path, say: Callable[[str], None] = lambda _: None) -> Checkpoint:
@@ -146,15 +150,6 @@ def load_checkpoint(folder: Path, say: Callable[[str], None] = lambda _: None) -
     if problem is not None:
         raise InputError(str(problem))
     raise InputError(f"there is no checkpoint in {folder}; give the folder of a run that has one")
-
-
-def usable(folder: Path) -> Path | None:
-    """Return the file that `load_checkpoint` reads; None where none can be read."""
-    for path in (folder / CHECKPOINT, folder / PREVIOUS):
-        with contextlib.suppress(FileNotFoundError, _Damaged, InputError):
-            _read(path)
-            return path
-    return None
 
 
 class _Damaged(Exception):

@@ -10,8 +10,7 @@ from hfp.federation.observer import Observer
 from hfp.federation.records import RoundRecord, Run
 from hfp.federation.rounds import Outcome, RunState
 from hfp.federation.setup import Federation
-from hfp.results.atomic import write_atomically
-from hfp.results.checkpoint import Checkpoint, fingerprint, save_checkpoint, usable
+from hfp.results.checkpoint import Checkpoint, fingerprint, save_checkpoint
 from hfp.results.files import CHECKPOINT, METRICS, PREVIOUS
 from hfp.results.folder import RunFolder, told
 
@@ -19,11 +18,13 @@ from hfp.results.folder import RunFolder, told
 class RunFiles(Observer):
     """Writes a line of metrics each round, and a checkpoint and the global model after `every` rounds and in the end.
 
-    With `every` 0 there are no checkpoints, and the model is written in the end alone.
+    With `every` 0 there are no checkpoints, and the model is written in the end alone. `before` is the checkpoint that
+    the run goes on from. It is written once more, by which another process knows that it is to stop, and in place of a
+    newer one that is damaged.
     """
 
-    def __init__(self, folder: RunFolder, every: int = 1) -> None:
-        self._folder, self._every = folder, every
+    def __init__(self, folder: RunFolder, every: int = 1, before: Checkpoint | None = None) -> None:
+        self._folder, self._every, self._before = folder, every, before
         self._unsaved: RunState | None = None
         self._model_is_due = True
         self._own = {self._stamp(folder.path / CHECKPOINT)}
@@ -32,7 +33,9 @@ class RunFiles(Observer):
         """Write the rounds that were done before: an interrupted run may have left half a line, or one too many."""
         self._experiment = federation.experiment
         self._data = fingerprint(federation) if self._every else ""
-        self._take_up()
+        if self._before is not None:
+            self._save_checkpoint(self._before, replace=True)
+            self._before = None
         if history or (self._folder.path / METRICS).exists():
             self._folder.rewrite(history)
 
@@ -61,35 +64,18 @@ class RunFiles(Observer):
             return
         try:
             if self._every:
-                self._save_checkpoint(run_state)
+                self._check_own()
+                self._save_checkpoint(Checkpoint(self._experiment, run_state, self._data))
             self._folder.save_model(self._experiment, run_state.state.weights)
         except Exception:  # what could not be written is not tried again in the end; after an interruption it is
             self._unsaved, self._model_is_due = None, False
             raise
         self._unsaved, self._model_is_due = None, False
 
-    def _save_checkpoint(self, run_state: RunState) -> None:
+    def _save_checkpoint(self, checkpoint: Checkpoint, *, replace: bool = False) -> None:
         path = self._folder.path
-        self._check_own()
-        try:
-            checkpoint = Checkpoint(self._experiment, run_state, self._data)
-            save_checkpoint(path, checkpoint, lambda file: self._own.add(self._stamp(file)))
-        except OSError as error:
-            raise InputError(f"{path / CHECKPOINT} can't be written: {error.strerror or error}") from error
-
-    def _take_up(self) -> None:
-        """Write the checkpoint that is gone on from once more, by which another process knows that it is to stop.
-
-        So a damaged one does not become the one before.
-
-        Raises:
-            InputError: it can't be written.
-        """
-        path = self._folder.path / CHECKPOINT
-        found = usable(self._folder.path) if path.exists() else None
-        if found is not None:
-            with told(f"{path} can't be written"):
-                write_atomically(path, found.read_bytes(), lambda file: self._own.add(self._stamp(file)))
+        with told(f"{path / CHECKPOINT} can't be written"):
+            save_checkpoint(path, checkpoint, lambda file: self._own.add(self._stamp(file)), replace=replace)
 
     def _check_own(self) -> None:
         """Refuse to write where another process has taken the run up.

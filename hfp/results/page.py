@@ -11,7 +11,6 @@ import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from jinja2 import Environment, PackageLoader
 from PIL import Image
 
 from hfp.errors import InputError
-from hfp.federation.records import LOST, MEGABYTE
+from hfp.federation.records import IN_TIME, LOST, megabytes_in
 from hfp.results.charts import LIGHT, Line, line_chart, variables
 from hfp.results.files import METRICS
 from hfp.results.load import read_history
@@ -68,7 +67,7 @@ class Chart:
 
 def charts_of(history: History) -> list[Chart]:
     """Draw the curves of a run: accuracy by round and by megabytes moved, losses, and clients' own models."""
-    moved = list(accumulate((line["bytes_up"] + line["bytes_down"]) / MEGABYTE for line in history))
+    moved = megabytes_in(history)
     rounds = [float(line["round"]) for line in history]
     accuracy, f1 = _column(history, "accuracy"), _column(history, "f1")
     loss, train_loss = _column(history, "loss"), _column(history, "train_loss")
@@ -99,12 +98,15 @@ def _column(history: History, name: str, inside: str = "") -> list[float | None]
 
 @dataclass(frozen=True)
 class ClientRow:
-    """One client over the whole run, and in the last round in which it was heard of (percent, images, counts)."""
+    """One client over the whole run, and in the last round in which it was heard of (percent, images, counts).
+
+    What is known only of clients that were heard of is None for the others.
+    """
 
     client: int
     ratio: float
     samples: int
-    parameters: int
+    parameters: int | None
     device: str
     asked: int
     lost: str
@@ -128,12 +130,12 @@ def clients_of(history: History) -> list[ClientRow]:
 def _client_row(client: int, entries: History, accuracy: Mapping[str, Any]) -> ClientRow:
     heard = [entry for entry in entries if entry["status"] not in LOST]
     last = (heard or entries)[-1]
-    lost = Counter(entry["status"] for entry in entries if entry["status"] != "in time")
+    lost = Counter(entry["status"] for entry in entries if entry["status"] != IN_TIME)
     return ClientRow(
         client=client,
         ratio=last["ratio"],
         samples=last["samples"],
-        parameters=last["parameters"],
+        parameters=last["parameters"] if heard else None,
         device=last["device"],
         asked=len(entries),
         lost=", ".join(f"{count} {status}" for status, count in lost.items()),
@@ -172,12 +174,15 @@ def masks_of(folder: Path) -> list[Picture]:
 
 
 def coverage_of(history: History) -> Picture | None:
-    """Draw the share of every group's channels that somebody trained in each round; None if it was not measured."""
-    measured = [line["diagnostics"]["coverage"] for line in history if line.get("diagnostics")]
-    if not measured:
+    """Draw the share of every group's channels that somebody trained in each round; None if it was not measured.
+
+    A round without replies has no diagnostics, since nobody trained anything in it.
+    """
+    found = [line["diagnostics"]["coverage"] if line.get("diagnostics") else {} for line in history]
+    names = list(next(filter(None, found), ()))
+    if not names:
         return None
-    names = list(measured[0])
-    shares = np.array([[line.get(name, 0.0) for line in measured] for name in names])
+    shares = np.array([[coverage.get(name, 0.0) for coverage in found] for name in names])
     least = min(zip(shares.min(1), names, strict=True))
     about = f"least: {least[0]:.0%} of {least[1]} in one round"
     return Picture("coverage", about, _png(shares), len(names))

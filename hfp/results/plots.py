@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hfp.errors import InputError
 from hfp.federation.diagnostics import Diagnostics
-from hfp.federation.records import MEGABYTE, RoundRecord, Run
+from hfp.federation.records import MEGABYTE, RoundRecord, Run, megabytes_so_far
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 INK, ACCENT, SHADE = "#22313f", "#0b7285", "#e9ecef"
+CURVE: Mapping[str, Any] = {"marker": "o", "markersize": 3, "linewidth": 1.6}
+
+MOST_NAMES = 30
+"""More layers than this would not be legible beside a picture, so that only some of them are named."""
 
 
 def save_curves(run: Run, path: Path) -> None:
@@ -25,15 +29,16 @@ def save_curves(run: Run, path: Path) -> None:
     """
     figure = make_figure(10, 4)
     by_round, by_traffic = figure.subplots(1, 2, sharey=True)
-    moved = zip(run.history, accumulate(_moved(run.history)), strict=True)
-    tested = [(record, total / MEGABYTE) for record, total in moved if record.accuracy is not None]
+    moved = megabytes_so_far((record.bytes_up + record.bytes_down, sum(record.statistics)) for record in run.history)
+    tested = [place for place in zip(run.history, moved, strict=True) if place[0].accuracy is not None]
     rounds, megabytes = [record.round for record, _ in tested], [total for _, total in tested]
     accuracy = [record.accuracy for record, _ in tested]
-    for axes, values, label in ((by_round, rounds, "round"), (by_traffic, megabytes, "megabytes moved, up and down")):
-        axes.plot(values, accuracy, color=ACCENT, marker="o", markersize=3, linewidth=1.6)
-        axes.set_xlabel(label)
+    for axes, values in ((by_round, rounds), (by_traffic, megabytes)):
+        axes.plot(values, accuracy, color=ACCENT, **CURVE)
         _style(axes)
+    _label_rounds(by_round)
     by_round.set_ylabel("test accuracy, %")
+    by_traffic.set_xlabel("megabytes moved, up and down")
     for place in list(zip(rounds, accuracy, strict=True))[-1:]:
         by_round.annotate(f"{place[1]:.1f}", place, (0, 6), textcoords="offset points", ha="center")
     _shade_first_phase(by_round, run.history)
@@ -77,29 +82,36 @@ def save_diagnostics(run: Run, path: Path) -> None:
 def _draw(axes: Axes, title: str, rounds: Sequence[int], curves: Mapping[str, Sequence[float | None]]) -> None:
     for (label, values), color in zip(curves.items(), (ACCENT, INK), strict=False):
         points = [(round, value) for round, value in zip(rounds, values, strict=True) if value is not None]
-        axes.plot([x for x, _ in points], [y for _, y in points], color=color, linewidth=1.6, label=label)
+        axes.plot([x for x, _ in points], [y for _, y in points], color=color, label=label, **CURVE)
     axes.set_title(title, fontsize=10, color=INK)
-    axes.set_xlabel("round")
     axes.margins(x=0.02)
     _style(axes)
-    if len(curves) > 1:
+    _label_rounds(axes)
+    if all(value is None for values in curves.values() for value in values):
+        _say_unmeasured(axes)
+    elif len(curves) > 1:
         axes.legend(frameon=False, fontsize=9)
 
 
 def _draw_coverage(axes: Axes, measured: Sequence[tuple[int, Diagnostics]]) -> None:
-    """Draw the share of channels that some client trained, with a row per coupled group and a column per round."""
-    names = list(measured[0][1].coverage) if measured else []
-    shares = [[diagnostics.coverage[name] for _, diagnostics in measured] for name in names]
-    if shares:
-        first, last = measured[0][0], measured[-1][0]
-        extent = (first - 0.5, last + 0.5, len(names) - 0.5, -0.5)
-        image = axes.imshow(
-            shares, aspect="auto", vmin=0, vmax=1, cmap="viridis", extent=extent, interpolation="nearest"
-        )
-        axes.figure.colorbar(image, ax=axes)
-    axes.set_yticks(range(len(names)), names, fontsize=6)
+    """Draw the share of channels that some client trained, with a row per coupled group and a column per round.
+
+    In a round without replies nobody trained anything.
+    """
     axes.set_title("channels that somebody trained, by layer", fontsize=10, color=INK)
-    axes.set_xlabel("round")
+    _label_rounds(axes)
+    found = {round: diagnostics.coverage for round, diagnostics in measured}
+    names = list(measured[0][1].coverage) if measured else []
+    if not names:
+        _say_unmeasured(axes)
+        return
+    first, last = measured[0][0], measured[-1][0]
+    shares = [[found.get(round, {}).get(name, 0.0) for round in range(first, last + 1)] for name in names]
+    extent = (first - 0.5, last + 0.5, len(names) - 0.5, -0.5)
+    image = axes.imshow(shares, aspect="auto", vmin=0, vmax=1, cmap="viridis", extent=extent, interpolation="nearest")
+    axes.figure.colorbar(image, ax=axes)
+    step = math.ceil(len(names) / MOST_NAMES)
+    axes.set_yticks(range(0, len(names), step), names[::step], fontsize=6)
 
 
 def make_figure(width: float, height: float) -> Any:
@@ -113,6 +125,16 @@ def make_figure(width: float, height: float) -> Any:
     except ImportError as error:
         raise InputError('matplotlib is missing; pip install "hfp[examples]"') from error
     return Figure(figsize=(width, height), layout="constrained")
+
+
+def _label_rounds(axes: Axes) -> None:
+    axes.set_xlabel("round")
+    axes.locator_params(axis="x", integer=True, min_n_ticks=1)
+
+
+def _say_unmeasured(axes: Axes) -> None:
+    axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", va="center", color=INK)
+    axes.set(xticks=[], yticks=[])
 
 
 def _style(axes: Axes) -> None:
@@ -129,9 +151,6 @@ def _shade_first_phase(axes: Axes, history: Sequence[RoundRecord]) -> None:
         axes.legend(loc="lower right", frameon=False, fontsize=9)
 
 
-def _moved(history: Sequence[RoundRecord]) -> list[int]:
-    return [record.bytes_up + record.bytes_down for record in history]
-
-
 def _shares(ratios: Sequence[float]) -> str:
-    return " and ".join(f"{ratio:.0%}" for ratio in sorted(set(ratios)))
+    shown = [f"{ratio:.0%}" for ratio in sorted(set(ratios))]
+    return " and ".join(shown) if len(shown) < 3 else f"{shown[0]} to {shown[-1]}"

@@ -78,7 +78,7 @@ def simulate(
         if before is not None:
             before.check(experiment, federation)
         run_state = before.run_state if before else None
-        kept = [ModelFiles(path), RunFiles(folder, checkpoint)]
+        kept = [ModelFiles(path), RunFiles(folder, checkpoint, before)]
         with fleet_of(federation, jobs) as fleet:
             folder.configure(experiment)
             return Course(federation, fleet, run_state, [*kept, *told]).run()

@@ -51,6 +51,12 @@ def test_ratios_and_budgets_go_before_ranks():
     assert [name for name, _ in Comparison(TWO, {"budget": {"macs": 0.5}}).sizes] == ["budget"]
 
 
+def test_sizes_of_different_ratios_have_different_names():
+    assert [name for name, _ in Comparison(TWO, ratios=(0.07, 0.33, 0.333)).sizes] == [
+        "ratio 7%", "ratio 33%", "ratio 33.3%",
+    ]  # fmt: skip
+
+
 def test_policies_stand_side_by_side():
     names = [variant.name for variant in variants_of(["ca-hfp", "fedavg"], batch_norms=["aggregate", "reestimate"])]
     assert names == ["ca-hfp, aggregate", "ca-hfp, reestimate", "fedavg, aggregate", "fedavg, reestimate"]
@@ -112,6 +118,10 @@ def test_a_comparison_survives_its_folder(tmp_path):
             {"compare": {"methods": ["fedavg", "fedavg"]}},
             "two variants are called 'fedavg'; give each a name",
         ),
+        ({"compare": {"seeds": [3, 3]}}, "a comparison has each of its seeds once; found 3 twice"),
+        ({"compare": {"alphas": [0.1, 1.0, 1.0]}}, "a comparison has each of its alphas once; found 1 twice"),
+        ({"compare": {"ranks": [1, 1]}}, "a comparison has each of its sizes once; found rank 1 twice"),
+        ({"compare": {"ratios": [0.5, 0.5]}}, "a comparison has each of its sizes once; found ratio 50% twice"),
         ({"compare": {"methods": ["fedavgg"]}}, r"unknown method 'fedavgg'; did you mean fedavg"),
         ({"compare": {"target": 120}}, r"target of a comparison must be in \(0, 100\]; found 120"),
         ({"compare": {"ranks": [9]}}, "ranks of a comparison must be one of 0, 1, 2, 3; found 9"),

@@ -10,9 +10,10 @@ from html.parser import HTMLParser
 import pytest
 from rich.console import Console
 
-from hfp.comparison.definition import Comparison, variants_of
+from hfp.comparison.definition import Comparison, Variant, variants_of
 from hfp.comparison.page import figures, page, size_chart
 from hfp.comparison.table import Spread, cells_of, curves, gather, markdown, plain, rows, tables
+from hfp.results.charts import LIGHT, STROKES
 
 COMPARISON = Comparison(variants_of(["ca-hfp", "fedavg"]), {"rounds": 6}, seeds=(0, 1), ranks=(1, 2))
 
@@ -20,14 +21,14 @@ COMPARISON = Comparison(variants_of(["ca-hfp", "fedavg"]), {"rounds": 6}, seeds=
 def result(accuracies, megabytes, seconds=2.0):
     history = [
         {"round": number, "accuracy": accuracy, "bytes_up": megabytes * 4e5, "bytes_down": megabytes * 6e5,
-         "device_seconds": seconds}
+         "statistics_bytes_up": 1e5, "statistics_bytes_down": 4e5, "device_seconds": seconds}
         for number, accuracy in enumerate(accuracies, 1)
     ]  # fmt: skip
     total = len(accuracies)
     return {
         "history": history,
-        "bytes_up": total * megabytes * 4e5,
-        "bytes_down": total * megabytes * 6e5,
+        "bytes_up": total * megabytes * 4e5 + 1e5,
+        "bytes_down": total * megabytes * 6e5 + 4e5,
         "training_macs": 3e9,
         "device_seconds": total * seconds,
         "peak_bytes": 5e6,
@@ -76,23 +77,29 @@ def test_costs_to_target_are_those_of_the_seeds_that_got_there(made):
         for seed in (0, 1)
     ]
     assert (ours.reached.runs, ours.reached.rounds) == (2, statistics.mean(first))
-    assert ours.reached.megabytes == pytest.approx(ours.reached.rounds)
+    assert ours.reached.megabytes == pytest.approx(ours.reached.rounds + 0.5)
     assert ours.reached.seconds == pytest.approx(2 * ours.reached.rounds)
     fixed = rows(
         Comparison(COMPARISON.variants, COMPARISON.base, seeds=(0, 1), ranks=(1, 2), target=92.0),
         gather(COMPARISON, lambda cell: RESULTS.get((cell.variant, cell.size, cell.seed))),
     )
     assert fixed[0].reached.runs == 0
-    assert (fixed[1].reached.runs, fixed[1].reached.rounds, fixed[1].reached.megabytes) == (1, 5, 20)
+    assert (fixed[1].reached.runs, fixed[1].reached.rounds, fixed[1].reached.megabytes) == (1, 5, 20.5)
     assert cells_of(fixed[0])[-1] == "never"
-    assert cells_of(fixed[1])[-1] == "5 rounds, 20.0 MB, 10.0 s (1 of 2 seeds)"
+    assert cells_of(fixed[1])[-1] == "5 rounds, 20.5 MB, 10.0 s (1 of 2 seeds)"
     assert plain(fixed)[0]["rounds_to_target"] is None
 
 
 def test_costs_are_a_runs_means(made):
-    assert [row.megabytes_up for row in made] == pytest.approx([2.4, 9.6, 1.2])
-    assert [row.megabytes_down for row in made] == pytest.approx([3.6, 14.4, 1.8])
+    assert [row.megabytes_up for row in made] == pytest.approx([2.5, 9.7, 1.3])
+    assert [row.megabytes_down for row in made] == pytest.approx([4.0, 14.8, 2.2])
     assert (made[0].gmacs, made[0].peak_megabytes, made[0].seconds) == (3.0, 5.0, 12.0)
+
+
+def test_a_curve_ends_where_its_row_says(runs, made):
+    for row in made:
+        (mine,) = (c for c in curves(COMPARISON, runs, 1.0, row.size, "megabytes") if c.variant == row.variant)
+        assert mine.points[-1][0] == pytest.approx(row.megabytes_up + row.megabytes_down)
 
 
 def test_own_models_are_shown_where_all_runs_measured_them(runs):
@@ -122,7 +129,7 @@ def test_curves_are_means_with_the_seeds_range(runs):
     ours, fedavg = curves(COMPARISON, runs, 1.0, "rank 1", "round")
     assert ours.points[1] == (2, 40, 20, 60)
     by_traffic = curves(COMPARISON, runs, 1.0, "rank 1", "megabytes")[1]
-    assert by_traffic.points[2] == pytest.approx((12.0, 75.0, 60, 90))
+    assert by_traffic.points[2] == pytest.approx((12.5, 75.0, 60, 90))
     assert fedavg.variant == "fedavg"
 
 
@@ -140,7 +147,13 @@ def test_markdown_has_every_row(made):
     text = markdown(made)
     assert text.count("| ca-hfp |") == 2
     assert text.count("## ") == 2
-    assert "| fedavg | 76.00 ± 19.80 | +2.00 ± 16.97 | 9.6 | 14.4 |" in text
+    assert "| fedavg | 76.00 ± 19.80 | +2.00 ± 16.97 | 9.7 | 14.8 |" in text
+
+
+def test_a_variants_name_stays_in_its_cell_of_markdown(made):
+    (row, *_) = made
+    text = markdown([dataclasses.replace(row, variant="a|b\n<b> & c")])
+    assert "| a\\|b &lt;b&gt; &amp; c | 74.00" in text
 
 
 class Balanced(HTMLParser):
@@ -187,6 +200,37 @@ def test_names_are_text_on_the_page_and_never_markup(runs, made):
     assert "<td>&lt;script&gt;&amp;</td>" in text
     assert "<b>&lt;script&gt;&amp;</b>" in text
     assert "<script" not in text
+
+
+def variants_page(*changes):
+    variants = tuple(Variant(f"variant {index}", one) for index, one in enumerate(changes))
+    comparison = Comparison(variants, {"rounds": 6}, seeds=(0,))
+    runs = gather(comparison, lambda cell: result([50, 60], 1.0))
+    return page(comparison, runs, rows(comparison, runs))
+
+
+def test_the_page_says_in_what_variants_differ_beside_their_methods():
+    text = variants_page({"method": "fedavg"}, {"method": "fedavg", "learning_rate": 0.5})
+    assert "<h1>2 variants of 1 federated method on digits</h1>" in text
+    assert "others may differ in learning_rate." in text
+    assert "the same partition" not in text
+    text = variants_page({"method": "fedavg"}, {"method": "fedprox", "options": {"mu": 0.1}})
+    assert "<h1>2 federated methods on digits</h1>" in text
+    assert "At one seed every method sees the same partition, initial weights and batches." in text
+
+
+def test_the_page_says_which_runs_have_no_result(runs, made):
+    text = page(COMPARISON, runs, made)
+    assert text.count("Runs without a result are left out") == 1
+    assert "left out: ca-hfp has 1 of 2 seeds, fedavg has 0 of 2 seeds." in text
+
+
+def test_the_pages_legend_tells_as_many_curves_apart_as_its_charts():
+    count = len(LIGHT) * len(STROKES)
+    text = variants_page(*({"method": "fedavg", "learning_rate": 0.01 * (1 + index)} for index in range(count)))
+    marks = re.findall(r'<span class="(s\d+ stroke\d+)"><b>', text)
+    assert len(set(marks)) == count
+    assert all(f".stroke{number}::before" in text for number in range(1, len(STROKES)))
 
 
 def test_figures_are_the_pages_charts_as_files(runs, made):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from html.parser import HTMLParser
 from io import StringIO
@@ -12,7 +13,7 @@ import torch
 from rich.console import Console
 
 from hfp.pruning.coupled import GroupReport, coupled_report
-from hfp.pruning.coupled_page import coupled_page, lanes_of
+from hfp.pruning.coupled_page import LETTER, coupled_page, lanes_of
 from hfp.reconstruct.coupling.members import Member
 
 VOID = {"meta", "br"}
@@ -90,6 +91,20 @@ def test_the_page_is_whole_and_fetches_nothing(transformer):
     for layer in transformer.layers:
         assert layer.name in page
     assert page.count('<g class="group') == len(transformer.groups)
+
+
+def test_bars_begin_where_the_longest_text_has_ended(report):
+    long = [dataclasses.replace(layer, name=f"{'part.' * 20}{layer.name}") for layer in report.layers]
+    for layers in (report.layers, long):
+        page = coupled_page(dataclasses.replace(report, layers=layers))
+        (begin,) = {int(x) for x in re.findall(r'<rect class="bar" x="(\d+)"', page)}
+        (width,) = {int(found) for found in re.findall(r'<svg width="(\d+)"', page)}
+        ends = [
+            int(x) + LETTER * len(re.sub("<[^>]*>", "", text))
+            for x, text in re.findall(r'<text x="(\d+)" y="\d+">(.*)</text>', page)
+        ]
+        assert len(ends) == len(layers)
+        assert max(ends) < begin < width
 
 
 def test_the_table_has_every_group_and_says_what_is_left_alone(report):

@@ -68,6 +68,22 @@ def test_a_legend_of_long_names_keeps_within_the_chart():
     assert all(x > 20 and x + 5 * len(name) < width for name, x in placed.items())
 
 
+def test_a_legend_names_every_curve_whatever_its_name():
+    words = " ".join(f"word{index}" for index in range(30))
+    chart = line_chart("a", "x", "y", [Line("_mine", 0, [(1, 1.0)]), Line(words, 1, [(1, 2.0)])], legend=True)
+    shown = texts(chart)
+    assert "_mine" in shown
+    lines = [text for text in shown if text.startswith("word")]
+    assert all(len(line) < 80 for line in lines)
+    assert sorted(" ".join(lines).split()) == sorted(words.split())
+
+
+def test_a_single_round_is_labelled_as_one():
+    shown = texts(line_chart("a", "x", "y", [Line("one", 0, [(3, 50.0)])]))
+    assert "3" in shown
+    assert not {"2.9", "3.0", "3.1"} & shown
+
+
 def test_the_same_chart_is_the_same_text():
     assert line_chart("a", "x", "y", LINES) == line_chart("a", "x", "y", LINES)
 

@@ -13,6 +13,7 @@ from commands import refused
 
 from hfp import Experiment, InputError
 from hfp.commands.cli import main
+from hfp.federation.records import DROPPED, ClientRecord, RoundRecord
 from hfp.federation.rounds import Course
 from hfp.federation.setup import set_up
 from hfp.results.atomic import clear_unfinished
@@ -109,6 +110,13 @@ def test_numbers_that_are_not_finite_are_null_in_files(tmp_path):
     folder.append(dataclasses.replace(outcome.record, loss=float("nan")))
     line = json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=pytest.fail)
     assert line["loss"] is None
+
+
+def test_where_nobody_trained_there_is_no_training_loss():
+    record = RoundRecord(
+        1, "random", 10.0, 2.0, (ClientRecord(0, 0.5, 9, 99, "phone", 1.0, status=DROPPED),), (0, 0), 0.0
+    )
+    assert record.as_dict()["train_loss"] is None
 
 
 def test_a_full_disk_leaves_whole_lines_and_the_last_checkpoint(tmp_path, monkeypatch, capsys):

@@ -13,6 +13,7 @@ from PIL import Image
 
 import hfp
 from hfp.commands.cli import main
+from hfp.results import page
 from hfp.results.files import METRICS, PLANS
 from hfp.results.page import charts_of, clients_of, coverage_of, masks_of, run_page
 
@@ -56,6 +57,17 @@ def test_masks_are_the_channels_that_clients_trained_last(folder):
             assert picture[client].tolist() == mask.flatten(1).any(1).double().tolist()
 
 
+def test_the_curve_against_traffic_ends_at_the_bytes_of_the_run(folder, monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(page, "line_chart", lambda title, x, y, lines: drawn.update({title: lines}))
+    charts_of(history_of(folder))
+    lines = history_of(folder)
+    moved = sum(line["bytes_up"] + line["bytes_down"] for line in lines)
+    once = lines[-1]["statistics_bytes_up"] + lines[-1]["statistics_bytes_down"]
+    assert once > 0
+    assert drawn["Accuracy by traffic"][0].points[-1][0] == pytest.approx((moved + once) / 1e6)
+
+
 def test_coverage_is_that_of_the_diagnostics(folder):
     history = history_of(folder)
     found = pixels(coverage_of(history))
@@ -74,6 +86,20 @@ def test_clients_are_shown_as_they_were_last_heard_of(folder):
     assert (rows[2].lost, rows[2].asked) == ("1 dropped", 2)
     assert rows[2].loss == history[0]["clients"][2]["loss"]
     assert rows[1].own == history[1]["personal"]["clients"][1]["own"]
+
+
+def test_of_a_client_that_was_never_heard_of_nothing_is_said_that_it_did(folder):
+    history = history_of(folder)
+    for line in history:
+        line["clients"][2] |= {"status": "dropped", "loss": 0.0, "parameters": 0}
+    (row,) = (row for row in clients_of(history) if row.client == 2)
+    assert (row.loss, row.parameters, row.lost) == (None, None, "2 dropped")
+
+
+def test_a_round_without_replies_has_a_column_in_the_picture_of_coverage(folder):
+    history = history_of(folder)
+    del history[1]["diagnostics"]
+    assert pixels(coverage_of(history))[:, 1].tolist() == [0.0] * len(history[0]["diagnostics"]["coverage"])
 
 
 def test_rounds_that_were_not_tested_leave_the_curves_whole(folder):

@@ -16,6 +16,7 @@ from hfp.comparison.runs import ComparisonFolder, run_missing
 from hfp.federation.records import OF_THE_MACHINE
 from hfp.federation.rounds import Course
 from hfp.methods import methods
+from hfp.results import checkpoint
 from hfp.results.files import CHECKPOINT, PREVIOUS
 from hfp.results.tensor_file import read
 
@@ -190,6 +191,16 @@ def test_a_run_that_went_on_from_the_checkpoint_before_survives_a_kill_between_t
             simulate(experiment, resume=part)
     simulate(experiment, resume=part)
     assert_same_run(part, whole)
+
+
+def test_a_resumed_run_reads_its_checkpoint_once(tmp_path, monkeypatch):
+    experiment = Experiment(method="fedavg", **{**TINY, "rounds": 2})
+    with pytest.raises(KeyboardInterrupt):
+        simulate(experiment, observers=[Stops()], resume=tmp_path)
+    reads = []
+    monkeypatch.setattr(checkpoint, "read", lambda path: reads.append(path.name) or read(path))
+    simulate(experiment, resume=tmp_path)
+    assert reads == [CHECKPOINT]
 
 
 def test_half_a_line_of_metrics_is_gone_after_the_run_is_resumed(tmp_path):
