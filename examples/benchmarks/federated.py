@@ -116,8 +116,8 @@ BASELINE_STUDIES: dict[str, Study] = {
         "fuses in every round, half of the epoch pruned": {"options": {"fusion": "always", "halves": True}},
     },
     "prunefl": {
-        "adapts every 5 rounds": {},
-        "adapts every 50 rounds": {"options": {"every": 50}},
+        "adapts every 50 rounds": {},
+        "adapts every 5 rounds": {"options": {"every": 5}},
     },
     "fedrolex": {
         "rolls by a channel": {},

@@ -76,8 +76,8 @@ class PruneFL(Method):
     extra_tensor_prefixes: ClassVar[tuple[str, ...]] = (ACTIVE, SQUARES)
 
     every: int = setting(
-        5,
-        "The mask is adapted after every so many rounds; the authors' runs of thousands of rounds have 50.",
+        50,
+        "The mask is adapted after every so many rounds.",
         within="[1, inf)",
         unit="rounds",
     )

@@ -3,8 +3,8 @@
 import json
 import os
 import runpy
-import shutil
 import shlex
+import shutil
 import sys
 from pathlib import Path
 
