@@ -24,7 +24,7 @@ from hfp.federation.records import Run
 from hfp.federation.rounds import Outcome
 from hfp.federation.threads import cores
 from hfp.results.atomic import clear_unfinished, write_atomically
-from hfp.results.checkpoint import usable
+from hfp.results.checkpoint import load_checkpoint
 from hfp.results.files import LOCK, has_checkpoint
 from hfp.results.folder import locked, make_folder, told
 from hfp.results.simulate import simulate
@@ -274,11 +274,18 @@ def _run(experiment: Experiment, on_round: Progress, kept: Path | None, every: i
     try:
         return result_of(simulate(experiment, tell, resume=kept, checkpoint=every))
     except InputError as error:
-        lost = kept is not None and has_checkpoint(kept) and usable(kept) is None
-        return f"{error}; remove {kept} to start this run anew" if lost else str(error)
+        return f"{error}; remove {kept} to start this run anew" if kept and _is_lost(kept) else str(error)
     except Exception as error:
         traceback.print_exc(file=sys.stderr)
         return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def _is_lost(kept: Path) -> bool:
+    """Whether there is a checkpoint and it can't be read."""
+    try:
+        return has_checkpoint(kept) and not load_checkpoint(kept)
+    except InputError:
+        return True
 
 
 @contextmanager
