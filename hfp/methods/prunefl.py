@@ -251,7 +251,8 @@ class MeasuredSquares(MaskedGradients):
 
     def __init__(self, masks: Masks, device: torch.device) -> None:
         super().__init__(masks, device)
-        self.tensors |= {SQUARES + name: torch.zeros(mask.shape, device=device) for name, mask in masks.items()}
+        sums = {SQUARES + name: torch.zeros(mask.shape, device=device) for name, mask in masks.items()}
+        self.tensors = {**self.tensors, **sums}
 
     def gradients(self, model: nn.Module) -> None:
         """Square the gradients, then mask them."""
