@@ -256,7 +256,7 @@ def checked_axes(given: Mapping[str, Any]) -> dict[str, Any]:
     _check_known("key of [compare]", given, known)
     found = {name: known[name].checked(value, AXIS_LABEL.format(name)) for name, value in given.items()}
     if found.get("seeds") == 0:
-        raise InputError("a comparison needs at least one seed; found 0, which is their number")
+        raise InputError("a comparison needs at least one of its seeds; found 0, which is their number")
     if isinstance(found.get("seeds"), int):
         found["seeds"] = tuple(range(min(found["seeds"], MOST_SEEDS + 1)))
     return found

@@ -70,7 +70,7 @@ options = { mu = 0.1 }
         ("compare = 3", r"compare is a table of a comparison, \[compare\]; found 3"),
         ("experiment = 3", r"experiment is a table of a comparison, \[experiment\]; found 3"),
         ("options = 3", r"options is a table of a comparison, \[options\]; found 3"),
-        ("[compare]\nseeds = 0", "a comparison needs at least one seed; found 0, which is their number"),
+        ("[compare]\nseeds = 0", "a comparison needs at least one of its seeds; found 0, which is their number"),
         ("[experiment]\nweights = 'a\\u0000b'".replace("'", '"'), "no name has a null character"),
         (
             "[options.fjord]\ntemperature = 2\n[[variant]]\nname = 'mine'\nmethod = 'fedavg'",
