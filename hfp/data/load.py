@@ -23,6 +23,7 @@ _OWN: Mapping[str, str] = {
     "imagefolder": "hfp.data.imagefolder",
 }
 """Each of these modules has a function ``load_NAME``. Names are known before torch is loaded."""
+NO_ROOT = "data set digits is part of scikit-learn; leave out the data root and the download, or name another data set"
 NO_TREE = "data set imagefolder needs the folder of the images: --data-root PATH"
 IMAGES: Mapping[str, tuple[int, int]] = {
     "digits": (1, 8), "fmnist": (1, 28), "cifar10": (3, 32), "cifar100": (3, 32),
@@ -109,6 +110,8 @@ def load_dataset(
         raise unknown("data set", name, datasets())
     if image_size is not None and (name != "imagefolder" or image_size < 1):
         raise InputError(f"image_size is a positive number and for imagefolder only, found {image_size} for {name}")
+    if name == "digits" and (root is not None or download):
+        raise InputError(NO_ROOT)
     folder = None if root is None else Path(root).expanduser()
     if folder is not None and not download and not folder.is_dir():
         raise InputError(f"the data root {folder} is not a folder")

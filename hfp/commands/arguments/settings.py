@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from hfp.data.load import IMAGES, NO_TREE
+from hfp.data.load import IMAGES, NO_ROOT, NO_TREE
 from hfp.errors import InputError
 from hfp.federation.experiment import Experiment
 from hfp.methods.interface.sources import check_option_names
@@ -97,7 +97,9 @@ def check_weights(path: str | Path | None) -> None:
 
 
 def check_root(path: str | Path | None, dataset: str | None, download: bool = False) -> None:
-    """Refuse a folder of data that is not there, unless it is downloaded to, and a data set that lacks its folder."""
+    """Refuse a folder of data that is not there, unless it is downloaded to, and one that is missing or of no use."""
+    if dataset == "digits" and (path is not None or download):
+        raise InputError(NO_ROOT)
     if path is None and dataset == "imagefolder":
         raise InputError(NO_TREE)
     if path is not None and not download and not Path(path).expanduser().is_dir():

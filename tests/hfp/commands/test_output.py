@@ -49,7 +49,7 @@ LONG = "x" * 300
         ["extract", LONG, "--out", "m.safetensors"],
         ["run", "--clients-file", LONG],
         ["run", "--weights", LONG],
-        ["run", "--data-root", LONG],
+        ["run", "--dataset", "cifar10", "--data-root", LONG],
         ["prune", "resnet8", "--macs", "0.5", "--out", LONG],
     ],
     ids=lambda words: words[0],

@@ -15,6 +15,7 @@ from hfp.commands.cli import build_parser, main
 from hfp.comparison import runs as compare_runs
 from hfp.comparison.definition import Comparison, Variant, variants_of
 from hfp.comparison.runs import ComparisonFolder, default_jobs, missing, run_missing
+from hfp.data import load
 from hfp.errors import InputError
 from hfp.federation.records import OF_THE_MACHINE
 from hfp.methods.ca_hfp import CAHFP
@@ -72,11 +73,15 @@ def test_a_run_without_a_readable_checkpoint_says_how_to_start_it_anew(tmp_path)
     assert run_missing(comparison, folder, 1, lambda: None, lambda _: None, 1) == []
 
 
-def test_where_the_data_lies_is_no_part_of_a_run(tmp_path):
+def test_where_the_data_lies_is_no_part_of_a_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(load, "_LOADERS", {"mine": lambda request: load.load_dataset("digits", limit=request.limit)})
+    here, there = (
+        Comparison(variants_of(["fedavg"]), {**TINY, "dataset": "mine", "data_root": str(root)}, seeds=(0,))
+        for root in (tmp_path, tmp_path.parent)
+    )
     folder = ComparisonFolder(tmp_path / "out")
-    run_all(tiny(*variants_of(["fedavg"])), folder)
-    moved = Comparison(variants_of(["fedavg"]), {**TINY, "data_root": str(tmp_path)}, seeds=(0,))
-    assert missing(moved, folder) == []
+    run_all(here, folder)
+    assert missing(there, folder) == []
 
 
 def test_what_ratios_do_not_matter_to_is_run_once(tmp_path):

@@ -121,6 +121,12 @@ def test_a_limit_that_the_data_can_not_meet_is_refused(limit: int) -> None:
         load_dataset("digits", limit=limit)
 
 
+@pytest.mark.parametrize("given", [{"root": "."}, {"download": True}])
+def test_digits_have_no_folder_and_no_download(given: dict[str, object]) -> None:
+    with pytest.raises(InputError, match="digits is part of scikit-learn; leave out the data root and the download"):
+        load_dataset("digits", **given)  # type: ignore[arg-type]
+
+
 def test_digits_without_scikit_learn_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     with pytest.raises(InputError, match=r'pip install "hfp\[examples\]"') as caught:
