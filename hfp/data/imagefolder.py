@@ -12,7 +12,6 @@ import torch
 
 from hfp.data.dataset import Dataset, Split, make_dataset
 from hfp.data.decode import Decoded, Undecodable, decode, printable
-from hfp.data.load import NO_TREE
 from hfp.data.pixels import ANIMATED, DEEP, TRANSPARENT
 from hfp.data.request import DataRequest
 from hfp.data.stratify import stratified_halves
@@ -37,11 +36,9 @@ def load_imagefolder(request: DataRequest) -> Dataset:
     what was assumed.
 
     Raises:
-        InputError: there is no root; there are no class folders, or there is just one; a class has no images; the
-            splits have different classes; or images can't be decoded, all of which are named.
+        InputError: there are no class folders, or there is just one; a class has no images; the splits have different
+            classes; or images can't be decoded, all of which are named.
     """
-    if request.root is None:
-        raise InputError(NO_TREE)
     return load_tree(request, size=request.image_size or _DEFAULT_SIZE)
 
 

@@ -23,8 +23,6 @@ _OWN: Mapping[str, str] = {
     "imagefolder": "hfp.data.imagefolder",
 }
 """Each of these modules has a function ``load_NAME``. Names are known before torch is loaded."""
-NO_ROOT = "data set digits is part of scikit-learn; leave out the data root and the download, or name another data set"
-NO_TREE = "data set imagefolder needs the folder of the images: --data-root PATH"
 IMAGES: Mapping[str, tuple[int, int]] = {
     "digits": (1, 8), "fmnist": (1, 28), "cifar10": (3, 32), "cifar100": (3, 32),
 }  # fmt: skip
@@ -110,11 +108,8 @@ def load_dataset(
         raise unknown("data set", name, datasets())
     if image_size is not None and (name != "imagefolder" or image_size < 1):
         raise InputError(f"image_size is a positive number and for imagefolder only, found {image_size} for {name}")
-    if name == "digits" and (root is not None or download):
-        raise InputError(NO_ROOT)
+    check_root(root, name, download)
     folder = None if root is None else Path(root).expanduser()
-    if folder is not None and not download and not folder.is_dir():
-        raise InputError(f"the data root {folder} is not a folder")
     from hfp.data.dataset import Dataset, check_dataset
 
     load = getattr(import_module(_OWN[name]), f"load_{name}") if name in _OWN else _LOADERS[name]
@@ -125,3 +120,25 @@ def load_dataset(
     if len(found.classes) < 2:
         raise InputError(f"data set {name} has the class {', '.join(found.classes)} alone; two or more are needed")
     return found
+
+
+def check_root(root: str | os.PathLike[str] | None, name: str | None, download: bool = False) -> None:
+    """Refuse a data root that does not fit the data set, before anything is loaded.
+
+    Args:
+        root: the folder that holds the files, if one is given.
+        name: the data set's name; None where it is not known yet.
+        download: whether missing files are downloaded to the folder, so that it need not be there.
+
+    Raises:
+        InputError: the folder is not there, the data set needs one, or it has no use for one.
+    """
+    if name == "digits" and (root is not None or download):
+        raise InputError(
+            "data set digits is part of scikit-learn; leave out the data root and the download, or name another data "
+            "set"
+        )
+    if name == "imagefolder" and root is None:
+        raise InputError("data set imagefolder needs the folder of the images: --data-root PATH")
+    if root is not None and not download and not Path(root).expanduser().is_dir():
+        raise InputError(f"the data root {Path(root).expanduser()} is not a folder")

@@ -8,8 +8,9 @@ from pathlib import Path
 from hfp import importance
 from hfp.commands.arguments.prune_checks import check_arguments
 from hfp.commands.arguments.prune_folder import check_folder_arguments, check_no_folder_options
-from hfp.commands.arguments.settings import check_root, check_weights
+from hfp.commands.arguments.settings import check_weights
 from hfp.data import datasets
+from hfp.data.load import check_root
 from hfp.devices import check_device
 from hfp.errors import unknown
 from hfp.language.choices import PREFIX, WIDTHS

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from hfp.data.load import IMAGES, NO_ROOT, NO_TREE
+from hfp.data.load import IMAGES, check_root
 from hfp.errors import InputError
 from hfp.federation.experiment import Experiment
 from hfp.methods.interface.sources import check_option_names
@@ -94,16 +94,6 @@ def check_weights(path: str | Path | None) -> None:
     """Refuse a file of weights that is not there."""
     if path is not None and not Path(path).is_file():
         raise InputError(f"no weights in {path}: there is no such file")
-
-
-def check_root(path: str | Path | None, dataset: str | None, download: bool = False) -> None:
-    """Refuse a folder of data that is not there, unless it is downloaded to, and one that is missing or of no use."""
-    if dataset == "digits" and (path is not None or download):
-        raise InputError(NO_ROOT)
-    if path is None and dataset == "imagefolder":
-        raise InputError(NO_TREE)
-    if path is not None and not download and not Path(path).expanduser().is_dir():
-        raise InputError(f"the data root {path} is not a folder")
 
 
 def read_pair(text: str) -> tuple[str, Any]:
