@@ -17,191 +17,26 @@ all. --methods and --alphas run a part of table I. With --tables accuracies are 
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import glob
-import hashlib
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
-from itertools import accumulate, product
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import custom_method  # noqa: F401  (makes delta-w known)
-import torch
+from paper_tables.lines import Line, check_files, check_tables, put_beside, put_found, seeds_of
+from paper_tables.page import draw, write_page
+from paper_tables.studies import ALPHAS, DATASETS, SIZES, TABLE_1, TESTED, Study, studies
 from rich.console import Console
 
 from hfp.commands.arguments.checkpoint import check_checkpoint
 from hfp.commands.arguments.parser import Parser
 from hfp.commands.interruption import status
-from hfp.comparison.definition import Cell, Comparison, Variant, variants_of
-from hfp.comparison.page import file_name, round_chart, size_chart
+from hfp.comparison.definition import Cell, Comparison
 from hfp.comparison.runs import ComparisonFolder, missing, run_missing
 from hfp.comparison.table import Row, Runs, final_accuracy, gather, rows
-from hfp.data import DataRequest, Dataset, Split, load_dataset, register_dataset
 from hfp.errors import InputError
-from hfp.federation.records import MEGABYTE
 from hfp.federation.setup import set_up
-from hfp.results.atomic import write_atomically
-from hfp.results.charts import standalone
 from hfp.results.folder import told
-
-sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
-from data_files import Line, both, put, read  # noqa: E402  (beside the benchmarks)
-from render_pages import rendered  # noqa: E402
-
-ALPHAS = (1.0, 0.1, 10.0)
-TABLE_1 = ("fedavg", "ca-hfp", "ca-hfp-paper", "prunefl", "dapperfl", "heterofl", "fedmp", "fedprox", "fedavgm")
-PRUNING = ("ca-hfp", "ca-hfp-paper", "fedmp", "dapperfl")
-RANDOM = {"warmup": 1_000_000}
-
-TABLE_2 = (
-    Variant("curvature, with", {"method": "ca-hfp-paper"}),
-    Variant("curvature, without", {"method": "ca-hfp-paper", "options": {"shrink": 1.0}}),
-    Variant("random, with", {"method": "ca-hfp-paper", "options": RANDOM}),
-    Variant("random, without", {"method": "ca-hfp-paper", "options": {**RANDOM, "shrink": 1.0}}),
-    Variant("l1, with", {"method": "fedmp"}),
-    Variant("Δw, with", {"method": "delta-w"}),
-)
-ADDITIONS = (
-    Variant("ca-hfp", {"method": "ca-hfp"}),
-    Variant("ca-hfp-paper", {"method": "ca-hfp-paper"}),
-    Variant("shrink 0", {"method": "ca-hfp", "options": {"shrink": 0.0}}),
-    Variant("shrink 0.4 in every round", {"method": "ca-hfp", "options": {"shrink_decays": False}}),
-    Variant("server momentum 0", {"method": "ca-hfp", "options": {"server_momentum": 0.0}}),
-    Variant("calibration 0", {"method": "ca-hfp", "options": {"calibration": 0.0}}),
-    Variant("fedavg", {"method": "fedavg"}),
-    Variant("fedavgm, calibration 0.05", {"method": "fedavgm", "options": {"calibration": 0.05}}),
-)
-UNEQUAL = (
-    Variant("ca-hfp", {"method": "ca-hfp"}),
-    Variant("shrink 0.4 in every round", {"method": "ca-hfp", "options": {"shrink_decays": False}}),
-    Variant("fill", {"method": "ca-hfp", "options": {"rule": "fill"}}),
-)
-TESTED = 2000
-SETTING = ("study", "variant", "alpha", "size")
-OF_A_ROUND = ("study", "variant", "alpha", "size", "seed", "round")
-PUBLISHED = ("study", "model", "dataset", "variant", "alpha", "paper")
-OF_ALL = ("dataset", "train_images", "model", "rounds")
-NOT_RUN = "not run"
-
-PROTOCOL: Mapping[str, Any] = {
-    "learning_rate": 0.1,
-    "momentum": 0.9,
-    "augment": True,
-    "amp": True,
-    "channels_last": True,
-    "head_start": 1.0,
-}
-"""Settings that the paper states, rounds that are all alike among them; bfloat16 and channels last are ours."""
-
-SIZES: Mapping[str, Mapping[str, Any]] = {
-    "minutes": {"train_images": 1000, "model": "resnet8", "rounds": 12, "evaluate": 2, "head_start": 1.0},
-    "two-cores": {"train_images": 6000, "model": "resnet20", "rounds": 60, "batch_size": 32, "evaluate": 5, **PROTOCOL},
-    "paper": {"train_images": None, "model": "vgg16", "rounds": 300, "batch_size": 128, "evaluate": 10, **PROTOCOL},
-}
-"""Settings of the runs by the name of a size."""
-
-
-def _tested_in_part(name: str, request: DataRequest) -> Dataset:
-    data = load_dataset(
-        name,
-        request.root,
-        limit=request.limit,
-        download=request.download,
-        seed=request.seed,
-        image_size=request.image_size,
-        cache=request.cache,
-    )
-    chosen = torch.randperm(len(data.test), generator=torch.Generator().manual_seed(0))[:TESTED]
-    return dataclasses.replace(data, name=request.name, test=Split(data.test.images[chosen], data.test.labels[chosen]))
-
-
-DATASETS = ("digits", "fmnist", "cifar10", "cifar100", "imagefolder")
-for _name in DATASETS:  # here and not in main, so that processes of their own know them too
-    register_dataset(f"{_name}-{TESTED}", partial(_tested_in_part, _name))
-
-
-@dataclass(frozen=True)
-class Study:
-    """One comparison, and what of it goes on the page: the pictures' name -> their SVG."""
-
-    title: str
-    about: str
-    comparison: Comparison
-    pictures: Callable[[Comparison, Runs, Sequence[Row]], dict[str, str]]
-
-
-def studies(
-    base: Mapping[str, Any],
-    seeds: tuple[int, ...],
-    methods: Sequence[str] = TABLE_1,
-    alphas: tuple[float, ...] = ALPHAS,
-    threads: int = 1,
-) -> dict[str, Study]:
-    """The paper's experiments, by the name of a study. `methods` are table I's, `alphas` those of tables I and II."""
-
-    def compared(variants: tuple[Variant, ...], **axes: Any) -> Comparison:
-        return Comparison(variants, base, seeds=seeds, threads=threads, **axes)
-
-    return {
-        "table-1": Study(
-            "Table I and figure 3: methods at half of the channels",
-            "Every client removes 50 % of its channels.",
-            compared(variants_of(methods), alphas=alphas, ratios=(0.5,)),
-            _along_rounds,
-        ),
-        "table-2": Study(
-            "Table II: scores, with and without reconstruction",
-            "Half of the channels are removed. “Without”: what a client did not hold counts as zero in the mean.",
-            compared(TABLE_2, alphas=alphas, ratios=(0.5,)),
-            lambda *_: {},
-        ),
-        "additions": Study(
-            "What each addition of the default method is worth",
-            "Half of the channels are removed. Rows change one thing of ca-hfp; the last is FedAvg with its additions. "
-            "All clients hold the same channels here, so that filling and the mean over holders are one.",
-            compared(ADDITIONS, alphas=alphas, ratios=(0.5,)),
-            lambda *_: {},
-        ),
-        "unequal": Study(
-            "What two of the additions are worth where clients differ",
-            "At rank 2 half of the clients remove 50 % of their channels and half 75 %, at rank 3 75 and 90 %.",
-            compared(UNEQUAL, alphas=alphas, ranks=(2, 3)),
-            lambda *_: {},
-        ),
-        "ratios": Study(
-            "Figures 4 and 5: from ratio to ratio",
-            "All clients remove the same share of their channels; alpha 1.",
-            compared(variants_of(PRUNING), ratios=(0.0, 0.25, 0.5, 0.75, 0.9)),
-            _over_sizes("Accuracy", "Megabytes moved", "Training"),
-        ),
-        "ranks": Study(
-            "Figure 6: device ranks",
-            "Half of the clients remove the first share, half the second: 0 and 25 %, 25 and 50, 50 and 75, 75 and 90; "
-            "alpha 1. Time is simulated, on the `phone` profile.",
-            compared(variants_of(("ca-hfp", "fedavg", "fedmp", "dapperfl")), ranks=(0, 1, 2, 3)),
-            _over_sizes("Accuracy", "Time on the clients' devices"),
-        ),
-    }
-
-
-def _along_rounds(comparison: Comparison, runs: Runs, made: Sequence[Row]) -> dict[str, str]:
-    size = comparison.sizes[0][0]
-    return {
-        f"alpha {alpha:g}": round_chart(comparison, runs, alpha, size, "round", legend=True)
-        for alpha in comparison.alphas
-        if any(one == alpha for _, one, _ in runs)
-    }
-
-
-def _over_sizes(*titles: str) -> Callable[[Comparison, Runs, Sequence[Row]], dict[str, str]]:
-    def draw(comparison: Comparison, _runs: Runs, made: Sequence[Row]) -> dict[str, str]:
-        return {title: size_chart(comparison, made, comparison.alphas[0], title, legend=True) for title in titles}
-
-    return draw
 
 
 def main() -> None:
@@ -229,7 +64,8 @@ def _main(arguments: argparse.Namespace) -> int:
     with folder.taken():
         for name, comparison in asked.items():
             failures += _run(name, known[name], comparison, folder, arguments, console)
-    print(f"written to {arguments.page}{_write_page(known, arguments)}")
+    said = write_page(arguments.page, known, lambda lines: _head(arguments, lines))
+    print(f"written to {arguments.page}{said}")
     return failures
 
 
@@ -266,7 +102,7 @@ def _run(
 ) -> int:
     """Run what is missing of a study, and write its figures whenever a run has ended; returns how many failed."""
     folder.describe(asked)
-    _keep(name, study, asked, folder, arguments.page)
+    put_found(arguments.page, name, study.comparison, asked, *_gathered(study, folder))
     todo = sum(cell.experiment.rounds for cell in missing(asked, folder))
     with console.status("") as shown:
         done: list[int] = []
@@ -279,138 +115,21 @@ def _run(
             result = folder.load(cell.experiment)
             reached = f"{final_accuracy(result):.1f} %" if result else "failed"
             console.print(f"{name}: {cell.variant}, alpha {cell.alpha:g}, {cell.size}, seed {cell.seed}: {reached}")
-            _keep(name, study, asked, folder, arguments.page)
+            put_found(arguments.page, name, study.comparison, asked, *_gathered(study, folder))
 
         failures = run_missing(asked, folder, arguments.jobs, advance, keep, arguments.checkpoint)
     for one in failures:
         console.print(f"{name}: {one.cell.variant} was not finished: {one.reason}", markup=False, soft_wrap=True)
-    _draw(name, study, folder, arguments)
+    runs, made = _gathered(study, folder)
+    draw(arguments.page, name, study, runs, made)
+    if arguments.tables:
+        put_beside(arguments.tables, name, study.comparison, made)
     return len(failures)
 
 
-def _keep(name: str, study: Study, asked: Comparison, folder: ComparisonFolder, page: Path) -> None:
-    """Write the figures of all runs of a study that there are, and what is missing of those asked for."""
+def _gathered(study: Study, folder: ComparisonFolder) -> tuple[Runs, Sequence[Row]]:
     runs = gather(study.comparison, lambda cell: folder.load(cell.experiment))
-    made = rows(study.comparison, runs)
-    with told(f"the figures of {page} can't be written"):
-        _put_new(page.with_suffix(".csv"), SETTING, lines_of(name, study.comparison, asked, made))
-        _put_new(_file_of_rounds(page), OF_A_ROUND, rounds_of(name, study.comparison, runs))
-
-
-def _draw(name: str, study: Study, folder: ComparisonFolder, arguments: argparse.Namespace) -> None:
-    """Draw a study's pictures, and write what it reached beside the paper's own figures."""
-    page, tables = arguments.page, arguments.tables
-    runs = gather(study.comparison, lambda cell: folder.load(cell.experiment))
-    made = rows(study.comparison, runs)
-    with told(f"the pictures of {page} can't be written"):
-        for title, chart in study.pictures(study.comparison, runs, made).items() if made else ():
-            write_atomically(page.with_name(f"{page.stem}-{name}-{file_name(title)}.svg"), standalone(chart).encode())
-    with told(f"{tables} can't be written"):
-        lines = list(beside(read(tables), name, study.comparison, made)) if tables else []
-        if lines:
-            put(tables, PUBLISHED, lines)
-
-
-def _file_of_rounds(page: Path) -> Path:
-    return page.with_name(f"{page.stem}-rounds.csv")
-
-
-def _put_new(file: Path, setting: Sequence[str], lines: Iterable[Line]) -> None:
-    """Write the lines whose figures are new. A line of more seeds than the new one stays, as do figures as before."""
-    known = {tuple(line[name] for name in setting): line for line in read(file)}
-    new = []
-    for line in lines:
-        old = known.get(tuple(line[name] for name in setting))
-        if old is None or (_seeds(line) >= _seeds(old) and _filled(line) != _filled(old)):
-            new.append(line)
-    if new:
-        put(file, setting, new)
-
-
-def _seeds(line: Line) -> int:
-    return 0 if line["accuracy"] == NOT_RUN else int(line.get("seeds") or 1)
-
-
-def _filled(line: Line) -> Line:
-    return {name: value for name, value in line.items() if value and name not in ("commit", *OF_ALL)}
-
-
-def _of_all(base: Mapping[str, Any]) -> Line:
-    return {name: "all" if base[name] is None else str(base[name]) for name in OF_ALL}
-
-
-def lines_of(study: str, comparison: Comparison, asked: Comparison, made: Sequence[Row]) -> Iterator[Line]:
-    """A line of the data file for every cell of a study that has a result, or that is asked for."""
-    found = {(row.variant, row.alpha, row.size): row for row in made}
-    wanted = set(_cells(asked))
-    for variant, alpha, size in _cells(comparison):
-        row = found.get((variant, alpha, size))
-        if row is None and (variant, alpha, size) not in wanted:
-            continue
-        line = {"study": study, "variant": variant, "alpha": f"{alpha:g}", "size": size}
-        yield line | (_figures(row) if row else {"accuracy": NOT_RUN}) | _of_all(comparison.base)
-
-
-def _cells(comparison: Comparison) -> Iterator[tuple[str, float, str]]:
-    for alpha, (size, _), variant in product(comparison.alphas, comparison.sizes, comparison.variants):
-        yield variant.name, alpha, size
-
-
-def beside(published: Iterable[Line], study: str, comparison: Comparison, made: Sequence[Row]) -> Iterator[Line]:
-    """The lines of the paper's own figures that a study reached something new for, with it and in how many rounds.
-
-    A line with what more rounds or seeds reached stays.
-    """
-    base, found = comparison.base, {(row.variant, f"{row.alpha:g}"): row for row in made}
-    for line in published:
-        row = found.get((line["variant"], line["alpha"]))
-        if row and (line["study"], line["model"], line["dataset"]) == (study, base["model"], base["dataset"]):
-            reached = {**both("ours", row.accuracy), "rounds": str(base["rounds"]), "seeds": str(row.seeds)}
-            before = {name: line.get(name) or "" for name in reached}
-            fewer = any(int(before[name] or 0) > int(reached[name]) for name in ("rounds", "seeds"))
-            if not fewer and before != reached:
-                yield {**{name: line[name] for name in PUBLISHED}, **reached}
-
-
-def _figures(row: Row) -> Line:
-    return {
-        **both("accuracy", row.accuracy),
-        **both("difference", row.difference, "+.2f"),
-        "seeds": str(row.seeds),
-        "megabytes_up": f"{row.megabytes_up:.1f}",
-        "megabytes_down": f"{row.megabytes_down:.1f}",
-        "training_gmacs": f"{row.gmacs:.1f}",
-    }
-
-
-def rounds_of(study: str, comparison: Comparison, runs: Runs) -> Iterator[Line]:
-    """A line of the data file for every tested round of every run."""
-    for (variant, alpha, size), results in runs.items():
-        for seed, result in results.items():
-            up = list(accumulate(record["bytes_up"] for record in result["history"]))
-            for record, sent in zip(result["history"], up, strict=True):
-                if record["accuracy"] is not None:
-                    yield {
-                        "study": study,
-                        "variant": variant,
-                        "alpha": f"{alpha:g}",
-                        "size": size,
-                        "seed": str(seed),
-                        "round": str(record["round"]),
-                        "accuracy": f"{record['accuracy']:.2f}",
-                        **{name: _loss(record[name]) for name in ("loss", "train_loss")},
-                        "megabytes_up": f"{sent / MEGABYTE:.1f}",
-                        "device": _device(comparison),
-                    }
-
-
-def _loss(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
-
-
-def _device(comparison: Comparison) -> str:
-    device = str(comparison.base["device"])
-    return device if device == "cpu" else torch.cuda.get_device_name(device)
+    return runs, rows(study.comparison, runs)
 
 
 def _check_page(arguments: argparse.Namespace) -> None:
@@ -424,82 +143,14 @@ def _check_page(arguments: argparse.Namespace) -> None:
         if page.exists():
             page.read_text(encoding="utf-8")
     if arguments.tables:
-        with told(f"--tables: {arguments.tables} can't be read"):
-            lines = read(arguments.tables)
-        if not lines or not {*PUBLISHED, "ours"} <= lines[0].keys():
-            raise InputError(f"--tables: there are no figures of the paper in {arguments.tables}")
-    of_all = _of_all(_base(arguments))
-    for file, setting in ((page.with_suffix(".csv"), SETTING), (_file_of_rounds(page), OF_A_ROUND)):
-        with told(f"{file} can't be read"):
-            lines = read(file)
-        for line in lines:
-            if not {*setting, "accuracy"} <= line.keys():
-                raise InputError(f"{file} holds no figures of this command; give another page with --page")
-            other = next((name for name, value in of_all.items() if line.get(name) not in (None, "", value)), None)
-            if other:
-                raise InputError(
-                    f"the figures in {file} have {other} {line[other]}, and not {of_all[other]}; "
-                    "give another page with --page"
-                )
-
-
-def _write_page(known: Mapping[str, Study], arguments: argparse.Namespace) -> str:
-    """Write the page of all that is in the data file; returns what is to be said of it.
-
-    Of a page with text that is not this command's only the tables change.
-    """
-    page = arguments.page
-    with told(f"page {page} can't be written"):
-        before = page.read_text(encoding="utf-8") if page.exists() else None
-        if before is not None and before != _signed(before.rpartition(_SIGN)[0]):
-            write_atomically(page, rendered(page).encode())
-            return ": its tables alone, since its text is not this command's"
-        lines = read(page.with_suffix(".csv"))
-        text = "\n".join([*_head(arguments, lines), *_sections(known, page, lines)])
-        write_atomically(page, _signed(rendered(page, text)).encode())
-    return ""
-
-
-_SIGN = "\n<!-- made by examples/paper.py, "
-
-
-def _signed(text: str) -> str:
-    return f"{text}{_SIGN}{hashlib.sha256(text.encode()).hexdigest()[:16]} -->\n"
-
-
-def _sections(known: Mapping[str, Study], page: Path, lines: Sequence[Line]) -> Iterator[str]:
-    """The parts of the page: a study's table, and the pictures of it that there are."""
-    for name, study in known.items():
-        if not any(line["study"] == name and line["accuracy"] != NOT_RUN for line in lines):
-            continue
-        data, start = page.with_suffix(".csv"), f"{page.stem}-{name}-"
-        yield from (f"## {study.title}", "", study.about, "", *_table(name, data, study.comparison), "")
-        for picture in sorted(page.parent.glob(f"{glob.escape(start)}*.svg")):
-            title = picture.stem.removeprefix(start).replace("-", " ")
-            yield from (f"![{title}]({picture.name})", "")
-
-
-def _table(study: str, data: Path, comparison: Comparison) -> list[str]:
-    """The request for a table with a row for every variant and a column for every alpha, or for every size."""
-    columns, heading = ("size", "{}") if len(comparison.sizes) > 1 else ("alpha", "α = {}")
-    by_alpha = columns == "size" and len(comparison.alphas) > 1
-    return [
-        "<!-- table",
-        f'file = "{data.name}"',
-        f'where = {{study = "{study}"}}',
-        'rows = ["alpha", "variant"]' if by_alpha else 'rows = "variant"',
-        'labels = ["α", "accuracy, %"]' if by_alpha else 'labels = ["accuracy, %"]',
-        f'columns = "{columns}"',
-        f'heading = "{heading}"',
-        'cells = "accuracy"',
-        "-->",
-    ]
+        check_tables(arguments.tables)
+    check_files(page, _base(arguments))
 
 
 def _head(arguments: argparse.Namespace, lines: Sequence[Line]) -> list[str]:
     base, tested = _base(arguments), f"{TESTED:,} test images at most"
     images = "all" if base["train_images"] is None else f"{base['train_images']:,}"
-    seeds = sorted({_seeds(line) for line in lines} - {0}) or [0]
+    seeds = sorted({seeds_of(line) for line in lines} - {0}) or [0]
     return [
         f"# What do the paper's tables look like on {arguments.dataset}, at the size of {arguments.size}?",
         "",
@@ -526,7 +177,7 @@ def _command(arguments: argparse.Namespace, lines: Sequence[Line]) -> str:
         "studies": tuple(name for name in usual.studies if any(line["study"] == name for line in lines)),
         "methods": tuple(name for name in usual.methods if name in in_table_1) or usual.methods,
         "alphas": tuple(one for one in usual.alphas if any(line["alpha"] == f"{one:g}" for line in lines)),
-        "seeds": max(1, *map(_seeds, lines)),
+        "seeds": max(1, *map(seeds_of, lines)),
     }
     for name in ("images", "rounds", "model", "seeds", "studies", "methods", "alphas"):
         value = there.get(name, getattr(arguments, name))

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 from data_files import read
+from example_modules import forget_examples
 
+import hfp
 from hfp.methods import methods
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -24,8 +26,7 @@ def paper(monkeypatch, tmp_path):
     for module, names in (("hfp.methods.interface.registry", "_METHODS"), ("hfp.data.load", "_LOADERS")):
         monkeypatch.setattr(f"{module}.{names}", dict(getattr(sys.modules[module], names)))
     monkeypatch.syspath_prepend(str(EXAMPLES))
-    for name in ("custom_method", "paper"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
+    forget_examples()
     monkeypatch.chdir(tmp_path)
     module = importlib.import_module("paper")
 
@@ -38,8 +39,7 @@ def paper(monkeypatch, tmp_path):
         return 0
 
     yield run
-    for name in ("custom_method", "paper"):
-        sys.modules.pop(name, None)
+    forget_examples()
 
 
 def figures(file="runs/paper/digits.csv"):
@@ -99,6 +99,19 @@ def test_a_page_has_the_parts_of_all_commands(paper):
     assert "## Figure 6" in page
     assert "(digits-ranks-accuracy.svg)" in page
     assert "(digits-table-1-alpha-1.svg)" in page
+
+
+def test_without_reconstruction_what_no_client_holds_is_zero(paper):
+    def trained(method, ratio):
+        shared = {"rounds": 1, "train_images": 60, "clients": 2, "model": "resnet8"}
+        return hfp.simulate(hfp.Experiment(method=method, ratio=ratio, **shared)).global_state
+
+    half = trained("fedmp", 0.5), trained("fedmp-without", 0.5)
+    weight = next(name for name, value in half[0].items() if value.ndim == 4)
+    empty = [(state[weight] == 0).flatten(1).all(1).sum() for state in half]
+    assert empty == [0, len(half[0][weight]) // 2]
+    whole = trained("fedmp", 0.0), trained("fedmp-without", 0.0)
+    assert all(torch.allclose(value, whole[1][name], atol=1e-6) for name, value in whole[0].items())
 
 
 def test_a_run_that_ctrl_c_stops_goes_on(paper, monkeypatch, capsys):
