@@ -14,8 +14,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hfp.atomic import write_atomically
 from hfp.comparison.table import Spread
-from hfp.results.atomic import write_atomically
 
 Line = dict[str, str]
 

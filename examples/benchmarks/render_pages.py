@@ -42,8 +42,8 @@ import data_files
 import works_on
 from data_files import read
 
+from hfp.atomic import write_atomically
 from hfp.errors import InputError
-from hfp.results.atomic import write_atomically
 from hfp.results.charts import Bar, Line, bar_chart, line_chart, standalone
 
 if sys.version_info >= (3, 11):

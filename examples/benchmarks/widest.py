@@ -18,12 +18,12 @@ from data_files import put, spread
 from torch import nn
 
 from hfp import Experiment
+from hfp.atomic import write_atomically
 from hfp.comparison.table import Spread
 from hfp.federation.rounds import rounds
 from hfp.federation.setup import Federation, set_up
 from hfp.methods import ServerState
 from hfp.reconstruct import IndexMap, compact_model
-from hfp.results.atomic import write_atomically
 from hfp.training import batch_norm as batchnorm
 from hfp.training.local_step import LARGE_BATCH, LocalData, predict, statistics_of
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from data_files import Line, read
 
-from hfp.results.atomic import write_atomically
+from hfp.atomic import write_atomically
 
 HERE = Path(__file__).parent
 FILE = HERE / "works_on.csv"

@@ -10,10 +10,10 @@ from pathlib import Path
 from data_files import Line, read
 from render_pages import rendered
 
+from hfp.atomic import write_atomically
 from hfp.comparison.definition import Comparison
 from hfp.comparison.page import file_name
 from hfp.comparison.table import Row, Runs
-from hfp.results.atomic import write_atomically
 from hfp.results.charts import standalone
 from hfp.results.folder import told
 from paper_tables.lines import NOT_RUN

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from hfp.atomic import write_atomically
 from hfp.commands.inspect_file import say_written, show_pruned_file
 from hfp.commands.printing import print_json
 from hfp.errors import InputError, described, printable
@@ -17,7 +18,6 @@ from hfp.language.report import FolderReport
 from hfp.models.source import FullModel, full_model, images_of, imported, is_model
 from hfp.pruning.coupled import coupled_report
 from hfp.pruning.coupled_page import coupled_page
-from hfp.results.atomic import write_atomically
 from hfp.results.files import run_folder
 from hfp.results.load import full_model_alone, is_run
 from hfp.results.overview import run_overview

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from torch import nn
 
+from hfp.atomic import write_atomically
 from hfp.commands.printing import print_json
 from hfp.costs.macs import macs, parameters, state_bytes
 from hfp.errors import InputError, printable
@@ -23,7 +24,6 @@ from hfp.pruning.layer_picture import save_layer_picture
 from hfp.pruning.layers_report import LayerReport, layer_reports, tensor_reports
 from hfp.pruning.tables import shown
 from hfp.reconstruct import IndexMap, PrunedFile, TimmModel, compact_model, read_pruned
-from hfp.results.atomic import write_atomically
 from hfp.results.load import description_in, skeleton_in
 
 Costs = dict[str, tuple[float, float]]

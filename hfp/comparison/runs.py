@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from hfp.atomic import clear_unfinished, write_atomically
 from hfp.comparison.definition import Cell, Comparison
 from hfp.comparison.identity import REASONS, Identities, plain
 from hfp.comparison.workers import Lost, shared_out
@@ -23,7 +24,6 @@ from hfp.federation.experiment import Experiment
 from hfp.federation.records import Run
 from hfp.federation.rounds import Outcome
 from hfp.federation.threads import cores
-from hfp.results.atomic import clear_unfinished, write_atomically
 from hfp.results.checkpoint import load_checkpoint
 from hfp.results.files import LOCK, has_checkpoint
 from hfp.results.folder import locked, make_folder, told

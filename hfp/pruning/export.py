@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import os
-import uuid
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hfp.atomic import whole_file
 from hfp.errors import InputError, printable
 from hfp.layers.calling import buffers_kept, call, modes_kept, results
 
@@ -41,13 +40,9 @@ def export_onnx(model: nn.Module, inputs: Any, path: Path) -> float:
         model.eval()
         with torch.no_grad():
             expected = results(call(model, inputs))
-        unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-        try:
+        with whole_file(path) as unfinished:
             _export(model, inputs, unfinished)
             difference = _difference(unfinished, inputs, expected, path)
-            os.replace(unfinished, path)
-        finally:
-            unfinished.unlink(missing_ok=True)
     return difference
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from hfp.atomic import whole_file
 from hfp.errors import InputError
 from hfp.pruning.layers_report import LayerReport
 
@@ -17,6 +18,7 @@ def save_layer_picture(layers: Sequence[LayerReport], path: Path, title: str) ->
 
     Raises:
         InputError: matplotlib isn't installed.
+        OSError: the file can't be written. One that was there before is untouched then.
     """
     try:
         from matplotlib.figure import Figure
@@ -36,4 +38,5 @@ def save_layer_picture(layers: Sequence[LayerReport], path: Path, title: str) ->
     axes.set_xlabel("output channels")
     axes.set_title(title, fontsize=10)
     figure.legend(loc="outside upper right", ncols=2, fontsize=8)
-    figure.savefig(path, dpi=120)
+    with whole_file(path) as unfinished:
+        figure.savefig(unfinished, format="png", dpi=120)

@@ -19,12 +19,12 @@ from typing import Any
 
 from torch import Tensor
 
+from hfp.atomic import write_atomically
 from hfp.errors import InputError
 from hfp.federation.experiment import Experiment
 from hfp.federation.records import RoundRecord
 from hfp.federation.rounds import RunState
 from hfp.federation.setup import Federation
-from hfp.results.atomic import write_atomically
 from hfp.results.files import CHECKPOINT, PREVIOUS
 from hfp.results.tensor_file import read, to_bytes
 

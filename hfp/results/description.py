@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from hfp.atomic import write_atomically
 from hfp.errors import InputError
 from hfp.federation.experiment import GIVEN
 from hfp.federation.setup import Federation
@@ -20,7 +21,6 @@ from hfp.methods import Method, create_method
 from hfp.models import create_model, models
 from hfp.models.source import from_factory, is_factory, timm_model
 from hfp.reconstruct import TimmModel
-from hfp.results.atomic import write_atomically
 from hfp.results.files import DESCRIPTION
 from hfp.results.inputs import FLOAT, UINT8, ModelInput
 

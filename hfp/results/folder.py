@@ -14,11 +14,11 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from hfp.atomic import clear_unfinished, is_unfinished, write_atomically
 from hfp.errors import InputError
 from hfp.federation.experiment import Experiment
 from hfp.federation.records import RoundRecord
 from hfp.methods import State
-from hfp.results.atomic import clear_unfinished, is_unfinished, write_atomically
 from hfp.results.files import (
     CLIENTS,
     CONFIGURATION,

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hfp.atomic import whole_file
 from hfp.errors import InputError
 from hfp.federation.diagnostics import Diagnostics
 from hfp.federation.records import MEGABYTE, RoundRecord, Run, megabytes_so_far
@@ -25,7 +26,7 @@ def save_curves(run: Run, path: Path) -> None:
     """Draw the global model's accuracy against round and against megabytes moved, as a PNG at `path`.
 
     Raises:
-        InputError: matplotlib isn't installed.
+        InputError: matplotlib isn't installed, or the file can't be written.
     """
     figure = make_figure(10, 4)
     by_round, by_traffic = figure.subplots(1, 2, sharey=True)
@@ -51,14 +52,14 @@ def save_curves(run: Run, path: Path) -> None:
         fontsize=11,
         color=INK,
     )
-    figure.savefig(path, dpi=150)
+    _save(figure, path)
 
 
 def save_diagnostics(run: Run, path: Path) -> None:
     """Draw a run's diagnostics against round, as a PNG at `path`; rounds without replies have none.
 
     Raises:
-        InputError: matplotlib isn't installed.
+        InputError: matplotlib isn't installed, or the file can't be written.
     """
     measured = [(record.round, record.diagnostics) for record in run.history if record.diagnostics is not None]
     figure = make_figure(12, 6)
@@ -76,7 +77,7 @@ def save_diagnostics(run: Run, path: Path) -> None:
     for axes, (title, curves) in zip(panels, lines, strict=False):
         _draw(axes, title, [round for round, _ in measured], curves)
     _draw_coverage(panels[-1], measured)
-    figure.savefig(path, dpi=150)
+    _save(figure, path)
 
 
 def _draw(axes: Axes, title: str, rounds: Sequence[int], curves: Mapping[str, Sequence[float | None]]) -> None:
@@ -125,6 +126,15 @@ def make_figure(width: float, height: float) -> Any:
     except ImportError as error:
         raise InputError('matplotlib is missing; pip install "hfp[examples]"') from error
     return Figure(figsize=(width, height), layout="constrained")
+
+
+def _save(figure: Any, path: Path) -> None:
+    """Write a figure whole or not at all; a picture that was there before is untouched if that fails."""
+    try:
+        with whole_file(path) as unfinished:
+            figure.savefig(unfinished, format="png", dpi=150)
+    except OSError as error:
+        raise InputError(f"{path} can't be written: {error.strerror or error}") from error
 
 
 def _label_rounds(axes: Axes) -> None:

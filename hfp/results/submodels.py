@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from hfp.atomic import write_atomically
 from hfp.errors import InputError
 from hfp.federation.exchange import Plans
 from hfp.federation.setup import Federation
 from hfp.methods import ServerState, Update
 from hfp.reconstruct import Coupling, IndexMap, MapError, Plan, Pruned, compact_model, save_pruned
-from hfp.results.atomic import write_atomically
 from hfp.results.description import ModelDescription, read_json
 from hfp.results.files import CLIENTS, PLANS
 from hfp.training.batch_norm import has_statistics

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from hfp.atomic import write_atomically
 from hfp.reconstruct.errors import MapError
 from hfp.reconstruct.files.checksum import with_checksum
 from hfp.reconstruct.files.document import TensorEntry
@@ -29,14 +28,11 @@ def write_whole(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str
     Raises:
         OSError: the file can't be written. One that was there before is untouched then.
     """
-    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        unfinished.write_bytes(with_checksum(save(dict(tensors), metadata=dict(metadata))))
-        os.replace(unfinished, path)
+        content = with_checksum(save(dict(tensors), metadata=dict(metadata)))
     except SafetensorError as error:
         raise OSError(f"{path} can't be written: {error}") from error
-    finally:
-        unfinished.unlink(missing_ok=True)
+    write_atomically(path, content)
 
 
 @contextmanager

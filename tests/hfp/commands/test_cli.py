@@ -8,7 +8,6 @@ from safetensors import safe_open
 from hfp.commands.cli import COMMANDS, main
 from hfp.federation.rounds import Course
 from hfp.models import create_model
-from hfp.results.atomic import write_atomically
 from hfp.results.folder import read_configuration
 
 QUICK = ["--train-images", "60", "--clients", "3", "--rounds", "2", "--option", "warmup=1"]
@@ -135,13 +134,3 @@ def test_every_command_has_help(command, capsys):
     with pytest.raises(SystemExit, match="0"):
         main([command, "--help"])
     assert f"usage: hfp {command}" in capsys.readouterr().out
-
-
-def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
-    path = tmp_path / "config.json"
-    write_atomically(path, b"old")
-    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
-        write_atomically(path, b"new")
-    assert [file.name for file in tmp_path.iterdir()] == ["config.json"]
-    assert path.read_bytes() == b"old"

@@ -16,7 +16,6 @@ from hfp.commands.cli import main
 from hfp.federation.records import DROPPED, ClientRecord, RoundRecord
 from hfp.federation.rounds import Course
 from hfp.federation.setup import set_up
-from hfp.results.atomic import clear_unfinished
 from hfp.results.checkpoint import load_checkpoint
 from hfp.results.folder import RunFolder, locked
 from hfp.results.keeping import RunFiles
@@ -181,20 +180,10 @@ def test_a_folder_that_is_read_only_is_one_line(tmp_path, monkeypatch, capsys):
     def denied(*_):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-    monkeypatch.setattr("hfp.results.atomic.os.replace", denied)
+    monkeypatch.setattr("hfp.atomic.os.replace", denied)
     assert "config.json can't be written: Read-only file system" in refused(
         capsys, *WORDS, "--out", str(tmp_path / "o")
     )
-
-
-def test_what_interrupted_writes_left_is_cleared_away_also_in_folders(tmp_path):
-    (tmp_path / "run" / "clients").mkdir(parents=True)
-    strays = [tmp_path / "run" / f".{name}.{32 * 'a'}.tmp" for name in ("global.safetensors", "clients/x")]
-    strays[1] = tmp_path / "run" / "clients" / f".client-0.safetensors.{32 * 'b'}.tmp"
-    for stray in strays:
-        stray.write_bytes(b"half")
-    clear_unfinished(tmp_path / "run")
-    assert [path.name for path in (tmp_path / "run").rglob("*")] == ["clients"]
 
 
 def test_the_same_run_has_the_same_bytes_in_another_process(tmp_path):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from hfp.errors import InputError
 from hfp.federation.diagnostics import Diagnostics
 from hfp.federation.experiment import Experiment
 from hfp.federation.records import ClientRecord, Cost, RoundRecord, Run
@@ -103,3 +105,20 @@ def test_many_shares_are_told_by_the_least_and_the_greatest(drawn: list[Any], tm
     many = dataclasses.replace(run, history=(dataclasses.replace(run.history[0], clients=clients),))
     save_curves(many, tmp_path / "curves.png")
     assert drawn[0].get_suptitle().endswith("removed 10% to 80%")
+
+
+@pytest.mark.parametrize("save", [save_curves, save_diagnostics])
+def test_a_picture_that_fails_half_way_leaves_the_old_one_and_nothing_else(
+    save: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def half(_: Any, target: Path, **__: Any) -> None:
+        target.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    run, path = run_of([10.0], diagnostics=diagnostics()), tmp_path / "run.png"
+    save(run, path)
+    before = path.read_bytes()
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", half)
+    with pytest.raises(InputError, match=r"run.png can't be written: No space left"):
+        save(run, path)
+    assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("run.png", before)]

@@ -1,0 +1,74 @@
+"""Files are written whole or not at all, and what an interruption leaves of them is cleared away."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+_UNFINISHED = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
+
+
+@contextlib.contextmanager
+def whole_file(path: Path, before_rename: Callable[[Path], None] = lambda _: None) -> Iterator[Path]:
+    """Give a temporary file beside `path` to write to; it becomes `path` if the block ends well, else it is removed.
+
+    Args:
+        path: the file to write; one that is there is replaced in one step.
+        before_rename: is called with the temporary file once its content is on the disk.
+
+    Raises:
+        OSError: the file can't be written. One that was there before is untouched then.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> with whole_file(folder / "notes.txt") as unfinished:
+    ...     written = unfinished.write_text("all of it")
+    >>> [file.name for file in folder.iterdir()]
+    ['notes.txt']
+    """
+    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        yield unfinished
+        with open(unfinished, "rb+") as file:
+            os.fsync(file.fileno())
+        before_rename(unfinished)
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    _sync(path.parent)
+
+
+def write_atomically(path: Path, content: bytes, before_rename: Callable[[Path], None] = lambda _: None) -> None:
+    """Write bytes as `whole_file` does.
+
+    Raises:
+        OSError: the file can't be written. One that was there before is untouched then.
+    """
+    with whole_file(path, before_rename) as unfinished:
+        unfinished.write_bytes(content)
+
+
+def is_unfinished(path: Path) -> bool:
+    """Whether a file is what an interrupted `whole_file` left."""
+    return _UNFINISHED.fullmatch(path.name) is not None
+
+
+def clear_unfinished(folder: Path) -> None:
+    """Remove what interrupted writes left in a folder, and in the folders in it, that nobody else writes to."""
+    for path in folder.rglob(".*.tmp"):
+        if is_unfinished(path):
+            path.unlink(missing_ok=True)
+
+
+def _sync(folder: Path) -> None:
+    """Have a rename on the disk; not every system can, and none needs it for the file to be whole."""
+    with contextlib.suppress(OSError):
+        place = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(place)
+        finally:
+            os.close(place)
