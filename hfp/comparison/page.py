@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from jinja2 import Environment, PackageLoader
-
 from hfp.comparison.definition import Comparison
 from hfp.comparison.table import LAST, Row, Runs, cells_of, curves, grouped, headings
 from hfp.federation.experiment import Experiment
 from hfp.methods import methods
+from hfp.pages import page_from
 from hfp.results.charts import LIGHT, STROKES, Line, line_chart, standalone, variables
 
 _OF_A_METHOD = {"method", "options", "batch_norm"}
@@ -18,13 +17,13 @@ _OF_A_METHOD = {"method", "options", "batch_norm"}
 
 
 def page(comparison: Comparison, runs: Runs, rows: Sequence[Row]) -> str:
-    """Make the whole page from the template `page.html.jinja`.
+    """Make the whole page from the template `comparison/page.html.jinja`.
 
     Raises:
         InputError: matplotlib isn't installed.
     """
-    environment = Environment(loader=PackageLoader("hfp.comparison", ""), autoescape=True, trim_blocks=True)
-    return environment.get_template("page.html.jinja").render(
+    return page_from(
+        "comparison/page.html.jinja",
         title=_title(comparison),
         about=_about(comparison),
         variables=variables(),

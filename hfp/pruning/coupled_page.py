@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jinja2 import Environment, PackageLoader
-
 from hfp.errors import listed
+from hfp.pages import page_from
 from hfp.pruning.coupled import CoupledReport, GroupReport, Layer
 from hfp.pruning.layers_report import LayerReport
 
@@ -48,7 +47,7 @@ class Lane:
 
 
 def coupled_page(report: CoupledReport, pruned: Sequence[LayerReport] = ()) -> str:
-    """Make the whole page from the template `coupled_page.html.jinja`.
+    """Make the whole page from the template `pruning/coupled_page.html.jinja`.
 
     Args:
         report: what is coupled in the full model.
@@ -61,8 +60,8 @@ def coupled_page(report: CoupledReport, pruned: Sequence[LayerReport] = ()) -> s
     labels = {layer.name: label(layer, left.get(layer.name)) for layer in report.layers}
     longest = max((sum(map(len, parts)) for parts in labels.values()), default=0)
     text = width + 12
-    environment = Environment(loader=PackageLoader("hfp.pruning", ""), autoescape=True, trim_blocks=True)
-    return environment.get_template("coupled_page.html.jinja").render(
+    return page_from(
+        "pruning/coupled_page.html.jinja",
         report=report,
         lanes=lanes,
         colour_of={lane.group.name: lane.colour for lane in lanes},

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader
 from PIL import Image
 
 from hfp.errors import InputError
 from hfp.federation.records import IN_TIME, LOST, megabytes_in
+from hfp.pages import page_from
 from hfp.results.charts import LIGHT, Line, line_chart, variables
 from hfp.results.files import METRICS
 from hfp.results.load import read_history
@@ -33,7 +33,7 @@ History = Sequence[Mapping[str, Any]]
 
 
 def run_page(folder: Path) -> str:
-    """Make the whole page from the template `page.html.jinja`.
+    """Make the whole page from the template `results/page.html.jinja`.
 
     Args:
         folder: a run's folder with at least one finished round.
@@ -42,9 +42,9 @@ def run_page(folder: Path) -> str:
         InputError: the folder is not a run's, a file in it is damaged, or matplotlib isn't installed.
     """
     about, history = run_overview(folder), read_history(folder / METRICS)
-    environment = Environment(loader=PackageLoader("hfp.results", ""), autoescape=True, trim_blocks=True)
     try:
-        return environment.get_template("page.html.jinja").render(
+        return page_from(
+            "results/page.html.jinja",
             about=about,
             variables=variables(),
             colours=len(LIGHT),
