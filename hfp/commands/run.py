@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
             start = _new(arguments)
             federation = set_up(start.experiment)
             use_threads(arguments.threads, federation)
-            fleet = held.enter_context(fleet_of(federation, arguments.jobs))
+            fleet = held.enter_context(fleet_of(federation, _jobs(arguments, start)))
             held.enter_context(start.folder.taken())  # nothing is made before it is known that the run can begin
         else:
             folder = _interrupted_run(arguments.resume)
@@ -55,8 +55,9 @@ def run(arguments: argparse.Namespace) -> int:
             if start.checkpoint is not None:
                 start.checkpoint.check(start.experiment, federation)
             use_threads(start.threads if arguments.threads is None else arguments.threads, federation)
-            fleet = held.enter_context(fleet_of(federation, arguments.jobs))
-        workers = arguments.jobs if arguments.jobs > 1 else 0
+            fleet = held.enter_context(fleet_of(federation, _jobs(arguments, start)))
+        jobs = _jobs(arguments, start)
+        workers = jobs if jobs > 1 else 0
         start.folder.configure(start.experiment, {"threads": torch.get_num_threads(), "workers": workers})
         return _follow(federation, fleet, start, arguments, console)
 
@@ -69,6 +70,11 @@ class _Start:
     folder: RunFolder
     checkpoint: Checkpoint | None = None
     threads: int | None = None
+
+
+def _jobs(arguments: argparse.Namespace, start: _Start) -> int:
+    """How many clients train at once, which are at most all of them."""
+    return min(arguments.jobs, start.experiment.clients)
 
 
 def _new(arguments: argparse.Namespace) -> _Start:
@@ -110,7 +116,7 @@ def _follow(
     """Run the rounds that are left, and report."""
     folder, rounds = start.folder, start.experiment.rounds
     models = ModelFiles(folder.path, save_clients=arguments.save_clients)
-    files, display = RunFiles(folder, arguments.checkpoint, start.checkpoint), Display(console, arguments.jobs)
+    files, display = RunFiles(folder, arguments.checkpoint, start.checkpoint), Display(console, _jobs(arguments, start))
     observers = [models, files, display, *_trackers(folder.path, arguments)]
     course = Course(federation, fleet, start.checkpoint.run_state if start.checkpoint else None, observers)
     ended, to_go_on = 0, f"to go on: hfp run --resume {shlex.quote(str(folder.path))}"

@@ -356,7 +356,7 @@ class Experiment:
         group="devices",
     )
     rounds: int = setting(
-        30, "The run lasts this many rounds.", within="[1, inf)", unit="rounds", group="training",
+        30, "The run lasts this many rounds.", within="[1, 1000000]", unit="rounds", group="training",
         aliases=("num-rounds",),
     )  # fmt: skip
     patience: int = setting(

@@ -7,8 +7,7 @@ import os
 import torch
 
 from hfp.costs.macs import macs
-from hfp.errors import InputError
-from hfp.federation.experiment import MOST_THREADS
+from hfp.federation.jobs.check import check_threads
 from hfp.federation.setup import Federation
 
 SMALL_STEP = 50_000_000  # multiply-accumulates of a forward batch below which threads wait more than they work
@@ -20,8 +19,8 @@ def use_threads(threads: int | None, federation: Federation) -> None:
     Raises:
         InputError: the number is below 1, or above `MOST_THREADS`.
     """
-    if threads is not None and not 1 <= threads <= MOST_THREADS:
-        raise InputError(f"threads must be between 1 and {MOST_THREADS}; found {threads}")
+    if threads is not None:
+        check_threads(threads)
     if threads is not None or _step_work(federation) < SMALL_STEP:
         torch.set_num_threads(threads or 1)
 

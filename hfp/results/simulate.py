@@ -46,7 +46,7 @@ def simulate(
         checkpoint: the run's state is saved in the folder after every so many rounds; with 0 it is never saved.
         progress: show rounds as they end, on standard error or below a notebook's cell.
         jobs: this many clients train at once on the processor, each in a process of its own; with 1 all train in this
-            process. Results are the same to the last bit.
+            process. No more processes are started than there are clients. Results are the same to the last bit.
 
     Returns:
         The finished run, with all rounds of its history.
@@ -61,6 +61,7 @@ def simulate(
     1
     """
     check_jobs(jobs, experiment.device)
+    jobs = min(jobs, experiment.clients)
     shown = [Display(Console(stderr=True, highlight=False), jobs)] if progress else []
     _check(observers)
     told = [*observers, *shown, *([_Calls(on_round)] if on_round is not None else [])]

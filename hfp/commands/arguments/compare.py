@@ -47,8 +47,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--jobs",
         type=int,
         metavar="N",
-        help="This many runs go on at once, and each trains its clients one after the other. [default: one per core on "
-        "the processor; at least 1]",
+        help="This many runs go on at once, at most all of them, and each trains its clients one after the other. "
+        "[default: one per core on the processor; at least 1]",
     )
     groups["output"].add_argument(
         "--out",

@@ -8,7 +8,8 @@ from pathlib import Path
 from hfp.commands.arguments.checkpoint import add_checkpoint, check_checkpoint
 from hfp.commands.arguments.settings import add_settings, check_given
 from hfp.errors import InputError
-from hfp.federation.jobs.check import check_jobs
+from hfp.federation.experiment import MOST_THREADS
+from hfp.federation.jobs.check import check_jobs, check_threads
 from hfp.results.files import CONFIGURATION, has_checkpoint
 
 
@@ -20,7 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=int,
         metavar="N",
         help="A client is trained with this many threads of the processor. [default: one for small models, else "
-        "PyTorch's number; at least 1]",
+        f"PyTorch's number; from 1 to {MOST_THREADS}]",
     )
     groups["devices"].add_argument(
         "--jobs",
@@ -28,7 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default=1,
         metavar="N",
         help="On the processor this many clients train at once, each in a process of its own; results are the same. "
-        "[default: 1; at least 1]",
+        "No more processes are started than there are clients. [default: 1; at least 1]",
     )
     output = groups["output"]
     output.add_argument(
@@ -72,8 +73,8 @@ def check(arguments: argparse.Namespace) -> None:
         InputError: a value is of another kind, outside its range, or a name that isn't known.
     """
     check_given(arguments)
-    if arguments.threads is not None and arguments.threads < 1:
-        raise InputError(f"threads must be at least 1; found {arguments.threads}")
+    if arguments.threads is not None:
+        check_threads(arguments.threads)
     check_jobs(arguments.jobs, arguments.device or "cpu")
     check_checkpoint(arguments)
     if arguments.resume is not None and arguments.out is not None:

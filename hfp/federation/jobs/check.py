@@ -1,4 +1,4 @@
-"""Refuses numbers of jobs that can't be used, before torch is loaded."""
+"""Refuses numbers of jobs and threads that can't be used, before torch is loaded."""
 
 from __future__ import annotations
 
@@ -6,6 +6,17 @@ import os
 import sys
 
 from hfp.errors import InputError
+from hfp.federation.experiment import MOST_THREADS
+
+
+def check_threads(threads: int) -> None:
+    """Refuse a number of threads that no machine computes one step with.
+
+    Raises:
+        InputError: it is below 1, or above `MOST_THREADS`.
+    """
+    if not 1 <= threads <= MOST_THREADS:
+        raise InputError(f"threads must be between 1 and {MOST_THREADS}; found {threads}")
 
 
 def check_jobs(jobs: int, device: str) -> None:

@@ -37,6 +37,7 @@ ANSWERS = [
     ["run", "--method", "ca-hfp-paper", "--option", "ebss=true"],
     ["run", "--method", "fedavg", "--option", "lr=2"],
     ["run", "--threads", "0"],
+    ["run", "--threads", "1025"],
     ["compare", "--option", "fjord.temprature=2"],
     ["compare", "--methods", "fedavgg"],
     ["compare", "--option", "fedproxx.mu=1"],

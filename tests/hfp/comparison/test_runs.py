@@ -138,6 +138,12 @@ def test_one_process_a_core_but_not_on_a_gpu(monkeypatch):
     assert default_jobs(cells) == 1
 
 
+def test_no_more_runs_go_on_at_once_than_there_are(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("hfp.commands.compare.run_missing", lambda *_: [])
+    main([*WORDS, "--methods", "fedavg", "--seeds", "3", "--jobs", "1000000", "--out", str(tmp_path / "out")])
+    assert "3 runs of 1 variants, 0 done; 3 at a time" in " ".join(capsys.readouterr().out.split())
+
+
 def test_the_command_writes_a_table_and_a_page(tmp_path, capsys):
     out = tmp_path / "out"
     words = [*WORDS, "--methods", "ca-hfp,fedavg", "--option", "ca-hfp.warmup=1", "--seeds", "2", "--out", str(out)]

@@ -183,6 +183,26 @@ def test_jobs_that_cannot_be_used_are_refused(jobs: int, device: str, line: str,
         hfp.simulate(hfp.Experiment(device=device, **SMALL), jobs=jobs)
 
 
+def test_no_more_processes_are_started_than_there_are_clients(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    started = []
+
+    def counted(federation: Any, jobs: int) -> Any:
+        started.append(jobs)
+        return fleet_of(federation, 1)
+
+    monkeypatch.setattr("hfp.commands.run.fleet_of", counted)
+    monkeypatch.setattr("hfp.results.simulate.fleet_of", counted)
+    once = {"method": "fedavg", **SMALL, "clients": 2, "rounds": 1}
+    hfp.simulate(hfp.Experiment(**once), jobs=1_000_000)
+    words = ["--method", "fedavg", "--train-images", "80", "--clients", "3", "--rounds", "1", "--head-start", "1"]
+    assert main(["run", *words, "--jobs", "1000000", "--out", str(tmp_path / "run")]) == 0
+    assert started == [2, 3]
+    assert "3 jobs of" in capsys.readouterr().out
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["machine"]["workers"] == 3
+
+
 def test_the_first_lines_tell_jobs_and_threads_that_are_more_than_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hfp.results.beginning.cores", lambda: 8)
     federation = set_up(hfp.Experiment(method="fedavg", **SMALL))
