@@ -714,81 +714,95 @@ def _ultralytics(name: str) -> Case:
     return Case(YOLO(f"{name}.yaml", verbose=False).model, _noise(2, 3, 64, 64))
 
 
-def _diffusion() -> Iterator[tuple[str, Make]]:
-    noise, steps = partial(_noise, 2, 4, 8, 8), torch.tensor([1, 5])
-    context = partial(_noise, 2, 6, 16)
-    blocks: dict[str, Any] = {
-        "block_out_channels": (16, 32), "layers_per_block": 1, "norm_num_groups": 4, "sample_size": 8,
-    }  # fmt: skip
+STEPS, TIMES = torch.tensor([1, 5]), torch.tensor([0.1, 0.5])
+IMAGE, LATENT, CONTEXT = (2, 3, 16, 16), (2, 4, 8, 8), (2, 6, 16)
+STEP_OF_LATENT = {"hidden_states": LATENT, "timestep": STEPS}
+STEP_IN_CONTEXT = {**STEP_OF_LATENT, "encoder_hidden_states": CONTEXT}
+BLOCKS: dict[str, Any] = {
+    "block_out_channels": (16, 32), "layers_per_block": 1, "norm_num_groups": 4, "sample_size": 16,
+}  # fmt: skip
+CODER = {
+    **BLOCKS, "down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2,
+    "latent_channels": 4,
+}  # fmt: skip
+HEADS = {"attention_head_dim": 8, "num_attention_heads": 4}
+TOKENS = {"sample_size": 8, "in_channels": 4, "num_layers": 2, **HEADS}
+DIFFUSION: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "UNet2DModel": (
+        {**BLOCKS, "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
+         "up_block_types": ("AttnUpBlock2D", "UpBlock2D"), "attention_head_dim": 8},
+        {"sample": IMAGE, "timestep": STEPS},
+    ),
+    "UNet2DConditionModel": (
+        {**BLOCKS, "sample_size": 8, "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+         "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"), "cross_attention_dim": 16, "attention_head_dim": 4},
+        {"sample": LATENT, "timestep": STEPS, "encoder_hidden_states": CONTEXT},
+    ),
+    "UNet1DModel": (
+        {"sample_size": 32, "block_out_channels": (32, 32), "down_block_types": ("DownBlock1DNoSkip", "DownBlock1D"),
+         "up_block_types": ("UpBlock1D", "UpBlock1DNoSkip"), "extra_in_channels": 64, "in_channels": 2,
+         "out_channels": 2},
+        {"sample": (2, 2, 32), "timestep": STEPS},
+    ),
+    "AutoencoderKL": (CODER, {"sample": IMAGE}),
+    "AutoencoderTiny": (
+        {"latent_channels": 4, "encoder_block_out_channels": (16, 16), "decoder_block_out_channels": (16, 16),
+         "num_encoder_blocks": (1, 1), "num_decoder_blocks": (1, 1)},
+        {"sample": IMAGE},
+    ),
+    "AutoencoderDC": (
+        {"latent_channels": 4, "encoder_block_types": ("ResBlock", "EfficientViTBlock"),
+         "decoder_block_types": ("ResBlock", "EfficientViTBlock"), "encoder_block_out_channels": (16, 32),
+         "decoder_block_out_channels": (16, 32), "attention_head_dim": 8, "encoder_layers_per_block": (1, 1),
+         "decoder_layers_per_block": (1, 1), "encoder_qkv_multiscales": ((), (3,)),
+         "decoder_qkv_multiscales": ((), (3,)), "decoder_norm_types": "rms_norm", "decoder_act_fns": "silu"},
+        {"sample": IMAGE},
+    ),
+    "VQModel": ({**CODER, "num_vq_embeddings": 16}, {"sample": IMAGE}),
+    "DiTTransformer2DModel": (
+        {**TOKENS, "patch_size": 2, "num_embeds_ada_norm": 10},
+        {**STEP_OF_LATENT, "class_labels": torch.tensor([0, 3])},
+    ),
+    "Transformer2DModel": (
+        {**TOKENS, "cross_attention_dim": 16, "norm_num_groups": 4},
+        {"hidden_states": LATENT, "encoder_hidden_states": CONTEXT},
+    ),
+    "PixArtTransformer2DModel": (
+        {**TOKENS, "patch_size": 2, "cross_attention_dim": 32, "caption_channels": 16, "out_channels": 8,
+         "use_additional_conditions": False},
+        {**STEP_IN_CONTEXT, "added_cond_kwargs": {"resolution": None, "aspect_ratio": None}},
+    ),
+    "SD3Transformer2DModel": (
+        {**TOKENS, "patch_size": 2, "joint_attention_dim": 16, "caption_projection_dim": 32,
+         "pooled_projection_dim": 16, "out_channels": 4},
+        {**STEP_IN_CONTEXT, "pooled_projections": (2, 16)},
+    ),
+    "FluxTransformer2DModel": (
+        {"in_channels": 4, "num_layers": 1, "num_single_layers": 1, **HEADS, "joint_attention_dim": 16,
+         "pooled_projection_dim": 16, "axes_dims_rope": (2, 2, 4)},
+        {"hidden_states": (2, 16, 4), "timestep": TIMES, "encoder_hidden_states": CONTEXT,
+         "pooled_projections": (2, 16), "img_ids": torch.zeros(16, 3), "txt_ids": torch.zeros(6, 3)},
+    ),
+    "SanaTransformer2DModel": (
+        {**TOKENS, "out_channels": 4, "num_cross_attention_heads": 4, "cross_attention_head_dim": 8,
+         "cross_attention_dim": 32, "caption_channels": 16},
+        STEP_IN_CONTEXT,
+    ),
+    "AuraFlowTransformer2DModel": (
+        {"sample_size": 8, "in_channels": 4, "num_mmdit_layers": 1, "num_single_dit_layers": 1, **HEADS,
+         "joint_attention_dim": 16, "caption_projection_dim": 32, "out_channels": 4, "pos_embed_max_size": 64},
+        {**STEP_IN_CONTEXT, "timestep": TIMES},
+    ),
+}  # fmt: skip
+"""Class of diffusers -> what it is made with, and what it is called with: a shape stands for noise of this shape."""
 
-    def made(name: str, inputs: Callable[[], Any], **changes: Any) -> tuple[str, Make]:
-        def make() -> Case:
-            import diffusers
 
-            return Case(getattr(diffusers, name)(**changes), inputs())
+def _diffusion(name: str) -> Case:
+    import diffusers
 
-        return name, make
-
-    plain = {"return_dict": False}
-    tokens = {"sample_size": 8, "in_channels": 4, "num_layers": 2, "attention_head_dim": 8, "num_attention_heads": 4}
-    # fmt: off
-    yield made("UNet2DModel", lambda: {"sample": _noise(2, 3, 16, 16), "timestep": steps, **plain},
-               **{**blocks, "sample_size": 16}, down_block_types=("DownBlock2D", "AttnDownBlock2D"),
-               up_block_types=("AttnUpBlock2D", "UpBlock2D"), attention_head_dim=8)
-    yield made("UNet2DConditionModel",
-               lambda: {"sample": noise(), "timestep": steps, "encoder_hidden_states": context(), **plain}, **blocks,
-               down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-               up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), cross_attention_dim=16, attention_head_dim=4)
-    yield made("UNet1DModel", lambda: {"sample": _noise(2, 2, 32), "timestep": steps, **plain}, sample_size=32,
-               block_out_channels=(32, 32), down_block_types=("DownBlock1DNoSkip", "DownBlock1D"),
-               up_block_types=("UpBlock1D", "UpBlock1DNoSkip"), extra_in_channels=64, in_channels=2, out_channels=2)
-    yield made("AutoencoderKL", lambda: {"sample": _noise(2, 3, 16, 16), **plain}, **{**blocks, "sample_size": 16},
-               down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
-               latent_channels=4)
-    yield made("AutoencoderTiny", lambda: {"sample": _noise(2, 3, 16, 16), **plain}, latent_channels=4,
-               encoder_block_out_channels=(16, 16), decoder_block_out_channels=(16, 16),
-               num_encoder_blocks=(1, 1), num_decoder_blocks=(1, 1))
-    yield made("AutoencoderDC", lambda: {"sample": _noise(2, 3, 16, 16), **plain}, latent_channels=4,
-               encoder_block_types=("ResBlock", "EfficientViTBlock"),
-               decoder_block_types=("ResBlock", "EfficientViTBlock"),
-               encoder_block_out_channels=(16, 32), decoder_block_out_channels=(16, 32), attention_head_dim=8,
-               encoder_layers_per_block=(1, 1), decoder_layers_per_block=(1, 1), encoder_qkv_multiscales=((), (3,)),
-               decoder_qkv_multiscales=((), (3,)), decoder_norm_types="rms_norm", decoder_act_fns="silu")
-    yield made("VQModel", lambda: {"sample": _noise(2, 3, 16, 16), **plain}, **{**blocks, "sample_size": 16},
-               down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
-               latent_channels=4, num_vq_embeddings=16)
-    yield made("DiTTransformer2DModel",
-               lambda: {"hidden_states": noise(), "timestep": steps, "class_labels": torch.tensor([0, 3]), **plain},
-               **tokens, patch_size=2, num_embeds_ada_norm=10)
-    yield made("Transformer2DModel", lambda: {"hidden_states": noise(), "encoder_hidden_states": context(), **plain},
-               **tokens, cross_attention_dim=16, norm_num_groups=4)
-    yield made("PixArtTransformer2DModel",
-               lambda: {"hidden_states": noise(), "timestep": steps, "encoder_hidden_states": context(),
-                        "added_cond_kwargs": {"resolution": None, "aspect_ratio": None}, **plain},
-               **tokens, patch_size=2, cross_attention_dim=32, caption_channels=16, out_channels=8,
-               use_additional_conditions=False)
-    yield made("SD3Transformer2DModel",
-               lambda: {"hidden_states": noise(), "timestep": steps, "encoder_hidden_states": context(),
-                        "pooled_projections": _noise(2, 16), **plain},
-               **tokens, patch_size=2, joint_attention_dim=16, caption_projection_dim=32, pooled_projection_dim=16,
-               out_channels=4)
-    yield made("FluxTransformer2DModel",
-               lambda: {"hidden_states": _noise(2, 16, 4), "timestep": torch.tensor([0.1, 0.5]),
-                        "encoder_hidden_states": context(), "pooled_projections": _noise(2, 16),
-                        "img_ids": torch.zeros(16, 3), "txt_ids": torch.zeros(6, 3), **plain},
-               in_channels=4, num_layers=1, num_single_layers=1, attention_head_dim=8, num_attention_heads=4,
-               joint_attention_dim=16, pooled_projection_dim=16, axes_dims_rope=(2, 2, 4))
-    yield made("SanaTransformer2DModel",
-               lambda: {"hidden_states": noise(), "timestep": steps, "encoder_hidden_states": context(), **plain},
-               in_channels=4, out_channels=4, num_layers=2, attention_head_dim=8, num_attention_heads=4, sample_size=8,
-               num_cross_attention_heads=4, cross_attention_head_dim=8, cross_attention_dim=32, caption_channels=16)
-    yield made("AuraFlowTransformer2DModel",
-               lambda: {"hidden_states": noise(), "timestep": torch.tensor([0.1, 0.5]),
-                        "encoder_hidden_states": context(), **plain},
-               sample_size=8, in_channels=4, num_mmdit_layers=1, num_single_dit_layers=1, attention_head_dim=8,
-               num_attention_heads=4, joint_attention_dim=16, caption_projection_dim=32, out_channels=4,
-               pos_embed_max_size=64)
-    # fmt: on
+    settings, inputs = DIFFUSION[name]
+    given = {key: _noise(*value) if isinstance(value, tuple) else value for key, value in inputs.items()}
+    return Case(getattr(diffusers, name)(**settings), {**given, "return_dict": False})
 
 
 def _masks(name: str) -> Case:
@@ -811,7 +825,7 @@ def catalogue() -> dict[str, Make]:
         "torchvision": _vision(),
         "timm": ((name, partial(_timm, name)) for name in TIMM),
         "ultralytics": ((name, partial(_ultralytics, name)) for name in yolo),
-        "diffusers": _diffusion(),
+        "diffusers": ((name, partial(_diffusion, name)) for name in DIFFUSION),
         "segmentation-models-pytorch": ((name, partial(_masks, name)) for name in masks),
     }
     return {f"{package}/{name}": make for package, made in packages.items() for name, make in made}
