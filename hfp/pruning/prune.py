@@ -1,32 +1,29 @@
-"""Prune a model to a budget in one call: check the request, plan and apply step by step, report."""
+"""Prune a model to a budget in one call: check the request, go its steps, report."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hfp.costs.macs import latencies
-from hfp.errors import InputError, described
-from hfp.importance import CriterionError
+from hfp.errors import InputError
 from hfp.pruning.budget import Budget
 from hfp.pruning.collector import only_new_objects
 from hfp.pruning.layers_report import layer_reports, unrounded
 from hfp.pruning.own_copy import own_copy
 from hfp.pruning.part import Part, check_whole, part_of
-from hfp.pruning.planning import Goal, Step, planned
 from hfp.pruning.progress import told
-from hfp.pruning.repair import AUTO, RepairReport, checked_kinds
-from hfp.pruning.repair import repair as repaired
+from hfp.pruning.repair import AUTO, checked_kinds
 from hfp.pruning.repair.apply import usual_kinds, written_by_repairs
 from hfp.pruning.report import PruneReport
 from hfp.pruning.request import Importance, PruneRequest, check_model, layer_names, repeatable
 from hfp.pruning.result import PruneResult
 from hfp.pruning.schedule import RankingRules
-from hfp.reconstruct import IndexMap, compact_model
+from hfp.pruning.stepping import State, stepped
+from hfp.reconstruct import compact_model
 
 
 def prune(
@@ -111,42 +108,10 @@ def prune(
         )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class _State:
-    """How far pruning is.
-
-    Args:
-        full: the full model.
-        index_map: the place of what is left in the full model.
-        costs: what is left of its costs, by name.
-        left: the share of the coupled groups' channels that is left.
-        repairs: what the last step's repairs did.
-        first: the first step's plan.
-        last: the last step's plan.
-    """
-
-    full: nn.Module
-    index_map: IndexMap
-    costs: Mapping[str, float]
-    left: float = 1.0
-    repairs: tuple[RepairReport, ...] = ()
-    first: Step | None = None
-    last: Step | None = None
-
-    @property
-    def model(self) -> nn.Module:
-        """What is left."""
-        return self.full if self.last is None else self.last.compact
-
-
 def _pruned(model: nn.Module, request: PruneRequest) -> PruneResult:
     own, hooked = own_copy(model)
     part, full = _started(own, hooked, request)
-    state = _State(own, IndexMap.identity(model), full)
-    for step in range(1, request.steps + 1):
-        sizes = {} if state.first is None else state.first.coupling.sizes
-        goal = Goal(own, full, part, request.budget.part(step, request.steps), sizes)
-        state = _step(state, model if step == 1 else state.model, goal, _stepped(request, step))
+    state = stepped(model, own, part, full, request)
     check_whole(part, own, state.index_map, request.inputs)
     compact = compact_model(model, state.index_map, _written(model, state))
     costs = _costs(own, state, full, part, request)
@@ -154,7 +119,7 @@ def _pruned(model: nn.Module, request: PruneRequest) -> PruneResult:
 
 
 def _started(own: nn.Module, hooked: tuple[str, ...], request: PruneRequest) -> tuple[Part, dict[str, float]]:
-    """What is pruned and what it costs.
+    """Find what is pruned and what it costs.
 
     Raises:
         InputError: the model does not run on the inputs, or it has no such part.
@@ -171,49 +136,8 @@ def _started(own: nn.Module, hooked: tuple[str, ...], request: PruneRequest) -> 
         ) from error
 
 
-def _stepped(request: PruneRequest, step: int) -> PruneRequest:
-    """The request of one step, which tells which step it is."""
-    if request.steps == 1:
-        return request
-    return replace(request, tell=lambda text: request.tell(f"step {step} of {request.steps}: {text}"))
-
-
-def _step(state: _State, shown: nn.Module, goal: Goal, request: PruneRequest) -> _State:
-    """Plan one step, apply it and repair what is left."""
-    if state.first is not None and hasattr(request.importance, "reset"):
-        request.importance.reset()  # what it knows is of a larger model
-    step = planned(state.model, shown, state.costs, goal, request)
-    total = state.index_map.then(step.coupling.index_map(step.plan))
-    repairs = state.repairs
-    costs: Mapping[str, float] = goal.part.inside(step.coupling.costs(step.plan.kept))
-    if request.repair:
-        request.tell("repairing")
-        repairs = _repairs(goal.model, step.compact, total, request)
-    if request.repair or not step.coupling.counts:
-        costs = goal.part.costs(step.compact)
-    return replace(
-        state, index_map=total, costs=costs, left=state.left * (1 - step.plan.ratio), repairs=repairs,
-        first=state.first or step, last=step,
-    )  # fmt: skip
-
-
-def _repairs(
-    full: nn.Module, compact: nn.Module, index_map: IndexMap, request: PruneRequest
-) -> tuple[RepairReport, ...]:
-    """The repairs that are asked for; a failure of those that nobody asked for says how to go without."""
-    try:
-        return repaired(full, compact, index_map, request.data, request.repair)
-    except Exception as error:
-        if not request.usual_repair or isinstance(error, InputError | CriterionError):
-            raise
-        raise InputError(
-            f"the repair, which is usual where data are given, can't run the model on them ({described(error)}); "
-            "repair=None goes without"
-        ) from error
-
-
-def _written(model: nn.Module, state: _State) -> Mapping[str, Tensor] | None:
-    """The state of the compact model: the caller's, but for what repairs wrote; None where it is all the caller's."""
+def _written(model: nn.Module, state: State) -> Mapping[str, Tensor] | None:
+    """Return the compact model's state where repairs wrote to it; None where all of it is the caller's."""
     if not state.repairs:
         return None
     values = state.index_map.restrict(model.state_dict())
@@ -222,7 +146,7 @@ def _written(model: nn.Module, state: _State) -> Mapping[str, Tensor] | None:
 
 
 def _costs(
-    full: nn.Module, state: _State, costs: Mapping[str, float], part: Part, request: PruneRequest
+    full: nn.Module, state: State, costs: Mapping[str, float], part: Part, request: PruneRequest
 ) -> dict[str, tuple[float, float]]:
     found: dict[str, tuple[float, float]] = {name: (before, state.costs[name]) for name, before in costs.items()}
     if request.budget.latency is not None:
@@ -234,7 +158,7 @@ def _costs(
 
 def _report(
     model: nn.Module,
-    state: _State,
+    state: State,
     costs: Mapping[str, tuple[float, float]],
     hooked: tuple[str, ...],
     part: Part,
