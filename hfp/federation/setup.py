@@ -204,6 +204,11 @@ def _assemble(
     )
     method.check(context)
     if experiment.first_ratio is not None:
+        if method.keeps_size:
+            raise InputError(
+                f"first_ratio must be left out with {method.name}, whose one mask for all clients has the same size in "
+                f"every round; found {experiment.first_ratio}"
+            )
         first = [dataclasses.replace(client, ratio=experiment.ratio_in(0, client.ratio)) for client in context.clients]
         method.check(dataclasses.replace(context, clients=tuple(first)))
     return Federation(

@@ -65,6 +65,7 @@ class FedRTS(Method):
     summary: ClassVar[str] = "one unstructured mask for all, drawn anew from what rounds said of each weight"
 
     extra_tensor_prefixes: ClassVar[tuple[str, ...]] = (GROWN,)
+    keeps_size: ClassVar[bool] = True
 
     every: int = setting(10, "The mask is readjusted after every so many rounds.", within="[1, inf)", unit="rounds")
     exchange: float = setting(

@@ -74,6 +74,7 @@ class PruneFL(Method):
     summary: ClassVar[str] = "one unstructured mask for all, adapted by squared gradients per unit of time"
 
     extra_tensor_prefixes: ClassVar[tuple[str, ...]] = (ACTIVE, SQUARES)
+    keeps_size: ClassVar[bool] = True
 
     every: int = setting(
         50,

@@ -53,6 +53,8 @@ class Method(ABC):
     """Earlier name of an option, which keeps working with a warning, to today's name."""
     uses_ratios: ClassVar[bool] = True
     """Whether a client's ratio makes any difference; if not, a comparison of several ratios runs the method once."""
+    keeps_size: ClassVar[bool] = False
+    """Whether what clients train has one size in all rounds, so that it can't grow (`Experiment.first_ratio`)."""
 
     @classmethod
     def option_label(cls) -> str:

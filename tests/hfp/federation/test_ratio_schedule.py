@@ -44,6 +44,12 @@ def test_a_first_ratio_that_leaves_no_channels_is_refused():
         set_up(dataclasses.replace(SMALL, first_ratio=0.99))
 
 
+@pytest.mark.parametrize("method", ["prunefl", "fedrts"])
+def test_a_first_ratio_is_refused_where_the_mask_does_not_grow(method):
+    with pytest.raises(InputError, match=f"first_ratio must be left out with {method}.*; found 0.75"):
+        set_up(dataclasses.replace(SMALL, method=method))
+
+
 @pytest.mark.parametrize("method", ["ca-hfp", "heterofl", "fjord", "fedmp"])
 @pytest.mark.parametrize("replan", [0, 4])
 def test_a_client_that_grows_does_not_keep_the_plan_of_its_smaller_submodel(method, replan):
