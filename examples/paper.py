@@ -142,9 +142,15 @@ def _check_page(arguments: argparse.Namespace) -> None:
         tempfile.TemporaryFile(dir=page.parent).close()
         if page.exists():
             page.read_text(encoding="utf-8")
+    base = _base(arguments)
     if arguments.tables:
         check_tables(arguments.tables)
-    check_files(page, _base(arguments))
+        if _whole_test_set(arguments) and base["train_images"] is not None:
+            raise InputError(
+                f"--tables: the paper trains on all images; found {base['train_images']:,}: "
+                "give --size paper without --images"
+            )
+    check_files(page, base)
 
 
 def _head(arguments: argparse.Namespace, lines: Sequence[Line]) -> list[str]:

@@ -184,6 +184,10 @@ def test_a_run_has_the_number_of_threads_that_is_asked_for(paper, monkeypatch, c
         ("--page older.md", "the figures in older.csv have rounds 60, and not 1; give another page with --page"),
         ("--tables other.csv", "--tables: there are no figures of the paper in other.csv"),
         ("--tables nowhere.csv", "--tables: there are no figures of the paper in nowhere.csv"),
+        (
+            "--tables theirs.csv --whole-test-set",
+            "--tables: the paper trains on all images; found 60: give --size paper",
+        ),
         ("--out file", "output folder file/digits can't be made"),
         ("--out held", "held/digits holds something that is no comparison; give another folder with --out"),
     ],
@@ -191,6 +195,7 @@ def test_a_run_has_the_number_of_threads_that_is_asked_for(paper, monkeypatch, c
 def test_what_cannot_be_run_is_refused_in_one_line_and_nothing_is_written(paper, words, said, capsys):
     Path("file").write_text("mine")
     Path("other.csv").write_text("a,b\n1,2\n")
+    Path("theirs.csv").write_text("study,model,dataset,variant,alpha,paper,ours\ntable-1,a,b,fedavg,1,90.00,not run\n")
     Path("older.csv").write_text("study,variant,alpha,size,accuracy,rounds\ntable-1,fedavg,1,ratio 50%,50.0,60\n")
     Path("held/digits").mkdir(parents=True)
     Path("held/digits/mine").write_text("mine")
