@@ -17,7 +17,7 @@ from hfp.data.partition import OWN
 from hfp.devices import check_device
 from hfp.errors import InputError
 from hfp.federation.privacy_account import PRIVACY, privacy_of
-from hfp.federation.robust_rules import parse_rules
+from hfp.federation.robust_rules import NormClip, parse_rules
 from hfp.methods.interface.registry import create_method, method_names
 from hfp.settings import EITHER, PAIRS, check_settings, setting, settings_of
 
@@ -481,6 +481,12 @@ class Experiment:
                 f"least_replies must be at most {asked}, which is how many clients a round asks; found "
                 f"{self.least_replies}"
             )
+        for rule in parse_rules(self.robust) if self.robust is not None and self.late == "discard" else ():
+            if not isinstance(rule, NormClip) and rule.fewest_holders > asked:
+                raise InputError(
+                    f"robust: {self.robust} needs at least {rule.fewest_holders} clients that train the same entry, or "
+                    f"nothing is learnt; a round asks {asked}"
+                )
         if isinstance(self.ratio, tuple) and len(self.ratio) != self.clients:
             raise InputError(f"ratio must be one number or one per client ({self.clients}); found {len(self.ratio)}")
         if self.budget is not None and self.ratio is not None:

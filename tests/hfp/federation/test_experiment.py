@@ -12,6 +12,22 @@ def test_default_experiment_is_the_papers_rank_1_on_digits():
     assert experiment.ratios == (0.25,) * 5 + (0.5,) * 5
 
 
+@pytest.mark.parametrize(
+    ("settings", "needed"),
+    [
+        ({"clients": 2, "robust": "median"}, 3),
+        ({"clients": 4, "robust": "trimmed-mean:2"}, 5),
+        ({"clients": 10, "participation": 0.2, "robust": "norm-clip,median"}, 3),
+    ],
+)
+def test_a_robust_rule_that_no_round_has_the_clients_for_is_refused(settings, needed):
+    with pytest.raises(InputError, match=f"needs at least {needed} clients that train the same entry, .*asks [24]"):
+        Experiment(**settings)
+    Experiment(**{**settings, "clients": 50})
+    Experiment(**{**settings, "robust": "norm-clip"})
+    Experiment(**{**settings, "late": "join", "deadline": 1.0})
+
+
 @pytest.mark.parametrize("rank", sorted(RANKS))
 def test_ranks_split_clients_in_halves(rank):
     first, second = RANKS[rank]
