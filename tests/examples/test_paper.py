@@ -172,7 +172,7 @@ def test_a_run_has_the_number_of_threads_that_is_asked_for(paper, monkeypatch, c
         ("--seeds 0", "seeds must be at least 1; found 0"),
         ("--threads 0", "threads of a comparison must be in"),
         ("--checkpoint -1", "checkpoint must be at least 0; found -1"),
-        ("--rounds 0", "rounds must be at least 1; found 0"),
+        ("--rounds 0", "rounds must be in [1, 1000000]; found 0"),
         ("--images -1", "train_images must be at least 1; found -1"),
         ("--device cuda:99", "device 'cuda:99' can't be used here"),
         ("--model nope", "unknown model 'nope'"),

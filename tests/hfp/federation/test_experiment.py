@@ -69,7 +69,7 @@ def test_a_ratio_per_client_survives_json():
         ({"augment": 1}, "augment must be true or false; found 1"),
         ({"model": 18}, "model must be a name; found 18"),
         ({"clients": 0}, "clients must be at least 1; found 0"),
-        ({"rounds": 0}, "rounds must be at least 1"),
+        ({"rounds": 0}, r"rounds must be in \[1, 1000000\]; found 0"),
         ({"learning_rate": 0.0}, "learning_rate must be a finite number above 0"),
         ({"momentum": 1.0}, r"momentum must be in \[0, 1\)"),
         ({"train_images": 5}, r"train_images must be at least 10 \(clients\); found 5"),
