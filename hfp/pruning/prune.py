@@ -60,6 +60,8 @@ def prune(
         data: batches for criteria that need data, for the measured ranking and for repairs.
         loss_fn: `(outputs, targets) -> loss`, for the same criteria and ranking.
         ranking: "layer": every group loses the same share. "global": the lowest scores of the whole model go first.
+            "isomorphic": they go first among groups of one structure, which have the same kinds of layers, and every
+            structure loses the same share (Fang et al., ECCV 2024, arXiv 2407.04616).
             "measured": how much each group loses is chosen by losses, measured with parts of each group gone; the
             scores choose which of its channels (`hfp.pruning.measuring`).
         round_to: leave a multiple of this many outputs in every layer that loses some. The report names layers where

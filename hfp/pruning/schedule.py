@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -25,8 +26,9 @@ class RankingRules:
     """What limits a plan.
 
     Args:
-        ranking: "layer" (every group loses the same share), "global" (the lowest scores go first, wherever they are) or
-            "measured" (the lowest prices of `hfp.pruning.measuring` go first).
+        ranking: "layer" (every group loses the same share), "global" (the lowest scores go first, wherever they are),
+            "isomorphic" (groups of one structure are ranked together, and every structure loses the same share; Fang et
+            al., ECCV 2024, arXiv 2407.04616) or "measured" (the lowest prices of `hfp.pruning.measuring` go first).
         round_to: every layer that loses channels is left with a multiple of this many; None allows any number.
         min_channels: how many channels every layer keeps at least.
 
@@ -57,11 +59,13 @@ class Bundle:
         scores: group -> score of every channel; the lowest are removed first.
         widths: group -> how many outputs of a layer one of its channels is, for each layer that it reaches.
         sizes: how many channels of a group may be left; any number where there is none of its name.
+        structure: is equal for bundles whose channels run through layers of the same kinds, in the same order.
     """
 
     scores: Mapping[str, Tensor]
     widths: Mapping[str, tuple[int, ...]]
     sizes: Mapping[str, Collection[int]] = field(default_factory=dict)
+    structure: Hashable = None
 
     @cached_property
     def steps(self) -> int:
@@ -93,6 +97,10 @@ class Bundle:
         """How many channels of a group are gone at a level."""
         return level * (self._sizes[name] // self.steps)
 
+    def gone(self, level: int) -> int:
+        """How many channels of all groups are gone at a level."""
+        return sum(self.removed(name, level) for name in self.scores)
+
     def cost(self, before: int, after: int) -> float:
         """The mean score of the channels that go between two levels."""
         taken = [
@@ -111,7 +119,7 @@ class Bundle:
         for name, own in self.scores.items():
             parts = torch.tensor(prices, dtype=torch.float64).repeat_interleave(len(own) // self.steps)
             scores[name] = torch.empty_like(parts).index_copy_(0, torch.argsort(own, stable=True).cpu(), parts)
-        return Bundle(scores, self.widths, self.sizes)
+        return Bundle(scores, self.widths, self.sizes, self.structure)
 
 
 @dataclass(frozen=True)
@@ -130,7 +138,7 @@ class Order:
 
     @classmethod
     def of(cls, bundles: Sequence[Bundle], rules: RankingRules) -> Order:
-        """Sort all removals by the share that is gone, or by score."""
+        """Sort all removals by score, or by the share of a group or a structure that is gone."""
         found: list[tuple[float, int, int]] = []
         for index, bundle in enumerate(bundles):
             levels = bundle.levels(rules)
@@ -141,6 +149,8 @@ class Order:
                     moment = highest = max(highest, bundle.cost(before, after))  # a group's removals stay in order
                 found.append((moment, index, after))
         found.sort()
+        if rules.ranking == "isomorphic":
+            found = sorted(_by_share_of_structure(found, bundles))
         return cls(tuple(bundles), tuple((index, level) for _, index, level in found), rules)
 
     def levels(self, events: Iterable[tuple[int, int]]) -> dict[int, int]:
@@ -186,6 +196,19 @@ class Order:
 
     def _gone(self, count: int) -> int:
         levels = self.levels(self.events[:count])
-        return sum(
-            bundle.removed(name, levels[place]) for place, bundle in enumerate(self.bundles) for name in bundle.scores
-        )
+        return sum(bundle.gone(levels[place]) for place, bundle in enumerate(self.bundles))
+
+
+def _by_share_of_structure(
+    removals: Iterable[tuple[float, int, int]], bundles: Sequence[Bundle]
+) -> Iterator[tuple[float, int, int]]:
+    """Yield removals, which come by score, with the share of their structure's channels that is gone after them."""
+    channels: Counter[Hashable] = Counter()
+    for bundle in bundles:
+        channels[bundle.structure] += sum(map(len, bundle.scores.values()))
+    gone, levels = Counter[Hashable](), Counter[int]()
+    for _, index, level in removals:
+        bundle = bundles[index]
+        gone[bundle.structure] += bundle.gone(level) - bundle.gone(levels[index])
+        levels[index] = level
+        yield gone[bundle.structure] / channels[bundle.structure], index, level

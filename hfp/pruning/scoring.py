@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping
 from typing import Any
 
 import torch
@@ -68,10 +68,26 @@ def scored(
     widths = {group: coupling.widths(group) for group in wanted}
     sizes = {group: range(unit, coupling.sizes[group] + 1, unit) for group, unit in coupling.units.items()}
     return [
-        Bundle({group: scores[group] for group in names}, {group: widths[group] for group in names}, sizes)
+        Bundle(
+            {group: scores[group] for group in names},
+            {group: widths[group] for group in names},
+            sizes,
+            tuple(structure(coupling, model, group) for group in names),
+        )
         for names in coupling.linked
         if scores.keys() >= set(names)
     ], {}
+
+
+def structure(coupling: Coupling, model: nn.Module, name: str) -> Hashable:
+    """What isomorphic pruning takes as the structure of a group: it ranks groups of one structure together.
+
+    That is the kinds of layers that the channels run through, in the order of the model, what each does with them, and
+    how many outputs one channel is. The last tells heads of attention from the hidden units of a perceptron.
+    """
+    layers = dict(model.named_modules())
+    kinds = tuple((type(layers.get(each.layer)).__name__, each.role) for each in coupling.members(name))
+    return kinds, coupling.widths(name)
 
 
 def _called(criterion: Criterion, group: Any, name: str, layer: str) -> Any:

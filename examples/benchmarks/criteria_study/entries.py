@@ -12,7 +12,7 @@ from torch.nn import functional
 from criteria_study.networks import Batches
 from hfp.importance import ScaledImportance, create, describe
 
-ALL = ("layer", "global", "measured")
+ALL = ("layer", "global", "isomorphic", "measured")
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,9 @@ class Entry:
     """A criterion in the tables.
 
     ours: of this project, not torch-pruning's. rankings: of `hfp.prune`, tried at once. stepped: those also tried in
-    ten steps. tuned: those also fine-tuned. signed: scores are estimates of a loss that may fall. A global
-    ranking compares scores divided by their group's mean, as torch-pruning's do by themselves; signed ones as they are.
+    ten steps. tuned: those also fine-tuned. signed: scores are estimates of a loss that may fall. The
+    global and the isomorphic ranking compare scores divided by their group's mean, as torch-pruning's do by themselves;
+    signed ones as they are.
     """
 
     criterion: str
@@ -96,6 +97,6 @@ def criterion_of(entry: Entry, model: nn.Module, data: Batches) -> Any:
 def scores_for(entry: Entry, ranking: str, model: nn.Module, data: Batches) -> Callable[[Any], Tensor]:
     """What `hfp.prune` ranks by, of a group."""
     criterion = criterion_of(entry, model, data)
-    relative = ranking == "global" and not entry.signed
+    relative = ranking in ("global", "isomorphic") and not entry.signed
     scaled = ScaledImportance(criterion, normalise="mean") if relative else criterion
     return lambda group: scaled(group)

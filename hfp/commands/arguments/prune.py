@@ -122,7 +122,8 @@ def _configure_ranking(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--ranking", choices=(*RANKINGS, "uniform"),
         help="What goes is chosen in this way (layer: every group loses the same share; global: the lowest scores go "
-        "first; measured: losses on the data decide; uniform, of hf:FOLDER: all blocks keep the same sizes). "
+        "first; isomorphic: every structure of layers loses the same share, and in each the lowest scores go first; "
+        "measured: losses on the data decide; uniform, of hf:FOLDER: all blocks keep the same sizes). "
         "[default: layer; of hf:FOLDER, uniform]",
     )  # fmt: skip
     group.add_argument(

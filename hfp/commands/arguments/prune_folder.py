@@ -9,7 +9,7 @@ from typing import Any
 from hfp import importance
 from hfp.commands.arguments.prune_checks import checked_budget
 from hfp.errors import InputError
-from hfp.language.choices import PREFIX
+from hfp.language.choices import PREFIX, RANKINGS
 from hfp.pruning.budget import KINDS, Budget
 
 _OF_IMAGES: dict[str, Any] = {
@@ -64,8 +64,10 @@ def check_folder_arguments(arguments: argparse.Namespace) -> None:
     for name, default in _OF_IMAGES.items():
         if getattr(arguments, name) != default:
             raise InputError(f"--{name.replace('_', '-')} does not apply to {PREFIX}FOLDER")
-    if arguments.ranking == "measured":
-        raise InputError(f"--ranking measured needs the model in memory; {PREFIX}FOLDER takes uniform, layer or global")
+    if arguments.ranking is not None and arguments.ranking not in RANKINGS:
+        raise InputError(
+            f"--ranking {arguments.ranking} needs the model in memory; {PREFIX}FOLDER takes {', '.join(RANKINGS)}"
+        )
     importance.describe(arguments.importance)
     folder_budget(arguments)
     drop = dropped(arguments)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hfp.errors import InputError
 from hfp.pruning.budget import Budget
@@ -50,7 +54,7 @@ def test_a_budget_reads_as_it_is_written():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"ranking": "local"}, "ranking is one of layer, global, measured, not 'local'"),
+        ({"ranking": "local"}, "ranking is one of layer, global, isomorphic, measured, not 'local'"),
         ({"round_to": 0}, "round_to is a whole number of channels"),
         ({"min_channels": 0}, "min_channels is a whole number of channels"),
         ({"min_channels": 2.0}, "min_channels is a whole number of channels"),
@@ -78,7 +82,31 @@ def test_global_ranking_takes_the_lowest_wherever_they_are():
     assert Order.of(bundles, RankingRules("layer")).until(0.4) == {"a": [1, 2, 3], "b": [1, 2, 3]}
 
 
-@pytest.mark.parametrize("ranking", ["layer", "global"])
+def test_isomorphic_ranking_compares_only_bundles_of_one_structure():
+    def like(structure, **scores):
+        return dataclasses.replace(bundle(**scores), structure=structure)
+
+    bundles = [like("conv", a=[1.0, 2.0, 3.0, 4.0]), like("conv", b=[1.5, 9.0]), like("norm", c=[70.0, 80.0, 90.0])]
+    order = Order.of(bundles, RankingRules("isomorphic"))
+    assert order.until(0.35) == {"a": [1, 2, 3], "b": [1], "c": [1, 2]}
+    assert order.until(0.7) == {"a": [3], "b": [1], "c": [2]}
+
+
+@given(st.lists(st.lists(st.floats(-9, 9), min_size=2, max_size=6), min_size=1, max_size=4), st.floats(0, 0.9))
+def test_isomorphic_ranking_is_the_global_one_where_all_have_one_structure(scores, share):
+    bundles = [bundle(**{f"g{place}": own}) for place, own in enumerate(scores)]
+    isomorphic, overall = (Order.of(bundles, RankingRules(ranking)) for ranking in ("isomorphic", "global"))
+    assert isomorphic.until(share) == overall.until(share)
+
+
+@given(st.lists(st.lists(st.floats(-9, 9), min_size=2, max_size=6), min_size=1, max_size=4), st.floats(0, 0.9))
+def test_isomorphic_ranking_takes_the_same_share_of_each_group_where_all_differ(scores, share):
+    bundles = [dataclasses.replace(bundle(**{f"g{at}": own}), structure=at) for at, own in enumerate(scores)]
+    isomorphic, each = (Order.of(bundles, RankingRules(ranking)) for ranking in ("isomorphic", "layer"))
+    assert isomorphic.events == each.events
+
+
+@pytest.mark.parametrize("ranking", ["layer", "global", "isomorphic"])
 def test_channels_that_earlier_steps_removed_count(ranking):
     order = Order.of([bundle(a=[1.0, 2.0, 3.0]), bundle(b=[1.5, 2.5, 3.5])], RankingRules(ranking))
     assert order.until(0.5, {"a": 4, "b": 4}) == {"a": [1, 2], "b": [1, 2]}

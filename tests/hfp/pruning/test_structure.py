@@ -1,0 +1,63 @@
+"""The structures that isomorphic pruning ranks together, and what comes of it in a whole model."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+import torch_pruning as tp
+from torch import nn
+
+import hfp
+from hfp.pruning.scoring import structure
+from hfp.reconstruct import Coupling
+
+VIT = ("deit_tiny_patch16_224", {"img_size": 32, "depth": 2})
+
+
+def theirs(model: nn.Module, inputs: torch.Tensor) -> dict[str, tuple[object, ...]]:
+    """Give what torch-pruning tells structures apart by, by the name of each group's first layer."""
+    graph = tp.DependencyGraph().build_dependency(model, inputs)
+    return {
+        graph._module2name[group[0][0].source.module]: tuple(
+            (type(node.module), graph.is_out_channel_pruning_fn(dependency.handler))
+            for dependency, _ in group
+            for node in (dependency.source, dependency.target)
+        )
+        for group in graph.get_all_groups(root_module_types=[nn.Conv2d, nn.Linear])
+    }
+
+
+@pytest.mark.filterwarnings("ignore:Unwrapped parameters")
+@pytest.mark.parametrize(
+    ("name", "options"), [("resnet20", {}), VIT, ("convnext_atto", {"depths": (1, 1, 2, 1), "dims": (8, 16, 24, 32)})]
+)
+def test_structures_are_those_that_torch_pruning_ranks_together(name, options):
+    model, inputs = hfp.create_model(name, **options).eval(), torch.randn(1, 3, 32, 32)
+    coupling = Coupling.trace(model, inputs)
+    ours = {group: structure(coupling, model, group) for group in coupling.names}
+    expected = theirs(model, inputs)
+    both = sorted(ours.keys() & expected.keys())
+    assert len({ours[group] for group in both}) > 1
+    for one, other in itertools.combinations(both, 2):
+        assert (ours[one] == ours[other]) == (expected[one] == expected[other]), (one, other)
+
+
+def test_every_structure_loses_the_same_share_however_its_weights_are_scaled():
+    model = hfp.create_model(VIT[0], **VIT[1])
+    with torch.no_grad():
+        for block in model.blocks:
+            block.mlp.fc1.weight.mul_(1e-3)
+    inputs, budget = torch.randn(2, 3, 32, 32), hfp.Budget(ratio=1 / 3)
+    left = {
+        ranking: hfp.prune(model, inputs, budget, importance=norms, ranking=ranking).model.blocks
+        for ranking in ("global", "isomorphic")
+    }
+    units = {ranking: sum(block.mlp.fc1.out_features for block in blocks) for ranking, blocks in left.items()}
+    assert units["global"] < units["isomorphic"]
+    assert units["isomorphic"] == pytest.approx(2 * 768 * 2 / 3, abs=2)
+
+
+def norms(group: tp.dependency.Group) -> torch.Tensor:
+    return tp.importance.GroupMagnitudeImportance(normalizer=None)(group)
