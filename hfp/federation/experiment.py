@@ -491,6 +491,10 @@ class Experiment:
             raise InputError(f"ratio must be one number or one per client ({self.clients}); found {len(self.ratio)}")
         if self.budget is not None and self.ratio is not None:
             raise InputError(f"budget must be given alone, because ratios follow from it; found ratio {self.ratio} too")
+        if self.first_ratio is None and self.growth != Experiment.growth:
+            raise InputError(
+                f"growth must be left out without first_ratio, with which alone submodels grow; found {self.growth}"
+            )
         if self.pretrained and self.weights is not None:
             raise InputError(
                 f"weights must be left out with pretrained, which says too where to start; found {self.weights!r}"

@@ -39,6 +39,12 @@ def test_every_method_trains_the_submodels_of_the_rounds_ratio(method):
         assert run.history[0].clients[0].steps < run.history[2].clients[0].steps
 
 
+def test_a_growth_without_a_first_ratio_is_refused():
+    with pytest.raises(InputError, match="growth must be left out without first_ratio.*; found 0.3"):
+        Experiment(growth=0.3)
+    assert Experiment(growth=0.5) == Experiment()
+
+
 def test_a_first_ratio_that_leaves_no_channels_is_refused():
     with pytest.raises(InputError, match="removing 0.99 of the .* leaves none"):
         set_up(dataclasses.replace(SMALL, first_ratio=0.99))
