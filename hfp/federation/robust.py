@@ -145,7 +145,7 @@ def _compared(rule: TrimmedMean | Median, weights: State, updates: Sequence[Upda
             continue  # of another layout at every client, so no two values speak of the same entry
         if name not in weights and not values[0].is_floating_point():
             continue  # bits by which a client says what it chose
-        before = weights[name] if name in weights and weights[name].shape == places[0].shape else None
+        before = _before(weights, updates[members[0]], name, places[0].shape)
         found, holders = replacements(rule, places, values, before)
         for number, tensor in zip(members, found, strict=True):
             replaced[number][name] = tensor
@@ -165,6 +165,14 @@ def _place(update: Update, name: str) -> TensorMap:
     known = update.task.index_map.tensors.get(name)
     value = update.reply.tensors[name]
     return known if known is not None and known.compact_shape == tuple(value.shape) else TensorMap.identity(value.shape)
+
+
+def _before(weights: State, update: Update, name: str, shape: tuple[int, ...]) -> Tensor | None:
+    """Return the global value of a tensor: what was sent, where clients under one mask send rows of active weights."""
+    for found in (weights, update.task.tensors):
+        if name in found and found[name].shape == shape:
+            return found[name]
+    return None
 
 
 def replacements(

@@ -14,6 +14,7 @@ from hfp.federation.robust import check_robust, defend, defended_statistics
 from hfp.federation.robust_rules import parse_rules
 from hfp.federation.setup import Federation
 from hfp.methods import Client, ServerState, State, Update
+from hfp.methods.blocks import sparse
 from hfp.seeds import generator
 from hfp.training.batch_norm import Pool, has_statistics
 
@@ -72,10 +73,8 @@ class Safeguards(Observer):
     def _as_trained(self, state: ServerState, update: Update) -> Update:
         """Return the update as if the client had been sent just what it trained: some clients prune what they get."""
         part = self._federation.method.trained_part(self._federation.context, state, update)
-        back = update.reply.tensors
-        if any(back.get(name) is not tensor for name, tensor in part.after.items()):
-            return update  # tensors of another form, which the task says all of
-        task = dataclasses.replace(update.task, index_map=part.index_map, tensors=part.before)
+        before = sparse.gather(part.before, part.active)
+        task = dataclasses.replace(update.task, index_map=part.index_map, tensors=before)
         return dataclasses.replace(update, task=task)
 
     def pooled(self, state: ServerState, statistics: Iterable[tuple[Client, State]]) -> dict[str, Any]:

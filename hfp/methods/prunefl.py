@@ -293,7 +293,7 @@ class MaskedCollector:
         """Return the state that the next round starts from. No client holds a mask that is new."""
         state, method_state, weights = self._state, self._state.method_state, self._aggregator.finish()
         masks, holders = self._masks, method_state.holders | self._clients
-        if self._squares:
+        if any(bool(total.any()) for total in self._squares.values()):  # squares that are all zero say nothing
             squares = {name: total / self._samples for name, total in self._squares.items()}
             most = self._method.most(self._context)
             masks = self._method.adapt(weights, squares, masks, method_state.uses, most, state.round)

@@ -82,6 +82,25 @@ def test_rules_hold_for_clients_that_prune_the_model_themselves(rule):
     )
 
 
+class Few(InProcess):
+    """The embedded engine, of which two clients can be reached."""
+
+    def reachable(self, round, clients):
+        return clients[:2]
+
+
+@pytest.mark.parametrize("options", [{"passes": 2, "limit": 1}, {"passes": 2, "limit": 1, "every": 1}])
+def test_weights_under_a_mask_that_too_few_train_keep_their_global_values_and_the_mask_stays(options):
+    masked = dataclasses.replace(SMALL, method="prunefl", options=options, robust="median", rounds=3)
+    run = Course(federation := set_up(masked), Few(federation)).run()
+    assert [record.figures["undefended"] for record in run.history] == [1.0, 1.0, 1.0]
+    assert run.history[1].clients[0].parameters == run.history[2].clients[0].parameters
+    for name in federation.context.parameters:
+        now, first = run.global_state[name], federation.initial[name]
+        assert (now != 0).any() == (first != 0).any()
+        torch.testing.assert_close(now, torch.where(now == 0, now, first), rtol=1e-6, atol=0)
+
+
 def test_rules_about_entries_are_refused_where_clients_answer_single_weights_of_their_own():
     single = dataclasses.replace(SMALL, method="fiarse", options={"structured": False})
     Course(set_up(dataclasses.replace(single, robust="norm-clip")))
