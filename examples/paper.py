@@ -144,11 +144,15 @@ def _check_page(arguments: argparse.Namespace) -> None:
             page.read_text(encoding="utf-8")
     base = _base(arguments)
     if arguments.tables:
-        check_tables(arguments.tables)
         if _whole_test_set(arguments) and base["train_images"] is not None:
             raise InputError(
                 f"--tables: the paper trains on all images; found {base['train_images']:,}: "
                 "give --size paper without --images"
+            )
+        if not check_tables(arguments.tables, arguments.studies, base):
+            print(
+                f"--tables: no figure in {arguments.tables} is of {base['model']} on {base['dataset']} in "
+                f"{','.join(arguments.studies)}; nothing is written there"
             )
     check_files(page, base)
 
@@ -164,8 +168,9 @@ def _head(arguments: argparse.Namespace, lines: Sequence[Line]) -> list[str]:
         _command(arguments, lines),
         "```",
         "",
-        f"There are {images} training images over 10 clients, {base['model']}, {base['rounds']} rounds of one local "
-        f"epoch, and {' to '.join(map(str, seeds[:1] + seeds[1:][-1:]))} seed{'s' * (seeds[-1] > 1)}. Accuracy is on "
+        f"There are {images} training images over 10 clients, {base['model']}, {base['rounds']} "
+        f"round{'s' * (base['rounds'] > 1)} of one local epoch, and "
+        f"{' to '.join(map(str, seeds[:1] + seeds[1:][-1:]))} seed{'s' * (seeds[-1] > 1)}. Accuracy is on "
         f"{'the whole test set' if _whole_test_set(arguments) else tested}, as the mean of what was tested in the last "
         "five rounds. All methods see the same partition, weights and batches. Megabytes are a whole run's, and "
         "include that the full model is sent once more to estimate batch-norm statistics.",

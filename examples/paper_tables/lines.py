@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate, product
 from pathlib import Path
@@ -40,8 +41,8 @@ def put_beside(tables: Path, study: str, comparison: Comparison, made: Sequence[
             put(tables, PUBLISHED, lines)
 
 
-def check_tables(tables: Path) -> None:
-    """Refuse a file that has no figures of the paper.
+def check_tables(tables: Path, studies: Sequence[str], base: Mapping[str, Any]) -> bool:
+    """Refuse a file that has no figures of the paper; returns whether some are of these studies, network and data.
 
     Raises:
         InputError: it names the file.
@@ -50,6 +51,7 @@ def check_tables(tables: Path) -> None:
         lines = read(tables)
     if not lines or not {*PUBLISHED, "ours"} <= lines[0].keys():
         raise InputError(f"--tables: there are no figures of the paper in {tables}")
+    return any(_is_of(line, studies, base) for line in lines)
 
 
 def check_files(page: Path, base: Mapping[str, Any]) -> None:
@@ -122,19 +124,28 @@ def _cells(comparison: Comparison) -> Iterator[tuple[str, float, str]]:
 
 
 def beside(published: Iterable[Line], study: str, comparison: Comparison, made: Sequence[Row]) -> Iterator[Line]:
-    """The lines of the paper's own figures that a study reached something new for, with it and in how many rounds.
+    """The lines of the paper's own figures that a study reached something new for, with it and what it took.
 
-    A line with what more rounds or seeds reached stays.
+    A line with what more images, rounds or seeds reached stays.
     """
-    base, found = comparison.base, {(row.variant, f"{row.alpha:g}"): row for row in made}
+    found, same = {(row.variant, f"{row.alpha:g}"): row for row in made}, of_all(comparison.base)
     for line in published:
         row = found.get((line["variant"], line["alpha"]))
-        if row and (line["study"], line["model"], line["dataset"]) == (study, base["model"], base["dataset"]):
-            reached = {**both("ours", row.accuracy), "rounds": str(base["rounds"]), "seeds": str(row.seeds)}
+        if row and _is_of(line, [study], comparison.base):
+            took = {"train_images": same["train_images"], "rounds": same["rounds"], "seeds": str(row.seeds)}
+            reached = {**both("ours", row.accuracy), **took}
             before = {name: line.get(name) or "" for name in reached}
-            fewer = any(int(before[name] or 0) > int(reached[name]) for name in ("rounds", "seeds"))
+            fewer = any(_number(before[name]) > _number(took[name]) for name in took)
             if not fewer and before != reached:
                 yield {**{name: line[name] for name in PUBLISHED}, **reached}
+
+
+def _is_of(line: Line, studies: Sequence[str], base: Mapping[str, Any]) -> bool:
+    return line["study"] in studies and (line["model"], line["dataset"]) == (base["model"], base["dataset"])
+
+
+def _number(text: str) -> float:
+    return math.inf if text == "all" else float(text or 0)
 
 
 def _figures(row: Row) -> Line:

@@ -69,16 +69,44 @@ def test_figures_of_another_folder_or_of_more_seeds_are_not_overwritten(paper):
     assert "2 seeds" in Path("runs/paper/digits.md").read_text()
 
 
-def test_what_more_rounds_reached_stays_beside_the_paper_s_figures(paper):
-    lines = ("fedavg,1,90.00,80.00,300,1,x", "fedprox,1,91.00,not run,,,x")
+def test_what_more_rounds_or_images_reached_stays_beside_the_paper_s_figures(paper, capsys):
+    lines = {
+        "fedavg": "1,90.00,80.00,60,300,1,x",
+        "fedavgm": "1,90.00,70.00,6000,1,1,x",
+        "fedprox": "1,91.00,not run,,,,x",
+        "heterofl": "1,92.00,9.00,30,1,1,x",
+    }
     Path("tables.csv").write_text(
-        "study,model,dataset,variant,alpha,paper,ours,rounds,seeds,commit\n"
-        + "".join(f"table-1,resnet8,digits-2000,{line}\n" for line in lines)
+        "study,model,dataset,variant,alpha,paper,ours,train_images,rounds,seeds,commit\n"
+        + "".join(f"table-1,resnet8,digits-2000,{name},{line}\n" for name, line in lines.items())
     )
-    assert paper("--methods", "fedavg,fedprox", "--tables", "tables.csv") == 0
-    fedavg, fedprox = read(Path("tables.csv"))
+    assert paper("--methods", ",".join(lines), "--tables", "tables.csv") == 0
+    fedavg, fedavgm, *new = read(Path("tables.csv"))
     assert (fedavg["ours"], fedavg["rounds"], fedavg["commit"]) == ("80.00", "300", "x")
-    assert (fedprox["ours"], fedprox["rounds"]) == (figures()["fedprox"][0], "1")
+    assert (fedavgm["ours"], fedavgm["train_images"], fedavgm["commit"]) == ("70.00", "6000", "x")
+    assert [(line["ours"], line["train_images"], line["rounds"]) for line in new] == [
+        (figures()[line["variant"]][0], "60", "1") for line in new
+    ]
+    assert "nothing is written there" not in capsys.readouterr().out
+
+
+def test_a_figure_of_all_images_does_not_give_way_to_one_of_a_part(paper):
+    lines = importlib.import_module("paper_tables.lines")
+    assert lines._number("all") > lines._number("50000") > lines._number("6000") > lines._number("")
+
+
+def test_it_is_said_that_the_paper_has_no_figure_of_this_network_and_data(paper, capsys):
+    Path("tables.csv").write_text(
+        "study,model,dataset,variant,alpha,paper,ours\ntable-1,vgg16,digits-2000,fedavg,1,90.00,not run\n"
+    )
+    before = Path("tables.csv").read_text()
+    assert paper("--methods", "fedavg", "--tables", "tables.csv") == 0
+    first, *_ = capsys.readouterr().out.splitlines()
+    assert first == (
+        "--tables: no figure in tables.csv is of resnet8 on digits-2000 in table-1; nothing is written there"
+    )
+    assert Path("tables.csv").read_text() == before
+    assert " 1 round of one local epoch, and 1 seed. " in Path("runs/paper/digits.md").read_text()
 
 
 def test_the_text_of_a_page_that_was_changed_by_hand_stays(paper, capsys):
