@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from data_files import Line, both, put
+from parts import PARTS, Study
 
 from hfp.comparison.definition import Comparison, Variant
 from hfp.comparison.runs import ComparisonFolder, run_missing
 from hfp.comparison.table import Row, gather, rows
 from hfp.federation.experiment import Experiment
 from hfp.settings import pair
-
-Study = dict[str, dict[str, Any]]
 
 PAPER_STUDIES: dict[str, Study] = {
     "batch-norm": {
@@ -62,24 +61,7 @@ PAPER_STUDIES: dict[str, Study] = {
 """Variants of the paper's own form, for what they don't set."""
 
 OWN_STUDIES: dict[str, Study] = {
-    "parts": {
-        "ca-hfp": {},
-        "head start 1": {"head_start": 1.0},
-        "server momentum 0": {"options": {"server_momentum": 0.0}},
-        "shrink 0": {"options": {"shrink": 0.0}},
-        "shrink 0.4 in every round": {"options": {"shrink_decays": False}},
-        "calibration 0": {"options": {"calibration": 0.0}},
-        "shrink 0.3 in every round, calibration 0": {
-            "options": {"shrink": 0.3, "shrink_decays": False, "calibration": 0.0}
-        },
-        "fill": {"options": {"rule": "fill"}},
-        "masks drawn apart": {"options": {"nested": False}},
-        "masks drawn apart, fill": {"options": {"nested": False, "rule": "fill"}},
-        "ca-hfp-paper": {"method": "ca-hfp-paper"},
-        "fedavg": {"method": "fedavg"},
-        "fedavgm": {"method": "fedavgm"},
-        "fedavgm, calibration 0.05": {"method": "fedavgm", "options": {"calibration": 0.05}},
-    },
+    "parts": PARTS,
     "head-start": {
         "10, 0.85": {},
         "1": {"head_start": 1.0},

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import custom_method  # noqa: F401  (makes delta-w known)
 import torch
-from federated import OWN_STUDIES, variants
+from parts import PARTS
 
 from hfp.comparison.definition import Comparison, Variant, variants_of
 from hfp.comparison.page import round_chart, size_chart
@@ -49,9 +49,8 @@ TABLE_2 = (
     Variant("l1, without", {"method": "fedmp-without"}),
     Variant("Δw, with", {"method": "delta-w"}),
 )
-_PARTS = {part.name: part for part in variants(OWN_STUDIES["parts"], {})}
 ADDITIONS = tuple(
-    _PARTS[name]
+    Variant(name, PARTS[name])
     for name in (
         "ca-hfp",
         "ca-hfp-paper",
@@ -63,7 +62,7 @@ ADDITIONS = tuple(
         "fedavgm, calibration 0.05",
     )
 )
-UNEQUAL = tuple(_PARTS[name] for name in ("ca-hfp", "shrink 0.4 in every round", "fill"))
+UNEQUAL = tuple(Variant(name, PARTS[name]) for name in ("ca-hfp", "shrink 0.4 in every round", "fill"))
 TESTED = 2000
 
 PROTOCOL: Mapping[str, Any] = {
