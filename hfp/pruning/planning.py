@@ -16,7 +16,7 @@ from hfp.pruning.meeting import meet
 from hfp.pruning.part import Part
 from hfp.pruning.request import PruneRequest
 from hfp.pruning.schedule import Bundle, Kept, Order
-from hfp.pruning.scoring import criterion_for, scored
+from hfp.pruning.scoring import criterion_for, scored, structured
 from hfp.reconstruct import MapError, Plan, compact_model
 from hfp.reconstruct.coupling.coupling import MOST_CHECKS, Coupling
 
@@ -114,6 +114,8 @@ def planned(model: nn.Module, shown: nn.Module, costs: Mapping[str, float], goal
 def _plan(bundles: list[Bundle], coupling: Coupling, model: nn.Module, goal: Goal, request: PruneRequest) -> Plan:
     if request.rules.ranking == "measured":
         bundles = _measured(bundles, coupling, model, goal, request)
+    elif request.rules.ranking == "isomorphic":
+        bundles = structured(bundles, coupling, model)
     order = Order.of(bundles, request.rules)
     if goal.budget.ratio is not None:
         return coupling.plan(order.until(goal.budget.ratio, goal.sizes))

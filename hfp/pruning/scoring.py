@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -68,15 +69,18 @@ def scored(
     widths = {group: coupling.widths(group) for group in wanted}
     sizes = {group: range(unit, coupling.sizes[group] + 1, unit) for group, unit in coupling.units.items()}
     return [
-        Bundle(
-            {group: scores[group] for group in names},
-            {group: widths[group] for group in names},
-            sizes,
-            tuple(structure(coupling, model, group) for group in names),
-        )
+        Bundle({group: scores[group] for group in names}, {group: widths[group] for group in names}, sizes)
         for names in coupling.linked
         if scores.keys() >= set(names)
     ], {}
+
+
+def structured(bundles: Iterable[Bundle], coupling: Coupling, model: nn.Module) -> list[Bundle]:
+    """The bundles with their structures, which the isomorphic ranking needs and no other."""
+    return [
+        replace(bundle, structure=tuple(structure(coupling, model, name) for name in bundle.scores))
+        for bundle in bundles
+    ]
 
 
 def structure(coupling: Coupling, model: nn.Module, name: str) -> Hashable:

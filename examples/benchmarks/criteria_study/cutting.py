@@ -17,7 +17,7 @@ from hfp.pruning.measuring import mean_loss, measured, measurements, samples_for
 from hfp.pruning.meeting import meet
 from hfp.pruning.repair import repair
 from hfp.pruning.schedule import Bundle, Order, RankingRules
-from hfp.pruning.scoring import structure
+from hfp.pruning.scoring import structured
 from hfp.reconstruct import IndexMap, compact_model
 from hfp.reconstruct.coupling.coupling import Coupling
 
@@ -51,14 +51,9 @@ class Cutter:
     def order(self, score: Callable[[Any], Tensor], ranking: str) -> Order:
         """All removals, by the scores of a group and one of the rankings of `hfp.prune`."""
         rules = RankingRules(ranking)
-        bundles = [
-            Bundle(
-                {name: score(self.groups(name)).detach()},
-                {name: (1,)},
-                structure=structure(self.coupling, self.model, name),
-            )
-            for name in self.coupling.names
-        ]
+        bundles = [Bundle({name: score(self.groups(name)).detach()}, {name: (1,)}) for name in self.coupling.names]
+        if ranking == "isomorphic":
+            bundles = structured(bundles, self.coupling, self.model)
         if ranking != "measured":
             return Order.of(bundles, rules)
         batches = samples_for(self.data, measurements(bundles, rules))
