@@ -10,6 +10,8 @@ torch-pruning (its Hessian corrected, its activation criterion left out because 
   statistics taken anew, and with the closed-form repair;
 - steps: the same in ten steps with new scores and batch-norm statistics at each;
 - tuned: at once, then one epoch over --tune-images;
+- retrained: at once, then --retrain-epochs over the training images, with the repairs of --before first;
+- published: torch-pruning's own recipes by its own pruner, without sparse learning and with as many epochs of it;
 - time: scoring data, as a ratio of a plain forward and backward over the same batches, processor time, median of five.
 
 Results are JSON lines (--results) and nothing that is there is run again, so that it can be stopped at any time;
@@ -28,12 +30,21 @@ from criteria_study.entries import ENTRIES
 from criteria_study.log import Log, read
 from criteria_study.networks import Sizes, trained
 from criteria_study.plot import draw
-from criteria_study.pruned import RATIOS, REPAIRS, Choice, run_once, run_steps, run_tuned
+from criteria_study.pruned import RATIOS, REPAIRS, Choice, run_once, run_retrained, run_steps, run_tuned
+from criteria_study.published import run_published
 from criteria_study.report import FILES
 from criteria_study.timing import run_time
 from data_files import put
 
-PROTOCOLS = {"once": run_once, "alone": run_alone, "tuned": run_tuned, "steps": run_steps, "time": run_time}
+PROTOCOLS = {
+    "once": run_once,
+    "alone": run_alone,
+    "tuned": run_tuned,
+    "steps": run_steps,
+    "time": run_time,
+    "retrained": run_retrained,
+    "published": run_published,
+}
 NETWORKS = ("fmnist/vgg-small/0.5", "fmnist/resnet20/0.5", "cifar10/vgg-small/0.5", "cifar10/resnet20/0.5")
 
 
@@ -43,9 +54,15 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     epochs = {name: int(count) for name, count in _pairs(given.epochs).items()}
     sizes = Sizes(
-        epochs, given.train_images, given.score_images, given.test_images, given.alone_images, given.tune_images
+        epochs,
+        given.train_images,
+        given.score_images,
+        given.test_images,
+        given.alone_images,
+        given.tune_images,
+        given.retrain_epochs,
     )
-    choice = Choice(tuple(given.criteria), tuple(given.ratios), tuple(given.repairs))
+    choice = Choice(tuple(given.criteria), tuple(given.ratios), tuple(given.repairs), tuple(given.before))
     for protocol in given.protocols:
         for seed in given.seeds:
             for name in given.networks:
@@ -64,10 +81,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="*", default=NETWORKS, metavar="DATASET/MODEL/WIDTH")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--protocols", nargs="+", default=list(PROTOCOLS), choices=PROTOCOLS)
+    parser.add_argument("--protocols", nargs="+", default=list(PROTOCOLS)[:5], choices=PROTOCOLS)
     parser.add_argument("--criteria", nargs="+", default=list(ENTRIES), choices=ENTRIES, metavar="NAME")
-    parser.add_argument("--ratios", nargs="+", type=float, default=RATIOS, choices=RATIOS, metavar="SHARE")
+    parser.add_argument("--ratios", nargs="+", type=float, default=RATIOS, metavar="SHARE")
     parser.add_argument("--repairs", nargs="+", default=list(REPAIRS), choices=REPAIRS, metavar="NAME")
+    parser.add_argument("--before", nargs="+", default=["none"], choices=REPAIRS, metavar="NAME", help="of retraining")
     parser.add_argument("--root", nargs="*", default=[], metavar="DATASET=PATH", help="where a data set lies")
     parser.add_argument("--epochs", nargs="*", default=["fmnist=2", "cifar10=4"], metavar="DATASET=N")
     parser.add_argument("--train-images", type=int, default=40_000, help="per epoch")
@@ -75,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--test-images", type=int, default=1000, help="for accuracy")
     parser.add_argument("--alone-images", type=int, default=500, help="test images for leaving one out")
     parser.add_argument("--tune-images", type=int, default=5000, help="for one epoch of fine-tuning")
+    parser.add_argument("--retrain-epochs", type=int, default=2, help="over the training images, after pruning")
     parser.add_argument("--cache", type=Path, default=Path("runs/criteria"))
     parser.add_argument("--results", type=Path, default=Path("runs/criteria/results.jsonl"))
     parser.add_argument(

@@ -11,6 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from hfp.data import load_dataset
+from hfp.models import create_model
+
+PROTOCOLS = ("once", "alone", "tuned", "steps", "time", "retrained", "published")
 FOLDER = Path(__file__).parents[2] / "examples" / "benchmarks"
 
 
@@ -98,6 +102,29 @@ def test_a_line_cut_short_is_left_out(study, tmp_path):
     assert again.wants(protocol="once", ratio=0.7)
 
 
+def test_training_that_was_stopped_after_an_epoch_ends_as_one_that_was_not(study, tmp_path):
+    training = study("training")
+    data, how = load_dataset("digits"), training.Training(images=256, epochs=2)
+
+    def stop():
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise KeyboardInterrupt
+
+    def trained(checkpoint, change=lambda: None):
+        torch.manual_seed(0)
+        model = create_model("vgg-small", 10, 1, width=0.25)
+        training.train(model, data, 0, how, "vgg-small", checkpoint, change)
+        return model.state_dict()
+
+    left, file = 6, tmp_path / "training.checkpoint"
+    with pytest.raises(KeyboardInterrupt):
+        trained(file, stop)
+    assert torch.load(file, weights_only=True)["epochs"] == 1
+    assert all(torch.equal(a, b) for a, b in zip(trained(file).values(), trained(None).values(), strict=True))
+
+
 def test_rank_correlation_shares_ties(study):
     spearman = study("alone").spearman
     assert spearman(torch.tensor([1.0, 2, 2, 3]), torch.tensor([10.0, 20, 20, 30])) == pytest.approx(1)
@@ -111,6 +138,7 @@ def test_one_network_through_every_protocol(study, tmp_path, monkeypatch, capsys
         *("--networks", "digits/vgg-small/0.25", "--seeds", "0", "--epochs", "digits=1", "--train-images", "256"),
         *("--score-images", "64", "--test-images", "64", "--alone-images", "32", "--tune-images", "64"),
         *("--cache", str(tmp_path), "--results", str(tmp_path / "r.jsonl"), "--data", str(tmp_path / "c.csv")),
+        *("--protocols", *PROTOCOLS, "--retrain-epochs", "1"),
     ]
     monkeypatch.setattr(sys, "argv", ["criteria.py", *words])
     monkeypatch.syspath_prepend(str(FOLDER))
@@ -118,7 +146,8 @@ def test_one_network_through_every_protocol(study, tmp_path, monkeypatch, capsys
     try:
         runpy.run_path(str(FOLDER / "criteria.py"), run_name="__main__")
         lines = [json.loads(line) for line in (tmp_path / "r.jsonl").read_text().splitlines()]
-        assert {line["protocol"] for line in lines} == {"trained", "once", "alone", "tuned", "steps", "time"}
+        assert {line["protocol"] for line in lines} == {"trained", *PROTOCOLS} - {"published"}
+        assert {line.get("criterion") for line in lines} >= {*study("published").RECIPES}
         capsys.readouterr()
         runpy.run_path(str(FOLDER / "criteria.py"), run_name="__main__")
     finally:

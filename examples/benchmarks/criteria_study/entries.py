@@ -78,7 +78,12 @@ ENTRIES = {
 
 def wins_for_us(name: str, ranking: str) -> bool:
     """Whether a line of a table is ours: the criterion or the ranking."""
-    return ENTRIES[name].ours or ranking == "measured"
+    return is_ours(name) or ranking == "measured"
+
+
+def is_ours(name: str) -> bool:
+    """Whether a criterion is this project's; torch-pruning's recipes aren't, and have no entry."""
+    return name in ENTRIES and ENTRIES[name].ours
 
 
 def label(name: str) -> str:

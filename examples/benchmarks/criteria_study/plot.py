@@ -14,7 +14,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from criteria_study.entries import ENTRIES, label, wins_for_us
+from criteria_study.entries import is_ours, label, wins_for_us
 from criteria_study.log import Row
 from criteria_study.report import WAYS, Line, Way, lines_of, networks
 
@@ -50,7 +50,7 @@ def curves(rows: list[Row], way: Way) -> list[Line]:
     return [
         (name, ranking, found)
         for name, ranking, found in lines_of(rows, way)
-        if sum(map(bool, found.values())) > 1 and (ranking == "measured" or not ENTRIES[name].ours)
+        if sum(map(bool, found.values())) > 1 and (ranking == "measured" or not is_ours(name))
     ]
 
 

@@ -1,4 +1,4 @@
-"""Accuracy after pruning to a share of the multiply-accumulates: at once and in steps, repaired and fine-tuned."""
+"""Accuracy after pruning to a share of the multiply-accumulates: at once and in steps, repaired and trained on."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from criteria_study.cutting import Cutter, accuracy, finetuned
 from criteria_study.entries import ENTRIES, Entry, scores_for
 from criteria_study.log import Log, Row
 from criteria_study.networks import Trained
+from criteria_study.training import train
 from hfp.reconstruct import IndexMap
 
 RATIOS = (0.2, 0.3, 0.5, 0.7)
@@ -18,11 +19,15 @@ REPAIRS = {"none": (), "batch-norm": ("batch-norm",), "closed form": ("least-squ
 
 @dataclass(frozen=True)
 class Choice:
-    """What of the protocols to run. repairs: of `REPAIRS`, for pruning at once."""
+    """What of the protocols to run.
+
+    repairs: of `REPAIRS`, for pruning at once. before: the repairs before training on, of `REPAIRS`.
+    """
 
     criteria: tuple[str, ...] = tuple(ENTRIES)
     ratios: tuple[float, ...] = RATIOS
     repairs: tuple[str, ...] = tuple(REPAIRS)
+    before: tuple[str, ...] = ("none",)
 
 
 def run_once(network: Trained, log: Log, choice: Choice) -> None:
@@ -42,6 +47,17 @@ def run_tuned(network: Trained, log: Log, choice: Choice) -> None:
         for ranking in ENTRIES[name].tuned:
             for line, place in _missing(cutter, name, ranking, "tuned", ("epoch",), choice.ratios, log):
                 log.add(**line, accuracy=accuracy(finetuned(cutter.repaired(place), network.tune), network.test))
+
+
+def run_retrained(network: Trained, log: Log, choice: Choice) -> None:
+    """Every ratio at once, then some epochs as in training, at a lower learning rate."""
+    cutter = Cutter(network.model, network)
+    for name in choice.criteria:
+        for ranking in ENTRIES[name].tuned:
+            for line, place in _missing(cutter, name, ranking, "retrained", choice.before, choice.ratios, log):
+                compact = cutter.repaired(place, REPAIRS[line["repair"]])
+                train(compact, network.whole, network.seed, network.retraining, f"{name}, {ranking}, {line['ratio']}")
+                log.add(**line, accuracy=accuracy(compact, network.test))
 
 
 def run_steps(network: Trained, log: Log, choice: Choice) -> None:

@@ -11,7 +11,7 @@ from data_files import spread
 
 from criteria_study.entries import ALL, ENTRIES, label, wins_for_us
 from criteria_study.log import Row, values
-from criteria_study.pruned import RATIOS
+from criteria_study.published import RECIPES
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,8 @@ WAYS = (
     Way("once", "batch-norm", "at once, batch-norm recalibrated"),
     Way("once", "closed form", "at once, closed-form repair"),
     Way("tuned", "epoch", "at once, one epoch of fine-tuning"),
+    Way("retrained", "none", "at once, trained on"),
+    Way("retrained", "closed form", "at once, closed-form repair, trained on"),
     Way("steps", "batch-norm", "ten steps, scored anew and batch-norm recalibrated at each"),
 )
 
@@ -81,14 +83,19 @@ def networks(rows: Iterable[Row]) -> list[str]:
     return list(dict.fromkeys(row["trained"] for row in rows))
 
 
+def ratios_of(rows: Iterable[Row]) -> list[float]:
+    """The shares of the multiply-accumulates that something was pruned by."""
+    return sorted({row["ratio"] for row in rows if "repair" in row})
+
+
 def lines_of(rows: list[Row], way: Way) -> Iterator[Line]:
     """Every line of a table of accuracies."""
     which = {"protocol": way.protocol, "repair": way.repair}
-    for name in ENTRIES:
+    for name in (*ENTRIES, *RECIPES):
         for ranking in ALL:
             found = {
                 ratio: values(rows, "accuracy", **which, criterion=name, ranking=ranking, ratio=ratio)
-                for ratio in RATIOS
+                for ratio in ratios_of(rows)
             }
             if any(found.values()):
                 yield name, ranking, found
@@ -119,7 +126,7 @@ def margins(rows: list[Row]) -> Iterator[data_files.Line]:
     for network, mine in _by_network(rows):
         for way in WAYS:
             lines = list(lines_of(mine, way))
-            for ratio in RATIOS if lines else ():
+            for ratio in ratios_of(mine) if lines else ():
                 found = [(name, ranking, accuracies[ratio]) for name, ranking, accuracies in complete(lines, ratio)]
                 ours = [line for line in found if wins_for_us(line[0], line[1])]
                 others = [line for line in found if not wins_for_us(line[0], line[1])]
@@ -138,7 +145,7 @@ def leads(rows: list[Row]) -> Iterator[data_files.Line]:
             (name, ranking) for lines in by_network for name, ranking, _ in lines if wins_for_us(name, ranking)
         )
         for name, ranking in ours:
-            for ratio in RATIOS:
+            for ratio in ratios_of(rows):
                 found = lead(by_network, name, ranking, ratio)
                 if found:
                     setting = {"protocol": way.title, "criterion": name, "ranking": ranking}
@@ -164,7 +171,7 @@ def lead(by_network: list[list[Line]], name: str, ranking: str, ratio: float) ->
 def gains(rows: list[Row]) -> Iterator[data_files.Line]:
     """What one option adds when all else stays: means over networks, paired by seed."""
     for what, after, before in GAINS:
-        for ratio in RATIOS:
+        for ratio in ratios_of(rows):
             found = spread("gain", gain(rows, after, before, ratio), "+.1f")
             if found:
                 yield {"choice": what, "removed": _percent(ratio), **found}
