@@ -45,6 +45,7 @@ PROTOCOLS = {
     "retrained": run_retrained,
     "published": run_published,
 }
+USUAL = ("once", "alone", "tuned", "steps", "time")
 NETWORKS = ("fmnist/vgg-small/0.5", "fmnist/resnet20/0.5", "cifar10/vgg-small/0.5", "cifar10/resnet20/0.5")
 
 
@@ -81,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="*", default=NETWORKS, metavar="DATASET/MODEL/WIDTH")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--protocols", nargs="+", default=list(PROTOCOLS)[:5], choices=PROTOCOLS)
+    parser.add_argument("--protocols", nargs="+", default=USUAL, choices=PROTOCOLS)
     parser.add_argument("--criteria", nargs="+", default=list(ENTRIES), choices=ENTRIES, metavar="NAME")
     parser.add_argument("--ratios", nargs="+", type=float, default=RATIOS, metavar="SHARE")
     parser.add_argument("--repairs", nargs="+", default=list(REPAIRS), choices=REPAIRS, metavar="NAME")
