@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 from torch import nn
@@ -15,7 +15,7 @@ from hfp.pruning.measuring import mean_loss, measured, measurements, samples_for
 from hfp.pruning.meeting import meet
 from hfp.pruning.part import Part
 from hfp.pruning.request import PruneRequest
-from hfp.pruning.schedule import Bundle, Kept, Order
+from hfp.pruning.schedule import Bundle, Earlier, Kept, Order
 from hfp.pruning.scoring import criterion_for, scored, structured
 from hfp.reconstruct import MapError, Plan, compact_model
 from hfp.reconstruct.coupling.coupling import MOST_CHECKS, Coupling
@@ -30,14 +30,14 @@ class Goal:
         costs: the costs of the full model, or of its part, by name.
         part: what of it is pruned, and what that is called with.
         budget: what may be left.
-        sizes: coupled group -> how many channels it has in the full model; empty where that is what is pruned.
+        earlier: what earlier steps left of the full model's channels.
     """
 
     model: nn.Module
     costs: Mapping[str, float]
     part: Part
     budget: Budget
-    sizes: Mapping[str, int] = field(default_factory=dict)
+    earlier: Earlier = Earlier()
 
 
 @dataclass(frozen=True)
@@ -116,9 +116,9 @@ def _plan(bundles: list[Bundle], coupling: Coupling, model: nn.Module, goal: Goa
         bundles = _measured(bundles, coupling, model, goal, request)
     elif request.rules.ranking == "isomorphic":
         bundles = structured(bundles, coupling, model)
-    order = Order.of(bundles, request.rules)
+    order = Order.of(bundles, request.rules, goal.earlier)
     if goal.budget.ratio is not None:
-        return coupling.plan(order.until(goal.budget.ratio, goal.sizes))
+        return coupling.plan(order.until(goal.budget.ratio))
     costs = _relative_costs(coupling, model, goal)
     return coupling.plan(meet(order, goal.budget.costs, costs, goal.budget.tolerance))
 

@@ -182,7 +182,7 @@ def _report(
     return PruneReport(
         budget=str(request.budget),
         criterion=request.criterion,
-        ratio=1 - state.left,
+        ratio=state.channels.ratio,
         costs=costs,
         layers=layers,
         unknown=tuple(sorted(coupling.unknown)),

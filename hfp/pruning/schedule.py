@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -47,6 +47,35 @@ class RankingRules:
         for name, value in (("round_to", round_to), ("min_channels", self.min_channels)):
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise InputError(f"{name} is a whole number of channels, at least 1, not {value!r}")
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """What earlier steps left of the full model. Groups that are not named have all of their channels.
+
+    Args:
+        sizes: group -> how many channels it has in the full model.
+        left: group -> how many of them are left. It may be a fraction, where a group's channels are no longer the same
+            outputs of a layer.
+    """
+
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    left: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def ratio(self) -> float:
+        """The share of all groups' channels that is gone."""
+        return 1 - sum(self.left.values()) / sum(self.sizes.values()) if self.sizes else 0.0
+
+    def then(self, sizes: Mapping[str, int], kept: Kept) -> Earlier:
+        """What is left after one more step.
+
+        Args:
+            sizes: group -> how many channels it had before that step.
+            kept: which of them the step keeps.
+        """
+        left = {name: self.left.get(name, size) * len(kept[name]) / size for name, size in sizes.items()}
+        return Earlier({**sizes, **self.sizes}, {**self.left, **left})
 
 
 @dataclass(frozen=True)
@@ -97,9 +126,21 @@ class Bundle:
         """How many channels of a group are gone at a level."""
         return level * (self._sizes[name] // self.steps)
 
-    def gone(self, level: int) -> int:
-        """How many channels of all groups are gone at a level."""
-        return sum(self.removed(name, level) for name in self.scores)
+    def gone(self, level: int, earlier: Earlier) -> float:
+        """How many of the full model's channels in all groups are gone at a level, beyond those gone earlier."""
+        return sum(earlier.left.get(name, size) * level / self.steps for name, size in self._sizes.items())
+
+    def full_and_left(self, earlier: Earlier) -> tuple[float, float]:
+        """How many channels all groups have in the full model, and how many of them are left."""
+        return (
+            sum(earlier.sizes.get(name, size) for name, size in self._sizes.items()),
+            sum(earlier.left.get(name, size) for name, size in self._sizes.items()),
+        )
+
+    def share_gone(self, level: int, earlier: Earlier) -> float:
+        """The largest share of a group's channels in the full model that is gone at a level."""
+        left = min(earlier.left.get(name, size) / earlier.sizes.get(name, size) for name, size in self._sizes.items())
+        return 1 - left * (1 - level / self.steps)
 
     def cost(self, before: int, after: int) -> float:
         """The mean score of the channels that go between two levels."""
@@ -130,28 +171,30 @@ class Order:
         bundles: what is removed from.
         events: for each removal, the place of its bundle and the level that the bundle reaches.
         rules: what limits the removals.
+        earlier: what earlier steps left; by default there were none.
     """
 
     bundles: tuple[Bundle, ...]
     events: tuple[tuple[int, int], ...]
     rules: RankingRules
+    earlier: Earlier = Earlier()
 
     @classmethod
-    def of(cls, bundles: Sequence[Bundle], rules: RankingRules) -> Order:
-        """Sort all removals by score, or by the share of a group or a structure that is gone."""
+    def of(cls, bundles: Sequence[Bundle], rules: RankingRules, earlier: Earlier = Earlier()) -> Order:  # noqa: B008
+        """Sort all removals by score, or by the share of a group or a structure that is gone of the full model's."""
         found: list[tuple[float, int, int]] = []
         for index, bundle in enumerate(bundles):
             levels = bundle.levels(rules)
             highest = -math.inf
             for before, after in zip(levels, levels[1:], strict=False):
-                moment = after / bundle.steps
+                moment = bundle.share_gone(after, earlier)
                 if rules.ranking != "layer":
                     moment = highest = max(highest, bundle.cost(before, after))  # a group's removals stay in order
                 found.append((moment, index, after))
         found.sort()
         if rules.ranking == "isomorphic":
-            found = sorted(_by_share_of_structure(found, bundles))
-        return cls(tuple(bundles), tuple((index, level) for _, index, level in found), rules)
+            found = sorted(_by_share_of_structure(found, bundles, earlier))
+        return cls(tuple(bundles), tuple((index, level) for _, index, level in found), rules, earlier)
 
     def levels(self, events: Iterable[tuple[int, int]]) -> dict[int, int]:
         """The level of every bundle after some removals."""
@@ -170,45 +213,38 @@ class Order:
         """What is left after the first `count` removals."""
         return self.at(self.levels(self.events[:count]))
 
-    def until(self, share: float, sizes: Mapping[str, int] | None = None) -> dict[str, list[int]]:
+    def until(self, share: float) -> dict[str, list[int]]:
         """What is left when at most `share` of the full model's channels are gone.
 
         By the ranking "layer" that holds for each group, by the others for all groups together.
-
-        Args:
-            share: the share of channels that is removed.
-            sizes: group -> how many channels the full model has, where earlier steps removed some; by default as many
-                as there are.
         """
-        now = {name: len(scores) for bundle in self.bundles for name, scores in bundle.scores.items()}
-        full = {name: (sizes or {}).get(name, size) for name, size in now.items()}
         if self.rules.ranking == "layer":
-            within = (event for event in self.events if self._share_gone(*event, full) <= share + 1e-9)
-            return self.at(self.levels(within))
-        most = share * sum(full.values()) - (sum(full.values()) - sum(now.values()))
+            moments = (
+                (self.bundles[place].share_gone(level, self.earlier), place, level) for place, level in self.events
+            )
+            return self.at(self.levels((place, level) for moment, place, level in moments if moment <= share + 1e-9))
+        now = {name: len(scores) for bundle in self.bundles for name, scores in bundle.scores.items()}
+        full, left = sum({**now, **self.earlier.sizes}.values()), sum({**now, **self.earlier.left}.values())
+        most = share * full - (full - left)
         return self.kept(bisect_right(range(1, len(self.events) + 1), most + 1e-9, key=self._gone))
 
-    def _share_gone(self, place: int, level: int, full: Mapping[str, int]) -> float:
-        """The share of a bundle's channels in the full model that is gone at a level."""
-        bundle = self.bundles[place]
-        left = {name: len(scores) - bundle.removed(name, level) for name, scores in bundle.scores.items()}
-        return max(1 - count / full[name] for name, count in left.items())
-
-    def _gone(self, count: int) -> int:
+    def _gone(self, count: int) -> float:
         levels = self.levels(self.events[:count])
-        return sum(bundle.gone(levels[place]) for place, bundle in enumerate(self.bundles))
+        return sum(bundle.gone(levels[place], self.earlier) for place, bundle in enumerate(self.bundles))
 
 
 def _by_share_of_structure(
-    removals: Iterable[tuple[float, int, int]], bundles: Sequence[Bundle]
+    removals: Iterable[tuple[float, int, int]], bundles: Sequence[Bundle], earlier: Earlier
 ) -> Iterator[tuple[float, int, int]]:
     """Yield removals, which come by score, with the share of their structure's channels that is gone after them."""
-    channels: Counter[Hashable] = Counter()
+    channels, gone = defaultdict[Hashable, float](float), defaultdict[Hashable, float](float)
     for bundle in bundles:
-        channels[bundle.structure] += sum(map(len, bundle.scores.values()))
-    gone, levels = Counter[Hashable](), Counter[int]()
+        full, left = bundle.full_and_left(earlier)
+        channels[bundle.structure] += full
+        gone[bundle.structure] += full - left
+    levels = Counter[int]()
     for _, index, level in removals:
         bundle = bundles[index]
-        gone[bundle.structure] += bundle.gone(level) - bundle.gone(levels[index])
+        gone[bundle.structure] += bundle.gone(level, earlier) - bundle.gone(levels[index], earlier)
         levels[index] = level
         yield gone[bundle.structure] / channels[bundle.structure], index, level

@@ -14,6 +14,7 @@ from hfp.pruning.planning import Goal, Step, planned
 from hfp.pruning.repair import RepairReport
 from hfp.pruning.repair import repair as repaired
 from hfp.pruning.request import PruneRequest
+from hfp.pruning.schedule import Earlier
 from hfp.reconstruct import IndexMap
 
 
@@ -25,7 +26,7 @@ class State:
         full: the full model.
         index_map: the place of what is left in the full model.
         costs: what is left of its costs, by name.
-        left: the share of the coupled groups' channels that is left.
+        channels: how many of the coupled groups' channels are left.
         repairs: what the last step's repairs did.
         first: the first step's plan.
         last: the last step's plan.
@@ -34,7 +35,7 @@ class State:
     full: nn.Module
     index_map: IndexMap
     costs: Mapping[str, float]
-    left: float = 1.0
+    channels: Earlier = Earlier()
     repairs: tuple[RepairReport, ...] = ()
     first: Step | None = None
     last: Step | None = None
@@ -62,8 +63,7 @@ def stepped(model: nn.Module, own: nn.Module, part: Part, costs: Mapping[str, fl
     """
     state = State(own, IndexMap.identity(model), costs)
     for step in range(1, request.steps + 1):
-        sizes = {} if state.first is None else state.first.coupling.sizes
-        goal = Goal(own, costs, part, request.budget.part(step, request.steps), sizes)
+        goal = Goal(own, costs, part, request.budget.part(step, request.steps), state.channels)
         state = _step(state, model if step == 1 else state.model, goal, _numbered(request, step))
     return state
 
@@ -89,8 +89,8 @@ def _step(state: State, shown: nn.Module, goal: Goal, request: PruneRequest) -> 
     if request.repair or not step.coupling.counts:
         costs = goal.part.costs(step.compact)
     return replace(
-        state, index_map=total, costs=costs, left=state.left * (1 - step.plan.ratio), repairs=repairs,
-        first=state.first or step, last=step,
+        state, index_map=total, costs=costs, channels=state.channels.then(step.plan.sizes, step.plan.kept),
+        repairs=repairs, first=state.first or step, last=step,
     )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from hfp.errors import InputError
 from hfp.pruning.budget import Budget
-from hfp.pruning.schedule import Bundle, Order, RankingRules
+from hfp.pruning.schedule import Bundle, Earlier, Order, RankingRules
 
 
 @pytest.mark.parametrize(
@@ -106,11 +106,44 @@ def test_isomorphic_ranking_takes_the_same_share_of_each_group_where_all_differ(
     assert isomorphic.events == each.events
 
 
+def after_one_step(sizes: dict[str, int], left: dict[str, int]) -> Earlier:
+    return Earlier().then(sizes, {name: range(count) for name, count in left.items()})
+
+
 @pytest.mark.parametrize("ranking", ["layer", "global", "isomorphic"])
 def test_channels_that_earlier_steps_removed_count(ranking):
-    order = Order.of([bundle(a=[1.0, 2.0, 3.0]), bundle(b=[1.5, 2.5, 3.5])], RankingRules(ranking))
-    assert order.until(0.5, {"a": 4, "b": 4}) == {"a": [1, 2], "b": [1, 2]}
-    assert order.until(0.2, {"a": 4, "b": 4}) == {"a": [0, 1, 2], "b": [0, 1, 2]}
+    bundles, earlier = (
+        [bundle(a=[1.0, 2.0, 3.0]), bundle(b=[1.5, 2.5, 3.5])],
+        after_one_step({"a": 4, "b": 4}, {"a": 3, "b": 3}),
+    )
+    order = Order.of(bundles, RankingRules(ranking), earlier)
+    assert order.until(0.5) == {"a": [1, 2], "b": [1, 2]}
+    assert order.until(0.2) == {"a": [0, 1, 2], "b": [0, 1, 2]}
+
+
+@pytest.mark.parametrize("ranking", ["layer", "isomorphic"])
+def test_what_lost_more_in_earlier_steps_waits_for_the_others(ranking):
+    bundles = [dataclasses.replace(bundle(**{name: [1.0, 2.0, 3.0, 4.0]}), structure=name) for name in "ab"]
+    order = Order.of(bundles, RankingRules(ranking), after_one_step({"a": 8, "b": 5}, {"a": 4, "b": 4}))
+    assert order.kept(2) == {"a": [0, 1, 2, 3], "b": [2, 3]}
+    assert order.kept(3) == {"a": [1, 2, 3], "b": [2, 3]}
+
+
+@pytest.mark.parametrize("ranking", ["global", "isomorphic"])
+def test_groups_that_earlier_steps_left_a_single_channel_still_count(ranking):
+    order = Order.of(
+        [bundle(a=[1.0, 2.0, 3.0])], RankingRules(ranking), after_one_step({"a": 4, "b": 4}, {"a": 3, "b": 1})
+    )
+    assert order.until(0.5) == {"a": [0, 1, 2]}
+    assert order.until(0.63) == {"a": [1, 2]}
+
+
+@pytest.mark.parametrize("ranking", ["layer", "global", "isomorphic"])
+def test_channels_that_are_divided_otherwise_in_a_later_step_are_counted_in_those_of_the_full_model(ranking):
+    earlier = after_one_step({"a": 4}, {"a": 3})  # three groups of eight outputs; now they are eight channels of three
+    order = Order.of([bundle(a=[float(place) for place in range(8)])], RankingRules(ranking), earlier)
+    assert [len(order.until(share)["a"]) for share in (0.3, 0.5, 0.8)] == [8, 6, 3]
+    assert earlier.then({"a": 8}, {"a": range(4)}).ratio == pytest.approx(1 - 1.5 / 4)
 
 
 def test_linked_groups_lose_the_same_share():

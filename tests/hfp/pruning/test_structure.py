@@ -59,5 +59,45 @@ def test_every_structure_loses_the_same_share_however_its_weights_are_scaled():
     assert units["isomorphic"] == pytest.approx(2 * 768 * 2 / 3, abs=2)
 
 
+class Coarse(nn.Sequential):
+    """A narrow layer of a structure of its own, beside a wide one."""
+
+    def __init__(self) -> None:
+        narrow = nn.Linear(8, 4), nn.LayerNorm(4), nn.Linear(4, 8)
+        super().__init__(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 8), nn.ReLU(), *narrow)
+
+
+@pytest.mark.parametrize(
+    ("ranking", "budget"),
+    [
+        ("isomorphic", hfp.Budget(ratio=0.5)),
+        ("isomorphic", hfp.Budget(params=0.5)),
+        ("layer", hfp.Budget(ratio=0.5)),
+        ("layer", hfp.Budget(params=0.5)),
+    ],
+)
+def test_every_structure_loses_the_same_share_in_many_steps(ranking, budget):
+    model = Coarse()
+    result = hfp.prune(model, torch.randn(2, 8), budget, ranking=ranking, steps=8, ignored_layers=["2"])
+    assert result.model[0].out_features == pytest.approx(32, abs=4)
+    assert result.model[4].out_features == 2
+
+
+@pytest.mark.parametrize("ranking", ["global", "isomorphic"])
+def test_no_more_than_the_share_goes_where_steps_leave_layers_a_single_channel(ranking):
+    narrow = [layer for _ in range(8) for layer in (nn.Linear(8, 2), nn.ReLU(), nn.Linear(2, 8), nn.ReLU())]
+    model = nn.Sequential(nn.Linear(8, 40), nn.ReLU(), nn.Linear(40, 8), *narrow)
+    ignored = [name for name, layer in model.named_modules() if getattr(layer, "out_features", 0) == 8]
+    budget = hfp.Budget(ratio=0.5)
+    result = hfp.prune(model, torch.randn(2, 8), budget, ranking=ranking, steps=6, ignored_layers=ignored)
+    left = sum(
+        layer.out_features
+        for name, layer in result.model.named_modules()
+        if name and name not in ignored and isinstance(layer, nn.Linear)
+    )
+    assert left == 28
+    assert result.report.ratio == 0.5
+
+
 def norms(group: tp.dependency.Group) -> torch.Tensor:
     return tp.importance.GroupMagnitudeImportance(normalizer=None)(group)
