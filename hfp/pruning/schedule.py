@@ -181,20 +181,23 @@ class Order:
 
     @classmethod
     def of(cls, bundles: Sequence[Bundle], rules: RankingRules, earlier: Earlier = Earlier()) -> Order:  # noqa: B008
-        """Sort all removals by score, or by the share of a group or a structure that is gone of the full model's."""
-        found: list[tuple[float, int, int]] = []
+        """Sort all removals by score, or by the share of a group or a structure that is gone of the full model's.
+
+        Of equal scores, those of the bundle that has lost the smaller share go first.
+        """
+        found: list[tuple[float, float, int, int]] = []
         for index, bundle in enumerate(bundles):
             levels = bundle.levels(rules)
             highest = -math.inf
             for before, after in zip(levels, levels[1:], strict=False):
-                moment = bundle.share_gone(after, earlier)
+                moment = share = bundle.share_gone(after, earlier)
                 if rules.ranking != "layer":
                     moment = highest = max(highest, bundle.cost(before, after))  # a group's removals stay in order
-                found.append((moment, index, after))
-        found.sort()
+                found.append((moment, share, index, after))
+        events = [(index, level) for _, _, index, level in sorted(found)]
         if rules.ranking == "isomorphic":
-            found = sorted(_by_share_of_structure(found, bundles, earlier))
-        return cls(tuple(bundles), tuple((index, level) for _, index, level in found), rules, earlier)
+            events = [(index, level) for _, index, level in sorted(_by_share_of_structure(events, bundles, earlier))]
+        return cls(tuple(bundles), tuple(events), rules, earlier)
 
     def levels(self, events: Iterable[tuple[int, int]]) -> dict[int, int]:
         """The level of every bundle after some removals."""
@@ -234,7 +237,7 @@ class Order:
 
 
 def _by_share_of_structure(
-    removals: Iterable[tuple[float, int, int]], bundles: Sequence[Bundle], earlier: Earlier
+    removals: Iterable[tuple[int, int]], bundles: Sequence[Bundle], earlier: Earlier
 ) -> Iterator[tuple[float, int, int]]:
     """Yield removals, which come by score, with the share of their structure's channels that is gone after them."""
     channels, gone = defaultdict[Hashable, float](float), defaultdict[Hashable, float](float)
@@ -243,7 +246,7 @@ def _by_share_of_structure(
         channels[bundle.structure] += full
         gone[bundle.structure] += full - left
     levels = Counter[int]()
-    for _, index, level in removals:
+    for index, level in removals:
         bundle = bundles[index]
         gone[bundle.structure] += bundle.gone(level, earlier) - bundle.gone(levels[index], earlier)
         levels[index] = level

@@ -89,7 +89,7 @@ def structure(coupling: Coupling, model: nn.Module, name: str) -> Hashable:
     That is the kinds of layers that the channels run through, in the order of the model, what each does with them, and
     how many outputs one channel is. The last tells heads of attention from the hidden units of a perceptron.
     """
-    layers = dict(model.named_modules())
+    layers = dict(model.named_modules(remove_duplicate=False))
     kinds = tuple((type(layers.get(each.layer)).__name__, each.role) for each in coupling.members(name))
     return kinds, coupling.widths(name)
 
@@ -118,6 +118,8 @@ def _checked(name: str, scores: Any, size: int) -> Tensor:
         raise InputError(
             f"the criterion should give one score for each of the {size} channels of {name}; it gave {found}"
         )
+    if scores.is_complex():
+        raise InputError(f"the criterion's scores for {name} are complex numbers, which have no order")
     if not torch.isfinite(scores).all():
         raise InputError(f"the criterion's scores for {name} are not all finite")
     return scores.detach()

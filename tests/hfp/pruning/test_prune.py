@@ -230,6 +230,7 @@ class Tangled(nn.Module):
         ),
         ({"importance": lambda group: None}, "it gave NoneType"),
         ({"importance": lambda group: torch.full((len(group[0].idxs),), torch.nan)}, "are not all finite"),
+        ({"importance": lambda group: torch.ones(len(group[0].idxs)) * 1j}, "are complex numbers, which have no order"),
         ({"ranking": "up"}, "ranking is one of layer, global, isomorphic, measured"),
         ({"data": 3}, "data is a list or loader of batches, not int"),
         ({"data": {"images": IMAGES}}, "data is a list or loader of batches, not dict"),

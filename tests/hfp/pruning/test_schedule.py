@@ -82,6 +82,12 @@ def test_global_ranking_takes_the_lowest_wherever_they_are():
     assert Order.of(bundles, RankingRules("layer")).until(0.4) == {"a": [1, 2, 3], "b": [1, 2, 3]}
 
 
+@pytest.mark.parametrize("ranking", ["global", "isomorphic"])
+def test_equal_scores_go_evenly_from_all_groups(ranking):
+    order = Order.of([bundle(a=[0.0] * 4), bundle(b=[0.0] * 8)], RankingRules(ranking))
+    assert {name: len(kept) for name, kept in order.until(0.5).items()} == {"a": 2, "b": 4}
+
+
 def test_isomorphic_ranking_compares_only_bundles_of_one_structure():
     def like(structure, **scores):
         return dataclasses.replace(bundle(**scores), structure=structure)

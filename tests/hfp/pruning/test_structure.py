@@ -44,6 +44,13 @@ def test_structures_are_those_that_torch_pruning_ranks_together(name, options):
         assert (ours[one] == ours[other]) == (expected[one] == expected[other]), (one, other)
 
 
+def test_a_layer_that_a_model_holds_under_two_names_is_of_its_kind():
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 3))
+    model[4] = model[2]
+    kinds, _ = structure(Coupling.trace(model.append(nn.Linear(6, 3)), torch.randn(2, 4)), model, "0")
+    assert {kind for kind, _ in kinds} == {"Linear"}
+
+
 def test_every_structure_loses_the_same_share_however_its_weights_are_scaled():
     model = hfp.create_model(VIT[0], **VIT[1])
     with torch.no_grad():
