@@ -76,7 +76,7 @@ def scored(
 
 
 def structured(bundles: Iterable[Bundle], coupling: Coupling, model: nn.Module) -> list[Bundle]:
-    """The bundles with their structures, which the isomorphic ranking needs and no other."""
+    """Return the bundles with their structures, which the isomorphic ranking needs and no other."""
     return [
         replace(bundle, structure=tuple(structure(coupling, model, name) for name in bundle.scores))
         for bundle in bundles
@@ -84,13 +84,17 @@ def structured(bundles: Iterable[Bundle], coupling: Coupling, model: nn.Module) 
 
 
 def structure(coupling: Coupling, model: nn.Module, name: str) -> Hashable:
-    """What isomorphic pruning takes as the structure of a group: it ranks groups of one structure together.
+    """Return what isomorphic pruning takes as the structure of a group; it ranks groups of one structure together.
 
-    That is the kinds of layers that the channels run through, in the order of the model, what each does with them, and
-    how many outputs one channel is. The last tells heads of attention from the hidden units of a perceptron.
+    A structure is the kinds of layers that the channels run through, in the order of the model, what each does with
+    them, and how many outputs one channel is. The last tells heads of attention from the hidden units of a perceptron,
+    and large heads from small ones. A parameter of a module that is made of others counts as that module. Operations
+    without weights, such as activations, are not looked at.
     """
     layers = dict(model.named_modules(remove_duplicate=False))
-    kinds = tuple((type(layers.get(each.layer)).__name__, each.role) for each in coupling.members(name))
+    members = coupling.members(name)
+    owners = [each.layer if each.layer in layers else each.layer.rpartition(".")[0] for each in members]
+    kinds = tuple((type(layers[path]).__name__, each.role) for path, each in zip(owners, members, strict=True))
     return kinds, coupling.widths(name)
 
 

@@ -7,6 +7,7 @@ import itertools
 import pytest
 import torch
 import torch_pruning as tp
+from timm.layers import GroupNormAct, LayerNormAct2d
 from torch import nn
 
 import hfp
@@ -49,6 +50,15 @@ def test_a_layer_that_a_model_holds_under_two_names_is_of_its_kind():
     model[4] = model[2]
     kinds, _ = structure(Coupling.trace(model.append(nn.Linear(6, 3)), torch.randn(2, 4)), model, "0")
     assert {kind for kind, _ in kinds} == {"Linear"}
+
+
+def test_layers_that_are_made_of_others_are_told_apart_by_their_kind():
+    norms = LayerNormAct2d(8), GroupNormAct(8, 1), LayerNormAct2d(8)
+    model = nn.Sequential(*(layer for norm in norms for layer in (nn.Conv2d(3, 8, 1), norm, nn.Conv2d(8, 3, 1))))
+    coupling = Coupling.trace(model, torch.randn(2, 3, 4, 4), ["2", "5", "8"])
+    first, second, third = (structure(coupling, model, name) for name in ("0", "3", "6"))
+    assert first == third
+    assert first != second
 
 
 def test_every_structure_loses_the_same_share_however_its_weights_are_scaled():
