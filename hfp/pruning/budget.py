@@ -14,7 +14,7 @@ KINDS = {
     "params": "share of the parameters that remains",
     "bytes": "share of the state's bytes that remains",
     "latency": "share of the time of a forward pass that remains, measured on the model's device",
-    "ratio": "share of the channels of every coupled group that is removed",
+    "ratio": "share of the channels removed: of each coupled group by the ranking layer, of all by the others",
 }
 """What a budget can limit, and what each number means."""
 
@@ -31,7 +31,8 @@ class Budget:
         params: share of the parameters that remains.
         bytes: share of the bytes of the state (parameters and buffers) that remains.
         latency: share of the time of one forward pass that remains, measured on the device that holds the model.
-        ratio: share of the channels of every coupled group that is removed; it stands alone.
+        ratio: share of the channels removed, of each coupled group by the ranking "layer" and of all together
+            by the others; it stands alone.
         tolerance: how far below a cost's limit the result may be, as a share of the limit. By default any distance is
             a result. With 0.02, a result below 98 % of the nearest limit is an error.
 

@@ -190,4 +190,5 @@ def _report(
         distance=request.budget.distances(costs),
         notes=tuple(notes),
         part=part.name,
+        ranking=request.rules.ranking,
     )

@@ -33,6 +33,7 @@ class PruneReport:
             where it is above, as a measured latency may be.
         notes: sentences about what could not be done as asked.
         part: the module that was pruned, which the costs and layers are of; None where it was the whole model.
+        ranking: how it was chosen what each layer loses.
     """
 
     budget: str
@@ -45,6 +46,7 @@ class PruneReport:
     distance: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     part: str | None = None
+    ranking: str = "layer"
 
     @property
     def met(self) -> bool:

@@ -42,6 +42,7 @@ class PruneResult:
         report = self.report
         return {
             "criterion": report.criterion,
+            "ranking": report.ranking,
             "budget": report.budget,
             "costs": {name: list(pair) for name, pair in report.costs.items()},
             "repairs": [repair.kind for repair in report.repairs],

@@ -180,13 +180,14 @@ def test_saved_and_loaded(tmp_path):
 
     torch.manual_seed(0)
     model, images = timm.create_model("test_resnet", num_classes=7).eval(), torch.randn(2, 3, 64, 64)
-    result = hfp.prune(model, images, hfp.Budget(macs=0.5), importance="l1")
+    result = hfp.prune(model, images, hfp.Budget(macs=0.5), importance="l1", ranking="isomorphic")
     path = hfp.save_pruned(result, tmp_path / "m.safetensors", timm=TimmModel("test_resnet", {"num_classes": 7}))
     for again in (hfp.load_pruned(path), hfp.load_pruned(path, timm.create_model("test_resnet", num_classes=7))):
         with torch.no_grad():
             assert torch.equal(again.model(images), result.model(images))
         assert again.index_map == result.index_map
         assert (again.metadata["criterion"], again.metadata["budget"]) == ("l1", "macs=0.5")
+        assert again.metadata["ranking"] == result.report.as_dict()["ranking"] == "isomorphic"
 
 
 def test_the_report_names_every_layer():

@@ -116,5 +116,23 @@ def test_no_more_than_the_share_goes_where_steps_leave_layers_a_single_channel(r
     assert result.report.ratio == 0.5
 
 
+@pytest.mark.parametrize("steps", [1, 4])
+def test_the_same_channels_stay_as_by_torch_pruning_where_no_share_is_rounded(steps):
+    torch.manual_seed(0)
+    model, inputs = hfp.create_model("resnet8", num_classes=10, in_channels=3), torch.randn(2, 3, 16, 16)
+    result = hfp.prune(
+        model, inputs, hfp.Budget(ratio=0.5), ranking="isomorphic", steps=steps, ignored_layers=["classifier"]
+    )
+    importance = tp.importance.GroupMagnitudeImportance(p=2)
+    pruner = tp.pruner.BasePruner(
+        model, inputs, importance, global_pruning=True, isomorphic=True, pruning_ratio=0.5, iterative_steps=steps,
+        ignored_layers=[model.classifier],
+    )  # fmt: skip
+    with hfp.reconstruct.record(model, inputs) as recording:
+        for _ in range(steps):
+            pruner.step()
+    assert recording.index_map == result.index_map
+
+
 def norms(group: tp.dependency.Group) -> torch.Tensor:
     return tp.importance.GroupMagnitudeImportance(normalizer=None)(group)
