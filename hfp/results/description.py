@@ -142,7 +142,7 @@ class ModelDescription:
             )
         try:
             return cls._parsed(found)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(f"{where} is damaged: {type(error).__name__}: {error}") from error
 
     @classmethod

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import nn
 
 from hfp import reconstruct
@@ -28,6 +27,7 @@ from hfp.results.description import ModelDescription, ModelSource, read_descript
 from hfp.results.files import CONFIGURATION, METRICS, MODEL, run_folder
 from hfp.results.folder import MACHINE
 from hfp.results.submodels import RUN, client_file, read_plan
+from hfp.results.tensor_file import read
 from hfp.training.batch_norm import has_statistics
 
 _OTHERWISE_TESTED = {"local": "every client's own", "batch": "each batch's own"}
@@ -114,12 +114,13 @@ class SavedRun(TrainedClassifier):
             client: its index, from 0.
 
         Raises:
-            InputError: the client was never asked to train, or its file or the plans are damaged or of another model.
+            InputError: the client was never asked to train, or its plan is damaged or of another model.
+            MapError: its file is damaged or of another model.
         """
         path = client_file(self.folder, client)
         if path.is_file():
             found = reconstruct.load_pruned(path, self.model)
-            return self._submodel(client, found.model, found.index_map, True, int(found.metadata.get("round", 0)))
+            return self._submodel(client, found.model, found.index_map, True, _round_in(path, found.metadata))
         plan = read_plan(self.folder, client)
         index_map = plan.index_map(self._groups)
         return self._submodel(client, compact_model(self.model, index_map).eval(), index_map, False, plan.round)
@@ -158,11 +159,7 @@ def load_run(folder: str | os.PathLike[str], model: ModelSource | None = None) -
     path = run_folder(Path(folder))
     if not path.is_dir():
         raise InputError(f"there is no folder {path}; give the folder that hfp run wrote")
-    description = read_description(path)
-    settings = read_json(path / CONFIGURATION)
-    if not isinstance(settings, dict):
-        raise InputError(f"{path / CONFIGURATION} is damaged: expected an object; found {type(settings).__name__}")
-    settings.pop(MACHINE, None)
+    description, settings = read_description(path), read_settings(path)
     full = copy_of(description.skeleton(model)) if isinstance(model, nn.Module) else description.skeleton(model)
     _fill(full, path / MODEL)
     policy = settings.get("batch_norm")
@@ -260,8 +257,15 @@ def load_submodel(path: str | os.PathLike[str], model: ModelSource | None = None
     about = found.metadata
     return Submodel(
         found.model, description.classes, description.input, about.get("client"), found.index_map,
-        bool(about.get("trained")), int(about.get("round", 0)), description,
+        bool(about.get("trained")), _round_in(path, about), description,
     )  # fmt: skip
+
+
+def _round_in(path: str | os.PathLike[str], metadata: Mapping[str, Any]) -> int:
+    found = metadata.get("round", 0)
+    if type(found) is not int:
+        raise InputError(f"{path} is damaged: round must be a whole number; found {found!r}")
+    return found
 
 
 def is_run(path: Path) -> bool:
@@ -288,11 +292,9 @@ def full_model_alone(path: Path) -> str | None:
 def _fill(model: nn.Module, path: Path) -> None:
     """Put the state of a file into the model, if it is this model's to the last shape."""
     try:
-        state = load_file(path)
+        _, state = read(path)
     except FileNotFoundError:
         raise InputError(f"there is no {path.name} in {path.parent}; the run has not ended its first round") from None
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path} is damaged: {error}") from error
     own = model.state_dict()
     odd = sorted(own.keys() ^ state.keys())
     if odd:
@@ -306,8 +308,25 @@ def _fill(model: nn.Module, path: Path) -> None:
     model.load_state_dict(state)
 
 
+def read_settings(folder: Path) -> dict[str, Any]:
+    """Read the fields of a run's experiment, as plain values, from its folder.
+
+    Raises:
+        InputError: the file is missing or damaged.
+    """
+    settings = read_json(folder / CONFIGURATION)
+    if not isinstance(settings, dict):
+        raise InputError(f"{folder / CONFIGURATION} is damaged: expected an object; found {type(settings).__name__}")
+    settings.pop(MACHINE, None)
+    return settings
+
+
 def read_history(path: Path) -> tuple[Mapping[str, Any], ...]:
-    """Read the lines of the metrics file, without half a line that an interruption may have left at its end."""
+    """Read the lines of the metrics file, without half a line that an interruption may have left at its end.
+
+    Raises:
+        InputError: the file can't be read or is damaged.
+    """
     try:
         *lines, rest = path.read_text(encoding="utf-8").split("\n")
     except FileNotFoundError:
@@ -322,5 +341,7 @@ def read_history(path: Path) -> tuple[Mapping[str, Any], ...]:
             raise InputError(f"{path}, line {number} is damaged: {error}") from error
         if not isinstance(record, dict):
             raise InputError(f"{path}, line {number} is damaged: expected an object")
+        if not isinstance(accuracy := record.get("accuracy"), (int, float, type(None))):
+            raise InputError(f"{path}, line {number} is damaged: accuracy must be a number; found {accuracy!r}")
         history.append(record)
     return tuple(history)

@@ -13,9 +13,9 @@ from safetensors import SafetensorError, safe_open
 
 from hfp.errors import InputError
 from hfp.federation.ending import why_ended
-from hfp.results.description import read_description, read_json
-from hfp.results.files import CLIENTS, CONFIGURATION, METRICS, MODEL
-from hfp.results.load import read_history
+from hfp.results.description import read_description
+from hfp.results.files import CLIENTS, METRICS, MODEL
+from hfp.results.load import read_history, read_settings
 
 _SETTINGS = ("method", "dataset", "clients", "seed")
 
@@ -26,7 +26,7 @@ def run_overview(folder: Path) -> dict[str, Any]:
     Raises:
         InputError: the folder is not a run's, or a file in it is damaged.
     """
-    description, settings = read_description(folder), read_json(folder / CONFIGURATION)
+    description, settings = read_description(folder), read_settings(folder)
     history, given = read_history(folder / METRICS), description.input
     tested = [line["accuracy"] for line in history if line.get("accuracy") is not None]
     model, option = ("", "") if description.named else (", model=...", " --model MODULE:FACTORY")

@@ -52,9 +52,9 @@ def read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         metadata = dict(header.pop(_METADATA, {}))
         checksum = metadata.pop(_CHECKSUM, None)
     except (SafetensorError, ValueError, TypeError, RecursionError) as error:
-        raise InputError(f"{path} can't be read: {error}") from error
+        raise InputError(f"{path} is damaged: {error}") from error
     if checksum is not None and checksum != _checksum(metadata, header, values):
-        raise InputError(f"{path} can't be read: it is damaged, because its checksum is not that of its content")
+        raise InputError(f"{path} is damaged: its checksum is not that of its content")
     return metadata, tensors
 
 

@@ -20,7 +20,7 @@ from hfp.data import Dataset, Split, from_tensors, load_dataset, make_dataset
 from hfp.federation.records import Run
 from hfp.federation.rounds import Course
 from hfp.federation.setup import set_up
-from hfp.reconstruct import MapError
+from hfp.reconstruct import MapError, Pruned, save_pruned
 from hfp.results.inputs import ModelInput
 from hfp.results.load import TrainedClassifier
 
@@ -206,6 +206,7 @@ DAMAGED = {
     "an unknown model": (lambda v: {**v, "model": "resnet9"}, "unknown model 'resnet9'"),
     "code to run": (lambda v: {**v, "model": "os:getcwd"}, "whose code is not run for a file's sake"),
     "a list": (lambda v: [v], "is no description of a model"),
+    "an input that is a list": (lambda v: {**v, "input": []}, "model.json is damaged"),
 }
 
 
@@ -226,6 +227,14 @@ def test_a_file_that_is_missing_or_damaged_is_named(name: str, copied: Path) -> 
         hfp.load_run(copied)
     (copied / name).unlink()
     with pytest.raises(hfp.InputError, match=f"there is no {name} in "):
+        hfp.load_run(copied)
+
+
+def test_one_flipped_bit_of_the_model_is_noticed(copied: Path) -> None:
+    content = bytearray((copied / "global.safetensors").read_bytes())
+    content[-2000] ^= 0x40
+    (copied / "global.safetensors").write_bytes(content)
+    with pytest.raises(hfp.InputError, match="global.safetensors is damaged: its checksum is not that of its content"):
         hfp.load_run(copied)
 
 
@@ -278,6 +287,15 @@ def test_a_clients_file_of_another_model_is_refused(copied: Path) -> None:
     hfp.save_pruned(pruned, copied / "clients" / "client-0.safetensors")
     with pytest.raises(MapError, match="is not the model that was pruned"):
         hfp.load_run(copied).submodel(0)
+
+
+def test_a_clients_file_whose_round_is_no_number_is_refused(copied: Path) -> None:
+    file = copied / "clients" / "client-0.safetensors"
+    pruned = hfp.load_pruned(file)
+    save_pruned(Pruned(pruned.model, pruned.index_map), file, metadata={**pruned.metadata, "round": "first"})
+    for load in (lambda: hfp.load_submodel(file), lambda: hfp.load_run(copied).submodel(0)):
+        with pytest.raises(hfp.InputError, match="client-0.safetensors is damaged: round must be a whole number"):
+            load()
 
 
 def test_half_a_line_of_metrics_is_what_an_interruption_left(copied: Path) -> None:

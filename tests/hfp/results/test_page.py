@@ -14,7 +14,7 @@ from PIL import Image
 import hfp
 from hfp.commands.cli import main
 from hfp.results import page
-from hfp.results.files import METRICS, PLANS
+from hfp.results.files import CONFIGURATION, METRICS, PLANS
 from hfp.results.page import charts_of, clients_of, coverage_of, masks_of, run_page
 
 pytest.importorskip("matplotlib", reason="the examples extra is not installed")
@@ -135,12 +135,21 @@ def test_names_in_the_folder_are_text_and_no_markup(folder, tmp_path):
     [
         (METRICS, "{}\n"),
         (METRICS, '{"round": 1, "clients": 3}\n'),
+        (METRICS, '{"round": 1, "accuracy": "high"}\n'),
+        (CONFIGURATION, "[]"),
         (PLANS, '{"format": 1, "sizes": {"a": -1}, "clients": {}}'),
     ],
 )
 def test_damaged_files_are_refused_in_one_line(folder, tmp_path, name, text):
     with pytest.raises(hfp.InputError, match="is damaged"):
         run_page(copied(folder, tmp_path, name, text))
+
+
+@pytest.mark.parametrize(("name", "text"), [(METRICS, '{"accuracy": "high"}\n'), (CONFIGURATION, "[]")])
+def test_a_folder_with_a_damaged_file_is_not_shown(folder, tmp_path, name, text, capsys):
+    assert main(["inspect", str(copied(folder, tmp_path, name, text))]) == 2
+    shown = capsys.readouterr()
+    assert not shown.out and f"{name}" in shown.err and "is damaged" in shown.err and shown.err.count("\n") == 1
 
 
 def test_plans_without_sizes_are_those_of_an_older_hfp(folder, tmp_path):
