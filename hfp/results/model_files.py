@@ -80,9 +80,9 @@ class ModelFiles(Observer):
         try:
             self._plans.write(self._unwritten)
         except OSError as error:
+            self._unwritten = {}  # they are not tried again in the end; after an interruption they are
             raise self._unwritable(error) from error
-        finally:
-            self._unwritten = {}
+        self._unwritten = {}
 
     def _unwritable(self, error: OSError) -> InputError:
         return InputError(f"files in {self._folder} can't be written: {error.strerror or error}")

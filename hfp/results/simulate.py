@@ -16,9 +16,9 @@ from hfp.federation.observer import Observer
 from hfp.federation.records import Run
 from hfp.federation.rounds import Course, Outcome
 from hfp.federation.setup import set_up
-from hfp.results.checkpoint import load_checkpoint
+from hfp.results.checkpoint import check_settings, load_checkpoint
 from hfp.results.display import Display
-from hfp.results.files import has_checkpoint
+from hfp.results.files import METRICS, has_checkpoint
 from hfp.results.folder import RunFolder, read_configuration
 from hfp.results.keeping import RunFiles
 from hfp.results.model_files import ModelFiles
@@ -53,7 +53,7 @@ def simulate(
 
     Raises:
         InputError: the experiment can't be set up or can't be sent to other processes, an observer is none, all clients
-            of a round failed, or the folder can't be used.
+            of a round failed, or the folder can't be used or has rounds of another experiment.
 
     >>> import hfp
     >>> run = hfp.simulate(hfp.Experiment(method="fedavg", clients=2, train_images=40, rounds=1, head_start=1.0))
@@ -70,11 +70,14 @@ def simulate(
         with fleet_of(federation, jobs) as fleet:
             return Course(federation, fleet, observers=told).run()
     path = Path(resume)
-    folder = RunFolder(path, resumed=has_checkpoint(path) or read_configuration(path) is not None)
+    found = read_configuration(path)
+    folder = RunFolder(path, resumed=has_checkpoint(path) or found is not None)
     with folder.taken():
         before = load_checkpoint(path) if has_checkpoint(path) else None
         if before is not None:
             before.check(experiment)
+        elif found is not None and (path / METRICS).exists():
+            check_settings(experiment, found[0])
         federation = set_up(experiment)
         if before is not None:
             before.check(experiment, federation)

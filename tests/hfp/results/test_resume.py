@@ -18,6 +18,7 @@ from hfp.federation.rounds import Course
 from hfp.methods import methods
 from hfp.results import checkpoint
 from hfp.results.files import CHECKPOINT, PREVIOUS
+from hfp.results.submodels import PlansFile, read_plans
 from hfp.results.tensor_file import read
 
 KILLER = Path(__file__).parents[2] / "support/kill_runs.py"
@@ -167,6 +168,30 @@ def test_a_finished_run_without_a_checkpoint_is_not_begun_anew(tmp_path):
     with pytest.raises(InputError, match="is finished and has no checkpoint"):
         simulate(experiment, resume=tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+
+
+def test_rounds_of_another_experiment_are_not_overwritten(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        simulate(Experiment(method="fedavg", **TINY), observers=[Stops()], resume=tmp_path, checkpoint=0)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    with pytest.raises(InputError, match="the run is of another experiment: it has method 'fedavg' and not 'heterofl'"):
+        simulate(Experiment(method="heterofl", **TINY), resume=tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+
+
+def test_plans_whose_writing_is_interrupted_are_written_when_the_run_ends(tmp_path, monkeypatch):
+    real, calls = PlansFile.write, []
+
+    def write(file, plans):
+        calls.append(plans)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        real(file, plans)
+
+    monkeypatch.setattr(PlansFile, "write", write)
+    with pytest.raises(KeyboardInterrupt):
+        simulate(Experiment(method="fedavg", **TINY), resume=tmp_path)
+    assert {plan.round for plan in read_plans(tmp_path)[1]} == {2}
 
 
 def test_a_run_that_went_on_from_the_checkpoint_before_survives_a_kill_between_two_renames(tmp_path, monkeypatch):
