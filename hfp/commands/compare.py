@@ -64,6 +64,8 @@ def comparison_of(arguments: argparse.Namespace) -> Comparison:
     for one, other in (("ranks", "ratios"), ("ratios", "ranks")):
         if one in given:
             axes.pop(other, None)
+    if arguments.budget is not None:
+        axes.pop("ranks", None)
     axes.update(given)
     options = dict(document.get("options", {}))
     for method, name, value in arguments.method_options or ():

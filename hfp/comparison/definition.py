@@ -123,6 +123,7 @@ class Comparison:
                 raise InputError(f"a comparison has each of its {what} once; found {twice} twice")
         for where, changes in (("base", self.base), *((v.name, v.changes) for v in self.variants)):
             _check_fields(where, changes)
+        _check_used(self)
         for _ in self.cells():
             pass
 
@@ -336,6 +337,19 @@ def _check_fields(where: str, changes: Mapping[str, Any]) -> None:
             raise InputError(f"{name} is an axis of the comparison; don't set it in {where}")
     if changes.get("patience"):
         raise InputError(f"patience can't be set in {where}: the runs of a comparison have as many rounds each")
+
+
+def _check_used(comparison: Comparison) -> None:
+    """Refuse several values of an axis that makes no difference to any run."""
+    base, ranks, alphas = comparison.base, comparison.ranks, comparison.alphas
+    if "budget" in base and len(ranks) > 1:
+        found = ", ".join(map(str, ranks))
+        raise InputError(f"ranks must be left out with a budget, which is the size of all clients; found {found}")
+    if len(alphas) > 1 and (base.get("partition", "dirichlet") != "dirichlet" or "clients_file" in base):
+        found = ", ".join(f"{alpha:g}" for alpha in alphas)
+        raise InputError(
+            f"alphas must be left out without the Dirichlet partition, which alone has them; found {found}"
+        )
 
 
 def _check_known(kind: str, given: Mapping[str, Any], known: Collection[str]) -> None:

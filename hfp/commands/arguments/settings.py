@@ -60,15 +60,13 @@ def given_settings(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the fields of `Experiment` that the arguments give, in normal form.
 
     Raises:
-        InputError: a value is of another kind, outside its range, or a name that isn't known.
+        InputError: a value is of another kind or outside its range.
     """
     given = {}
     for name, declared in settings_of(Experiment).items():
         value = getattr(arguments, name, None)
         if value is not None:
             given[name] = declared.checked(dict(value) if declared.shape == PAIRS else value)
-    check_model_name(given.get("model", Experiment.model))
-    check_option_names(given.get("method", Experiment.method), given.get("options", {}))
     return {name: dict(value) if isinstance(value, Mapping) else value for name, value in given.items()}
 
 
@@ -79,11 +77,16 @@ def check_given(arguments: argparse.Namespace) -> None:
         InputError: a value is of another kind, outside its range, a name that isn't known, or a path where nothing is.
     """
     given = given_settings(arguments)
+    elsewhere = any(getattr(arguments, name, None) is not None for name in ("file", "resume"))
+    known = given if elsewhere else {"method": Experiment.method, "dataset": Experiment.dataset, **given}
+    if "model" in known:
+        check_model_name(known["model"])
+    if "method" in known:
+        check_option_names(known["method"], known.get("options", {}))
     check_weights(given.get("weights"))
-    dataset = given.get("dataset", Experiment.dataset)
+    dataset = known.get("dataset")
     if given.get("image_size") is not None and dataset in IMAGES:
         raise InputError(f"image_size is for imagefolder only; the images of {dataset} are {IMAGES[dataset][1]} wide")
-    elsewhere = any(getattr(arguments, name, None) is not None for name in ("file", "resume"))  # it may say the root
     check_root(given.get("data_root"), None if elsewhere else dataset, given.get("download", False))
     clients_file = given.get("clients_file")
     if clients_file is not None and not Path(clients_file).exists():

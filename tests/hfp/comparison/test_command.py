@@ -129,6 +129,14 @@ def test_a_comparison_survives_its_folder(tmp_path):
         ({"experiment": {"alpha": 3.0}}, "alpha is an axis of the comparison; don't set it in base"),
         ({"variant": [{"name": "x", "seed": 3}]}, "seed is an axis of the comparison; don't set it in x"),
         ({"variant": [{"method": "fedavg"}]}, "a variant needs a name"),
+        (
+            {"compare": {"ranks": [1, 2]}, "experiment": {"budget": {"macs": 0.5}}},
+            "ranks must be left out with a budget, which is the size of all clients; found 1, 2",
+        ),
+        (
+            {"compare": {"alphas": [0.1, 1.0]}, "experiment": {"partition": "iid"}},
+            "alphas must be left out without the Dirichlet partition, which alone has them; found 0.1, 1",
+        ),
         ({"compare": {"methods": ["fedavg"]}, "options": {"ca-hfp": {}}}, "unknown method with options 'ca-hfp'"),
     ],
 )

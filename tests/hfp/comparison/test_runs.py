@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from hfp.commands import compare as command
+from hfp.commands.arguments.compare import check
 from hfp.commands.cli import build_parser, main
 from hfp.comparison import runs as compare_runs
 from hfp.comparison.definition import Comparison, Variant, variants_of
@@ -189,6 +190,23 @@ def test_a_file_is_read_first_and_arguments_go_over_it(tmp_path):
     with pytest.raises(InputError, match="ranks or ratios, not both"):
         words += ["--ratio", "0.5"]
         command.comparison_of(build_parser(words).parse_args(words))
+
+
+def test_a_budget_in_the_arguments_goes_over_the_ranks_of_a_file(tmp_path):
+    path = tmp_path / "study.toml"
+    path.write_text('[compare]\nmethods = ["fedmp"]\nranks = [1, 2]\n')
+    words = ["compare", "--file", str(path), "--budget", "macs=0.5"]
+    comparison = command.comparison_of(build_parser(words).parse_args(words))
+    assert [name for name, _ in comparison.sizes] == ["budget"]
+
+
+def test_what_the_file_says_of_the_data_is_not_taken_for_the_default(tmp_path):
+    path = tmp_path / "study.toml"
+    path.write_text(f'[experiment]\ndataset = "imagefolder"\ndata_root = "{tmp_path}"\n')
+    words = ["compare", "--file", str(path), "--image-size", "16"]
+    check(build_parser(words).parse_args(words))
+    with pytest.raises(InputError, match="image_size is for imagefolder only; the images of digits are 8 wide"):
+        check(build_parser(words := ["compare", "--image-size", "16"]).parse_args(words))
 
 
 @pytest.mark.parametrize(("words", "seeds"), [("2", (0, 1)), ("3,1", (3, 1)), ("4,", (4,))])

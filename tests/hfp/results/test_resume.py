@@ -130,6 +130,13 @@ def test_the_command_resumes_with_the_settings_it_was_started_with(tmp_path, mon
     assert len((part / "metrics.jsonl").read_text().splitlines()) == 4
 
 
+def test_a_resumed_run_knows_the_options_of_its_own_method(tmp_path, capsys):
+    simulate(Experiment(method="fedprox", options={"mu": 0.1}, **{**TINY, "rounds": 1}), resume=tmp_path)
+    assert main(["run", "--resume", str(tmp_path), "--rounds", "2", "--option", "mu=0.1"]) == 0
+    assert main(["run", "--resume", str(tmp_path), "--rounds", "2", "--option", "warmup=1"]) == 2
+    assert "unknown option of fedprox 'warmup'" in capsys.readouterr().err
+
+
 def test_a_resumed_run_goes_on_saving_its_clients_models(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         interrupt_after(patch, 1)
