@@ -25,7 +25,7 @@ TABLE, PAGE, FIGURES = "table.md", "report.html", "figures"
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run what is missing and report; 0 when all runs finished, 1 when some failed, 130 when interrupted."""
+    """Run what is missing and report; 0 when all runs finished, 1 when some failed, 128 and the signal when stopped."""
     comparison = comparison_of(arguments)
     fresh = Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-compare"
     folder = ComparisonFolder(arguments.out or fresh, comparison.threads, numbered=arguments.out is None)
@@ -45,9 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
             return status(stop)
         _report(comparison, folder, console, arguments.json)
     for failure in failures:
-        cell = failure.cell
-        where = f"{cell.variant}, seed {cell.seed}, {cell.size}, alpha {cell.alpha:g}"
-        console.print(f"failed: {where}: {failure.reason}", soft_wrap=True, markup=False)
+        console.print(f"failed: {failure.cell}: {failure.reason}", soft_wrap=True, markup=False)
     return 1 if failures else 0
 
 
@@ -100,10 +98,9 @@ def _run(
 
         def on_run(cell: Cell) -> None:
             progress.advance(finished)
-            where = f"{cell.variant}, seed {cell.seed}, {cell.size}, alpha {cell.alpha:g}"
             result = folder.load(cell.experiment)
             reached = f"{final_accuracy(result):.1f} %" if result else "failed"
-            progress.console.print(f"{where}: {reached}", soft_wrap=True, markup=False)
+            progress.console.print(f"{cell}: {reached}", soft_wrap=True, markup=False)
 
         return run_missing(comparison, folder, jobs, lambda: progress.advance(rounds), on_run, every)
 

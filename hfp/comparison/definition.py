@@ -63,6 +63,9 @@ class Cell:
     size: str
     experiment: Experiment
 
+    def __str__(self) -> str:
+        return f"{self.variant}, seed {self.seed}, {self.size}, alpha {self.alpha:g}"
+
 
 @dataclass(frozen=True)
 class Comparison:

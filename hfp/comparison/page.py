@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 from hfp.comparison.definition import Comparison
@@ -110,17 +111,28 @@ def file_name(title: str) -> str:
 
 
 def _shown(rows: Sequence[Row]) -> list[str]:
-    return [title for title, (_, figure) in FIGURES.items() if any(figure(row) is not None for row in rows)]
+    return [title for title, figure in FIGURES.items() if any(figure.of(row) is not None for row in rows)]
 
 
-FIGURES: Mapping[str, tuple[str, Callable[[Row], float | None]]] = {
-    "Accuracy": ("test accuracy, %", lambda row: row.accuracy.mean),
-    "Clients' own models on data like theirs": ("accuracy, %", lambda row: None if row.own is None else row.own.mean),
-    "Megabytes moved": ("megabytes, up and down", lambda row: row.megabytes_up + row.megabytes_down),
-    "Training": ("1e9 multiply-accumulates", lambda row: row.gmacs),
-    "Time on the clients' devices": ("simulated seconds", lambda row: row.seconds),
+@dataclass(frozen=True)
+class Figure:
+    """A figure of a row that can be drawn: its axis' label, and whether the axis starts at 0."""
+
+    label: str
+    of: Callable[[Row], float | None]
+    from_zero: bool = True
+
+
+FIGURES: Mapping[str, Figure] = {
+    "Accuracy": Figure("test accuracy, %", lambda row: row.accuracy.mean, from_zero=False),
+    "Clients' own models on data like theirs": Figure(
+        "accuracy, %", lambda row: None if row.own is None else row.own.mean, from_zero=False
+    ),
+    "Megabytes moved": Figure("megabytes, up and down", lambda row: row.megabytes_up + row.megabytes_down),
+    "Training": Figure("1e9 multiply-accumulates", lambda row: row.gmacs),
+    "Time on the clients' devices": Figure("simulated seconds", lambda row: row.seconds),
 }
-"""What can be drawn against what clients remove: the chart's title -> the axis' label, and the figure of a row."""
+"""What can be drawn against what clients remove, by the chart's title."""
 
 
 def size_chart(comparison: Comparison, rows: Sequence[Row], alpha: float, title: str, *, legend: bool = False) -> str:
@@ -129,19 +141,19 @@ def size_chart(comparison: Comparison, rows: Sequence[Row], alpha: float, title:
     Raises:
         InputError: matplotlib isn't installed.
     """
-    label, figure = FIGURES[title]
+    figure = FIGURES[title]
     names = [name for name, _ in comparison.sizes]
     places = [100 * ratio for ratio in comparison.ratios] or range(len(names))
     lines = []
     for index, variant in enumerate(comparison.variants):
         mine = [row for row in rows if (row.alpha, row.variant) == (alpha, variant.name)]
-        points = [(float(places[names.index(row.size)]), value) for row in mine if (value := figure(row)) is not None]
+        values = [(float(places[names.index(row.size)]), figure.of(row)) for row in mine]
+        points = [(place, value) for place, value in values if value is not None]
         lines += [Line(variant.name, index, points)] if points else []
     across = "channels removed, %" if comparison.ratios else "what clients remove"
-    zero = "ccuracy" not in title + label
     shown = [f"{place:g}" for place in places] if comparison.ratios else names
     labels = {float(place): text for place, text in zip(places, shown, strict=True)}
-    return line_chart(title, across, label, lines, places=labels, zero=zero, legend=legend)
+    return line_chart(title, across, figure.label, lines, places=labels, zero=figure.from_zero, legend=legend)
 
 
 def round_chart(

@@ -214,8 +214,8 @@ def _with_personal(made: Sequence[Row]) -> bool:
     return any(row.own is not None for row in made)
 
 
-def cells_of(row: Row, personal: bool = False) -> tuple[str, ...]:
-    """Return a row's texts under `headings`; `personal` says that some row has clients' own models."""
+def cells_of(row: Row, made: Sequence[Row]) -> tuple[str, ...]:
+    """Return a row's texts under the `headings` of the rows `made`, of which it is one."""
     reached = row.reached
     to_target = "never"
     if reached.runs:
@@ -226,7 +226,7 @@ def cells_of(row: Row, personal: bool = False) -> tuple[str, ...]:
         row.variant,
         f"{row.accuracy:.2f}",
         "" if row.difference is None else f"{row.difference:+.2f}",
-        *(("" if part is None else f"{part:.2f}" for part in (row.own, row.shared)) if personal else ()),
+        *(("" if part is None else f"{part:.2f}" for part in (row.own, row.shared)) if _with_personal(made) else ()),
         f"{row.megabytes_up:,.1f}",
         f"{row.megabytes_down:,.1f}",
         f"{row.gmacs:,.1f}",
@@ -255,11 +255,12 @@ def tables(made: Sequence[Row]) -> list[Table]:
             title_justify="left",
             caption_justify="left",
             box=box.SIMPLE_HEAD,
+            show_edge=False,
             padding=(0, 1, 0, 0),
         )
         own = ("own, %",) if personal else ()
         table.add_column("variant", overflow="fold")
-        for heading in ("accuracy, %", "difference", *own, "MB", "GMACs", "device s", f"to {target:.1f} %"):
+        for heading in ("accuracy, %", "difference", *own, "MB", "GMACs", "device\ns", f"to\n{target:.1f} %"):
             table.add_column(heading, justify="right", no_wrap=True)
         for row in group:
             table.add_row(*map(Text, _short(row, personal)))
@@ -269,7 +270,7 @@ def tables(made: Sequence[Row]) -> list[Table]:
 
 def _short(row: Row, personal: bool) -> tuple[str, ...]:
     """Return the texts of a row in the terminal."""
-    name, accuracy, difference, *_ = cells_of(row)
+    name, accuracy, difference, *_ = cells_of(row, [row])
     own = ("" if row.own is None else f"{row.own.mean:.1f}",) if personal else ()
     costs = (f"{cost:,.1f}" for cost in (row.megabytes_up + row.megabytes_down, row.gmacs, row.seconds))
     return (name, accuracy, difference, *own, *costs, f"{row.reached.rounds:.0f}" if row.reached.runs else "never")
@@ -288,9 +289,9 @@ def markdown(made: Sequence[Row]) -> str:
     lines: list[str] = []
     for (alpha, size), group in grouped(made).items():
         lines += [f"## {size}, alpha {alpha:g}", "", f"Target {group[0].target:.1f} %.", ""]
-        head, personal = headings(made), _with_personal(made)
+        head = headings(made)
         lines += ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-        lines += ["| " + " | ".join(map(_as_markdown, cells_of(row, personal))) + " |" for row in group] + [""]
+        lines += ["| " + " | ".join(map(_as_markdown, cells_of(row, made))) + " |" for row in group] + [""]
     return "\n".join(lines)
 
 

@@ -85,8 +85,8 @@ def test_costs_to_target_are_those_of_the_seeds_that_got_there(made):
     )
     assert fixed[0].reached.runs == 0
     assert (fixed[1].reached.runs, fixed[1].reached.rounds, fixed[1].reached.megabytes) == (1, 5, 20.5)
-    assert cells_of(fixed[0])[-1] == "never"
-    assert cells_of(fixed[1])[-1] == "5 rounds, 20.5 MB, 10.0 s (1 of 2 seeds)"
+    assert cells_of(fixed[0], fixed)[-1] == "never"
+    assert cells_of(fixed[1], fixed)[-1] == "5 rounds, 20.5 MB, 10.0 s (1 of 2 seeds)"
     assert plain(fixed)[0]["rounds_to_target"] is None
 
 
@@ -141,6 +141,19 @@ def test_tables_fit_a_terminal_of_80_columns(made):
     assert "…" not in text
     assert "74.00 ± 2.83" in text
     assert "rank 2, alpha 1" in text
+
+
+def test_names_of_methods_stay_whole_in_a_terminal_of_80_columns(made):
+    wide, own = Spread(62.05, 11.13), Spread(66.41, 7.7)
+    longest = [
+        dataclasses.replace(made[0], variant=name, accuracy=wide, difference=wide, own=own, shared=own)
+        for name in ("ca-hfp-paper", "fedmp-bandit")
+    ]
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(*tables(longest))
+    text = console.export_text()
+    assert "…" not in text
+    assert all(name in text for name in ("variant ", "ca-hfp-paper ", "fedmp-bandit "))
 
 
 def test_markdown_has_every_row(made):
