@@ -13,7 +13,7 @@ from rich.console import Console
 
 from hfp.commands.arguments.predict import image_files
 from hfp.commands.printing import print_json
-from hfp.errors import InputError
+from hfp.errors import InputError, printable
 from hfp.results.classifier import Prediction, TrainedClassifier
 from hfp.results.load import is_run, load_run, load_submodel
 
@@ -34,7 +34,8 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     console = Console(highlight=False)
     for path, prediction in zip(paths, found, strict=True):
-        console.print(f"{path}: {prediction.label} ({prediction.probability:.1%})", soft_wrap=True, markup=False)
+        line = printable(f"{path}: {prediction.label} ({prediction.probability:.1%})")
+        console.print(line, soft_wrap=True, markup=False)
     return 0
 
 

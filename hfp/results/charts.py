@@ -13,7 +13,7 @@ from html import escape
 from textwrap import wrap
 from typing import Any
 
-from hfp.results.plots import make_figure
+from hfp.results.plots import literal, make_figure
 
 LIGHT = ("#0b7285", "#d9480f", "#5f3dc4", "#2b8a3e", "#c2255c", "#1864ab", "#e67700", "#495057", "#862e9c", "#5c940d")
 DARK = ("#3bc9db", "#ff922b", "#b197fc", "#69db7c", "#faa2c1", "#74c0fc", "#ffd43b", "#ced4da", "#e599f7", "#c0eb75")
@@ -91,15 +91,15 @@ def line_chart(
     figure = make_figure(6.4, 4.1 + 0.2 * legend * rows)
     axes = figure.subplots()
     curves = [_draw(axes, line) for line in lines]
-    axes.set_title(_plain(title), loc="left", fontsize=12, fontweight="bold", color=_INK, pad=10)
-    axes.set_xlabel(_plain(x_label), color=_SOFT)
-    axes.set_ylabel(_plain(y_label), color=_SOFT)
+    axes.set_title(literal(title), loc="left", fontsize=12, fontweight="bold", color=_INK, pad=10)
+    axes.set_xlabel(literal(x_label), color=_SOFT)
+    axes.set_ylabel(literal(y_label), color=_SOFT)
     _style(axes)
     _place_ticks(axes, lines, places)
     if zero:
         axes.set_ylim(bottom=0)
     if legend:
-        texts = [_plain(name) for name in names]  # given, since of a curve's own a first "_" would hide it
+        texts = [literal(name) for name in names]  # given, since of a curve's own a first "_" would hide it
         figure.legend(
             curves, texts, loc="outside lower center", ncols=columns, frameon=False, labelcolor=_INK, fontsize=9
         )
@@ -133,13 +133,13 @@ def bar_chart(title: str, x_label: str, bars: Sequence[Bar]) -> str:
     axes.barh(places, [bar.value for bar in bars], height=0.36, color=next(iter(_LINES)))
     for place, bar in zip(places, bars, strict=True):
         beside = {"xytext": (0, 9), "textcoords": "offset points", "fontsize": 10}
-        axes.annotate(_plain(bar.name), (0.0, place - 0.18), xycoords=("axes fraction", "data"), color=_INK, **beside)
+        axes.annotate(literal(bar.name), (0.0, place - 0.18), xycoords=("axes fraction", "data"), color=_INK, **beside)
         ends = max(bar.value, bar.high or 0.0)
         axes.annotate(f"{bar.value:g}", (ends, place), xytext=(6, -3.5), textcoords="offset points", color=_INK)
         if bar.low is not None and bar.high is not None:
             axes.plot([bar.low, bar.high], [place, place], color=_INK, linewidth=1.6)
-    axes.set_title(_plain(title), loc="left", fontsize=12, fontweight="bold", color=_INK, pad=16)
-    axes.set_xlabel(_plain(x_label), color=_SOFT)
+    axes.set_title(literal(title), loc="left", fontsize=12, fontweight="bold", color=_INK, pad=16)
+    axes.set_xlabel(literal(x_label), color=_SOFT)
     axes.set_yticks([])
     axes.set_ylim(len(bars) - 0.6, -0.75)
     axes.margins(x=0.12)
@@ -163,7 +163,7 @@ def _place_ticks(axes: Any, lines: Sequence[Line], places: Mapping[float, str] |
     axes.locator_params(nbins=6)
     axes.locator_params(axis="x", integer=whole, min_n_ticks=1 if whole else 2)
     if places:
-        axes.set_xticks(list(places), [_plain(name) for name in places.values()])
+        axes.set_xticks(list(places), [literal(name) for name in places.values()])
         room = 0.07 * (max(places) - min(places)) or 1.0
         axes.set_xlim(min(places) - room, max(places) + room)
 
@@ -206,7 +206,7 @@ def _as_element(svg: str, title: str, lines: Sequence[Line]) -> str:
     text = svg[svg.index("<svg") :].strip()
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
     text = re.sub(r"<!--.*?-->\s*|<style.*?</style>\s*", "", text, flags=re.DOTALL)
-    text = re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', _opening(title), text, count=1)
+    text = re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', lambda found: _opening(title, found[1]), text, count=1)
     for line in lines:
         last = f": {line.points[-1][1]:.4g}" if line.points else ""
         tip = f'<g class="curve"><title>{escape(line.name + last)}</title>'
@@ -219,11 +219,6 @@ def _as_element(svg: str, title: str, lines: Sequence[Line]) -> str:
     return text
 
 
-def _opening(title: str) -> str:
+def _opening(title: str, box: str) -> str:
     spaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
-    return f'<svg {spaces} viewBox="\\1" role="img" aria-label="{escape(title, quote=True)}">'
-
-
-def _plain(text: str) -> str:
-    """Return the text so that matplotlib reads no mathematics into it."""
-    return text.replace("$", r"\$")
+    return f'<svg {spaces} viewBox="{box}" role="img" aria-label="{escape(title, quote=True)}">'

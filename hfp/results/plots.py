@@ -46,12 +46,11 @@ def save_curves(run: Run, path: Path) -> None:
     full = (run.full_cost.bytes_up + run.full_cost.bytes_down) / MEGABYTE
     by_traffic.set_title(f"FedAvg would move {full:,.1f} MB in as many rounds", fontsize=9, color=INK)
     experiment = run.experiment
-    figure.suptitle(
+    title = (
         f"{experiment.method} · {experiment.dataset_name} · {experiment.model_name} · {experiment.clients} clients · "
-        f"removed {_shares(run.ratios)}",
-        fontsize=11,
-        color=INK,
+        f"removed {_shares(run.ratios)}"
     )
+    figure.suptitle(literal(title), fontsize=11, color=INK)
     _save(figure, path)
 
 
@@ -112,7 +111,7 @@ def _draw_coverage(axes: Axes, measured: Sequence[tuple[int, Diagnostics]]) -> N
     image = axes.imshow(shares, aspect="auto", vmin=0, vmax=1, cmap="viridis", extent=extent, interpolation="nearest")
     axes.figure.colorbar(image, ax=axes)
     step = math.ceil(len(names) / MOST_NAMES)
-    axes.set_yticks(range(0, len(names), step), names[::step], fontsize=6)
+    axes.set_yticks(range(0, len(names), step), map(literal, names[::step]), fontsize=6)
 
 
 def make_figure(width: float, height: float) -> Any:
@@ -126,6 +125,11 @@ def make_figure(width: float, height: float) -> Any:
     except ImportError as error:
         raise InputError('matplotlib is missing; pip install "hfp[examples]"') from error
     return Figure(figsize=(width, height), layout="constrained")
+
+
+def literal(text: str) -> str:
+    """Return the text so that matplotlib reads no mathematics into it."""
+    return text.replace("$", r"\$")
 
 
 def _save(figure: Any, path: Path) -> None:

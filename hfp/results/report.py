@@ -50,10 +50,9 @@ def round_line(record: RoundRecord, rounds: int, f1: bool = False) -> str:
 
 
 def _tested(record: RoundRecord, f1: bool) -> str:
-    if record.accuracy is None or record.loss is None:
-        return f"{'not tested':<{43 if f1 else 31}}"
-    score = f"  F1 {record.f1:5.1f} %" if f1 else ""
-    return f"accuracy {record.accuracy:5.1f} %{score}  loss {record.loss:6.3f}"
+    score = f"  F1 {record.f1 or 0.0:5.1f} %" if f1 else ""
+    tested = f"accuracy {record.accuracy or 0.0:5.1f} %{score}  loss {record.loss or 0.0:6.3f}"
+    return f"{'not tested':<{len(tested)}}" if None in (record.accuracy, record.loss) else tested
 
 
 def _missing(record: RoundRecord) -> str:

@@ -5,6 +5,7 @@ import pytest
 from commands import refused
 from safetensors import safe_open
 
+from hfp.commands import listing
 from hfp.commands.cli import COMMANDS, main
 from hfp.federation.rounds import Course
 from hfp.models import create_model
@@ -137,3 +138,9 @@ def test_every_command_has_help(command, capsys):
     with pytest.raises(SystemExit, match="0"):
         main([command, "--help"])
     assert f"usage: hfp {command}" in capsys.readouterr().out
+
+
+def test_brackets_in_what_a_registered_criterion_says_are_text(monkeypatch, capsys):
+    monkeypatch.setattr(listing, "criterion_rows", lambda: [{"name": "mine", "source": "[b]us[/i]", "needs": "data"}])
+    assert main(["criteria"]) == 0
+    assert "[b]us[/i]" in capsys.readouterr().out

@@ -60,6 +60,15 @@ def test_predict_prints_the_class_of_every_image_in_a_folder(folder, images, cap
     assert document["classes"] == list("0123456789")
 
 
+def test_predict_prints_a_class_without_its_control_characters(folder, images, tmp_path, capsys):
+    copied = Path(shutil.copytree(folder, tmp_path / "copy"))
+    values = json.loads((copied / "model.json").read_text())
+    (copied / "model.json").write_text(json.dumps({**values, "classes": [f"\x1b[2J{n}" for n in range(10)]}))
+    assert main(["predict", str(copied), str(images / "0.png")]) == 0
+    out = capsys.readouterr().out
+    assert r": \x1b[2J" in out and "\x1b" not in out
+
+
 def test_json_has_null_for_what_is_no_number(folder, images, tmp_path, capsys):
     broken = shutil.copytree(folder, tmp_path / "run")
     state = load_file(broken / "global.safetensors")

@@ -234,6 +234,8 @@ def test_testing_less_often_changes_nothing_that_is_tested():
     assert (seldom.accuracy, seldom.bytes_down) == (often.accuracy, often.bytes_down)
     assert seldom.history[0].as_dict()["accuracy"] is None
     assert "not tested" in round_line(seldom.history[0], 4)
+    for f1 in (False, True):
+        assert len({round_line(record, 4, f1).index("  up ") for record in seldom.history}) == 1
     assert math.isnan(dataclasses.replace(seldom, history=seldom.history[:2]).accuracy)
 
 

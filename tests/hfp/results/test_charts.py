@@ -23,6 +23,11 @@ def test_names_are_escaped_and_mathematics_left_alone():
     assert {'"<q>" $x$: 2.25', "b & c: 2.5"} <= tips
 
 
+def test_a_title_with_a_backslash_is_text():
+    title = r"\d and \1"
+    assert ElementTree.fromstring(line_chart(title, "x", "y", LINES)).get("aria-label") == title
+
+
 def test_colours_are_the_pages_and_nothing_else_is_brought_along():
     chart = line_chart("a", "x", "y", LINES)
     assert not re.search("#[0-9a-f]{6}|font-family|<style|<metadata|<!--|script", chart)

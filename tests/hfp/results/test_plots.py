@@ -99,6 +99,14 @@ def test_layers_are_named_as_far_as_their_names_can_be_read(drawn: list[Any], tm
     assert names[:2] == ["layer 0", "layer 3"]
 
 
+def test_dollars_in_names_are_no_mathematics(drawn: list[Any], tmp_path: Path) -> None:
+    run = run_of([10.0], diagnostics=diagnostics(coverage={r"$\no$": 0.5}))
+    run = dataclasses.replace(run, experiment=dataclasses.replace(run.experiment, model=r"my$\no$:net"))
+    save_curves(run, tmp_path / "curves.png")
+    save_diagnostics(run, tmp_path / "diagnostics.png")
+    assert all(picture.stat().st_size for picture in tmp_path.iterdir())
+
+
 def test_many_shares_are_told_by_the_least_and_the_greatest(drawn: list[Any], tmp_path: Path) -> None:
     run = run_of([10.0])
     clients = tuple(dataclasses.replace(run.history[0].clients[0], ratio=ratio / 10) for ratio in range(1, 9))
