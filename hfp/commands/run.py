@@ -6,8 +6,10 @@ import argparse
 import contextlib
 import dataclasses
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -43,45 +45,46 @@ def run(arguments: argparse.Namespace) -> int:
         _trackers(Path(), arguments)  # a missing package is noticed before anything is made
         if arguments.resume is None:
             start = _new(arguments)
-            federation = set_up(start.experiment)
-            use_threads(arguments.threads, federation)
-            fleet = held.enter_context(fleet_of(federation, _jobs(arguments, start)))
-            held.enter_context(start.folder.taken())  # nothing is made before it is known that the run can begin
         else:
             folder = _interrupted_run(arguments.resume)
             held.enter_context(folder.taken())
             start = _resumed(folder, arguments, console)
-            federation = set_up(start.experiment)
-            if start.checkpoint is not None:
-                start.checkpoint.check(start.experiment, federation)
-            use_threads(start.threads if arguments.threads is None else arguments.threads, federation)
-            fleet = held.enter_context(fleet_of(federation, _jobs(arguments, start)))
-        jobs = _jobs(arguments, start)
-        workers = jobs if jobs > 1 else 0
+        federation = set_up(start.experiment)
+        if start.checkpoint is not None:
+            start.checkpoint.check(start.experiment, federation)
+        use_threads(start.threads, federation)
+        fleet = held.enter_context(fleet_of(federation, start.jobs))
+        if arguments.resume is None:
+            held.enter_context(start.folder.taken())  # nothing is made before it is known that the run can begin
+        workers = start.jobs if start.jobs > 1 else 0
         start.folder.configure(start.experiment, {"threads": torch.get_num_threads(), "workers": workers})
         return _follow(federation, fleet, start, arguments, console)
 
 
 @dataclass(frozen=True)
 class _Start:
-    """Keeps what a run starts from."""
+    """What a run starts from.
+
+    Args:
+        experiment: what is run.
+        folder: where it is kept.
+        jobs: how many clients train at once.
+        threads: how many threads train each of them; None leaves the choice to `use_threads`.
+        checkpoint: where the run goes on; None at its beginning.
+    """
 
     experiment: Experiment
     folder: RunFolder
+    jobs: int
+    threads: int | None
     checkpoint: Checkpoint | None = None
-    threads: int | None = None
-
-
-def _jobs(arguments: argparse.Namespace, start: _Start) -> int:
-    """How many clients train at once, which are at most all of them."""
-    return min(arguments.jobs, start.experiment.clients)
 
 
 def _new(arguments: argparse.Namespace) -> _Start:
-    experiment = experiment_from(arguments)
-    if arguments.out is not None:
-        return _Start(experiment, RunFolder(arguments.out))
-    return _Start(experiment, RunFolder(default_folder(experiment), numbered=True))
+    experiment = Experiment(**given_settings(arguments))
+    numbered = arguments.out is None
+    folder = RunFolder(default_folder(experiment) if numbered else arguments.out, numbered=numbered)
+    return _Start(experiment, folder, min(arguments.jobs, experiment.clients), arguments.threads)
 
 
 def _interrupted_run(path: Path) -> RunFolder:
@@ -106,8 +109,14 @@ def _resumed(folder: RunFolder, arguments: argparse.Namespace, console: Console)
         console.print("no checkpoint was written yet: the run starts anew", soft_wrap=True)
     experiment = dataclasses.replace(before, **given_settings(arguments))
     check_settings(experiment, before)
+    jobs, threads = min(arguments.jobs, experiment.clients), arguments.threads
+    return _Start(experiment, folder, jobs, _threads_before(found) if threads is None else threads, checkpoint)
+
+
+def _threads_before(found: tuple[Experiment, Mapping[str, Any]] | None) -> int | None:
+    """Return how many threads an interrupted run had, None where its configuration does not say."""
     threads = found[1].get("threads") if found else None
-    return _Start(experiment, folder, checkpoint, threads if isinstance(threads, int) and threads > 0 else None)
+    return threads if isinstance(threads, int) and threads > 0 else None
 
 
 def _follow(
@@ -116,8 +125,8 @@ def _follow(
     """Run the rounds that are left, and report."""
     folder, rounds = start.folder, start.experiment.rounds
     models = ModelFiles(folder.path, save_clients=arguments.save_clients)
-    files, display = RunFiles(folder, arguments.checkpoint, start.checkpoint), Display(console, _jobs(arguments, start))
-    observers = [models, files, display, *_trackers(folder.path, arguments)]
+    files = RunFiles(folder, arguments.checkpoint, start.checkpoint)
+    observers = [models, files, Display(console, start.jobs), *_trackers(folder.path, arguments)]
     course = Course(federation, fleet, start.checkpoint.run_state if start.checkpoint else None, observers)
     ended, to_go_on = 0, f"to go on: hfp run --resume {shlex.quote(str(folder.path))}"
     try:
@@ -143,11 +152,6 @@ def _follow(
 def _trackers(folder: Path, arguments: argparse.Namespace) -> list[Observer]:
     make = {"tensorboard": lambda: TensorBoard(folder / "tensorboard"), "trackio": lambda: Trackio(folder.name)}
     return [make[name]() for name in dict.fromkeys(arguments.track)]
-
-
-def experiment_from(arguments: argparse.Namespace) -> Experiment:
-    """Make the experiment that the arguments describe; what isn't given keeps `Experiment`'s default."""
-    return Experiment(**given_settings(arguments))
 
 
 def _close(run: Run, f1: bool, folder: RunFolder, console: Console, as_json: bool) -> None:

@@ -58,10 +58,15 @@ def set_up_as(description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> 
         raise InputError(f"the method's module can't be imported: {error}") from error
     settings, data = dict(description["settings"]), description["data"]
     if data is not None:
-        splits = (Split(tensors[f"{part}.images"], tensors[f"{part}.labels"]) for part in ("train", "test"))
-        fields = {"name": data["name"], "classes": tuple(data["classes"]), "shape": tuple(data["shape"])}
-        train, test = splits
-        settings["dataset"] = Dataset(train=train, test=test, mean=tensors["mean"], std=tensors["std"], **fields)
+        settings["dataset"] = Dataset(
+            name=data["name"],
+            classes=tuple(data["classes"]),
+            shape=tuple(data["shape"]),
+            train=Split(tensors["train.images"], tensors["train.labels"]),
+            test=Split(tensors["test.images"], tensors["test.labels"]),
+            mean=tensors["mean"],
+            std=tensors["std"],
+        )
     return set_up(Experiment(**settings), copies=False)
 
 
