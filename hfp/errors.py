@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from os.path import isdir
 
@@ -38,6 +39,24 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:
     else:
         hint = f"none of the {len(names):,} known names is like it"
     return InputError(f"unknown {kind} {name!r}; {hint}")
+
+
+@contextlib.contextmanager
+def file_errors(what: str) -> Iterator[None]:
+    """Turn errors of the file system into an `InputError` that says what could not be done, and why.
+
+    >>> from hfp.errors import InputError, file_errors
+    >>> try:
+    ...     with file_errors("the notes can't be read"):
+    ...         open("no/such/notes.txt")
+    ... except InputError as error:
+    ...     print(error)
+    the notes can't be read: No such file or directory
+    """
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{what}: {error.strerror or error}") from error
 
 
 def printable(text: object) -> str:

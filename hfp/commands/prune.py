@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,7 +19,7 @@ from hfp.commands.arguments.prune_checks import check_classes, check_images, che
 from hfp.commands.printing import print_json
 from hfp.costs.macs import latencies, parameters, state_bytes
 from hfp.data import Dataset, load_dataset
-from hfp.errors import InputError
+from hfp.errors import InputError, file_errors
 from hfp.language.choices import PREFIX
 from hfp.models.source import FullModel, full_model, images_of
 from hfp.pruning.budget import Budget
@@ -244,29 +242,21 @@ def _write(job: _Job, result: PruneResult, accuracies: dict[str, float]) -> dict
         "weights": job.weights,
         **({"fine-tuned epochs": arguments.finetune} if arguments.finetune else {}),
     }
-    with _writing(arguments.out):
+    with file_errors(f"{arguments.out} can't be written"):
         save_pruned(result, arguments.out, timm=job.full.timm, metadata=added)
     document: dict[str, Any] = {"model": arguments.model, "weights": job.weights, "out": str(arguments.out)}
     document["file_bytes"] = arguments.out.stat().st_size
     if accuracies:
         document["accuracy"] = accuracies
-    with _writing(exported):
+    with file_errors(f"{exported} can't be written"):
         exported.unlink(missing_ok=True)  # of an earlier model
         if arguments.export:
             difference = export_onnx(result.model, job.inputs.cpu(), exported)
             document["onnx"] = {"path": str(exported), "largest_difference": difference}
     if arguments.picture is not None:
-        with _writing(arguments.picture):
+        with file_errors(f"{arguments.picture} can't be written"):
             save_layer_picture(result.report.layers, arguments.picture, f"{arguments.model}, {job.budget}")
     return document
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise InputError(f"{path} can't be written: {error.strerror or error}") from error
 
 
 def _missed(result: PruneResult) -> str:

@@ -19,14 +19,14 @@ from hfp.atomic import clear_unfinished, write_atomically
 from hfp.comparison.definition import Cell, Comparison
 from hfp.comparison.identity import REASONS, Identities, plain
 from hfp.comparison.workers import Lost, shared_out
-from hfp.errors import InputError
+from hfp.errors import InputError, file_errors
 from hfp.federation.experiment import Experiment
 from hfp.federation.records import Run
 from hfp.federation.rounds import Outcome
 from hfp.federation.threads import cores
 from hfp.results.checkpoint import load_checkpoint
 from hfp.results.files import LOCK, has_checkpoint
-from hfp.results.folder import locked, make_folder, told
+from hfp.results.folder import locked, make_folder
 from hfp.results.simulate import simulate
 
 COMPARISON, RUNS, UNFINISHED = "comparison.json", "runs", "unfinished"
@@ -58,7 +58,7 @@ class ComparisonFolder:
         """
         self.path, self.threads, self._numbered = path, threads, numbered
         self._identities = Identities(threads)
-        with told(f"output folder {path} can't be used"):
+        with file_errors(f"output folder {path} can't be used"):
             used = not numbered and path.exists() and (not path.is_dir() or any(p.name != LOCK for p in path.iterdir()))
             if used and not (path / COMPARISON).is_file():
                 raise InputError(f"{path} holds something that is no comparison; give another folder with --out")
@@ -81,7 +81,7 @@ class ComparisonFolder:
         Raises:
             InputError: the folder can't be made or written to.
         """
-        with told(f"output folder {self.path} can't be made"):
+        with file_errors(f"output folder {self.path} can't be made"):
             (self.path / RUNS).mkdir(parents=True, exist_ok=True)
             clear_unfinished(self.path / RUNS)
             text = json.dumps(comparison.as_dict(), indent=2) + "\n"
@@ -105,7 +105,7 @@ class ComparisonFolder:
             InputError: it can't be written.
         """
         result = {**result, "made_with": self._identities.made_with(experiment)}
-        with told(f"{self._file(experiment)} can't be written"):
+        with file_errors(f"{self._file(experiment)} can't be written"):
             write_atomically(self._file(experiment), (json.dumps(result) + "\n").encode())
         shutil.rmtree(self.unfinished(experiment), ignore_errors=True)
         with suppress(OSError):  # others may be unfinished

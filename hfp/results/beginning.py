@@ -54,7 +54,7 @@ def _workers(threads: int, jobs: int) -> str:
 
 
 def _crowded(threads: int, jobs: int) -> tuple[str, ...]:
-    """That threads wait for each other, where jobs have more of them than there are cores."""
+    """Warn that threads wait for each other, where the jobs together have more of them than there are cores."""
     share = max(1, cores() // jobs)
     if jobs == 1 or threads <= share:
         return ()
@@ -65,7 +65,7 @@ def _crowded(threads: int, jobs: int) -> tuple[str, ...]:
 
 
 def _statistics(federation: Federation) -> tuple[str, ...]:
-    """That tests ask clients which the rounds leave alone, where they do."""
+    """Say that a test asks all clients, where a round asks some of them alone."""
     experiment = federation.experiment
     everyone = experiment.batch_norm_policy == "reestimate" and has_statistics(federation.model)
     if not everyone or experiment.participation == 1:

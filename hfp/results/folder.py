@@ -15,7 +15,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from hfp.atomic import clear_unfinished, is_unfinished, write_atomically
-from hfp.errors import InputError
+from hfp.errors import InputError, file_errors
 from hfp.federation.experiment import Experiment
 from hfp.federation.records import RoundRecord
 from hfp.methods import State
@@ -50,7 +50,7 @@ class RunFolder:
         """
         self.path, self._resumed, self._numbered = path, resumed, numbered
         if not numbered:
-            with told(f"output folder {_short(path)} can't be used"):
+            with file_errors(f"output folder {_short(path)} can't be used"):
                 self._check_free()
 
     @contextlib.contextmanager
@@ -64,7 +64,7 @@ class RunFolder:
         """
         self.make()
         with locked(self.path, over=over):
-            with told(f"output folder {self.path} can't be used"):
+            with file_errors(f"output folder {self.path} can't be used"):
                 if not self._numbered:
                     self._check_free()
                 if self._resumed:
@@ -95,7 +95,7 @@ class RunFolder:
         Raises:
             InputError: it can't be written.
         """
-        with told(f"{self.path / METRICS} can't be written"), open(self.path / METRICS, "ab") as file:
+        with file_errors(f"{self.path / METRICS} can't be written"), open(self.path / METRICS, "ab") as file:
             end = file.tell()
             try:
                 file.write(_line(record))
@@ -141,7 +141,7 @@ class RunFolder:
         self._write(PAGE, page.encode())
 
     def _write(self, name: str, content: bytes) -> None:
-        with told(f"{self.path / name} can't be written"):
+        with file_errors(f"{self.path / name} can't be written"):
             write_atomically(self.path / name, content)
 
     def _check_free(self) -> None:
@@ -180,7 +180,9 @@ def make_folder(path: Path, *, numbered: bool = False) -> Path:
     Raises:
         InputError: it can't be made.
     """
-    with told(f"output folder {_short(path)} can't be made"):
+    if "\0" in str(path):
+        raise InputError(f"output folder {_short(path)!r} can't be made: no name has a null character")
+    with file_errors(f"output folder {_short(path)} can't be made"):
         if not numbered:
             path.mkdir(parents=True, exist_ok=True)
             return path
@@ -218,13 +220,14 @@ def locked(folder: Path, *, over: bool = False) -> Iterator[None]:
     """
     lock = FileLock(folder / LOCK, timeout=0)
     try:
-        with told(f"folder {folder} can't be locked"):
-            lock.acquire()
+        lock.acquire()
     except Timeout:
         if over:
             yield
             return
         raise InputError(f"another process is writing to {folder}; wait for it, or give another folder") from None
+    except OSError as error:
+        raise InputError(f"folder {folder} can't be locked: {error.strerror or error}") from error
     try:
         yield
     finally:
@@ -240,21 +243,6 @@ def default_folder(experiment: Experiment, parent: Path = Path("runs")) -> Path:
 
 def _line(record: RoundRecord) -> bytes:
     return (json.dumps(record.as_dict(), allow_nan=False) + "\n").encode()
-
-
-@contextlib.contextmanager
-def told(what: str) -> Iterator[None]:
-    """Turn errors of the file system into one line that says what could not be done, and why."""
-    try:
-        yield
-    except Timeout:
-        raise
-    except OSError as error:
-        raise InputError(f"{what}: {error.strerror or error}") from error
-    except ValueError as error:  # a name with a null byte
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{what}: {error}") from error
 
 
 def _short(path: Path) -> str:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from hfp.errors import InputError
+from hfp.errors import InputError, file_errors
 from hfp.federation.observer import Observer
 from hfp.federation.records import RoundRecord, Run
 from hfp.federation.rounds import Outcome, RunState
 from hfp.federation.setup import Federation
 from hfp.results.checkpoint import Checkpoint, fingerprint, save_checkpoint
 from hfp.results.files import CHECKPOINT, METRICS, PREVIOUS
-from hfp.results.folder import RunFolder, told
+from hfp.results.folder import RunFolder
 
 
 class RunFiles(Observer):
@@ -74,7 +74,7 @@ class RunFiles(Observer):
 
     def _save_checkpoint(self, checkpoint: Checkpoint, *, replace: bool = False) -> None:
         path = self._folder.path
-        with told(f"{path / CHECKPOINT} can't be written"):
+        with file_errors(f"{path / CHECKPOINT} can't be written"):
             save_checkpoint(path, checkpoint, lambda file: self._own.add(self._stamp(file)), replace=replace)
 
     def _check_own(self) -> None:

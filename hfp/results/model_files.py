@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
-from hfp.errors import InputError
+from hfp.errors import InputError, file_errors
 from hfp.federation.observer import Observer
 from hfp.federation.records import RoundRecord, Run
 from hfp.federation.rounds import RunState
@@ -35,14 +36,12 @@ class ModelFiles(Observer):
         Raises:
             InputError: it can't be written.
         """
-        try:
+        with self._writing():
             description = ModelDescription.of(federation)
             write_description(self._folder, description)
             self._plans.begin(resumed=bool(history))
             if self._save_clients or (self._folder / CLIENTS).is_dir():
                 self._saver = ClientSaver(self._folder, federation, description)
-        except OSError as error:
-            raise self._unwritable(error) from error
 
     def update_came(self, state: ServerState, update: Update) -> None:
         """Save the client's model as its training left it.
@@ -50,12 +49,9 @@ class ModelFiles(Observer):
         Raises:
             InputError: it can't be written.
         """
-        if self._saver is None:
-            return
-        try:
-            self._saver.save(state, update)
-        except OSError as error:
-            raise self._unwritable(error) from error
+        if self._saver is not None:
+            with self._writing():
+                self._saver.save(state, update)
 
     def state_settled(self, run_state: RunState) -> None:
         """Write the clients' last plans.
@@ -78,11 +74,12 @@ class ModelFiles(Observer):
         if not self._unwritten:
             return
         try:
-            self._plans.write(self._unwritten)
-        except OSError as error:
-            self._unwritten = {}  # they are not tried again in the end; after an interruption they are
-            raise self._unwritable(error) from error
+            with self._writing():
+                self._plans.write(self._unwritten)
+        except InputError:  # what could not be written is not tried again in the end; after an interruption it is
+            self._unwritten = {}
+            raise
         self._unwritten = {}
 
-    def _unwritable(self, error: OSError) -> InputError:
-        return InputError(f"files in {self._folder} can't be written: {error.strerror or error}")
+    def _writing(self) -> AbstractContextManager[None]:
+        return file_errors(f"files in {self._folder} can't be written")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hfp.atomic import whole_file
-from hfp.errors import InputError
+from hfp.errors import InputError, file_errors
 from hfp.federation.diagnostics import Diagnostics
 from hfp.federation.records import MEGABYTE, RoundRecord, Run, megabytes_so_far
 
@@ -134,11 +134,8 @@ def literal(text: str) -> str:
 
 def _save(figure: Any, path: Path) -> None:
     """Write a figure whole or not at all; a picture that was there before is untouched if that fails."""
-    try:
-        with whole_file(path) as unfinished:
-            figure.savefig(unfinished, format="png", dpi=150)
-    except OSError as error:
-        raise InputError(f"{path} can't be written: {error.strerror or error}") from error
+    with file_errors(f"{path} can't be written"), whole_file(path) as unfinished:
+        figure.savefig(unfinished, format="png", dpi=150)
 
 
 def _label_rounds(axes: Axes) -> None:

@@ -109,7 +109,7 @@ class Trackio(Observer):
 
 
 def _shown(outcome: Outcome) -> dict[str, float]:
-    """A round's figures by name; the clients' own are left to the metrics file."""
+    """Return a round's figures by name, without those of single clients, which are in the metrics file."""
     record = outcome.record.as_dict()
     return dict(numbers({name: value for name, value in record.items() if name not in ("clients", "round")}))
 

@@ -12,8 +12,10 @@ from typing import TypeVar
 from hfp.errors import InputError
 from hfp.federation.jobs.process import Message, WorkerProcess
 
-TRIES = 2  # times that a request is given to a process before it counts as lost
-AHEAD = 2  # answers per process that may wait for one that comes before them
+TRIES = 2
+"""A request counts as lost when it has been given to this many processes."""
+AHEAD = 2
+"""This many answers per process may wait for one that comes before them."""
 
 Item = TypeVar("Item")
 

@@ -20,7 +20,7 @@ from hfp.methods.interface.registry import method_class
 
 ALONE = "or take 1 job, which needs no other process"
 TESTED = 2
-"""Test samples that a worker has, on which a user's own model is tried when it is made."""
+"""A worker has this many test samples, on which a user's own model is tried when it is made."""
 
 
 def described(federation: Federation) -> tuple[dict[str, Any], dict[str, Tensor]]:
