@@ -101,8 +101,12 @@ def _status(command: str, work: Callable[[], int]) -> int:
 
 
 def _refused(command: str, why: Exception | str) -> int:
-    print(f"hfp {command}: {printable(' '.join(str(why).split()))}", file=sys.stderr)
+    print(_line(command, why), file=sys.stderr)
     return 2
+
+
+def _line(command: str, what: Exception | str) -> str:
+    return f"hfp {command}: {printable(' '.join(str(what).split()))}"
 
 
 def _arguments_of(command: Command) -> ModuleType:
@@ -114,12 +118,12 @@ def _nothing(arguments: argparse.Namespace) -> None:
 
 
 def _shown_plainly(command: str) -> Callable[..., None]:
-    """Shows what is deprecated as one line; other warnings are for developers and look as usual."""
+    """Shows what a user is warned of as one line, once; other warnings are for developers and look as usual."""
     usual, said = warnings.showwarning, set[str]()
 
     def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
-        line = f"hfp {command}: {message}"
-        if issubclass(category, FutureWarning):
+        line = _line(command, message)
+        if category is UserWarning or issubclass(category, FutureWarning):
             if line not in said:
                 print(line, file=sys.stderr)
             said.add(line)

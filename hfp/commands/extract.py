@@ -6,7 +6,6 @@ import argparse
 import json
 import shlex
 import sys
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Load, write, export; returns 0."""
     if arguments.onnx is not None:
         check_exporter()
-    with warnings.catch_warnings(record=True) as notes:
-        warnings.simplefilter("always")
-        saved = load_run(arguments.run, arguments.model)
+    saved = load_run(arguments.run, arguments.model)
     found = saved if arguments.client is None else saved.submodel(arguments.client)
     index_map = found.index_map if isinstance(found, Submodel) else IndexMap.identity(saved.model)
     save_submodel(arguments.out, found.model, index_map, saved.description, _about(saved, found))
@@ -43,8 +40,6 @@ def run(arguments: argparse.Namespace) -> int:
         deployed = Deployed(found.model, found.input).eval()
         difference = export_onnx(deployed, example(found.input), arguments.onnx)
         document["onnx"] = {"path": str(arguments.onnx), "largest_difference": difference, "takes": deployed.takes}
-    for note in notes:
-        print(f"hfp extract: {note.message}", file=sys.stderr)
     if isinstance(found, Submodel) and not found.trained and has_statistics(found.model):
         print(f"hfp extract: {_STATISTICS}", file=sys.stderr)
     if arguments.json:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,11 +20,7 @@ from hfp.results.load import is_run, load_run, load_submodel
 def run(arguments: argparse.Namespace) -> int:
     """Classify every image and print its class; returns 0."""
     paths = image_files(arguments.images)
-    with warnings.catch_warnings(record=True) as notes:
-        warnings.simplefilter("always")
-        classifier = load_classifier(arguments.run, arguments.client, arguments.model)
-    for note in notes:
-        print(f"hfp predict: {note.message}", file=sys.stderr)
+    classifier = load_classifier(arguments.run, arguments.client, arguments.model)
     found = classifier.predict(paths)
     for line in conversions(found, classifier.input.shape[0]):
         print(f"hfp predict: {line}", file=sys.stderr)

@@ -1,5 +1,6 @@
 import json
 import sys
+import warnings
 
 import pytest
 from commands import refused
@@ -144,3 +145,15 @@ def test_brackets_in_what_a_registered_criterion_says_are_text(monkeypatch, caps
     monkeypatch.setattr(listing, "criterion_rows", lambda: [{"name": "mine", "source": "[b]us[/i]", "needs": "data"}])
     assert main(["criteria"]) == 0
     assert "[b]us[/i]" in capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings("always")
+def test_a_warning_for_the_user_is_one_line_without_a_place_in_the_code(monkeypatch, capsys):
+    def warned(arguments):
+        for _ in range(2):
+            warnings.warn("mind\nthe gap", stacklevel=1)
+        return 0
+
+    monkeypatch.setattr(listing, "run_methods", warned)
+    assert main(["methods"]) == 0
+    assert capsys.readouterr() == ("", "hfp methods: mind the gap\n")

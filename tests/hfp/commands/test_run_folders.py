@@ -69,6 +69,19 @@ def test_predict_prints_a_class_without_its_control_characters(folder, images, t
     assert r": \x1b[2J" in out and "\x1b" not in out
 
 
+@pytest.mark.filterwarnings("always")
+@pytest.mark.parametrize("words", [["predict", "RUN", "IMAGE"], ["extract", "RUN", "--out", "OUT"]])
+def test_statistics_that_were_not_the_tested_ones_are_one_line(words, folder, images, tmp_path, capsys):
+    copied = Path(shutil.copytree(folder, tmp_path / "copy"))
+    settings = json.loads((copied / "config.json").read_text())
+    (copied / "config.json").write_text(json.dumps({**settings, "batch_norm": "local"}))
+    places = {"RUN": copied, "IMAGE": images / "0.png", "OUT": tmp_path / "out.safetensors"}
+    assert main([str(places.get(word, word)) for word in words]) == 0
+    error = capsys.readouterr().err
+    assert error.startswith(f"hfp {words[0]}: the run tested its model with every client's own batch-norm statistics")
+    assert error.count("\n") == 1
+
+
 def test_json_has_null_for_what_is_no_number(folder, images, tmp_path, capsys):
     broken = shutil.copytree(folder, tmp_path / "run")
     state = load_file(broken / "global.safetensors")
