@@ -14,6 +14,7 @@ from rich.markup import escape
 from torch import nn
 
 from hfp.atomic import write_atomically
+from hfp.commands.arguments.targets import LARGEST_SIDE
 from hfp.commands.printing import print_json
 from hfp.costs.macs import macs, parameters, state_bytes
 from hfp.errors import InputError, printable
@@ -110,7 +111,8 @@ def _full_model(
     Raises:
         InputError: an option says what the file says itself.
     """
-    size, of_run, named = arguments.image_size or _size_in(stored), description_in(stored), skeleton_in(stored)
+    channels, own_size = _images_in(stored)
+    size, of_run, named = arguments.image_size or own_size, description_in(stored), skeleton_in(stored)
     if arguments.model is not None and (named is not None or stored.timm is not None):
         raise InputError(f"{arguments.file} names its full model; leave --model out")
     if arguments.image_size is not None and of_run is not None:
@@ -126,7 +128,8 @@ def _full_model(
             model, _ = named_timm.outline(stored.path.stat().st_size)
         shape = _usual_shape(model, named_timm, size)
     elif arguments.model is not None:
-        given = full_model(arguments.model, image_size=size)
+        classes = _whole(stored.metadata.get("num_classes"))
+        given = full_model(arguments.model, num_classes=classes, in_channels=channels or 3, image_size=size)
         model, shape = given.model, given.shape if of_run is None else of_run.input.shape
     else:
         return None
@@ -149,12 +152,17 @@ def _usual_shape(model: nn.Module, named: TimmModel, size: int | None) -> tuple[
     return (named.arguments.get("in_chans", channels), *([size] * 2 if size else sides))
 
 
-def _size_in(stored: PrunedFile) -> int | None:
-    """Return the side of the images that the file's writer counted with; None where the file does not say."""
+def _images_in(stored: PrunedFile) -> tuple[int | None, int | None]:
+    """Return channels and side of the images that the file's writer counted with; None where the file does not say."""
     shape = stored.metadata.get("input")
-    if not isinstance(shape, list) or len(shape) != 3:
-        return None
-    return shape[-1] if all(type(side) is int and 0 < side < 1e5 for side in shape) else None
+    if not isinstance(shape, list) or len(shape) != 3 or None in map(_whole, shape):
+        return None, None
+    return shape[0], shape[-1]
+
+
+def _whole(value: Any) -> int | None:
+    """Return a number of channels, pixels or classes from a file; None where it is none that can be believed."""
+    return value if type(value) is int and 0 < value <= LARGEST_SIDE else None
 
 
 def _costs(skeleton: nn.Module, index_map: IndexMap, shape: tuple[int, ...]) -> Costs:

@@ -109,17 +109,22 @@ def _device(name: str) -> torch.device:
 
 
 def _full_model(arguments: argparse.Namespace, dataset: Dataset | None) -> FullModel:
-    classes, channels, size = arguments.num_classes, arguments.in_channels or 3, arguments.image_size
+    channels, size = arguments.in_channels or 3, arguments.image_size
     if dataset is not None:
-        classes, channels, size = classes or len(dataset.classes), dataset.shape[0], dataset.shape[1]
+        channels, size = dataset.shape[0], dataset.shape[1]
     return full_model(
         arguments.model,
-        num_classes=classes,
+        num_classes=_classes(arguments, dataset),
         in_channels=channels,
         image_size=size,
         pretrained=arguments.pretrained,
         weights=arguments.weights,
     )
+
+
+def _classes(arguments: argparse.Namespace, dataset: Dataset | None) -> int | None:
+    """Return how many logits the model has; None leaves that to the model."""
+    return arguments.num_classes or (None if dataset is None else len(dataset.classes))
 
 
 def _origin(arguments: argparse.Namespace, full: FullModel) -> str:
@@ -237,8 +242,10 @@ def _accuracies(job: _Job, result: PruneResult, tell: Tell) -> dict[str, float]:
 def _write(job: _Job, result: PruneResult, accuracies: dict[str, float]) -> dict[str, Any]:
     """Write all files; returns what is known of them, for the report."""
     arguments, exported = job.arguments, onnx_path(job.arguments)
+    classes = _classes(arguments, job.dataset)
     added = {
         "input": list(job.full.shape),
+        **({"num_classes": classes} if classes else {}),
         "weights": job.weights,
         **({"fine-tuned epochs": arguments.finetune} if arguments.finetune else {}),
     }

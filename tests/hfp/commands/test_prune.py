@@ -510,3 +510,14 @@ def test_code_of_ones_own_that_fails_is_one_line(text, reason, tmp_path, monkeyp
     importlib.invalidate_caches()
     said = refused(capsys, "prune", "own_broken:raises", "--macs", "0.5", "--out", "m")
     assert re.search(reason, said)
+
+
+def test_a_file_of_one_of_hfps_models_is_inspected_with_its_name_whatever_its_images_and_classes(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    made = ["--in-channels", "1", "--image-size", "8", "--num-classes", "7"]
+    assert main(["prune", "resnet8", "--ratio", "0.5", *made, "--out", "m.safetensors", "--json"]) == 0
+    costs = json.loads(capsys.readouterr().out)["costs"]
+    assert main(["inspect", "m.safetensors", "--model", "resnet8", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["costs"]["macs"] == costs["macs"]
