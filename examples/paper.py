@@ -34,9 +34,8 @@ from hfp.commands.interruption import status
 from hfp.comparison.definition import Cell, Comparison
 from hfp.comparison.runs import ComparisonFolder, missing, run_missing
 from hfp.comparison.table import Row, Runs, final_accuracy, gather, rows
-from hfp.errors import InputError
+from hfp.errors import InputError, file_errors
 from hfp.federation.setup import set_up
-from hfp.results.folder import told
 
 
 def main() -> None:
@@ -135,7 +134,7 @@ def _gathered(study: Study, folder: ComparisonFolder) -> tuple[Runs, Sequence[Ro
 def _check_page(arguments: argparse.Namespace) -> None:
     """Refuse a page that can't be written, and figures beside it that are of something else."""
     page = arguments.page
-    with told(f"page {page} can't be written"):
+    with file_errors(f"page {page} can't be written"):
         if page.suffix != ".md" or page.is_dir():
             raise InputError(f"page must be a file whose name ends in .md; found {page}")
         page.parent.mkdir(parents=True, exist_ok=True)

@@ -43,7 +43,7 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:
 
 @contextlib.contextmanager
 def file_errors(what: str) -> Iterator[None]:
-    """Turn errors of the file system into an `InputError` that says what could not be done, and why.
+    """Turn errors of the file system, and of text that is not UTF-8, into one line that says what was not done.
 
     >>> from hfp.errors import InputError, file_errors
     >>> try:
@@ -55,8 +55,8 @@ def file_errors(what: str) -> Iterator[None]:
     """
     try:
         yield
-    except OSError as error:
-        raise InputError(f"{what}: {error.strerror or error}") from error
+    except (OSError, UnicodeError) as error:
+        raise InputError(f"{what}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def printable(text: object) -> str:

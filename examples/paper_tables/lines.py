@@ -13,9 +13,8 @@ from data_files import Line, both, put, read
 
 from hfp.comparison.definition import Comparison
 from hfp.comparison.table import Row, Runs
-from hfp.errors import InputError
+from hfp.errors import InputError, file_errors
 from hfp.federation.records import MEGABYTE
-from hfp.results.folder import told
 
 SETTING = ("study", "variant", "alpha", "size")
 OF_A_ROUND = ("study", "variant", "alpha", "size", "seed", "round")
@@ -28,14 +27,14 @@ def put_found(
     page: Path, study: str, comparison: Comparison, asked: Comparison, runs: Runs, made: Sequence[Row]
 ) -> None:
     """Write the figures of all runs of a study that there are, and what is missing of those asked for."""
-    with told(f"the figures of {page} can't be written"):
+    with file_errors(f"the figures of {page} can't be written"):
         put_new(page.with_suffix(".csv"), SETTING, lines_of(study, comparison, asked, made))
         put_new(file_of_rounds(page), OF_A_ROUND, rounds_of(study, comparison, runs))
 
 
 def put_beside(tables: Path, study: str, comparison: Comparison, made: Sequence[Row]) -> None:
     """Write what a study reached beside the paper's own figures."""
-    with told(f"{tables} can't be written"):
+    with file_errors(f"{tables} can't be written"):
         lines = list(beside(read(tables), study, comparison, made))
         if lines:
             put(tables, PUBLISHED, lines)
@@ -47,7 +46,7 @@ def check_tables(tables: Path, studies: Sequence[str], base: Mapping[str, Any]) 
     Raises:
         InputError: it names the file.
     """
-    with told(f"--tables: {tables} can't be read"):
+    with file_errors(f"--tables: {tables} can't be read"):
         lines = read(tables)
     if not lines or not {*PUBLISHED, "ours"} <= lines[0].keys():
         raise InputError(f"--tables: there are no figures of the paper in {tables}")
@@ -62,7 +61,7 @@ def check_files(page: Path, base: Mapping[str, Any]) -> None:
     """
     wanted = of_all(base)
     for file, setting in ((page.with_suffix(".csv"), SETTING), (file_of_rounds(page), OF_A_ROUND)):
-        with told(f"{file} can't be read"):
+        with file_errors(f"{file} can't be read"):
             lines = read(file)
         for line in lines:
             if not {*setting, "accuracy"} <= line.keys():

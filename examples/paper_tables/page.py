@@ -14,15 +14,15 @@ from hfp.atomic import write_atomically
 from hfp.comparison.definition import Comparison
 from hfp.comparison.page import file_name
 from hfp.comparison.table import Row, Runs
+from hfp.errors import file_errors
 from hfp.results.charts import standalone
-from hfp.results.folder import told
 from paper_tables.lines import NOT_RUN
 from paper_tables.studies import Study
 
 
 def draw(page: Path, name: str, study: Study, runs: Runs, made: Sequence[Row]) -> None:
     """Draw a study's pictures beside the page."""
-    with told(f"the pictures of {page} can't be written"):
+    with file_errors(f"the pictures of {page} can't be written"):
         for title, chart in study.pictures(study.comparison, runs, made).items() if made else ():
             write_atomically(page.with_name(f"{page.stem}-{name}-{file_name(title)}.svg"), standalone(chart).encode())
 
@@ -33,7 +33,7 @@ def write_page(page: Path, known: Mapping[str, Study], head: Callable[[Sequence[
     Of a page with text that is not this command's only the tables change. `head` makes the page's first part from the
     lines of the data file.
     """
-    with told(f"page {page} can't be written"):
+    with file_errors(f"page {page} can't be written"):
         before = page.read_text(encoding="utf-8") if page.exists() else None
         if before is not None and before != _signed(before.rpartition(_SIGN)[0]):
             write_atomically(page, rendered(page).encode())

@@ -71,7 +71,11 @@ def _configure_output(group: argparse._ArgumentGroup) -> None:
         help="The model is also exported beside FILE, with this ending, and checked with ONNX Runtime.",
     )
     group.add_argument("--picture", type=Path, metavar="PNG", help="What is left of every layer is drawn to this file.")
-    group.add_argument("--force", action="store_true", help="Files that exist are replaced.")
+    group.add_argument(
+        "--force",
+        action="store_true",
+        help="Files that exist are replaced, and an earlier .onnx file beside FILE is deleted.",
+    )
     group.add_argument(
         "--json",
         action="store_true",
