@@ -74,7 +74,8 @@ def main() -> None:
                 PROTOCOLS[protocol](network, log, choice)
     if given.data:
         for name, (setting, figures) in FILES.items():
-            put(given.data.with_stem(given.data.stem + name), setting, figures(read(given.results)))
+            if lines := list(figures(read(given.results))):
+                put(given.data.with_stem(given.data.stem + name), setting, lines)
         draw(read(given.results), given.data.with_suffix(".png"))
 
 
