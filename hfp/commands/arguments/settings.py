@@ -85,7 +85,7 @@ def check_given(arguments: argparse.Namespace) -> None:
         check_option_names(known["method"], known.get("options", {}))
     check_weights(given.get("weights"))
     dataset = known.get("dataset")
-    if given.get("image_size") is not None and dataset in IMAGES:
+    if given.get("image_size") is not None and dataset is not None and dataset in IMAGES:
         raise InputError(f"image_size is for imagefolder only; the images of {dataset} are {IMAGES[dataset][1]} wide")
     check_root(given.get("data_root"), None if elsewhere else dataset, given.get("download", False))
     clients_file = given.get("clients_file")
