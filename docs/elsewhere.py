@@ -17,8 +17,9 @@ COPIES = {
     **{
         f"examples/benchmarks/{name}.md": f"results/generated/{name}.md"
         for name in (
-            "compare", "federated", "baselines", "robust", "criteria", "repair", "timm_sweep", "zoo", "zoo_criteria",
-            "reconstruct", "planning", "speed", "language", "flower", "gpu_round", "paper_costs", "promises",
+            "compare", "federated", "baselines", "robust", "criteria", "criteria_cifar10", "repair", "timm_sweep",
+            "zoo", "zoo_criteria", "reconstruct", "planning", "speed", "language", "flower", "gpu_round",
+            "paper_costs", "promises",
         )
     },
     **{
