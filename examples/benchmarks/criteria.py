@@ -10,7 +10,7 @@ torch-pruning (its Hessian corrected, its activation criterion left out because 
   statistics taken anew, and with the closed-form repair;
 - steps: the same in ten steps with new scores and batch-norm statistics at each;
 - tuned: at once, then one epoch over --tune-images;
-- retrained: at once, then --retrain-epochs over the training images, with the repairs of --before first;
+- retrained: at once, then --retrain-epochs over the training images;
 - published: torch-pruning's own recipes by its own pruner, without sparse learning and with as many epochs of it;
 - time: scoring data, as a ratio of a plain forward and backward over the same batches, processor time, median of five.
 
@@ -63,7 +63,7 @@ def main() -> None:
         given.tune_images,
         given.retrain_epochs,
     )
-    choice = Choice(tuple(given.criteria), tuple(given.ratios), tuple(given.repairs), tuple(given.before))
+    choice = Choice(tuple(given.criteria), tuple(given.ratios), tuple(given.repairs))
     for protocol in given.protocols:
         for seed in given.seeds:
             for name in given.networks:
@@ -73,10 +73,11 @@ def main() -> None:
                     log.add(protocol="trained", accuracy=accuracy(network.model, network.test))
                 PROTOCOLS[protocol](network, log, choice)
     if given.data:
+        rows = read(given.results)
         for name, (setting, figures) in FILES.items():
-            if lines := list(figures(read(given.results))):
+            if lines := list(figures(rows)):
                 put(given.data.with_stem(given.data.stem + name), setting, lines)
-        draw(read(given.results), given.data.with_suffix(".png"))
+        draw(rows, given.data.with_suffix(".png"))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -87,7 +88,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--criteria", nargs="+", default=list(ENTRIES), choices=ENTRIES, metavar="NAME")
     parser.add_argument("--ratios", nargs="+", type=float, default=RATIOS, metavar="SHARE")
     parser.add_argument("--repairs", nargs="+", default=list(REPAIRS), choices=REPAIRS, metavar="NAME")
-    parser.add_argument("--before", nargs="+", default=["none"], choices=REPAIRS, metavar="NAME", help="of retraining")
     parser.add_argument("--root", nargs="*", default=[], metavar="DATASET=PATH", help="where a data set lies")
     parser.add_argument("--epochs", nargs="*", default=["fmnist=2", "cifar10=4"], metavar="DATASET=N")
     parser.add_argument("--train-images", type=int, default=40_000, help="per epoch")

@@ -19,15 +19,11 @@ REPAIRS = {"none": (), "batch-norm": ("batch-norm",), "closed form": ("least-squ
 
 @dataclass(frozen=True)
 class Choice:
-    """What of the protocols to run.
-
-    repairs: of `REPAIRS`, for pruning at once. before: the repairs before training on, of `REPAIRS`.
-    """
+    """What of the protocols to run. repairs: of `REPAIRS`, for pruning at once."""
 
     criteria: tuple[str, ...] = tuple(ENTRIES)
     ratios: tuple[float, ...] = RATIOS
     repairs: tuple[str, ...] = tuple(REPAIRS)
-    before: tuple[str, ...] = ("none",)
 
 
 def run_once(network: Trained, log: Log, choice: Choice) -> None:
@@ -54,8 +50,8 @@ def run_retrained(network: Trained, log: Log, choice: Choice) -> None:
     cutter = Cutter(network.model, network)
     for name in choice.criteria:
         for ranking in ENTRIES[name].tuned:
-            for line, place in _missing(cutter, name, ranking, "retrained", choice.before, choice.ratios, log):
-                compact = cutter.repaired(place, REPAIRS[line["repair"]])
+            for line, place in _missing(cutter, name, ranking, "retrained", ("none",), choice.ratios, log):
+                compact = cutter.repaired(place)
                 train(compact, network.whole, network.seed, network.retraining, f"{name}, {ranking}, {line['ratio']}")
                 log.add(**line, accuracy=accuracy(compact, network.test))
 

@@ -32,7 +32,6 @@ WAYS = (
     Way("once", "closed form", "at once, closed-form repair"),
     Way("tuned", "epoch", "at once, one epoch of fine-tuning"),
     Way("retrained", "none", "at once, trained on"),
-    Way("retrained", "closed form", "at once, closed-form repair, trained on"),
     Way("steps", "batch-norm", "ten steps, scored anew and batch-norm recalibrated at each"),
 )
 
@@ -90,12 +89,12 @@ def ratios_of(rows: Iterable[Row]) -> list[float]:
 
 def lines_of(rows: list[Row], way: Way) -> Iterator[Line]:
     """Every line of a table of accuracies."""
-    which = {"protocol": way.protocol, "repair": way.repair}
+    which, ratios = {"protocol": way.protocol, "repair": way.repair}, ratios_of(rows)
     for name in (*ENTRIES, *RECIPES):
         for ranking in ALL:
             found = {
                 ratio: values(rows, "accuracy", **which, criterion=name, ranking=ranking, ratio=ratio)
-                for ratio in ratios_of(rows)
+                for ratio in ratios
             }
             if any(found.values()):
                 yield name, ranking, found
