@@ -68,7 +68,8 @@ def prune(
             that isn't possible.
         min_channels: how many outputs every layer keeps at least.
         ignored_layers: modules or their names, or one alone; their outputs stay. The model's outputs always stay.
-        prune_heads: attention loses whole heads; otherwise it loses a part of every head, where that is exact.
+        prune_heads: attention loses whole heads; otherwise it loses a part of every head where that is exact. Where
+            it is not, heads of `scaled_dot_product_attention` stay.
         steps: in how many steps to go. Each step scores again; a criterion object is reset before it.
         repair: "auto", the default, does "least-squares" where data are given. None does nothing. Else one or several
             of "bias", "least-squares" and "batch-norm", done in this order after each step. Each is a pass over the

@@ -72,8 +72,8 @@ class _Solver:
         chosen = None if not good else good[0] if outer_first else good[-1]
         reason = f"{product.where}: reshaped together with another dimension that is pruned"
         if chosen is None:
-            nothing = f"{product.where}: two reshapes leave nothing in common"
-            reason = next((text for _, text in options if text), nothing)
+            latest = self._texts[max(text for _, text in options)]
+            reason = latest or f"{product.where}: two reshapes leave nothing in common"
         for index, factor in enumerate(product.factors):
             if index != chosen and factor is not None:
                 self._fix(factor, reason)
@@ -87,21 +87,21 @@ class _Solver:
         of = self._roots(np.arange(len(self._parent)))
         return Classes(of, self._reason, tuple(self._texts))
 
-    def _outcome(self, grid: Array, product: JoinedDimension, index: int) -> tuple[int, str]:
-        """Return how many removable classes are left if this factor is chosen, and a reason if some cannot be."""
+    def _outcome(self, grid: Array, product: JoinedDimension, index: int) -> tuple[int, int]:
+        """Return how many removable classes this factor leaves if chosen, and a reason's number if some can't go."""
         factor = product.factors[index]
         if factor is None:
-            return 0, ""
+            return 0, 0
         roots = self._roots(factor)
         if self._reason[roots].all():
-            return 0, self._texts[int(self._reason[roots[0]])]
+            return 0, int(self._reason[roots].max())
         pairs = _pairs(grid, roots, index)
         names, compact = np.unique(pairs, return_inverse=True)
         compact = compact.reshape(pairs.shape)
         component = _components(len(names), [(compact[0], compact[1])])
         reasons = self._reason[names]
         alive = np.setdiff1d(component[np.searchsorted(names, roots)], component[reasons > 0])
-        return len(alive), self._texts[int(reasons.max())]
+        return len(alive), int(reasons.max())
 
     def _roots(self, line: Array) -> Array:
         roots = self._parent[line]

@@ -99,7 +99,8 @@ class Coupling:
                 keywords.
             ignored_layers: modules of `model`, or their names, whose output channels stay; one may be given alone.
             prune_heads: whether to remove whole heads, and not a part of every head, where a dimension is read as heads
-                times size. True by default.
+                times size. True by default. With False, heads of `scaled_dot_product_attention` that can't lose a part
+                stay whole.
             whole_tensors: parameters and buffers that keep all their entries, by name, with the reason.
             leave: a function that is shown the groups before smaller models are tried, and says which of them stay
                 whole, with the reason.
@@ -121,6 +122,9 @@ class Coupling:
         fixed += tuple(
             (line, reason) for name, reason in whole_tensors.items() for line in found.tensors[name] if line is not None
         )
+        if not prune_heads:
+            stay = "the heads of attention stay, and a part of each can't be removed exactly"
+            fixed += tuple((heads, stay) for heads in found.labels.heads)
         wiring = Wiring(own, found, None if prune_heads else False, fixed, tuple(layer_bindings(own, found)))
         untried = cls(wiring, inputs)
         return untried.leaving(leave(untried) if leave is not None else {})

@@ -320,7 +320,7 @@ def _is_pointwise(function: Any, name: str) -> bool:
 
 
 class _ScaledAttention(TorchFunctionMode):
-    """Fixes the size that attention is scaled by.
+    """Notes the heads of attention, and fixes the size that it is scaled by.
 
     Attention divides by the root of the head's size unless it is given a scale.
     """
@@ -339,6 +339,8 @@ class _ScaledAttention(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
     def _attention(self, query: Tensor, *args: Any, **kwargs: Any) -> Any:
+        for line in self._follower.lines(query)[1:-2]:
+            self._follower.labels.attend(line)
         if kwargs.get("scale") is None:
             reason = f"{self._follower.where()}: attention is scaled by the size of this dimension"
             self._follower.labels.fix(self._follower.lines(query)[-1], reason)

@@ -154,7 +154,7 @@ def _configure_ranking(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--keep-heads",
         action="store_true",
-        help="Attention keeps its heads, which become narrower; else whole heads go.",
+        help="Attention keeps its heads, which become narrower where that is exact; else whole heads go.",
     )
     group.add_argument(
         "--steps",

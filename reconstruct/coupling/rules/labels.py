@@ -49,6 +49,7 @@ class Labels:
     fixed: list[tuple[Array, str]] = field(default_factory=list)
     products: list[JoinedDimension] = field(default_factory=list)
     aligned: list[tuple[Array, int]] = field(default_factory=list)
+    heads: list[Array] = field(default_factory=list)
     _made: dict[int, tuple[Array, Lines, tuple[int, ...]]] = field(default_factory=dict)
 
     def fresh(self, size: int) -> Line:
@@ -77,6 +78,11 @@ class Labels:
         """Note that nothing of this dimension can be removed."""
         if line is not None and len(line):
             self.fixed.append((line, reason))
+
+    def attend(self, line: Line) -> None:
+        """Note that this dimension is the heads of attention."""
+        if line is not None:
+            self.heads.append(line)
 
     def align(self, line: Line, multiple: int) -> None:
         """Note that a dimension can only lose a multiple of so many indices."""

@@ -152,9 +152,17 @@ def test_heads_go_whole_or_in_parts():
 
 def test_heads_of_fused_attention_keep_their_size():
     model, x = made("attention, fused")
-    coupling = Coupling.trace(model, x, prune_heads=False)
+    coupling = Coupling.trace(model, x)
     assert coupling.sizes["attention.qkv"] == 6
     assert "size" not in coupling.index_map(half(coupling)).attributes["attention"]
+
+
+def test_heads_that_cannot_lose_a_part_stay_where_no_whole_heads_are_asked_for():
+    model, x = made("attention, fused")
+    coupling = Coupling.trace(model, x, prune_heads=False)
+    assert "attention.qkv" not in coupling.sizes
+    assert "heads of attention stay" in coupling.left_alone["attention.qkv"]
+    assert_computes_the_same(model, coupling.index_map(half(coupling)), x)
 
 
 def test_sizes_that_the_code_takes_to_be_tied_are_linked():
