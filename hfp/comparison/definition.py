@@ -64,7 +64,7 @@ class Cell:
     experiment: Experiment
 
     def __str__(self) -> str:
-        return f"{self.variant}, seed {self.seed}, {self.size}, alpha {self.alpha:g}"
+        return f"{self.variant}, seed {self.seed}, {self.size}, {self.experiment.dealt}"
 
 
 @dataclass(frozen=True)
@@ -141,6 +141,10 @@ class Comparison:
                     for variant in self.variants:
                         fields = {**self.base, "seed": seed, "alpha": alpha, **changes, **variant.changes}
                         yield Cell(variant.name, seed, alpha, size, _experiment(fields))
+
+    def dealt(self, alpha: float) -> str:
+        """How the first variant's data are dealt out at an alpha, in a few words."""
+        return next(cell.experiment.dealt for cell in self.cells() if cell.alpha == alpha)
 
     @property
     def sizes(self) -> tuple[tuple[str, dict[str, Any]], ...]:

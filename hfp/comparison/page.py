@@ -94,15 +94,17 @@ def figures(comparison: Comparison, runs: Runs, rows: Sequence[Row]) -> dict[str
         InputError: matplotlib isn't installed.
     """
     charts = {
-        f"{alpha:g}-{title}": size_chart(comparison, rows, alpha, title, legend=True)
+        f"{comparison.dealt(alpha)}-{title}": size_chart(comparison, rows, alpha, title, legend=True)
         for alpha in comparison.alphas
         if len(comparison.sizes) > 1
         for title in _shown(rows)
     }
-    for alpha, size in grouped(rows):
+    for (alpha, size), group in grouped(rows).items():
         for against in ("round", "megabytes"):
-            charts[f"{alpha:g}-{size}-{against}"] = round_chart(comparison, runs, alpha, size, against, legend=True)
-    return {f"alpha-{file_name(name)}.svg": standalone(chart) for name, chart in charts.items()}
+            charts[f"{group[0].dealt}-{size}-{against}"] = round_chart(
+                comparison, runs, alpha, size, against, legend=True
+            )
+    return {f"{file_name(name)}.svg": standalone(chart) for name, chart in charts.items()}
 
 
 def file_name(title: str) -> str:

@@ -57,14 +57,15 @@ class Reached:
 class Row:
     """What a variant reached at an alpha and a size, over `seeds` runs.
 
-    `accuracy` is in percent. `difference` from the first variant is in points and paired by seed. `own` and `shared`
-    are the accuracies of clients' own models and of the global one on data like theirs, where they were measured
-    (`hfp.federation.evaluation`). Costs are one run's, as the mean over seeds: megabytes moved, 1e9
-    multiply-accumulates of training, simulated seconds on the clients' devices, and megabytes of the largest client's
-    memory.
+    `dealt` names the alpha, or the partition where that has none. `accuracy` is in percent. `difference` from the first
+    variant is in points and paired by seed. `own` and `shared` are the accuracies of clients' own models and of the
+    global one on data like theirs, where they were measured (`hfp.federation.evaluation`). Costs are one run's, as the
+    mean over seeds: megabytes moved, 1e9 multiply-accumulates of training, simulated seconds on the clients' devices,
+    and megabytes of the largest client's memory.
     """
 
     alpha: float
+    dealt: str
     size: str
     variant: str
     seeds: int
@@ -108,6 +109,7 @@ def rows(comparison: Comparison, runs: Runs) -> list[Row]:
     """Make a row for every variant, alpha and size that has a result, in the order of the comparison."""
     made = []
     for alpha in comparison.alphas:
+        dealt = comparison.dealt(alpha)
         for size, _ in comparison.sizes:
             group = {v.name: runs[v.name, alpha, size] for v in comparison.variants if (v.name, alpha, size) in runs}
             if not group:
@@ -117,7 +119,7 @@ def rows(comparison: Comparison, runs: Runs) -> list[Row]:
             reference = group.get(comparison.variants[0].name, {})
             for variant, results in group.items():
                 compared = None if variant == comparison.variants[0].name else _difference(results, reference)
-                made.append(_row(alpha, size, variant, results, compared, target))
+                made.append(_row(alpha, dealt, size, variant, results, compared, target))
     return made
 
 
@@ -155,13 +157,20 @@ def _difference(results: Mapping[int, Result], reference: Mapping[int, Result]) 
 
 
 def _row(
-    alpha: float, size: str, variant: str, results: Mapping[int, Result], difference: Spread | None, target: float
+    alpha: float,
+    dealt: str,
+    size: str,
+    variant: str,
+    results: Mapping[int, Result],
+    difference: Spread | None,
+    target: float,
 ) -> Row:
     def mean(figure: str, unit: float) -> float:
         return statistics.mean(result[figure] for result in results.values()) / unit
 
     return Row(
         alpha=alpha,
+        dealt=dealt,
         size=size,
         variant=variant,
         seeds=len(results),
@@ -242,7 +251,7 @@ def tables(made: Sequence[Row]) -> list[Table]:
     shown: list[Table] = []
     groups = grouped(made)
     last = list(groups.values())[-1] if groups else None
-    for (alpha, size), group in groups.items():
+    for group in groups.values():
         target = group[0].target
         caption = (
             f"accuracy: mean of the last rounds, {LAST} at most; MB: up and down; device s: simulated, on the clients"
@@ -250,7 +259,7 @@ def tables(made: Sequence[Row]) -> list[Table]:
         if personal:
             caption += "; own, %: clients' own models on data like theirs"
         table = Table(
-            title=f"{size}, alpha {alpha:g}",
+            title=_title(group),
             caption=f"{caption}; the last column: rounds until that is reached" if group is last else None,
             title_justify="left",
             caption_justify="left",
@@ -276,6 +285,10 @@ def _short(row: Row, personal: bool) -> tuple[str, ...]:
     return (name, accuracy, difference, *own, *costs, f"{row.reached.rounds:.0f}" if row.reached.runs else "never")
 
 
+def _title(group: Sequence[Row]) -> str:
+    return f"{group[0].size}, {group[0].dealt}"
+
+
 def grouped(made: Sequence[Row]) -> dict[tuple[float, str], list[Row]]:
     """Group the rows by alpha and size."""
     groups: dict[tuple[float, str], list[Row]] = {}
@@ -287,8 +300,8 @@ def grouped(made: Sequence[Row]) -> dict[tuple[float, str], list[Row]]:
 def markdown(made: Sequence[Row]) -> str:
     """Write all rows as Markdown tables under headings."""
     lines: list[str] = []
-    for (alpha, size), group in grouped(made).items():
-        lines += [f"## {size}, alpha {alpha:g}", "", f"Target {group[0].target:.1f} %.", ""]
+    for group in grouped(made).values():
+        lines += [f"## {_title(group)}", "", f"Target {group[0].target:.1f} %.", ""]
         head = headings(made)
         lines += ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
         lines += ["| " + " | ".join(map(_as_markdown, cells_of(row, made))) + " |" for row in group] + [""]

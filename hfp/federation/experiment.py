@@ -656,6 +656,12 @@ class Experiment:
         return self.partition if isinstance(self.partition, str) else "as given"
 
     @property
+    def dealt(self) -> str:
+        """How samples are dealt out, in a few words: the concentration where the partition has one."""
+        by_alpha = self.deals_by_scheme and self.partition == "dirichlet"
+        return f"alpha {self.alpha:g}" if by_alpha else self.partition_name
+
+    @property
     def model_name(self) -> str:
         """What results call the model."""
         if isinstance(self.model, str):

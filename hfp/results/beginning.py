@@ -42,10 +42,8 @@ def _clients(federation: Federation) -> str:
     experiment, clients = federation.experiment, federation.context.clients
     shares = ", ".join(f"{ratio:.0%}" for ratio in sorted({client.ratio for client in clients}))
     least, most = (pick(client.samples for client in clients) for pick in (min, max))
-    by_alpha = experiment.deals_by_scheme and experiment.partition == "dirichlet"
-    dealt = f"alpha {experiment.alpha:g}" if by_alpha else experiment.partition_name
     images = f"{least:,}" if least == most else f"{least:,} to {most:,}"
-    return f"{len(clients)} of {images} images ({dealt}); they remove {shares} of their channels"
+    return f"{len(clients)} of {images} images ({experiment.dealt}); they remove {shares} of their channels"
 
 
 def _workers(threads: int, jobs: int) -> str:

@@ -232,6 +232,17 @@ def test_the_page_says_in_what_variants_differ_beside_their_methods():
     assert "At one seed every method sees the same partition, initial weights and batches." in text
 
 
+def test_a_comparison_without_the_dirichlet_partition_names_its_own():
+    comparison = Comparison(COMPARISON.variants, {"rounds": 6, "partition": "iid"}, seeds=(0,), ranks=(1, 2))
+    runs = gather(comparison, lambda cell: RESULTS.get((cell.variant, cell.size, cell.seed)))
+    made = rows(comparison, runs)
+    console = Console(file=io.StringIO(), width=80)
+    console.print(*tables(made))
+    shown = [console.file.getvalue(), markdown(made), page(comparison, runs, made), *figures(comparison, runs, made)]
+    shown.append(str(next(comparison.cells())))
+    assert not [text for text in shown if "alpha" in text.lower() or "iid" not in text]
+
+
 def test_the_page_says_which_runs_have_no_result(runs, made):
     text = page(COMPARISON, runs, made)
     assert text.count("Runs without a result are left out") == 1
