@@ -63,6 +63,10 @@ ADDITIONS = tuple(
     )
 )
 UNEQUAL = tuple(Variant(name, PARTS[name]) for name in ("ca-hfp", "shrink 0.4 in every round", "fill"))
+FIXED = (
+    Variant("ca-hfp", PARTS["ca-hfp"]),
+    Variant("fixed channels", {"method": "ca-hfp", "options": {"shrink": 1.0}}),
+)
 TESTED = 2000
 
 PROTOCOL: Mapping[str, Any] = {
@@ -142,6 +146,14 @@ def studies(
             "Half of the channels are removed. Rows change one thing of ca-hfp; the last is FedAvg with its additions. "
             "All clients hold the same channels here, so that filling and the mean over holders are one.",
             compared(ADDITIONS, alphas=alphas, ratios=(0.5,)),
+            lambda *_: {},
+        ),
+        "fixed": Study(
+            "Would one fixed small network do as well?",
+            "All clients remove the same share of their channels. “Fixed channels” shrinks by 1: what nobody holds in "
+            "the first round is zero from then on, so that all train one small network, with the momentum and the "
+            "calibration of ca-hfp.",
+            compared(FIXED, alphas=alphas, ratios=(0.5, 0.75, 0.9)),
             lambda *_: {},
         ),
         "unequal": Study(

@@ -142,6 +142,20 @@ def test_without_reconstruction_what_no_client_holds_is_zero(paper):
     assert all(torch.allclose(value, whole[1][name], atol=1e-6) for name, value in whole[0].items())
 
 
+def test_channels_that_are_fixed_are_those_of_the_first_round(paper):
+    fixed = next(one for one in sys.modules["paper_tables.studies"].FIXED if one.name == "fixed channels")
+
+    def held(rounds, **changes):
+        shared = {"train_images": 60, "clients": 2, "model": "resnet8", "ratio": 0.5, "head_start": 1.0}
+        state = hfp.simulate(hfp.Experiment(rounds=rounds, **shared, **changes)).global_state
+        return [(value != 0).flatten(1).any(1) for value in state.values() if value.ndim == 4]
+
+    first, last, usual = held(1, **fixed.changes), held(3, **fixed.changes), held(3)
+    assert all(torch.equal(*pair) for pair in zip(first, last, strict=True))
+    assert all(2 * one.sum() == len(one) for one in first)
+    assert all(one.all() for one in usual)
+
+
 def test_a_run_that_ctrl_c_stops_goes_on(paper, monkeypatch, capsys):
     import hfp.comparison.runs as runs
 
