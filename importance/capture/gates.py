@@ -73,6 +73,9 @@ class GateRecorder:
 
         Nothing is known of a model that does not run on one sample.
         """
+        for layer in self.idle.values():  # it may run in this batch, and be idle again in the next
+            for parameter in layer.parameters(recurse=False):
+                parameter.requires_grad_(False)
         self.start(1)
         self.passes_on = frozenset()
         self.ones, self.idle, self.probing = {}, {}, True

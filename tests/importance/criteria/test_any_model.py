@@ -149,6 +149,30 @@ def test_an_expert_that_was_given_no_rows_scores_zero(name, repaired):
     assert scores["inner"].abs().max() > 0 and scores["experts.0.0"].abs().max() > 0
 
 
+class Routed(Experts):
+    def forward(self, x):
+        x = self.inner(x).relu()
+        first = x.sum(1) > x.sum(1).new_tensor(2.0)
+        y = torch.zeros_like(x)
+        for chosen, expert in zip((first, ~first), self.experts, strict=True):
+            if chosen.any():
+                y[chosen] = expert(x[chosen])
+        return self.outer(x + y)
+
+
+@pytest.mark.parametrize("repaired", [False, True])
+def test_an_expert_that_runs_in_some_batches_scores_the_same_whatever_their_size(repaired):
+    torch.manual_seed(0)
+    model, x, y = Routed(), torch.randn(12, 6), torch.randint(3, (12,))
+    groups = Coupling.trace(model, x).groups_of(model)
+    found = []
+    for size in (1, 12):
+        criterion = create("group-fisher", repaired=repaired)
+        criterion.accumulate(model, list(zip(x.split(size), y.split(size), strict=True)), F.cross_entropy)
+        found.append(torch.cat([criterion(groups(name)) for name in ("inner", "experts.0.0", "experts.1.0")]))
+    torch.testing.assert_close(*found)
+
+
 @pytest.mark.parametrize("name", FROM_DATA)
 def test_models_in_bfloat16_give_finite_scores(name):
     model = plain().bfloat16().eval()
