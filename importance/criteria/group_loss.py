@@ -68,7 +68,8 @@ class GroupLossImportance(LinearisedImportance):
     def _cost(self, change: Tensor) -> Tensor:
         wanted = self.kept("targets")
         before, after = self._moved(self.kept("logits"), change)
-        gap = torch.where(wanted[..., None] > 0, before - after, 0)
+        # where all logits are differentiated, the rest has none, and rounding may leave it a target above 0
+        gap = torch.where((wanted[..., None] > 0) & after.isfinite(), before - after, 0)
         return (wanted[..., None] * gap).sum(1).mean(0)
 
 

@@ -49,6 +49,16 @@ def test_classes_that_are_not_differentiated_stay():
     torch.testing.assert_close(criterion(group), torch.stack(expected), rtol=1e-8, atol=1e-12)
 
 
+def test_probabilities_that_do_not_add_up_to_one_by_rounding_give_finite_scores():
+    model, (images, labels) = make("residual"), data()
+    targets = torch.tensor([0.9, 0.7, 0.6, 0.4, 0.2]).expand(len(labels), 5)
+    targets = (targets / targets.sum(1, keepdim=True)).roll(1, 1) * (1 - 1e-7)
+    criterion = GroupLossImportance(classes=None)
+    criterion.accumulate(model, [(images, targets)], functional.cross_entropy)
+    for group in groups(model).values():
+        assert torch.isfinite(criterion(group)).all()
+
+
 def naive_joint(moves, cost):
     """Greedy order one channel at a time, and what each removal adds, never less than the one before."""
     left, gone, order, scores = list(range(moves.shape[2])), torch.zeros_like(moves[:, :, 0]), [], []
