@@ -81,8 +81,9 @@ def _repaired(
     full: nn.Module, compact: nn.Module, index_map: IndexMap, batches: Iterable[Any], kind: str
 ) -> RepairReport:
     if kind == "batch-norm":
-        names, samples = recalibrate(compact, batches)
-        return RepairReport(kind, samples, tuple(LayerRepair(name, "running statistics") for name in names))
+        names, broken, samples = recalibrate(compact, batches)
+        layers = tuple(LayerRepair(name, "running statistics") for name in names)
+        return RepairReport(kind, samples, layers, tuple((name, _NOT_FINITE) for name in broken))
     with paired(full, compact, index_map) as pair:
         first, _ = next(pair.forward.batches(islice(batches, 1), full))
         reading = read_once(pair, index_map, first)
@@ -95,10 +96,10 @@ def _repaired(
 
 
 def _compensated(pair: Pair, reading: Reading, batches: Iterable[Any]) -> RepairReport:
-    done, samples = bias.compensated(pair, reading, batches)
+    done, broken, samples = bias.compensated(pair, reading, batches)
     reasons = dict(reading.reasons)
     for name in reading.wanted - {each.name for each in done}:
-        reasons[layer_of(name)] = _NO_CONSTANT
+        reasons[layer_of(name)] = _NOT_FINITE if name in broken else _NO_CONSTANT
     layers = tuple(LayerRepair(layer_of(each.name), each.constant.name) for each in done)
     return RepairReport("bias", samples, layers, tuple(reasons.items()))
 
@@ -144,7 +145,7 @@ def _finish(name: str, parts: Sequence[Fit], pair: Pair, stored: Stored | None) 
         errors = fit.errors(solution)
         before, after, variance = before + errors[0], after + errors[1], variance + fit.moments.variance
     if not math.isfinite(after):
-        return "what it reads or what it should give is not finite"
+        return _NOT_FINITE
     if after > before:
         if stored is not None:
             return "the weights that its parametrization can give are no better than those that pruning left"
@@ -191,6 +192,7 @@ def _squares(tensor: Tensor) -> float:
     return float(tensor.square().sum(dtype=torch.float64))
 
 
+_NOT_FINITE = "what it reads or what it should give is not finite"
 _NO_CONSTANT = "it has no bias, and what reads it is not one batch-norm layer alone"
 _WORSE = (
     "with the fitted weights, the model's outputs on the first batch would miss {1:.1%} of the full ones, not {0:.1%}"

@@ -26,28 +26,31 @@ def normalisations(model: nn.Module) -> dict[str, _BatchNorm]:
     }
 
 
-def recalibrate(model: nn.Module, batches: Iterable[Any]) -> tuple[list[str], int]:
+def recalibrate(model: nn.Module, batches: Iterable[Any]) -> tuple[list[str], list[str], int]:
     """Replace every batch-norm layer's running statistics by means over the batches.
 
     Each layer normalises a batch by the batch's own statistics while it runs, so that later layers see recalibrated
     inputs. All other layers are in evaluation mode. A batch counts by its samples. The cost is one forward pass.
 
     Returns:
-        The names of the layers, and the number of samples.
+        The names of the layers, those of layers whose statistics would not be finite and stay, and the number of
+            samples.
 
     Raises:
         InputError: a batch has one value per channel, of which there is no variance.
     """
     norms = normalisations(model)
     if not norms:
-        return [], 0
+        return [], [], 0
     with torch.no_grad(), batch_statistics(model), _statistics_kept(norms.values()):
         sums, samples = _summed(model, norms, batches)
+    broken = [name for name in norms if not all(bool(torch.isfinite(total).all()) for total in sums[name].values())]
+    done = [name for name in norms if name not in broken]
     with torch.no_grad():
-        for name, module in norms.items():
+        for name in done:
             for key, total in sums[name].items():
-                getattr(module, key).copy_(total / samples)
-    return list(norms), samples
+                getattr(norms[name], key).copy_(total / samples)
+    return done, broken, samples
 
 
 @contextmanager

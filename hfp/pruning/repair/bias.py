@@ -42,18 +42,19 @@ class Shift:
         """Add what the outputs of a batch lack, `[channels]`."""
         self._sum, self._samples = self._sum + shift * samples, self._samples + samples
 
-    def write(self) -> None:
-        """Put the mean into the constant."""
-        self.constant.put(torch.as_tensor(self._sum) / self._samples)
+    def mean(self) -> Tensor:
+        """Return the mean of what the outputs lack, `[channels]`."""
+        return torch.as_tensor(self._sum) / self._samples
 
 
-def compensated(pair: Pair, reading: Reading, batches: Iterable[object]) -> tuple[list[Shift], int]:
+def compensated(pair: Pair, reading: Reading, batches: Iterable[object]) -> tuple[list[Shift], set[str], int]:
     """Compensate the compact model in place.
 
     While a batch runs, each product's outputs get that batch's own shift, so that later layers see compensated inputs.
 
     Returns:
-        What was done, and the number of samples.
+        What was done, the names of the weights whose mean is not finite, which stay as they were, and the number of
+            samples.
     """
     found: dict[WeightPart, Shift] = {}
     samples = 0
@@ -74,9 +75,10 @@ def compensated(pair: Pair, reading: Reading, batches: Iterable[object]) -> tupl
 
         run_compact(meet)
         samples += size
-    for shift in found.values():
-        shift.write()
-    return list(found.values()), samples
+    done = [shift for shift in found.values() if bool(torch.isfinite(shift.mean()).all())]
+    for shift in done:
+        shift.constant.put(shift.mean())
+    return done, {shift.name for shift in found.values() if shift not in done}, samples
 
 
 def _mean(arranged: Tensor, channels: int) -> Tensor:

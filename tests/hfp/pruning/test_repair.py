@@ -246,6 +246,18 @@ def test_batch_norm_needs_two_values():
 # --- in hfp.prune -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("kind", ["bias", "batch-norm", "least-squares"])
+def test_data_that_are_not_finite_change_nothing(kind):
+    model, small, index_map = convolutions(norm=True)
+    before = copy.deepcopy(small.state_dict())
+    broken = draw(4, 2, 8, 8)
+    broken[1, 0, 3, 3] = torch.nan
+    (report,) = repair(model, small, index_map, [(draw(4, 2, 8, 8), None), (broken, None)], kind)
+    assert not report.layers
+    assert any("not finite" in reason for _, reason in report.left_alone)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in small.state_dict().items())
+
+
 def network() -> nn.Module:
     torch.manual_seed(0)
     layers = [nn.Conv2d(1, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU()]
