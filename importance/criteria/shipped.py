@@ -47,7 +47,7 @@ class ShippedImportance(tp.importance.Importance):  # type: ignore[misc]
 
         Raises:
             CriterionError: the criterion gives no scores for the group, which torch-pruning would skip, or another
-                number of scores than there are channels.
+                number of scores than there are channels; or weights are not finite.
         """
         scores = None if any(_is_misread(item) for item in group.items) else self._inner_scores(group)
         if scores is None:
@@ -62,6 +62,8 @@ class ShippedImportance(tp.importance.Importance):  # type: ignore[misc]
                 f"{type(self.inner).__name__} gives {list(scores.shape)} scores for the {width(group)} channels of "
                 f"{root_name(group)!r}: choose another criterion"
             )
+        if scores.isnan().any():
+            _check_finite(group)
         return scores.nan_to_num(nan=0.0)  # scores that are all 0 were divided by their mean
 
     def _inner_scores(self, group: Any) -> Tensor | None:
@@ -181,6 +183,13 @@ class RandomImportance(tp.importance.Importance):  # type: ignore[misc]
     def __call__(self, group: Any) -> Tensor:
         """Return new scores of the group's channels, `[width]`, at every call."""
         return torch.rand(width(group), generator=self._generator)
+
+
+def _check_finite(group: Any) -> None:
+    for member in members(group):
+        for name, tensor, _ in member.tensors():
+            if not torch.isfinite(tensor).all():
+                raise CriterionError(f"{name!r} holds values that are not finite: its channels have no order")
 
 
 def _fitting(value: Tensor, parameter: Tensor, name: str) -> Tensor:

@@ -104,3 +104,14 @@ def test_nothing_to_score_is_an_error_not_a_skip():
     assert tp.importance.BNScaleImportance()(group) is None
     with pytest.raises(CriterionError, match="nothing to score in the group of '0'"):
         ShippedImportance(tp.importance.BNScaleImportance())(group)
+
+
+@pytest.mark.parametrize("name", ["l1", "l2", "fpgm", "lamp"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_named_instead_of_scored(name, value):
+    model = make("residual")
+    group = groups(model)["side"]
+    with torch.no_grad():
+        model.side.weight.view(-1)[3] = value
+    with pytest.raises(CriterionError, match="'side.weight' holds values that are not finite"):
+        create(name)(group)
