@@ -23,13 +23,14 @@ rule may write into it.
 
 def fill_with_global(full: Tensor, total: Tensor, held: Tensor, weight: float) -> Tensor:
     """Return the weighted mean over all clients; those that did not hold an entry count with the global value."""
-    return (full * (1 - held / weight)).add_(total, alpha=1 / weight)
+    missing = 1 - held / weight
+    return (full * missing).masked_fill_(missing == 0, 0).add_(total, alpha=1 / weight)  # infinity times 0 is no number
 
 
 def mean_over_holders(full: Tensor, total: Tensor, held: Tensor, weight: float) -> Tensor:
     """Return the weighted mean over the clients that held the entry."""
     unheld = held == 0
-    return total.mul_(held.reciprocal().masked_fill_(unheld, 0)).addcmul_(full, unheld.to(full.dtype))
+    return torch.where(unheld, full, total.mul_(held.reciprocal().masked_fill_(unheld, 0)))
 
 
 AGGREGATION_RULES: Mapping[str, AggregationRule] = {"fill": fill_with_global, "holders": mean_over_holders}

@@ -216,3 +216,16 @@ def test_states_and_maps_of_other_models_are_refused_and_leave_no_trace():
     with pytest.raises(MapError, match="not the full state of this map: unexpected w"):
         aggregator.add({"v": torch.ones(2)}, IndexMap({"v": TensorMap.identity((2,))}), 1.0)
     assert {name: value.tolist() for name, value in aggregator.result().items()} == {"v": [0, 0], "w": [0, 0, 0]}
+
+
+@pytest.mark.parametrize("rule", AGGREGATION_RULES)
+def test_entries_that_are_infinite_stay_so_whoever_holds_them(rule):
+    state = {"mask": torch.full((3, 3), -math.inf).triu(1)}
+    some = IndexMap({"mask": TensorMap((3, 3), (torch.tensor([0, 2]), None))})
+    total = Aggregator(state, rule)
+    for index_map, weight in ((IndexMap.identity(state), 1.0), (some, 3.0)):
+        total.add(index_map.restrict(state), index_map, weight)
+    assert torch.equal(total.result()["mask"], state["mask"])
+    alone = Aggregator(state, rule)
+    alone.add(some.restrict(state), some, 2.0)
+    assert torch.equal(alone.result()["mask"], state["mask"])
