@@ -99,8 +99,14 @@ class TensorMap:
             put_rows(full.view(-1, self._width), self._rows(full.device), sub.reshape(-1, self._width))
 
     def add(self, sub: Tensor, into: Tensor, weight: float = 1.0) -> None:
-        """Add `weight * sub` to the kept entries of `into`, in place."""
+        """Add `weight * sub` to the kept entries of `into`, in place.
+
+        Raises:
+            MapError: `into` holds integers, to which only a whole number of times can be added. Nothing was added then.
+        """
         sub = sub.detach().to(into)
+        if not (into.is_floating_point() or into.is_complex()):
+            weight = _whole(weight, into.dtype)
         if self.last_cut < 0:
             into.add_(sub, alpha=weight)
         elif self.last_cut == 0:
@@ -231,6 +237,12 @@ def _check_indices(kept: Tensor, size: int, where: str) -> None:
         raise MapError(f"{where}: expected ascending indices without repeats in [0, {size}), got {_preview(kept)}")
 
 
+def _whole(weight: float, dtype: torch.dtype, where: str = "") -> int:
+    if dtype is torch.bool or weight != int(weight):
+        raise MapError(f"{where}{weight} times a tensor of {dtype} can't be added; make it floating-point before")
+    return int(weight)
+
+
 def _preview(kept: Tensor, most: int = 8) -> str:
     values = [str(i) for i in kept.tolist()]
     return " ".join(values if len(values) <= most else [*values[: most - 1], "...", values[-1]])
@@ -327,10 +339,14 @@ class IndexMap:
         """Add `weight * sub` to the kept entries of every tensor of `into`, in place.
 
         Raises:
-            MapError: `sub` is not a compact state of this map, or `into` is not a full one. Nothing was added then.
+            MapError: `sub` is not a compact state of this map, or `into` is not a full one; or it holds integers, such
+                as batch-norm's counts, and the weight is no whole number. Nothing was added then.
         """
         self.check_compact(sub)
         self.check_full(into)
+        for name, value in into.items():
+            if not (value.is_floating_point() or value.is_complex()):
+                _whole(weight, value.dtype, f"{name}: ")
         for name, tensor in self.tensors.items():
             tensor.add(sub[name], into[name].detach(), weight)
 

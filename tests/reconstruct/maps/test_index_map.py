@@ -184,6 +184,16 @@ def test_add_over_a_state_is_in_place():
     assert into["w"].tolist() == [1, 11, 1]
 
 
+def test_counts_are_added_a_whole_number_of_times_or_not_at_all():
+    index_map = IndexMap({"w": TensorMap((3,), (kept(1),)), "count": TensorMap((), ())})
+    into = {"w": torch.ones(3), "count": torch.tensor(7)}
+    index_map.add({"w": torch.tensor([5.0]), "count": torch.tensor(4)}, into)
+    assert into["w"].tolist() == [1, 6, 1] and int(into["count"]) == 11
+    with pytest.raises(MapError, match=r"count: 0.5 times a tensor of torch.int64 can't be added"):
+        index_map.add({"w": torch.tensor([5.0]), "count": torch.tensor(4)}, into, weight=0.5)
+    assert into["w"].tolist() == [1, 6, 1] and int(into["count"]) == 11
+
+
 def example_map():
     return IndexMap(
         {
