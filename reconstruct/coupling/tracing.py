@@ -339,7 +339,7 @@ class _ScaledAttention(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
     def _attention(self, query: Tensor, *args: Any, **kwargs: Any) -> Any:
-        for line in self._follower.lines(query)[1:-2]:
+        for line in self._follower.lines(query)[:-2]:  # heads may be one dimension with the samples, which have no line
             self._follower.labels.attend(line)
         if kwargs.get("scale") is None:
             reason = f"{self._follower.where()}: attention is scaled by the size of this dimension"

@@ -165,6 +165,26 @@ def test_heads_that_cannot_lose_a_part_stay_where_no_whole_heads_are_asked_for()
     assert_computes_the_same(model, coupling.index_map(half(coupling)), x)
 
 
+class HeadsBesideSamples(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.qkv, self.out, self.heads, self.size = nn.Linear(8, 36), nn.Linear(12, 3), 4, 3
+
+    def forward(self, x):
+        split = self.qkv(x).view(len(x), -1, 3, self.heads, self.size).permute(2, 0, 3, 1, 4)
+        query, key, value = split.reshape(3, len(x) * self.heads, -1, self.size).unbind(0)
+        found = nn.functional.scaled_dot_product_attention(query, key, value).view(len(x), self.heads, -1, self.size)
+        return self.out(found.transpose(1, 2).reshape(len(x), -1, self.heads * self.size))
+
+
+def test_heads_that_are_one_dimension_with_the_samples_stay_too():
+    model, x = HeadsBesideSamples(), torch.randn(2, 5, 8)
+    assert Coupling.trace(model, x).sizes == {"qkv": 4}
+    coupling = Coupling.trace(model, x, prune_heads=False)
+    assert not coupling.sizes
+    assert "heads of attention stay" in coupling.left_alone["qkv"]
+
+
 def test_sizes_that_the_code_takes_to_be_tied_are_linked():
     model, x = made("attention, computed")
     coupling = Coupling.trace(model, x)
