@@ -10,6 +10,7 @@ import torch
 import torch_pruning as tp
 from torch import Tensor
 
+from hfp.importance.capture.moments import wide
 from hfp.importance.errors import CriterionError
 from hfp.importance.groups.members import members, parameter_name, root_name, width
 from hfp.layers.table import Slot
@@ -96,7 +97,7 @@ class DiagonalImportance(tp.importance.Importance):  # type: ignore[misc]
                 f"{name!r} has shape {list(weight.shape)} and its estimates {list(curvature.shape)}: "
                 "they are of another model; after pruning, call reset() and accumulate() again"
             )
-        weight = weight.detach()
+        weight = wide(weight.detach())
         gradient, curvature = gradient.to(weight), curvature.to(weight)
         if self.form == "curvature":
             return curvature * weight.square()

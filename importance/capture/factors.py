@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hfp.importance.capture.moments import wide
 from hfp.importance.errors import CriterionError
 from hfp.layers.patches import windows
 from hfp.layers.products import PRODUCTS, channel_dim, groups_of, is_plain
@@ -222,10 +223,10 @@ def _record(recorder: FactorRecorder, name: str) -> Any:
         groups, dim = groups_of(module), channel_dim(module)
         recorder.widths[name] = output.shape[dim] // groups
         with torch.no_grad():
-            recorder.enter(name, patches(module, _wide(_batched(module, args[0]))))
+            recorder.enter(name, patches(module, wide(_batched(module, args[0].detach()))))
 
         def leave(grad: Tensor) -> None:
-            rows = _wide(_batched(module, grad)).movedim(dim, 0).flatten(1)
+            rows = wide(_batched(module, grad.detach())).movedim(dim, 0).flatten(1)
             recorder.leave(name, rows.unflatten(0, (groups, -1)))
 
         written = output if output.requires_grad else output.detach().requires_grad_()
@@ -239,8 +240,3 @@ def _batched(layer: Any, x: Tensor) -> Tensor:
     """Return the tensor with a dimension of samples, which is added where there was one sample alone."""
     least = 2 if isinstance(layer, nn.Linear) else len(layer.kernel_size) + 2
     return x[None] if x.dim() < least else x
-
-
-def _wide(x: Tensor) -> Tensor:
-    x = x.detach()
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

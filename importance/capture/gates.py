@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from hfp.importance.capture.attention import recording_attention
+from hfp.importance.capture.moments import wide
 from hfp.importance.capture.multiplied import passed_on
 from hfp.importance.capture.norms import NORMS, Norm, channel_dim_of, norm_gate
 from hfp.importance.capture.one_sample import follows_samples
@@ -124,7 +125,7 @@ class GateRecorder:
                 self.refused[name] = f"layer {name!r} is never called, but its weight is used"
             for (_, tensor, slot), gradient in zip(parts, gradients, strict=True):
                 if gradient is not None and self.size == 1:
-                    entries = _wide(tensor.detach()) * _wide(gradient)
+                    entries = wide(tensor.detach()) * wide(gradient)
                     self.add((name, "in"), channel_sums(entries, slot, groups_of(layer))[None])
 
     def add(self, key: GateKey, value: Tensor) -> None:
@@ -248,16 +249,16 @@ def _record_tokens(recorder: GateRecorder, name: str, side: str, x: Tensor) -> N
 def _record_product(recorder: GateRecorder, key: GateKey, x: Tensor, channel_dim: int) -> None:
     recorder.channels[key] = x.shape[channel_dim]
     kept = x.detach()
-    x.register_hook(lambda grad: recorder.add(key, _inner(_wide(kept), _wide(grad), channel_dim, recorder.size)))
+    x.register_hook(lambda grad: recorder.add(key, _inner(wide(kept), wide(grad), channel_dim, recorder.size)))
 
 
 def _record_mean(recorder: GateRecorder, name: str, x: Tensor, channel_dim: int) -> None:
     key = name, "in-sum"
     recorder.channels[key] = x.shape[channel_dim]
-    flat = _wide(x.detach().movedim(channel_dim, -1)).reshape(-1, x.shape[channel_dim])
+    flat = wide(x.detach().movedim(channel_dim, -1)).reshape(-1, x.shape[channel_dim])
     total, count = recorder.totals.get(name, (0, 0))
     recorder.totals[name] = total + flat.sum(0), count + len(flat)
-    x.register_hook(lambda grad: recorder.add(key, per_sample(_wide(grad), channel_dim, recorder.size)))
+    x.register_hook(lambda grad: recorder.add(key, per_sample(wide(grad), channel_dim, recorder.size)))
 
 
 def _record_statistics(recorder: GateRecorder, name: str) -> Any:
@@ -271,14 +272,10 @@ def _record_statistics(recorder: GateRecorder, name: str) -> Any:
         recorder.channels[name, "out"] = x.shape[channel_dim]
 
         def add(grad: Tensor) -> None:
-            gate = norm_gate(module, _wide(x), _wide(grad), channel_dim)
+            gate = norm_gate(module, wide(x), wide(grad), channel_dim)
             recorder.add((name, "out"), per_sample(gate, channel_dim, recorder.size))
 
         output.register_hook(add)
         return output
 
     return hook
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

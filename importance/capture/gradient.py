@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hfp.importance.capture.batches import Pass
-from hfp.importance.capture.moments import GradientMoments, check_finite
+from hfp.importance.capture.moments import GradientMoments, check_finite, wide
 from hfp.importance.capture.state import untouched
 
 
@@ -37,4 +37,4 @@ def mean_gradient_of(model: nn.Module, batches: Iterable[Any], run: Pass) -> Gra
 
 def _taken(parameter: nn.Parameter) -> Tensor:
     found, parameter.grad = parameter.grad, None
-    return torch.zeros_like(parameter) if found is None else found
+    return wide(torch.zeros_like(parameter) if found is None else found)

@@ -17,9 +17,20 @@ WAY_OUT = (
 """The advice of an error about a criterion that needs estimates of a weight that is computed from others."""
 
 
+def wide(x: Tensor) -> Tensor:
+    """Return a tensor in single precision, if it is in half.
+
+    Half precision loses small squares, and the digits of long sums.
+    """
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
 @dataclass(frozen=True)
 class GradientMoments:
-    """The sums over `samples` of gradient and curvature, by the parameter's name, each in its full shape."""
+    """The sums over `samples` of gradient and curvature, by the parameter's name, each in its full shape.
+
+    Those of parameters in half precision are in single precision.
+    """
 
     samples: int
     gradient: Mapping[str, Tensor]

@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hfp.importance.capture.batches import Pass, mapped
 from hfp.importance.capture.calls import layers_and_bare, recording_calls
-from hfp.importance.capture.moments import WAY_OUT, GradientMoments, check_finite
+from hfp.importance.capture.moments import WAY_OUT, GradientMoments, check_finite, wide
 from hfp.importance.capture.one_sample import follows_samples, one_sample, rows_of_one
 from hfp.importance.capture.squares import LayerCall, gradient_moments
 from hfp.importance.capture.state import untouched
@@ -119,10 +119,10 @@ def _add_others(model: nn.Module, names: list[str], found: _Found, batch: Any, s
     rows = None if found.varying else _by_vmap(model, names, (batch, found.target), size, run)
     if rows is not None:
         for name, value in rows.items():
-            found.gradient[name], found.square[name] = value.sum(0), value.square().sum(0)
+            found.gradient[name], found.square[name] = wide(value).sum(0), wide(value).square().sum(0)
         return
     for name in names:
-        found.gradient[name], found.square[name] = (torch.zeros_like(model.get_parameter(name)) for _ in range(2))
+        found.gradient[name], found.square[name] = (torch.zeros_like(wide(model.get_parameter(name))) for _ in range(2))
     try:
         for gradients in _one_by_one(model, names, (batch, found.target), size, run):
             for name, value in gradients.items():
@@ -167,4 +167,4 @@ def _one_by_one(
             its = one if target is batch else one_sample(target, place, size, depth=1)
             loss = run.loss_sum(output, its, 1) * run.scale
             gradients = torch.autograd.grad(loss, parameters, materialize_grads=True, allow_unused=True)
-        yield {name: value / run.scale for name, value in zip(names, gradients, strict=True)}
+        yield {name: wide(value) / run.scale for name, value in zip(names, gradients, strict=True)}

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vjp, vmap
 
+from hfp.importance.capture.moments import wide
 from hfp.layers.patches import columns
 from hfp.layers.products import computed_weight, is_plain
 
@@ -63,13 +64,13 @@ def gradient_moments(module: nn.Module, calls: list[LayerCall], samples: int) ->
     parameters = weights_of(module)
     size = max(parameter.numel() * parameter.element_size() for parameter in parameters.values())
     chunk = max(1, min(samples, CHUNK_BYTES // size))
-    sums = {name: (torch.zeros_like(p), torch.zeros_like(p)) for name, p in parameters.items()}
+    sums = {name: (torch.zeros_like(wide(p)), torch.zeros_like(wide(p))) for name, p in parameters.items()}
     calls = [call.to(next(iter(parameters.values())).dtype) for call in calls]
     for start in range(0, samples, chunk):
         stop = min(start + chunk, samples)
         for name, gradients in _summed_over_calls(module, calls, start, stop, samples).items():
-            sums[name][0].add_(gradients.sum(0))
-            sums[name][1].add_(gradients.square_().sum(0))
+            sums[name][0].add_(wide(gradients).sum(0))
+            sums[name][1].add_(wide(gradients).square().sum(0))
     return sums
 
 

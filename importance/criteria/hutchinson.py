@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hfp.importance.bases.accumulated import AccumulatedImportance
 from hfp.importance.capture.batches import Pass
-from hfp.importance.capture.moments import GradientMoments, check_finite
+from hfp.importance.capture.moments import GradientMoments, check_finite, wide
 from hfp.importance.capture.state import untouched
 from hfp.importance.errors import CriterionError
 
@@ -74,7 +74,7 @@ class HutchinsonImportance(AccumulatedImportance):
     def _probe(self, loss: Tensor, parameters: list[nn.Parameter]) -> tuple[list[Tensor], list[Tensor]]:
         r"""Return the gradient of the summed loss, and the mean over probes of \(z \odot H z\)."""
         gradient = torch.autograd.grad(loss, parameters, create_graph=True, materialize_grads=True)
-        curvature = [torch.zeros_like(parameter) for parameter in parameters]
+        curvature = [torch.zeros_like(wide(parameter)) for parameter in parameters]
         curved = [place for place, value in enumerate(gradient) if value.requires_grad]
         for _ in range(self.probes if curved else 0):
             probe = [self._signs(parameter) for parameter in parameters]
@@ -86,8 +86,8 @@ class HutchinsonImportance(AccumulatedImportance):
                 materialize_grads=True,
             )
             for summed, product, signs in zip(curvature, products, probe, strict=True):
-                summed.add_(product * signs / self.probes)
-        return [value.detach() for value in gradient], curvature
+                summed.add_(wide(product) * signs / self.probes)
+        return [wide(value.detach()) for value in gradient], curvature
 
     def _signs(self, like: Tensor) -> Tensor:
         return torch.randint(0, 2, like.shape, generator=self._generator).to(like).mul_(2).sub_(1)

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from hfp.importance.capture.moments import wide
 from hfp.pruning.repair.constants import Constant
 from hfp.pruning.repair.following import Place, Run
 from hfp.pruning.repair.paired import Pair
@@ -54,7 +55,7 @@ class RegressionMoments:
 
         Products of half-precision rows are taken in float32: their own type keeps two or three digits of a sum.
         """
-        x, y = _single(x), _single(y)
+        x, y = wide(x), wide(y)
         self.rows += x.shape[1]
         self.x = self.x + x.sum(1, dtype=torch.float64)
         self.y = self.y + y.sum(1, dtype=torch.float64)
@@ -83,10 +84,6 @@ class RegressionMoments:
         both = (weight * (yx - (y + constant)[..., None] * x)).sum(-1)
         spread = yy - (y + constant).square()
         return float((spread - 2 * both + own + (y - given).square()).sum().clamp_min(0))
-
-
-def _single(rows: Tensor) -> Tensor:
-    return rows.float() if rows.dtype in (torch.float16, torch.bfloat16) else rows
 
 
 @dataclass(frozen=True)

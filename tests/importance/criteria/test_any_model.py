@@ -1,5 +1,7 @@
 """Criteria score models whose weights are shared, computed, wrapped or idle, or name the layer and the way out."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -171,6 +173,25 @@ def test_an_expert_that_runs_in_some_batches_scores_the_same_whatever_their_size
         criterion.accumulate(model, list(zip(x.split(size), y.split(size), strict=True)), F.cross_entropy)
         found.append(torch.cat([criterion(groups(name)) for name in ("inner", "experts.0.0", "experts.1.0")]))
     torch.testing.assert_close(*found)
+
+
+@pytest.mark.parametrize("name", ["empirical-fisher", "hutchinson", "taylor", "hessian"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_many_small_gradients_in_half_precision_add_up_as_in_double(name, dtype):
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).eval()
+    torch.manual_seed(0)
+    x, factor = torch.randn(1, 3), 1e-4
+    batches = [(x, torch.zeros(1, dtype=torch.long))] * 600
+    found = []
+    for own in (torch.float64, dtype):
+        criterion, copied = create(name), copy.deepcopy(model).to(own)
+        moved = [(x.to(own), y) for x, y in batches]
+        criterion.accumulate(copied, moved, lambda z, y: factor * F.cross_entropy(z, y))
+        found.append(criterion._moments)
+    for part in ("gradient", "curvature"):
+        for key, expected in getattr(found[0], part).items():
+            mine = getattr(found[1], part)[key]
+            torch.testing.assert_close(mine.double(), expected, rtol=0.1, atol=0.05 * expected.abs().max().item())
 
 
 @pytest.mark.parametrize("name", FROM_DATA)
