@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from itertools import combinations
 from typing import Any
 
 import torch
@@ -13,7 +12,6 @@ from torch import Tensor
 from hfp.importance.capture.moments import wide
 from hfp.importance.errors import CriterionError
 from hfp.importance.groups.members import members, parameter_name, root_name, width
-from hfp.layers.table import Slot
 
 FORMS = ("curvature", "paper", "taylor")
 REDUCTIONS = ("sum", "mean", "max", "first")
@@ -70,6 +68,7 @@ class DiagonalImportance(tp.importance.Importance):  # type: ignore[misc]
         """
         layers = []
         counted: dict[tuple[int, int], str] = {}  # tied weights are removed together, so they count once
+        places: dict[int, list[Tensor]] = {}
         for member in members(group):
             found = [
                 (slot, self._entries(parameter_name(group, weight, name), weight), id(weight))
@@ -78,11 +77,13 @@ class DiagonalImportance(tp.importance.Importance):  # type: ignore[misc]
             ]
             if found:
                 sums = torch.stack([member.sums(entries, slot) for slot, entries, _ in found]).sum(0)
-                for (one, entries, first), (other, _, second) in combinations(found, 2):
-                    if first == second:
-                        sums = sums - crossing(entries, one, other)
                 layers.append(sums.new_zeros(width(group)))
                 member.add_to(layers[-1], sums)
+            for slot, entries, tensor in found:
+                place = member.positions_in(entries.shape, slot).to(entries.device)
+                for before in places.get(tensor, ()):  # an entry may be one of a channel's along two dimensions
+                    layers[-1] -= counted_twice(entries, place, before, width(group))
+                places.setdefault(tensor, []).append(place)
         if not layers:
             raise CriterionError(f"the group of {root_name(group)!r} has no weights to score")
         stacked = torch.stack(layers)
@@ -106,8 +107,14 @@ class DiagonalImportance(tp.importance.Importance):  # type: ignore[misc]
         return curvature * weight.square() / 2 - gradient * weight
 
 
-def crossing(entries: Tensor, one: Slot, other: Slot) -> Tensor:
-    """Sum the entries of a tensor that belong to the same channel along both of two dimensions, `[channels]`."""
-    parts = entries.movedim((one.dim, other.dim), (0, 1))
-    parts = parts.unflatten(1, (other.blocks, -1)).unflatten(0, (one.blocks, -1))
-    return parts.diagonal(dim1=1, dim2=3).flatten(0, -2).sum(0)
+def counted_twice(entries: Tensor, one: Tensor, other: Tensor, width: int) -> Tensor:
+    """Sum the entries of a tensor that two roles of it give to the same channel, `[width]`.
+
+    Args:
+        entries: the entries.
+        one: the channel that each entry belongs to in one role, or -1, in a shape that broadcasts to that of `entries`.
+        other: the same in another role.
+        width: how many channels there are.
+    """
+    both = ((one == other) & (one >= 0)).expand_as(entries)
+    return entries.new_zeros(width).index_add_(0, one.expand_as(entries)[both], entries[both])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,6 +60,20 @@ class GroupLayer:
     def sums(self, entries: Tensor, slot: Slot) -> Tensor:
         """Sum per-entry values of one of this member's tensors into the layer's own channels."""
         return channel_sums(entries, slot, groups_of(self.layer))
+
+    def positions_in(self, shape: Sequence[int], slot: Slot) -> Tensor:
+        """Return the root's channel that each entry of one of this member's tensors belongs to, or -1.
+
+        The result's shape broadcasts to `shape`, which is the tensor's.
+        """
+        dim, groups = slot.dim % len(shape), groups_of(self.layer) if slot.grouped else 1
+        position = torch.full((shape[dim] * groups // slot.blocks,), -1)
+        position[self.indices] = self.positions
+        if groups == 1:
+            line = position[torch.arange(shape[dim]) % (shape[dim] // slot.blocks)]
+            return line.view([-1 if each == dim else 1 for each in range(len(shape))])
+        lines = position.view(groups, -1).repeat_interleave(shape[0] // groups, 0)
+        return lines.view([shape[0], *(shape[dim] if each == dim else 1 for each in range(1, len(shape)))])
 
 
 def width(group: Any) -> int:
