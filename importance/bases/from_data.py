@@ -65,8 +65,13 @@ class FromData(ABC, Generic[Measured]):
 
         Raises:
             CriterionError: the loader is empty, the loss or a gradient is not finite or does not exist, or the model
-                has other shapes than before.
+                has other shapes than before, or was made in inference mode.
         """
+        if any(parameter.is_inference() for parameter in model.parameters()):
+            raise CriterionError(
+                "the model was made in inference_mode, so that nothing in it can be differentiated: give a copy that "
+                "is made outside (copy.deepcopy(model))"
+            )
         run = Pass(loss_fn, reduction, forward=forward, autocast=autocast, progress=progress)
         self._add(self._measure(unwrapped(model), batches, run))
 

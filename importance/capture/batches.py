@@ -46,7 +46,7 @@ class ForwardPass:
         count = 0
         shown = track(batches, "accumulating", console=Console(stderr=True), disable=not self.progress)
         for count, batch in enumerate(shown, start=1):
-            moved = mapped(batch, lambda tensor: tensor.to(device))
+            moved = mapped(batch, lambda tensor: _ordinary(tensor).to(device))
             size = _samples_in(moved)
             if size == 0:
                 raise CriterionError(f"batch {count} ({type(batch).__name__}) holds no tensor with samples in it")
@@ -145,6 +145,11 @@ class Pass(ForwardPass):
                 f"loss_fn must return one value, or one per sample [{size}], not shape {list(loss.shape)}"
             )
         return loss.sum()
+
+
+def _ordinary(tensor: Tensor) -> Tensor:
+    """Return the tensor, or a copy of one that was made in inference mode, which no backward pass may keep."""
+    return tensor.clone() if tensor.is_inference() else tensor
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -195,6 +195,22 @@ def test_many_small_gradients_in_half_precision_add_up_as_in_double(name, dtype)
 
 
 @pytest.mark.parametrize("name", FROM_DATA)
+def test_data_of_inference_mode_score_as_any_data_and_its_models_are_refused_in_one_line(name):
+    model = plain().eval()
+    with torch.inference_mode():
+        images, labels, made = IMAGES + 0, LABELS + 0, copy.deepcopy(model)
+    expected = scored(create(name), model, IMAGES, LABELS)
+    criterion = create(name)
+    criterion.accumulate(model, [(images, labels)], F.cross_entropy)
+    groups = Coupling.trace(model, IMAGES).groups_of(model)
+    for key, values in expected.items():
+        torch.testing.assert_close(criterion(groups(key)), values)
+    with pytest.raises(CriterionError, match="made in inference_mode"):
+        criterion.accumulate(made, [(IMAGES, LABELS)], F.cross_entropy)
+    criterion.accumulate(copy.deepcopy(made), [(IMAGES, LABELS)], F.cross_entropy)
+
+
+@pytest.mark.parametrize("name", FROM_DATA)
 def test_models_in_bfloat16_give_finite_scores(name):
     model = plain().bfloat16().eval()
     assert_useful(scored(create(name), model, IMAGES.bfloat16(), LABELS))
