@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from hfp.importance.capture.attention import READING
@@ -13,7 +14,7 @@ from hfp.importance.capture.norms import NORMS
 from hfp.importance.errors import CriterionError
 from hfp.importance.groups.members import GroupLayer, members, model_of, operations, parameter_name, root_name
 from hfp.importance.layers import channels_of, slots_of
-from hfp.layers.products import PRODUCTS, counts_of
+from hfp.layers.products import PRODUCTS, counts_of, groups_of
 
 
 def roles_of(
@@ -22,7 +23,8 @@ def roles_of(
     """Return the layers that read a group's channels one by one, the linear layers that write them, and the norms over
     them.
 
-    Layers that pass channels on (batch-norm, activations, depthwise convolutions) are none of these.
+    Layers that pass channels on (batch-norm, activations, depthwise convolutions, and convolutions of which whole
+    groups go) are none of these.
 
     Args:
         group: a torch-pruning group.
@@ -35,7 +37,8 @@ def roles_of(
     readers: list[GroupLayer] = []
     writers: list[GroupLayer] = []
     mixers: list[GroupLayer] = []
-    for member in members(group):
+    everyone = list(members(group))
+    for member in everyone:
         layer = member.layer
         if isinstance(layer, nn.Parameter):
             attention = _attention_reading(group, member)
@@ -49,10 +52,27 @@ def roles_of(
         if isinstance(layer, NORMS):
             mixers.append(member)
         elif member.direction == "in" or isinstance(layer, nn.MultiheadAttention):
-            readers.append(member)
+            if not _passes_groups_on(member, everyone):
+                readers.append(member)
         elif isinstance(layer, nn.Linear):
             writers.append(member)
     return readers, writers, mixers
+
+
+def _passes_groups_on(reader: GroupLayer, everyone: Sequence[GroupLayer]) -> bool:
+    """Return whether a convolution's groups are channels of the group, so that each goes with what it reads."""
+    count = groups_of(reader.layer)
+    if count == 1 or isinstance(reader.layer, nn.Parameter):
+        return False
+    rows = []
+    for side in ("in", "out"):
+        line = torch.full((channels_of(reader.layer, side, reader.name),), -1)
+        for member in everyone:
+            if member.layer is reader.layer and member.direction == side:
+                line[member.indices] = member.positions
+        rows.append(line.view(count, -1))
+    both = torch.cat(rows, 1)
+    return bool((both == both[:, :1]).all())
 
 
 def _check_passes_on(group: Any, member: GroupLayer) -> None:

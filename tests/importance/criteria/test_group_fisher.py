@@ -5,10 +5,12 @@ from itertools import product
 import pytest
 import torch
 from networks.criteria import data, gate_derivatives, groups, make
+from torch import nn
 from torch.nn import functional
 
 from hfp.importance import CriterionError, GroupFisherImportance
 from hfp.importance.criteria.group_fisher import gauss_newton_root
+from hfp.reconstruct import Coupling
 
 PLAIN = ["residual", "depthwise", "flat", "in-place"]
 
@@ -85,3 +87,22 @@ def test_options_are_checked():
         GroupFisherImportance("off")
     with pytest.raises(CriterionError, match="draws is 1 or more"):
         GroupFisherImportance(draws=0)
+
+
+@pytest.mark.parametrize(
+    "between", [nn.Conv2d(8, 12, 3, groups=4, bias=False), nn.Conv2d(8, 16, 3, groups=8, bias=False)]
+)
+def test_a_channel_that_is_a_whole_group_of_a_convolution_has_one_gate(between):
+    torch.manual_seed(0)
+    last = nn.Sequential(nn.Conv2d(between.out_channels, 3, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    first, rest = nn.Conv2d(3, 8, 3).double(), nn.Sequential(nn.ReLU(), between, nn.ReLU(), last).double()
+    images, labels = torch.randn(4, 3, 7, 7).double(), torch.randint(3, (4,))
+    model = nn.Sequential(first, rest)
+    criterion = GroupFisherImportance()
+    criterion.accumulate(model, [(images, labels)], functional.cross_entropy)
+    gates = torch.ones(4, between.groups, dtype=torch.float64, requires_grad=True)
+    wide = gates.repeat_interleave(8 // between.groups, 1)[:, :, None, None]
+    loss = functional.cross_entropy(rest(first(images) * wide), labels, reduction="sum")
+    (expected,) = torch.autograd.grad(loss, gates)
+    found = criterion.gate_gradients(Coupling.trace(model, images).groups_of(model)("0"))
+    torch.testing.assert_close(found[:, 0], expected, rtol=1e-9, atol=1e-12)
