@@ -82,7 +82,7 @@ class ScaledImportance(tp.importance.Importance):  # type: ignore[misc]
         model = unwrapped(model)
         found: dict[str, float] = {}
         handles = [
-            module.register_forward_hook(_count(found, name))
+            module.register_forward_hook(_count(found, name), with_kwargs=True)
             for name, module in model.named_modules()
             if isinstance(module, PRODUCTS)
         ]
@@ -139,8 +139,8 @@ def _channels(layer: Any, direction: str) -> int:
 
 
 def _count(found: dict[str, float], name: str) -> Any:
-    def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        positions = args[0] if multiplies_inputs(module) else output
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+        positions = next(iter((*args, *kwargs.values()))) if multiplies_inputs(module) else output
         channels = positions.shape[channel_dim(module)]
         found[name] = found.get(name, 0.0) + positions.numel() / channels / max(len(positions), 1)
 

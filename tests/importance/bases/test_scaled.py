@@ -31,6 +31,21 @@ def test_macs_of_a_channel_are_what_its_removal_saves(name):
         assert scaled.macs(group)[1].item() - twice == pytest.approx(saved)
 
 
+class Keywords(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.up = torch.nn.ConvTranspose1d(3, 4, 2)
+
+    def forward(self, x):
+        return self.up(input=x)
+
+
+def test_layers_that_are_called_with_keywords_are_measured():
+    scaled = ScaledImportance(create("l1"), power=1.0)
+    scaled.measure(Keywords(), torch.zeros(2, 3, 5))
+    assert scaled._positions == {"up": 5.0}
+
+
 def test_scores_are_divided_by_a_power_of_the_macs():
     model, images = make("residual"), torch.zeros(2, 3, 8, 8, dtype=torch.float64)
     group = groups(model)["side"]
