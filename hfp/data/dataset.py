@@ -92,7 +92,7 @@ class Dataset:
         The result is on the images' device; the input is not changed.
         """
         if images.device not in self._constants:
-            self._constants[images.device] = self.mean.to(images.device), self.std.to(images.device)
+            self._constants[images.device] = self.mean.float().to(images.device), self.std.float().to(images.device)
         return normalised(images, *self._constants[images.device])
 
 
@@ -125,7 +125,7 @@ def make_dataset(
         The data set, with the mean and standard deviation of the training images.
 
     Raises:
-        InputError: a split fails `check_splits`, or its samples are not images.
+        InputError: a split fails `check_splits`, its samples are not images, or `owners` fails `check_dataset`.
 
     >>> import torch
     >>> images, labels = torch.rand(30, 1, 8, 8), torch.arange(30) % 2
@@ -139,6 +139,7 @@ def make_dataset(
             f"data set {name}: expected images [samples, channels, height, width]; found {list(train.images.shape)}; "
             "make data of another shape with hfp.data.from_tensors"
         )
+    _check_owners(name, owners, len(train))
     mean, std = channel_statistics(train.images)
     shape = tuple(train.images.shape[1:])
     return Dataset(name, train, test, tuple(classes), shape, mean, std, tuple(notes), owners)
@@ -148,10 +149,14 @@ def check_dataset(dataset: Dataset) -> None:
     """Refuse a data set that can't be trained and tested on, or that contradicts itself.
 
     Raises:
-        InputError: its splits fail `check_splits`, its shape is not that of its samples, or its mean or standard
-            deviation is not one number per channel.
+        InputError: its splits fail `check_splits`, it has one class alone, its shape is not that of its samples, its
+            mean or standard deviation is not one finite number per channel (the latter above 0), or its owners are not
+            one client per training sample.
     """
     check_splits(dataset.name, dataset.train, dataset.test, dataset.classes)
+    if len(dataset.classes) < 2:
+        only = ", ".join(dataset.classes)
+        raise InputError(f"data set {dataset.name} has the class {only} alone; two or more are needed")
     shape = tuple(dataset.train.images.shape[1:])
     if tuple(dataset.shape) != shape:
         raise InputError(f"data set {dataset.name}: shape says {list(dataset.shape)}; its samples are {list(shape)}")
@@ -161,6 +166,21 @@ def check_dataset(dataset: Dataset) -> None:
                 f"data set {dataset.name}: {what} must have one number for each of {shape[0]} channels; found "
                 f"{list(found.shape)}"
             )
+        if not found.isfinite().all() or (what == "std" and not (found > 0).all()):
+            words = "finite numbers above 0" if what == "std" else "finite numbers"
+            raise InputError(f"data set {dataset.name}: {what} must be {words}; found {found.tolist()}")
+    _check_owners(dataset.name, dataset.owners, len(dataset.train))
+
+
+def _check_owners(name: str, owners: Tensor | None, samples: int) -> None:
+    """Refuse owners that are not one client, counted from 0, for each training sample."""
+    if owners is None:
+        return
+    found = f"{owners.dtype} {list(owners.shape)}" if isinstance(owners, Tensor) else type(owners).__name__
+    if not isinstance(owners, Tensor) or owners.dtype != torch.int64 or owners.shape != (samples,):
+        raise InputError(f"data set {name}: owners must be int64 [{samples}], a client for each sample; found {found}")
+    if int(owners.min()) < 0:
+        raise InputError(f"data set {name}: owners must be clients, which count from 0; found {int(owners.min())}")
 
 
 def check_splits(name: str, train: Split, test: Split, classes: tuple[str, ...]) -> None:

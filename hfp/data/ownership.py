@@ -30,7 +30,8 @@ def parts_of_owners(owners: Tensor | None, clients: int, name: str) -> list[np.n
         name: what errors call the data set.
 
     Raises:
-        InputError: the data set says nothing of clients, or of another number of them.
+        InputError: the data set says nothing of clients, or of another number of them, or a client has fewer samples
+            than `checked_parts` takes.
     """
     if owners is None:
         raise InputError(
@@ -38,9 +39,10 @@ def parts_of_owners(owners: Tensor | None, clients: int, name: str) -> list[np.n
             f"client_1/<class>; data set {name} says nothing of clients: take another partition or give clients_file"
         )
     found = int(owners.max()) + 1
-    if found != clients or int(owners.min()) < 0:
+    if found != clients:
         raise InputError(f"clients must be {found}, as many as data set {name} has; found {clients}")
-    return [np.flatnonzero(owners.cpu().numpy() == client) for client in range(clients)]
+    parts = [np.flatnonzero(owners.cpu().numpy() == client) for client in range(clients)]
+    return checked_parts(parts, len(owners), f"data set {name}")
 
 
 def read_clients_file(path: Path) -> Entries:

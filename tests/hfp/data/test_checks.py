@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Iterator
 
 import pytest
 import torch
 from torch import Tensor
 
-from hfp.data import Dataset, Split, load, load_dataset, make_dataset, register_dataset
+import hfp
+from hfp.data import Dataset, Split, from_tensors, load, load_dataset, make_dataset, register_dataset
+from hfp.data.dataset import check_dataset
 from hfp.errors import InputError
+from hfp.federation.setup import set_up
 
 CLASSES = ("a", "b", "c")
 
@@ -77,6 +82,44 @@ def test_data_of_one_class_is_refused() -> None:
     register_dataset("mine", lambda request: make_dataset("mine", Split(X, Y * 0), Split(TX, TY * 0), ("a",)))
     with pytest.raises(InputError, match="data set mine has the class a alone; two or more are needed"):
         load_dataset("mine")
+
+
+def test_a_data_set_of_one_class_is_refused_in_an_experiment_too() -> None:
+    alone = from_tensors(X, Y * 0, TX, TY * 0, name="mine")
+    with pytest.raises(InputError, match="data set mine has the class 0 alone; two or more are needed"):
+        set_up(hfp.Experiment(dataset=alone, clients=2))
+
+
+@pytest.mark.parametrize(
+    ("owners", "message"),
+    [
+        (torch.arange(29) % 2, r"int64 \[30\], a client for each sample; found torch.int64 \[29\]"),
+        (torch.arange(31) % 2, r"int64 \[30\], a client for each sample; found torch.int64 \[31\]"),
+        (torch.arange(30) % 2.0, "found torch.float32"),
+        ([0, 1] * 15, "found list"),
+        (torch.arange(30) % 2 - 1, "count from 0; found -1"),
+    ],
+)
+def test_owners_that_are_no_client_for_every_sample_are_refused(owners: Tensor, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        make_dataset("mine", Split(X, Y), Split(TX, TY), CLASSES, owners=owners)
+    whole = make_dataset("mine", Split(X, Y), Split(TX, TY), CLASSES)
+    with pytest.raises(InputError, match=message):
+        check_dataset(dataclasses.replace(whole, owners=owners))
+
+
+@pytest.mark.parametrize(("field", "value"), [("std", 0.0), ("std", -1.0), ("std", math.nan), ("mean", math.inf)])
+def test_statistics_that_would_make_samples_infinite_are_refused(field: str, value: float) -> None:
+    whole = make_dataset("mine", Split(X, Y), Split(TX, TY), CLASSES)
+    with pytest.raises(InputError, match=f"data set mine: {field} must be finite numbers"):
+        check_dataset(dataclasses.replace(whole, **{field: torch.full((3,), value)}))
+
+
+def test_statistics_of_any_precision_make_samples_of_single_precision() -> None:
+    whole = make_dataset("mine", Split(X, Y), Split(TX, TY), CLASSES)
+    double = dataclasses.replace(whole, mean=whole.mean.double(), std=whole.std.double())
+    assert torch.equal(double.normalise(X), whole.normalise(X))
+    assert double.normalise(X).dtype == torch.float32
 
 
 def test_a_data_set_says_what_it_holds() -> None:

@@ -217,3 +217,11 @@ def test_owners_of_a_data_set_of_ones_own_are_used():
     found = parts_of_owners(mine.owners, 3, "digits")
     assert [part[:2].tolist() for part in found] == [[0, 3], [1, 4], [2, 5]]
     assert set_up(hfp.Experiment(dataset=mine, clients=3, partition="own")).context.clients[2].samples == len(found[2])
+
+
+@pytest.mark.parametrize(
+    ("owners", "message"), [([0, 0, 0, 1], "client 1 has 1 training"), ([0, 0, 2, 2], "client 1 has 0 training")]
+)
+def test_a_client_with_fewer_than_two_samples_of_its_own_is_refused(owners, message):
+    with pytest.raises(InputError, match=f"data set mine: {message}"):
+        parts_of_owners(torch.tensor(owners), max(owners) + 1, "mine")
