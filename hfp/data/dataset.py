@@ -28,6 +28,11 @@ class Split:
     labels: Tensor
     files: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        """Take images without the graph that they come from, so that training adds nothing to their gradients."""
+        if isinstance(self.images, Tensor) and self.images.requires_grad:
+            object.__setattr__(self, "images", self.images.detach())
+
     def __len__(self) -> int:
         return len(self.labels)
 
@@ -187,10 +192,14 @@ def check_splits(name: str, train: Split, test: Split, classes: tuple[str, ...])
     """Refuse two splits that can't be trained and tested on, before anything is done with them.
 
     Raises:
-        InputError: a split is empty or is not a pair of tensors; its samples are neither uint8 nor finite floats; it
-            has another number of labels than samples; its labels are not int64 or are not indices of `classes`; or the
-            two splits hold samples of different shapes or dtypes.
+        InputError: a split is empty or is not a pair of dense tensors; its samples are neither uint8 nor floats that
+            are finite in single precision; it has another number of labels than samples; its labels are not int64 or
+            are not indices of `classes`; a class's name is no text; or the two splits hold samples of different shapes
+            or dtypes.
     """
+    unnamed = [found for found in classes if not isinstance(found, str)]
+    if unnamed:
+        raise InputError(f"data set {name}: the names of classes must be texts; found {unnamed[0]!r}")
     for part, split in (("training", train), ("test", test)):
         _check_split(f"data set {name}, {part} split", split, len(classes))
     for what, one, other in (
@@ -208,6 +217,8 @@ def _check_split(where: str, split: Split, classes: int) -> None:
     for what, found in (("images", images), ("labels", labels)):
         if not isinstance(found, Tensor):
             raise InputError(f"{where}: {what} must be a tensor; found {type(found).__name__}; use torch.as_tensor")
+        if found.layout != torch.strided:
+            raise InputError(f"{where}: {what} must be a dense tensor; found {found.layout}; use {what}.to_dense()")
     if images.dtype != torch.uint8 and not images.is_floating_point():
         raise InputError(f"{where}: images must be uint8 or floats; found {images.dtype}")
     if images.dim() < 2:
@@ -223,10 +234,12 @@ def _check_split(where: str, split: Split, classes: int) -> None:
     check_labels(where, labels, classes)
     if images.is_floating_point():
         for number, chunk in enumerate(images.split(CHUNK)):
-            finite = chunk.flatten(1).isfinite().all(1)
+            finite = chunk.flatten(1).to(torch.float32).isfinite().all(1)
             if not finite.all():
                 first = number * CHUNK + int(finite.logical_not().nonzero()[0])
-                raise InputError(f"{where}: image {first} holds NaN or infinite values; mend or remove it")
+                raise InputError(
+                    f"{where}: image {first} holds NaN or infinite values, or ones beyond float32; mend or remove it"
+                )
 
 
 def check_labels(where: str, labels: Tensor, classes: int) -> None:
@@ -248,12 +261,14 @@ def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
     any variation gets deviation 1, so that it is 0 after normalising.
     """
     total = torch.zeros(images.shape[1], dtype=torch.float64)
-    squares = torch.zeros_like(total)
+    squares, varies = torch.zeros_like(total), torch.zeros(images.shape[1], dtype=torch.bool)
     for chunk in images.split(CHUNK):
         values = chunk.to(torch.float64)
         total += values.sum(dim=(0, 2, 3))
         squares += values.square().sum(dim=(0, 2, 3))
+        varies |= (chunk != images[:1, :, :1, :1]).any(3).any(2).any(0)
     count = images.numel() // images.shape[1]
     mean = total / count
     std = (squares / count - mean.square()).clamp(min=0).sqrt()
-    return mean.float(), torch.where(std > 0, std, 1.0).float()
+    # sums of floats are rounded, so that the deviation of equal values need not be 0
+    return mean.float(), torch.where(varies & (std > 0), std, 1.0).float()

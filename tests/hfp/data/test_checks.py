@@ -49,6 +49,11 @@ WRONG = {
     "an empty training set": ((X[:0], Y[:0], TX, TY), "training split: .*at least one; found 0 and 0"),
     "a pixel that is NaN": ((changed(X, float("nan")), Y, TX, TY), "training split: image 5 holds NaN or infinite"),
     "an infinite pixel": ((X, Y, changed(TX, float("inf")), TY), "test split: image 5 holds NaN or infinite"),
+    "a pixel beyond single precision": (
+        (changed(X.double(), 1e39), Y, TX.double(), TY),
+        "image 5 .*beyond float32",
+    ),
+    "sparse images": ((X.to_sparse(), Y, TX, TY), "images must be a dense tensor; found torch.sparse_coo"),
     "arrays": ((X.numpy(), Y, TX, TY), "images must be a tensor; found ndarray"),
     "whole numbers": ((X.int(), Y, TX.int(), TY), "images must be uint8 or floats; found torch.int32"),
     "signals": ((X[..., 0], Y, TX[..., 0], TY), r"images \[samples, channels, height, width\]; found \[30, 3, 8\]"),
@@ -82,6 +87,29 @@ def test_data_of_one_class_is_refused() -> None:
     register_dataset("mine", lambda request: make_dataset("mine", Split(X, Y * 0), Split(TX, TY * 0), ("a",)))
     with pytest.raises(InputError, match="data set mine has the class a alone; two or more are needed"):
         load_dataset("mine")
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.complex64, torch.bool])
+def test_tensors_with_labels_of_another_kind_are_refused_in_one_line(kind: torch.dtype) -> None:
+    labels = torch.full((30,), math.nan).to(kind)
+    with pytest.raises(InputError, match=r"data set tensors, training split: labels must be int64 \[samples\]"):
+        from_tensors(X, labels, TX, TY)
+
+
+def test_numbers_as_names_of_classes_are_refused() -> None:
+    with pytest.raises(InputError, match="data set tensors: the names of classes must be texts; found 0"):
+        from_tensors(X, Y, TX, TY, classes=[0, 1, 2])  # type: ignore[list-item]
+
+
+def test_training_on_images_that_require_gradients_leaves_them_alone() -> None:
+    images = X.clone().requires_grad_()
+    mine = make_dataset("mine", Split(images, Y), Split(TX, TY), CLASSES)
+    plain = make_dataset("mine", Split(X, Y), Split(TX, TY), CLASSES)
+    found, expected = (
+        hfp.simulate(hfp.Experiment(dataset=data, clients=2, rounds=1, head_start=1)) for data in (mine, plain)
+    )
+    assert images.grad is None
+    assert all(torch.equal(found.global_state[name], value) for name, value in expected.global_state.items())
 
 
 def test_a_data_set_of_one_class_is_refused_in_an_experiment_too() -> None:
