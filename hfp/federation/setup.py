@@ -20,7 +20,7 @@ from hfp.errors import InputError
 from hfp.federation.experiment import GIVEN, Experiment
 from hfp.federation.problem import Problem, dataset_of
 from hfp.federation.ratios import RatioFinder
-from hfp.layers.calling import modes_kept
+from hfp.layers.calling import modes_kept, random_state_kept
 from hfp.methods import Client, Method, MethodContext, State, create_method
 from hfp.models import classifier_of
 from hfp.models.source import classifier, is_factory
@@ -296,7 +296,7 @@ def _outputs(model: nn.Module, test: Split) -> int:
     Raises:
         InputError: the model does not run on the test data, or has fewer classes than the data.
     """
-    with torch.no_grad(), modes_kept(model):
+    with torch.no_grad(), modes_kept(model), random_state_kept(seed=0):
         try:
             scores = model.eval()(test.images[:2])
         except (RuntimeError, TypeError, ValueError) as error:
