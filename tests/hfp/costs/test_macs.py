@@ -65,7 +65,9 @@ def test_a_network_that_draws_at_random_scores_the_same_again_and_after_a_break(
     def network():
         return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), _Always(), nn.Linear(16, 10))
 
-    experiment = hfp.Experiment(method="fjord", model=network, train_images=60, clients=2, rounds=3, head_start=1)
+    experiment = hfp.Experiment(
+        method="fjord", model=network, train_images=60, clients=2, rounds=3, head_start=1, diagnostics=True
+    )
     before = torch.get_rng_state()
     whole, again = (hfp.simulate(experiment) for _ in range(2))
     assert torch.equal(torch.get_rng_state(), before)
