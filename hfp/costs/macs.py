@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Hashable, Sequence
-from contextlib import ExitStack
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hfp.layers.calling import call, modes_kept, unfused
+from hfp.layers.calling import buffers_kept, call, modes_kept, random_state_kept, unfused
 from hfp.layers.flops import flops, formula_of, is_composite
 from hfp.layers.products import PRODUCTS, counts_of, multiplies_inputs
 from hfp.reconstruct.coupling.meta_results import meta_result
@@ -24,17 +24,25 @@ TRAINING_FACTOR = 3  # a training step costs a forward pass and, by the usual co
 def macs(model: nn.Module, example_inputs: Any) -> int:
     """Count the multiply-accumulates of one forward pass of `example_inputs`, whatever its batch.
 
-    Convolutions and products count, by PyTorch's own formulas. The model runs in evaluation mode and is left as it was.
+    Convolutions and products count, by PyTorch's own formulas. The model runs in evaluation mode. It is left as it was,
+    and so are the random states, which layers may draw from.
 
     >>> from hfp.costs.macs import macs
     >>> macs(torch.nn.Linear(3, 4), torch.zeros(2, 3))
     24
     """
     counter = _Counter()
-    with modes_kept(model), torch.no_grad(), unfused(model), counter:  # fused layers hide their products
+    with _left_as_it_was(model), unfused(model), counter:  # fused layers hide their products
         model.eval()
         call(model, example_inputs)
     return counter.flops // 2
+
+
+@contextmanager
+def _left_as_it_was(model: nn.Module) -> Iterator[None]:
+    """Put the model's modes and buffers and the random states back on leaving; inside, they are seeded."""
+    with modes_kept(model), buffers_kept(model), random_state_kept(seed=0), torch.no_grad():
+        yield
 
 
 class _Counter(TorchDispatchMode):
@@ -134,12 +142,13 @@ def state_bytes(model: nn.Module) -> int:
 def latencies(models: Sequence[nn.Module], example_inputs: Any, repeats: int = 9) -> list[float]:
     """Measure the seconds of a forward pass of each model in evaluation mode, on its device, as medians of `repeats`.
 
-    The models take turns, so that other work on the machine slows all of them. Two passes of each warm up.
+    The models take turns, so that other work on the machine slows all of them. Two passes of each warm up. The models
+    and the random states are left as they were.
     """
     seconds: list[list[float]] = [[] for _ in models]
-    with ExitStack() as stack, torch.no_grad():
+    with ExitStack() as stack:
         for model in models:
-            stack.enter_context(modes_kept(model))
+            stack.enter_context(_left_as_it_was(model))
             model.eval()
         for _ in range(repeats + 2):
             for model, found in zip(models, seconds, strict=True):

@@ -28,6 +28,11 @@ class Split:
     labels: Tensor
     files: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        """Take images without the graph that they come from, so that training adds nothing to their gradients."""
+        if isinstance(self.images, Tensor) and self.images.requires_grad:
+            object.__setattr__(self, "images", self.images.detach())
+
     def __len__(self) -> int:
         return len(self.labels)
 
@@ -92,7 +97,7 @@ class Dataset:
         The result is on the images' device; the input is not changed.
         """
         if images.device not in self._constants:
-            self._constants[images.device] = self.mean.to(images.device), self.std.to(images.device)
+            self._constants[images.device] = self.mean.float().to(images.device), self.std.float().to(images.device)
         return normalised(images, *self._constants[images.device])
 
 
@@ -125,7 +130,7 @@ def make_dataset(
         The data set, with the mean and standard deviation of the training images.
 
     Raises:
-        InputError: a split fails `check_splits`, or its samples are not images.
+        InputError: a split fails `check_splits`, its samples are not images, or `owners` fails `check_dataset`.
 
     >>> import torch
     >>> images, labels = torch.rand(30, 1, 8, 8), torch.arange(30) % 2
@@ -139,6 +144,7 @@ def make_dataset(
             f"data set {name}: expected images [samples, channels, height, width]; found {list(train.images.shape)}; "
             "make data of another shape with hfp.data.from_tensors"
         )
+    _check_owners(name, owners, len(train))
     mean, std = channel_statistics(train.images)
     shape = tuple(train.images.shape[1:])
     return Dataset(name, train, test, tuple(classes), shape, mean, std, tuple(notes), owners)
@@ -148,10 +154,14 @@ def check_dataset(dataset: Dataset) -> None:
     """Refuse a data set that can't be trained and tested on, or that contradicts itself.
 
     Raises:
-        InputError: its splits fail `check_splits`, its shape is not that of its samples, or its mean or standard
-            deviation is not one number per channel.
+        InputError: its splits fail `check_splits`, it has one class alone, its shape is not that of its samples, its
+            mean or standard deviation is not one finite number per channel (the latter above 0), or its owners are not
+            one client per training sample.
     """
     check_splits(dataset.name, dataset.train, dataset.test, dataset.classes)
+    if len(dataset.classes) < 2:
+        only = ", ".join(dataset.classes)
+        raise InputError(f"data set {dataset.name} has the class {only} alone; two or more are needed")
     shape = tuple(dataset.train.images.shape[1:])
     if tuple(dataset.shape) != shape:
         raise InputError(f"data set {dataset.name}: shape says {list(dataset.shape)}; its samples are {list(shape)}")
@@ -161,16 +171,35 @@ def check_dataset(dataset: Dataset) -> None:
                 f"data set {dataset.name}: {what} must have one number for each of {shape[0]} channels; found "
                 f"{list(found.shape)}"
             )
+        if not found.isfinite().all() or (what == "std" and not (found > 0).all()):
+            words = "finite numbers above 0" if what == "std" else "finite numbers"
+            raise InputError(f"data set {dataset.name}: {what} must be {words}; found {found.tolist()}")
+    _check_owners(dataset.name, dataset.owners, len(dataset.train))
+
+
+def _check_owners(name: str, owners: Tensor | None, samples: int) -> None:
+    """Refuse owners that are not one client, counted from 0, for each training sample."""
+    if owners is None:
+        return
+    found = f"{owners.dtype} {list(owners.shape)}" if isinstance(owners, Tensor) else type(owners).__name__
+    if not isinstance(owners, Tensor) or owners.dtype != torch.int64 or owners.shape != (samples,):
+        raise InputError(f"data set {name}: owners must be int64 [{samples}], a client for each sample; found {found}")
+    if int(owners.min()) < 0:
+        raise InputError(f"data set {name}: owners must be clients, which count from 0; found {int(owners.min())}")
 
 
 def check_splits(name: str, train: Split, test: Split, classes: tuple[str, ...]) -> None:
     """Refuse two splits that can't be trained and tested on, before anything is done with them.
 
     Raises:
-        InputError: a split is empty or is not a pair of tensors; its samples are neither uint8 nor finite floats; it
-            has another number of labels than samples; its labels are not int64 or are not indices of `classes`; or the
-            two splits hold samples of different shapes or dtypes.
+        InputError: a split is empty or is not a pair of dense tensors; its samples are neither uint8 nor floats that
+            are finite in single precision; it has another number of labels than samples; its labels are not int64 or
+            are not indices of `classes`; a class's name is no text; or the two splits hold samples of different shapes
+            or dtypes.
     """
+    unnamed = [found for found in classes if not isinstance(found, str)]
+    if unnamed:
+        raise InputError(f"data set {name}: the names of classes must be texts; found {unnamed[0]!r}")
     for part, split in (("training", train), ("test", test)):
         _check_split(f"data set {name}, {part} split", split, len(classes))
     for what, one, other in (
@@ -188,6 +217,8 @@ def _check_split(where: str, split: Split, classes: int) -> None:
     for what, found in (("images", images), ("labels", labels)):
         if not isinstance(found, Tensor):
             raise InputError(f"{where}: {what} must be a tensor; found {type(found).__name__}; use torch.as_tensor")
+        if found.layout != torch.strided:
+            raise InputError(f"{where}: {what} must be a dense tensor; found {found.layout}; use {what}.to_dense()")
     if images.dtype != torch.uint8 and not images.is_floating_point():
         raise InputError(f"{where}: images must be uint8 or floats; found {images.dtype}")
     if images.dim() < 2:
@@ -203,10 +234,12 @@ def _check_split(where: str, split: Split, classes: int) -> None:
     check_labels(where, labels, classes)
     if images.is_floating_point():
         for number, chunk in enumerate(images.split(CHUNK)):
-            finite = chunk.flatten(1).isfinite().all(1)
+            finite = chunk.flatten(1).to(torch.float32).isfinite().all(1)
             if not finite.all():
                 first = number * CHUNK + int(finite.logical_not().nonzero()[0])
-                raise InputError(f"{where}: image {first} holds NaN or infinite values; mend or remove it")
+                raise InputError(
+                    f"{where}: image {first} holds NaN or infinite values, or ones beyond float32; mend or remove it"
+                )
 
 
 def check_labels(where: str, labels: Tensor, classes: int) -> None:
@@ -228,12 +261,14 @@ def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
     any variation gets deviation 1, so that it is 0 after normalising.
     """
     total = torch.zeros(images.shape[1], dtype=torch.float64)
-    squares = torch.zeros_like(total)
+    squares, varies = torch.zeros_like(total), torch.zeros(images.shape[1], dtype=torch.bool)
     for chunk in images.split(CHUNK):
         values = chunk.to(torch.float64)
         total += values.sum(dim=(0, 2, 3))
         squares += values.square().sum(dim=(0, 2, 3))
+        varies |= (chunk != images[:1, :, :1, :1]).any(3).any(2).any(0)
     count = images.numel() // images.shape[1]
     mean = total / count
     std = (squares / count - mean.square()).clamp(min=0).sqrt()
-    return mean.float(), torch.where(std > 0, std, 1.0).float()
+    # sums of floats are rounded, so that the deviation of equal values need not be 0
+    return mean.float(), torch.where(varies & (std > 0), std, 1.0).float()

@@ -24,9 +24,10 @@ import numpy as np
 
 from hfp.data import rows
 from hfp.data.mapping import mapped
-from hfp.data.pixels import DecodedImage, Unreadable, images_bounded, read_picture
+from hfp.data.pixels import LARGEST_SIDE, DecodedImage, Unreadable, images_bounded, read_picture
 from hfp.data.request import cache_home
 from hfp.errors import InputError, listed
+from hfp.settings import shown
 
 _RECIPE = 2  # raise this when the same files would decode to other pixels, so that older arrays are not used
 _CHUNK_BYTES = 2**25
@@ -82,7 +83,10 @@ def decode(root: Path, paths: Sequence[str], size: int, cache: bool) -> Decoded:
 
     Raises:
         Undecodable: some images can't be decoded; the error names all of them.
+        InputError: images of that size are larger than any that is decoded, or do not fit into memory.
     """
+    if size > LARGEST_SIDE:
+        raise InputError(f"image_size must be at most {LARGEST_SIDE:,} pixels; found {shown(size)}")
     if not cache:
         return _in_memory(paths, size)
     stored = cache_home() / "images" / f"{_key(root, paths, size)}.npy"
@@ -136,7 +140,13 @@ def _try(path: str, size: int) -> DecodedImage | str:
 
 
 def _in_memory(paths: Sequence[str], size: int) -> Decoded:
-    found, images, end = _Pass(), np.empty((len(paths), 3, size, size), dtype=np.uint8), 0
+    found, end = _Pass(), 0
+    try:
+        images = np.empty((len(paths), 3, size, size), dtype=np.uint8)
+    except MemoryError as error:
+        raise InputError(
+            f"{len(paths):,} images of {size}x{size} pixels do not fit into memory; take a smaller image_size"
+        ) from error
     for part in _decode_all(paths, size, found):
         images[end : end + len(part)] = part
         end += len(part)

@@ -44,7 +44,8 @@ def _folder(request: DataRequest) -> Path:
     if request.root is None:
         folders.insert(0, DEBIAN_FOLDER)
     for folder in folders:
-        if any(_find(folder, name) for name in _FILES):
+        found = [_find(folder, name) is not None for name in _FILES]
+        if all(found) or (any(found) and not request.download):
             return folder
     if request.download:
         return _download(request.folder)

@@ -117,8 +117,6 @@ def load_dataset(
     if not isinstance(found, Dataset):
         raise InputError(f"the loader of data set {name} must return a hfp.data.Dataset; found {type(found).__name__}")
     check_dataset(dataclasses.replace(found, name=name))
-    if len(found.classes) < 2:
-        raise InputError(f"data set {name} has the class {', '.join(found.classes)} alone; two or more are needed")
     return found
 
 

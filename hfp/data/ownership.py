@@ -16,6 +16,9 @@ from hfp.data.dataset import Dataset
 from hfp.data.partition import FEWEST
 from hfp.data.tree import numbered
 from hfp.errors import InputError, listed
+from hfp.settings import shown
+
+_DIGITS = 18  # an index has no more, so that it is one of int64
 
 Entries = Mapping[str, Sequence[Any]]
 """Of every client by name: the files or indices of its samples."""
@@ -30,7 +33,8 @@ def parts_of_owners(owners: Tensor | None, clients: int, name: str) -> list[np.n
         name: what errors call the data set.
 
     Raises:
-        InputError: the data set says nothing of clients, or of another number of them.
+        InputError: the data set says nothing of clients, or of another number of them, or a client has fewer samples
+            than `checked_parts` takes.
     """
     if owners is None:
         raise InputError(
@@ -38,9 +42,10 @@ def parts_of_owners(owners: Tensor | None, clients: int, name: str) -> list[np.n
             f"client_1/<class>; data set {name} says nothing of clients: take another partition or give clients_file"
         )
     found = int(owners.max()) + 1
-    if found != clients or int(owners.min()) < 0:
+    if found != clients:
         raise InputError(f"clients must be {found}, as many as data set {name} has; found {clients}")
-    return [np.flatnonzero(owners.cpu().numpy() == client) for client in range(clients)]
+    parts = [np.flatnonzero(owners.cpu().numpy() == client) for client in range(clients)]
+    return checked_parts(parts, len(owners), f"data set {name}")
 
 
 def read_clients_file(path: Path) -> Entries:
@@ -62,7 +67,10 @@ def read_clients_file(path: Path) -> Entries:
 
 
 def _from_csv(path: Path, text: str) -> Entries:
-    rows = list(csv.reader(text.splitlines()))
+    try:
+        rows = list(csv.reader(text.splitlines()))
+    except csv.Error as error:
+        raise InputError(f"the clients file {path} can't be read as CSV: {error}") from error
     heading = [cell.strip().lower() for cell in rows[0]] if rows else []
     if sorted(heading) not in (["client", "file"], ["client", "index"]):
         raise InputError(f"{path} must begin with the line file,client or index,client; found {','.join(heading)!r}")
@@ -74,15 +82,17 @@ def _from_csv(path: Path, text: str) -> Entries:
         if len(row) != 2 or not all(cell.strip() for cell in row):
             raise InputError(f"{path}, line {line}, must be {','.join(heading)}; found {','.join(row)!r}")
         sample = row[of_sample].strip()
-        if "index" in heading and not sample.isdecimal():
-            raise InputError(f"{path}, line {line}: an index is a whole number from 0 on; found {sample!r}")
+        if "index" in heading and not (sample.isdecimal() and len(sample) <= _DIGITS):
+            raise InputError(f"{path}, line {line}: an index is a whole number from 0 on; found {shown(sample)}")
         found.setdefault(row[of_client].strip(), []).append(int(sample) if "index" in heading else sample)
     return found
 
 
 def _from_json(path: Path, text: str) -> Entries:
     try:
-        found = json.loads(text)
+        found = json.loads(text, object_pairs_hook=_named_once)
+    except InputError as error:
+        raise InputError(f"{path} {error}") from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"the clients file {path} is neither CSV, by its name, nor JSON: {error}") from error
     if isinstance(found, list):
@@ -93,6 +103,14 @@ def _from_json(path: Path, text: str) -> Entries:
     if len({type(one) for entries in lists for one in entries}) > 1:
         raise InputError(f"{path} must name samples by files or by indices alone; it has both")
     return found
+
+
+def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make a table of its entries; JSON itself takes the last of two that have one name."""
+    twice = [name for name, times in Counter(name for name, _ in pairs).items() if times > 1]
+    if twice:
+        raise InputError(f"lists the client {shown(twice[0])} more than once; give it one list")
+    return dict(pairs)
 
 
 def parts_in_file(path: Path, dataset: Dataset, clients: int) -> tuple[list[np.ndarray], tuple[str, ...]]:
@@ -165,17 +183,19 @@ def checked_parts(
     made = []
     for client, part in enumerate(parts):
         who = f"{where}: client {names[client] if names else client}"
-        indices = np.array(list(part), dtype=np.int64)
+        indices = sorted(map(int, part))
         if len(indices) < FEWEST:
             raise InputError(f"{who} has {len(indices)} training samples; it needs {FEWEST} at least")
-        outside = indices[(indices < 0) | (indices >= total)]
-        if len(outside):
-            raise InputError(f"{who} has sample {outside[0]}; the {total:,} training samples are numbered from 0")
-        counts.update(indices.tolist())
-        made.append(np.sort(indices))
+        outside = [index for index in indices if not 0 <= index < total]
+        if outside:
+            raise InputError(
+                f"{who} has sample {shown(outside[0])}; the {total:,} training samples are numbered from 0"
+            )
+        counts.update(indices)
+        made.append(np.array(indices, dtype=np.int64))
     twice = sorted(index for index, times in counts.items() if times > 1)
     if twice:
-        shown = listed([samples[index] if samples else str(index) for index in twice[:3]])
+        some = listed([samples[index] if samples else str(index) for index in twice[:3]])
         number = f"{len(twice):,} {'sample' if len(twice) == 1 else 'samples'}"
-        raise InputError(f"{where} lists {number} more than once, such as {shown}; each has one client")
+        raise InputError(f"{where} lists {number} more than once, such as {some}; each has one client")
     return made

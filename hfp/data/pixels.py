@@ -29,6 +29,9 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+LARGEST_SIDE = 9_459
+"""The side in pixels of the largest square that is made of an image; files that hold more pixels are not decoded."""
+
 _LARGE = 16_000_000  # images of this many pixels are decoded one at a time, so that memory stays bounded
 _one_large = threading.Lock()
 

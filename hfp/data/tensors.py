@@ -45,7 +45,7 @@ def from_tensors(
     ('0', '1', '2')
     """
     if classes is None:
-        labels = [y for y in (train_y, test_y) if isinstance(y, Tensor) and y.numel()]
+        labels = [y for y in (train_y, test_y) if isinstance(y, Tensor) and y.dtype == torch.int64 and y.numel()]
         classes = [str(label) for label in range(max((int(y.max()) for y in labels), default=0) + 1)]
     train, test = Split(train_x, train_y), Split(test_x, test_y)
     check_splits(name, train, test, tuple(classes))

@@ -20,7 +20,7 @@ from hfp.importance import Variation
 from hfp.layers.products import PRODUCTS, weight_dims
 from hfp.methods import ServerState, State, TrainedPart, Update
 from hfp.methods.blocks.pseudo_gradients import PseudoGradients
-from hfp.seeds import generator
+from hfp.seeds import generator, seeded
 from hfp.training.batch_norm import batch_statistics
 
 if TYPE_CHECKING:
@@ -127,7 +127,8 @@ class DiagnosticsObserver(Observer):
         device, model = self._federation.device, self._federation.model
         state = {name: value - less[name] if name in less else value.clone() for name, value in weights.items()}
         state = {name: value.to(device) for name, value in state.items()}
-        with torch.no_grad(), batch_statistics(model):
+        drawn = seeded(device, self._federation.experiment.seed, "test")  # both losses are of the same draws
+        with torch.no_grad(), batch_statistics(model), drawn:
             scores = functional_call(model, state, (self._images.to(device),))
         return float(functional.cross_entropy(scores, self._labels.to(device)))
 

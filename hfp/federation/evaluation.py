@@ -185,7 +185,9 @@ class Evaluator:
         if schedule is None:
             model.eval()
             schedule = torch.arange(len(self._test.labels)).split(LARGE_BATCH)
-        return predict(model, self._test, schedule, self._federation.training)
+        federation = self._federation
+        with seeded(federation.device, federation.experiment.seed, "test"):  # some layers draw at random here too
+            return predict(model, self._test, schedule, federation.training)
 
     def _build(self, index_map: IndexMap, state: State) -> nn.Module:
         return compact_model(self._federation.model, index_map, state).to(self._federation.device)

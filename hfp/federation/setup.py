@@ -20,7 +20,7 @@ from hfp.errors import InputError
 from hfp.federation.experiment import GIVEN, Experiment
 from hfp.federation.problem import Problem, dataset_of
 from hfp.federation.ratios import RatioFinder
-from hfp.layers.calling import modes_kept
+from hfp.layers.calling import modes_kept, random_state_kept
 from hfp.methods import Client, Method, MethodContext, State, create_method
 from hfp.models import classifier_of
 from hfp.models.source import classifier, is_factory
@@ -81,8 +81,9 @@ def set_up(experiment: Experiment, *, copies: bool = True) -> Federation:
         copies: clients have copies of their images where these are small. Otherwise all look at the data set's.
 
     Raises:
-        InputError: data, model or device are not available, there are more clients than samples, a ratio leaves a layer
-            without channels, or the experiment is from a file and its model or data was given in Python.
+        InputError: data, model or device are not available, nothing of the model can be trained, there are more clients
+            than samples, a ratio leaves a layer without channels, or the experiment is from a file and its model or
+            data was given in Python.
     """
     _check_nothing_missing(experiment)
     dataset, shares = dealt_out(experiment, _dataset(experiment))
@@ -187,6 +188,11 @@ def _assemble(
     samples: list[int],
 ) -> Federation:
     _check_images(experiment, dataset)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise InputError(
+            f"no parameter of the given {type(model).__name__} requires gradients, so that nothing would be trained; "
+            "call its requires_grad_()"
+        )
     device = _device(experiment.device)
     method = create_method(experiment.method, **experiment.options)
     example = torch.zeros(1, *dataset.shape)
@@ -296,7 +302,7 @@ def _outputs(model: nn.Module, test: Split) -> int:
     Raises:
         InputError: the model does not run on the test data, or has fewer classes than the data.
     """
-    with torch.no_grad(), modes_kept(model):
+    with torch.no_grad(), modes_kept(model), random_state_kept(seed=0):
         try:
             scores = model.eval()(test.images[:2])
         except (RuntimeError, TypeError, ValueError) as error:

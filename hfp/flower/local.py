@@ -62,6 +62,7 @@ class LocalDeployment:
         self.port = free_port()
         self.nodes: dict[str, subprocess.Popen[bytes]] = {}
         self._link: subprocess.Popen[bytes] | None = None
+        self._started: list[subprocess.Popen[bytes]] = []
         self._environment = {
             **os.environ,
             **QUIET,
@@ -202,7 +203,7 @@ class LocalDeployment:
             raise InputError(f'there is no command {words[0]} beside {sys.executable}; pip install "hfp[flower]" there')
         with ExitStack() as stack:
             log: IO[bytes] | None = None if here else stack.enter_context(open(self.log(name), "ab"))
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 [command, *words[1:]],
                 env=self._environment,
                 cwd=self.folder,
@@ -211,6 +212,8 @@ class LocalDeployment:
                 stderr=log,
                 start_new_session=True,
             )
+        self._started.append(process)
+        return process
 
     def stop(self, process: subprocess.Popen[bytes], *, kill: bool = False) -> None:
         """End a process and those that it started."""
@@ -222,14 +225,15 @@ class LocalDeployment:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+        if process in self._started:
+            self._started.remove(process)
 
     def stop_all(self) -> None:
         """End everything that was started, and the processes that a killed SuperLink or node has left."""
-        processes = [*self.nodes.values(), *([self._link] if self._link else [])]
-        for process in processes:
+        for process in self._started:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGTERM)
-        for process in processes:
+        for process in tuple(self._started):
             self.stop(process)
         for left in self._left_behind():
             with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -251,7 +255,8 @@ class LocalDeployment:
         self.stop_all()
 
     def _write_connection(self) -> None:
-        how = f'root-certificates = "{self.folder / "ca.crt"}"' if self.secure else "insecure = true"
+        authority = json.dumps(str(self.folder / "ca.crt"), ensure_ascii=False)  # TOML writes texts as JSON does
+        how = f"root-certificates = {authority}" if self.secure else "insecure = true"
         lines = (
             "[superlink]",
             f'default = "{CONNECTION}"',
@@ -259,7 +264,7 @@ class LocalDeployment:
             f'address = "{self.address}"',
             how,
         )
-        (self.home / "config.toml").write_text("\n".join(lines) + "\n")
+        (self.home / "config.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def free_port() -> int:

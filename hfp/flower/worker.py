@@ -31,6 +31,7 @@ from hfp.federation.letter import Letter
 IDLE = 900.0  # seconds without a message after which a worker ends
 WATCH = 2.0  # seconds between looks at whether the node's process is still there
 START = 120.0  # seconds that a worker may take to load torch
+SOCKET_PATH = 104  # bytes that every Unix takes for the path of a socket, the zero at its end among them
 _STARTED: list[subprocess.Popen[bytes]] = []  # kept, since Python warns of a running child that nothing refers to
 
 
@@ -78,9 +79,13 @@ def serve(folder: Path, owner: int) -> None:
 
 
 def _folder(name: str) -> Path:
-    """Return the folder of the worker called `name`, whose path is short enough for a socket."""
-    short = hashlib.sha256(name.encode()).hexdigest()[:16]
-    return Path(tempfile.gettempdir()) / f"hfp-{os.getuid()}" / short
+    """Return the folder of the worker called `name`, whose path is short enough for a socket.
+
+    It is in the temporary folder, or in `/tmp` where that one's path is too long.
+    """
+    inside = Path(f"hfp-{os.getuid()}", hashlib.sha256(name.encode()).hexdigest()[:16])
+    folder = tempfile.gettempdir() / inside
+    return folder if len(os.fsencode(folder / "socket")) < SOCKET_PATH else "/tmp" / inside
 
 
 def _make_private(folder: Path) -> None:

@@ -11,7 +11,7 @@ import timm
 import torchvision
 from torch import nn
 
-from hfp.errors import InputError, unknown
+from hfp.errors import InputError, message_of, unknown
 from hfp.models.resnet import ResNet
 from hfp.models.vgg import SMALL_STAGES, VGG, VGG16_STAGES
 
@@ -62,7 +62,15 @@ def create_model(name: str, num_classes: int = 10, in_channels: int = 3, **optio
         )
     source, bare = _resolve(name)
     makers = {"hfp": _create_own, "timm": _create_timm, "torchvision": _create_torchvision}
-    return makers[source](bare, num_classes, in_channels, options)
+    try:
+        return makers[source](bare, num_classes, in_channels, options)
+    except InputError:
+        raise
+    except Exception as error:  # what a library raises where options don't fit is its own
+        raise InputError(
+            f"{source} can't make {bare} with num_classes={num_classes}, in_channels={in_channels}, {options}: "
+            f"{message_of(error)}"
+        ) from error
 
 
 def _resolve(name: str) -> tuple[str, str]:
@@ -95,12 +103,7 @@ def _create_own(name: str, num_classes: int, in_channels: int, options: dict[str
 
 
 def _create_timm(name: str, num_classes: int, in_channels: int, options: dict[str, Any]) -> nn.Module:
-    try:
-        return timm.create_model(name, pretrained=False, num_classes=num_classes, in_chans=in_channels, **options)
-    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
-        raise InputError(
-            f"timm can't make {name} with num_classes={num_classes}, in_chans={in_channels}, {options}: {error}"
-        ) from error
+    return timm.create_model(name, pretrained=False, num_classes=num_classes, in_chans=in_channels, **options)
 
 
 def _create_torchvision(name: str, num_classes: int, in_channels: int, options: dict[str, Any]) -> nn.Module:
@@ -110,7 +113,4 @@ def _create_torchvision(name: str, num_classes: int, in_channels: int, options: 
             f"take one of {', '.join(_OWN)} or a timm model"
         )
     settings = {**_TORCHVISION_DEFAULTS.get(name, {}), **options}
-    try:
-        return torchvision.models.get_model(name, weights=None, num_classes=num_classes, **settings)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"torchvision can't make {name} with {options}: {error}") from error
+    return torchvision.models.get_model(name, weights=None, num_classes=num_classes, **settings)

@@ -15,13 +15,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from hfp.errors import InputError
+from hfp.errors import InputError, file_errors
 from hfp.models.classifier import classifier_of
 from hfp.reconstruct.files.parts import VECTOR
 
 _PICKLES = frozenset({".pth", ".pt", ".bin", ".ckpt", ".tar"})
 _INSIDE = ("state_dict", "model_state_dict", "model")
-_WRAPPERS = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put before every name
+_WRAPPERS = ("module.", "_orig_mod.", "module.")  # what DataParallel and torch.compile put before names, in any order
 _NAMED = 3  # names that a message lists
 
 
@@ -41,7 +41,8 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str], *, new_classifi
         InputError: the file can't be read, or is of another model; the message has the first names that differ.
     """
     path = Path(path)
-    state, own = read_weights(path), model.state_dict()
+    own = model.state_dict()
+    state = _unwrapped(read_weights(path), own)
     head = _head_of_other_classes(model, state, own) if new_classifier else set()
     state = {name: tensor for name, tensor in state.items() if name not in head}
     if any(name.startswith(VECTOR) for name in state):
@@ -70,33 +71,41 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 
     Args:
         path: a safetensors file, or a ``.pth`` or ``.pt`` file with a state_dict, alone or under ``state_dict``,
-            ``model_state_dict`` or ``model``. A ``module.`` before every name is taken off.
+            ``model_state_dict`` or ``model``.
 
     Raises:
         InputError: there is no such file, the file is damaged, or it pickles other things than tensors.
     """
     path = Path(path)
-    if not path.is_file():
-        raise InputError(f"no weights in {path}: there is no such file")
-    found: Any = _unpickled(path) if _is_pickle(path) else _safetensors(path)
+    with file_errors(f"the weights {path} can't be read"):
+        if not path.is_file():
+            raise InputError(f"no weights in {path}: there is no such file")
+        pickled = _is_pickle(path)
+    found: Any = _unpickled(path) if pickled else _safetensors(path)
     for key in _INSIDE:
         if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
             found = found[key]
             break
-    if not isinstance(found, Mapping) or not found or not all(isinstance(value, Tensor) for value in found.values()):
+    entries = found.items() if isinstance(found, Mapping) else ()
+    if not entries or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in entries):
         raise InputError(
             f"{path} holds no state_dict, alone or under {', '.join(_INSIDE)}; save one with "
             "torch.save(model.state_dict(), FILE)"
         )
-    state = dict(found)
+    return dict(found)
+
+
+def _unwrapped(state: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Take off what a wrapper put before every name, unless the model has the same before its own names."""
     for wrapper in _WRAPPERS:
-        if all(name.startswith(wrapper) for name in state):
+        before = [all(name.startswith(wrapper) for name in names) for names in (state, own)]
+        if before == [True, False]:
             state = {name.removeprefix(wrapper): tensor for name, tensor in state.items()}
     return state
 
 
 def _is_pickle(path: Path) -> bool:
-    if path.suffix in _PICKLES:
+    if path.suffix.lower() in _PICKLES:
         return True
     with path.open("rb") as file:
         return zipfile.is_zipfile(file)

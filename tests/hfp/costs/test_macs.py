@@ -1,8 +1,12 @@
+import dataclasses
+
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
+import hfp
 from hfp.costs.macs import MacCounter, latencies, macs, macs_per_weight, parameters
 from hfp.layers.calling import unfused
 from hfp.models import create_model
@@ -27,6 +31,51 @@ def test_counting_leaves_the_model_as_it_was():
     macs(model, torch.ones(2, 1, 8, 8))
     assert [module.training for module in model.modules()] == modes
     assert torch.equal(model.stem[1].running_mean, statistics)
+
+
+class _Always(nn.Module):
+    def forward(self, x):
+        return functional.dropout(x, 0.5, training=True)
+
+
+class _Drawing(nn.Module):
+    """A network that draws at random in evaluation mode too, and counts its calls in a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(64, 2)
+        self.register_buffer("calls", torch.zeros(1))
+
+    def forward(self, x):
+        self.calls += 1
+        return self.layer(functional.dropout(x.flatten(1), 0.5, training=True))
+
+
+def test_counting_and_timing_leave_buffers_and_the_random_state_as_they_were():
+    model, example = _Drawing(), torch.zeros(1, 64)
+    before = torch.get_rng_state()
+    macs(model, example)
+    macs_per_weight(model, example)
+    latencies([model, model], example, repeats=1)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert model.calls == 0
+
+
+def test_a_network_that_draws_at_random_scores_the_same_again_and_after_a_break(tmp_path):
+    def network():
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), _Always(), nn.Linear(16, 10))
+
+    experiment = hfp.Experiment(
+        method="fjord", model=network, train_images=60, clients=2, rounds=3, head_start=1, diagnostics=True
+    )
+    before = torch.get_rng_state()
+    whole, again = (hfp.simulate(experiment) for _ in range(2))
+    assert torch.equal(torch.get_rng_state(), before)
+    hfp.simulate(dataclasses.replace(experiment, rounds=2), resume=tmp_path)
+    resumed = hfp.simulate(experiment, resume=tmp_path)
+    for run in (again, resumed):
+        assert [record.accuracy for record in run.history] == [record.accuracy for record in whole.history]
+        assert all(torch.equal(run.global_state[name], value) for name, value in whole.global_state.items())
 
 
 def test_macs_per_weight_times_weights_are_all_macs():

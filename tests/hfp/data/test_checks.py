@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Iterator
 
 import pytest
 import torch
 from torch import Tensor
 
-from hfp.data import Dataset, Split, load, load_dataset, make_dataset, register_dataset
+import hfp
+from hfp.data import Dataset, Split, from_tensors, load, load_dataset, make_dataset, register_dataset
+from hfp.data.dataset import check_dataset
 from hfp.errors import InputError
+from hfp.federation.setup import set_up
 
 CLASSES = ("a", "b", "c")
 
@@ -44,6 +49,11 @@ WRONG = {
     "an empty training set": ((X[:0], Y[:0], TX, TY), "training split: .*at least one; found 0 and 0"),
     "a pixel that is NaN": ((changed(X, float("nan")), Y, TX, TY), "training split: image 5 holds NaN or infinite"),
     "an infinite pixel": ((X, Y, changed(TX, float("inf")), TY), "test split: image 5 holds NaN or infinite"),
+    "a pixel beyond single precision": (
+        (changed(X.double(), 1e39), Y, TX.double(), TY),
+        "image 5 .*beyond float32",
+    ),
+    "sparse images": ((X.to_sparse(), Y, TX, TY), "images must be a dense tensor; found torch.sparse_coo"),
     "arrays": ((X.numpy(), Y, TX, TY), "images must be a tensor; found ndarray"),
     "whole numbers": ((X.int(), Y, TX.int(), TY), "images must be uint8 or floats; found torch.int32"),
     "signals": ((X[..., 0], Y, TX[..., 0], TY), r"images \[samples, channels, height, width\]; found \[30, 3, 8\]"),
@@ -77,6 +87,67 @@ def test_data_of_one_class_is_refused() -> None:
     register_dataset("mine", lambda request: make_dataset("mine", Split(X, Y * 0), Split(TX, TY * 0), ("a",)))
     with pytest.raises(InputError, match="data set mine has the class a alone; two or more are needed"):
         load_dataset("mine")
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.complex64, torch.bool])
+def test_tensors_with_labels_of_another_kind_are_refused_in_one_line(kind: torch.dtype) -> None:
+    labels = torch.full((30,), math.nan).to(kind)
+    with pytest.raises(InputError, match=r"data set tensors, training split: labels must be int64 \[samples\]"):
+        from_tensors(X, labels, TX, TY)
+
+
+def test_numbers_as_names_of_classes_are_refused() -> None:
+    with pytest.raises(InputError, match="data set tensors: the names of classes must be texts; found 0"):
+        from_tensors(X, Y, TX, TY, classes=[0, 1, 2])  # type: ignore[list-item]
+
+
+def test_training_on_images_that_require_gradients_leaves_them_alone() -> None:
+    images = X.clone().requires_grad_()
+    mine = make_dataset("mine", Split(images, Y), Split(TX, TY), CLASSES)
+    plain = make_dataset("mine", Split(X, Y), Split(TX, TY), CLASSES)
+    found, expected = (
+        hfp.simulate(hfp.Experiment(dataset=data, clients=2, rounds=1, head_start=1)) for data in (mine, plain)
+    )
+    assert images.grad is None
+    assert all(torch.equal(found.global_state[name], value) for name, value in expected.global_state.items())
+
+
+def test_a_data_set_of_one_class_is_refused_in_an_experiment_too() -> None:
+    alone = from_tensors(X, Y * 0, TX, TY * 0, name="mine")
+    with pytest.raises(InputError, match="data set mine has the class 0 alone; two or more are needed"):
+        set_up(hfp.Experiment(dataset=alone, clients=2))
+
+
+@pytest.mark.parametrize(
+    ("owners", "message"),
+    [
+        (torch.arange(29) % 2, r"int64 \[30\], a client for each sample; found torch.int64 \[29\]"),
+        (torch.arange(31) % 2, r"int64 \[30\], a client for each sample; found torch.int64 \[31\]"),
+        (torch.arange(30) % 2.0, "found torch.float32"),
+        ([0, 1] * 15, "found list"),
+        (torch.arange(30) % 2 - 1, "count from 0; found -1"),
+    ],
+)
+def test_owners_that_are_no_client_for_every_sample_are_refused(owners: Tensor, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        make_dataset("mine", Split(X, Y), Split(TX, TY), CLASSES, owners=owners)
+    whole = make_dataset("mine", Split(X, Y), Split(TX, TY), CLASSES)
+    with pytest.raises(InputError, match=message):
+        check_dataset(dataclasses.replace(whole, owners=owners))
+
+
+@pytest.mark.parametrize(("field", "value"), [("std", 0.0), ("std", -1.0), ("std", math.nan), ("mean", math.inf)])
+def test_statistics_that_would_make_samples_infinite_are_refused(field: str, value: float) -> None:
+    whole = make_dataset("mine", Split(X, Y), Split(TX, TY), CLASSES)
+    with pytest.raises(InputError, match=f"data set mine: {field} must be finite numbers"):
+        check_dataset(dataclasses.replace(whole, **{field: torch.full((3,), value)}))
+
+
+def test_statistics_of_any_precision_make_samples_of_single_precision() -> None:
+    whole = make_dataset("mine", Split(X, Y), Split(TX, TY), CLASSES)
+    double = dataclasses.replace(whole, mean=whole.mean.double(), std=whole.std.double())
+    assert torch.equal(double.normalise(X), whole.normalise(X))
+    assert double.normalise(X).dtype == torch.float32
 
 
 def test_a_data_set_says_what_it_holds() -> None:

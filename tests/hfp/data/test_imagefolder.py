@@ -137,6 +137,18 @@ def test_arrays_of_several_sizes_are_kept_side_by_side(tmp_path: Path, cache: Pa
     assert len(list(cache.iterdir())) == 4
 
 
+@pytest.mark.parametrize("size", [9_460, 10**12, 10**30])
+def test_a_size_beyond_all_images_that_are_decoded_is_refused(tmp_path: Path, size: int) -> None:
+    write_splits(tmp_path)
+    with pytest.raises(InputError, match="image_size must be at most 9,459 pixels; found"):
+        load_dataset("imagefolder", tmp_path, image_size=size)
+
+
+def test_images_that_do_not_fit_into_memory_are_refused_in_one_line() -> None:
+    with pytest.raises(InputError, match="1,000,000,000 images of 9459x9459 pixels do not fit into memory"):
+        decode._in_memory(range(10**9), 9459)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("change", ["content", "time"])
 def test_a_changed_file_is_decoded_again(tmp_path: Path, change: str) -> None:
     write_splits(tmp_path)

@@ -234,6 +234,9 @@ def test_fmnist_is_downloaded_when_asked_and_once(tmp_path: Path, monkeypatch: p
     assert len(load_dataset("fmnist", root, download=True).train) == 40
     assert_same_data(load_dataset("fmnist", root, download=True), load_dataset("fmnist", root))
     assert calls == [root]
+    (root / "FashionMNIST" / "raw" / "t10k-labels-idx1-ubyte").unlink()  # as an interrupted download leaves it
+    assert len(load_dataset("fmnist", root, download=True).test) == len(load_dataset("fmnist", root).test)
+    assert calls == [root, root]
 
 
 @pytest.mark.parametrize("name", ["fmnist", "cifar10", "cifar100"])

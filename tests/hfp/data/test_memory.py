@@ -57,6 +57,14 @@ def test_a_constant_channel_is_normalised_to_0() -> None:
     assert torch.equal(dataset.normalise(images), torch.zeros(4, 1, 2, 2))
 
 
+def test_a_constant_channel_of_floats_has_deviation_1_although_its_sums_are_rounded() -> None:
+    images = torch.full((5000, 1, 8, 8), 0.7)
+    mean, std = channel_statistics(torch.cat([images, torch.rand(5000, 1, 8, 8)], 1))
+    assert mean[0] == images[0, 0, 0, 0]
+    assert std[0] == 1
+    assert std[1] < 1
+
+
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=6), st.floats(0, 1), st.integers(0, 2**32))
 def test_stratified_subset_keeps_the_shares(counts: list[int], share: float, seed: int) -> None:

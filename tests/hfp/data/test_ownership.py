@@ -158,6 +158,11 @@ def test_indices_in_either_kind_of_file_come_back(data, tmp_path_factory):
         ("w.csv", "ant/0.png,1\n", "must begin with the line file,client or index,client; found 'ant/0.png,1'"),
         ("w.csv", "index,client\n0,1\nx,1\n", "line 3: an index is a whole number from 0 on; found 'x'"),
         ("w.csv", "index,client\n0\n", "line 2, must be index,client; found '0'"),
+        ("w.csv", f"index,client\n{10**20},1\n", "line 2: an index is a whole number from 0 on; found '1000"),
+        ("w.csv", f"index,client\n{'9' * 5000},1\n", "line 2: an index is a whole number from 0 on; found '999"),
+        ("w.csv", f"index,client\n{'0' * 200_000},1\n", "w.csv can't be read as CSV: field larger than"),
+        ("w.json", f"[[0, {10**20}], [2, 3]]", "client 0 has sample 10{20}; the 1,438 training samples"),
+        ("w.json", '{"a": [0, 1], "a": [2, 3], "b": [4, 5]}', "w.json lists the client 'a' more than once"),
         ("w.json", "{", "is neither CSV, by its name, nor JSON"),
         ("w.json", '{"a": 3}', "must hold a table of clients, each with a list of files or of indices"),
         ("w.json", '{"a": [1, true]}', "must hold a table of clients"),
@@ -217,3 +222,11 @@ def test_owners_of_a_data_set_of_ones_own_are_used():
     found = parts_of_owners(mine.owners, 3, "digits")
     assert [part[:2].tolist() for part in found] == [[0, 3], [1, 4], [2, 5]]
     assert set_up(hfp.Experiment(dataset=mine, clients=3, partition="own")).context.clients[2].samples == len(found[2])
+
+
+@pytest.mark.parametrize(
+    ("owners", "message"), [([0, 0, 0, 1], "client 1 has 1 training"), ([0, 0, 2, 2], "client 1 has 0 training")]
+)
+def test_a_client_with_fewer_than_two_samples_of_its_own_is_refused(owners, message):
+    with pytest.raises(InputError, match=f"data set mine: {message}"):
+        parts_of_owners(torch.tensor(owners), max(owners) + 1, "mine")

@@ -218,3 +218,9 @@ def test_a_client_whose_samples_have_another_shape_is_refused(tmp_path: Path) ->
 def test_a_problem_starts_from_its_own_models_weights(tmp_path: Path) -> None:
     with pytest.raises(hfp.InputError, match="weights can't be used with a model of your own"):
         set_up_own(hfp.Experiment(weights="x.pth", **QUICK), problem(tmp_path), [60] * 2)
+
+
+def test_a_model_of_which_nothing_can_be_trained_is_refused():
+    frozen = hfp.create_model("resnet8", in_channels=1).requires_grad_(False)
+    with pytest.raises(hfp.InputError, match="no parameter of the given ResNet requires gradients"):
+        hfp.simulate(hfp.Experiment(model=frozen, clients=2, rounds=1))

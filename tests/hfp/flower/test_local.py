@@ -3,6 +3,7 @@
 import os
 import stat
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,7 @@ pytest.importorskip("flwr")
 from hfp import InputError
 from hfp.commands.cli import main
 from hfp.flower import keys, require_flower, worker
+from hfp.flower.local import CONNECTION, LocalDeployment
 
 
 @pytest.mark.parametrize(
@@ -45,6 +47,29 @@ def test_a_workers_folder_is_its_owners_alone(tmp_path):
     os.chmod(folder, 0o755)
     with pytest.raises(InputError, match="only this user can enter"), worker._alone(folder):
         pass
+
+
+def test_a_workers_socket_has_a_short_path_where_the_temporary_folder_has_a_long_one(tmp_path, monkeypatch):
+    for there, expected in ((tmp_path, "/tmp"), ("/var/tmp", "/var/tmp")):
+        monkeypatch.setattr("tempfile.tempdir", str(there).ljust(100, "x") if there is tmp_path else there)
+        folder = worker._folder("a node")
+        assert folder.parents[1] == Path(expected)
+        assert len(os.fsencode(folder / "socket")) < 104
+
+
+def test_the_path_of_certificates_may_have_any_letter(tmp_path):
+    tomllib = pytest.importorskip("tomllib")
+    deployment = LocalDeployment(tmp_path / 'a "b" \\ c 🙂', secure=True)
+    config = tomllib.loads((deployment.home / "config.toml").read_text(encoding="utf-8"))
+    assert config["superlink"][CONNECTION]["root-certificates"] == str(deployment.folder / "ca.crt")
+
+
+def test_a_run_that_was_started_ends_with_the_deployment(tmp_path, monkeypatch):
+    with LocalDeployment(tmp_path) as deployment:
+        monkeypatch.setattr(deployment, "_left_behind", list)  # as on a system without /proc
+        process = deployment.start(["sleep", "60"], "run")
+        assert process.poll() is None
+    assert process.poll() is not None
 
 
 def test_private_keys_are_readable_by_their_owner_alone(tmp_path):

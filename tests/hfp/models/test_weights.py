@@ -35,6 +35,7 @@ WRAPPED = {
     "under state_dict": lambda state: {"state_dict": state, "epoch": 3},
     "under model": lambda state: {"model": state, "optimizer": {}},
     "of DataParallel": lambda state: {f"module.{name}": tensor for name, tensor in state.items()},
+    "of DataParallel, compiled": lambda state: {f"_orig_mod.module.{name}": tensor for name, tensor in state.items()},
     "of both": lambda state: {"state_dict": {f"module.{name}": tensor for name, tensor in state.items()}},
 }
 
@@ -45,6 +46,33 @@ def test_a_state_that_torch_saved_is_read(wrapped: str, tmp_path: Path) -> None:
     torch.save(WRAPPED[wrapped](model.state_dict()), tmp_path / "weights.pth")
     assert load_weights(other, tmp_path / "weights.pth") == f"the weights in {tmp_path / 'weights.pth'}"
     assert_same_state(other, model)
+
+
+@pytest.mark.parametrize("wrapper", ["module", "_orig_mod"])
+def test_a_model_whose_own_names_begin_like_a_wrappers_gets_its_own_state(wrapper: str, tmp_path: Path) -> None:
+    model, other = (nn.ModuleDict({wrapper: network()}) for _ in range(2))
+    torch.save(model.state_dict(), tmp_path / "weights.pth")
+    load_weights(other, tmp_path / "weights.pth")
+    assert_same_state(other, model)
+
+
+def test_a_name_in_capitals_is_one_of_torch_too(tmp_path: Path) -> None:
+    model = network()
+    torch.save(model.state_dict(), tmp_path / "weights.PT", _use_new_zipfile_serialization=False)
+    assert read_weights(tmp_path / "weights.PT").keys() == model.state_dict().keys()
+
+
+def test_a_file_that_the_system_refuses_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match="can't be read: File name too long|there is no such file"):
+        read_weights("x" * 5000)
+    (tmp_path / "weights").write_bytes(b"any")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(InputError, match="weights can't be read: Permission denied"):
+        read_weights(tmp_path / "weights")
 
 
 def test_a_state_of_torch_is_known_whatever_the_file_is_called(tmp_path: Path) -> None:
@@ -117,7 +145,7 @@ def test_a_file_cut_short_is_one_line(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("content", [{"epoch": 3}, [torch.zeros(3)], torch.zeros(3), {}])
+@pytest.mark.parametrize("content", [{"epoch": 3}, [torch.zeros(3)], torch.zeros(3), {1: torch.zeros(3)}, {}])
 def test_a_file_without_a_state_says_how_to_save_one(content: object, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "weights.pth")
     with pytest.raises(InputError, match=r"holds no state_dict.*torch.save\(model.state_dict\(\), FILE\)"):
