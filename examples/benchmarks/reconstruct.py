@@ -193,14 +193,7 @@ def main() -> None:
     torch.manual_seed(0)
     warnings.filterwarnings("ignore", message="Unwrapped parameters")
 
-    parts = {
-        "record": recording,
-        "aggregate": aggregating,
-        "clients": growing,
-        "bytes": shrinking,
-        "latency": compact_models,
-    }
-    for name, part in parts.items():
+    for name, part in PARTS.items():
         for figure in part() if arguments.only in (None, name) else ():
             shown(figure, arguments.repeats, arguments.data)
 

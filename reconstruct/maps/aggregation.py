@@ -30,7 +30,8 @@ def fill_with_global(full: Tensor, total: Tensor, held: Tensor, weight: float) -
 def mean_over_holders(full: Tensor, total: Tensor, held: Tensor, weight: float) -> Tensor:
     """Return the weighted mean over the clients that held the entry."""
     unheld = held == 0
-    return torch.where(unheld, full, total.mul_(held.reciprocal().masked_fill_(unheld, 0)))
+    mean = total.mul_(held.reciprocal().masked_fill_(unheld, 0))
+    return torch.where(unheld, full, mean, out=mean)
 
 
 AGGREGATION_RULES: Mapping[str, AggregationRule] = {"fill": fill_with_global, "holders": mean_over_holders}
