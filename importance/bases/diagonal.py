@@ -11,7 +11,8 @@ from torch import Tensor
 
 from hfp.importance.capture.moments import wide
 from hfp.importance.errors import CriterionError
-from hfp.importance.groups.members import members, parameter_name, root_name, width
+from hfp.importance.groups.members import GroupLayer, members, parameter_name, root_name, width
+from hfp.layers.table import Slot
 
 FORMS = ("curvature", "paper", "taylor")
 REDUCTIONS = ("sum", "mean", "max", "first")
@@ -68,7 +69,7 @@ class DiagonalImportance(tp.importance.Importance):  # type: ignore[misc]
         """
         layers = []
         counted: dict[tuple[int, int], str] = {}  # tied weights are removed together, so they count once
-        places: dict[int, list[Tensor]] = {}
+        roles: dict[int, list[tuple[GroupLayer, Slot]]] = {}
         for member in members(group):
             found = [
                 (slot, self._entries(parameter_name(group, weight, name), weight), id(weight))
@@ -80,10 +81,9 @@ class DiagonalImportance(tp.importance.Importance):  # type: ignore[misc]
                 layers.append(sums.new_zeros(width(group)))
                 member.add_to(layers[-1], sums)
             for slot, entries, tensor in found:
-                place = member.positions_in(entries.shape, slot).to(entries.device)
-                for before in places.get(tensor, ()):  # an entry may be one of a channel's along two dimensions
-                    layers[-1] -= counted_twice(entries, place, before, width(group))
-                places.setdefault(tensor, []).append(place)
+                for before in roles.setdefault(tensor, []):  # an entry may be one of a channel's along two dimensions
+                    layers[-1] -= counted_twice(entries, (member, slot), before, width(group))
+                roles[tensor].append((member, slot))
         if not layers:
             raise CriterionError(f"the group of {root_name(group)!r} has no weights to score")
         stacked = torch.stack(layers)
@@ -107,14 +107,15 @@ class DiagonalImportance(tp.importance.Importance):  # type: ignore[misc]
         return curvature * weight.square() / 2 - gradient * weight
 
 
-def counted_twice(entries: Tensor, one: Tensor, other: Tensor, width: int) -> Tensor:
+def counted_twice(entries: Tensor, one: tuple[GroupLayer, Slot], other: tuple[GroupLayer, Slot], width: int) -> Tensor:
     """Sum the entries of a tensor that two roles of it give to the same channel, `[width]`.
 
     Args:
         entries: the entries.
-        one: the channel that each entry belongs to in one role, or -1, in a shape that broadcasts to that of `entries`.
-        other: the same in another role.
+        one: a member that holds the tensor, and along which dimension of it the channels run there.
+        other: the same of another role.
         width: how many channels there are.
     """
-    both = ((one == other) & (one >= 0)).expand_as(entries)
-    return entries.new_zeros(width).index_add_(0, one.expand_as(entries)[both], entries[both])
+    first, second = (member.positions_in(entries.shape, slot).to(entries.device) for member, slot in (one, other))
+    both = ((first == second) & (first >= 0)).expand_as(entries)
+    return entries.new_zeros(width).index_add_(0, first.expand_as(entries)[both], entries[both])
