@@ -68,22 +68,23 @@ class DiagonalImportance(tp.importance.Importance):  # type: ignore[misc]
                 not know a layer's type.
         """
         layers = []
-        counted: dict[tuple[int, int], str] = {}  # tied weights are removed together, so they count once
-        roles: dict[int, list[tuple[GroupLayer, Slot]]] = {}
+        # A tensor is known by its name here, since a weight that is computed is a new tensor each time.
+        counted: dict[tuple[str, int], str] = {}  # tied weights are removed together, so they count once
+        roles: dict[str, list[tuple[GroupLayer, Slot]]] = {}
         for member in members(group):
-            found = [
-                (slot, self._entries(parameter_name(group, weight, name), weight), id(weight))
-                for name, weight, slot in member.tensors()
-                if counted.setdefault((id(weight), slot.dim), member.name) == member.name
-            ]
+            found = []
+            for own, weight, slot in member.tensors():
+                name = parameter_name(group, weight, own)
+                if counted.setdefault((name, slot.dim), member.name) == member.name:
+                    found.append((name, self._entries(name, weight), slot))
             if found:
-                sums = torch.stack([member.sums(entries, slot) for slot, entries, _ in found]).sum(0)
+                sums = torch.stack([member.sums(entries, slot) for _, entries, slot in found]).sum(0)
                 layers.append(sums.new_zeros(width(group)))
                 member.add_to(layers[-1], sums)
-            for slot, entries, tensor in found:
-                for before in roles.setdefault(tensor, []):  # an entry may be one of a channel's along two dimensions
+            for name, entries, slot in found:
+                for before in roles.setdefault(name, []):  # an entry may be one of a channel's along two dimensions
                     layers[-1] -= counted_twice(entries, (member, slot), before, width(group))
-                roles[tensor].append((member, slot))
+                roles[name].append((member, slot))
         if not layers:
             raise CriterionError(f"the group of {root_name(group)!r} has no weights to score")
         stacked = torch.stack(layers)

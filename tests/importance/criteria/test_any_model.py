@@ -118,6 +118,37 @@ def test_weights_that_are_computed_score_as_the_same_weights_stored(wrap, name):
         torch.testing.assert_close(values / values.sum(), wanted / wanted.sum(), rtol=1e-3, atol=1e-6)
 
 
+class Residual(nn.Module):
+    """Blocks of one width that add to what they read, so that all their layers are of one group."""
+
+    def __init__(self, wrap):
+        super().__init__()
+        torch.manual_seed(0)
+        layers = [nn.Linear(6, 6) for _ in range(6)]
+        self.stem, self.blocks, self.head = nn.Linear(6, 6), nn.ModuleList(layers), nn.Linear(6, 3)
+        for layer in layers:
+            wrap(layer)
+
+    def forward(self, x):
+        x = self.stem(x)
+        for block in self.blocks:
+            x = x + block(x).relu()
+        return self.head(x)
+
+
+@pytest.mark.parametrize("name", ["empirical-fisher", "kronecker", "group-fisher", "group-loss"])
+def test_many_computed_weights_of_one_group_score_as_the_same_weights_stored(name):
+    computed, stored = Residual(weight_norm).eval(), Residual(lambda layer: None).eval()
+    x, y = torch.randn(12, 6), torch.randint(3, (12,))
+    with torch.no_grad():
+        for block, same in zip(computed.blocks, stored.blocks, strict=True):
+            same.weight.copy_(block.weight)
+    found, expected = (scored(create(name), model, x, y) for model in (computed, stored))
+    assert len(found) == len(expected)
+    for values, wanted in zip(found.values(), expected.values(), strict=True):
+        torch.testing.assert_close(values, wanted)
+
+
 @pytest.mark.parametrize("name", [*FROM_DATA, "l2"])
 def test_data_parallel_models_score_as_the_model_inside(name):
     inner = plain().eval()
