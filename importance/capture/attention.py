@@ -51,7 +51,9 @@ class _Catcher:
     def __init__(self, modules: dict[str, nn.MultiheadAttention], alias: Any, record: Record) -> None:
         self._alias, self._record = alias, record
         self._original = functional.linear
-        self._projections = {id(module.out_proj.weight): f"{name}.out_proj" for name, module in modules.items()}
+        weights = {f"{name}.out_proj": module.out_proj.weight for name, module in modules.items()}
+        self._weights = weights  # a computed one would else be gone, and another tensor could get its id
+        self._projections = {id(weight): name for name, weight in weights.items()}
         self._batch: dict[str, int] = {}
 
     def inputs(self, name: str) -> Any:
