@@ -78,7 +78,7 @@ class Course:
         self.state = run_state.state if run_state else start(federation.context, initial)
         self._exchange = Exchange(federation, run_state.plans if run_state else None)
         self._cohort = Cohort(experiment, clients, run_state.cohort_state if run_state else None)
-        self._safeguards = Safeguards(federation)
+        self._safeguards = Safeguards(federation, self.history)
         self._check = ReplyCheck(federation)
         self._check.check_start()
         self._evaluator = Evaluator(federation, self._fleet, self._safeguards)
