@@ -14,7 +14,7 @@ from hfp.methods.blocks import sparse
 from hfp.methods.blocks.magnitude import ChannelPush, EntryPush, FilterRows
 from hfp.methods.blocks.masked import masked_reply
 from hfp.methods.blocks.selection import Scores, check_counts, keep_best
-from hfp.methods.interface.base import Method
+from hfp.methods.interface.base import Method, moved_by
 from hfp.methods.interface.client_context import ClientContext
 from hfp.methods.interface.registry import register
 from hfp.methods.interface.values import Client, MethodContext, Reply, ServerState, State, Task, TrainedPart, Update
@@ -117,10 +117,7 @@ class FIARSE(Method):
             return super().rebase(context, state, update)
         bits = update.task.tensors[ACTIVE]
         now = sparse.gather(state.weights, sparse.masks_from_bits(bits, context.model))
-        moved = {
-            name: now[name] + (after - update.task.tensors[name]) if after.is_floating_point() else after
-            for name, after in update.reply.tensors.items()
-        }
+        moved = moved_by(now, update.task.tensors, {name: update.reply.tensors[name] for name in now})
         task = dataclasses.replace(update.task, tensors={**now, ACTIVE: bits})
         return dataclasses.replace(update, task=task, reply=dataclasses.replace(update.reply, tensors=moved))
 

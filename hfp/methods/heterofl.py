@@ -97,9 +97,10 @@ class HolderCollector:
 
     def add(self, update: Update) -> None:
         """Fold one client's update in."""
-        tensors, index_map = dict(update.reply.tensors), update.task.index_map
-        if CLASSES in tensors:
-            classes = tensors.pop(CLASSES).long().cpu()
+        reply, index_map = update.reply.tensors, update.task.index_map
+        tensors = {name: reply[name] for name in index_map.tensors}
+        if CLASSES in reply:
+            classes = reply[CLASSES].long().cpu()
             index_map = only_rows(index_map, self._context.classifier, classes)
             there = classes.to(next(iter(tensors.values())).device)
             tensors.update({name: tensors[name].index_select(0, there) for name in self._context.classifier})

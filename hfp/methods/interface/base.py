@@ -173,14 +173,7 @@ class Method(ABC):
         By default the change that the client made is made to the present weights. Variances stay at least 0.
         """
         trained_part = self.trained_part(context, state, update)
-        now = trained_part.index_map.restrict(state.weights)
-        moved = {
-            name: now[name] + (after - trained_part.before[name]) if after.is_floating_point() else after
-            for name, after in trained_part.after.items()
-        }
-        for name in moved:
-            if name.endswith("running_var"):
-                moved[name] = moved[name].clamp(min=0)  # a sum of variances and changes of others may be below
+        moved = moved_by(trained_part.index_map.restrict(state.weights), trained_part.before, trained_part.after)
         task = dataclasses.replace(update.task, tensors=update.task.index_map.restrict(state.weights))
         reply = dataclasses.replace(update.reply, tensors={**update.reply.tensors, **moved})
         return dataclasses.replace(update, task=task, reply=reply)
@@ -192,3 +185,15 @@ class Method(ABC):
     def phase(self, state: ServerState) -> str:
         """Return a word for what the coming round does, which is shown with its figures."""
         return "train"
+
+
+def moved_by(now: State, before: State, after: State) -> dict[str, Tensor]:
+    """Make the change from `before` to `after` to the values of `now`. Counts become those of `after`."""
+    moved = {
+        name: now[name] + (tensor - before[name]) if tensor.is_floating_point() else tensor
+        for name, tensor in after.items()
+    }
+    for name in moved:
+        if name.endswith("running_var"):
+            moved[name] = moved[name].clamp(min=0)  # a sum of variances and changes of others may be below
+    return moved

@@ -211,6 +211,22 @@ def test_a_late_change_of_single_weights_is_made_to_the_weights_of_today(context
     )
     rebased = method.rebase(context, later, update)
     for name, tensor in update.reply.tensors.items():
-        shift = 1 if tensor.is_floating_point() else 0
-        torch.testing.assert_close(rebased.reply.tensors[name], tensor + shift, rtol=1e-9, atol=1e-9)
+        expected = tensor + 1 if tensor.is_floating_point() else tensor
+        expected = expected.clamp(min=0) if name.endswith("running_var") else expected
+        torch.testing.assert_close(rebased.reply.tensors[name], expected, rtol=1e-9, atol=1e-9)
     method.check_reply(context, later, rebased)
+
+
+def test_a_late_change_of_single_weights_leaves_no_variance_below_zero_and_takes_nothing_else(context):
+    model, context = context
+    method = create_method("fiarse", structured=False)
+    then, client = begin(model, method, context), context.clients[1]
+    task = assigned(method, context, then, client)
+    values = {name: tensor for name, tensor in task.tensors.items() if name != ACTIVE}
+    less = {name: tensor * 0.1 if name.endswith("running_var") else tensor for name, tensor in values.items()}
+    small = {name: tensor * 0.2 if name.endswith("running_var") else tensor for name, tensor in then.weights.items()}
+    update = update_of(client, task, {**less, ACTIVE: torch.ones(3)})
+    rebased = method.rebase(context, dataclasses.replace(then, round=3, weights=small), update)
+    found = [tensor for name, tensor in rebased.reply.tensors.items() if name.endswith("running_var")]
+    assert found
+    assert all(torch.equal(tensor, torch.zeros_like(tensor)) for tensor in found)
