@@ -87,6 +87,10 @@ class FedRTS(Method):
         within="(0, 1]",
     )
 
+    def check(self, context: MethodContext) -> None:
+        """Refuse a model without weights to prune."""
+        sparse.check_prunable(self.name, context.model)
+
     def start(self, context: MethodContext, weights: State) -> ServerState:
         """A random mask; all distributions are uniform."""
         full = sparse.full_masks(context.model)

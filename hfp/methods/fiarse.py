@@ -13,7 +13,7 @@ from torch import Tensor
 from hfp.methods.blocks import sparse
 from hfp.methods.blocks.magnitude import ChannelPush, EntryPush, FilterRows
 from hfp.methods.blocks.masked import masked_reply
-from hfp.methods.blocks.selection import Scores, check_counts, keep_best
+from hfp.methods.blocks.selection import Scores, check_counts, check_own_weights, keep_best
 from hfp.methods.interface.base import Method, moved_by
 from hfp.methods.interface.client_context import ClientContext
 from hfp.methods.interface.registry import register
@@ -58,9 +58,12 @@ class FIARSE(Method):
         return self.structured
 
     def check(self, context: MethodContext) -> None:
-        """Where channels go, every client must keep one in every coupled group."""
+        """Where channels go, every client must keep one in every coupled group; else there must be weights to prune."""
         if self.structured:
             check_counts(context)
+            check_own_weights(self.name, context)
+        else:
+            sparse.check_prunable(self.name, context.model)
 
     def start(self, context: MethodContext, weights: State) -> ServerState:
         """The channels' norms, where channels are chosen."""
@@ -148,6 +151,7 @@ class TrainedMean:
         if self._method.server_rate != 1:
             for name in self._context.parameters:
                 after[name] = before[name] + self._method.server_rate * (after[name] - before[name])
+            after = self._context.shared(after)
         return ServerState(self._state.round + 1, after, self._method.norms(self._context, after))
 
 

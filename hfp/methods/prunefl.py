@@ -110,6 +110,10 @@ class PruneFL(Method):
     )
     limit: int = setting(20, "The first client reconfigures at most this many times.", within="[1, inf)")
 
+    def check(self, context: MethodContext) -> None:
+        """Refuse a model without weights to prune."""
+        sparse.check_prunable(self.name, context.model)
+
     def start(self, context: MethodContext, weights: State) -> ServerState:
         """Start without a mask."""
         return ServerState(0, weights, PruneFLState(macs_per_weight(context.model, context.example)))

@@ -46,11 +46,11 @@ class FilterRows:
             first[name], total = total, total + size
         channels: dict[str, Tensor] = {}
         dims: dict[str, int] = {}
-        group = groups.groups_of(model)
+        group, own_names = groups.groups_of(model), dict(model.named_parameters())
         for name in groups.names:
             for member in members(group(name)):
                 weight = f"{member.name}.weight".lstrip(".")
-                if member.direction != "out" or not isinstance(member.layer, PRODUCTS):
+                if member.direction != "out" or not isinstance(member.layer, PRODUCTS) or weight not in own_names:
                     continue
                 dims[weight] = weight_dims(member.layer)[0]
                 own = channels.setdefault(weight, torch.full((member.layer.weight.shape[dims[weight]],), total))
