@@ -15,6 +15,7 @@ from hfp.federation.robust_rules import parse_rules
 from hfp.federation.setup import Federation
 from hfp.methods import Client, ServerState, State, Update
 from hfp.methods.blocks import sparse
+from hfp.methods.blocks.real import check_real
 from hfp.seeds import generator
 from hfp.training.batch_norm import Pool, has_statistics
 
@@ -38,7 +39,7 @@ class Safeguards(Observer):
             history: the rounds that were done before, whose releases of statistics count too.
 
         Raises:
-            InputError: the method can't run privately, or with the rules.
+            InputError: the method can't run privately, or with the rules, or the model has complex parameters.
         """
         experiment = federation.experiment
         self._federation = federation
@@ -49,6 +50,8 @@ class Safeguards(Observer):
         if self._privacy is not None:
             check_private(federation.method, federation.context)
         check_robust(self._rules, federation.method)
+        if self.active:
+            check_real("a run with robust rules or privacy", federation.context)
 
     @property
     def active(self) -> bool:

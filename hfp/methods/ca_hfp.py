@@ -14,6 +14,7 @@ from hfp.methods.blocks.calibration import calibrated
 from hfp.methods.blocks.momentum import server_momentum_step
 from hfp.methods.blocks.options import calibration_setting, server_momentum_setting
 from hfp.methods.blocks.pseudo_gradients import PseudoGradients
+from hfp.methods.blocks.real import check_real
 from hfp.methods.blocks.selection import Scores, check_counts, check_own_weights, keep_best, keep_random, scores_of
 from hfp.methods.interface.base import Method
 from hfp.methods.interface.client_context import ClientContext
@@ -114,8 +115,9 @@ class CAHFP(Method):
     calibration: float = calibration_setting(0.05)
 
     def check(self, context: MethodContext) -> None:
-        """Refuse ratios that leave a client without channels in a coupled group, and weights that layers compute."""
+        """Refuse ratios that empty a coupled group, weights that layers compute, and complex parameters."""
         check_counts(context)
+        check_real(self.name, context)
         check_own_weights(self.name, context)
 
     def start(self, context: MethodContext, weights: State) -> ServerState:

@@ -75,5 +75,10 @@ class Proximal(Objective):
     def loss(self, model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
         """Return the mean loss over a batch."""
         pairs = zip(model.parameters(), self.tensors.values(), strict=True)
-        distance = torch.stack([(parameter - anchor).square().sum() for parameter, anchor in pairs]).sum()
+        distance = torch.stack([_square(parameter - anchor) for parameter, anchor in pairs]).sum()
         return super().loss(model, inputs, labels) + self._mu / 2 * distance
+
+
+def _square(change: Tensor) -> Tensor:
+    """Return the squared Euclidean norm, which is a real number for complex values too."""
+    return (torch.view_as_real(change) if change.is_complex() else change).square().sum()

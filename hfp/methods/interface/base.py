@@ -190,7 +190,7 @@ class Method(ABC):
 def moved_by(now: State, before: State, after: State) -> dict[str, Tensor]:
     """Make the change from `before` to `after` to the values of `now`. Counts become those of `after`."""
     moved = {
-        name: now[name] + (tensor - before[name]) if tensor.is_floating_point() else tensor
+        name: now[name] + (tensor - before[name]) if tensor.is_floating_point() or tensor.is_complex() else tensor
         for name, tensor in after.items()
     }
     for name in moved:

@@ -11,6 +11,7 @@ from hfp import Experiment, InputError
 from hfp.federation.rounds import Course
 from hfp.federation.setup import set_up
 from hfp.methods.blocks import sparse
+from hfp.methods.interface.base import moved_by
 
 SINGLE = {"structured": False}
 
@@ -98,6 +99,62 @@ def test_what_scores_weights_that_are_computed_is_refused_before_anything_trains
         course(method, normed)
 
 
+class Applied(Network):
+    """A network that uses the values of its classifier without calling it."""
+
+    def forward(self, x):
+        x = self.third(self.second(self.first(x).relu()).relu()).relu().mean((2, 3))
+        return nn.functional.linear(x, self.classes.weight, self.classes.bias)
+
+
+def test_a_classifier_that_is_never_called_has_no_features_to_shorten():
+    with pytest.raises(InputError, match="dapperfl shortens the features .* which this model doesn't call"):
+        course("dapperfl", Applied).run()
+
+
+class Spectral(Network):
+    """A network with complex parameters and early stages in a sequence."""
+
+    def __init__(self):
+        super().__init__()
+        self.spectrum = nn.Parameter(torch.randn(10, 5, dtype=torch.complex64))
+        self.blocks = nn.Sequential(nn.Sequential(self.second, nn.ReLU()), nn.Sequential(self.third, nn.ReLU()))
+
+    def forward(self, x):
+        x = nn.functional.pad(x, (1, 1, 1, 1))
+        x = torch.fft.irfft(torch.fft.rfft(x)[..., :5] * self.spectrum, n=10)
+        return self.classes(self.blocks(self.first(x).relu()).mean((2, 3)))
+
+
+@pytest.mark.parametrize("method", ["fedavg", "fedprox", "depthfl", "dapperfl", "fedavgm"])
+def test_complex_parameters_train_with_their_imaginary_parts(method):
+    run = course(method, Spectral).run()
+    before = set_up(run.experiment).initial
+    name = next(name for name in before if name.endswith("spectrum"))
+    change = run.global_state[name] - before[name]
+    assert 0 < change.imag.abs().max() < 1
+
+
+def test_a_late_change_of_complex_values_is_made_to_those_of_today():
+    ones = {"spectrum": torch.ones(3, dtype=torch.complex64)}
+    moved = moved_by({"spectrum": 1j * ones["spectrum"]}, ones, {"spectrum": 3 * ones["spectrum"]})
+    assert torch.equal(moved["spectrum"], (2 + 1j) * ones["spectrum"])
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "what"),
+    [
+        ("ca-hfp", {}, "ca-hfp"),
+        ("fedavg", {"diagnostics": True}, "a run with diagnostics"),
+        ("fedavg", {"robust": "median"}, "a run with robust rules or privacy"),
+        ("fedavg", {"privacy": {"noise": 1.0}}, "a run with robust rules or privacy"),
+    ],
+)
+def test_complex_parameters_are_refused_where_values_are_compared(method, settings, what):
+    with pytest.raises(InputError, match=f"{what} needs real parameters, and spectrum is torch.complex64"):
+        course(method, Spectral, **settings)
+
+
 def wholly_normed():
     network = Network()
     for layer in network.children():
@@ -113,6 +170,20 @@ def test_a_model_without_a_weight_to_prune_is_one_line(method, options):
 
 def frozen():
     return Network(frozen=True)
+
+
+def stages():
+    """A network of two exits; behind the first of them two layers share a weight."""
+    layers = [nn.Conv2d(8, 8, 3, stride=2, bias=False), nn.Conv2d(8, 8, 3, padding=1, bias=False)]
+    layers[1].weight = layers[0].weight
+    stages = [nn.Conv2d(1, 8, 3), layers[0], layers[1]]
+    return nn.Sequential(*stages, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
+
+
+def test_a_client_that_lacks_a_shared_weight_lacks_it_under_both_names():
+    run = course("depthfl", stages, rank=3).run()
+    assert {client.status for record in run.history for client in record.clients} == {"in time"}
+    assert torch.equal(run.global_state["network.1.weight"], run.global_state["network.2.weight"])
 
 
 @pytest.mark.parametrize(
