@@ -96,6 +96,7 @@ class Exchange:
             return ""
         submodel = compact_model(context.model, context.groups.index_map(self._plan(state, client)))
         needed = self._count_peak_bytes(submodel, self._federation.training.batch_size)
+        needed += self._federation.method.extra_bytes(submodel)
         if needed <= most:
             return ""
         return (

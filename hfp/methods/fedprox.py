@@ -47,9 +47,12 @@ class FedProx(Method):
         """Run the task's share of the steps under the proximal objective."""
         model, schedule = local.build(task), local.schedule()
         steps = max(1, round(task.values["share"] * len(schedule)))
-        anchor = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
         result = local.fit(model, Proximal(model, self.mu), schedule[:steps])
-        return local.reply(model, result, peak_bytes=local.peak(model) + anchor)
+        return local.reply(model, result, peak_bytes=local.peak(model) + self.extra_bytes(model))
+
+    def extra_bytes(self, model: nn.Module) -> int:
+        """Count ``w_t``, which the client keeps beside the model."""
+        return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
 
     def collect(self, context: MethodContext, state: ServerState) -> MeanCollector:
         """Average the models by their clients' samples."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hfp.methods.blocks import sparse
 from hfp.methods.blocks.magnitude import ChannelPush, EntryPush, FilterRows
@@ -93,6 +93,10 @@ class FIARSE(Method):
         model = local.build(dataclasses.replace(task, tensors=sparse.scatter(task.tensors, masks, local.model)))
         smallest = torch.stack([task.tensors[name].abs().min() for name in masks if task.tensors[name].numel()]).min()
         return masked_reply(local, model, masks, local.fit(model, EntryPush(masks, smallest, local.device)), {})
+
+    def extra_bytes(self, model: nn.Module) -> int:
+        """Count the mask where weights go one by one: a byte for each weight."""
+        return 0 if self.structured else sparse.count(sparse.full_masks(model))
 
     def norms(self, context: MethodContext, weights: State) -> Scores | None:
         """By coupled group, the norms of its channels, which decide what clients keep; None where weights do."""

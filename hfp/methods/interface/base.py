@@ -144,6 +144,10 @@ class Method(ABC):
         """At most so many local steps can be in a reply of the coming round, where the local epochs have `steps`."""
         return steps
 
+    def extra_bytes(self, model: nn.Module) -> int:
+        """Count the bytes that a client keeps while it trains `model`, beside those of training it. By default none."""
+        return 0
+
     def check_reply(self, context: MethodContext, state: ServerState, update: Update) -> None:
         """Refuse a reply that is no answer to its task, before anything is done with it.
 
