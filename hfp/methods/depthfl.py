@@ -77,6 +77,11 @@ class DepthFL(Method):
         """Train every exit on the labels and on the other exits."""
         return MutualExits(torch.tensor(task.values["distillation"], device=local.device), network_of(model).depth)
 
+    def trained_model(self, client: Client, model: nn.Module) -> nn.Module:
+        """Return the model with the client's exits alone."""
+        network_of(model).depth = self.exits(network_of(model), client.ratio)
+        return model
+
     def train(self, local: ClientContext, task: Task) -> Reply:
         """Train the first exits, and reply with what they need."""
         exits = int(task.values[EXITS])

@@ -144,6 +144,10 @@ class Method(ABC):
         """At most so many local steps can be in a reply of the coming round, where the local epochs have `steps`."""
         return steps
 
+    def trained_model(self, client: Client, model: nn.Module) -> nn.Module:
+        """Return a client's compact `model` as the client trains it, for its costs. By default all of it runs."""
+        return model
+
     def extra_bytes(self, model: nn.Module) -> int:
         """Count the bytes that a client keeps while it trains `model`, beside those of training it. By default none."""
         return 0

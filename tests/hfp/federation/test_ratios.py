@@ -133,6 +133,16 @@ def test_a_client_is_not_asked_for_what_its_reply_would_be_refused_for(method):
         simulate(small)
 
 
+def test_a_client_of_few_exits_is_asked_where_its_device_holds_these():
+    experiment = Experiment(
+        method="depthfl", clients=2, train_images=80, rounds=1, head_start=1.0, batch_norm="aggregate", ratio=[0, 0.7]
+    )
+    whole, part = simulate(experiment).history[0].clients
+    assert part.peak_bytes < whole.peak_bytes
+    small = dataclasses.replace(experiment, profile=("phone", f"2e10:4e6:1e6:{part.peak_bytes}"))
+    assert [client.status for client in simulate(small).history[0].clients] == ["in time", "in time"]
+
+
 def test_another_client_finds_prunefls_mask_where_the_first_one_can_not():
     small = f"2e10:3.75e6:1.25e6:{2**20}"
     run = simulate(
