@@ -190,7 +190,8 @@ class VariationCollector:
         for name in self._context.trained:
             weights[name] -= shrink * (1 - coverage[name]) * self._parameters[name]
         weights = self._context.shared(weights)
-        warm = state.round + 1 >= method.warmup
+        estimated = any(bool(seen.any()) for seen in (variation.seen or {}).values())  # the secant needs two rounds
+        warm = estimated and state.round + 1 >= method.warmup
         scores = method.score(self._context, variation, weights) if warm else None
         return ServerState(state.round + 1, weights, CAHFPState(variation, scores, velocity, shrink_decay))
 
