@@ -25,6 +25,9 @@ def pack(state: Mapping[str, Tensor]) -> bytes:
 def packed_bytes(state: Mapping[str, Tensor]) -> int:
     """Count the bytes of the message that `pack` would write for `state`; no value is looked at.
 
+    Raises:
+        InputError: safetensors does not write tensors of a dtype.
+
     >>> state = {"weight": torch.zeros(4, 3), "count": torch.tensor(1)}
     >>> packed_bytes(state) == len(pack(state))
     True
@@ -38,7 +41,10 @@ def packed_bytes(state: Mapping[str, Tensor]) -> int:
 @lru_cache(maxsize=256)
 def _message_bytes(counts: frozenset[tuple[torch.dtype, int]]) -> int:
     """Return the length of a message with so many values of each dtype, from one that is written once."""
-    return len(save({_name(dtype): torch.zeros(count, dtype=dtype) for dtype, count in counts}))
+    try:
+        return len(save({_name(dtype): torch.zeros(count, dtype=dtype) for dtype, count in counts}))
+    except KeyError as error:
+        raise InputError(f"this version of safetensors does not write tensors of {error.args[0]}") from error
 
 
 def unpack(message: bytes, like: Mapping[str, tuple[torch.Size, torch.dtype]]) -> dict[str, Tensor]:

@@ -20,6 +20,7 @@ from hfp.importance import Variation
 from hfp.layers.products import PRODUCTS, weight_dims
 from hfp.methods import ServerState, State, TrainedPart, Update
 from hfp.methods.blocks.pseudo_gradients import PseudoGradients
+from hfp.methods.blocks.real import check_real
 from hfp.seeds import generator, seeded
 from hfp.training.batch_norm import batch_statistics
 
@@ -69,6 +70,7 @@ class DiagnosticsObserver(Observer):
     """Measures `Diagnostics` in every round; it keeps three models' memory, and the clients' index maps."""
 
     def __init__(self, federation: Federation) -> None:
+        check_real("a run with diagnostics", federation.context)
         self._federation = federation
         self._variation, self._trained = Variation(estimator="fisher", smoothing=0.5), []  # type: ignore[var-annotated]
         self._images, self._labels = _sample(federation)

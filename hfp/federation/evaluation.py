@@ -6,16 +6,15 @@ import dataclasses
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from hfp.costs.payload import packed_bytes
-from hfp.federation.experiment import asked_clients
 from hfp.federation.fleet import Fleet
 from hfp.federation.observer import Observer
-from hfp.federation.participation import Cohort
 from hfp.federation.records import ClientAccuracy, ClientRecord, Personal
 from hfp.federation.replies import ReplyCheck
 from hfp.federation.safeguards import Safeguards
@@ -79,11 +78,7 @@ class PersonalAccuracy(Observer):
 
 
 class Evaluator:
-    """Evaluates models of one federation.
-
-    Attributes:
-        traffic: what one re-estimation of statistics moves, (bytes down, bytes up).
-    """
+    """Evaluates models of one federation."""
 
     def __init__(self, federation: Federation, fleet: Fleet, safeguards: Safeguards) -> None:
         self._federation, self._fleet, self._safeguards = federation, fleet, safeguards
@@ -94,18 +89,28 @@ class Evaluator:
         self._predictions: Predictions | None = None
         test = federation.dataset.test
         self._test = on_device(LocalData(test.images, test.labels, federation.dataset.normalise), federation.device)
-        clients, share = len(federation.context.clients), federation.experiment.participation
-        self.traffic = self._statistics_traffic(
-            asked_clients(share, clients) if self._policy == "participants" else clients
-        )
 
-    def refresh(self, state: ServerState) -> ServerState:
-        """Return the state with the batch-norm statistics of the run's policy."""
+    def refresh(self, state: ServerState, participants: Sequence[Client]) -> ServerState:
+        """Return the state with the batch-norm statistics of the run's policy.
+
+        Args:
+            state: the one after a round.
+            participants: the clients that the round asked and that did not drop out.
+        """
         if self._policy not in POOLED:
             return state
-        found = self._safeguards.pooled(state, self._statistics(state))
+        clients = participants if self._policy == "participants" else self._federation.context.clients
+        found = self._safeguards.pooled(state, self._statistics(state, clients))
         pooled = {name: value.to(state.weights[name]) for name, value in found.items()}
         return ServerState(state.round, {**state.weights, **pooled}, state.method_state)
+
+    def traffic(self, participants: Sequence[Client]) -> tuple[int, int]:
+        """Count what one re-estimation of statistics after a round moves: bytes down and bytes up."""
+        if self._policy not in POOLED:
+            return 0, 0
+        clients = participants if self._policy == "participants" else self._federation.context.clients
+        down, up = self._messages
+        return len(clients) * down, len(clients) * up
 
     def score(self, state: ServerState) -> Score:
         """Test the global model on the whole test set."""
@@ -144,7 +149,7 @@ class Evaluator:
             return self._ask(self._model)
         total: Predictions | None = None
         samples = 0
-        for client, moments in self._statistics(state):
+        for client, moments in self._statistics(state, self._federation.context.clients):
             self._model.load_state_dict({**state.weights, **moments})
             found = self._ask(self._model).times(client.samples)
             total = found if total is None else total.plus(found)
@@ -159,16 +164,8 @@ class Evaluator:
         said = "; ".join(part for part in (record.problem, problem) if part)
         return dataclasses.replace(record, problem=said) if problem else record
 
-    def _statistics(self, state: ServerState) -> Iterator[tuple[Client, State]]:
-        """Measure the statistics of the policy's clients that can be reached, and leave out what can't be used.
-
-        `state` is the one after the round.
-        """
-        clients: Sequence[Client] = self._federation.context.clients
-        if self._policy == "participants":
-            cohort, round = Cohort(self._federation.experiment, clients), state.round - 1
-            clients = [client for client in cohort.asked(round) if not cohort.drops_out(round, client)]
-            self.traffic = self._statistics_traffic(len(clients))
+    def _statistics(self, state: ServerState, clients: Sequence[Client]) -> Iterator[tuple[Client, State]]:
+        """Measure the statistics of those clients that can be reached, and leave out what can't be used."""
         present, problems, usable = self._fleet.reachable(state.round, clients), dict[int, str](), []
         for client, found in self._fleet.statistics(state.round, present, state.weights):
             problem = found if isinstance(found, str) else self._check.statistics_problem(found)
@@ -199,12 +196,12 @@ class Evaluator:
         order = torch.randperm(samples, generator=generator(self._federation.experiment.seed, "test batches"))
         return order.tensor_split(max(1, round(samples / LARGE_BATCH)))
 
-    def _statistics_traffic(self, clients: int) -> tuple[int, int]:
-        if self._policy not in POOLED:
-            return 0, 0
+    @cached_property
+    def _messages(self) -> tuple[int, int]:
+        """Bytes of the full model, and of its statistics."""
         full: State = self._federation.initial
         moments = {name: tensor for name, tensor in full.items() if name.endswith(("running_mean", "running_var"))}
-        return clients * packed_bytes(full), clients * packed_bytes(moments)
+        return packed_bytes(full), packed_bytes(moments)
 
 
 def class_weights(test: Tensor, own: Tensor) -> Tensor:

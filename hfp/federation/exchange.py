@@ -94,8 +94,10 @@ class Exchange:
         most, context = client.device.memory, self._federation.context
         if most is None:
             return ""
-        submodel = compact_model(context.model, context.groups.index_map(self._plan(state, client)))
-        needed = self._count_peak_bytes(submodel, self._federation.training.batch_size)
+        method, training = self._federation.method, self._federation.training
+        compact = compact_model(context.model, context.groups.index_map(self._plan(state, client)))
+        submodel = method.trained_model(client, compact)
+        needed = self._count_peak_bytes(submodel, training.batch_size) + method.extra_bytes(submodel)
         if needed <= most:
             return ""
         return (

@@ -47,7 +47,7 @@ def private_update(
 
     Args:
         privacy: clip length and noise.
-        context: names of the parameters; all other tensors keep their global values.
+        context: names of the parameters that clients train; all other tensors keep their global values.
         state: the server's state that the tasks were cut from.
         updates: the round's updates, at least one.
         expected: how many clients a round asks, the fixed divisor.
@@ -56,18 +56,18 @@ def private_update(
     Returns:
         An update as of one client that holds everything.
     """
-    total = {name: torch.zeros_like(state.weights[name], dtype=torch.float64) for name in context.parameters}
+    total = {name: torch.zeros_like(state.weights[name], dtype=torch.float64) for name in context.trained}
     for update in updates:
-        sent = [name for name in context.parameters if name in update.reply.tensors]
+        sent = [name for name in context.trained if name in update.reply.tensors]
         changes = {name: _change(update, name) for name in sent if update.reply.tensors[name].numel()}
         share = clipping(changes.values(), privacy.clip)
         for name, change in changes.items():
             update.task.index_map.tensors[name].add(share * change, total[name])
     drawn = generator(seed, "privacy", state.round)
     noised = _noised(total, privacy.noise * privacy.clip, expected, drawn)
-    tensors = {
-        name: tensor + noised[name].to(tensor) if name in noised else tensor for name, tensor in state.weights.items()
-    }
+    tensors = context.shared(
+        {name: tensor + noised[name].to(tensor) if name in noised else tensor for name, tensor in state.weights.items()}
+    )
     first = updates[0]
     steps = max(update.reply.steps for update in updates)
     reply = dataclasses.replace(first.reply, tensors=tensors, steps=steps, loss=0.0, variance=None)

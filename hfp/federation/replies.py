@@ -18,6 +18,7 @@ from torch import Tensor
 
 from hfp.costs.macs import TRAINING_FACTOR, macs, parameters
 from hfp.costs.memory import PeakBytesCounter
+from hfp.costs.payload import packed_bytes
 from hfp.errors import InputError, printable
 from hfp.federation.setup import Federation
 from hfp.importance import CriterionError
@@ -47,13 +48,17 @@ class ReplyCheck:
         self._federation = federation
 
     def check_start(self) -> None:
-        """Refuse a model that starts from values with which every client's reply would be refused.
+        """Refuse a model that can't be sent, or starts from values with which every client's reply would be refused.
 
         Raises:
-            InputError: naming the tensor and what is wrong with it.
+            InputError: naming the dtype, or the tensor and what is wrong with it.
         """
         try:
-            check_tensors(self._federation.initial, self.largest)
+            packed_bytes(initial := self._federation.initial)
+        except InputError as error:
+            raise InputError(f"the model's state can't be sent to clients: {error}") from error
+        try:
+            check_tensors(initial, self.largest)
         except InputError as error:
             raise InputError(
                 f"the model can't be trained from its initial state: {error}. Register a buffer that is no part of "

@@ -29,7 +29,7 @@ from hfp.federation.records import FAILED, LATE, REFUSED, ClientRecord, Cost, Ro
 from hfp.federation.replies import ReplyCheck
 from hfp.federation.safeguards import Safeguards
 from hfp.federation.setup import Federation
-from hfp.methods import Collector, ServerState, Update
+from hfp.methods import Client, Collector, ServerState, Update
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Course:
         self.state = run_state.state if run_state else start(federation.context, initial)
         self._exchange = Exchange(federation, run_state.plans if run_state else None)
         self._cohort = Cohort(experiment, clients, run_state.cohort_state if run_state else None)
-        self._safeguards = Safeguards(federation)
+        self._safeguards = Safeguards(federation, self.history)
         self._check = ReplyCheck(federation)
         self._check.check_start()
         self._evaluator = Evaluator(federation, self._fleet, self._safeguards)
@@ -144,11 +144,12 @@ class Course:
                 it was before the round.
         """
         begun, observers, before = time.perf_counter(), self._observers.values(), self.state
+        asked = self._cohort.asked(before.round)
         for observer in observers:
             observer.round_began(before)
         phase = self._federation.method.phase(before)
         collector = self._federation.method.collect(self._federation.context, before)
-        records, heard = self._ask(collector)
+        records, heard = self._ask(collector, asked)
         _check_some_trained(before.round, records, len(self._federation.context.clients))
         _check_enough(before.round, heard, records, self._federation.experiment.least_replies)
         after, dropped = dataclasses.replace(before, round=before.round + 1), ""
@@ -156,7 +157,7 @@ class Course:
             after, dropped = self._check.next_state(before, collector)
         if dropped:
             records = [record.dropped_round(dropped) for record in records]
-        outcome = self._measured(self._scored(after, phase, records, begun))
+        outcome = self._measured(self._scored(after, phase, records, asked, begun))
         history, unsettled = (*self.history, outcome.record), list(observers)
         self._unsettled, self.state, self.history = unsettled, outcome.state, history
         for observer in observers:
@@ -170,12 +171,15 @@ class Course:
         while self._unsettled:
             self._unsettled.pop(0).state_settled(run_state)
 
-    def _scored(self, after: ServerState, phase: str, records: list[ClientRecord], begun: float) -> Outcome:
+    def _scored(
+        self, after: ServerState, phase: str, records: list[ClientRecord], asked: Sequence[Client], begun: float
+    ) -> Outcome:
         """Return the round with the global model tested, where that is due."""
         experiment = self._federation.experiment
+        participants = [client for client in asked if not self._cohort.drops_out(self.state.round, client)]
         score = None
         if experiment.measures(self.state.round):
-            after = self._evaluator.refresh(after)
+            after = self._evaluator.refresh(after, participants)
             score = self._evaluator.score(after)
             records = [self._evaluator.with_refusal(record) for record in records]
         record = RoundRecord(
@@ -185,7 +189,7 @@ class Course:
             loss=None if score is None else score.loss,
             f1=None if score is None else score.f1,
             clients=tuple(records),
-            statistics=self._evaluator.traffic,
+            statistics=self._evaluator.traffic(participants),
             seconds=time.perf_counter() - begun,
             deadline=experiment.deadline,
             process_peak_bytes=process_peak_bytes(),
@@ -206,13 +210,13 @@ class Course:
         check_figures(record)
         return Outcome(record, outcome.state)
 
-    def _ask(self, collector: Collector) -> tuple[list[ClientRecord], int]:
+    def _ask(self, collector: Collector, asked: Sequence[Client]) -> tuple[list[ClientRecord], int]:
         """Have this round's clients train and collect their replies: the records, and how many were collected."""
         method, context, state = self._federation.method, self._federation.context, self.state
         records: list[ClientRecord] = []
         came: list[Update] = []
         heard = 0
-        for result in self._task_results():
+        for result in self._task_results(asked):
             update, record = self._exchange.update(state.round, result), self._exchange.record(result)
             problem = self._check.problem_of(state, update) if update else ""
             if update is None:
@@ -246,13 +250,13 @@ class Course:
         for observer in self._observers.values():
             observer.update_came(self.state, update)
 
-    def _task_results(self) -> Iterator[TaskResult]:
+    def _task_results(self, asked: Sequence[Client]) -> Iterator[TaskResult]:
         """Yield what comes of every client that takes part, in their order.
 
         Those that drop out, or whose device is too small for the task, are not started.
         """
         method, context, state = self._federation.method, self._federation.context, self.state
-        present = self._fleet.reachable(state.round, self._cohort.asked(state.round))
+        present = self._fleet.reachable(state.round, asked)
         chosen = method.select(context, state, present) if present else ()
         chosen = [self._federation.client_in(state.round, client) for client in chosen]
         lost = {client.index for client in chosen if self._cohort.drops_out(state.round, client)}

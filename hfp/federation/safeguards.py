@@ -15,10 +15,12 @@ from hfp.federation.robust_rules import parse_rules
 from hfp.federation.setup import Federation
 from hfp.methods import Client, ServerState, State, Update
 from hfp.methods.blocks import sparse
+from hfp.methods.blocks.real import check_real
 from hfp.seeds import generator
 from hfp.training.batch_norm import Pool, has_statistics
 
 if TYPE_CHECKING:
+    from hfp.federation.records import RoundRecord
     from hfp.federation.rounds import Outcome
 
 
@@ -29,20 +31,27 @@ class Safeguards(Observer):
     together. Without any, updates reach the method one by one.
     """
 
-    def __init__(self, federation: Federation) -> None:
+    def __init__(self, federation: Federation, history: Sequence[RoundRecord] = ()) -> None:
         """Read what the experiment asks for.
 
+        Args:
+            federation: what stays the same over the run.
+            history: the rounds that were done before, whose releases of statistics count too.
+
         Raises:
-            InputError: the method can't run privately, or with the rules.
+            InputError: the method can't run privately, or with the rules, or the model has complex parameters.
         """
         experiment = federation.experiment
         self._federation = federation
         self._rules = () if experiment.robust is None else parse_rules(experiment.robust)
         self._privacy = None if experiment.privacy is None else privacy_of(experiment.privacy)
         self._undefended = 0.0
+        self._releases = sum(record.accuracy is not None for record in history) if self._estimates else 0
         if self._privacy is not None:
             check_private(federation.method, federation.context)
         check_robust(self._rules, federation.method)
+        if self.active:
+            check_real("a run with robust rules or privacy", federation.context)
 
     @property
     def active(self) -> bool:
@@ -84,6 +93,7 @@ class Safeguards(Observer):
             state: the new global state.
             statistics: every client's own statistics, by name.
         """
+        self._releases += 1
         found = list(statistics) if self.active else statistics
         if self._privacy is not None:
             first = next((own for _, own in found), {})
@@ -107,7 +117,11 @@ class Safeguards(Observer):
 
     def _spent(self, rounds: int) -> float:
         experiment = self._federation.experiment
-        estimates = experiment.batch_norm_policy == "reestimate" and has_statistics(self._federation.model)
-        releases = sum(experiment.measures(round) for round in range(rounds)) if estimates else 0
         assert self._privacy is not None
-        return epsilon(self._privacy, experiment.participation, experiment.clients, rounds, releases)
+        return epsilon(self._privacy, experiment.participation, experiment.clients, rounds, self._releases)
+
+    @property
+    def _estimates(self) -> bool:
+        """Whether statistics of the clients become a part of the global model in each round that tests it."""
+        policy = self._federation.experiment.batch_norm_policy
+        return policy == "reestimate" and has_statistics(self._federation.model)

@@ -205,7 +205,7 @@ def _assemble(
         clients=_clients(experiment, samples, _ratios(experiment, model, groups, samples, dataset.shape)),
         seed=experiment.seed,
         example=example,
-        classifier=_rows_of_classes(model, len(dataset.classes)),
+        classifier=_rows_of_classes(model),
         rounds=experiment.rounds,
     )
     method.check(context)
@@ -316,8 +316,10 @@ def _outputs(model: nn.Module, test: Split) -> int:
     return scores.shape[1]
 
 
-def _rows_of_classes(model: nn.Module, classes: int) -> tuple[str, ...]:
-    own = {id(parameter) for parameter in classifier_of(model).parameters() if parameter.shape[:1] == (classes,)}
+def _rows_of_classes(model: nn.Module) -> tuple[str, ...]:
+    """Name the classifier's parameters with a row for each of its classes, of which the data may have fewer."""
+    found = list(classifier_of(model).parameters())
+    own = {id(parameter) for parameter in found if parameter.shape[:1] == found[-1].shape[:1]}
     return tuple(name for name, parameter in model.named_parameters() if id(parameter) in own)
 
 

@@ -41,6 +41,7 @@ DTYPES = {
         torch.int8,
         torch.uint8,
         torch.bool,
+        torch.complex64,
     )
 }
 MOST_DIMENSIONS = 16

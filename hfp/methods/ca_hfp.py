@@ -14,7 +14,8 @@ from hfp.methods.blocks.calibration import calibrated
 from hfp.methods.blocks.momentum import server_momentum_step
 from hfp.methods.blocks.options import calibration_setting, server_momentum_setting
 from hfp.methods.blocks.pseudo_gradients import PseudoGradients
-from hfp.methods.blocks.selection import Scores, check_counts, keep_best, keep_random, scores_of
+from hfp.methods.blocks.real import check_real
+from hfp.methods.blocks.selection import Scores, check_counts, check_own_weights, keep_best, keep_random, scores_of
 from hfp.methods.interface.base import Method
 from hfp.methods.interface.client_context import ClientContext
 from hfp.methods.interface.registry import register
@@ -114,8 +115,10 @@ class CAHFP(Method):
     calibration: float = calibration_setting(0.05)
 
     def check(self, context: MethodContext) -> None:
-        """Refuse ratios that leave a client without channels in a coupled group."""
+        """Refuse ratios that empty a coupled group, weights that layers compute, and complex parameters."""
         check_counts(context)
+        check_real(self.name, context)
+        check_own_weights(self.name, context)
 
     def start(self, context: MethodContext, weights: State) -> ServerState:
         """Start without an estimate."""
@@ -184,9 +187,11 @@ class VariationCollector:
             self._shrink_decay() if state.method_state.shrink_decay is None else state.method_state.shrink_decay
         )
         shrink = method.shrink * (1 - shrink_decay) ** state.round
-        for name, before in self._parameters.items():
-            weights[name] -= shrink * (1 - coverage[name]) * before
-        warm = state.round + 1 >= method.warmup
+        for name in self._context.trained:
+            weights[name] -= shrink * (1 - coverage[name]) * self._parameters[name]
+        weights = self._context.shared(weights)
+        estimated = any(bool(seen.any()) for seen in (variation.seen or {}).values())  # the secant needs two rounds
+        warm = estimated and state.round + 1 >= method.warmup
         scores = method.score(self._context, variation, weights) if warm else None
         return ServerState(state.round + 1, weights, CAHFPState(variation, scores, velocity, shrink_decay))
 

@@ -167,7 +167,8 @@ class ShortFeatures(Objective):
     def loss(self, model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
         """Return the mean loss over a batch."""
         loss = functional.cross_entropy(model(inputs), labels)
-        assert self._features is not None  # the classifier has just been called
+        if self._features is None:
+            raise InputError("dapperfl shortens the features that enter the classifier, which this model doesn't call")
         features, self._features = self._features, None
         return loss + self._weight * features.flatten(1).norm(dim=1).mean()
 
@@ -178,7 +179,9 @@ class ShortFeatures(Objective):
 def fuse(received: State, trained: State, share: float) -> dict[str, Tensor]:
     """Mix `share` of the received values with the rest of the trained ones; integers stay as trained."""
     return {
-        name: torch.lerp(value, received[name].to(value.device), share) if value.is_floating_point() else value
+        name: torch.lerp(value, received[name].to(value.device), share)
+        if value.is_floating_point() or value.is_complex()
+        else value
         for name, value in trained.items()
     }
 

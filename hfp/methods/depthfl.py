@@ -77,6 +77,11 @@ class DepthFL(Method):
         """Train every exit on the labels and on the other exits."""
         return MutualExits(torch.tensor(task.values["distillation"], device=local.device), network_of(model).depth)
 
+    def trained_model(self, client: Client, model: nn.Module) -> nn.Module:
+        """Return the model with the client's exits alone."""
+        network_of(model).depth = self.exits(network_of(model), client.ratio)
+        return model
+
     def train(self, local: ClientContext, task: Task) -> Reply:
         """Train the first exits, and reply with what they need."""
         exits = int(task.values[EXITS])
@@ -126,16 +131,16 @@ class DepthCollector:
 
     def __init__(self, state: ServerState) -> None:
         self._state = state
-        self._sums = {name: torch.zeros_like(full, dtype=torch.float64) for name, full in state.weights.items()}
-        self._held = {name: torch.zeros_like(total) for name, total in self._sums.items()}
+        self._sums = {name: torch.zeros_like(full, dtype=_sums(full)) for name, full in state.weights.items()}
+        self._held = {name: torch.zeros_like(total, dtype=torch.float64) for name, total in self._sums.items()}
 
     def add(self, update: Update) -> None:
         """Fold one client's update in."""
         for name, place in update.task.index_map.tensors.items():
-            value = update.reply.tensors[name].double()
+            value = update.reply.tensors[name].to(self._sums[name].dtype)
             if tuple(value.shape) == place.compact_shape:
                 place.add(value, self._sums[name], update.client.samples)
-                place.add(torch.ones_like(value), self._held[name], update.client.samples)
+                place.add(torch.ones_like(value, dtype=torch.float64), self._held[name], update.client.samples)
 
     def finish(self) -> ServerState:
         """Return the state that the next round starts from."""
@@ -144,8 +149,12 @@ class DepthCollector:
 
     def _mean(self, name: str, full: Tensor) -> Tensor:
         held = self._held[name]
-        mean = torch.where(held > 0, self._sums[name] / held.clamp(min=1), full.double())
-        return (mean if full.is_floating_point() else mean.round()).to(full.dtype)
+        mean = torch.where(held > 0, self._sums[name] / held.clamp(min=1), full.to(self._sums[name].dtype))
+        return (mean if full.is_floating_point() or full.is_complex() else mean.round()).to(full.dtype)
+
+
+def _sums(full: Tensor) -> torch.dtype:
+    return torch.complex128 if full.is_complex() else torch.float64
 
 
 class MutualExits(Objective):

@@ -51,12 +51,12 @@ class MomentumCollector(MeanCollector):
 
     def __init__(self, momentum: float, context: MethodContext, state: ServerState) -> None:
         super().__init__(state, rule="fill")
-        self._momentum, self._parameters = momentum, context.parameters
+        self._momentum, self._context = momentum, context
 
     def finish(self) -> ServerState:
         """Return the state that the next round starts from."""
         after, before = super().finish(), self._state
         weights, velocity = server_momentum_step(
-            before.weights, after.weights, before.method_state, self._momentum, self._parameters
+            before.weights, after.weights, before.method_state, self._momentum, self._context.parameters
         )
-        return ServerState(after.round, weights, velocity)
+        return ServerState(after.round, self._context.shared(weights), velocity)

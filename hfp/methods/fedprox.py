@@ -47,9 +47,12 @@ class FedProx(Method):
         """Run the task's share of the steps under the proximal objective."""
         model, schedule = local.build(task), local.schedule()
         steps = max(1, round(task.values["share"] * len(schedule)))
-        anchor = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
         result = local.fit(model, Proximal(model, self.mu), schedule[:steps])
-        return local.reply(model, result, peak_bytes=local.peak(model) + anchor)
+        return local.reply(model, result, peak_bytes=local.peak(model) + self.extra_bytes(model))
+
+    def extra_bytes(self, model: nn.Module) -> int:
+        """Count ``w_t``, which the client keeps beside the model."""
+        return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
 
     def collect(self, context: MethodContext, state: ServerState) -> MeanCollector:
         """Average the models by their clients' samples."""
@@ -75,5 +78,10 @@ class Proximal(Objective):
     def loss(self, model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
         """Return the mean loss over a batch."""
         pairs = zip(model.parameters(), self.tensors.values(), strict=True)
-        distance = torch.stack([(parameter - anchor).square().sum() for parameter, anchor in pairs]).sum()
+        distance = torch.stack([_square(parameter - anchor) for parameter, anchor in pairs]).sum()
         return super().loss(model, inputs, labels) + self._mu / 2 * distance
+
+
+def _square(change: Tensor) -> Tensor:
+    """Return the squared Euclidean norm, which is a real number for complex values too."""
+    return (torch.view_as_real(change) if change.is_complex() else change).square().sum()

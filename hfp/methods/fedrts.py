@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hfp.errors import InputError
 from hfp.methods.blocks import sparse
@@ -87,6 +87,10 @@ class FedRTS(Method):
         within="(0, 1]",
     )
 
+    def check(self, context: MethodContext) -> None:
+        """Refuse a model without weights to prune."""
+        sparse.check_prunable(self.name, context.model)
+
     def start(self, context: MethodContext, weights: State) -> ServerState:
         """A random mask; all distributions are uniform."""
         full = sparse.full_masks(context.model)
@@ -126,6 +130,10 @@ class FedRTS(Method):
     def keep(self, task: Task, reply: Reply) -> State:
         """The mask, to be sent once."""
         return {ACTIVE: {**task.known, **task.tensors}[ACTIVE]}
+
+    def extra_bytes(self, model: nn.Module) -> int:
+        """Count the mask, of a byte for each weight."""
+        return sparse.count(sparse.full_masks(model))
 
     def check_reply(self, context: MethodContext, state: ServerState, update: Update) -> None:
         """Also refuse a reply that names other than its share of inactive weights in a readjustment."""

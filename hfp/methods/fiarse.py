@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hfp.methods.blocks import sparse
 from hfp.methods.blocks.magnitude import ChannelPush, EntryPush, FilterRows
 from hfp.methods.blocks.masked import masked_reply
-from hfp.methods.blocks.selection import Scores, check_counts, keep_best
-from hfp.methods.interface.base import Method
+from hfp.methods.blocks.selection import Scores, check_counts, check_own_weights, keep_best
+from hfp.methods.interface.base import Method, moved_by
 from hfp.methods.interface.client_context import ClientContext
 from hfp.methods.interface.registry import register
 from hfp.methods.interface.values import Client, MethodContext, Reply, ServerState, State, Task, TrainedPart, Update
@@ -58,9 +58,12 @@ class FIARSE(Method):
         return self.structured
 
     def check(self, context: MethodContext) -> None:
-        """Where channels go, every client must keep one in every coupled group."""
+        """Where channels go, every client must keep one in every coupled group; else there must be weights to prune."""
         if self.structured:
             check_counts(context)
+            check_own_weights(self.name, context)
+        else:
+            sparse.check_prunable(self.name, context.model)
 
     def start(self, context: MethodContext, weights: State) -> ServerState:
         """The channels' norms, where channels are chosen."""
@@ -91,6 +94,10 @@ class FIARSE(Method):
         smallest = torch.stack([task.tensors[name].abs().min() for name in masks if task.tensors[name].numel()]).min()
         return masked_reply(local, model, masks, local.fit(model, EntryPush(masks, smallest, local.device)), {})
 
+    def extra_bytes(self, model: nn.Module) -> int:
+        """Count the mask where weights go one by one: a byte for each weight."""
+        return 0 if self.structured else sparse.count(sparse.full_masks(model))
+
     def norms(self, context: MethodContext, weights: State) -> Scores | None:
         """By coupled group, the norms of its channels, which decide what clients keep; None where weights do."""
         if not self.structured:
@@ -117,10 +124,7 @@ class FIARSE(Method):
             return super().rebase(context, state, update)
         bits = update.task.tensors[ACTIVE]
         now = sparse.gather(state.weights, sparse.masks_from_bits(bits, context.model))
-        moved = {
-            name: now[name] + (after - update.task.tensors[name]) if after.is_floating_point() else after
-            for name, after in update.reply.tensors.items()
-        }
+        moved = moved_by(now, update.task.tensors, {name: update.reply.tensors[name] for name in now})
         task = dataclasses.replace(update.task, tensors={**now, ACTIVE: bits})
         return dataclasses.replace(update, task=task, reply=dataclasses.replace(update.reply, tensors=moved))
 
@@ -151,6 +155,7 @@ class TrainedMean:
         if self._method.server_rate != 1:
             for name in self._context.parameters:
                 after[name] = before[name] + self._method.server_rate * (after[name] - before[name])
+            after = self._context.shared(after)
         return ServerState(self._state.round + 1, after, self._method.norms(self._context, after))
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hfp.errors import InputError
-from hfp.layers.products import PRODUCTS, reads_single_channels, weight_dims
+from hfp.layers.products import PRODUCTS, counts_of, reads_single_channels, weight_dims
 from hfp.methods.blocks.selection import keep_window
 from hfp.methods.interface.base import Method
 from hfp.methods.interface.client_context import ClientContext
@@ -97,9 +97,10 @@ class HolderCollector:
 
     def add(self, update: Update) -> None:
         """Fold one client's update in."""
-        tensors, index_map = dict(update.reply.tensors), update.task.index_map
-        if CLASSES in tensors:
-            classes = tensors.pop(CLASSES).long().cpu()
+        reply, index_map = update.reply.tensors, update.task.index_map
+        tensors = {name: reply[name] for name in index_map.tensors}
+        if CLASSES in reply:
+            classes = reply[CLASSES].long().cpu()
             index_map = only_rows(index_map, self._context.classifier, classes)
             there = classes.to(next(iter(tensors.values())).device)
             tensors.update({name: tensors[name].index_select(0, there) for name in self._context.classifier})
@@ -140,11 +141,20 @@ def scale_outputs(model: nn.Module, index_map: IndexMap, factor: float) -> None:
     Depthwise convolutions are left alone: they sum over no channels, so nothing is missing from their outputs.
     """
     for name, module in model.named_modules():
-        place = index_map.tensors.get(f"{name}.weight")
-        if place is None or not isinstance(module, PRODUCTS) or reads_single_channels(module):
-            continue
-        if place.kept[weight_dims(module)[0]] is not None:
+        if (
+            isinstance(module, PRODUCTS)
+            and not reads_single_channels(module)
+            and _lost_outputs(name, module, index_map)
+        ):
             module.register_forward_hook(lambda _module, _inputs, output: output * factor)
+
+
+def _lost_outputs(name: str, layer: nn.Module, index_map: IndexMap) -> bool:
+    place = index_map.tensors.get(f"{name}.weight")
+    if place is not None:
+        return place.kept[weight_dims(layer)[0]] is not None
+    counts = counts_of(layer)  # the weight is computed from other tensors
+    return counts is not None and counts[1] in index_map.attributes.get(name, {})
 
 
 def only_rows(index_map: IndexMap, names: Sequence[str], rows: Tensor) -> IndexMap:

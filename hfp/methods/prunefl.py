@@ -66,7 +66,8 @@ class PruneFL(Method):
     in the reply that found one, and squared gradients where they were measured. Multiply-accumulates are counted as if
     zeros cost nothing.
 
-    A deadline does not bind the client that finds the mask: without it no round could follow.
+    A deadline does not bind the client that finds the mask: without it no round could follow. Where that client drops
+    out or fails, the one with the next most samples tries in the next round.
     """
 
     name: ClassVar[str] = "prunefl"
@@ -110,13 +111,20 @@ class PruneFL(Method):
     )
     limit: int = setting(20, "The first client reconfigures at most this many times.", within="[1, inf)")
 
+    def check(self, context: MethodContext) -> None:
+        """Refuse a model without weights to prune."""
+        sparse.check_prunable(self.name, context.model)
+
     def start(self, context: MethodContext, weights: State) -> ServerState:
         """Start without a mask."""
         return ServerState(0, weights, PruneFLState(macs_per_weight(context.model, context.example)))
 
     def select(self, context: MethodContext, state: ServerState, clients: Sequence[Client]) -> Sequence[Client]:
-        """Select the client with the most samples until there is a mask, then all clients."""
-        return clients if state.method_state.masks is not None else [max(clients, key=lambda client: client.samples)]
+        """Select the client with the most samples to find a mask, in the next round another if it failed; then all."""
+        if state.method_state.masks is not None:
+            return clients
+        ranked = sorted(clients, key=lambda client: client.samples, reverse=True)
+        return [ranked[state.round % len(ranked)]]
 
     def waits_for_all(self, state: ServerState) -> bool:
         """The first client's mask is waited for: it trains for many batches, and nothing can follow without it."""
@@ -164,6 +172,10 @@ class PruneFL(Method):
     def most_steps(self, state: ServerState, steps: int) -> int:
         """Alone, a client trains up to `passes` batches before each of up to `limit` reconfigurations."""
         return steps if state.method_state.masks is not None else self.passes * self.limit
+
+    def extra_bytes(self, model: nn.Module) -> int:
+        """Count the mask, of a byte for each weight."""
+        return sparse.count(sparse.full_masks(model))
 
     def check_reply(self, context: MethodContext, state: ServerState, update: Update) -> None:
         """Also refuse a reply that lacks the mask or the squares that the task asks for."""

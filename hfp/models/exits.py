@@ -200,6 +200,9 @@ def _needs(model: WithExits, example: Tensor) -> dict[str, int]:
                 logits.sum(), [parameters[name] for name in wanted], retain_graph=True, allow_unused=True
             )
             first |= {name: number for name, gradient in zip(wanted, reached, strict=True) if gradient is not None}
+    known = {id(parameters[name]): number for name, number in first.items()}  # some have further names
+    every = model.named_parameters(remove_duplicate=False)
+    first |= {name: known[id(parameter)] for name, parameter in every if id(parameter) in known}
     return {name: first.get(name) or _with_siblings(name, first) for name in model.state_dict()}
 
 

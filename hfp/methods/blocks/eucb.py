@@ -43,7 +43,7 @@ class Bandit:
         weighed = [(self.discount**age, *pull) for age, pull in zip(ages, self.pulls, strict=True)]
         inside = [(weight, reward) for weight, ratio, reward in weighed if low <= ratio < high]
         count = sum(weight for weight, _ in inside)
-        if not inside:
+        if not count:  # nothing was drawn from it, or so long ago that it counts nothing any more
             return math.inf
         total = sum(weight for weight, _, _ in weighed)
         mean = sum(weight * reward for weight, reward in inside) / count

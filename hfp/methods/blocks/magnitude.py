@@ -46,11 +46,11 @@ class FilterRows:
             first[name], total = total, total + size
         channels: dict[str, Tensor] = {}
         dims: dict[str, int] = {}
-        group = groups.groups_of(model)
+        group, own_names = groups.groups_of(model), dict(model.named_parameters())
         for name in groups.names:
             for member in members(group(name)):
                 weight = f"{member.name}.weight".lstrip(".")
-                if member.direction != "out" or not isinstance(member.layer, PRODUCTS):
+                if member.direction != "out" or not isinstance(member.layer, PRODUCTS) or weight not in own_names:
                     continue
                 dims[weight] = weight_dims(member.layer)[0]
                 own = channels.setdefault(weight, torch.full((member.layer.weight.shape[dims[weight]],), total))
@@ -113,16 +113,17 @@ class ChannelPush(Objective):
         weights = {name: parameters[name].detach() for name in rows.channels}
         found = ((name, parameters[name].grad) for name in rows.channels)
         gradients = {name: gradient for name, gradient in found if gradient is not None}
-        if gradients.keys() != rows.channels.keys():
+        if not gradients:
             return
-        along = rows.sums({name: weights[name] * gradients[name] for name in weights})
+        # a frozen filter counts for the norm alone
+        along = rows.sums({name: weight * gradients.get(name, 0) for name, weight in weights.items()})
         square = rows.sums({name: weight.square() for name, weight in weights.items()})
         push = push_factor(square.sqrt(), self.tensors[THRESHOLD].to(square)) - 1
         push = torch.where(square > 0, push * along / square.clamp(min=torch.finfo(square.dtype).tiny), 0)
-        for name, own in rows.channels.items():
+        for name, gradient in gradients.items():
             shape = [1] * weights[name].dim()
             shape[rows.dims[name]] = -1
-            gradients[name].add_(push[own].view(shape) * weights[name])
+            gradient.add_(push[rows.channels[name]].view(shape) * weights[name])
 
 
 class EntryPush(MaskedGradients):

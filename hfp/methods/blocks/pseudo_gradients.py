@@ -24,7 +24,8 @@ class PseudoGradients:
 
     def __init__(self, parameters: Mapping[str, Tensor]) -> None:
         self._gradient, self._square = (
-            {name: torch.zeros_like(tensor) for name, tensor in parameters.items()} for _ in range(2)
+            {name: torch.zeros_like(tensor, dtype=_sums(tensor.dtype)) for name, tensor in parameters.items()}
+            for _ in range(2)
         )
         device = next((tensor.device for tensor in parameters.values()), None)
         self._whole = Coverage({name: tuple(tensor.shape) for name, tensor in parameters.items()}, device)
@@ -46,7 +47,8 @@ class PseudoGradients:
         self._moved += weight
         self._moved_square += weight**2
         names, before, after = list(self._gradient), trained_part.before, trained_part.after
-        gradients = torch._foreach_sub([before[name] for name in names], [after[name] for name in names])
+        ends = ([state[name].to(self._gradient[name].dtype) for name in names] for state in (before, after))
+        gradients = torch._foreach_sub(*ends)
         if trained_part.active:
             self._hold_single(trained_part, weight, dict(zip(names, gradients, strict=True)))
         else:
@@ -118,3 +120,8 @@ class PseudoGradients:
 
     def _mean(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
         return {name: total / max(self._weight, 1e-12) for name, total in sums.items()}
+
+
+def _sums(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype that sums are taken in, because squares of small changes are 0 in half precision."""
+    return torch.promote_types(dtype, torch.float32)

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from hfp.errors import InputError
+from hfp.importance.groups.members import members
+from hfp.layers.products import computed_weight
 from hfp.methods.interface.values import MethodContext
 from hfp.reconstruct import Coupling, IndexMap, Plan
 from hfp.reconstruct.models.compact import build
@@ -40,6 +42,22 @@ def check_counts(context: MethodContext) -> None:
     """
     for ratio in sorted({client.ratio for client in context.clients}):
         kept_counts(context.groups, ratio)
+
+
+def check_own_weights(method: str, context: MethodContext) -> None:
+    """Refuse a model with channels whose weights are computed, because clients change what they are computed from.
+
+    Raises:
+        InputError: a layer's weight is computed; the message names the layer.
+    """
+    group = context.groups.groups_of(context.model)
+    for name in context.groups.names:
+        for member in members(group(name)):
+            if isinstance(member.layer, nn.Module) and computed_weight(member.layer) is not None:
+                raise InputError(
+                    f"{method} scores channels by weights that clients train, and {member.name} computes its weight "
+                    "from others, as weight norm does; use a method that scores none, such as heterofl or fedavg"
+                )
 
 
 def kept_counts(groups: Coupling, ratio: float) -> dict[str, int]:

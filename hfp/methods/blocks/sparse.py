@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 
 import torch
@@ -16,12 +17,29 @@ Masks = Mapping[str, Tensor]
 
 
 def full_masks(model: nn.Module) -> dict[str, Tensor]:
-    """Return masks in which all weights of convolutions and linear layers are active, in the modules' order."""
+    """Return masks in which all weights of convolutions and linear layers are active, in the modules' order.
+
+    A weight that several layers share, or that weight norm computes from others, has no mask, because it is not pruned.
+    """
+    names = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
     return {
         f"{name}.weight".lstrip("."): torch.ones(module.weight.shape, dtype=torch.bool)
         for name, module in model.named_modules()
-        if isinstance(module, PRODUCTS)
+        if isinstance(module, PRODUCTS) and names[id(module._parameters.get("weight"))] == 1
     }
+
+
+def check_prunable(method: str, model: nn.Module) -> None:
+    """Refuse a model of which no single weight can be pruned.
+
+    Raises:
+        InputError: saying so.
+    """
+    if not full_masks(model):
+        raise InputError(
+            f"{method} prunes weights of convolutions and linear layers one by one, and each of this model's is shared "
+            "between layers or computed from others; use a method that prunes channels"
+        )
 
 
 def masks_to_bits(masks: Masks) -> Tensor:

@@ -144,6 +144,14 @@ class Method(ABC):
         """At most so many local steps can be in a reply of the coming round, where the local epochs have `steps`."""
         return steps
 
+    def trained_model(self, client: Client, model: nn.Module) -> nn.Module:
+        """Return a client's compact `model` as the client trains it, for its costs. By default all of it runs."""
+        return model
+
+    def extra_bytes(self, model: nn.Module) -> int:
+        """Count the bytes that a client keeps while it trains `model`, beside those of training it. By default none."""
+        return 0
+
     def check_reply(self, context: MethodContext, state: ServerState, update: Update) -> None:
         """Refuse a reply that is no answer to its task, before anything is done with it.
 
@@ -173,14 +181,7 @@ class Method(ABC):
         By default the change that the client made is made to the present weights. Variances stay at least 0.
         """
         trained_part = self.trained_part(context, state, update)
-        now = trained_part.index_map.restrict(state.weights)
-        moved = {
-            name: now[name] + (after - trained_part.before[name]) if after.is_floating_point() else after
-            for name, after in trained_part.after.items()
-        }
-        for name in moved:
-            if name.endswith("running_var"):
-                moved[name] = moved[name].clamp(min=0)  # a sum of variances and changes of others may be below
+        moved = moved_by(trained_part.index_map.restrict(state.weights), trained_part.before, trained_part.after)
         task = dataclasses.replace(update.task, tensors=update.task.index_map.restrict(state.weights))
         reply = dataclasses.replace(update.reply, tensors={**update.reply.tensors, **moved})
         return dataclasses.replace(update, task=task, reply=reply)
@@ -192,3 +193,15 @@ class Method(ABC):
     def phase(self, state: ServerState) -> str:
         """Return a word for what the coming round does, which is shown with its figures."""
         return "train"
+
+
+def moved_by(now: State, before: State, after: State) -> dict[str, Tensor]:
+    """Make the change from `before` to `after` to the values of `now`. Counts become those of `after`."""
+    moved = {
+        name: now[name] + (tensor - before[name]) if tensor.is_floating_point() or tensor.is_complex() else tensor
+        for name, tensor in after.items()
+    }
+    for name in moved:
+        if name.endswith("running_var"):
+            moved[name] = moved[name].clamp(min=0)  # a sum of variances and changes of others may be below
+    return moved

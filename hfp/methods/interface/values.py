@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor, nn
@@ -69,6 +70,25 @@ class MethodContext:
     example: Tensor
     classifier: tuple[str, ...] = ()
     rounds: int = 30
+
+    @cached_property
+    def trained(self) -> tuple[str, ...]:
+        """The names of the parameters that clients train: those that require gradients."""
+        known = dict(self.model.named_parameters())
+        return tuple(name for name in self.parameters if known[name].requires_grad)
+
+    def shared(self, weights: State) -> dict[str, Tensor]:
+        """Return a full state in which a parameter that the model has under several names has one value.
+
+        It is that of the name which stands among `parameters`.
+        """
+        return {**weights, **{name: weights[first].clone() for name, first in self._further_names.items()}}
+
+    @cached_property
+    def _further_names(self) -> Mapping[str, str]:
+        first = {id(parameter): name for name, parameter in self.model.named_parameters()}
+        every = self.model.named_parameters(remove_duplicate=False)
+        return {name: first[id(parameter)] for name, parameter in every if first[id(parameter)] != name}
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from hfp.federation.evaluation import Evaluator, class_weights
 from hfp.federation.exchange import Exchange
 from hfp.federation.fleet import InProcess
 from hfp.federation.participation import Cohort
-from hfp.federation.rounds import rounds
+from hfp.federation.rounds import Course, rounds
 from hfp.federation.safeguards import Safeguards
 from hfp.federation.setup import set_up
 from hfp.methods import methods
@@ -26,6 +26,18 @@ from hfp.results.beginning import first_lines
 from hfp.results.report import round_line, run_document
 
 SMALL = Experiment(train_images=200, clients=4, rounds=1, alpha=0.5, options={"warmup": 1})
+
+
+class Measured(InProcess):
+    """The embedded engine, which notes whose statistics were measured."""
+
+    def __init__(self, federation):
+        super().__init__(federation)
+        self.measured = []
+
+    def statistics(self, round, clients, weights):
+        self.measured.append([client.index for client in clients])
+        return super().statistics(round, clients, weights)
 
 
 def with_policy(policy):
@@ -68,7 +80,7 @@ def test_local_is_the_mean_of_clients_that_keep_their_own_statistics():
         100 * sum(a * n for a, n in zip(accuracies, samples, strict=True)) / total, abs=0.3
     )
     assert found.loss == pytest.approx(sum(v * n for v, n in zip(losses, samples, strict=True)) / total, rel=1e-3)
-    assert evaluator.traffic == (0, 0)
+    assert evaluator.traffic([]) == (0, 0)
 
 
 def test_participants_pools_the_clients_of_the_round_alone():
@@ -90,6 +102,23 @@ def test_participants_pools_the_clients_of_the_round_alone():
             )
     assert set(sizes) & {1, 2}
     assert max(sizes) <= 2
+
+
+def test_a_rounds_traffic_of_statistics_is_its_own_whether_it_is_tested_or_not():
+    asked = dataclasses.replace(SMALL, batch_norm="participants", dropout=0.5, rounds=4, evaluate=4)
+    federation = set_up(asked)
+    for outcome in rounds(federation):
+        heard = sum(client.status != "dropped" for client in outcome.record.clients)
+        assert outcome.record.statistics[0] == heard * packed_bytes(federation.initial)
+
+
+def test_participants_are_those_that_were_asked_and_not_those_that_are_still_busy():
+    settings = {"profile": ("laptop", "board"), "late": "join", "rounds": 2, "head_start": 1.0, "deadline": 0.3}
+    joining = dataclasses.replace(SMALL, batch_norm="participants", **settings)
+    fleet = Measured(federation := set_up(joining))
+    run = Course(federation, fleet).run()
+    assert fleet.measured == [[client.client for client in record.clients] for record in run.history]
+    assert [len(measured) for measured in fleet.measured] == [4, 3]
 
 
 def test_a_round_that_asks_a_share_of_the_clients_asks_no_others_for_statistics_by_default():

@@ -284,6 +284,13 @@ class TableLiar(InProcess):
             yield result
 
 
+@pytest.mark.parametrize("method", ["heterofl", "fedrolex"])
+def test_a_tensor_whose_name_only_begins_as_one_that_may_be_added_ends_no_run(method):
+    federation = set_up(Experiment(method=method, clients=3, train_images=60, rounds=1, head_start=1.0))
+    course = Course(federation, TableLiar(federation, {"classes/present2": torch.zeros(2)}))
+    assert [client.status for client in course.advance().record.clients] == ["in time"] * 3
+
+
 @pytest.mark.parametrize("lie", [{"order": torch.full((10,), 10**6)}, {"shown": torch.zeros(10, dtype=torch.bool)}])
 @pytest.mark.parametrize("method", ["fedavg", "ca-hfp"])
 def test_indices_and_masks_of_the_model_stay_as_they_are_whatever_a_client_answers(method, lie):

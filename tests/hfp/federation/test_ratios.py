@@ -117,3 +117,46 @@ def test_a_client_whose_method_takes_more_memory_than_its_device_has_is_not_aske
     )
     with pytest.raises(InputError, match="its device has .* MB; all 2 clients of round 1 failed"):
         simulate(dataclasses.replace(fedavg, profile=small))
+
+
+@pytest.mark.parametrize("method", ["fedprox", "prunefl", "fedrts", "fiarse"])
+def test_a_client_is_not_asked_for_what_its_reply_would_be_refused_for(method):
+    """Some methods keep more than the model: the global weights, or a mask."""
+    options = {"prunefl": {"passes": 1, "limit": 1}, "fiarse": {"structured": False}}.get(method, {})
+    experiment = Experiment(
+        method=method, options=options, clients=1, train_images=80, rounds=1, head_start=1.0, batch_norm="aggregate"
+    )
+    most = simulate(experiment).history[0].clients[0].peak_bytes
+    enough, small = (dataclasses.replace(experiment, profile=f"2e10:4e6:1e6:{most - less}") for less in (0, 1))
+    assert simulate(enough).history[0].clients[0].status == "in time"
+    with pytest.raises(InputError, match="training the submodel of client 0 keeps .* MB in memory"):
+        simulate(small)
+
+
+def test_a_client_of_few_exits_is_asked_where_its_device_holds_these():
+    experiment = Experiment(
+        method="depthfl", clients=2, train_images=80, rounds=1, head_start=1.0, batch_norm="aggregate", ratio=[0, 0.7]
+    )
+    whole, part = simulate(experiment).history[0].clients
+    assert part.peak_bytes < whole.peak_bytes
+    small = dataclasses.replace(experiment, profile=("phone", f"2e10:4e6:1e6:{part.peak_bytes}"))
+    assert [client.status for client in simulate(small).history[0].clients] == ["in time", "in time"]
+
+
+def test_another_client_finds_prunefls_mask_where_the_first_one_can_not():
+    small = f"2e10:3.75e6:1.25e6:{2**20}"
+    run = simulate(
+        Experiment(
+            method="prunefl",
+            options={"passes": 1, "limit": 1},
+            partition=[range(50), range(50, 80)],
+            clients=2,
+            rounds=3,
+            head_start=1.0,
+            ratio=0.5,
+            profile=(small, "phone"),
+        )
+    )
+    found = [(record.phase, [(one.client, one.status) for one in record.clients]) for record in run.history]
+    assert found[:2] == [("initial", [(0, "failed")]), ("initial", [(1, "in time")])]
+    assert run.history[2].phase == "train"

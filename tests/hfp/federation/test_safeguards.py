@@ -10,6 +10,7 @@ import torch
 from hfp import Experiment, simulate
 from hfp.errors import InputError
 from hfp.federation.fleet import InProcess
+from hfp.federation.privacy_account import epsilon, privacy_of
 from hfp.federation.rounds import Course
 from hfp.federation.setup import set_up
 from hfp.results.report import round_line
@@ -135,6 +136,18 @@ def test_a_round_without_a_test_releases_no_statistics():
     often = Course(set_up(experiment)).run().history[1].figures["epsilon"]
     seldom = Course(set_up(dataclasses.replace(experiment, evaluate=3))).run().history[1].figures["epsilon"]
     assert seldom < often
+
+
+def test_a_resumed_run_counts_the_releases_that_were_made():
+    """The last round is always tested, so that a run that goes on for longer has released what no setting tells."""
+    pytest.importorskip("dp_accounting")
+    short = dataclasses.replace(SMALL, privacy={"noise": 2.0}, rounds=3, evaluate=2)
+    course, longer = Course(set_up(short)), set_up(dataclasses.replace(short, rounds=4))
+    course.run()
+    record = Course(longer, run_state=course.run_state).advance().record
+    assert [one.accuracy is not None for one in (*course.history, record)] == [False, True, True, True]
+    privacy = privacy_of(short.privacy)
+    assert record.figures["epsilon"] == epsilon(privacy, 1.0, short.clients, rounds=4, statistics=3)
 
 
 def test_a_method_that_reads_more_than_submodels_is_refused_before_it_trains():

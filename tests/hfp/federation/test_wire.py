@@ -175,3 +175,10 @@ def test_statistics_are_of_known_shapes_and_finite():
     with pytest.raises(InputError, match="must have 18 tensors of known shapes"):
         fewer = {name: tensor for name, tensor in moments.items() if name != first}
         wire.read_state(wire.STATISTICS, wire.write_state(wire.STATISTICS, fewer, known), known)
+
+
+def test_complex_values_arrive_as_they_were_sent():
+    pytest.importorskip("safetensors", minversion="0.7.0", reason="earlier versions write no complex numbers")
+    sent = {"spectrum": torch.randn(3, dtype=torch.complex64), "weight": torch.randn(2)}
+    found = wire.read_own_state("done", wire.write_state("done", sent, {}))
+    assert all(torch.equal(found[name], tensor) for name, tensor in sent.items())

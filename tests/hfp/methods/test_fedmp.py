@@ -95,6 +95,13 @@ def test_a_leaf_is_worth_its_discounted_mean_and_its_rarity():
     assert bandit.index((0.6, 0.7)) == math.inf
 
 
+def test_a_leaf_whose_pulls_count_nothing_any_more_is_worth_a_try():
+    pulls = ((0.1, 3.0), *((0.5, 1.0),) * 400)
+    bandit = Bandit(((0.0, 0.4), (0.4, 0.8)), discount=0.1, finest=0.05, pulls=pulls)
+    assert bandit.index((0.0, 0.4)) == math.inf
+    assert bandit.draw(torch.Generator().manual_seed(0)) < 0.4
+
+
 def test_draws_are_uniform_in_the_best_leaf():
     bandit = Bandit(((0.0, 0.4), (0.4, 0.8)), discount=0.9, finest=0.05, pulls=((0.1, -9.0), (0.5, 9.0)))
     generator = torch.Generator().manual_seed(0)

@@ -82,10 +82,11 @@ def test_a_client_keeps_the_largest_channels_of_each_group(context):
             assert norms[name][kept].min() >= norms[name][~kept].max()
 
 
-@pytest.mark.parametrize("which", [0, 2])
-def test_the_part_of_a_gradient_along_a_channel_counts_more_near_the_threshold(which):
-    """The definition: each channel's filters as one vector, one channel at a time."""
+@pytest.mark.parametrize(("which", "frozen"), [(0, False), (2, False), (0, True)])
+def test_the_part_of_a_gradient_along_a_channel_counts_more_near_the_threshold(which, frozen):
+    """The definition: each channel's filters as one vector, one channel at a time; frozen filters have no gradient."""
     model, context = chain()
+    model.right.requires_grad_(not frozen)
     method, client = create_method("fiarse"), context.clients[which]
     state = begin(model, method, context)
     task = assigned(method, context, state, client)
@@ -102,16 +103,19 @@ def test_the_part_of_a_gradient_along_a_channel_counts_more_near_the_threshold(w
         for weights, threshold in zip(groups, thresholds, strict=True):
             for channel in range(len(weights[0])):
                 vector = torch.cat([w[channel].reshape(-1) for w in weights]).detach()
-                gradient = torch.cat([w.grad[channel].reshape(-1) for w in weights])
+                parts = [w[channel] * 0 if w.grad is None else w.grad[channel] for w in weights]
+                gradient = torch.cat([part.reshape(-1) for part in parts])
                 n = vector.norm()
                 unit = vector / n
                 radial = (gradient @ unit) * unit
                 gradient = gradient - radial + (1 + 2 * threshold * n / (n + threshold) ** 2) * radial
                 for w, part in zip(weights, gradient.split([w[channel].numel() for w in weights]), strict=True):
-                    w.grad[channel] = part.view(w[channel].shape)
+                    if w.grad is not None:
+                        w.grad[channel] = part.detach().view(w[channel].shape)
         with torch.no_grad():
             for parameter in reference.parameters():
-                parameter -= 0.1 * parameter.grad
+                if parameter.grad is not None:
+                    parameter -= 0.1 * parameter.grad
     for name, tensor in reference.state_dict().items():
         torch.testing.assert_close(reply.tensors[name], tensor, rtol=1e-9, atol=1e-11)
 
@@ -211,6 +215,22 @@ def test_a_late_change_of_single_weights_is_made_to_the_weights_of_today(context
     )
     rebased = method.rebase(context, later, update)
     for name, tensor in update.reply.tensors.items():
-        shift = 1 if tensor.is_floating_point() else 0
-        torch.testing.assert_close(rebased.reply.tensors[name], tensor + shift, rtol=1e-9, atol=1e-9)
+        expected = tensor + 1 if tensor.is_floating_point() else tensor
+        expected = expected.clamp(min=0) if name.endswith("running_var") else expected
+        torch.testing.assert_close(rebased.reply.tensors[name], expected, rtol=1e-9, atol=1e-9)
     method.check_reply(context, later, rebased)
+
+
+def test_a_late_change_of_single_weights_leaves_no_variance_below_zero_and_takes_nothing_else(context):
+    model, context = context
+    method = create_method("fiarse", structured=False)
+    then, client = begin(model, method, context), context.clients[1]
+    task = assigned(method, context, then, client)
+    values = {name: tensor for name, tensor in task.tensors.items() if name != ACTIVE}
+    less = {name: tensor * 0.1 if name.endswith("running_var") else tensor for name, tensor in values.items()}
+    small = {name: tensor * 0.2 if name.endswith("running_var") else tensor for name, tensor in then.weights.items()}
+    update = update_of(client, task, {**less, ACTIVE: torch.ones(3)})
+    rebased = method.rebase(context, dataclasses.replace(then, round=3, weights=small), update)
+    found = [tensor for name, tensor in rebased.reply.tensors.items() if name.endswith("running_var")]
+    assert found
+    assert all(torch.equal(tensor, torch.zeros_like(tensor)) for tensor in found)

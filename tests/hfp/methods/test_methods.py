@@ -208,6 +208,17 @@ def test_ca_hfp_draws_other_random_masks_each_round_and_client_until_warmup_ends
     assert maps[2][0] == maps[2][1]
 
 
+def test_masks_are_random_until_there_is_an_estimate():
+    """The secant takes the means of two rounds; before that, all channels would score alike."""
+    model = small_network()
+    context, method = context_of(model), create_method("ca-hfp", estimator="secant")
+    state, phases = begin(model, method, context), []
+    for seed in range(3):
+        phases.append(method.phase(state))
+        _, state = one_round(context, method, state, seed)
+    assert phases == ["random", "random", "score"]
+
+
 @pytest.mark.parametrize("ratio", [0.3, 0.75])
 def test_random_masks_can_be_nested_over_clients_and_rounds(context, ratio):
     model, context = context

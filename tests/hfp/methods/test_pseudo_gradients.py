@@ -147,3 +147,13 @@ def test_gradient_square_and_coverage_are_sums_over_the_clients_that_hold_an_ent
     for found, row in ((sums.gradient(), 0), (sums.square(), 1), (sums.coverage(), 2)):
         for name, tensor in found.items():
             torch.testing.assert_close(tensor, expected[name][row], rtol=1e-9, atol=1e-9)
+
+
+def test_squares_of_small_changes_of_a_model_in_half_precision_are_not_zero():
+    index_map = GROUPS.index_map(GROUPS.plan({}))
+    before = {name: torch.zeros_like(tensor, dtype=torch.float16) for name, tensor in PARAMETERS.items()}
+    after = {name: torch.full_like(tensor, -1e-4) for name, tensor in before.items()}
+    sums = PseudoGradients(before)
+    sums.add(TrainedPart(index_map, before, after), 10, DISTANCE)
+    for square in sums.square().values():
+        torch.testing.assert_close(square, torch.full_like(square, 4e-8, dtype=torch.float32), rtol=1e-2, atol=0)

@@ -20,6 +20,7 @@ from federated import (
 from torch import nn
 from torch.func import functional_call
 from torch.nn import functional
+from torch.nn.utils.parametrizations import weight_norm
 
 from hfp.errors import InputError
 from hfp.methods import Client, create_method
@@ -79,12 +80,15 @@ def test_fedrolex_can_go_around_every_layer_within_the_run(context):
         assert set().union(*(plan.kept[group] for plan in plans)) == set(range(size))
 
 
-def test_heterofl_scales_the_outputs_of_cut_layers_while_training():
+@pytest.mark.parametrize("normed", [False, True])
+def test_heterofl_scales_the_outputs_of_cut_layers_while_training(normed):
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Conv2d(6, 6, 3, groups=6), nn.ReLU(), nn.Conv2d(6, 8, 1), nn.Flatten(),
         nn.Linear(8, 5),
     ).double()  # fmt: skip
+    if normed:
+        weight_norm(model[4])
     groups = Coupling.trace(model, torch.zeros(2, 1, 5, 5, dtype=torch.float64), [model[6]])
     plan = keep_window(groups, 0.5)
     compact = compact_model(model, groups.index_map(plan))
@@ -92,7 +96,7 @@ def test_heterofl_scales_the_outputs_of_cut_layers_while_training():
     x = torch.randn(3, 1, 5, 5, dtype=torch.float64)
     hidden = functional.relu(2 * functional.conv2d(x, model[0].weight[:3], model[0].bias[:3]))
     hidden = functional.relu(functional.conv2d(hidden, model[2].weight[:3], model[2].bias[:3], groups=3))
-    hidden = 2 * functional.conv2d(hidden, model[4].weight[:4, :3], model[4].bias[:4])
+    hidden = 2 * functional.conv2d(hidden, compact[4].weight, model[4].bias[:4])
     expected = functional.linear(hidden.flatten(1), model[6].weight[:, :4], model[6].bias)
     torch.testing.assert_close(compact(x), expected, rtol=1e-12, atol=1e-12)
 
