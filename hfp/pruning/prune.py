@@ -16,10 +16,11 @@ from hfp.pruning.layers_report import layer_reports, unrounded
 from hfp.pruning.own_copy import ParameterWritten, Unwritten, own_copy
 from hfp.pruning.part import Part, check_whole, part_of
 from hfp.pruning.progress import told
+from hfp.pruning.prunable import check_model
 from hfp.pruning.repair import AUTO, checked_kinds
 from hfp.pruning.repair.apply import usual_kinds, written_by_repairs
 from hfp.pruning.report import PruneReport
-from hfp.pruning.request import Importance, PruneRequest, check_model, layer_names, repeatable
+from hfp.pruning.request import Importance, PruneRequest, layer_names, repeatable
 from hfp.pruning.result import PruneResult
 from hfp.pruning.schedule import RankingRules
 from hfp.pruning.stepping import State, stepped
@@ -113,6 +114,7 @@ def prune(
 
 def _pruned(model: nn.Module, request: PruneRequest) -> PruneResult:
     own, hooked, part, full = _started(model, request)
+    _check_counted(full, request)
     state = stepped(model, own, part, full, request)
     check_whole(part, own, state.index_map, request.inputs)
     compact = compact_model(model, state.index_map, _written(model, state))
@@ -146,6 +148,20 @@ def _part_and_costs(own: nn.Module, hooked: tuple[str, ...], request: PruneReque
         raise InputError(
             f"the model does not run on the example inputs ({type(error).__name__}: {error}){missing}"
         ) from error
+
+
+def _check_counted(costs: Mapping[str, float], request: PruneRequest) -> None:
+    """Make sure that there is something of every cost that is limited.
+
+    Raises:
+        InputError: the full model has nothing of one.
+    """
+    for name in request.budget.costs:
+        if costs.get(name) == 0:
+            raise InputError(
+                f"{name} can't be limited: {request.part or 'the model'} has 0 {name} on the example inputs; limit "
+                "another cost, or give inputs with samples"
+            )
 
 
 def _written(model: nn.Module, state: State) -> Mapping[str, Tensor] | None:
