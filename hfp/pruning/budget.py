@@ -127,7 +127,7 @@ def _number(name: str, value: Any) -> float:
     """
     if type(value) in (int, float) and abs(value) <= sys.float_info.max:
         return value
-    number = float(value) if isinstance(value, Real) and type(value) not in (bool, int) else math.nan
+    number = float(value) if isinstance(value, Real) and not isinstance(value, int) else math.nan
     if not math.isfinite(number):
         raise InputError(f"a budget's {name} is a number, not {shown(value)}")
     return number
