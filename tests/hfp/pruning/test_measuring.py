@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn.functional import cross_entropy
-from torch.nn.utils.parametrizations import spectral_norm, weight_norm
+from torch.nn.utils.parametrizations import weight_norm
 
 import hfp
 from hfp.costs.macs import macs, parameters
@@ -106,16 +106,16 @@ def test_the_group_that_does_not_count_is_emptied_first(kind):
     assert found.useful.out_features >= found.idle.out_features + 20
 
 
-@pytest.mark.parametrize("form", [nn.utils.weight_norm, weight_norm, spectral_norm])
+@pytest.mark.parametrize("form", [nn.utils.weight_norm, weight_norm])
 @pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated")
 def test_weights_that_are_computed_cost_as_much_as_others(form):
     model, data = network_and_data()
-    for layer in (model.useful, model.idle):
+    for layer in (model.idle, model.other):
         form(layer)
     found = hfp.prune(
         model, data[0][0], hfp.Budget(macs=0.6), data=data, loss_fn=cross_entropy, ranking="measured", repair=None
     ).model
-    assert found.useful.out_features >= found.idle.out_features + 10
+    assert found.useful.out_features >= found.idle.out_features + 20
 
 
 def test_a_loss_that_is_not_finite_is_refused():
