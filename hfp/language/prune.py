@@ -109,7 +109,7 @@ def prune_folder(
         if text is not None:
             check_predicts(source)
             tokens = read_text(source, text, window)
-        return _pruned(_Job(source, out, budget, drop, tokens, rules, shard_bytes, tell))
+        return _pruned(_Job(source, out, budget, drop, tokens, rules, shard_bytes, replace, tell))
 
 
 @dataclass(frozen=True)
@@ -123,6 +123,7 @@ class _Job:
     text: Text | None
     rules: WidthRules
     shard_bytes: int
+    replace: bool
     tell: Tell
 
 
@@ -171,7 +172,7 @@ def _pruned(job: _Job) -> FolderReport:
     plan = planned(job.folder, blocks, job.budget, job.rules, job.tell)
     tensors = _new_tensors(plan)
     needed = sum(each.bytes for each in tensors)
-    with new_folder(job.out, needed) as unfinished:
+    with new_folder(job.out, needed, job.replace) as unfinished:
         write_shards(unfinished, tensors, job.shard_bytes, job.tell)
         copy_companions(job.folder, unfinished)
         save_index_map(plan.index_map, unfinished / INDEX_MAP)

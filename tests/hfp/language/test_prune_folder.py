@@ -279,6 +279,19 @@ def test_a_disk_without_room_is_told_before_anything_is_written(full, tmp_path, 
         prune_folder(full, tmp_path / "small", HALF)
 
 
+@pytest.mark.parametrize("replace", [False, True])
+def test_a_folder_that_another_program_has_written_meanwhile_stays(full, tmp_path, replace):
+    def meanwhile(doing):
+        (tmp_path / "small").mkdir(exist_ok=True)
+
+    with pytest.raises(
+        InputError, match="small was written by another program meanwhile, and stays; the new .*small-2"
+    ):
+        prune_folder(full, tmp_path / "small", HALF, progress=meanwhile, replace=replace)
+    assert not any((tmp_path / "small").iterdir())
+    assert hfp.from_pretrained(tmp_path / "small-2").metadata["report"]["budget"] == str(HALF)
+
+
 def test_a_pruned_folder_is_replaced_only_when_asked_and_no_other_folder_ever(full, half, tmp_path):
     shutil.copytree(half[0], tmp_path / "small")
     with pytest.raises(InputError, match="exists; give another name"):
