@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hfp import importance as criteria
 from hfp.errors import InputError, listed, message_of
-from hfp.language.checking import difference, outputs_without
+from hfp.language.checking import check_finite, difference, outputs_without
 from hfp.language.choices import RANKINGS
 from hfp.language.configuration import first_mismatch, narrower, tensors_that_match
 from hfp.language.folder import CONFIG, ModelFolder, open_folder
@@ -212,6 +212,7 @@ def _checked(job: _Job, plan: FolderPlan, unfinished: Path) -> tuple[StreamedMod
             f"the full {job.folder.architecture} can't be run block by block ({message_of(error, 99)}), so "
             "that a pruned one can't be checked; load it and call hfp.prune"
         ) from error
+    check_finite(expected, plan.shallow.weights, job.folder)
     fields, reason = _plain_fields(job.folder, plan)
     if fields is not None:
         write_json(unfinished / CONFIG, {**job.folder.config, **plan.changed, **fields})
