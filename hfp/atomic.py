@@ -7,6 +7,7 @@ import os
 import re
 import uuid
 from collections.abc import Callable, Iterator
+from itertools import chain, count
 from pathlib import Path
 
 _UNFINISHED = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
@@ -50,6 +51,27 @@ def write_atomically(path: Path, content: bytes, before_rename: Callable[[Path],
     """
     with whole_file(path, before_rename) as unfinished:
         unfinished.write_bytes(content)
+
+
+def free_name(path: Path, *endings: str) -> Path:
+    """Return the path, or where something has its name one with a number, such as notes-2.txt.
+
+    Args:
+        path: the file or folder to write.
+        endings: other endings, such as ".onnx", under which nothing may be beside it either.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> write_atomically(folder / "notes.txt", b"all of it")
+    >>> free_name(folder / "notes.txt").name
+    'notes-2.txt'
+    """
+    numbered = (path.with_stem(f"{path.stem}-{number}") for number in count(2))
+    return next(
+        name
+        for name in chain([path], numbered)
+        if not any(place.exists() for place in (name, *map(name.with_suffix, endings)))
+    )
 
 
 def is_unfinished(path: Path) -> bool:

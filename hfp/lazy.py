@@ -28,10 +28,10 @@ def lazily(
 
     def load(name: str) -> Any:
         if name in modules:
-            return import_module(f"{package}.{name}")
+            return _imported(f"{package}.{name}")
         if name not in places:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        value = getattr(import_module(places[name]), name)
+        value = getattr(_imported(places[name]), name)
         setattr(sys.modules[package], name, value)
         return value
 
@@ -39,3 +39,14 @@ def lazily(
         return sorted({*vars(sys.modules[package]), *places, *modules})
 
     return load, names
+
+
+def _imported(module: str) -> Any:
+    """Import a module, and keep Python's random state, which rich draws from when it is loaded."""
+    import random
+
+    state = random.getstate()
+    try:
+        return import_module(module)
+    finally:
+        random.setstate(state)

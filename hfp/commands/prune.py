@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from hfp import importance
+from hfp.atomic import free_name
 from hfp.commands import prune_folder
 from hfp.commands.arguments.prune_checks import check_classes, check_images, checked_budget, onnx_path
 from hfp.commands.printing import print_json
@@ -64,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
     document |= result.report.as_dict()
     _show(document, result, arguments, console)
     if not result.report.met:
-        print(f"hfp prune: {_missed(result)}; {arguments.out} is written all the same", file=sys.stderr)
+        print(f"hfp prune: {_missed(result)}; {document['out']} is written all the same", file=sys.stderr)
     return 0 if result.report.met else 1
 
 
@@ -80,8 +82,17 @@ def _prepared(arguments: argparse.Namespace) -> _Job:
     device = _device(arguments.device)
     dataset = _dataset(arguments)
     full = _full_model(arguments, dataset)
+    _check_trains(arguments, full)
     full.model.to(device)
     return _Job(arguments, budget, dataset, full, images_of(full.shape).to(device), _origin(arguments, full))
+
+
+def _check_trains(arguments: argparse.Namespace, full: FullModel) -> None:
+    if arguments.finetune and not any(parameter.requires_grad for parameter in full.model.parameters()):
+        raise InputError(
+            f"no parameter of {arguments.model} requires gradients, so that --finetune would train nothing; call its "
+            "requires_grad_()"
+        )
 
 
 def _dataset(arguments: argparse.Namespace) -> Dataset | None:
@@ -241,7 +252,8 @@ def _accuracies(job: _Job, result: PruneResult, tell: Tell) -> dict[str, float]:
 
 def _write(job: _Job, result: PruneResult, accuracies: dict[str, float]) -> dict[str, Any]:
     """Write all files; returns what is known of them, for the report."""
-    arguments, exported = job.arguments, onnx_path(job.arguments)
+    arguments, out = job.arguments, _out(job.arguments)
+    exported = onnx_path(out)
     classes = _classes(arguments, job.dataset)
     added = {
         "input": list(job.full.shape),
@@ -249,10 +261,10 @@ def _write(job: _Job, result: PruneResult, accuracies: dict[str, float]) -> dict
         "weights": job.weights,
         **({"fine-tuned epochs": arguments.finetune} if arguments.finetune else {}),
     }
-    with file_errors(f"{arguments.out} can't be written"):
-        save_pruned(result, arguments.out, timm=job.full.timm, metadata=added)
-    document: dict[str, Any] = {"model": arguments.model, "weights": job.weights, "out": str(arguments.out)}
-    document["file_bytes"] = arguments.out.stat().st_size
+    with file_errors(f"{out} can't be written"):
+        save_pruned(result, out, timm=job.full.timm, metadata=added)
+    document: dict[str, Any] = {"model": arguments.model, "weights": job.weights, "out": str(out)}
+    document["file_bytes"] = out.stat().st_size
     if accuracies:
         document["accuracy"] = accuracies
     with file_errors(f"{exported} can't be written"):
@@ -264,6 +276,16 @@ def _write(job: _Job, result: PruneResult, accuracies: dict[str, float]) -> dict
         with file_errors(f"{arguments.picture} can't be written"):
             save_layer_picture(result.report.layers, arguments.picture, f"{arguments.model}, {job.budget}")
     return document
+
+
+def _out(arguments: argparse.Namespace) -> Path:
+    """Return the file to write, which has another name where another program wrote one since the command began."""
+    out: Path = arguments.out
+    if arguments.force or not out.exists():
+        return out
+    free = free_name(out, ".onnx")
+    print(f"hfp prune: {out} was written by another program meanwhile, and stays; this is {free}", file=sys.stderr)
+    return free
 
 
 def _missed(result: PruneResult) -> str:
@@ -287,7 +309,7 @@ def _show(document: dict[str, Any], result: PruneResult, arguments: argparse.Nam
             say(f"accuracy, {name}: {value:.1%}")
         if "onnx" in document:
             say(f"{document['onnx']['path']} differs by {document['onnx']['largest_difference']:.2g} at most")
-        say(f"written to {arguments.out} ({document['file_bytes']:,} bytes)")
+        say(f"written to {document['out']} ({document['file_bytes']:,} bytes)")
     for line in _accuracy_warnings(document.get("accuracy", {})):
         say(line)
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hfp.layers.calling import buffers_kept, call, modes_kept, random_state_kept, unfused
+from hfp.layers.calling import buffers_kept, call, modes_kept, random_state_kept, results, unfused
 from hfp.layers.flops import flops, formula_of, is_composite
 from hfp.layers.products import PRODUCTS, counts_of, multiplies_inputs
 from hfp.reconstruct.coupling.meta_results import meta_result
@@ -84,7 +84,7 @@ def macs_per_weight(model: nn.Module, example: Any) -> dict[str, int]:
     layers = {name: module for name, module in model.named_modules() if isinstance(module, PRODUCTS)}
     uses = {f"{name}.weight".lstrip("."): 0 for name in layers}
     hooks = [
-        layer.register_forward_hook(partial(_count_uses, uses, name))
+        layer.register_forward_hook(partial(_count_uses, uses, name), with_kwargs=True)
         for name, layer in zip(uses, layers.values(), strict=True)
     ]
     try:
@@ -95,11 +95,14 @@ def macs_per_weight(model: nn.Module, example: Any) -> dict[str, int]:
     return {name: max(count, 1) for name, count in uses.items()}
 
 
-def _count_uses(uses: dict[str, int], name: str, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+def _count_uses(
+    uses: dict[str, int], name: str, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+) -> None:
+    """Count one call of a layer, whose input may be a keyword, and which may return more than its product."""
     counts = counts_of(layer)
     assert counts is not None
-    positions, channels = (inputs[0], counts[0]) if multiplies_inputs(layer) else (output, counts[1])
-    uses[name] += positions.numel() // getattr(layer, str(channels))
+    passed, channels = ((args, kwargs), counts[0]) if multiplies_inputs(layer) else (output, counts[1])
+    uses[name] += results(passed)[0].numel() // getattr(layer, str(channels))
 
 
 def decides_costs(model: nn.Module) -> Hashable:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import warnings
 from collections.abc import Iterator
@@ -29,8 +30,11 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-LARGEST_SIDE = 9_459
-"""The side in pixels of the largest square that is made of an image; files that hold more pixels are not decoded."""
+LARGEST_SIDE = math.isqrt(2**30 // 4 // 3)
+"""The side in pixels of the largest square that is made of an image.
+
+It is a square of as many pixels as Pillow decodes, unless a program sets another limit (`PIL.Image.MAX_IMAGE_PIXELS`).
+"""
 
 _LARGE = 16_000_000  # images of this many pixels are decoded one at a time, so that memory stays bounded
 _one_large = threading.Lock()

@@ -388,14 +388,14 @@ class Experiment:
     batch_size: int = setting(
         32,
         "A local step trains on this many images.",
-        within="[2, inf)",
-        reason="batch-norm needs two images",
+        within="[2, 1000000]",
+        reason="batch-norm needs two images, and all of a batch are in memory",
         unit="images",
         group="training",
         aliases=("batch", "bs"),
     )
     learning_rate: float = setting(
-        0.05, "Local SGD has this learning rate.", within="(0, inf)", group="training", aliases=("lr",)
+        0.05, "Local SGD has this learning rate.", within="(0, 1000000]", group="training", aliases=("lr",)
     )
     learning_rate_schedule: str = setting(
         "constant",
@@ -424,7 +424,7 @@ class Experiment:
     )
     momentum: float = setting(0.9, "Local SGD has this momentum.", within="[0, 1)", group="training")
     weight_decay: float = setting(
-        0.0, "Local SGD has this weight decay.", within="[0, inf)", group="training", aliases=("wd",)
+        0.0, "Local SGD has this weight decay.", within="[0, 1000000]", group="training", aliases=("wd",)
     )
     seed: int = setting(
         0,

@@ -8,10 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hfp.errors import described
+from hfp.errors import InputError, described
 from hfp.language.blocks import stack_of
+from hfp.language.folder import ModelFolder
 from hfp.language.outline import Outline, example_inputs
 from hfp.language.planning import FolderPlan
+from hfp.language.stored import Weights
 from hfp.language.streaming import StreamedModel
 
 TOLERANCE = 1e-3
@@ -44,6 +46,25 @@ def outputs_without(full: Outline, plan: FolderPlan) -> Tensor:
     streamed = StreamedModel(Outline(full.model, plan.shallow.weights), masked)
     with plan.coupling.masked(full.model, plan.index_map):
         return _main_output(streamed(**_inputs(full.model)))
+
+
+def check_finite(outputs: Tensor, weights: Weights, folder: ModelFolder) -> None:
+    """Make sure that there is something to compare a pruned model's outputs with.
+
+    Args:
+        outputs: what `outputs_without` gave.
+        weights: the tensors of the full model.
+        folder: where they are.
+
+    Raises:
+        InputError: outputs are not finite; the message names a tensor that holds NaN, where there is one.
+    """
+    if outputs.isfinite().all():
+        return
+    numbers = (name for name, tensor in weights.like.items() if tensor.is_floating_point())
+    found = next((name for name in numbers if weights.read(name).float().isnan().any()), None)
+    why = "its weights lead beyond all numbers" if found is None else f"{found} holds NaN"
+    raise InputError(f"{folder.path} gives outputs that are not finite, so that a pruned model can't be checked: {why}")
 
 
 def difference(expected: Tensor, pruned: StreamedModel, full: Callable[[], Outline]) -> str | None:

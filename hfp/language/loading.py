@@ -117,7 +117,7 @@ def restore_folder(
         )
     index_map = load_index_map(found.path / INDEX_MAP)
     tensors = _restored(found, record, full, index_map)
-    with told(progress) as tell, new_folder(target, full.bytes) as unfinished:
+    with told(progress) as tell, new_folder(target, full.bytes, replace) as unfinished:
         write_shards(unfinished, tensors, shard_bytes, tell)
         write_json(unfinished / "config.json", full.config)
         copy_companions(full, unfinished)

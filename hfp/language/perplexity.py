@@ -87,7 +87,7 @@ def perplexity_of(model: Any, text: Text, tell: Tell = lambda _: None) -> Perple
     """The perplexity of a model that is called with `input_ids` and returns logits.
 
     Raises:
-        InputError: it returns no logits that predict the next token.
+        InputError: it returns no logits that predict the next token, or some that are NaN.
     """
     total, count = 0.0, 0
     for done, batch in enumerate(text.batches, 1):
@@ -95,6 +95,8 @@ def perplexity_of(model: Any, text: Text, tell: Tell = lambda _: None) -> Perple
         for losses in _losses(model, batch):
             total += float(losses.double().sum())
             count += losses.numel()
+    if math.isnan(total):
+        raise InputError("the model gives NaN for tokens of the text; look for NaN in its weights")
     return Perplexity(math.exp(min(total / count, 700.0)), count, text.windows)
 
 

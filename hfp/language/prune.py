@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hfp import importance as criteria
 from hfp.errors import InputError, listed, message_of
-from hfp.language.checking import difference, outputs_without
+from hfp.language.checking import check_finite, difference, outputs_without
 from hfp.language.choices import RANKINGS
 from hfp.language.configuration import first_mismatch, narrower, tensors_that_match
 from hfp.language.folder import CONFIG, ModelFolder, open_folder
@@ -109,7 +109,7 @@ def prune_folder(
         if text is not None:
             check_predicts(source)
             tokens = read_text(source, text, window)
-        return _pruned(_Job(source, out, budget, drop, tokens, rules, shard_bytes, tell))
+        return _pruned(_Job(source, out, budget, drop, tokens, rules, shard_bytes, replace, tell))
 
 
 @dataclass(frozen=True)
@@ -123,6 +123,7 @@ class _Job:
     text: Text | None
     rules: WidthRules
     shard_bytes: int
+    replace: bool
     tell: Tell
 
 
@@ -171,7 +172,7 @@ def _pruned(job: _Job) -> FolderReport:
     plan = planned(job.folder, blocks, job.budget, job.rules, job.tell)
     tensors = _new_tensors(plan)
     needed = sum(each.bytes for each in tensors)
-    with new_folder(job.out, needed) as unfinished:
+    with new_folder(job.out, needed, job.replace) as unfinished:
         write_shards(unfinished, tensors, job.shard_bytes, job.tell)
         copy_companions(job.folder, unfinished)
         save_index_map(plan.index_map, unfinished / INDEX_MAP)
@@ -211,6 +212,7 @@ def _checked(job: _Job, plan: FolderPlan, unfinished: Path) -> tuple[StreamedMod
             f"the full {job.folder.architecture} can't be run block by block ({message_of(error, 99)}), so "
             "that a pruned one can't be checked; load it and call hfp.prune"
         ) from error
+    check_finite(expected, plan.shallow.weights, job.folder)
     fields, reason = _plain_fields(job.folder, plan)
     if fields is not None:
         write_json(unfinished / CONFIG, {**job.folder.config, **plan.changed, **fields})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,12 +23,12 @@ def checked_widths(widths: str | Sequence[str]) -> tuple[str, ...]:
     """Names of widths without repeats, in the order of `WIDTHS`.
 
     Raises:
-        InputError: one is unknown.
+        InputError: one is unknown, or there are none.
     """
-    asked = (widths,) if isinstance(widths, str) else tuple(widths)
+    asked = (widths,) if isinstance(widths, str) or not isinstance(widths, Iterable) else tuple(widths)
     unknown = [name for name in asked if name not in WIDTHS]
-    if unknown:
-        raise InputError(f"widths are some of {', '.join(WIDTHS)}, not {unknown[0]!r}")
+    if unknown or not asked:
+        raise InputError(f"widths are some of {', '.join(WIDTHS)}, not {unknown[0] if unknown else widths!r}")
     return tuple(name for name in WIDTHS if name in asked)
 
 

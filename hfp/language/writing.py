@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from hfp.atomic import free_name
 from hfp.errors import InputError
 from hfp.language.folder import CONFIG, INDEX, SINGLE, ModelFolder
 from hfp.language.names import RECORD
@@ -49,11 +50,17 @@ def check_target(out: Path, replace: bool) -> None:
 
 
 @contextmanager
-def new_folder(out: Path, needed: int) -> Iterator[Path]:
+def new_folder(out: Path, needed: int, replace: bool) -> Iterator[Path]:
     """An unfinished folder, which gets its name when the block ends well, and is removed when it does not.
 
+    Args:
+        out: the name.
+        needed: how many bytes it will hold.
+        replace: whether one of this name may be replaced.
+
     Raises:
-        InputError: the disk has less room than the `needed` bytes, or writing failed.
+        InputError: the disk has less room than that, or writing failed; or another program has written the folder
+            meanwhile and it may not be replaced, so that the finished one has a name beside it, which the message says.
     """
     home = out.absolute().parent
     free = shutil.disk_usage(home).free
@@ -63,12 +70,15 @@ def new_folder(out: Path, needed: int) -> Iterator[Path]:
     try:
         unfinished.mkdir()
         yield unfinished
-        _named(unfinished, out)
+        name = out if replace and (out / RECORD).is_file() else free_name(out)
+        _named(unfinished, name)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{out} can't be written: {reason}; nothing was kept") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+    if name != out:
+        raise InputError(f"{out} was written by another program meanwhile, and stays; the new folder is {name}")
 
 
 def _named(unfinished: Path, out: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from torch import Tensor, nn
@@ -52,6 +53,19 @@ def computed_weight(layer: nn.Module) -> Tensor | None:
         return None
     weight = getattr(layer, "weight", None)
     return weight.detach() if isinstance(weight, Tensor) else None
+
+
+def weight_entries(layer: Any) -> int:
+    """Return how many entries the weight of a convolution or linear layer has.
+
+    A weight that is computed is not looked at, which may change what it is computed from.
+    """
+    stored = layer._parameters.get("weight")
+    if stored is not None:
+        return int(stored.numel())
+    read, written = _COUNTS[_ConvNd if isinstance(layer, _ConvNd) else nn.Linear]
+    entries = getattr(layer, str(read)) * getattr(layer, written) * math.prod(getattr(layer, "kernel_size", ()))
+    return int(entries) // groups_of(layer)
 
 
 def owner_of(parameter: str) -> tuple[str, str]:

@@ -51,7 +51,7 @@ class FjORD(Method):
     distillation: float = setting(
         0.0, "A narrower step learns from the client's widest model with this weight.", within="[0, 1]"
     )
-    temperature: float = setting(1.0, "Distillation divides the logits by this temperature.", within="(0, inf)")
+    temperature: float = setting(1.0, "Distillation divides the logits by this temperature.", within="(0, 1000000]")
 
     def plan(self, context: MethodContext, state: ServerState, client: Client) -> Plan:
         """Plan the prefix of the client's own width."""

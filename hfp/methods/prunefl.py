@@ -101,7 +101,7 @@ class PruneFL(Method):
         within="(0, inf)",
     )
     passes: int = setting(
-        50, "The first client trains this many batches before it reconfigures.", within="[1, inf)", unit="batches"
+        50, "The first client trains this many batches before it reconfigures.", within="[1, 1000000]", unit="batches"
     )
     patience: int = setting(
         5, "The first client stops after this many reconfigurations that change little.", within="[1, inf)"

@@ -39,7 +39,7 @@ class ScaleFL(DepthFL):
     summary: ClassVar[str] = "each client trains fewer channels of the first blocks; early exits learn from the last"
 
     distillation: float = setting(0.1, "Exits learn from the last one with this weight.", within="[0, 1]")
-    temperature: float = setting(3.0, "Distillation divides the logits by this temperature.", within="(0, inf)")
+    temperature: float = setting(3.0, "Distillation divides the logits by this temperature.", within="(0, 1000000]")
     warmup: float = setting(0.25, "Distillation begins after this share of the rounds.", within="[0, 1]")
 
     def exits(self, model: WithExits, ratio: float) -> int:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from html import escape
+from numbers import Real
+from typing import Any
 
 from hfp.errors import InputError
+from hfp.settings import shown
 
 KINDS = {
     "macs": "share of the multiply-accumulates that remains",
@@ -57,9 +61,9 @@ class Budget:
     def __post_init__(self) -> None:
         if not self.limits:
             raise InputError(f"a budget needs at least one of {', '.join(KINDS)}; none is given")
-        for name, value in {**self.limits, **({} if self.tolerance is None else {"tolerance": self.tolerance})}.items():
-            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-                raise InputError(f"a budget's {name} is a number, not {value!r}")
+        for name, given in {**self.limits, **({} if self.tolerance is None else {"tolerance": self.tolerance})}.items():
+            value = _number(name, given)
+            object.__setattr__(self, name, value)
             if name == "ratio" and not 0 <= value < 1:
                 raise InputError(
                     f"a budget's ratio is the share of channels removed, at least 0 and below 1, not {value}"
@@ -113,3 +117,17 @@ class Budget:
             for name, value in self.limits.items()
         )
         return f"<table>{rows}</table>"
+
+
+def _number(name: str, value: Any) -> float:
+    """Return one of a budget's numbers, which may be one of NumPy's, as one of Python's.
+
+    Raises:
+        InputError: it is no finite number.
+    """
+    if type(value) in (int, float) and abs(value) <= sys.float_info.max:
+        return value
+    number = float(value) if isinstance(value, Real) and not isinstance(value, int) else math.nan
+    if not math.isfinite(number):
+        raise InputError(f"a budget's {name} is a number, not {shown(value)}")
+    return number

@@ -13,7 +13,7 @@ from torch import nn
 
 from hfp.costs.macs import macs_per_weight
 from hfp.errors import listed
-from hfp.layers.products import PRODUCTS, counts_of
+from hfp.layers.products import PRODUCTS, counts_of, weight_entries
 from hfp.pruning.own_copy import own_copy
 from hfp.pruning.part import part_of
 from hfp.pruning.reasons import by_reason, reason_lines
@@ -170,7 +170,7 @@ def _layers(model: nn.Module, example_inputs: Any, coupling: Coupling) -> tuple[
         own = dict(module.named_parameters(recurse=False))
         if own and "parametrizations" not in name.split("."):
             weight = f"{name}.weight".lstrip(".")
-            cost = uses[weight] * module.weight.numel() if isinstance(module, PRODUCTS) and weight in uses else None
+            cost = uses[weight] * weight_entries(module) if isinstance(module, PRODUCTS) and weight in uses else None
             read, written = counts_of(module) or (None, None)
             found.append(
                 Layer(

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hfp.errors import InputError
 from hfp.importance.capture.batches import Pass, first_tensor, mapped
 from hfp.pruning.schedule import Bundle, Kept, RankingRules
 from hfp.training.batch_norm import batch_statistics
@@ -47,8 +48,16 @@ def measured(
         rules: what they may lose.
         outcome: takes the kept channels of some groups, and returns the cost that is left, in any unit, and the loss of
             the model that keeps these channels and all of the other groups.
+
+    Raises:
+        InputError: the loss of the whole model is not finite.
     """
     cost, loss = outcome({})
+    if not math.isfinite(loss):
+        raise InputError(
+            f"the loss of the full model is {loss} with each batch's own statistics, so that ranking 'measured' can't "
+            "compare losses with it; check loss_fn, the data and the weights"
+        )
     found = []
     for bundle in bundles:
         points = [

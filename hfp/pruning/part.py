@@ -99,6 +99,7 @@ def part_of(model: nn.Module, example_inputs: Any, part: str | None) -> Part:
     modules = dict(model.named_modules(remove_duplicate=False))
     if part not in modules or part == "":
         raise unknown("part", part, [name for name in modules if name])
+    part = next(name for name, module in model.named_modules() if module is modules[part])  # it may have several names
     watch = _Watch(modules[part])
     with watch.hooked(), watch, modes_kept(model), torch.no_grad(), random_state_kept(seed=0):
         call(model.eval(), example_inputs)

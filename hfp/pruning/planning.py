@@ -10,6 +10,7 @@ from torch import nn
 
 from hfp.costs.macs import latencies, macs_per_weight, parameters, state_bytes
 from hfp.errors import InputError
+from hfp.layers.products import owner_of, weight_entries
 from hfp.pruning.budget import Budget
 from hfp.pruning.measuring import mean_loss, measured, measurements, samples_for
 from hfp.pruning.meeting import meet
@@ -173,8 +174,8 @@ def _priced_cost(model: nn.Module, goal: Goal) -> Callable[[nn.Module, Plan], fl
             return -plan.ratio
         if name in ("params", "bytes"):
             return parameters(compact) if name == "params" else state_bytes(compact)
-        tensors = compact.state_dict()
-        return sum(uses[weight] * tensors[weight].numel() for weight in uses if weight in tensors)
+        layers = dict(compact.named_modules(remove_duplicate=False))
+        return sum(count * weight_entries(layers[owner_of(weight)[0]]) for weight, count in uses.items())
 
     def cost(compact: nn.Module, plan: Plan) -> float:
         if len(names) == 1:

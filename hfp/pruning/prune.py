@@ -5,21 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from hfp.costs.macs import latencies
 from hfp.errors import InputError
+from hfp.layers.calling import random_state_kept
 from hfp.pruning.budget import Budget
 from hfp.pruning.collector import only_new_objects
 from hfp.pruning.layers_report import layer_reports, unrounded
-from hfp.pruning.own_copy import own_copy
+from hfp.pruning.own_copy import ParameterWritten, Unwritten, own_copy
 from hfp.pruning.part import Part, check_whole, part_of
 from hfp.pruning.progress import told
+from hfp.pruning.prunable import check_model
 from hfp.pruning.repair import AUTO, checked_kinds
 from hfp.pruning.repair.apply import usual_kinds, written_by_repairs
 from hfp.pruning.report import PruneReport
-from hfp.pruning.request import Importance, PruneRequest, check_model, layer_names, repeatable
+from hfp.pruning.request import Importance, PruneRequest, layer_names, repeatable
 from hfp.pruning.result import PruneResult
 from hfp.pruning.schedule import RankingRules
 from hfp.pruning.stepping import State, stepped
@@ -101,7 +102,7 @@ def prune(
     rules = RankingRules(ranking, round_to, min_channels)
     ignored = layer_names(model, ignored_layers)
     kinds = usual_kinds(data) if repair == AUTO else checked_kinds(repair)
-    with torch.random.fork_rng(), told(progress) as tell, only_new_objects():
+    with random_state_kept(), told(progress) as tell, only_new_objects():
         return _pruned(
             model,
             PruneRequest(
@@ -112,8 +113,8 @@ def prune(
 
 
 def _pruned(model: nn.Module, request: PruneRequest) -> PruneResult:
-    own, hooked = own_copy(model)
-    part, full = _started(own, hooked, request)
+    own, hooked, part, full = _started(model, request)
+    _check_counted(full, request)
     state = stepped(model, own, part, full, request)
     check_whole(part, own, state.index_map, request.inputs)
     compact = compact_model(model, state.index_map, _written(model, state))
@@ -121,22 +122,46 @@ def _pruned(model: nn.Module, request: PruneRequest) -> PruneResult:
     return PruneResult(compact, state.index_map, _report(model, state, costs, hooked, part, request))
 
 
-def _started(own: nn.Module, hooked: tuple[str, ...], request: PruneRequest) -> tuple[Part, dict[str, float]]:
-    """Find what is pruned and what it costs.
+def _started(model: nn.Module, request: PruneRequest) -> tuple[nn.Module, tuple[str, ...], Part, dict[str, float]]:
+    """Make a copy, and find what of it is pruned and what that costs: (copy, layers without hooks, part, costs).
 
     Raises:
         InputError: the model does not run on the inputs, or it has no such part.
     """
+    own, hooked = own_copy(model)
+    try:
+        with Unwritten(own):
+            return own, hooked, *_part_and_costs(own, hooked, request)
+    except ParameterWritten:
+        own, hooked = own_copy(model, share=False)
+        return own, hooked, *_part_and_costs(own, hooked, request)
+
+
+def _part_and_costs(own: nn.Module, hooked: tuple[str, ...], request: PruneRequest) -> tuple[Part, dict[str, float]]:
     try:
         part = part_of(own, request.inputs, request.part)
         return part, part.costs(own)
-    except InputError:
+    except (InputError, ParameterWritten):
         raise
     except Exception as error:
         missing = f"; hooks of {', '.join(hooked)} are plain functions, which are not called here" if hooked else ""
         raise InputError(
             f"the model does not run on the example inputs ({type(error).__name__}: {error}){missing}"
         ) from error
+
+
+def _check_counted(costs: Mapping[str, float], request: PruneRequest) -> None:
+    """Make sure that there is something of every cost that is limited.
+
+    Raises:
+        InputError: the full model has nothing of one.
+    """
+    for name in request.budget.costs:
+        if costs.get(name) == 0:
+            raise InputError(
+                f"{name} can't be limited: {request.part or 'the model'} has 0 {name} on the example inputs; limit "
+                "another cost, or give inputs with samples"
+            )
 
 
 def _written(model: nn.Module, state: State) -> Mapping[str, Tensor] | None:

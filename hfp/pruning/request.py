@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 from torch import Tensor, nn
@@ -44,6 +45,10 @@ class PruneRequest:
 
     def __post_init__(self) -> None:
         _check_steps(self.steps)
+        if not isinstance(self.prune_heads, bool):
+            raise InputError(f"prune_heads is True or False, not {self.prune_heads!r}")
+        if self.part is not None and not isinstance(self.part, str):
+            raise InputError(f"part is the name of a module, not {type(self.part).__name__}")
         _check_data(self.data)
         _check_importance(self)
         if self.rules.ranking == "measured" and (self.data is None or self.loss_fn is None):
@@ -64,25 +69,24 @@ class PruneRequest:
         return self.data is not None and hasattr(self.importance, "accumulate")
 
 
-def check_model(model: Any, budget: Any) -> None:
-    """Make sure that there is a model with weights, and a budget.
+def layer_names(model: nn.Module, layers: Any) -> tuple[str, ...]:
+    """The names of layers that are given as modules or names; one may be given alone.
 
     Raises:
-        InputError: one of them is something else, or the model is on the meta device.
+        InputError: something else is given.
     """
-    if not isinstance(model, nn.Module) or not isinstance(budget, Budget):
-        raise InputError(f"expected a module and a Budget, got {type(model).__name__} and {type(budget).__name__}")
-    if any(parameter.is_meta for parameter in model.parameters()):
-        raise InputError(
-            "the model is on the meta device, so there are no weights to prune; Coupling.trace plans without weights"
-        )
-
-
-def layer_names(model: nn.Module, layers: Iterable[nn.Module | str] | nn.Module | str) -> tuple[str, ...]:
-    """The names of layers that are given as modules or names; one may be given alone."""
-    names = {module: name for name, module in model.named_modules()}
+    named = dict(model.named_modules(remove_duplicate=False))
+    names = {module: name for name, module in model.named_modules()}  # a module with several names has its first one
     given = (layers,) if isinstance(layers, nn.Module | str) else layers
-    return tuple(layer if isinstance(layer, str) else names.get(layer, repr(layer)) for layer in given)
+    if not isinstance(given, Iterable):
+        raise InputError(f"ignored_layers are modules of the model or their names, not {type(given).__name__}")
+    found = []
+    for layer in given:
+        if not isinstance(layer, nn.Module | str):
+            raise InputError(f"an ignored layer is a module of the model or its name, not {layer!r}")
+        module = layer if isinstance(layer, nn.Module) else named.get(layer)
+        found.append(names[module] if module in names else str(layer))
+    return tuple(found)
 
 
 def repeatable(data: Any) -> Any:
@@ -91,7 +95,7 @@ def repeatable(data: Any) -> Any:
 
 
 def _check_steps(steps: Any) -> None:
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+    if isinstance(steps, bool) or not isinstance(steps, Integral) or int(steps) < 1:
         raise InputError(f"steps is a whole number, at least 1, not {steps!r}")
 
 

@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -45,7 +46,7 @@ class RankingRules:
             raise InputError(f"ranking is one of {', '.join(RANKINGS)}, not {self.ranking!r}")
         round_to = 1 if self.round_to is None else self.round_to
         for name, value in (("round_to", round_to), ("min_channels", self.min_channels)):
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            if not isinstance(value, Integral) or isinstance(value, bool) or int(value) < 1:
                 raise InputError(f"{name} is a whole number of channels, at least 1, not {value!r}")
 
 
@@ -117,7 +118,8 @@ class Bundle:
         for name, size in self._sizes.items():
             for width in self.widths[name]:
                 left = (size - levels * (size // self.steps)) * width
-                allowed &= (left >= rules.min_channels) & (left % (rules.round_to or 1) == 0)
+                round_to = min(rules.round_to or 1, size * width + 1)  # NumPy takes no number of any size
+                allowed &= (left >= rules.min_channels) & (left % round_to == 0)
             if name in self.sizes:
                 allowed &= np.isin(size - levels * (size // self.steps), list(self.sizes[name]))
         return [0, *levels[allowed].tolist()]

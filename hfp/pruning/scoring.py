@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from hfp import importance as criteria
 from hfp.errors import InputError, described
+from hfp.layers.calling import buffers_kept, modes_kept
 from hfp.pruning.request import PruneRequest
 from hfp.pruning.schedule import Bundle
 from hfp.reconstruct.coupling.coupling import Coupling
@@ -56,12 +58,13 @@ def scored(
     scores: dict[str, Tensor] = {}
     unscored: dict[str, criteria.CriterionError] = {}
     wanted = coupling.names if only is None else [group for group in coupling.names if group in only]
-    for group in wanted:
-        try:
-            found = _called(criterion, groups(group), name, group)
-            scores[group] = _checked(group, found, coupling.sizes[group])
-        except criteria.CriterionError as error:
-            unscored[group] = error
+    with _as_evaluated(model):
+        for group in wanted:
+            try:
+                found = _called(criterion, groups(group), name, group)
+                scores[group] = _checked(group, found, coupling.sizes[group])
+            except criteria.CriterionError as error:
+                unscored[group] = error
     if unscored:
         if not scores:
             raise next(iter(unscored.values()))
@@ -73,6 +76,18 @@ def scored(
         for names in coupling.linked
         if scores.keys() >= set(names)
     ], {}
+
+
+@contextmanager
+def _as_evaluated(model: nn.Module) -> Iterator[None]:
+    """Have weights that are computed be those of evaluation mode, and put back what computing them writes.
+
+    Spectral norm takes a step of its iteration whenever its weight is looked at in training mode.
+    """
+    with modes_kept(model), buffers_kept(model):
+        for module in model.modules():
+            module.training = False  # `eval` of the caller's own layers may do more than that
+        yield
 
 
 def structured(bundles: Iterable[Bundle], coupling: Coupling, model: nn.Module) -> list[Bundle]:

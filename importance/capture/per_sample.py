@@ -17,7 +17,7 @@ from hfp.importance.capture.calls import layers_and_bare, recording_calls
 from hfp.importance.capture.moments import WAY_OUT, GradientMoments, check_finite, wide
 from hfp.importance.capture.one_sample import follows_samples, one_sample, rows_of_one
 from hfp.importance.capture.squares import LayerCall, gradient_moments
-from hfp.importance.capture.state import untouched
+from hfp.importance.capture.state import differentiable, untouched
 from hfp.importance.errors import CriterionError
 from hfp.layers.products import computed_weight
 
@@ -105,7 +105,7 @@ def _shows_samples(call: LayerCall, size: int, rows_of_one: set[int] | None) -> 
 def _differentiated(parameters: list[nn.Parameter]) -> Iterator[None]:
     """Let parameters have gradients, while open."""
     for parameter in parameters:
-        parameter.requires_grad_(True)
+        parameter.requires_grad_(differentiable(parameter))
     try:
         yield
     finally:
@@ -116,13 +116,17 @@ def _differentiated(parameters: list[nn.Parameter]) -> Iterator[None]:
 
 def _add_others(model: nn.Module, names: list[str], found: _Found, batch: Any, size: int, run: Pass) -> None:
     """Add other parameters: by one more pass that is differentiated sample by sample, or by a pass for each sample."""
+    whole = [name for name in names if not differentiable(model.get_parameter(name))]
+    _add_zeros(model, whole, found)
+    names = [name for name in names if name not in whole]
+    if not names:
+        return
     rows = None if found.varying else _by_vmap(model, names, (batch, found.target), size, run)
     if rows is not None:
         for name, value in rows.items():
             found.gradient[name], found.square[name] = wide(value).sum(0), wide(value).square().sum(0)
         return
-    for name in names:
-        found.gradient[name], found.square[name] = (torch.zeros_like(wide(model.get_parameter(name))) for _ in range(2))
+    _add_zeros(model, names, found)
     try:
         for gradients in _one_by_one(model, names, (batch, found.target), size, run):
             for name, value in gradients.items():
@@ -133,6 +137,11 @@ def _add_others(model: nn.Module, names: list[str], found: _Found, batch: Any, s
             f"the per-sample gradients of {', '.join(map(repr, names[:3]))} can't be formed, because the model fails "
             f"on one sample alone ({error}); take group-fisher"
         ) from error
+
+
+def _add_zeros(model: nn.Module, names: Iterable[str], found: _Found) -> None:
+    for name in names:
+        found.gradient[name], found.square[name] = (torch.zeros_like(wide(model.get_parameter(name))) for _ in range(2))
 
 
 def _by_vmap(

@@ -6,9 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hfp.layers.calling import buffers_kept, random_state_kept
+
+
+def differentiable(parameter: Tensor) -> bool:
+    """Return whether a parameter can have a gradient, as whole numbers can't."""
+    return parameter.is_floating_point() or parameter.is_complex()
 
 
 @contextmanager
@@ -25,7 +30,7 @@ def untouched(model: nn.Module, *, parameters_require_grad: bool) -> Iterator[No
         try:
             model.eval()
             for parameter, _, _ in parameters:
-                parameter.requires_grad_(parameters_require_grad)
+                parameter.requires_grad_(parameters_require_grad and differentiable(parameter))
                 parameter.grad = None
             yield
         finally:

@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from hfp.importance.bases.accumulated import AccumulatedImportance
 from hfp.importance.capture.batches import Pass
 from hfp.importance.capture.moments import GradientMoments, check_finite, wide
-from hfp.importance.capture.state import untouched
+from hfp.importance.capture.state import differentiable, untouched
 from hfp.importance.errors import CriterionError
 
 
@@ -55,18 +55,19 @@ class HutchinsonImportance(AccumulatedImportance):
 
     def _measure(self, model: nn.Module, batches: Iterable[Any], run: Pass) -> GradientMoments:
         total: GradientMoments | None = None
-        names = [name for name, _ in model.named_parameters()]
+        parameters = {name: each for name, each in model.named_parameters() if differentiable(each)}
+        zeros = {name: torch.zeros_like(each) for name, each in model.named_parameters() if name not in parameters}
         with untouched(model, parameters_require_grad=True), sdpa_kernel(SDPBackend.MATH):
             for batch, size in run.batches(batches, model):
                 output = run.output(model, batch)
                 loss = run.loss_sum(output, run.target(output, batch, size), size)
                 _check_differentiable_twice(loss)
                 try:
-                    gradient, curvature = self._probe(loss, list(model.parameters()))
+                    gradient, curvature = self._probe(loss, list(parameters.values()))
                 except RuntimeError as error:
                     raise _without_second_derivative(error) from error
-                named = dict(zip(names, gradient, strict=True)), dict(zip(names, curvature, strict=True))
-                moments = GradientMoments(size, check_finite(named[0]), check_finite(named[1]))
+                first, second = (zeros | dict(zip(parameters, found, strict=True)) for found in (gradient, curvature))
+                moments = GradientMoments(size, check_finite(first), check_finite(second))
                 total = moments if total is None else total.plus(moments)
         assert total is not None
         return total

@@ -501,11 +501,12 @@ def _to_meta(value: Any) -> Any:
 def _names(model: nn.Module, layers: Iterable[nn.Module | str] | nn.Module | str) -> frozenset[str]:
     """Return the names of the layers and of everything inside them."""
     known = {module: name for name, module in model.named_modules()}
-    modules = dict(model.named_modules())
+    modules = dict(model.named_modules(remove_duplicate=False))
     found: set[str] = set()
     for layer in (layers,) if isinstance(layers, nn.Module | str) else layers:
-        name = layer if isinstance(layer, str) else known.get(layer)
-        if name is None or name not in modules:
+        module = modules.get(layer) if isinstance(layer, str) else layer
+        name = None if module is None else known.get(module)  # a module with several names has its first one
+        if name is None:
             near = get_close_matches(layer, modules, n=3) if isinstance(layer, str) else []
             hint = f"; did you mean {' or '.join(near)}?" if near else ""
             raise MapError(f"ignored layer {layer!r} is not in the model{hint}")

@@ -2,6 +2,8 @@
 
 import dataclasses
 import random
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -96,3 +98,8 @@ def test_layers_that_draw_from_python_and_numpy_give_one_run_for_one_seed():
     experiment = dataclasses.replace(SMALL, model=Skipping)
     one, other = simulate(experiment), simulate(experiment)
     assert [record.loss for record in other.history] == [record.loss for record in one.history]
+
+
+def test_names_that_are_loaded_when_they_are_used_leave_the_random_state_as_it_was():
+    draws = "import random, hfp; random.seed(0); first = random.random(); random.seed(0); hfp.prune; hfp.simulate"
+    subprocess.run([sys.executable, "-c", f"{draws}; assert random.random() == first"], check=True)

@@ -14,11 +14,12 @@ from hfp.pruning.budget import KINDS, Budget
 _LEAST = {
     "num_classes": 1, "in_channels": 1, "batch_size": 2, "batches": 1, "round_to": 1, "min_channels": 1, "steps": 1,
 }  # fmt: skip
+_MOST = 1_000_000  # images per batch, and for the learning rate; PyTorch takes no number of any size
 
 
-def onnx_path(arguments: argparse.Namespace) -> Path:
+def onnx_path(out: Path) -> Path:
     """Return where the exported model of ``--out`` is."""
-    return arguments.out.with_suffix(".onnx")
+    return out.with_suffix(".onnx")
 
 
 def checked_budget(arguments: argparse.Namespace) -> Budget:
@@ -53,10 +54,12 @@ def _check_numbers(arguments: argparse.Namespace) -> None:
         value = getattr(arguments, option)
         if value is not None and value < least:
             raise InputError(f"--{option.replace('_', '-')} is at least {least}, not {value}")
+    if arguments.batch_size is not None and arguments.batch_size > _MOST:
+        raise InputError(f"--batch-size is at most {_MOST:,}, not {arguments.batch_size}")
     if arguments.finetune < 0:
         raise InputError(f"--finetune is a number of epochs, at least 0, not {arguments.finetune}")
-    if arguments.learning_rate is not None and not 0 < arguments.learning_rate < float("inf"):
-        raise InputError(f"--learning-rate is a number above 0, not {arguments.learning_rate}")
+    if arguments.learning_rate is not None and not 0 < arguments.learning_rate <= _MOST:
+        raise InputError(f"--learning-rate is a number above 0 and at most {_MOST:,}, not {arguments.learning_rate}")
 
 
 def _check_used(arguments: argparse.Namespace) -> None:
@@ -121,7 +124,7 @@ def _is_factory(spec: str) -> bool:
 def _check_targets(arguments: argparse.Namespace) -> None:
     """Refuse targets that can't be written, or that exist."""
     check_target(arguments.out)
-    targets = [arguments.out, onnx_path(arguments), *([] if arguments.picture is None else [arguments.picture])]
+    targets = [arguments.out, onnx_path(arguments.out), *([] if arguments.picture is None else [arguments.picture])]
     if len({path.resolve() for path in targets}) < len(targets):
         raise InputError(f"--out, its .onnx file and --picture are different files, not {arguments.out} twice")
     for path, ending in zip(targets[1:], (".onnx", ".png"), strict=False):
@@ -132,7 +135,7 @@ def _check_targets(arguments: argparse.Namespace) -> None:
         return
     for path in targets:
         if path.exists():
-            stale = path == onnx_path(arguments) and not arguments.export
+            stale = path == onnx_path(arguments.out) and not arguments.export
             raise InputError(
                 f"{path} exists{', and would not be of the new model' if stale else ''}; give another name, or --force "
                 f"to {'delete' if stale else 'replace'} it"

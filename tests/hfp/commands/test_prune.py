@@ -282,6 +282,34 @@ def test_fine_tuning_augments_only_when_asked_to_and_says_a_loss_of_accuracy(fac
     assert augmented == [False, True]
 
 
+def test_a_model_that_can_t_be_trained_is_not_pruned_first(factory, images, tmp_path, capsys):
+    with open(tmp_path / "own_networks.py", "a") as file:
+        file.write("def frozen():\n    return small().requires_grad_(False)\n")
+    words = ["--data", "imagefolder", "--data-root", str(images), "--finetune", "1", "--out", "m.safetensors"]
+    error = refused(capsys, "prune", "own_networks:frozen", "--ratio", "0.5", *words)
+    assert "no parameter of own_networks:frozen requires gradients, so that --finetune would train nothing" in error
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_file_that_another_command_has_written_meanwhile_stays(factory, tmp_path, monkeypatch, capsys, force):
+    def pruned(*arguments, **options):
+        for name in ("m.safetensors", "m-2.onnx"):
+            (tmp_path / name).write_text("of another command")
+        return hfp.prune(*arguments, **options)
+
+    monkeypatch.setattr("hfp.commands.prune.prune", pruned)
+    words = ["prune", factory, "--ratio", "0.5", "--image-size", "12", "--out", "m.safetensors", "--json"]
+    assert main([*words, "--force"] if force else words) == 0
+    shown = capsys.readouterr()
+    name = "m.safetensors" if force else "m-3.safetensors"
+    assert json.loads(shown.out)["out"] == name
+    assert hfp.load_pruned(name, __import__("own_networks").small()).metadata["budget"] == "ratio=0.5"
+    assert (tmp_path / "m-2.onnx").exists()
+    if not force:
+        assert (tmp_path / "m.safetensors").read_text() == "of another command"
+        assert "m.safetensors was written by another program meanwhile, and stays; this is m-3" in shown.err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -292,7 +320,12 @@ def test_fine_tuning_augments_only_when_asked_to_and_says_a_loss_of_accuracy(fac
         (["--augment"], "--augment is for --finetune EPOCHS"),
         (["--num-classes", "3"], "--num-classes does not reach own_networks:small"),
         (["--finetune", "-1"], "--finetune is a number of epochs, at least 0, not -1"),
-        (["--finetune", "1", "--lr", "0"], "--learning-rate is a number above 0, not 0.0|--learning-rate is for"),
+        (["--finetune", "1", "--lr", "0"], "--learning-rate is a number above 0 and at most 1,000,000, not 0.0"),
+        (
+            ["--finetune", "1", "--lr", "1e300"],
+            r"--learning-rate is a number above 0 and at most 1,000,000, not 1e\+300",
+        ),
+        (["--batch-size", "1" + 28 * "0"], "--batch-size is at most 1,000,000, not 1000"),
     ],
 )
 def test_no_option_is_ignored_beside_data(factory, images, words, message, capsys):

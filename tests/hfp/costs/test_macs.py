@@ -90,6 +90,22 @@ def test_macs_per_weight_times_weights_are_all_macs():
     assert sum(count * weights[name].numel() for name, count in uses.items()) == macs(model, example)
 
 
+def test_uses_are_counted_where_inputs_are_keywords_and_a_layer_returns_more_than_its_product():
+    class WithBias(nn.Linear):
+        def forward(self, x):
+            return super().forward(x), self.bias
+
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.wide, self.last = nn.ConvTranspose1d(2, 4, 3), WithBias(4, 5)
+
+        def forward(self, x):
+            return self.last(self.wide(input=x).transpose(1, 2))[0]
+
+    assert macs_per_weight(Network(), torch.zeros(2, 2, 6)) == {"wide.weight": 2 * 6, "last.weight": 2 * 8}
+
+
 def test_a_layer_that_is_not_called_counts_one_use():
     model = nn.Sequential(nn.Linear(3, 2))
     model[0].spare = nn.Linear(3, 2)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -142,6 +144,12 @@ def test_a_size_beyond_all_images_that_are_decoded_is_refused(tmp_path: Path, si
     write_splits(tmp_path)
     with pytest.raises(InputError, match="image_size must be at most 9,459 pixels; found"):
         load_dataset("imagefolder", tmp_path, image_size=size)
+
+
+def test_the_largest_size_is_that_of_pillow_s_limit() -> None:
+    source = "from PIL import Image; from hfp.data.pixels import LARGEST_SIDE as side; "
+    check = "assert side**2 <= Image.MAX_IMAGE_PIXELS < (side + 1) ** 2"
+    subprocess.run([sys.executable, "-c", source + check], check=True)  # where no library has set another limit
 
 
 def test_images_that_do_not_fit_into_memory_are_refused_in_one_line() -> None:

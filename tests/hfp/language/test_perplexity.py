@@ -45,6 +45,15 @@ def test_a_streamed_folder_has_the_perplexity_of_a_plain_loop(folder, tmp_path, 
     assert found.tokens == count
 
 
+def test_nan_for_a_word_of_the_text_is_told():
+    model = llama()
+    with torch.no_grad():
+        model.model.embed_tokens.weight[7] = torch.nan
+    assert perplexity_of(model, cut(torch.arange(6), 3)).value > 1
+    with pytest.raises(InputError, match="the model gives NaN for tokens of the text"):
+        perplexity_of(model, cut(torch.arange(9), 3))
+
+
 def test_training_lowers_it_and_pruning_raises_it_again(tmp_path):
     model = llama()
     tokens = torch.arange(4, 15).repeat(30)

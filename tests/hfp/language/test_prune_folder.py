@@ -262,6 +262,16 @@ def test_a_model_that_computes_something_else_is_not_written(full, tmp_path, mon
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_model_with_nan_in_its_weights_is_told(tmp_path):
+    model = llama()
+    with torch.no_grad():
+        model.model.layers[1].self_attn.k_proj.weight[0, 0] = torch.nan
+    folder = saved(model, tmp_path / "full")
+    with pytest.raises(InputError, match="full gives outputs that are not finite, .*: model.layers.1.self_attn.k_proj"):
+        prune_folder(folder, tmp_path / "small", HALF)
+    assert [path.name for path in tmp_path.iterdir()] == ["full"]
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")])
 def test_nothing_is_left_of_an_unfinished_folder(full, tmp_path, monkeypatch, error):
     def fail(*_):
@@ -277,6 +287,19 @@ def test_a_disk_without_room_is_told_before_anything_is_written(full, tmp_path, 
     monkeypatch.setattr(shutil, "disk_usage", lambda _: namedtuple("Usage", "free")(1000))
     with pytest.raises(InputError, match=r"needs [\d,]+ bytes, and .* has 1,000 left"):
         prune_folder(full, tmp_path / "small", HALF)
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_a_folder_that_another_program_has_written_meanwhile_stays(full, tmp_path, replace):
+    def meanwhile(doing):
+        (tmp_path / "small").mkdir(exist_ok=True)
+
+    with pytest.raises(
+        InputError, match="small was written by another program meanwhile, and stays; the new .*small-2"
+    ):
+        prune_folder(full, tmp_path / "small", HALF, progress=meanwhile, replace=replace)
+    assert not any((tmp_path / "small").iterdir())
+    assert hfp.from_pretrained(tmp_path / "small-2").metadata["report"]["budget"] == str(HALF)
 
 
 def test_a_pruned_folder_is_replaced_only_when_asked_and_no_other_folder_ever(full, half, tmp_path):
@@ -295,6 +318,8 @@ def test_a_pruned_folder_is_replaced_only_when_asked_and_no_other_folder_ever(fu
     ("given", "message"),
     [
         ({}, "give a budget, or say how many blocks"),
+        ({"budget": HALF, "widths": ()}, r"widths are some of heads, feed-forward, hidden, not \(\)"),
+        ({"budget": HALF, "widths": None}, "widths are some of heads, feed-forward, hidden, not None"),
         ({"budget": hfp.Budget(latency=0.5)}, "latency can't be limited"),
         (
             {"budget": HALF, "widths": ("heads", "experts")},

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn.utils.parametrizations import spectral_norm
 
 import hfp.layers
 from hfp.layers.patches import columns
@@ -20,6 +21,7 @@ from hfp.layers.products import (
     multiplies_inputs,
     reads_single_channels,
     weight_dims,
+    weight_entries,
 )
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -36,6 +38,15 @@ def test_the_dimensions_of_a_weight_are_as_long_as_the_layer_has_channels(kind):
         assert layer.weight.shape[dim] * (groups_of(layer) if dim in per_group else 1) == count
     assert multiplies_inputs(layer) == (kind in TRANSPOSED)
     assert is_plain(layer) == (kind not in TRANSPOSED)
+
+
+@pytest.mark.parametrize("kind", [nn.Linear, *CONVOLUTIONS, *TRANSPOSED])
+def test_entries_of_a_weight_are_counted_without_computing_it(kind):
+    plain = kind(4, 6) if kind is nn.Linear else kind(4, 6, 3, groups=2)
+    entries, layer = plain.weight.numel(), spectral_norm(plain)
+    before = layer.parametrizations.weight[0]._u.clone()
+    assert weight_entries(layer) == entries
+    assert torch.equal(layer.parametrizations.weight[0]._u, before)
 
 
 @pytest.mark.parametrize("kind", [nn.Linear, *CONVOLUTIONS, *TRANSPOSED])

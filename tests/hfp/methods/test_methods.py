@@ -423,3 +423,12 @@ def test_an_options_earlier_name_keeps_working_with_a_warning_that_says_todays()
     with pytest.warns(FutureWarning, match="option ebbs of ca-hfp is called shrink_decays now"):
         method = create_method("ca-hfp", ebbs=False)
     assert method == create_method("ca-hfp", shrink_decays=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "value"),
+    [("prunefl", "passes", 10**30), ("scalefl", "temperature", 1e300), ("fjord", "temperature", 1e300)],
+)
+def test_numbers_that_no_computation_holds_are_refused(name, option, value):
+    with pytest.raises(InputError, match=rf"{option} of {name} must be in .* 1000000\]; found 1"):
+        create_method(name, **{option: value})

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import random
 import threading
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.utils.prune as torch_prune
 from torch import Tensor, nn
 from torch.ao.quantization import MovingAverageMinMaxObserver
 from torch.nn.functional import cross_entropy
+from torch.nn.utils.parametrizations import spectral_norm
 
 import hfp
 from hfp.errors import InputError
 from hfp.importance import GroupFisherImportance
 from hfp.pruning.own_copy import own_copy
+from hfp.reconstruct import MapError
 
 X = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
 DATA = [(X, torch.tensor([0, 1, 2, 0]))]
@@ -141,3 +145,86 @@ def test_hooks_by_which_transformers_collects_outputs_stay_and_other_functions_a
     collecting.__module__ = "transformers.utils.output_capturing"
     own, without = own_copy(model)
     assert not without and len(own[1]._forward_hooks) == 1
+
+
+def test_hooks_of_parameters_are_not_called() -> None:
+    model, fired = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)), []
+    model[0].weight.register_post_accumulate_grad_hook(lambda parameter: parameter.data.zero_())
+    model[2].weight.register_hook(lambda _: fired.append("backward"))
+    before = model[0].weight.detach().clone()
+    result = hfp.prune(model, X, hfp.Budget(macs=0.5), importance="taylor", data=DATA, loss_fn=cross_entropy)
+    assert fired == [] and torch.equal(model[0].weight, before)
+    assert result.model[0].out_features == 4
+
+
+class Merging(nn.Linear):
+    """Adds what was learnt to the weight in evaluation mode, and takes it out again, as adapters of low rank do."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs)
+        self.down, self.up = nn.Parameter(torch.randn(2, inputs)), nn.Parameter(torch.randn(outputs, 2))
+        self.merged = False
+
+    def train(self, mode: bool = True) -> nn.Module:
+        if mode == self.merged:
+            self.weight.data += (self.up @ self.down).detach() * (-1 if mode else 1)
+            self.merged = not mode
+        return super().train(mode)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) if self.merged else super().forward(x) + x @ self.down.T @ self.up.T
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_layers_that_write_to_their_weights_in_evaluation_mode_write_to_a_copy(steps: int) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(Merging(6, 16), nn.ReLU(), Merging(16, 3))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    result = hfp.prune(model, X, hfp.Budget(ratio=0.5), steps=steps)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    model.load_state_dict({name: before[name] * mask for name, mask in result.index_map.masks().items()})
+    assert result.model[0].out_features == 8
+    assert torch.allclose(result.model(X), model(X), atol=1e-5)
+    assert torch.allclose(result.model.eval()(X), model.eval()(X), atol=1e-5)
+
+
+def test_a_forward_pass_that_writes_to_a_parameter_writes_to_a_copy() -> None:
+    class Averages(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+            self.mean = nn.Parameter(torch.zeros(6), requires_grad=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.mean.lerp_(x.mean(0), 0.5)
+            return self.layers(x)
+
+    model = Averages()
+    with pytest.raises(MapError, match="lerp computes something else"):
+        hfp.prune(model, X, hfp.Budget(ratio=0.5))
+    assert not model.mean.any()
+
+
+def test_models_that_draw_at_random_leave_all_random_states_as_they_were() -> None:
+    class Draws(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            random.random(), np.random.rand(), torch.rand(1)
+            return super().forward(x)
+
+    random.seed(0), np.random.seed(0), torch.manual_seed(0)
+    expected = random.random(), np.random.rand(), torch.rand(1)
+    model = Draws(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    random.seed(0), np.random.seed(0), torch.manual_seed(0)
+    hfp.prune(model, X, hfp.Budget(macs=0.5), ranking="measured", data=DATA, loss_fn=cross_entropy)
+    assert (random.random(), np.random.rand(), torch.rand(1)) == expected
+
+
+@pytest.mark.parametrize("ranking", ["layer", "measured"])
+def test_weights_that_are_computed_are_scored_as_in_evaluation_mode(ranking: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(spectral_norm(nn.Linear(6, 8)), nn.ReLU(), spectral_norm(nn.Linear(8, 3)))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    options = {"ranking": ranking, "data": DATA, "loss_fn": cross_entropy, "repair": None}
+    hfp.prune(model, X, hfp.Budget(macs=0.5), **options)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert all(module.training for module in model.modules())

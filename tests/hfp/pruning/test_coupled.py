@@ -11,6 +11,7 @@ import pytest
 import timm
 import torch
 from rich.console import Console
+from torch.nn.utils.parametrizations import spectral_norm
 
 from hfp.pruning.coupled import GroupReport, coupled_report
 from hfp.pruning.coupled_page import LETTER, coupled_page, lanes_of
@@ -60,6 +61,13 @@ def test_a_layer_is_in_a_group_or_left_alone_with_a_reason(report):
 
 def test_macs_of_the_layers_add_up_to_those_of_the_model(report):
     assert sum(layer.macs or 0 for layer in report.layers) == report.macs
+
+
+def test_the_model_stays_as_it_was():
+    model = torch.nn.Sequential(spectral_norm(torch.nn.Linear(4, 8)), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    assert [layer.macs for layer in coupled_report(model, torch.randn(2, 4), "mine").layers] == [64, 32]
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
 def test_several_indices_of_a_layer_that_go_with_a_channel_are_counted():

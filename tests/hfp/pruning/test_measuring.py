@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn.functional import cross_entropy
+from torch.nn.utils.parametrizations import weight_norm
 
 import hfp
 from hfp.costs.macs import macs, parameters
@@ -103,6 +104,27 @@ def test_the_group_that_does_not_count_is_emptied_first(kind):
         model, data[0][0], budget, importance="l2", data=data, loss_fn=cross_entropy, ranking="measured"
     ).model
     assert found.useful.out_features >= found.idle.out_features + 20
+
+
+@pytest.mark.parametrize("form", [nn.utils.weight_norm, weight_norm])
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated")
+def test_weights_that_are_computed_cost_as_much_as_others(form):
+    model, data = network_and_data()
+    for layer in (model.idle, model.other):
+        form(layer)
+    found = hfp.prune(
+        model, data[0][0], hfp.Budget(macs=0.6), data=data, loss_fn=cross_entropy, ranking="measured", repair=None
+    ).model
+    assert found.useful.out_features >= found.idle.out_features + 20
+
+
+def test_a_loss_that_is_not_finite_is_refused():
+    model, data = network_and_data()
+    with pytest.raises(InputError, match="the loss of the full model is nan .*check loss_fn, the data and the weights"):
+        hfp.prune(
+            model, data[0][0], hfp.Budget(macs=0.6), data=data, loss_fn=lambda *_: torch.tensor(torch.nan),
+            ranking="measured",
+        )  # fmt: skip
 
 
 def test_the_caller_s_model_stays_as_it_was_and_the_budget_is_met():

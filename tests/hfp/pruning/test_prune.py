@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 import torch_pruning as tp
@@ -215,6 +216,34 @@ class Tangled(nn.Module):
         return self.head(self.a(x).topk(3).values)
 
 
+class Observed(nn.Module):
+    """Keeps a tensor without values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(1, device="meta"))
+
+
+class Settled(nn.Sequential):
+    """Saves settings beside its tensors."""
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"version": 1}
+
+
+def with_nan(name: str) -> nn.Module:
+    model = network()
+    model.state_dict()[name].view(-1)[0] = float("nan")
+    return model
+
+
+def renamed() -> nn.Module:
+    """Make a model whose state has other names than its parameters."""
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 2, 3))
+    model._register_state_dict_hook(lambda _, state, *__: {f"net.{name}": tensor for name, tensor in state.items()})
+    return model
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -238,6 +267,17 @@ class Tangled(nn.Module):
         ({"data": IMAGES}, r"found one batch alone: give it as data=\[batch\]"),
         ({"data": (IMAGES, torch.zeros(len(IMAGES)))}, r"found one batch alone: give it as data=\[batch\]"),
         ({"budget": hfp.Budget(macs=0.0001)}, "can't go down to 0.0001 of the full model's"),
+        ({"ignored_layers": None}, "ignored_layers are modules of the model or their names, not NoneType"),
+        ({"ignored_layers": [0]}, "an ignored layer is a module of the model or its name, not 0"),
+        ({"prune_heads": "no"}, "prune_heads is True or False, not 'no'"),
+        ({"part": nn.Linear(1, 1)}, "part is the name of a module, not Linear"),
+        ({"round_to": 10**30}, "can't go down to 0.5 of the full model's: 1 is the least"),
+        ({"model": nn.Sequential(nn.LazyConv2d(4, 3), nn.Conv2d(4, 2, 3))}, "0.weight has no shape before"),
+        ({"model": nn.Sequential(nn.ReLU(), Observed())}, "1.seen is on the meta device"),
+        ({"model": with_nan("classifier.bias")}, "classifier.bias holds values that are NaN"),
+        ({"model": with_nan("stem.1.running_var")}, "stem.1.running_var holds values that are NaN"),
+        ({"model": Settled()}, "the model's state holds _extra_state, which is a dict, and pruning cuts tensors"),
+        ({"model": renamed()}, "the model's state does not hold the parameter 0.weight under its name"),
     ],
 )
 def test_wrong_requests_are_refused(change, message):
@@ -255,6 +295,43 @@ def test_models_that_can_t_be_pruned_say_why():
 def test_inputs_that_the_model_does_not_take_are_refused():
     with pytest.raises(InputError, match="does not run on the example inputs"):
         hfp.prune(network(), torch.randn(2, 2, 16, 16), hfp.Budget(ratio=0.5))
+
+
+@pytest.mark.parametrize("budget", [hfp.Budget(macs=0.5), hfp.Budget(params=0.5, macs=0.5)])
+def test_a_cost_that_the_model_does_not_have_can_t_be_limited(budget):
+    with pytest.raises(InputError, match="macs can't be limited: the model has 0 macs on the example inputs"):
+        hfp.prune(network(), IMAGES[:0], budget)
+
+
+def test_numbers_of_numpy_are_numbers():
+    budget = hfp.Budget(macs=np.float32(0.5), tolerance=np.float32(0.5))
+    assert type(budget.macs) is float and budget == hfp.Budget(macs=0.5, tolerance=0.5)
+    options = {"round_to": np.int64(2), "min_channels": np.int64(2), "steps": np.int64(2)}
+    found = hfp.prune(network(), IMAGES, budget, **options)
+    assert found.index_map == hfp.prune(network(), IMAGES, budget, round_to=2, min_channels=2, steps=2).index_map
+    with pytest.raises(InputError, match="a budget's params is a number, not 1000"):
+        hfp.Budget(params=10**400)
+
+
+class TwoNames(nn.Module):
+    """One module has two names, of which the model's code uses the second one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = self.second = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 6))
+        self.last = nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.second(x))
+
+
+def test_a_module_is_known_by_all_its_names():
+    model, inputs = TwoNames(), torch.randn(2, 4)
+    left = hfp.prune(model, inputs, hfp.Budget(ratio=0.5), ignored_layers="second.0").model
+    assert (left.first[0].out_features, left.last.in_features) == (8, 3)
+    assert Coupling.trace(model, inputs, "second.0").names == ("first.2",)
+    left = hfp.prune(model, inputs, hfp.Budget(ratio=0.5), part="second").model
+    assert (left.first[0].out_features, left.last.in_features) == (4, 6)
 
 
 def test_a_parameter_without_dimensions_is_reported_and_kept():

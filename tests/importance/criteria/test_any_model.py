@@ -245,3 +245,30 @@ def test_data_of_inference_mode_score_as_any_data_and_its_models_are_refused_in_
 def test_models_in_bfloat16_give_finite_scores(name):
     model = plain().bfloat16().eval()
     assert_useful(scored(create(name), model, IMAGES.bfloat16(), LABELS))
+
+
+class Chosen(nn.Module):
+    """Takes some of its inputs, by numbers that are a parameter or a buffer of the model or of a layer."""
+
+    def __init__(self, as_parameter, in_layer):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last = nn.Linear(4, 6), nn.Linear(6, 3)
+        chosen, holder = torch.tensor([0, 2, 1, 5]), self.first if in_layer else self
+        if as_parameter:
+            holder.register_parameter("chosen", nn.Parameter(chosen, requires_grad=False))
+        else:
+            holder.register_buffer("chosen", chosen)
+
+    def forward(self, x):
+        chosen = self.chosen if hasattr(self, "chosen") else self.first.chosen
+        return self.last(self.first(x[:, chosen]).tanh())
+
+
+@pytest.mark.parametrize("in_layer", [False, True])
+@pytest.mark.parametrize("name", FROM_DATA)
+def test_parameters_that_are_whole_numbers_have_no_gradient(name, in_layer):
+    torch.manual_seed(1)
+    x, y = torch.randn(16, 6), torch.randint(3, (16,))
+    found = [scored(create(name), Chosen(as_parameter, in_layer), x, y)["first"] for as_parameter in (True, False)]
+    assert torch.equal(*found)
