@@ -102,7 +102,8 @@ class Evaluator:
         clients = participants if self._policy == "participants" else self._federation.context.clients
         found = self._safeguards.pooled(state, self._statistics(state, clients))
         pooled = {name: value.to(state.weights[name]) for name, value in found.items()}
-        return ServerState(state.round, {**state.weights, **pooled}, state.method_state)
+        weights = self._federation.context.shared({**state.weights, **pooled})
+        return ServerState(state.round, weights, state.method_state)
 
     def traffic(self, participants: Sequence[Client]) -> tuple[int, int]:
         """Count what one re-estimation of statistics after a round moves: bytes down and bytes up."""

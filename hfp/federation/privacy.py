@@ -1,9 +1,10 @@
 """Differential privacy of a client's whole data, at the server (McMahan et al., ICLR 2018, arXiv 1710.06963).
 
 The server clips every client's change, embedded into the full model, to one length over all entries. It adds the
-changes up, adds Gaussian noise to every entry, and divides by a fixed number of clients. A divisor that depended on how
-many clients hold an entry would change what one client can do to the sum. The method then sees one update that covers
-the full model, so that masks and scores follow from noised values alone. Batch-norm statistics are a second release.
+changes up, adds Gaussian noise to every entry that is trained, and divides by a fixed number of clients. A divisor that
+depended on how many clients hold an entry would change what one client can do to the sum. The method then sees one
+update that covers the full model, so that masks and scores follow from noised values alone. Batch-norm statistics are a
+second release.
 
 What is protected is the global model, and whatever is computed from it. The server itself sees every client's update,
 and the run's records hold every client's loss.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import nn
@@ -13,20 +13,27 @@ from hfp.costs.macs import TRAINING_FACTOR, MacCounter, parameters
 from hfp.costs.memory import PeakBytesCounter
 from hfp.costs.payload import packed_bytes
 from hfp.errors import InputError
-from hfp.methods.blocks.selection import keep_best, kept_counts
-from hfp.reconstruct import Coupling, compact_model
+from hfp.methods.blocks.selection import keep_first
+from hfp.reconstruct import Coupling, Plan, compact_model
 
 
 class RatioFinder:
     """Finds the smallest ratio, in steps of a hundredth, whose submodel keeps within given limits.
 
     Limits are those of `hfp.federation.experiment.BUDGET_LIMITS`, and the memory of a device that has a figure for it.
-    A submodel that loses the share ``ratio`` of every coupled group's channels is sent down and up once per round, and
-    trained on batches of `batch_size`.
+    A submodel that keeps as many channels as `sized` does at a ratio is sent down and up once per round, and trained on
+    batches of `batch_size`.
     """
 
-    def __init__(self, model: nn.Module, groups: Coupling, example: torch.Tensor, batch_size: int = 32) -> None:
-        self._model, self._groups, self._count = model, groups, MacCounter(example)
+    def __init__(
+        self,
+        model: nn.Module,
+        groups: Coupling,
+        example: torch.Tensor,
+        batch_size: int = 32,
+        sized: Callable[[Coupling, float], Plan] = keep_first,
+    ) -> None:
+        self._model, self._groups, self._sized, self._count = model, groups, sized, MacCounter(example)
         self._count_peak_bytes, self._batch_size = PeakBytesCounter(example), batch_size
         self._costs: dict[float, tuple[int, int, int]] = {}
         self._ratios = [percent / 100 for percent in range(100) if self._leaves_channels(percent / 100)]
@@ -96,12 +103,11 @@ class RatioFinder:
         return self._count_peak_bytes(self._submodel(ratio), self._batch_size)
 
     def _submodel(self, ratio: float) -> nn.Module:
-        scores = {name: torch.zeros(size) for name, size in self._groups.sizes.items()}
-        return compact_model(self._model, self._groups.index_map(keep_best(self._groups, ratio, scores)))
+        return compact_model(self._model, self._groups.index_map(self._sized(self._groups, ratio)))
 
     def _leaves_channels(self, ratio: float) -> bool:
         try:
-            kept_counts(self._groups, ratio)
+            self._sized(self._groups, ratio)
         except InputError:
             return False
         return True

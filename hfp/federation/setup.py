@@ -202,7 +202,7 @@ def _assemble(
         model=model,
         groups=groups,
         parameters=tuple(dict(model.named_parameters())),
-        clients=_clients(experiment, samples, _ratios(experiment, model, groups, samples, dataset.shape)),
+        clients=_clients(experiment, samples, _ratios(experiment, method, model, groups, samples, example)),
         seed=experiment.seed,
         example=example,
         classifier=_rows_of_classes(model),
@@ -281,10 +281,10 @@ def coupled_groups(model: nn.Module, shape: tuple[int, ...]) -> Coupling:
 
 
 def _ratios(
-    experiment: Experiment, model: nn.Module, groups: Coupling, samples: list[int], shape: tuple[int, ...]
+    experiment: Experiment, method: Method, model: nn.Module, groups: Coupling, samples: list[int], example: Tensor
 ) -> tuple[float, ...]:
     devices = experiment.devices
-    finder = RatioFinder(model, groups, torch.zeros(1, *shape), experiment.batch_size)
+    finder = RatioFinder(model, groups, example, experiment.batch_size, method.sized)
     if experiment.budget is not None:
         return tuple(
             finder.find(experiment.budget, device, experiment.epochs * images, client)

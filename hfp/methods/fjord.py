@@ -18,7 +18,7 @@ from hfp.methods.interface.base import Method
 from hfp.methods.interface.client_context import ClientContext
 from hfp.methods.interface.registry import register
 from hfp.methods.interface.values import Client, MethodContext, Reply, ServerState, Task
-from hfp.reconstruct import IndexMap, Plan, TensorMap
+from hfp.reconstruct import Coupling, IndexMap, Plan, TensorMap
 from hfp.settings import SEVERAL, setting
 from hfp.training.local_step import Objective
 
@@ -55,7 +55,11 @@ class FjORD(Method):
 
     def plan(self, context: MethodContext, state: ServerState, client: Client) -> Plan:
         """Plan the prefix of the client's own width."""
-        return keep_window(context.groups, client.ratio)
+        return self.sized(context.groups, client.ratio)
+
+    def sized(self, groups: Coupling, ratio: float) -> Plan:
+        """Keep the share ``1 - ratio``, rounded up."""
+        return keep_window(groups, ratio)
 
     def train(self, local: ClientContext, task: Task) -> Reply:
         """Train the nested widths inside the client's model."""

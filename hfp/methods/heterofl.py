@@ -18,7 +18,7 @@ from hfp.methods.interface.base import Method
 from hfp.methods.interface.client_context import ClientContext
 from hfp.methods.interface.registry import register
 from hfp.methods.interface.values import Client, MethodContext, Reply, ServerState, Task, Update
-from hfp.reconstruct import Aggregator, IndexMap, Plan, TensorMap
+from hfp.reconstruct import Aggregator, Coupling, IndexMap, Plan, TensorMap
 from hfp.settings import setting
 from hfp.training.local_step import Objective
 
@@ -51,7 +51,11 @@ class HeteroFL(Method):
 
     def plan(self, context: MethodContext, state: ServerState, client: Client) -> Plan:
         """Plan the first channels of every coupled group."""
-        return keep_window(context.groups, client.ratio)
+        return self.sized(context.groups, client.ratio)
+
+    def sized(self, groups: Coupling, ratio: float) -> Plan:
+        """Keep the share ``1 - ratio``, rounded up."""
+        return keep_window(groups, ratio)
 
     def objective(self, local: ClientContext, task: Task, model: nn.Module) -> Objective:
         """Minimise cross-entropy over the classes that the client has, on scaled outputs."""

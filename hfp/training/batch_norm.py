@@ -27,7 +27,8 @@ def estimate(model: nn.Module, batches: Iterable[Tensor]) -> dict[str, Tensor]:
     """Measure the mean and variance of the inputs of every batch-norm layer, by state name.
 
     Every sample counts the same, and a variance is the mean of the batches' own. The model's running statistics are
-    replaced, and its mode is left as it was. The cost is one forward pass of all batches.
+    replaced, and its mode is left as it was. The cost is one forward pass of all batches. A layer that the model has
+    under several names has its statistics under each.
     """
     layers = [module for module in model.modules() if isinstance(module, _BatchNorm) and _tracks(module)]
     if not layers:
@@ -44,7 +45,7 @@ def estimate(model: nn.Module, batches: Iterable[Tensor]) -> dict[str, Tensor]:
             model(batch)
     return {
         f"{name}.{which}": getattr(module, which).clone()
-        for name, module in model.named_modules()
+        for name, module in model.named_modules(remove_duplicate=False)
         if _tracks(module)
         for which in ("running_mean", "running_var")
     }

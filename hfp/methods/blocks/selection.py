@@ -86,6 +86,11 @@ def keep_random(groups: Coupling, ratio: float, generator: torch.Generator) -> P
     )
 
 
+def keep_first(groups: Coupling, ratio: float) -> Plan:
+    """Keep the first channels of every coupled group, as many as `keep_best` and `keep_random` do."""
+    return groups.plan({name: torch.arange(count) for name, count in kept_counts(groups, ratio).items()})
+
+
 def keep_best(
     groups: Coupling,
     ratio: float,

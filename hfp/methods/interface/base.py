@@ -17,9 +17,10 @@ from typing import ClassVar, Protocol
 from torch import Tensor, nn
 
 from hfp.errors import InputError
+from hfp.methods.blocks.selection import keep_first
 from hfp.methods.interface.client_context import ClientContext
 from hfp.methods.interface.values import Client, MethodContext, Reply, ServerState, State, Task, TrainedPart, Update
-from hfp.reconstruct import Plan
+from hfp.reconstruct import Coupling, Plan
 from hfp.settings import check_settings
 from hfp.training.local_step import Objective
 
@@ -143,6 +144,13 @@ class Method(ABC):
     def most_steps(self, state: ServerState, steps: int) -> int:
         """At most so many local steps can be in a reply of the coming round, where the local epochs have `steps`."""
         return steps
+
+    def sized(self, groups: Coupling, ratio: float) -> Plan:
+        """Keep as many channels as a client of a ratio trains, whichever they are, to find a budget's ratio.
+
+        By default the share `ratio` of each coupled group goes, rounded to the nearest number of channels.
+        """
+        return keep_first(groups, ratio)
 
     def trained_model(self, client: Client, model: nn.Module) -> nn.Module:
         """Return a client's compact `model` as the client trains it, for its costs. By default all of it runs."""

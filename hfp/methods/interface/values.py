@@ -78,17 +78,17 @@ class MethodContext:
         return tuple(name for name in self.parameters if known[name].requires_grad)
 
     def shared(self, weights: State) -> dict[str, Tensor]:
-        """Return a full state in which a parameter that the model has under several names has one value.
+        """Return a full state in which a tensor that the model has under several names has one value.
 
-        It is that of the name which stands among `parameters`.
+        It is that of its first name, which of a parameter is the one among `parameters`.
         """
         return {**weights, **{name: weights[first].clone() for name, first in self._further_names.items()}}
 
     @cached_property
     def _further_names(self) -> Mapping[str, str]:
-        first = {id(parameter): name for name, parameter in self.model.named_parameters()}
-        every = self.model.named_parameters(remove_duplicate=False)
-        return {name: first[id(parameter)] for name, parameter in every if first[id(parameter)] != name}
+        first: dict[int, str] = {}
+        names = {n: first.setdefault(id(t), n) for n, t in self.model.state_dict(keep_vars=True).items()}
+        return {name: other for name, other in names.items() if name != other}
 
 
 @dataclass(frozen=True)

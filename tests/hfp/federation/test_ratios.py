@@ -119,6 +119,19 @@ def test_a_client_whose_method_takes_more_memory_than_its_device_has_is_not_aske
         simulate(dataclasses.replace(fedavg, profile=small))
 
 
+@pytest.mark.parametrize("method", ["ca-hfp", "fedmp", "heterofl", "fedrolex", "fjord"])
+def test_submodels_are_within_the_limits_however_a_method_rounds(method):
+    experiment = Experiment(
+        method=method, clients=2, train_images=80, rounds=1, head_start=1.0, batch_norm="aggregate", ratio=0.3
+    )
+    full = simulate(dataclasses.replace(experiment, ratio=0.0)).history[0].clients[0]
+    for share in (0.41, 0.52, 0.63):
+        within = dataclasses.replace(experiment, ratio=None, budget={"macs": share})
+        assert all(one.forward_macs <= share * full.forward_macs for one in simulate(within).history[0].clients)
+        small = dataclasses.replace(experiment, profile=f"2e10:4e6:1e6:{share * full.peak_bytes}")
+        assert [one.status for one in simulate(small).history[0].clients] == ["in time", "in time"]
+
+
 @pytest.mark.parametrize("method", ["fedprox", "prunefl", "fedrts", "fiarse"])
 def test_a_client_is_not_asked_for_what_its_reply_would_be_refused_for(method):
     """Some methods keep more than the model: the global weights, or a mask."""

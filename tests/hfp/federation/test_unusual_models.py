@@ -12,6 +12,7 @@ from hfp.federation.rounds import Course
 from hfp.federation.setup import set_up
 from hfp.methods.blocks import sparse
 from hfp.methods.interface.base import moved_by
+from hfp.training.batch_norm import estimate
 
 SINGLE = {"structured": False}
 
@@ -46,6 +47,42 @@ def course(method, make, options=None, **settings):
 
 def sharing():
     return Network(shared=True)
+
+
+class Repeated(nn.Module):
+    """A network that runs one block with batch-norm twice, under two names."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(1, 8, 3)
+        self.block = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+        self.again, self.classes = self.block, nn.Linear(8, 10)
+
+    def forward(self, x):
+        return self.classes(self.again(self.block(self.first(x).relu())).mean((2, 3)))
+
+
+@pytest.mark.parametrize("policy", ["reestimate", "participants", "local"])
+@pytest.mark.parametrize("method", ["ca-hfp", "fedavg", "prunefl"])
+def test_statistics_of_a_layer_under_two_names_stay_the_same(method, policy):
+    options = {"passes": 2} if method == "prunefl" else {}
+    run = course(method, Repeated, options, batch_norm=policy, rounds=2).run()
+    assert {client.status for record in run.history for client in record.clients} == {"in time"}
+    for name in ("block.1.running_mean", "block.1.running_var"):
+        assert torch.equal(run.global_state[name], run.global_state[name.replace("block", "again")])
+
+
+def test_private_statistics_of_a_layer_under_two_names_stay_the_same():
+    pytest.importorskip("dp_accounting")
+    run = course("fedavg", Repeated, privacy={"noise": 1.0}, rounds=2).run()
+    assert torch.equal(run.global_state["block.1.running_var"], run.global_state["again.1.running_var"])
+
+
+def test_a_layer_under_two_names_has_its_statistics_under_each():
+    network = Repeated()
+    found = estimate(network, [torch.randn(8, 1, 8, 8)])
+    assert torch.equal(found["block.1.running_mean"], found["again.1.running_mean"])
+    assert found.keys() == {name for name in network.state_dict() if "running" in name}
 
 
 def normed():
