@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ import hfp
 from hfp.costs.macs import macs, parameters, state_bytes
 from hfp.errors import InputError
 from hfp.pruning.tables import folded, layer_table, left_alone_lines
-from hfp.reconstruct import Coupling, MapError, TimmModel, compact_model, record
+from hfp.reconstruct import Coupling, MapError, Plan, TimmModel, compact_model, record
 
 
 def network() -> nn.Module:
@@ -189,6 +190,16 @@ def test_saved_and_loaded(tmp_path):
         assert again.index_map == result.index_map
         assert (again.metadata["criterion"], again.metadata["budget"]) == ("l1", "macs=0.5")
         assert again.metadata["ranking"] == result.report.as_dict()["ranking"] == "isomorphic"
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))])
+def test_results_can_be_copied_and_given_to_other_processes(copied):
+    result = hfp.prune(network(), IMAGES, hfp.Budget(ratio=0.5))
+    found = copied(result)
+    assert found.index_map == result.index_map and found.report == result.report
+    assert torch.equal(found.model.eval()(IMAGES), result.model.eval()(IMAGES))
+    plan = Plan({"conv1": 4, "conv2": 8}, {"conv1": (0, 3)})
+    assert copied(plan) == plan
 
 
 def test_the_report_names_every_layer():
