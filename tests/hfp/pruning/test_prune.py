@@ -113,6 +113,26 @@ def test_the_map_leads_there_and_back():
         assert torch.equal(again(IMAGES), result.model.eval()(IMAGES))
 
 
+NARROW = nn.Sequential(nn.Linear(8, 2), nn.ReLU(), nn.Linear(2, 6), nn.ReLU(), nn.Linear(6, 4))
+
+
+def test_a_step_that_can_t_be_gone_is_told_with_its_budget():
+    with pytest.raises(InputError, match=r"^in step 3 of 3, to macs=0.15: macs can't go down to 0.15 .*: 0.25 is the"):
+        hfp.prune(NARROW, torch.randn(4, 8), hfp.Budget(macs=0.15), steps=3)
+
+
+@pytest.mark.parametrize("budget", [hfp.Budget(ratio=0.9), hfp.Budget(macs=0.25), hfp.Budget(params=0.3)])
+def test_steps_after_all_that_can_go_is_gone_change_nothing(budget):
+    result = hfp.prune(NARROW, torch.randn(4, 8), budget, steps=40, ranking="global")
+    assert [layer.after for layer in result.report.layers] == [1, 1, 4]
+    assert result.report.ratio == 0.75
+    data, options = [(torch.randn(4, 8), torch.arange(4))], {"loss_fn": cross_entropy, "ranking": "measured"}
+    measured = hfp.prune(NARROW, torch.randn(4, 8), budget, steps=6, data=data, repair=None, **options)
+    assert [layer.after for layer in measured.report.layers] == [1, 1, 4]
+    with pytest.raises(InputError, match="in step .* of 40, .*: macs can't go down to .* 0.25 is the least"):
+        hfp.prune(NARROW, torch.randn(4, 8), hfp.Budget(macs=0.15), steps=40)
+
+
 def test_steps_compose_and_score_again():
     model = network()
     result = hfp.prune(model, IMAGES, hfp.Budget(macs=0.4), steps=3)
