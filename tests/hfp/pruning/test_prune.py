@@ -11,6 +11,7 @@ import torch
 import torch_pruning as tp
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.utils.data import TensorDataset
 
 import hfp
 from hfp.costs.macs import macs, parameters, state_bytes
@@ -294,6 +295,7 @@ def renamed() -> nn.Module:
         ({"importance": lambda group: torch.ones(len(group[0].idxs)) * 1j}, "are complex numbers, which have no order"),
         ({"ranking": "up"}, "ranking is one of layer, global, isomorphic, measured"),
         ({"data": 3}, "data is a list or loader of batches, not int"),
+        ({"data": TensorDataset(IMAGES)}, "TensorDataset is a data set of single samples: give a DataLoader of it"),
         ({"data": {"images": IMAGES}}, "data is a list or loader of batches, not dict"),
         ({"data": IMAGES}, r"found one batch alone: give it as data=\[batch\]"),
         ({"data": (IMAGES, torch.zeros(len(IMAGES)))}, r"found one batch alone: give it as data=\[batch\]"),
