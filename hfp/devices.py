@@ -10,7 +10,8 @@ from hfp.errors import InputError
 KINDS = ("cpu", "cuda", "hpu", "mps", "mtia", "npu", "privateuseone", "xla", "xpu")
 """The kinds of devices that compute. A package may add others by an entry point ``torch.backends``."""
 
-_NAME = re.compile(r"(?!meta)([a-z]+)(:\d+)?")
+_NAME = re.compile(r"(?!meta)([a-z]+)(?::(0|[1-9][0-9]{0,2}))?")
+_LARGEST = 127  # PyTorch takes larger numbers for others, as cuda:300 for cuda:44
 
 
 def check_device(name: str) -> None:
@@ -22,7 +23,7 @@ def check_device(name: str) -> None:
         InputError: the name has another form, or its kind is not known.
     """
     found = _NAME.fullmatch(name)
-    if found is None:
+    if found is None or int(found[2] or 0) > _LARGEST:
         raise InputError(f"device must be one that computes, such as cpu, cuda, cuda:1 or mps; found {name!r}")
     if found[1] not in KINDS and not entry_points(group="torch.backends"):
         raise InputError(

@@ -54,14 +54,15 @@ def results(output: Any) -> list[Tensor]:
 
     They may be nested in lists, tuples, mappings, dataclasses and other plain objects.
     """
-    return list(_results(output, set()))
+    return list(_results(output, {}))
 
 
-def _results(output: Any, seen: set[int]) -> Iterator[Tensor]:
+def _results(output: Any, seen: dict[int, Any]) -> Iterator[Tensor]:
+    """Yield the tensors; what was seen is kept, so that nothing that is made meanwhile gets its identity."""
     if isinstance(output, Tensor):
         yield output
     elif id(output) not in seen and not isinstance(output, str | bytes | type | nn.Module):
-        seen.add(id(output))
+        seen[id(output)] = output
         if isinstance(output, Mapping):
             inside = [*output.values()]
         elif isinstance(output, list | tuple | set | frozenset):

@@ -44,7 +44,7 @@ def finetune(
         seed: draws the order of the images, and the shifts.
         progress: is called after every step.
     """
-    steps = epochs * (-(-len(dataset.train) // batch_size))
+    steps = epochs * len(_sizes(len(dataset.train), batch_size))
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(parameters, learning_rate, momentum=0.9, nesterov=True, weight_decay=5e-4)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps, 1))
@@ -89,11 +89,16 @@ def training_batches(dataset: Dataset, batch_size: int, most: int, device: torch
 
 def _shuffled(split: Split, batch_size: int, draw: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
     order = torch.randperm(len(split), generator=draw)
-    batches = list(order.split(batch_size))
-    if len(batches) > 1 and len(batches[-1]) == 1:  # batch norm can't train on one sample
-        batches[-2:] = [torch.cat(batches[-2:])]
-    for chosen in batches:
+    for chosen in order.split(_sizes(len(split), batch_size)):
         yield split.images[chosen], split.labels[chosen]
+
+
+def _sizes(images: int, batch_size: int) -> list[int]:
+    """Return how many images each batch has; one image beside full batches goes with the last of them."""
+    full, rest = divmod(images, batch_size)
+    if rest == 1 and full:  # batch norm can't train on one sample
+        return [batch_size] * (full - 1) + [batch_size + 1]
+    return [batch_size] * full + [rest] * (rest > 0)
 
 
 def _batches(split: Split, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -37,6 +37,8 @@ FEWEST_SAMPLES = 32
 MOST_SAMPLES = 15_000
 """The number of samples that all measurements of one ranking may run together."""
 
+_ALONE = "ranking 'measured' takes batch-norm statistics of each batch; give batches of two samples or more, not of one"
+
 
 def measured(
     bundles: Iterable[Bundle], rules: RankingRules, outcome: Callable[[Kept], tuple[float, float]]
@@ -92,11 +94,15 @@ def samples_for(batches: Iterable[Any], losses: int) -> list[Any]:
     """
     most = min(SAMPLES, max(FEWEST_SAMPLES, MOST_SAMPLES // losses))
     found: list[Any] = []
+    largest = 0
     for batch in batches:
         first = first_tensor(batch)
         size = len(first) if first is not None and first.dim() else 1
         if found and size > most and most < FEWEST_SAMPLES:
             break  # batch-norm layers would have too few samples for statistics
+        if found and size == 1 < largest:
+            continue  # as one sample that is left over
+        largest = max(largest, size)
         found.append(batch if size <= most else _part(batch, size, most))
         most -= size
         if most <= 0:
@@ -144,12 +150,21 @@ def _slope(before: tuple[int, float, float], after: tuple[int, float, float]) ->
 
 
 def mean_loss(model: nn.Module, batches: Iterable[Any], loss_fn: Callable[..., Tensor]) -> float:
-    """Measure the mean loss over the batches' samples. The model's running statistics change."""
+    """Measure the mean loss over the batches' samples. The model's running statistics change.
+
+    Raises:
+        InputError: a batch is one sample alone, of which batch-norm layers take no statistics.
+    """
     run = Pass(loss_fn)
     total, samples = 0.0, 0
     with torch.no_grad(), batch_statistics(model):
         for batch, size in run.batches(batches, model):
-            output = run.output(model, batch)
+            try:
+                output = run.output(model, batch)
+            except ValueError as error:
+                if "more than 1 value per channel" not in str(error):
+                    raise
+                raise InputError(_ALONE) from error
             total += float(run.unchecked_loss_sum(output, run.target(output, batch, size), size))
             samples += size
     return total / samples

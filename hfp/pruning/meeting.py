@@ -54,6 +54,11 @@ def meet(
     return order.at(found.levels)
 
 
+def out_of_reach(name: str, limit: float, least: float) -> str:
+    """What to say where a cost can't go down to its limit."""
+    return f"{name} can't go down to {limit:.4g} of the full model's: {least:.4g} is the least that is reachable here"
+
+
 @dataclass(frozen=True)
 class _Trial:
     """A plan of the search. pins: bundles whose level is set. last: the bundle whose removal met the limits."""
@@ -143,10 +148,7 @@ class _Search:
         """What to say where even the last plan is above a limit."""
         shares = self.shares(found.levels)
         name = max(self.limits, key=lambda name: shares[name] / self.limits[name])
-        return (
-            f"{name} can't go down to {self.limits[name]:.4g} of the full model's: "
-            f"{shares[name]:.4g} is the least that is reachable here"
-        )
+        return out_of_reach(name, self.limits[name], shares[name])
 
     def too_far(self, found: _Trial, tolerance: float) -> str:
         """What to say where the nearest plan is further below the limits than asked for."""

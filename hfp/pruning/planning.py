@@ -13,7 +13,7 @@ from hfp.errors import InputError
 from hfp.layers.products import owner_of, weight_entries
 from hfp.pruning.budget import Budget
 from hfp.pruning.measuring import mean_loss, measured, measurements, samples_for
-from hfp.pruning.meeting import meet
+from hfp.pruning.meeting import meet, out_of_reach
 from hfp.pruning.part import Part
 from hfp.pruning.request import PruneRequest
 from hfp.pruning.schedule import Bundle, Earlier, Kept, Order
@@ -83,16 +83,16 @@ def planned(model: nn.Module, shown: nn.Module, costs: Mapping[str, float], goal
     coupling = Coupling.trace(run, inputs, request.ignored_layers, request.prune_heads, goal.part.shared)
     if goal.part.inside(coupling.costs({})) != costs:
         coupling = coupling.miscounting()
-    if request.rules.ranking == "measured":  # what must stay is found before losses are measured, and not after
-        coupling = coupling.verified(run, inputs)
+    if request.rules.ranking == "measured" and coupling.names:
+        coupling = coupling.verified(run, inputs)  # what must stay is found before losses are measured, and not after
     request.tell("scoring")
     scores_of = model if request.scores_with_data else shown
     criterion = criterion_for(scores_of, request)
     refused: dict[str, str] = {}
     for _ in range(MOST_CHECKS):
         if not coupling.names:
-            what = "this model" if goal.part.name is None else goal.part.name
-            raise MapError(f"nothing can be removed from {what}: {goal.part.why_nothing(coupling)}")
+            _check_exhausted(coupling, costs, goal)
+            return Step(model, coupling, coupling.plan({}), {})
         bundles, unscored = scored(coupling, scores_of, criterion, request.criterion)
         if unscored:
             coupling, refused = coupling.leaving(unscored), {**refused, **unscored}
@@ -110,6 +110,21 @@ def planned(model: nn.Module, shown: nn.Module, costs: Mapping[str, float], goal
     raise MapError(
         f"after {MOST_CHECKS} attempts the compact model still does not compute what it should: {coupling.why_nothing}"
     )
+
+
+def _check_exhausted(coupling: Coupling, costs: Mapping[str, float], goal: Goal) -> None:
+    """Make sure that a model of which nothing can be removed any more is small enough.
+
+    Raises:
+        InputError: earlier steps removed all that can go, and more should go.
+        MapError: there was nothing from the start.
+    """
+    if not goal.earlier.sizes:
+        what = "this model" if goal.part.name is None else goal.part.name
+        raise MapError(f"nothing can be removed from {what}: {goal.part.why_nothing(coupling)}")
+    for name, limit in goal.budget.costs.items():
+        if name in costs and costs[name] > limit * goal.costs[name]:
+            raise InputError(out_of_reach(name, limit, costs[name] / goal.costs[name]))
 
 
 def _plan(bundles: list[Bundle], coupling: Coupling, model: nn.Module, goal: Goal, request: PruneRequest) -> Plan:

@@ -8,6 +8,7 @@ from numbers import Integral
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from hfp import importance as criteria
 from hfp.errors import InputError
@@ -105,6 +106,11 @@ def _check_data(data: Any) -> None:
         return
     if isinstance(data, str | bytes | Mapping) or not (hasattr(data, "__iter__") or hasattr(data, "__getitem__")):
         raise InputError(f"data is a list or loader of batches, not {type(data).__name__}")
+    if isinstance(data, Dataset) and not hasattr(data, "__iter__"):
+        raise InputError(
+            f"data is a list or loader of batches; {type(data).__name__} is a data set of single samples: give a "
+            "DataLoader of it (with batch_size=None where its samples are batches)"
+        )
     one_batch = isinstance(data, Tensor)
     if isinstance(data, tuple | list) and len(data) == 2 and all(isinstance(part, Tensor) for part in data):
         inputs, targets = data

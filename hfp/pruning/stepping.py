@@ -64,7 +64,12 @@ def stepped(model: nn.Module, own: nn.Module, part: Part, costs: Mapping[str, fl
     state = State(own, IndexMap.identity(model), costs)
     for step in range(1, request.steps + 1):
         goal = Goal(own, costs, part, request.budget.part(step, request.steps), state.channels)
-        state = _step(state, model if step == 1 else state.model, goal, _numbered(request, step))
+        try:
+            state = _step(state, model if step == 1 else state.model, goal, _numbered(request, step))
+        except InputError as error:
+            if request.steps == 1:
+                raise
+            raise InputError(f"in step {step} of {request.steps}, to {goal.budget}: {error}") from error
     return state
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from hfp.errors import InputError, unknown
 from hfp.settings.interval import Interval
+from hfp.settings.table import Table
 
 ONE, EITHER, SEVERAL, PAIRS = "one", "one or several", "several", "pairs"
 """A setting takes one value; one or a list; a list; or a table of names and values."""
@@ -83,7 +84,7 @@ class Setting:
         if self.also is not None and self.also(value):
             return value
         if self.shape == PAIRS and isinstance(value, Mapping):
-            return MappingProxyType({name: self._pair(name, part, label) for name, part in value.items()})
+            return Table({name: self._pair(name, part, label) for name, part in value.items()})
         if self.shape in (EITHER, SEVERAL) and isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
             if len(value) or self.shape == SEVERAL:
                 return tuple(self._one(part, label) for part in value)

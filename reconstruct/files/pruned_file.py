@@ -153,7 +153,12 @@ def save_pruned(
     >>> load_pruned(path, full).model[0].out_features
     4
     """
-    model, index_map = pruned.model, pruned.index_map
+    model, index_map = getattr(pruned, "model", None), getattr(pruned, "index_map", None)
+    if model is None or not isinstance(index_map, IndexMap):
+        raise MapError(
+            "expected what hfp.prune returned, or a Pruned of a model and its IndexMap; found a "
+            f"{type(pruned).__name__}{'' if index_map is None else f' with a {type(index_map).__name__}'}"
+        )
     state = dict(model.state_dict() if isinstance(model, nn.Module) else model)
     index_map.check_compact(state)
     if timm is not None:
@@ -234,6 +239,8 @@ def load_pruned(path: str | os.PathLike[str], skeleton: nn.Module | None = None)
     Linear(in_features=4, out_features=6, bias=True)
     """
     file = read_pruned(path)
+    if not isinstance(skeleton, nn.Module | None):
+        raise MapError(f"the skeleton is the full model, a module, not {skeleton!r:.80}")
     if skeleton is None:
         if file.timm is None:
             raise MapError(f"{path} names no timm model; give the full model as `skeleton`")

@@ -278,6 +278,11 @@ class IndexMap:
         object.__setattr__(self, "attributes", MappingProxyType(attributes))
         object.__setattr__(self, "transient", MappingProxyType(dict(self.transient)))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return what copies are made of, which `copy.deepcopy` and other processes get."""
+        attributes = {name: dict(changed) for name, changed in self.attributes.items()}
+        return type(self), (dict(self.tensors), attributes, dict(self.transient))
+
     @classmethod
     def identity(cls, model: nn.Module | State) -> IndexMap:
         """Return the map that keeps everything of a model, or of a state_dict.

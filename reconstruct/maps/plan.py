@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 from hfp.reconstruct.errors import MapError
 from hfp.reconstruct.maps.tables import counted, html_table, share
@@ -45,6 +46,10 @@ class Plan:
             _check(name, indices, self.sizes[name])
         object.__setattr__(self, "sizes", MappingProxyType(dict(self.sizes)))
         object.__setattr__(self, "kept", MappingProxyType({**whole, **kept}))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return what copies are made of, which `copy.deepcopy` and other processes get."""
+        return type(self), (dict(self.sizes), dict(self.kept))
 
     @property
     def ratio(self) -> float:

@@ -14,6 +14,8 @@ from hfp.reconstruct.models.attributes import apply
 from hfp.reconstruct.models.copying import copied
 from hfp.reconstruct.models.twin import check_tied, computed, like, tensors_of, tied
 
+_FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
+
 
 def compact_model(parent: nn.Module, index_map: IndexMap, state: Mapping[str, Tensor] | None = None) -> nn.Module:
     """Build the compact model of an index map, without a full-size copy.
@@ -39,10 +41,12 @@ def compact_model(parent: nn.Module, index_map: IndexMap, state: Mapping[str, Te
     """
     full = parent.state_dict()
     if state is None:
-        return build(parent, index_map, index_map.restrict(full))
-    index_map.check_full(full)
-    index_map.check_compact(state)
-    return build(parent, index_map, {name: _adopted(value, full[name]) for name, value in state.items()})
+        values = index_map.restrict(full)
+    else:
+        index_map.check_full(full)
+        index_map.check_compact(state)
+        values = {name: _adopted(value, full[name]) for name, value in state.items()}
+    return build(parent, index_map, {name: _laid_out(value, full[name]) for name, value in values.items()})
 
 
 def build(parent: nn.Module, index_map: IndexMap, values: Mapping[str, Tensor]) -> nn.Module:
@@ -96,3 +100,11 @@ def device_for(value: Tensor, full: Tensor) -> torch.device:
 
 def _adopted(value: Tensor, full: Tensor) -> Tensor:
     return value.detach().to(device=device_for(value, full), dtype=full.dtype, copy=True)
+
+
+def _laid_out(value: Tensor, full: Tensor) -> Tensor:
+    """Return a compact tensor in the memory format of its full one, with which convolutions are fast or not."""
+    form = _FORMATS.get(full.dim(), torch.contiguous_format)
+    if full.is_contiguous() or not full.is_contiguous(memory_format=form):
+        return value
+    return value.contiguous(memory_format=form)

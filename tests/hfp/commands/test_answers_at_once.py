@@ -188,6 +188,12 @@ def test_devices_that_pytorch_knows_pass(kind):
         assert torch.device(f"{kind}:0").type in (kind, "npu")
 
 
+@pytest.mark.parametrize("name", ["cuda:01", "cuda:128", "cuda:300", "cuda:", "cuda:-1", "meta:0"])
+def test_devices_that_pytorch_does_not_know_or_takes_for_others_are_refused(name):
+    with pytest.raises(InputError, match=f"device must be one that computes, .*; found '{name}'"):
+        check_device(name)
+
+
 def test_a_device_that_a_package_adds_passes(monkeypatch):
     monkeypatch.setattr("hfp.devices.entry_points", lambda group: [group])
     check_device("mine:1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import hfp
 from hfp.costs.memory import PeakBytesCounter
 from hfp.data import from_tensors
 from hfp.importance import create
+from hfp.layers.calling import results
 from hfp.pruning.export import export_onnx
 
 
@@ -80,3 +82,24 @@ def test_a_given_module_that_can_not_be_copied_is_told_in_a_line() -> None:
     experiment = hfp.Experiment(model=model, dataset=from_tensors(SAMPLES, LABELS, SAMPLES, LABELS), clients=2)
     with pytest.raises(hfp.InputError, match="the given Counting can't be copied .*give a function that makes it"):
         hfp.simulate(experiment)
+
+
+class Made(Mapping):
+    """A mapping that makes its values when they are asked for."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+
+    def __getitem__(self, key: str) -> list[Tensor]:
+        return [self.tensor]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter("a")
+
+    def __len__(self) -> int:
+        return 1
+
+
+def test_tensors_are_found_in_values_that_are_made_when_they_are_asked_for() -> None:
+    tensors = [torch.tensor(number) for number in range(8)]
+    assert results([Made(tensor) for tensor in tensors]) == tensors

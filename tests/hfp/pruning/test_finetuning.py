@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
+import pytest
 import torch
 from torch import nn
 
 import hfp
 from hfp.data import Dataset, load_dataset
+from hfp.data.dataset import Split
 from hfp.pruning.finetuning import accuracy, finetune, training_batches
 
 
@@ -30,6 +33,17 @@ def test_it_learns_and_is_repeatable():
     assert accuracy(model, data) > max(before + 0.2, 0.4)
     assert seen[-1] == (16, 16)
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), twin.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize("images", [1, 16, 17, 18, 33])
+def test_the_steps_that_are_told_are_taken(images):
+    data = load_dataset("digits", limit=100)
+    data = dataclasses.replace(data, train=Split(data.train.images[:images], data.train.labels[:images]))
+    seen: list[tuple[int, int]] = []
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    finetune(model, data, 2, batch_size=16, progress=lambda step, steps, _: seen.append((step, steps)))
+    steps = 2 * len(training_batches(data, 16, 9, torch.device("cpu")))
+    assert seen == [(step, steps) for step in range(1, steps + 1)]
 
 
 def test_modes_gradients_and_frozen_parameters_stay():

@@ -31,3 +31,10 @@ def test_a_picture_that_fails_half_way_leaves_the_old_one_and_nothing_else(
     with pytest.raises(OSError, match="No space left"):
         save_layer_picture(LAYERS, path, "another model")
     assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("layers.png", before)]
+
+
+@pytest.mark.parametrize("name", ["a$x^$", "$\\frac{$", "a\x1b[2J", 500 * "a"])
+def test_names_are_drawn_as_they_are(tmp_path: Path, name: str) -> None:
+    layers = [LayerReport(name, "Linear", 16, 8, (3, 3), (448, 224), None)]
+    save_layer_picture(layers, tmp_path / "layers.png", name)  # a warning is an error in tests
+    assert (tmp_path / "layers.png").read_bytes().startswith(b"\x89PNG")

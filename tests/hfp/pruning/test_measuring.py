@@ -175,11 +175,26 @@ def test_a_criterion_and_measured_losses_take_at_most_twenty_passes_of_a_thousan
 def test_losses_are_measured_on_the_first_samples_and_no_small_rest_of_a_batch(sizes, losses):
     batches = [(torch.arange(size), torch.arange(size), torch.tensor(1.0)) for size in sizes]
     found = samples_for(batches, losses)
+    sizes = [size for place, size in enumerate(sizes) if size > 1 or max(sizes[:place], default=1) == 1]
     taken, most = [len(inputs) for inputs, *_ in found], min(256, max(32, 15_000 // losses))
     assert all(len(inputs) == len(targets) for inputs, targets, _ in found)
     assert taken[:-1] == sizes[: len(taken) - 1]
     assert most - 32 < sum(taken) <= most or taken == sizes
     assert len(taken) == 1 or taken[-1] == sizes[len(taken) - 1] or taken[-1] >= 32
+
+
+def test_one_sample_that_is_left_over_is_passed_over_and_batches_of_one_are_refused():
+    model, data = network_and_data()
+    one = (data[0][0][:1], data[0][1][:1])
+    assert [len(inputs) for inputs, _ in samples_for([*data, one], 9)] == [32, 32]
+    assert [len(inputs) for inputs, _ in samples_for([one, one], 9)] == [1, 1]
+    options = {"loss_fn": cross_entropy, "ranking": "measured", "repair": None}
+    hfp.prune(model, data[0][0], hfp.Budget(macs=0.5), data=[*data, one], **options)
+    image, layers = torch.randn(1, 1, 4, 4), (nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(32, 3))
+    picture = nn.Sequential(*layers)
+    hfp.prune(picture, image, hfp.Budget(macs=0.5), data=[(image, one[1])], **options)  # an image has many positions
+    with pytest.raises(InputError, match="takes batch-norm statistics of each batch; give batches of two samples"):
+        hfp.prune(model, data[0][0], hfp.Budget(macs=0.5), data=[one, one], **options)
 
 
 def test_it_needs_data_and_a_loss():

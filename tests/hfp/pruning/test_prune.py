@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 
 import numpy as np
 import pytest
@@ -10,12 +11,13 @@ import torch
 import torch_pruning as tp
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.utils.data import TensorDataset
 
 import hfp
 from hfp.costs.macs import macs, parameters, state_bytes
 from hfp.errors import InputError
 from hfp.pruning.tables import folded, layer_table, left_alone_lines
-from hfp.reconstruct import Coupling, MapError, TimmModel, compact_model, record
+from hfp.reconstruct import Coupling, MapError, Plan, TimmModel, compact_model, record
 
 
 def network() -> nn.Module:
@@ -112,6 +114,26 @@ def test_the_map_leads_there_and_back():
         assert torch.equal(again(IMAGES), result.model.eval()(IMAGES))
 
 
+NARROW = nn.Sequential(nn.Linear(8, 2), nn.ReLU(), nn.Linear(2, 6), nn.ReLU(), nn.Linear(6, 4))
+
+
+def test_a_step_that_can_t_be_gone_is_told_with_its_budget():
+    with pytest.raises(InputError, match=r"^in step 3 of 3, to macs=0.15: macs can't go down to 0.15 .*: 0.25 is the"):
+        hfp.prune(NARROW, torch.randn(4, 8), hfp.Budget(macs=0.15), steps=3)
+
+
+@pytest.mark.parametrize("budget", [hfp.Budget(ratio=0.9), hfp.Budget(macs=0.25), hfp.Budget(params=0.3)])
+def test_steps_after_all_that_can_go_is_gone_change_nothing(budget):
+    result = hfp.prune(NARROW, torch.randn(4, 8), budget, steps=40, ranking="global")
+    assert [layer.after for layer in result.report.layers] == [1, 1, 4]
+    assert result.report.ratio == 0.75
+    data, options = [(torch.randn(4, 8), torch.arange(4))], {"loss_fn": cross_entropy, "ranking": "measured"}
+    measured = hfp.prune(NARROW, torch.randn(4, 8), budget, steps=6, data=data, repair=None, **options)
+    assert [layer.after for layer in measured.report.layers] == [1, 1, 4]
+    with pytest.raises(InputError, match="in step .* of 40, .*: macs can't go down to .* 0.25 is the least"):
+        hfp.prune(NARROW, torch.randn(4, 8), hfp.Budget(macs=0.15), steps=40)
+
+
 def test_steps_compose_and_score_again():
     model = network()
     result = hfp.prune(model, IMAGES, hfp.Budget(macs=0.4), steps=3)
@@ -191,6 +213,16 @@ def test_saved_and_loaded(tmp_path):
         assert again.metadata["ranking"] == result.report.as_dict()["ranking"] == "isomorphic"
 
 
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))])
+def test_results_can_be_copied_and_given_to_other_processes(copied):
+    result = hfp.prune(network(), IMAGES, hfp.Budget(ratio=0.5))
+    found = copied(result)
+    assert found.index_map == result.index_map and found.report == result.report
+    assert torch.equal(found.model.eval()(IMAGES), result.model.eval()(IMAGES))
+    plan = Plan({"conv1": 4, "conv2": 8}, {"conv1": (0, 3)})
+    assert copied(plan) == plan
+
+
 def test_the_report_names_every_layer():
     model = network()
     report = hfp.prune(model, IMAGES, hfp.Budget(macs=0.9)).report
@@ -263,6 +295,7 @@ def renamed() -> nn.Module:
         ({"importance": lambda group: torch.ones(len(group[0].idxs)) * 1j}, "are complex numbers, which have no order"),
         ({"ranking": "up"}, "ranking is one of layer, global, isomorphic, measured"),
         ({"data": 3}, "data is a list or loader of batches, not int"),
+        ({"data": TensorDataset(IMAGES)}, "TensorDataset is a data set of single samples: give a DataLoader of it"),
         ({"data": {"images": IMAGES}}, "data is a list or loader of batches, not dict"),
         ({"data": IMAGES}, r"found one batch alone: give it as data=\[batch\]"),
         ({"data": (IMAGES, torch.zeros(len(IMAGES)))}, r"found one batch alone: give it as data=\[batch\]"),

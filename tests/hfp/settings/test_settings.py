@@ -1,7 +1,10 @@
 """A setting is declared once; the checks, the readers and the tables follow from the declaration."""
 
+import copy
 import dataclasses
+import json
 import math
+import pickle
 
 import pytest
 from hypothesis import given
@@ -67,6 +70,15 @@ def test_values_come_in_normal_form_and_are_not_the_callers():
     with pytest.raises(TypeError, match="does not support item assignment"):
         oven.extras["lamp"] = 4
     assert Oven.degrees == Oven().degrees == 180
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))])
+def test_settings_can_be_copied_given_to_other_processes_and_written(copied):
+    oven = Oven(extras={"lamp": 2.0})
+    assert copied(oven) == oven
+    assert json.loads(json.dumps(dataclasses.asdict(oven)))["extras"] == {"lamp": 2.0}
+    with pytest.raises(TypeError, match="does not support item assignment"):
+        copied(oven).extras.update(lamp=3.0)
 
 
 def test_a_subclass_with_another_default_keeps_the_declaration():

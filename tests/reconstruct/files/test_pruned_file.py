@@ -71,6 +71,17 @@ def test_a_saved_model_comes_back_as_it_was(name, tmp_path):
     assert all(torch.equal(tensor, full.state_dict()[key]) for key, tensor in restored.items())
 
 
+def test_other_things_than_a_pruned_model_and_its_full_one_are_told(tmp_path):
+    model = nn.Linear(4, 2)
+    with pytest.raises(MapError, match="expected what hfp.prune returned, or a Pruned .*; found a Linear$"):
+        save_pruned(model, tmp_path / "small.safetensors")
+    with pytest.raises(MapError, match="found a Pruned with a dict"):
+        save_pruned(Pruned(model, {}, {}), tmp_path / "small.safetensors")
+    path = save_pruned(Pruned(model, IndexMap.identity(model), {}), tmp_path / "small.safetensors")
+    with pytest.raises(MapError, match="the skeleton is the full model, a module, not <class 'torch.nn"):
+        load_pruned(path, nn.Linear)
+
+
 def test_a_timm_model_needs_no_skeleton(tmp_path):
     full = TINY.create()
     x = torch.randn(2, 3, 32, 32)

@@ -158,3 +158,14 @@ def test_an_encoder_that_is_left_with_an_odd_number_of_heads_runs_with_a_padding
     plain = encoder(x, src_key_padding_mask=padding)
     with torch.no_grad():
         torch.testing.assert_close(encoder(x, src_key_padding_mask=padding), plain)
+
+
+@pytest.mark.parametrize(("dims", "form"), [(2, torch.channels_last), (3, torch.channels_last_3d)])
+def test_filters_keep_their_memory_format(dims, form):
+    kind = (nn.Conv2d, nn.Conv3d)[dims - 2]
+    parent = nn.Sequential(kind(3, 8, 3), nn.ReLU(), kind(8, 4, 3)).to(memory_format=form)
+    groups = Coupling.trace(parent, torch.randn(2, 3, *[6] * dims))
+    index_map = groups.index_map(groups.plan({"0": [0, 2, 5]}))
+    for state in (None, index_map.restrict(parent.state_dict())):
+        for layer in compact_model(parent, index_map, state)[::2]:
+            assert layer.weight.is_contiguous(memory_format=form) and not layer.weight.is_contiguous()
