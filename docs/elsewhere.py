@@ -24,7 +24,9 @@ COPIES = {
     },
     **{
         f"examples/paper/{name}.md": f"results/generated/paper_{name.replace('-', '_')}.md"
-        for name in ("found", "fixed", "tables", "cifar10", "fmnist", "cifar10-resnet20", "cifar10-vgg16")
+        for name in (
+            "found", "fixed", "ratios", "tables", "cifar10", "fmnist", "cifar10-resnet20", "cifar10-vgg16",
+        )
     },
     "examples/extending.md": "how-to/generated/extending.md",
     "CHANGELOG.md": "reference/generated/changelog.md",

@@ -179,7 +179,7 @@ def test_every_round_shows_what_was_spent_and_what_could_not_be_defended():
 
 
 def test_a_rounds_line_says_why_a_reply_was_refused():
-    experiment = Experiment(method="fedavg", clients=2, rounds=1, train_images=100, head_start=1.0, learning_rate=1e8)
+    experiment = Experiment(method="fedavg", clients=2, rounds=1, train_images=100, head_start=1.0, learning_rate=1e6)
     run = simulate(experiment)
     problem = run.history[0].clients[0].problem
     assert problem
