@@ -66,7 +66,10 @@ def free_name(path: Path, *endings: str) -> Path:
     >>> free_name(folder / "notes.txt").name
     'notes-2.txt'
     """
-    numbered = (path.with_stem(f"{path.stem}-{number}") for number in count(2))
+    numbered = (  # what follows a dot in a folder's name, as in Llama-3.2, is no ending
+        path.with_name(f"{path.name}-{number}") if path.is_dir() else path.with_stem(f"{path.stem}-{number}")
+        for number in count(2)
+    )
     return next(
         name
         for name in chain([path], numbered)

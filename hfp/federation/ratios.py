@@ -13,7 +13,6 @@ from hfp.costs.macs import TRAINING_FACTOR, MacCounter, parameters
 from hfp.costs.memory import PeakBytesCounter
 from hfp.costs.payload import packed_bytes
 from hfp.errors import InputError
-from hfp.methods.blocks.selection import keep_first
 from hfp.reconstruct import Coupling, Plan, compact_model
 
 
@@ -30,8 +29,8 @@ class RatioFinder:
         model: nn.Module,
         groups: Coupling,
         example: torch.Tensor,
-        batch_size: int = 32,
-        sized: Callable[[Coupling, float], Plan] = keep_first,
+        batch_size: int,
+        sized: Callable[[Coupling, float], Plan],
     ) -> None:
         self._model, self._groups, self._sized, self._count = model, groups, sized, MacCounter(example)
         self._count_peak_bytes, self._batch_size = PeakBytesCounter(example), batch_size

@@ -319,7 +319,8 @@ def _outputs(model: nn.Module, test: Split) -> int:
 def _rows_of_classes(model: nn.Module) -> tuple[str, ...]:
     """Name the classifier's parameters with a row for each of its classes, of which the data may have fewer."""
     found = list(classifier_of(model).parameters())
-    own = {id(parameter) for parameter in found if parameter.shape[:1] == found[-1].shape[:1]}
+    last = next((parameter for parameter in reversed(found) if parameter.dim() > 1), found[-1])  # not a scale after it
+    own = {id(parameter) for parameter in found if parameter.shape[:1] == last.shape[:1]}
     return tuple(name for name, parameter in model.named_parameters() if id(parameter) in own)
 
 

@@ -63,7 +63,7 @@ def check_finite(outputs: Tensor, weights: Weights, folder: ModelFolder) -> None
         return
     numbers = (name for name, tensor in weights.like.items() if tensor.is_floating_point())
     found = next((name for name in numbers if weights.read(name).float().isnan().any()), None)
-    why = "its weights lead beyond all numbers" if found is None else f"{found} holds NaN"
+    why = "its activations overflow" if found is None else f"{found} holds NaN"
     raise InputError(f"{folder.path} gives outputs that are not finite, so that a pruned model can't be checked: {why}")
 
 

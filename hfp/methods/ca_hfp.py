@@ -90,7 +90,7 @@ class CAHFP(Method):
 
     warmup: int = setting(
         1,
-        "Masks are random for this many rounds.",
+        "Masks are random for this many rounds, and until there is an estimate.",
         within="[1, inf)",
         reason="a score needs a round to come from",
         unit="rounds",

@@ -11,8 +11,9 @@ from typing import ClassVar
 from hfp.methods.blocks.eucb import Bandit
 from hfp.methods.blocks.filters import filter_scores
 from hfp.methods.blocks.mean import MeanCollector
-from hfp.methods.blocks.selection import Scores, check_counts, keep_best, kept_counts
+from hfp.methods.blocks.selection import Scores, check_counts, keep_best
 from hfp.methods.interface.base import Method
+from hfp.methods.interface.counts import kept_counts
 from hfp.methods.interface.registry import register
 from hfp.methods.interface.values import Client, MethodContext, ServerState, State, Update
 from hfp.reconstruct import Plan

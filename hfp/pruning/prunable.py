@@ -55,11 +55,11 @@ def _check_state(model: nn.Module) -> None:
         if not isinstance(value, Tensor):
             raise InputError(
                 f"the model's state holds {name}, which is a {type(value).__name__}, and pruning cuts tensors; prune "
-                "the model that it was made of where it is quantised, or do without that entry meanwhile"
+                "the model that it was made of where it is quantised, or remove that entry before pruning"
             )
     for name, _ in model.named_parameters():
         if name not in state:
             raise InputError(
-                f"the model's state does not hold the parameter {name} under its name; take away what changes the "
-                "state meanwhile, such as a hook on state_dict"
+                f"the model's state does not hold the parameter {name} under its name; remove what changes the "
+                "state before pruning, such as a hook on state_dict"
             )

@@ -46,6 +46,7 @@ class PruneRequest:
 
     def __post_init__(self) -> None:
         _check_steps(self.steps)
+        object.__setattr__(self, "steps", int(self.steps))  # NumPy's numbers may be too small to count on from
         if not isinstance(self.prune_heads, bool):
             raise InputError(f"prune_heads is True or False, not {self.prune_heads!r}")
         if self.part is not None and not isinstance(self.part, str):

@@ -44,10 +44,13 @@ class RankingRules:
     def __post_init__(self) -> None:
         if self.ranking not in RANKINGS:
             raise InputError(f"ranking is one of {', '.join(RANKINGS)}, not {self.ranking!r}")
-        round_to = 1 if self.round_to is None else self.round_to
-        for name, value in (("round_to", round_to), ("min_channels", self.min_channels)):
+        numbers = {"round_to": self.round_to, "min_channels": self.min_channels}
+        for name, value in numbers.items():
+            if name == "round_to" and value is None:
+                continue
             if not isinstance(value, Integral) or isinstance(value, bool) or int(value) < 1:
                 raise InputError(f"{name} is a whole number of channels, at least 1, not {value!r}")
+            object.__setattr__(self, name, int(value))  # NumPy's numbers may be too small to count on from
 
 
 @dataclass(frozen=True)
@@ -118,7 +121,7 @@ class Bundle:
         for name, size in self._sizes.items():
             for width in self.widths[name]:
                 left = (size - levels * (size // self.steps)) * width
-                round_to = min(rules.round_to or 1, size * width + 1)  # NumPy takes no number of any size
+                round_to = min(rules.round_to or 1, size * width + 1)  # NumPy's whole numbers have a bound
                 allowed &= (left >= rules.min_channels) & (left % round_to == 0)
             if name in self.sizes:
                 allowed &= np.isin(size - levels * (size // self.steps), list(self.sizes[name]))

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from hfp.atomic import clear_unfinished, whole_file, write_atomically
+from hfp.atomic import clear_unfinished, free_name, whole_file, write_atomically
 
 
 def test_a_file_gets_its_content_and_nothing_stays_beside_it(tmp_path):
@@ -42,3 +42,10 @@ def test_what_interrupted_writes_left_is_cleared_away_also_in_folders(tmp_path):
         stray.write_bytes(b"half")
     clear_unfinished(tmp_path / "run")
     assert [path.name for path in (tmp_path / "run").rglob("*")] == ["clients"]
+
+
+def test_a_folder_with_a_dot_in_its_name_gets_the_number_at_the_end(tmp_path):
+    (tmp_path / "Llama-3.2").mkdir()
+    assert free_name(tmp_path / "Llama-3.2").name == "Llama-3.2-2"
+    (tmp_path / "notes.v1.txt").touch()
+    assert free_name(tmp_path / "notes.v1.txt").name == "notes.v1-2.txt"

@@ -14,7 +14,7 @@ from hfp.pruning.budget import KINDS, Budget
 _LEAST = {
     "num_classes": 1, "in_channels": 1, "batch_size": 2, "batches": 1, "round_to": 1, "min_channels": 1, "steps": 1,
 }  # fmt: skip
-_MOST = 1_000_000  # images per batch, and for the learning rate; PyTorch takes no number of any size
+_MOST = 1_000_000  # images per batch, and for the learning rate; PyTorch's numbers have bounds
 
 
 def onnx_path(out: Path) -> Path:

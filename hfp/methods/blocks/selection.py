@@ -12,26 +12,12 @@ from torch import Tensor, nn
 from hfp.errors import InputError
 from hfp.importance.groups.members import members
 from hfp.layers.products import computed_weight
+from hfp.methods.interface.counts import kept_counts
 from hfp.methods.interface.values import MethodContext
 from hfp.reconstruct import Coupling, IndexMap, Plan
 from hfp.reconstruct.models.compact import build
 
 Scores = Mapping[str, Tensor]
-
-
-def keep_count(channels: int, ratio: float, group: str) -> int:
-    """Count the channels of a group that stay when the share `ratio` is removed, rounded to the nearest.
-
-    Raises:
-        InputError: no channel would stay.
-    """
-    kept = channels - math.floor(ratio * channels + 0.5)
-    if kept < 1:
-        raise InputError(
-            f"removing {ratio:g} of the {channels} channels of {group} leaves none; "
-            "use a smaller ratio or a wider model"
-        )
-    return kept
 
 
 def check_counts(context: MethodContext) -> None:
@@ -60,22 +46,6 @@ def check_own_weights(method: str, context: MethodContext) -> None:
                 )
 
 
-def kept_counts(groups: Coupling, ratio: float) -> dict[str, int]:
-    """Count the channels of each coupled group that stay when the share `ratio` is removed.
-
-    Groups that are linked keep the same share, as near to ``1 - ratio`` as their sizes allow.
-
-    Raises:
-        InputError: a group would be left without channels.
-    """
-    counts: dict[str, int] = {}
-    for names in groups.linked:
-        parts = math.gcd(*(groups.sizes[name] for name in names))
-        kept = keep_count(parts, ratio, " and ".join(names)) if parts > 1 else 1
-        counts |= {name: kept * groups.sizes[name] // parts for name in names}
-    return counts
-
-
 def keep_random(groups: Coupling, ratio: float, generator: torch.Generator) -> Plan:
     """Keep a uniformly random choice of channels in every coupled group."""
     return groups.plan(
@@ -84,11 +54,6 @@ def keep_random(groups: Coupling, ratio: float, generator: torch.Generator) -> P
             for name, count in kept_counts(groups, ratio).items()
         }
     )
-
-
-def keep_first(groups: Coupling, ratio: float) -> Plan:
-    """Keep the first channels of every coupled group, as many as `keep_best` and `keep_random` do."""
-    return groups.plan({name: torch.arange(count) for name, count in kept_counts(groups, ratio).items()})
 
 
 def keep_best(

@@ -17,8 +17,8 @@ from typing import ClassVar, Protocol
 from torch import Tensor, nn
 
 from hfp.errors import InputError
-from hfp.methods.blocks.selection import keep_first
 from hfp.methods.interface.client_context import ClientContext
+from hfp.methods.interface.counts import keep_first
 from hfp.methods.interface.values import Client, MethodContext, Reply, ServerState, State, Task, TrainedPart, Update
 from hfp.reconstruct import Coupling, Plan
 from hfp.settings import check_settings

@@ -87,7 +87,8 @@ class MethodContext:
     @cached_property
     def _further_names(self) -> Mapping[str, str]:
         first: dict[int, str] = {}
-        names = {n: first.setdefault(id(t), n) for n, t in self.model.state_dict(keep_vars=True).items()}
+        state = self.model.state_dict(keep_vars=True)
+        names = {name: first.setdefault(id(value), name) for name, value in state.items() if isinstance(value, Tensor)}
         return {name: other for name, other in names.items() if name != other}
 
 

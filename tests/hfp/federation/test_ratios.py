@@ -13,6 +13,7 @@ from hfp.costs.macs import macs, parameters
 from hfp.costs.memory import PeakBytesCounter
 from hfp.costs.payload import pack
 from hfp.federation.ratios import RatioFinder
+from hfp.methods.interface.counts import keep_first
 from hfp.reconstruct import Coupling, compact_model
 
 DEVICE = Device("mine", macs=1e7, down=1e4, up=5e3)
@@ -47,7 +48,7 @@ def needs(network, ratio, samples):
     [{"macs": 0.3}, {"params": 0.5}, {"bytes": 9000}, {"seconds": 6.0}, {"macs": 0.9, "params": 0.2}, {"macs": 1.0}],
 )
 def test_the_smallest_ratio_within_the_limits(network, limits):
-    found = RatioFinder(*network).find(limits, DEVICE, samples=40, client=0)
+    found = RatioFinder(*network, 32, keep_first).find(limits, DEVICE, samples=40, client=0)
     fitting = [
         percent / 100
         for percent in range(97)
@@ -59,7 +60,7 @@ def test_the_smallest_ratio_within_the_limits(network, limits):
 
 def test_what_cannot_be_met_is_said_with_what_could(network):
     with pytest.raises(InputError, match=r"client 3 can't keep within bytes=100: with 97% of the .* it needs bytes=\d"):
-        RatioFinder(*network).find({"bytes": 100, "macs": 0.5}, DEVICE, samples=40, client=3)
+        RatioFinder(*network, 32, keep_first).find({"bytes": 100, "macs": 0.5}, DEVICE, samples=40, client=3)
 
 
 def kept_bytes(network, ratio):
@@ -75,7 +76,7 @@ def with_memory(memory):
 
 def test_a_clients_ratio_grows_until_its_submodel_fits_its_memory(network):
     memory = kept_bytes(network, 0.4)
-    finder = RatioFinder(*network)
+    finder = RatioFinder(*network, 32, keep_first)
     fitting = [percent / 100 for percent in range(97) if kept_bytes(network, percent / 100) <= memory]
     assert finder.fitting(0.125, with_memory(memory), client=0) == min(fitting) > 0.125
     assert finder.fitting(0.125, with_memory(kept_bytes(network, 0.125)), client=0) == 0.125
@@ -85,7 +86,7 @@ def test_a_clients_ratio_grows_until_its_submodel_fits_its_memory(network):
 
 def test_a_device_too_small_for_any_submodel_is_refused_before_any_work(network):
     with pytest.raises(InputError, match=r"client 2 can't keep within memory=100: with 97% of the .* needs memory=\d"):
-        RatioFinder(*network).fitting(0.25, with_memory(100), client=2)
+        RatioFinder(*network, 32, keep_first).fitting(0.25, with_memory(100), client=2)
     tiny = Experiment(clients=2, train_images=80, partition="iid", rounds=1, profile="1e9:1e6:1e6:1e3")
     with pytest.raises(InputError, match="client 0 can't keep within memory=1000"):
         simulate(tiny)

@@ -12,6 +12,7 @@ from hfp.federation.rounds import Course
 from hfp.federation.setup import set_up
 from hfp.methods.blocks import sparse
 from hfp.methods.interface.base import moved_by
+from hfp.methods.interface.values import MethodContext
 from hfp.training.batch_norm import estimate
 
 SINGLE = {"structured": False}
@@ -253,3 +254,32 @@ def test_a_classifier_of_more_classes_than_the_data_has_is_trained(method):
     changed = (before != after).any(1)
     assert changed[:10].any()
     assert not changed[10:].any()
+
+
+class Remembering(nn.Conv2d):
+    """A convolution whose state has an entry without a value."""
+
+    def get_extra_state(self):
+        return None
+
+    def set_extra_state(self, state):
+        assert state is None
+
+
+class Scaled(Network):
+    """A network whose classes have a scale after them."""
+
+    def __init__(self):
+        super().__init__(outputs=12)
+        self.classes = nn.Sequential(self.classes, nn.BatchNorm1d(12, affine=False), nn.PReLU())
+
+
+def test_rows_of_classes_are_found_before_a_scale():
+    federation = set_up(Experiment(model=Scaled, clients=3, train_images=90, rounds=1))
+    assert federation.context.classifier == ("classes.0.weight", "classes.0.bias")
+
+
+def test_entries_of_a_state_that_have_no_value_are_not_tied():
+    model = nn.Sequential(Remembering(1, 4, 3), Remembering(4, 4, 3))
+    weights = {name: value for name, value in model.state_dict().items() if value is not None}
+    assert MethodContext(model, None, tuple(weights), (), 0, None).shared(weights) == weights

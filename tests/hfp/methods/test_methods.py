@@ -27,7 +27,8 @@ from torch.nn import functional
 from hfp.errors import InputError
 from hfp.methods import Client, Method, Update, create_method, methods
 from hfp.methods.blocks.pseudo_gradients import PseudoGradients
-from hfp.methods.blocks.selection import keep_best, keep_count, keep_random, keep_window
+from hfp.methods.blocks.selection import keep_best, keep_random, keep_window
+from hfp.methods.interface.counts import keep_count
 from hfp.reconstruct import Coupling, IndexMap
 
 QUICK = {"prunefl": {"passes": 2, "limit": 2, "every": 2}}

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hfp.errors import InputError
-from hfp.methods.blocks.selection import keep_best, keep_random, keep_window, kept_counts
+from hfp.methods.blocks.selection import keep_best, keep_random, keep_window
+from hfp.methods.interface.counts import kept_counts
 from hfp.reconstruct import Plan
 
 

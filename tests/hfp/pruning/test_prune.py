@@ -16,6 +16,7 @@ from torch.utils.data import TensorDataset
 import hfp
 from hfp.costs.macs import macs, parameters, state_bytes
 from hfp.errors import InputError
+from hfp.pruning.schedule import RankingRules
 from hfp.pruning.tables import folded, layer_table, left_alone_lines
 from hfp.reconstruct import Coupling, MapError, Plan, TimmModel, compact_model, record
 
@@ -342,6 +343,8 @@ def test_numbers_of_numpy_are_numbers():
     options = {"round_to": np.int64(2), "min_channels": np.int64(2), "steps": np.int64(2)}
     found = hfp.prune(network(), IMAGES, budget, **options)
     assert found.index_map == hfp.prune(network(), IMAGES, budget, round_to=2, min_channels=2, steps=2).index_map
+    rules = RankingRules(round_to=np.uint8(255), min_channels=np.uint8(255))  # one more than that is 0 for NumPy
+    assert (type(rules.round_to), type(rules.min_channels)) == (int, int)
     with pytest.raises(InputError, match="a budget's params is a number, not 1000"):
         hfp.Budget(params=10**400)
 
