@@ -21,7 +21,7 @@ from hfp.costs.macs import macs, parameters
 from hfp.errors import unknown
 from hfp.importance.groups.members import members
 from hfp.layers.products import is_depthwise
-from hfp.methods.blocks.selection import keep_count
+from hfp.methods.interface.counts import keep_count
 from hfp.models import classifier_of, create_model
 from hfp.reconstruct import Coupling, compact_model
 
