@@ -96,7 +96,7 @@ class FIARSE(Method):
 
     def extra_bytes(self, model: nn.Module) -> int:
         """Count the mask where weights go one by one: a byte for each weight."""
-        return 0 if self.structured else sparse.count(sparse.full_masks(model))
+        return 0 if self.structured else sparse.mask_bytes(model)
 
     def norms(self, context: MethodContext, weights: State) -> Scores | None:
         """By coupled group, the norms of its channels, which decide what clients keep; None where weights do."""

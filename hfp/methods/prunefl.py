@@ -175,7 +175,7 @@ class PruneFL(Method):
 
     def extra_bytes(self, model: nn.Module) -> int:
         """Count the mask, of a byte for each weight."""
-        return sparse.count(sparse.full_masks(model))
+        return sparse.mask_bytes(model)
 
     def check_reply(self, context: MethodContext, state: ServerState, update: Update) -> None:
         """Also refuse a reply that lacks the mask or the squares that the task asks for."""

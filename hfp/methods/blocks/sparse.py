@@ -29,6 +29,11 @@ def full_masks(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
+def mask_bytes(model: nn.Module) -> int:
+    """Count the bytes of a client's mask, one for each weight that can be pruned."""
+    return sum(mask.numel() for mask in full_masks(model).values())
+
+
 def check_prunable(method: str, model: nn.Module) -> None:
     """Refuse a model of which no single weight can be pruned.
 
