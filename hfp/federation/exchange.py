@@ -96,7 +96,7 @@ class Exchange:
             return ""
         method, training = self._federation.method, self._federation.training
         compact = compact_model(context.model, context.groups.index_map(self._plan(state, client)))
-        submodel = method.trained_model(client, compact)
+        submodel = method.trained_model(compact, client.ratio)
         needed = self._count_peak_bytes(submodel, training.batch_size) + method.extra_bytes(submodel)
         if needed <= most:
             return ""

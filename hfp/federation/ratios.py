@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import nn
@@ -13,15 +13,16 @@ from hfp.costs.macs import TRAINING_FACTOR, MacCounter, parameters
 from hfp.costs.memory import PeakBytesCounter
 from hfp.costs.payload import packed_bytes
 from hfp.errors import InputError
-from hfp.reconstruct import Coupling, Plan, compact_model
+from hfp.methods import Method
+from hfp.reconstruct import Coupling, compact_model
 
 
 class RatioFinder:
     """Finds the smallest ratio, in steps of a hundredth, whose submodel keeps within given limits.
 
     Limits are those of `hfp.federation.experiment.BUDGET_LIMITS`, and the memory of a device that has a figure for it.
-    A submodel that keeps as many channels as `sized` does at a ratio is sent down and up once per round, and trained on
-    batches of `batch_size`.
+    What a client of a ratio trains with `method` is sent down and up once per round, and trained on batches of
+    `batch_size`.
     """
 
     def __init__(
@@ -30,9 +31,9 @@ class RatioFinder:
         groups: Coupling,
         example: torch.Tensor,
         batch_size: int,
-        sized: Callable[[Coupling, float], Plan],
+        method: Method,
     ) -> None:
-        self._model, self._groups, self._sized, self._count = model, groups, sized, MacCounter(example)
+        self._model, self._groups, self._method, self._count = model, groups, method, MacCounter(example)
         self._count_peak_bytes, self._batch_size = PeakBytesCounter(example), batch_size
         self._costs: dict[float, tuple[int, int, int]] = {}
         self._ratios = [percent / 100 for percent in range(100) if self._leaves_channels(percent / 100)]
@@ -69,9 +70,8 @@ class RatioFinder:
             over = self._over(limits, device, samples, last)
             most = {**limits, "memory": device.memory}
             raise InputError(
-                f"client {client} can't keep within {', '.join(f'{name}={most[name]:g}' for name in over)}: with "
-                f"{last:.0%} of the channels removed it needs "
-                + ", ".join(f"{name}={value:.3g}" for name, value in over.items())
+                f"client {client} can't keep within {', '.join(f'{name}={most[name]:g}' for name in over)}: at a "
+                f"ratio of {last:g} it needs " + ", ".join(f"{name}={value:.3g}" for name, value in over.items())
             )
         return self._ratios[position]
 
@@ -102,11 +102,12 @@ class RatioFinder:
         return self._count_peak_bytes(self._submodel(ratio), self._batch_size)
 
     def _submodel(self, ratio: float) -> nn.Module:
-        return compact_model(self._model, self._groups.index_map(self._sized(self._groups, ratio)))
+        index_map = self._groups.index_map(self._method.sized(self._model, self._groups, ratio))
+        return self._method.trained_model(compact_model(self._model, index_map), ratio)
 
     def _leaves_channels(self, ratio: float) -> bool:
         try:
-            self._sized(self._groups, ratio)
+            self._method.sized(self._model, self._groups, ratio)
         except InputError:
             return False
         return True

@@ -284,7 +284,7 @@ def _ratios(
     experiment: Experiment, method: Method, model: nn.Module, groups: Coupling, samples: list[int], example: Tensor
 ) -> tuple[float, ...]:
     devices = experiment.devices
-    finder = RatioFinder(model, groups, example, experiment.batch_size, method.sized)
+    finder = RatioFinder(model, groups, example, experiment.batch_size, method)
     if experiment.budget is not None:
         return tuple(
             finder.find(experiment.budget, device, experiment.epochs * images, client)

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from hfp.costs.macs import parameters
 from hfp.errors import InputError
 from hfp.methods.interface.base import Method
 from hfp.methods.interface.client_context import ClientContext
 from hfp.methods.interface.registry import register
 from hfp.methods.interface.values import Client, MethodContext, Reply, ServerState, State, Task, TrainedPart, Update
 from hfp.models.exits import WithExits, with_exits
-from hfp.reconstruct import IndexMap, Plan
+from hfp.reconstruct import Coupling, IndexMap, Plan, compact_model
 from hfp.settings import setting
 from hfp.training.local_step import Objective
 
@@ -54,8 +55,16 @@ class DepthFL(Method):
         return with_exits(model, example)
 
     def plan(self, context: MethodContext, state: ServerState, client: Client) -> Plan:
-        """Plan all channels."""
-        return context.groups.plan({})
+        """Plan the channels of the client's ratio, which are the same in every round."""
+        return self.sized(context.model, context.groups, client.ratio)
+
+    def sized(self, model: nn.Module, groups: Coupling, ratio: float) -> Plan:
+        """Keep all channels."""
+        return groups.plan({})
+
+    def trained_model(self, model: nn.Module, ratio: float) -> nn.Module:
+        """Return the model with what the client's exits need alone."""
+        return only_exits(model, self.exits(network_of(model), ratio))
 
     def exits(self, model: WithExits, ratio: float) -> int:
         """How many of the model's exits a client of a ratio trains."""
@@ -77,23 +86,19 @@ class DepthFL(Method):
         """Train every exit on the labels and on the other exits."""
         return MutualExits(torch.tensor(task.values["distillation"], device=local.device), network_of(model).depth)
 
-    def trained_model(self, client: Client, model: nn.Module) -> nn.Module:
-        """Return the model with the client's exits alone."""
-        network_of(model).depth = self.exits(network_of(model), client.ratio)
-        return model
-
     def train(self, local: ClientContext, task: Task) -> Reply:
         """Train the first exits, and reply with what they need."""
         exits = int(task.values[EXITS])
         whole = dataclasses.replace(task, tensors=completed(task.index_map, task.tensors))
         model = network_of(local.build(whole))
         model.depth = exits
+        held = only_exits(compact_model(local.model, task.index_map), exits)
         try:
-            reply = local.reply(model, local.fit(model, self.objective(local, task, model)))
+            result = local.fit(model, self.objective(local, task, model))
+            reply = local.reply(model, result, peak_bytes=local.peak(held))
         finally:
             model.depth = model.exits  # the model may be used again, for another client or for statistics
-        held = sum(parameter.numel() for name, parameter in model.named_parameters() if model.needs[name] <= exits)
-        return dataclasses.replace(reply, tensors=shortened(model, exits, reply.tensors), parameters=held)
+        return dataclasses.replace(reply, tensors=shortened(model, exits, reply.tensors), parameters=parameters(held))
 
     def check_reply(self, context: MethodContext, state: ServerState, update: Update) -> None:
         """Also refuse values of what the client was not sent."""
@@ -131,7 +136,7 @@ class DepthCollector:
 
     def __init__(self, state: ServerState) -> None:
         self._state = state
-        self._sums = {name: torch.zeros_like(full, dtype=_sums(full)) for name, full in state.weights.items()}
+        self._sums = {name: torch.zeros_like(full, dtype=_sum_dtype(full)) for name, full in state.weights.items()}
         self._held = {name: torch.zeros_like(total, dtype=torch.float64) for name, total in self._sums.items()}
 
     def add(self, update: Update) -> None:
@@ -153,7 +158,7 @@ class DepthCollector:
         return (mean if full.is_floating_point() or full.is_complex() else mean.round()).to(full.dtype)
 
 
-def _sums(full: Tensor) -> torch.dtype:
+def _sum_dtype(full: Tensor) -> torch.dtype:
     return torch.complex128 if full.is_complex() else torch.float64
 
 
@@ -195,6 +200,16 @@ def shortened(model: nn.Module, exits: int, state: State) -> dict[str, Tensor]:
         name: tensor.reshape(-1)[:0] if needs[name] > exits and tensor.dim() else tensor
         for name, tensor in state.items()
     }
+
+
+def only_exits(model: nn.Module, exits: int) -> WithExits:
+    """Take from the model, in place, the values of all tensors that its first exits don't need, and let these run."""
+    network = network_of(model)
+    network.depth = exits
+    state = network.state_dict(keep_vars=True)
+    for name, values in shortened(network, exits, network.state_dict()).items():
+        state[name].data = values
+    return network
 
 
 def completed(index_map: IndexMap, state: State) -> dict[str, Tensor]:

@@ -55,9 +55,9 @@ class FjORD(Method):
 
     def plan(self, context: MethodContext, state: ServerState, client: Client) -> Plan:
         """Plan the prefix of the client's own width."""
-        return self.sized(context.groups, client.ratio)
+        return self.sized(context.model, context.groups, client.ratio)
 
-    def sized(self, groups: Coupling, ratio: float) -> Plan:
+    def sized(self, model: nn.Module, groups: Coupling, ratio: float) -> Plan:
         """Keep the share ``1 - ratio``, rounded up."""
         return keep_window(groups, ratio)
 

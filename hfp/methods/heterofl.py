@@ -51,9 +51,9 @@ class HeteroFL(Method):
 
     def plan(self, context: MethodContext, state: ServerState, client: Client) -> Plan:
         """Plan the first channels of every coupled group."""
-        return self.sized(context.groups, client.ratio)
+        return self.sized(context.model, context.groups, client.ratio)
 
-    def sized(self, groups: Coupling, ratio: float) -> Plan:
+    def sized(self, model: nn.Module, groups: Coupling, ratio: float) -> Plan:
         """Keep the share ``1 - ratio``, rounded up."""
         return keep_window(groups, ratio)
 

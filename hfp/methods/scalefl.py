@@ -15,9 +15,9 @@ from hfp.methods.blocks.selection import keep_window
 from hfp.methods.depthfl import DepthFL, network_of
 from hfp.methods.interface.client_context import ClientContext
 from hfp.methods.interface.registry import register
-from hfp.methods.interface.values import Client, MethodContext, ServerState, Task
+from hfp.methods.interface.values import MethodContext, Task
 from hfp.models.exits import WithExits
-from hfp.reconstruct import Plan
+from hfp.reconstruct import Coupling, Plan
 from hfp.settings import setting
 from hfp.training.local_step import Objective
 
@@ -46,10 +46,10 @@ class ScaleFL(DepthFL):
         """How many of the model's exits a client of a ratio trains."""
         return min(model.exits, math.ceil(model.exits * math.sqrt(1 - ratio) - 1e-9))
 
-    def plan(self, context: MethodContext, state: ServerState, client: Client) -> Plan:
-        """Plan the first channels, so many that depth and width together leave the client's share."""
-        depth = self.exits(network_of(context.model), client.ratio) / network_of(context.model).exits
-        return keep_window(context.groups, max(0.0, 1 - (1 - client.ratio) / depth))
+    def sized(self, model: nn.Module, groups: Coupling, ratio: float) -> Plan:
+        """Keep the first channels, so many that depth and width together leave the share ``1 - ratio``."""
+        depth = self.exits(network_of(model), ratio) / network_of(model).exits
+        return keep_window(groups, max(0.0, 1 - (1 - ratio) / depth))
 
     def weights_in(self, context: MethodContext, round: int) -> Mapping[str, float]:
         """Return the weight of distillation in a round, 0 while it has not begun."""

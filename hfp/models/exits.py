@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import ParametrizationList
 
 from hfp.errors import InputError
 from hfp.layers.calling import modes_kept
@@ -154,7 +155,7 @@ def _features(model: nn.Module, example: Tensor) -> dict[str, Tensor]:
     listed = [
         f"{name}.{child}".lstrip(".")
         for name, module in model.named_modules()
-        if isinstance(module, (nn.Sequential, nn.ModuleList))
+        if isinstance(module, (nn.Sequential, nn.ModuleList)) and not isinstance(module, ParametrizationList)
         for child, inner in module.named_children()
         if not isinstance(inner, _POOLS)
     ]

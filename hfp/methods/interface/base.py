@@ -145,15 +145,21 @@ class Method(ABC):
         """At most so many local steps can be in a reply of the coming round, where the local epochs have `steps`."""
         return steps
 
-    def sized(self, groups: Coupling, ratio: float) -> Plan:
-        """Keep as many channels as a client of a ratio trains, whichever they are, to find a budget's ratio.
+    def sized(self, model: nn.Module, groups: Coupling, ratio: float) -> Plan:
+        """Keep as many channels of the full `model` as a client of a ratio trains, to find a budget's ratio.
 
-        By default the share `ratio` of each coupled group goes, rounded to the nearest number of channels.
+        By default the share `ratio` of each coupled group goes, rounded to the nearest number of channels. Which
+        channels are kept does not count.
         """
         return keep_first(groups, ratio)
 
-    def trained_model(self, client: Client, model: nn.Module) -> nn.Module:
-        """Return a client's compact `model` as the client trains it, for its costs. By default all of it runs."""
+    def trained_model(self, model: nn.Module, ratio: float) -> nn.Module:
+        """Turn the compact `model` of a client of a ratio into what it trains, for its costs. By default that is all.
+
+        Args:
+            model: a compact model for this alone, whose values don't count.
+            ratio: the client's.
+        """
         return model
 
     def extra_bytes(self, model: nn.Module) -> int:

@@ -13,9 +13,10 @@ from hfp.costs.macs import macs, parameters
 from hfp.costs.memory import PeakBytesCounter
 from hfp.costs.payload import pack
 from hfp.federation.ratios import RatioFinder
-from hfp.methods.interface.counts import keep_first
+from hfp.methods import create_method
 from hfp.reconstruct import Coupling, compact_model
 
+METHOD = create_method("fedavg")
 DEVICE = Device("mine", macs=1e7, down=1e4, up=5e3)
 
 
@@ -48,7 +49,7 @@ def needs(network, ratio, samples):
     [{"macs": 0.3}, {"params": 0.5}, {"bytes": 9000}, {"seconds": 6.0}, {"macs": 0.9, "params": 0.2}, {"macs": 1.0}],
 )
 def test_the_smallest_ratio_within_the_limits(network, limits):
-    found = RatioFinder(*network, 32, keep_first).find(limits, DEVICE, samples=40, client=0)
+    found = RatioFinder(*network, 32, METHOD).find(limits, DEVICE, samples=40, client=0)
     fitting = [
         percent / 100
         for percent in range(97)
@@ -59,8 +60,8 @@ def test_the_smallest_ratio_within_the_limits(network, limits):
 
 
 def test_what_cannot_be_met_is_said_with_what_could(network):
-    with pytest.raises(InputError, match=r"client 3 can't keep within bytes=100: with 97% of the .* it needs bytes=\d"):
-        RatioFinder(*network, 32, keep_first).find({"bytes": 100, "macs": 0.5}, DEVICE, samples=40, client=3)
+    with pytest.raises(InputError, match=r"client 3 can't keep within bytes=100: at a ratio of 0.97 it needs bytes=\d"):
+        RatioFinder(*network, 32, METHOD).find({"bytes": 100, "macs": 0.5}, DEVICE, samples=40, client=3)
 
 
 def kept_bytes(network, ratio):
@@ -76,7 +77,7 @@ def with_memory(memory):
 
 def test_a_clients_ratio_grows_until_its_submodel_fits_its_memory(network):
     memory = kept_bytes(network, 0.4)
-    finder = RatioFinder(*network, 32, keep_first)
+    finder = RatioFinder(*network, 32, METHOD)
     fitting = [percent / 100 for percent in range(97) if kept_bytes(network, percent / 100) <= memory]
     assert finder.fitting(0.125, with_memory(memory), client=0) == min(fitting) > 0.125
     assert finder.fitting(0.125, with_memory(kept_bytes(network, 0.125)), client=0) == 0.125
@@ -85,8 +86,8 @@ def test_a_clients_ratio_grows_until_its_submodel_fits_its_memory(network):
 
 
 def test_a_device_too_small_for_any_submodel_is_refused_before_any_work(network):
-    with pytest.raises(InputError, match=r"client 2 can't keep within memory=100: with 97% of the .* needs memory=\d"):
-        RatioFinder(*network, 32, keep_first).fitting(0.25, with_memory(100), client=2)
+    with pytest.raises(InputError, match=r"client 2 can't keep within memory=100: at a ratio of .* needs memory=\d"):
+        RatioFinder(*network, 32, METHOD).fitting(0.25, with_memory(100), client=2)
     tiny = Experiment(clients=2, train_images=80, partition="iid", rounds=1, profile="1e9:1e6:1e6:1e3")
     with pytest.raises(InputError, match="client 0 can't keep within memory=1000"):
         simulate(tiny)
@@ -120,13 +121,13 @@ def test_a_client_whose_method_takes_more_memory_than_its_device_has_is_not_aske
         simulate(dataclasses.replace(fedavg, profile=small))
 
 
-@pytest.mark.parametrize("method", ["ca-hfp", "fedmp", "heterofl", "fedrolex", "fjord"])
+@pytest.mark.parametrize("method", ["ca-hfp", "fedmp", "heterofl", "fedrolex", "fjord", "depthfl", "scalefl"])
 def test_submodels_are_within_the_limits_however_a_method_rounds(method):
     experiment = Experiment(
         method=method, clients=2, train_images=80, rounds=1, head_start=1.0, batch_norm="aggregate", ratio=0.3
     )
     full = simulate(dataclasses.replace(experiment, ratio=0.0)).history[0].clients[0]
-    for share in (0.41, 0.52, 0.63):
+    for share in (0.43, 0.52, 0.63):
         within = dataclasses.replace(experiment, ratio=None, budget={"macs": share})
         assert all(one.forward_macs <= share * full.forward_macs for one in simulate(within).history[0].clients)
         small = dataclasses.replace(experiment, profile=f"2e10:4e6:1e6:{share * full.peak_bytes}")
@@ -155,6 +156,19 @@ def test_a_client_of_few_exits_is_asked_where_its_device_holds_these():
     assert part.peak_bytes < whole.peak_bytes
     small = dataclasses.replace(experiment, profile=("phone", f"2e10:4e6:1e6:{part.peak_bytes}"))
     assert [client.status for client in simulate(small).history[0].clients] == ["in time", "in time"]
+
+
+@pytest.mark.parametrize("method", ["depthfl", "scalefl"])
+@pytest.mark.parametrize("limit", ["params", "bytes"])
+def test_what_a_clients_exits_do_not_need_is_in_no_budget(method, limit):
+    experiment = Experiment(
+        method=method, clients=1, train_images=80, rounds=1, head_start=1.0, batch_norm="aggregate", ratio=0.0
+    )
+    full, part = (simulate(dataclasses.replace(experiment, ratio=ratio)).history[0].clients[0] for ratio in (0, 0.6))
+    most = {"params": part.parameters / full.parameters, "bytes": part.bytes_down + part.bytes_up}[limit]
+    within = simulate(dataclasses.replace(experiment, ratio=None, budget={limit: most})).history[0].clients[0]
+    assert within.ratio <= 0.6
+    assert within.parameters == part.parameters
 
 
 def test_another_client_finds_prunefls_mask_where_the_first_one_can_not():

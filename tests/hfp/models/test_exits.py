@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
 
 from hfp.costs.macs import MacCounter, macs
 from hfp.costs.memory import PeakBytesCounter
@@ -34,6 +35,14 @@ def test_an_exit_stands_before_each_reduction_and_else_at_even_distances(name, p
     else:
         assert 2 <= made.exits <= 4
     assert made.train()(torch.rand(2, 3, size, size)).shape == (2, 10)
+
+
+def test_no_exit_reads_a_weight_that_is_computed():
+    model = create_model("resnet8")
+    for module in list(model.modules()):
+        if isinstance(module, nn.Conv2d):
+            weight_norm(module)
+    assert with_exits(model, torch.zeros(1, 3, 32, 32)).places == ("blocks.0", "blocks.1")
 
 
 def test_logits_are_the_mean_of_all_exits_and_the_last_are_the_networks_own(network):
