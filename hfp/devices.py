@@ -7,7 +7,7 @@ from importlib.metadata import entry_points
 
 from hfp.errors import InputError
 
-KINDS = ("cpu", "cuda", "hpu", "mps", "mtia", "npu", "privateuseone", "xla", "xpu")
+KINDS = ("cpu", "cuda", "hpu", "mtia", "npu", "privateuseone", "xla", "xpu")
 """The kinds of devices that compute. A package may add others by an entry point ``torch.backends``."""
 
 _NAME = re.compile(r"(?!meta)([a-z]+)(?::(0|[1-9][0-9]{0,2}))?")
@@ -20,11 +20,13 @@ def check_device(name: str) -> None:
     >>> check_device("cuda:1")
 
     Raises:
-        InputError: the name has another form, or its kind is not known.
+        InputError: the name has another form, its kind is not known, or it lacks float64.
     """
     found = _NAME.fullmatch(name)
     if found is None or int(found[2] or 0) > _LARGEST:
-        raise InputError(f"device must be one that computes, such as cpu, cuda, cuda:1 or mps; found {name!r}")
+        raise InputError(f"device must be one that computes, such as cpu, cuda or cuda:1; found {name!r}")
+    if found[1] == "mps":
+        raise InputError(f"device {name!r} has no float64, in which sums are taken here; use cpu")
     if found[1] not in KINDS and not entry_points(group="torch.backends"):
         raise InputError(
             f"there is no device {name!r}; PyTorch computes on {', '.join(KINDS)}, and on cuda:1 and so on"

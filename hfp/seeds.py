@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 
 import numpy as np
 import torch
@@ -46,16 +46,15 @@ def seeded(device: torch.device, seed: int, *labels: str | int) -> Iterator[None
             yield
         return
     module = getattr(torch, device.type)
-    place = [] if device.type == "mps" else [device]  # there is one such device, and its functions take none
-    before = module.get_rng_state(*place)
+    before = module.get_rng_state(device)
     with torch.random.fork_rng(devices=[]), python_and_numpy_kept(derived):
         torch.default_generator.manual_seed(derived)
         try:
-            with module.device(device) if place else nullcontext():
+            with module.device(device):
                 module.manual_seed(derived)
             yield
         finally:
-            module.set_rng_state(before, *place)
+            module.set_rng_state(before, device)
 
 
 def making_seeded(seed: int, *labels: str | int) -> AbstractContextManager[None]:

@@ -332,7 +332,7 @@ class Experiment:
     )
     device: str = setting(
         "cpu",
-        "The run computes on this device of PyTorch: cpu, cuda, cuda:1, mps and so on.",
+        "The run computes on this device of PyTorch: cpu, cuda, cuda:1 and so on.",
         check=check_device,
         unit="device",
         group="devices",

@@ -93,7 +93,7 @@ def perplexity_of(model: Any, text: Text, tell: Tell = lambda _: None) -> Perple
     for done, batch in enumerate(text.batches, 1):
         tell(f"reading the text, batch {done} of {len(text.batches)}")
         for losses in _losses(model, batch):
-            total += float(losses.double().sum())
+            total += float(losses.cpu().double().sum())  # not every device has float64
             count += losses.numel()
     if math.isnan(total):
         raise InputError("the model gives NaN for tokens of the text; look for NaN in its weights")

@@ -20,6 +20,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device",
         default="cpu",
-        help="The model runs on this device of PyTorch: cpu, cuda, cuda:1, mps and so on. [default: cpu]",
+        help="The model runs on this device of PyTorch: cpu, cuda, cuda:1 and so on. [default: cpu]",
     )
     parser.add_argument("--json", action="store_true", help="The result is printed as one JSON document.")

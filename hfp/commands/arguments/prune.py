@@ -113,7 +113,7 @@ def _configure_model(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--device",
         default="cpu",
-        help="The model runs on this device of PyTorch: cpu, cuda, cuda:1, mps and so on. [default: cpu]",
+        help="The model runs on this device of PyTorch: cpu, cuda, cuda:1 and so on. [default: cpu]",
     )
 
 

@@ -194,6 +194,11 @@ def test_devices_that_pytorch_does_not_know_or_takes_for_others_are_refused(name
         check_device(name)
 
 
+def test_a_device_without_float64_is_refused():
+    with pytest.raises(InputError, match="device 'mps' has no float64, in which sums are taken here; use cpu"):
+        check_device("mps")
+
+
 def test_a_device_that_a_package_adds_passes(monkeypatch):
     monkeypatch.setattr("hfp.devices.entry_points", lambda group: [group])
     check_device("mine:1")

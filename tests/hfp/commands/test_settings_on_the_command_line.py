@@ -78,7 +78,7 @@ def test_usual_names_of_flags_are_understood(flag, value, name):
         (["folder"], "unexpected argument 'folder'"),
         (["--method", "fjord", "--option", 'widths=[0.5,"a"]'], "option widths of fjord must be a list of numbers"),
         (["--method", "fedprox", "--option", "mu=a"], "option mu of fedprox must be a number; found 'a'"),
-        (["--device", "meta"], "device must be one that computes, such as cpu, cuda, cuda:1 or mps; found 'meta'"),
+        (["--device", "meta"], "device must be one that computes, such as cpu, cuda or cuda:1; found 'meta'"),
         (["--budget", "mcas=1"], "unknown limit 'mcas'; did you mean macs?"),
     ],
 )
