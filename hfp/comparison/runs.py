@@ -19,6 +19,7 @@ from hfp.atomic import clear_unfinished, write_atomically
 from hfp.comparison.definition import Cell, Comparison
 from hfp.comparison.identity import REASONS, Identities, plain
 from hfp.comparison.workers import Lost, shared_out
+from hfp.costs.machine import device_name
 from hfp.errors import InputError, file_errors
 from hfp.federation.experiment import Experiment
 from hfp.federation.records import Run
@@ -155,9 +156,10 @@ def _read(path: Path) -> Result | None:
 
 
 def result_of(run: Run) -> Result:
-    """Turn a finished run into the plain values that a comparison keeps of it."""
+    """Turn a run that this process has finished into the plain values that a comparison keeps of it."""
     return {
         "experiment": plain(run.experiment),
+        "device": device_name(run.experiment.device),
         "bytes_up": run.bytes_up,
         "bytes_down": run.bytes_down,
         "training_macs": run.training_macs,

@@ -6,10 +6,12 @@ import runpy
 import shlex
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+import hfp
 from hfp.commands import compare as command
 from hfp.commands.arguments.compare import check
 from hfp.commands.cli import build_parser, main
@@ -127,6 +129,14 @@ def test_processes_side_by_side_give_the_same_results(tmp_path):
                 for name in OF_THE_MACHINE:
                     del record[name]
         assert mine == theirs
+
+
+def test_a_result_says_which_device_made_it(monkeypatch):
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda device: f"the GPU that is {device}")
+    run = hfp.simulate(next(tiny().cells()).experiment)
+    assert compare_runs.result_of(run)["device"] == "cpu"
+    elsewhere = replace(run, experiment=replace(run.experiment, device="cuda:1"))
+    assert compare_runs.result_of(elsewhere)["device"] == "the GPU that is cuda:1"
 
 
 def test_one_process_a_core_but_not_on_a_gpu(monkeypatch):
