@@ -7,7 +7,7 @@ import json
 import shutil
 import sys
 import traceback
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +30,9 @@ from hfp.results.files import LOCK, has_checkpoint
 from hfp.results.folder import locked, make_folder
 from hfp.results.simulate import simulate
 
-COMPARISON, RUNS, UNFINISHED = "comparison.json", "runs", "unfinished"
+COMPARISON, RUNS, UNFINISHED, FIGURES = "comparison.json", "runs", "unfinished", "figures"
+WRITTEN = f"{FIGURES}/written.json"
+"""A hash of every picture that the last report wrote, by its file name."""
 
 Result = dict[str, Any]
 Progress = Callable[[], None]
@@ -138,13 +140,27 @@ class ComparisonFolder:
         write_atomically(path, text.encode())
         return path
 
+    def write_figures(self, figures: Mapping[str, str]) -> None:
+        """Write pictures by file name, and remove those of an earlier report that nobody has changed since."""
+        old = _read(self.path / WRITTEN) or {}
+        for path in (self.path / FIGURES).glob("*.svg"):
+            if path.name not in figures and _hash(path.read_bytes()) == old.get(path.name):
+                path.unlink()
+        self.write(WRITTEN, json.dumps({name: _hash(text.encode()) for name, text in figures.items()}) + "\n")
+        for name, text in figures.items():
+            self.write(f"{FIGURES}/{name}", text)
+
     def key(self, experiment: Experiment) -> str:
         """Return the name of an experiment's file, a hash of all that it is known by."""
         identity = json.dumps([plain(experiment), self._identities.made_with(experiment)], sort_keys=True).encode()
-        return f"{experiment.method}-{hashlib.sha256(identity).hexdigest()[:16]}"
+        return f"{experiment.method}-{_hash(identity)}"
 
     def _file(self, experiment: Experiment) -> Path:
         return self.path / RUNS / f"{self.key(experiment)}.json"
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def _read(path: Path) -> Result | None:

@@ -167,12 +167,22 @@ def test_the_command_writes_a_table_and_a_page(tmp_path, capsys):
         "comparison.json", "figures", "report.html", "runs", "table.md",
     ]  # fmt: skip
     names = [path.name for path in (out / "figures").iterdir()]
-    assert sorted(names) == ["alpha-1-rank-1-megabytes.svg", "alpha-1-rank-1-round.svg"]
+    assert sorted(names) == ["alpha-1-rank-1-megabytes.svg", "alpha-1-rank-1-round.svg", "written.json"]
     assert len(list((out / "runs").iterdir())) == 4
     assert main(["compare", "--file", str(out / "comparison.json"), "--out", str(out)]) == 0
     shown = capsys.readouterr().out
     assert "4 runs of 2 variants, 4 done" in shown
     assert "rank 1, alpha 1" in shown
+
+
+def test_pictures_that_a_report_no_longer_has_go_and_those_of_others_stay(tmp_path):
+    folder, figures = ComparisonFolder(tmp_path), tmp_path / "figures"
+    folder.write_figures({"one.svg": "<svg/>", "other.svg": "<svg/>", "changed.svg": "<svg/>"})
+    (figures / "changed.svg").write_text("<svg>my own</svg>")
+    (figures / "mine.svg").write_text("<svg/>")
+    folder.write_figures({"one.svg": "<svg>new</svg>"})
+    found = {path.name: path.read_text() for path in figures.glob("*.svg")}
+    assert found == {"one.svg": "<svg>new</svg>", "changed.svg": "<svg>my own</svg>", "mine.svg": "<svg/>"}
 
 
 def test_without_matplotlib_there_is_a_table_and_no_page(tmp_path, monkeypatch, capsys):
