@@ -32,7 +32,7 @@ from hfp.reconstruct.files.skeletons import TimmModel
 from hfp.reconstruct.files.watch import is_whole
 from hfp.reconstruct.maps.index_map import IndexMap
 from hfp.reconstruct.models.attributes import check
-from hfp.reconstruct.models.compact import build, device_for
+from hfp.reconstruct.models.compact import build, device_for, laid_out
 
 _DOCUMENT = "hfp"  # the metadata key of the description; the checksum has the other one
 _SMALL, _MOST_TIMES = 64 * 2**20, 100  # bytes that a file may have a model ask for: so many, and so many times its own
@@ -224,7 +224,8 @@ def load_pruned(path: str | os.PathLike[str], skeleton: nn.Module | None = None)
             changed. None is enough where the file names a timm model.
 
     Returns:
-        The compact model in evaluation mode with the file's dtypes, its index map and the file's metadata.
+        The compact model in evaluation mode with the file's dtypes, its index map and the file's metadata. The file
+        does not say the memory format: filters are in the skeleton's, such as `torch.channels_last`.
 
     Raises:
         MapError: `read_pruned` would raise it, or the skeleton is missing or is another model than the one that was
@@ -275,7 +276,10 @@ def _built(file: PrunedFile, skeleton: nn.Module) -> Pruned:
     for name, tensor in state.items():
         if tensor.is_floating_point() != full[name].is_floating_point():
             raise MapError(f"{path}: {name} is {tensor.dtype}, the skeleton has {full[name].dtype}")
-    values = {name: tensor.to(device_for(tensor, full[name]), copy=name in file.tied) for name, tensor in state.items()}
+    values = {
+        name: laid_out(tensor.to(device_for(tensor, full[name]), copy=name in file.tied), full[name])
+        for name, tensor in state.items()
+    }
     return Pruned(build(skeleton, file.index_map, values).eval(), file.index_map, file.metadata)
 
 
