@@ -21,10 +21,11 @@ from hfp.reconstruct.files.parts import (
     VECTOR,
     Vectors,
     entry_of,
+    map_in,
     opened,
     stored_vectors,
-    tensor_map,
     vector_in,
+    vector_names,
     write_whole,
 )
 from hfp.reconstruct.files.sizes import check_sizes
@@ -199,15 +200,14 @@ def read_pruned(path: str | os.PathLike[str]) -> PrunedFile:
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
         _check_names(document, shapes)
         vectors = {name: vector_in(file, name) for name in shapes if name.startswith(VECTOR)}
-    tensors = {name: tensor_map(name, entry, vectors) for name, entry in document.tensors.items()}
-    for name, tensor in tensors.items():
+    index_map = map_in(document, vectors)
+    for name, tensor in index_map.tensors.items():
         found = shapes[document.tied.get(name, name)]
         if found != tensor.compact_shape:
             raise MapError(f"{path}: {name} has shape {list(found)}, its indices say {list(tensor.compact_shape)}")
-    transient = {name: tensor_map(name, entry, vectors) for name, entry in document.transient.items()}
     return PrunedFile(
         path=path,
-        index_map=IndexMap(tensors, document.attributes, transient),
+        index_map=index_map,
         timm=None if document.skeleton is None else TimmModel(*document.skeleton),
         metadata=document.metadata,
         libraries=document.libraries,
@@ -327,8 +327,7 @@ def _tied_names(state: Mapping[str, Tensor]) -> dict[str, str]:
 
 
 def _check_names(document: Document, shapes: Mapping[str, Any]) -> None:
-    entries = [*document.tensors.values(), *document.transient.values()]
-    vectors = {f"{VECTOR}{number}" for entry in entries for number in entry.kept if number is not None}
+    vectors = vector_names(document)
     stored = {name for name in document.tensors if name not in document.tied}
     for name, other in document.tied.items():
         if name not in document.tensors or other not in stored:
