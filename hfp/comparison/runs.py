@@ -143,8 +143,9 @@ class ComparisonFolder:
     def write_figures(self, figures: Mapping[str, str]) -> None:
         """Write pictures by file name, and remove those of an earlier report that nobody has changed since."""
         old = _read(self.path / WRITTEN) or {}
+        gone = old.keys() - figures.keys()
         for path in (self.path / FIGURES).glob("*.svg"):
-            if path.name not in figures and _hash(path.read_bytes()) == old.get(path.name):
+            if path.name in gone and _hash(path.read_bytes()) == old[path.name]:
                 path.unlink()
         self.write(WRITTEN, json.dumps({name: _hash(text.encode()) for name, text in figures.items()}) + "\n")
         for name, text in figures.items():
