@@ -28,6 +28,7 @@ from typing import Any
 import torch
 
 from hfp import Experiment
+from hfp.costs.machine import device_name
 from hfp.data import make_dataset, register_dataset
 from hfp.data.dataset import Dataset, Split
 from hfp.data.request import DataRequest
@@ -59,8 +60,7 @@ class Report:
 
     def __init__(self, file: Path, device: str, commit: str) -> None:
         self._file = file
-        name = torch.cuda.get_device_name() if device.startswith("cuda") else "cpu"
-        self._common = {"device": name, "torch": torch.__version__, "commit": commit}
+        self._common = {"device": device_name(device), "torch": torch.__version__, "commit": commit}
 
     def add(self, what: str, **figures: Any) -> None:
         """Write one line."""

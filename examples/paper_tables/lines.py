@@ -8,7 +8,6 @@ from itertools import accumulate, product
 from pathlib import Path
 from typing import Any
 
-import torch
 from data_files import Line, both, put, read
 
 from hfp.comparison.definition import Comparison
@@ -159,7 +158,10 @@ def _figures(row: Row) -> Line:
 
 
 def rounds_of(study: str, comparison: Comparison, runs: Runs) -> Iterator[Line]:
-    """A line of the data file for every tested round of every run."""
+    """A line of the data file for every tested round of every run.
+
+    A result of before a run's device was noted has the experiment's, such as cuda, in its place.
+    """
     for (variant, alpha, size), results in runs.items():
         for seed, result in results.items():
             up = list(accumulate(record["bytes_up"] for record in result["history"]))
@@ -175,14 +177,9 @@ def rounds_of(study: str, comparison: Comparison, runs: Runs) -> Iterator[Line]:
                         "accuracy": f"{record['accuracy']:.2f}",
                         **{name: _loss(record[name]) for name in ("loss", "train_loss")},
                         "megabytes_up": f"{sent / MEGABYTE:.1f}",
-                        "device": _device(comparison),
+                        "device": result.get("device", result["experiment"]["device"]),
                     }
 
 
 def _loss(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
-
-
-def _device(comparison: Comparison) -> str:
-    device = str(comparison.base["device"])
-    return device if device == "cpu" else torch.cuda.get_device_name(device)

@@ -21,7 +21,7 @@ from hfp.comparison.table import Row, Runs, final_accuracy, gather, markdown, pl
 from hfp.errors import InputError
 from hfp.federation.setup import set_up
 
-TABLE, PAGE, FIGURES = "table.md", "report.html", "figures"
+TABLE, PAGE = "table.md", "report.html"
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -124,7 +124,6 @@ def _write_page(
     try:
         whole, charts = page(comparison, runs, made), figures(comparison, runs, made)
         console.print(f"written to {folder.write(PAGE, whole)}", soft_wrap=True, markup=False)
-        for name, chart in charts.items():
-            folder.write(f"{FIGURES}/{name}", chart)
+        folder.write_figures(charts)
     except InputError as problem:
         console.print(f"no page: {problem}", soft_wrap=True, markup=False)

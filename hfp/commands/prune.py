@@ -252,7 +252,8 @@ def _accuracies(job: _Job, result: PruneResult, tell: Tell) -> dict[str, float]:
 
 def _write(job: _Job, result: PruneResult, accuracies: dict[str, float]) -> dict[str, Any]:
     """Write all files; returns what is known of them, for the report."""
-    arguments, out = job.arguments, _out(job.arguments)
+    arguments = job.arguments
+    out = _free(arguments.out, arguments.force, onnx_path(arguments.out).suffix)
     exported = onnx_path(out)
     classes = _classes(arguments, job.dataset)
     added = {
@@ -273,18 +274,26 @@ def _write(job: _Job, result: PruneResult, accuracies: dict[str, float]) -> dict
             difference = export_onnx(result.model, job.inputs.cpu(), exported)
             document["onnx"] = {"path": str(exported), "largest_difference": difference}
     if arguments.picture is not None:
-        with file_errors(f"{arguments.picture} can't be written"):
-            save_layer_picture(result.report.layers, arguments.picture, f"{arguments.model}, {job.budget}")
+        picture = _free(arguments.picture, arguments.force)
+        with file_errors(f"{picture} can't be written"):
+            save_layer_picture(result.report.layers, picture, f"{arguments.model}, {job.budget}")
     return document
 
 
-def _out(arguments: argparse.Namespace) -> Path:
-    """Return the file to write, which has another name where another program wrote one since the command began."""
-    out: Path = arguments.out
-    if arguments.force or not out.exists():
-        return out
-    free = free_name(out, ".onnx")
-    print(f"hfp prune: {out} was written by another program meanwhile, and stays; this is {free}", file=sys.stderr)
+def _free(path: Path, force: bool, *endings: str) -> Path:
+    """Return the file to write, which has another name where another program wrote one since the command began.
+
+    Args:
+        path: the file that was asked for.
+        force: whether one that is there is replaced.
+        endings: other endings under which files of the same name are written or removed.
+    """
+    there = [place for place in (path, *map(path.with_suffix, endings)) if place.exists()]
+    if force or not there:
+        return path
+    free = free_name(path, *endings)
+    said = f"{there[0]} was written by another program meanwhile, and stays; this is {free}"
+    print(f"hfp prune: {said}", file=sys.stderr)
     return free
 
 

@@ -33,5 +33,5 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     console = Console(highlight=False)
     console.print(report.shown())
-    console.print(f"written to {arguments.out}", soft_wrap=True, markup=False)
+    console.print(f"written to {report.out}", soft_wrap=True, markup=False)
     return 0

@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product, starmap
 from pathlib import Path
 from typing import Any
 
@@ -135,16 +136,16 @@ class Comparison:
 
         A method that ratios make no difference to has the same experiment at all sizes.
         """
-        for seed in self.seeds:
-            for alpha in self.alphas:
-                for size, changes in self.sizes:
-                    for variant in self.variants:
-                        fields = {**self.base, "seed": seed, "alpha": alpha, **changes, **variant.changes}
-                        yield Cell(variant.name, seed, alpha, size, _experiment(fields))
+        return starmap(self._cell, product(self.seeds, self.alphas, self.sizes, self.variants))
 
     def dealt(self, alpha: float) -> str:
         """How the first variant's data are dealt out at an alpha, in a few words."""
-        return next(cell.experiment.dealt for cell in self.cells() if cell.alpha == alpha)
+        return self._cell(self.seeds[0], alpha, self.sizes[0], self.variants[0]).experiment.dealt
+
+    def _cell(self, seed: int, alpha: float, size: tuple[str, dict[str, Any]], variant: Variant) -> Cell:
+        name, changes = size
+        fields = {**self.base, "seed": seed, "alpha": alpha, **changes, **variant.changes}
+        return Cell(variant.name, seed, alpha, name, _experiment(fields))
 
     @property
     def sizes(self) -> tuple[tuple[str, dict[str, Any]], ...]:

@@ -7,7 +7,7 @@ import json
 import shutil
 import sys
 import traceback
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from hfp.atomic import clear_unfinished, write_atomically
 from hfp.comparison.definition import Cell, Comparison
 from hfp.comparison.identity import REASONS, Identities, plain
 from hfp.comparison.workers import Lost, shared_out
+from hfp.costs.machine import device_name
 from hfp.errors import InputError, file_errors
 from hfp.federation.experiment import Experiment
 from hfp.federation.records import Run
@@ -29,7 +30,9 @@ from hfp.results.files import LOCK, has_checkpoint
 from hfp.results.folder import locked, make_folder
 from hfp.results.simulate import simulate
 
-COMPARISON, RUNS, UNFINISHED = "comparison.json", "runs", "unfinished"
+COMPARISON, RUNS, UNFINISHED, FIGURES = "comparison.json", "runs", "unfinished", "figures"
+WRITTEN = f"{FIGURES}/written.json"
+"""A hash of every picture that the last report wrote, by its file name."""
 
 Result = dict[str, Any]
 Progress = Callable[[], None]
@@ -137,13 +140,28 @@ class ComparisonFolder:
         write_atomically(path, text.encode())
         return path
 
+    def write_figures(self, figures: Mapping[str, str]) -> None:
+        """Write pictures by file name, and remove those of an earlier report that nobody has changed since."""
+        old = _read(self.path / WRITTEN) or {}
+        gone = old.keys() - figures.keys()
+        for path in (self.path / FIGURES).glob("*.svg"):
+            if path.name in gone and _hash(path.read_bytes()) == old[path.name]:
+                path.unlink()
+        self.write(WRITTEN, json.dumps({name: _hash(text.encode()) for name, text in figures.items()}) + "\n")
+        for name, text in figures.items():
+            self.write(f"{FIGURES}/{name}", text)
+
     def key(self, experiment: Experiment) -> str:
         """Return the name of an experiment's file, a hash of all that it is known by."""
         identity = json.dumps([plain(experiment), self._identities.made_with(experiment)], sort_keys=True).encode()
-        return f"{experiment.method}-{hashlib.sha256(identity).hexdigest()[:16]}"
+        return f"{experiment.method}-{_hash(identity)}"
 
     def _file(self, experiment: Experiment) -> Path:
         return self.path / RUNS / f"{self.key(experiment)}.json"
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def _read(path: Path) -> Result | None:
@@ -155,9 +173,10 @@ def _read(path: Path) -> Result | None:
 
 
 def result_of(run: Run) -> Result:
-    """Turn a finished run into the plain values that a comparison keeps of it."""
+    """Turn a run that this process has finished into the plain values that a comparison keeps of it."""
     return {
         "experiment": plain(run.experiment),
+        "device": device_name(run.experiment.device),
         "bytes_up": run.bytes_up,
         "bytes_down": run.bytes_down,
         "training_macs": run.training_macs,

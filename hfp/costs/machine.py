@@ -1,10 +1,20 @@
-"""Measures the memory that this machine has given to the process that computes, as opposed to a simulated client."""
+"""Tells of the machine that computes, as opposed to a simulated client: its device, and the memory that it gave."""
 
 from __future__ import annotations
 
 import sys
 
 import torch
+
+
+def device_name(device: str | torch.device) -> str:
+    """Return what a GPU of NVIDIA is sold as, such as ``NVIDIA H200``; the name in PyTorch for other devices.
+
+    >>> device_name("cpu")
+    'cpu'
+    """
+    device = torch.device(device)
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
 
 
 def process_peak_bytes() -> int | None:

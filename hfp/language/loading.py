@@ -23,7 +23,9 @@ from hfp.language.writing import (
     NewTensors,
     check_target,
     copy_companions,
-    new_folder,
+    finish,
+    free_target,
+    unfinished_folder,
     write_json,
     write_shards,
 )
@@ -101,7 +103,8 @@ def restore_folder(
         progress: True shows what is being done; a function is called with it.
 
     Returns:
-        The folder.
+        The folder. Where another program has written `out` meanwhile, that stays, and the new folder has a number
+        behind its name, which a warning says.
 
     Raises:
         InputError: a folder can't be read or written, or the parent is another model.
@@ -117,11 +120,13 @@ def restore_folder(
         )
     index_map = load_index_map(found.path / INDEX_MAP)
     tensors = _restored(found, record, full, index_map)
-    with told(progress) as tell, new_folder(target, full.bytes, replace) as unfinished:
+    with told(progress) as tell, unfinished_folder(target, full.bytes) as unfinished:
         write_shards(unfinished, tensors, shard_bytes, tell)
         write_json(unfinished / "config.json", full.config)
         copy_companions(full, unfinished)
-    return target
+        name = free_target(target, replace)
+        finish(unfinished, name, target, replace)
+    return name
 
 
 def opened(folder: str | os.PathLike[str], revision: str | None) -> tuple[ModelFolder, PruneRecord]:

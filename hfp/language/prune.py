@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,9 @@ from hfp.language.writing import (
     NewTensors,
     check_target,
     copy_companions,
-    new_folder,
+    finish,
+    free_target,
+    unfinished_folder,
     write_json,
     write_shards,
 )
@@ -89,7 +91,8 @@ def prune_folder(
         progress: True shows what is being done; a function is called with it.
 
     Returns:
-        What was asked for and what came out.
+        What was asked for and what came out. Where another program has written `out` meanwhile, that stays, and the
+        new folder has a number behind its name, which a warning and the report's `out` say.
 
     Raises:
         InputError: something given can't be used, the model can't be pruned without weights in memory, or the folder
@@ -172,14 +175,17 @@ def _pruned(job: _Job) -> FolderReport:
     plan = planned(job.folder, blocks, job.budget, job.rules, job.tell)
     tensors = _new_tensors(plan)
     needed = sum(each.bytes for each in tensors)
-    with new_folder(job.out, needed, job.replace) as unfinished:
+    with unfinished_folder(job.out, needed) as unfinished:
         write_shards(unfinished, tensors, job.shard_bytes, job.tell)
         copy_companions(job.folder, unfinished)
         save_index_map(plan.index_map, unfinished / INDEX_MAP)
         streamed, reason = _checked(job, plan, unfinished)
         report = _report(job, plan, reading, streamed, reason, needed)
+        name = free_target(job.out, job.replace)
+        report = replace(report, out=str(name))
         record = PruneRecord.of(job.folder, plan.changed, blocks, not reason, report.as_dict())
         write_json(unfinished / RECORD, record.as_dict())
+        finish(unfinished, name, job.out, job.replace)
     return report
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import uuid
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -50,17 +51,15 @@ def check_target(out: Path, replace: bool) -> None:
 
 
 @contextmanager
-def new_folder(out: Path, needed: int, replace: bool) -> Iterator[Path]:
-    """An unfinished folder, which gets its name when the block ends well, and is removed when it does not.
+def unfinished_folder(out: Path, needed: int) -> Iterator[Path]:
+    """A folder to write to, beside `out`. It is removed unless `finish` gave it a name when the block ends.
 
     Args:
-        out: the name.
+        out: the name that it will have.
         needed: how many bytes it will hold.
-        replace: whether one of this name may be replaced.
 
     Raises:
-        InputError: the disk has less room than that, or writing failed; or another program has written the folder
-            meanwhile and it may not be replaced, so that the finished one has a name beside it, which the message says.
+        InputError: the disk has less room than that, or writing failed.
     """
     home = out.absolute().parent
     free = shutil.disk_usage(home).free
@@ -70,29 +69,36 @@ def new_folder(out: Path, needed: int, replace: bool) -> Iterator[Path]:
     try:
         unfinished.mkdir()
         yield unfinished
-        name = out if replace and (out / RECORD).is_file() else free_name(out)
-        _named(unfinished, name)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{out} can't be written: {reason}; nothing was kept") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-    if name != out:
-        raise InputError(f"{out} was written by another program meanwhile, and stays; the new folder is {name}")
 
 
-def _named(unfinished: Path, out: Path) -> None:
-    """Give the finished folder its name; one that was there goes afterwards."""
+def free_target(out: Path, replace: bool) -> Path:
+    """Return the name for a finished folder: another one where something that may not be replaced has come to be."""
+    return out if replace and (out / RECORD).is_file() else free_name(out)
+
+
+def finish(unfinished: Path, name: Path, out: Path, replace: bool) -> None:
+    """Give the finished folder its name, and warn where that is not `out`, the one that was asked for.
+
+    A folder that was there goes afterwards, where it may be replaced.
+    """
     old = unfinished.with_suffix(".old")
-    if out.exists():
-        out.rename(old)
+    if replace and name.exists():
+        name.rename(old)
     try:
-        unfinished.rename(out)
+        unfinished.rename(name)
     except OSError:
         if old.exists():
-            old.rename(out)
+            old.rename(name)
         raise
     shutil.rmtree(old, ignore_errors=True)
+    if name != out:
+        told = f"{out} was written by another program meanwhile, and stays; the new folder is {name}"
+        warnings.warn(told, stacklevel=3)
 
 
 def write_shards(folder: Path, tensors: Sequence[NewTensors], shard_bytes: int, tell: Callable[[str], None]) -> None:

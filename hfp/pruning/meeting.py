@@ -45,7 +45,7 @@ def meet(
     search = _Search(order, limits, costs)
     found = search.first({})
     if found.load > 1:
-        raise InputError(search.out_of_reach(found))
+        raise InputError(search.too_costly(found))
     near = 1 - min(NEAR, 1.0 if tolerance is None else tolerance)
     if "latency" not in limits:
         found = search.exchanged(search.nearer(found, near), near)
@@ -144,7 +144,7 @@ class _Search:
             if place != other:
                 yield {**levels, place: level, other: taken}
 
-    def out_of_reach(self, found: _Trial) -> str:
+    def too_costly(self, found: _Trial) -> str:
         """What to say where even the last plan is above a limit."""
         shares = self.shares(found.levels)
         name = max(self.limits, key=lambda name: shares[name] / self.limits[name])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 import torch
@@ -25,23 +25,17 @@ def check_model(model: Any, budget: Any) -> None:
     """
     if not isinstance(model, nn.Module) or not isinstance(budget, Budget):
         raise InputError(f"expected a module and a Budget, got {type(model).__name__} and {type(budget).__name__}")
-    for name, tensor in _tensors(model):
+    for name, tensor in chain(model.named_parameters(), model.named_buffers()):
         if is_lazy(tensor):
             raise InputError(f"{name} has no shape before the model's first call; call the model once on the inputs")
         if tensor.is_meta:
             raise InputError(
                 f"{name} is on the meta device, so there are no weights to prune; Coupling.trace plans without weights"
             )
-    _check_state(model)
-    for name, tensor in _tensors(model):
         counts = isinstance(tensor, nn.Parameter) or name.endswith(_STATISTICS)
         if counts and tensor.dtype in _NUMBERS and tensor.isnan().any():
             raise InputError(f"{name} holds values that are NaN, so that nothing can be scored; give other weights")
-
-
-def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    yield from model.named_parameters()
-    yield from model.named_buffers()
+    _check_state(model)
 
 
 def _check_state(model: nn.Module) -> None:

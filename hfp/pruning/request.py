@@ -74,11 +74,13 @@ class PruneRequest:
 def layer_names(model: nn.Module, layers: Any) -> tuple[str, ...]:
     """The names of layers that are given as modules or names; one may be given alone.
 
+    A copy of the model has other modules under the same names. `Coupling.trace` finds out whether there are such
+    layers.
+
     Raises:
         InputError: something else is given.
     """
-    named = dict(model.named_modules(remove_duplicate=False))
-    names = {module: name for name, module in model.named_modules()}  # a module with several names has its first one
+    names = {module: name for name, module in model.named_modules()}
     given = (layers,) if isinstance(layers, nn.Module | str) else layers
     if not isinstance(given, Iterable):
         raise InputError(f"ignored_layers are modules of the model or their names, not {type(given).__name__}")
@@ -86,8 +88,7 @@ def layer_names(model: nn.Module, layers: Any) -> tuple[str, ...]:
     for layer in given:
         if not isinstance(layer, nn.Module | str):
             raise InputError(f"an ignored layer is a module of the model or its name, not {layer!r}")
-        module = layer if isinstance(layer, nn.Module) else named.get(layer)
-        found.append(names[module] if module in names else str(layer))
+        found.append(names.get(layer, str(layer)) if isinstance(layer, nn.Module) else layer)
     return tuple(found)
 
 

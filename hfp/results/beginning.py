@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from hfp.costs.machine import device_name
 from hfp.federation.experiment import Experiment
 from hfp.federation.setup import Federation
 from hfp.federation.threads import cores
@@ -89,7 +90,7 @@ def _local_epochs(experiment: Experiment) -> str:
 
 
 def _machine(device: torch.device) -> str:
-    return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
+    return f"{device} ({device_name(device)})" if device.type == "cuda" else str(device)
 
 
 def _counted(number: int, thing: str) -> str:

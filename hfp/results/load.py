@@ -182,7 +182,8 @@ def load_pruned(path: str | os.PathLike[str], skeleton: nn.Module | None = None)
         skeleton: the full model with any weights, which is not changed. It is needed unless the file names the model.
 
     Returns:
-        The compact model in evaluation mode, its index map and the file's metadata.
+        The compact model in evaluation mode, its index map and the file's metadata. The file does not say the memory
+        format: filters are in the skeleton's, such as `torch.channels_last`.
 
     Raises:
         MapError: the file is damaged or of another format version, or the skeleton is missing or of another model.

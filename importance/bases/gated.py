@@ -22,7 +22,7 @@ from hfp.importance.capture.gates import GateKey, GateRecorder, recording_gates
 from hfp.importance.capture.one_sample import one_sample
 from hfp.importance.capture.state import untouched
 from hfp.importance.errors import CriterionError
-from hfp.importance.groups.members import GroupLayer, root_name, width
+from hfp.importance.groups.members import GroupLayer, width
 from hfp.importance.groups.roles import channels_at, is_attention, roles_of
 
 
@@ -219,11 +219,6 @@ class GatedImportance(FromData[list[GateBatch]], tp.importance.Importance):  # t
             raise CriterionError("nothing has been accumulated; call accumulate(model, batches, loss_fn) first")
         passes_on = frozenset().union(*(batch.passes_on for batch in self._batches))
         readers, writers, mixers = roles_of(group, passes_on)
-        if not readers and not writers:
-            raise CriterionError(
-                f"no layer reads the channels of {root_name(group)!r}: take empirical-fisher, or put it into "
-                "ignored_layers"
-            )
         gate = self._sum(group, readers or writers, "in" if readers else "out")
         if readers and is_attention(group):
             # The product q·k has its gate at q and again at k; v has its gate at v and again at its reader.

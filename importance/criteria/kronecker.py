@@ -25,7 +25,7 @@ from hfp.importance.capture.one_sample import one_sample
 from hfp.importance.capture.state import untouched
 from hfp.importance.criteria.group_fisher import gauss_newton_root
 from hfp.importance.errors import CriterionError
-from hfp.importance.groups.members import GroupLayer, root_name, width
+from hfp.importance.groups.members import GroupLayer, width
 from hfp.importance.groups.roles import channels_at, is_attention, roles_of
 from hfp.layers.products import PRODUCTS, groups_of
 
@@ -207,11 +207,6 @@ class KroneckerImportance(FromData[Totals], tp.importance.Importance):  # type: 
         if self.samples == 0:
             raise CriterionError("nothing has been accumulated; call accumulate(model, batches, loss_fn) first")
         readers, writers, _ = roles_of(group, self._totals.passes_on)
-        if not readers and not writers:
-            raise CriterionError(
-                f"no layer reads the channels of {root_name(group)!r}: take empirical-fisher, or put it into "
-                "ignored_layers"
-            )
         parts = [self._read(member) for member in readers]
         if not readers or is_attention(group):
             parts += [self._written(member) for member in writers]

@@ -31,8 +31,8 @@ def roles_of(
         passes_on: the names of parameters that are known to pass channels on.
 
     Raises:
-        CriterionError: the table does not know a layer's type, or a parameter may be the weights of such a layer; the
-            message names it.
+        CriterionError: no layer reads or writes the channels, the table does not know a layer's type, or a parameter
+            may be the weights of such a layer; the message names it.
     """
     readers: list[GroupLayer] = []
     writers: list[GroupLayer] = []
@@ -56,6 +56,10 @@ def roles_of(
                 readers.append(member)
         elif isinstance(layer, nn.Linear):
             writers.append(member)
+    if not readers and not writers:
+        raise CriterionError(
+            f"no layer reads the channels of {root_name(group)!r}: take empirical-fisher, or put it into ignored_layers"
+        )
     return readers, writers, mixers
 
 

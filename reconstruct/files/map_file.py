@@ -9,13 +9,13 @@ from hfp.reconstruct.errors import MapError
 from hfp.reconstruct.files.checksum import check_checksum
 from hfp.reconstruct.files.document import Document
 from hfp.reconstruct.files.parts import (
-    VECTOR,
     Vectors,
     entry_of,
+    map_in,
     opened,
     stored_vectors,
-    tensor_map,
     vector_in,
+    vector_names,
     write_whole,
 )
 from hfp.reconstruct.files.pruned_file import libraries
@@ -80,13 +80,8 @@ def load_index_map(path: str | os.PathLike[str]) -> IndexMap:
             raise MapError(f"{path} holds no index map; expected a file that save_index_map wrote")
         document = Document.parse(text)
         names = set(file.keys())
-        entries = [*document.tensors.values(), *document.transient.values()]
-        used = {f"{VECTOR}{number}" for entry in entries for number in entry.kept if number is not None}
-        if used != names:
-            raise MapError(f"{path}: the file's vectors are not those it describes: {sorted(used ^ names)[:4]}")
+        odd = sorted(vector_names(document) ^ names)
+        if odd:
+            raise MapError(f"{path}: the file's vectors are not those it describes: {odd[:4]}")
         vectors = {name: vector_in(file, name) for name in sorted(names)}
-    return IndexMap(
-        {name: tensor_map(name, entry, vectors) for name, entry in document.tensors.items()},
-        document.attributes,
-        {name: tensor_map(name, entry, vectors) for name, entry in document.transient.items()},
-    )
+    return map_in(document, vectors)

@@ -15,8 +15,8 @@ from torch import Tensor
 from hfp.atomic import write_atomically
 from hfp.reconstruct.errors import MapError
 from hfp.reconstruct.files.checksum import with_checksum
-from hfp.reconstruct.files.document import TensorEntry
-from hfp.reconstruct.maps.index_map import TensorMap
+from hfp.reconstruct.files.document import Document, TensorEntry
+from hfp.reconstruct.maps.index_map import IndexMap, TensorMap
 
 VECTOR = "hfp/kept/"  # names of index vectors; all other tensors are the compact state under its own names
 Vectors = dict[tuple[int, ...], int]
@@ -74,12 +74,24 @@ def vector_in(file: Any, name: str) -> Tensor:
     return file.get_tensor(name).clone()
 
 
-def tensor_map(name: str, entry: TensorEntry, vectors: Mapping[str, Tensor]) -> TensorMap:
-    """The map of a tensor that an entry describes.
+def vector_names(document: Document) -> set[str]:
+    """The names of the index vectors that a document needs."""
+    entries = [*document.tensors.values(), *document.transient.values()]
+    return {f"{VECTOR}{number}" for entry in entries for number in entry.kept if number is not None}
+
+
+def map_in(document: Document, vectors: Mapping[str, Tensor]) -> IndexMap:
+    """The index map that a document describes.
 
     Raises:
-        MapError: the indices do not fit the shape.
+        MapError: the indices do not fit the shapes.
     """
+    tensors = {name: _tensor_map(name, entry, vectors) for name, entry in document.tensors.items()}
+    transient = {name: _tensor_map(name, entry, vectors) for name, entry in document.transient.items()}
+    return IndexMap(tensors, document.attributes, transient)
+
+
+def _tensor_map(name: str, entry: TensorEntry, vectors: Mapping[str, Tensor]) -> TensorMap:
     kept = tuple(None if number is None else vectors[f"{VECTOR}{number}"] for number in entry.kept)
     try:
         return TensorMap(entry.shape, kept)

@@ -21,10 +21,11 @@ from hfp.reconstruct.files.parts import (
     VECTOR,
     Vectors,
     entry_of,
+    map_in,
     opened,
     stored_vectors,
-    tensor_map,
     vector_in,
+    vector_names,
     write_whole,
 )
 from hfp.reconstruct.files.sizes import check_sizes
@@ -32,7 +33,7 @@ from hfp.reconstruct.files.skeletons import TimmModel
 from hfp.reconstruct.files.watch import is_whole
 from hfp.reconstruct.maps.index_map import IndexMap
 from hfp.reconstruct.models.attributes import check
-from hfp.reconstruct.models.compact import build, device_for
+from hfp.reconstruct.models.compact import build, device_for, laid_out
 
 _DOCUMENT = "hfp"  # the metadata key of the description; the checksum has the other one
 _SMALL, _MOST_TIMES = 64 * 2**20, 100  # bytes that a file may have a model ask for: so many, and so many times its own
@@ -199,15 +200,14 @@ def read_pruned(path: str | os.PathLike[str]) -> PrunedFile:
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
         _check_names(document, shapes)
         vectors = {name: vector_in(file, name) for name in shapes if name.startswith(VECTOR)}
-    tensors = {name: tensor_map(name, entry, vectors) for name, entry in document.tensors.items()}
-    for name, tensor in tensors.items():
+    index_map = map_in(document, vectors)
+    for name, tensor in index_map.tensors.items():
         found = shapes[document.tied.get(name, name)]
         if found != tensor.compact_shape:
             raise MapError(f"{path}: {name} has shape {list(found)}, its indices say {list(tensor.compact_shape)}")
-    transient = {name: tensor_map(name, entry, vectors) for name, entry in document.transient.items()}
     return PrunedFile(
         path=path,
-        index_map=IndexMap(tensors, document.attributes, transient),
+        index_map=index_map,
         timm=None if document.skeleton is None else TimmModel(*document.skeleton),
         metadata=document.metadata,
         libraries=document.libraries,
@@ -224,7 +224,8 @@ def load_pruned(path: str | os.PathLike[str], skeleton: nn.Module | None = None)
             changed. None is enough where the file names a timm model.
 
     Returns:
-        The compact model in evaluation mode with the file's dtypes, its index map and the file's metadata.
+        The compact model in evaluation mode with the file's dtypes, its index map and the file's metadata. The file
+        does not say the memory format: filters are in the skeleton's, such as `torch.channels_last`.
 
     Raises:
         MapError: `read_pruned` would raise it, or the skeleton is missing or is another model than the one that was
@@ -275,7 +276,10 @@ def _built(file: PrunedFile, skeleton: nn.Module) -> Pruned:
     for name, tensor in state.items():
         if tensor.is_floating_point() != full[name].is_floating_point():
             raise MapError(f"{path}: {name} is {tensor.dtype}, the skeleton has {full[name].dtype}")
-    values = {name: tensor.to(device_for(tensor, full[name]), copy=name in file.tied) for name, tensor in state.items()}
+    values = {
+        name: laid_out(tensor.to(device_for(tensor, full[name]), copy=name in file.tied), full[name])
+        for name, tensor in state.items()
+    }
     return Pruned(build(skeleton, file.index_map, values).eval(), file.index_map, file.metadata)
 
 
@@ -323,8 +327,7 @@ def _tied_names(state: Mapping[str, Tensor]) -> dict[str, str]:
 
 
 def _check_names(document: Document, shapes: Mapping[str, Any]) -> None:
-    entries = [*document.tensors.values(), *document.transient.values()]
-    vectors = {f"{VECTOR}{number}" for entry in entries for number in entry.kept if number is not None}
+    vectors = vector_names(document)
     stored = {name for name in document.tensors if name not in document.tied}
     for name, other in document.tied.items():
         if name not in document.tensors or other not in stored:

@@ -46,7 +46,7 @@ def compact_model(parent: nn.Module, index_map: IndexMap, state: Mapping[str, Te
         index_map.check_full(full)
         index_map.check_compact(state)
         values = {name: _adopted(value, full[name]) for name, value in state.items()}
-    return build(parent, index_map, {name: _laid_out(value, full[name]) for name, value in values.items()})
+    return build(parent, index_map, {name: laid_out(value, full[name]) for name, value in values.items()})
 
 
 def build(parent: nn.Module, index_map: IndexMap, values: Mapping[str, Tensor]) -> nn.Module:
@@ -102,7 +102,7 @@ def _adopted(value: Tensor, full: Tensor) -> Tensor:
     return value.detach().to(device=device_for(value, full), dtype=full.dtype, copy=True)
 
 
-def _laid_out(value: Tensor, full: Tensor) -> Tensor:
+def laid_out(value: Tensor, full: Tensor) -> Tensor:
     """Return a compact tensor in the memory format of its full one, with which convolutions are fast or not."""
     form = _FORMATS.get(full.dim(), torch.contiguous_format)
     if full.is_contiguous() or not full.is_contiguous(memory_format=form):

@@ -12,6 +12,7 @@ from data_files import read
 from example_modules import forget_examples
 
 import hfp
+from hfp.comparison.definition import Comparison, variants_of
 from hfp.methods import methods
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -93,6 +94,23 @@ def test_what_more_rounds_or_images_reached_stays_beside_the_paper_s_figures(pap
 def test_a_figure_of_all_images_does_not_give_way_to_one_of_a_part(paper):
     lines = importlib.import_module("paper_tables.lines")
     assert lines._number("all") > lines._number("50000") > lines._number("6000") > lines._number("")
+
+
+@pytest.mark.parametrize(
+    ("result", "device"),
+    [
+        ({"device": "NVIDIA H200", "experiment": {"device": "cuda"}}, "NVIDIA H200"),
+        ({"experiment": {"device": "cuda"}}, "cuda"),
+        ({"experiment": {"device": "cpu"}}, "cpu"),
+    ],
+)
+def test_a_line_names_the_device_of_the_run_and_not_of_the_machine_that_writes_it(paper, monkeypatch, result, device):
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda *_: "the GPU of the machine that writes")
+    lines = importlib.import_module("paper_tables.lines")
+    record = {"round": 1, "bytes_up": 1, "accuracy": 50.0, "loss": 1.0, "train_loss": 1.0}
+    runs = {("fedavg", 1.0, "rank 1"): {0: {**result, "history": [record]}}}
+    asked = Comparison(variants_of(["fedavg"]), {"device": result["experiment"]["device"]})
+    assert [line["device"] for line in lines.rounds_of("table-1", asked, runs)] == [device]
 
 
 def test_it_is_said_that_the_paper_has_no_figure_of_this_network_and_data(paper, capsys):

@@ -310,6 +310,30 @@ def test_a_file_that_another_command_has_written_meanwhile_stays(factory, tmp_pa
         assert "m.safetensors was written by another program meanwhile, and stays; this is m-3" in shown.err
 
 
+@pytest.mark.parametrize("force", [False, True])
+def test_a_picture_and_an_export_that_another_command_has_written_meanwhile_stay(
+    factory, tmp_path, monkeypatch, capsys, force
+):
+    def pruned(*arguments, **options):
+        for name in ("layers.png", "m.onnx"):
+            (tmp_path / name).write_text("of another command")
+        return hfp.prune(*arguments, **options)
+
+    monkeypatch.setattr("hfp.commands.prune.prune", pruned)
+    words = ["prune", factory, "--ratio", "0.5", "--image-size", "12", "--out", "m.safetensors"]
+    assert main([*words, "--picture", "layers.png", *["--force"] * force]) == 0
+    there = sorted(path.name for path in tmp_path.iterdir() if path.suffix in (".safetensors", ".onnx", ".png"))
+    if force:
+        assert there == ["layers.png", "m.safetensors"]
+        assert (tmp_path / "layers.png").read_bytes().startswith(b"\x89PNG")
+    else:
+        assert there == ["layers-2.png", "layers.png", "m-2.safetensors", "m.onnx"]
+        assert {(tmp_path / name).read_text() for name in ("layers.png", "m.onnx")} == {"of another command"}
+        said = capsys.readouterr().err
+        assert "m.onnx was written by another program meanwhile, and stays; this is m-2.safetensors" in said
+        assert "layers.png was written by another program meanwhile, and stays; this is layers-2.png" in said
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -6,10 +6,12 @@ import runpy
 import shlex
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+import hfp
 from hfp.commands import compare as command
 from hfp.commands.arguments.compare import check
 from hfp.commands.cli import build_parser, main
@@ -129,6 +131,14 @@ def test_processes_side_by_side_give_the_same_results(tmp_path):
         assert mine == theirs
 
 
+def test_a_result_says_which_device_made_it(monkeypatch):
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda device: f"the GPU that is {device}")
+    run = hfp.simulate(next(tiny().cells()).experiment)
+    assert compare_runs.result_of(run)["device"] == "cpu"
+    elsewhere = replace(run, experiment=replace(run.experiment, device="cuda:1"))
+    assert compare_runs.result_of(elsewhere)["device"] == "the GPU that is cuda:1"
+
+
 def test_one_process_a_core_but_not_on_a_gpu(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
     assert default_jobs(list(tiny(seeds=(0, 1)).cells())) == 4
@@ -157,12 +167,22 @@ def test_the_command_writes_a_table_and_a_page(tmp_path, capsys):
         "comparison.json", "figures", "report.html", "runs", "table.md",
     ]  # fmt: skip
     names = [path.name for path in (out / "figures").iterdir()]
-    assert sorted(names) == ["alpha-1-rank-1-megabytes.svg", "alpha-1-rank-1-round.svg"]
+    assert sorted(names) == ["alpha-1-rank-1-megabytes.svg", "alpha-1-rank-1-round.svg", "written.json"]
     assert len(list((out / "runs").iterdir())) == 4
     assert main(["compare", "--file", str(out / "comparison.json"), "--out", str(out)]) == 0
     shown = capsys.readouterr().out
     assert "4 runs of 2 variants, 4 done" in shown
     assert "rank 1, alpha 1" in shown
+
+
+def test_pictures_that_a_report_no_longer_has_go_and_those_of_others_stay(tmp_path):
+    folder, figures = ComparisonFolder(tmp_path), tmp_path / "figures"
+    folder.write_figures({"one.svg": "<svg/>", "other.svg": "<svg/>", "changed.svg": "<svg/>"})
+    (figures / "changed.svg").write_text("<svg>my own</svg>")
+    (figures / "mine.svg").write_text("<svg/>")
+    folder.write_figures({"one.svg": "<svg>new</svg>"})
+    found = {path.name: path.read_text() for path in figures.glob("*.svg")}
+    assert found == {"one.svg": "<svg>new</svg>", "changed.svg": "<svg>my own</svg>", "mine.svg": "<svg/>"}
 
 
 def test_without_matplotlib_there_is_a_table_and_no_page(tmp_path, monkeypatch, capsys):

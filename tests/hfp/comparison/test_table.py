@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 import pytest
 from rich.console import Console
 
+from hfp.comparison import definition
 from hfp.comparison.definition import Comparison, Variant, variants_of
 from hfp.comparison.page import figures, page, size_chart
 from hfp.comparison.table import Spread, cells_of, curves, gather, markdown, plain, rows, tables
@@ -241,6 +242,14 @@ def test_a_comparison_without_the_dirichlet_partition_names_its_own():
     shown = [console.file.getvalue(), markdown(made), page(comparison, runs, made), *figures(comparison, runs, made)]
     shown.append(str(next(comparison.cells())))
     assert not [text for text in shown if "alpha" in text.lower() or "iid" not in text]
+
+
+def test_one_experiment_tells_how_data_are_dealt_out(monkeypatch):
+    comparison, made = Comparison(variants_of(["fedavg", "ca-hfp"]), alphas=(1, 10), ranks=(1, 2)), []
+    real = definition._experiment
+    monkeypatch.setattr(definition, "_experiment", lambda fields: made.append(fields) or real(fields))
+    assert comparison.dealt(10) == "alpha 10"
+    assert len(made) == 1
 
 
 def test_the_page_says_which_runs_have_no_result(runs, made):

@@ -294,12 +294,30 @@ def test_a_folder_that_another_program_has_written_meanwhile_stays(full, tmp_pat
     def meanwhile(doing):
         (tmp_path / "small").mkdir(exist_ok=True)
 
-    with pytest.raises(
-        InputError, match="small was written by another program meanwhile, and stays; the new .*small-2"
-    ):
-        prune_folder(full, tmp_path / "small", HALF, progress=meanwhile, replace=replace)
+    with pytest.warns(match="small was written by another program meanwhile, and stays; the new folder is .*small-2"):
+        report = prune_folder(full, tmp_path / "small", HALF, progress=meanwhile, replace=replace)
     assert not any((tmp_path / "small").iterdir())
-    assert hfp.from_pretrained(tmp_path / "small-2").metadata["report"]["budget"] == str(HALF)
+    assert report.out == str(tmp_path / "small-2")
+    assert hfp.from_pretrained(tmp_path / "small-2").metadata["report"]["out"] == report.out
+
+
+def test_a_folder_that_another_program_has_written_while_one_is_restored_stays(full, half, tmp_path):
+    def meanwhile(doing):
+        (tmp_path / "back").mkdir(exist_ok=True)
+
+    with pytest.warns(match="back was written by another program meanwhile, and stays"):
+        found = restore_folder(half[0], full, tmp_path / "back", progress=meanwhile)
+    assert found == tmp_path / "back-2"
+    assert not any((tmp_path / "back").iterdir())
+
+
+def test_a_folder_that_appears_in_the_last_moment_stays(tmp_path):
+    out = tmp_path / "small"
+    out.mkdir()
+    (out / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="small can't be written"), writing.unfinished_folder(out, 0) as unfinished:
+        writing.finish(unfinished, out, out, replace=False)
+    assert [path.name for path in tmp_path.rglob("*")] == ["small", "notes.txt"]
 
 
 def test_a_pruned_folder_is_replaced_only_when_asked_and_no_other_folder_ever(full, half, tmp_path):

@@ -146,6 +146,16 @@ class Shared(nn.Module):
             self.leave.weight = self.enter.weight
 
 
+def test_filters_have_the_memory_format_of_the_skeleton(tmp_path):
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+    path = save_pruned(Pruned(model, IndexMap.identity(model)), tmp_path / "m.safetensors")
+    last = copy.deepcopy(model).to(memory_format=torch.channels_last)
+    assert load_pruned(path, model).model[0].weight.is_contiguous()
+    for found, layer in zip(load_pruned(path, last).model[::2], model[::2], strict=True):
+        assert found.weight.is_contiguous(memory_format=torch.channels_last) and not found.weight.is_contiguous()
+        assert torch.equal(found.weight, layer.weight)
+
+
 def test_tied_tensors_are_stored_once_and_stay_tied(tmp_path):
     model = Shared()
     path = save_pruned(Pruned(model, IndexMap.identity(model)), tmp_path / "m.safetensors")
