@@ -154,6 +154,7 @@ def _figures(row: Row) -> Line:
         "megabytes_up": f"{row.megabytes_up:.1f}",
         "megabytes_down": f"{row.megabytes_down:.1f}",
         "training_gmacs": f"{row.gmacs:.1f}",
+        "device_seconds": f"{row.seconds:.0f}",
     }
 
 
