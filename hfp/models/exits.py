@@ -149,7 +149,11 @@ def with_exits(model: nn.Module, example: Tensor, most: int = MOST_EXITS) -> Wit
 
 
 def _features(model: nn.Module, example: Tensor) -> dict[str, Tensor]:
-    """Return the outputs that exits could read, by module, in the order in which the modules ran."""
+    """Return the outputs that exits could read, by module, in the order in which the modules ran.
+
+    An output that a later module writes into is none of them, because an exit's gradient needs what it read. Neither
+    are those of a module that runs several times, because it says nothing of where the network is.
+    """
     known = [entry["module"] for entry in getattr(model, "feature_info", [])]
     listed = [
         f"{name}.{child}".lstrip(".")
@@ -158,12 +162,15 @@ def _features(model: nn.Module, example: Tensor) -> dict[str, Tensor]:
         for child, inner in module.named_children()
         if not isinstance(inner, _POOLS)
     ]
-    found: dict[str, Tensor] = {}
+    found: dict[str, list[tuple[Any, int]]] = {}
+
+    def note(name: str, output: Any) -> None:
+        found.setdefault(name, []).append((output, getattr(output, "_version", 0)))
 
     @contextmanager
     def watched(names: Sequence[str]) -> Iterator[None]:
         hooks = [
-            model.get_submodule(name).register_forward_hook(lambda _m, _i, out, name=name: found.update({name: out}))
+            model.get_submodule(name).register_forward_hook(lambda _m, _i, out, name=name: note(name, out))
             for name in names
         ]
         try:
@@ -174,7 +181,11 @@ def _features(model: nn.Module, example: Tensor) -> dict[str, Tensor]:
 
     with watched(known or listed):
         model(example)
-    return {name: out for name, out in found.items() if isinstance(out, Tensor) and out.dim() in (3, 4)}
+    return {
+        name: out
+        for name, [(out, version), *more] in found.items()
+        if not more and isinstance(out, Tensor) and out.dim() in (3, 4) and out._version == version
+    }
 
 
 def _chosen(features: Mapping[str, Tensor], most: int) -> list[str]:
@@ -196,6 +207,8 @@ def _needs(model: WithExits, example: Tensor) -> dict[str, int]:
         model.eval()
         for number, logits in enumerate(model.logits(example), 1):
             wanted = [name for name, parameter in parameters.items() if name not in first and parameter.requires_grad]
+            if not wanted:
+                break
             reached = torch.autograd.grad(
                 logits.sum(), [parameters[name] for name in wanted], retain_graph=True, allow_unused=True
             )
