@@ -67,10 +67,9 @@ class Workshop:
         if kind == "train":
             return self._train(federation, workers, client, letter, kept)
         if kind == "statistics":
-            full = federation.model.state_dict()
-            weights = wire.read_state(wire.GLOBAL, letter, layout(full))
+            weights = wire.read_state(wire.GLOBAL, letter, layout(federation.model.state_dict()))
             measured = workers.statistics(client, weights)
-            return wire.write_state(wire.STATISTICS, measured, wire.statistics_layout(full)), kept
+            return wire.write_state(wire.STATISTICS, measured, wire.statistics_layout(federation.model)), kept
         raise InputError(f"unknown kind of message {kind!r}")
 
     def _train(
