@@ -135,7 +135,7 @@ def _unpickled(path: Path) -> Any:
             found = f"{path} is an archive of TorchScript, which holds code, so it is not read"
             raise InputError(f"{found}; {_convert(f'torch.jit.load({str(path)!r})')}") from error
         raise InputError(f"{path} can't be read as a state_dict: {str(error).splitlines()[0]}") from error
-    except (EOFError, OSError, ValueError, LookupError, AttributeError) as error:
+    except Exception as error:  # damage makes the reader fail in any way
         raise InputError(f"{path} is damaged or was not written by torch.save") from error
 
 

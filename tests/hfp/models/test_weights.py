@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import socket
+import struct
 from pathlib import Path
 
 import pytest
@@ -135,6 +136,17 @@ def test_a_damaged_file_is_one_line(name: str, content: bytes, message: str, tmp
     with pytest.raises(InputError, match=message) as caught:
         read_weights(tmp_path / name)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("damage", [TypeError, AssertionError, struct.error])
+def test_whatever_the_reader_fails_with_is_one_line(damage, tmp_path: Path, monkeypatch) -> None:
+    def load(*_: object, **__: object) -> None:
+        raise damage("it is odd")
+
+    torch.save(network().state_dict(), tmp_path / "weights.pth")
+    monkeypatch.setattr(torch, "load", load)
+    with pytest.raises(InputError, match="is damaged or was not written by torch.save"):
+        read_weights(tmp_path / "weights.pth")
 
 
 def test_a_file_cut_short_is_one_line(tmp_path: Path) -> None:
