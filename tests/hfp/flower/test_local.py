@@ -4,7 +4,11 @@ import contextlib
 import os
 import ssl
 import stat
+import subprocess
 import sys
+import tempfile
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -13,7 +17,8 @@ pytest.importorskip("flwr")
 
 from hfp import InputError
 from hfp.commands.cli import main
-from hfp.flower import keys, require_flower, worker
+from hfp.federation.letter import Letter
+from hfp.flower import keys, require_flower, worker, workshop
 from hfp.flower.local import CONNECTION, LocalDeployment
 
 
@@ -49,6 +54,26 @@ def test_a_workers_folder_is_its_owners_alone(tmp_path):
     os.chmod(folder, 0o755)
     with pytest.raises(InputError, match="only this user can enter"), worker._alone(folder):
         pass
+
+
+def test_a_worker_does_not_end_while_somebody_speaks_to_it(monkeypatch):
+    monkeypatch.setattr(worker, "WATCH", 0.02)
+    monkeypatch.setattr(workshop, "answer", lambda *_: (Letter("here"), None))
+    with subprocess.Popen(["true"]) as owner:
+        owner.wait()
+    folder = Path(tempfile.mkdtemp(prefix="hfp-"), "worker")
+    with worker._alone(folder):
+        serving = threading.Thread(target=worker.serve, args=(folder, owner.pid))
+        serving.start()
+        time.sleep(0.3)  # many looks at an owner that is gone
+        connection = worker._connect(folder)
+        assert connection is not None
+        with connection:
+            worker._send(connection, {}, Letter("{}"), None)
+            assert worker._receive(connection)[1] == Letter("here")
+    serving.join(60)
+    assert not folder.exists()
+    folder.parent.rmdir()
 
 
 def test_a_workers_socket_has_a_short_path_where_the_temporary_folder_has_a_long_one(tmp_path, monkeypatch):
