@@ -218,13 +218,17 @@ def test_without_a_network_pretrained_weights_are_one_line_at_once(monkeypatch, 
         assert "\n" not in str(caught.value)
 
 
-def test_a_download_that_fails_is_one_line(monkeypatch) -> None:
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [(RuntimeError("checksum differs\nsecond line"), "checksum differs"), (TimeoutError(), "TimeoutError")],
+)
+def test_a_download_that_fails_is_one_line(error, said, monkeypatch) -> None:
     def fail(*_: object, **__: object) -> None:
-        raise RuntimeError("checksum differs\nsecond line")
+        raise error
 
     monkeypatch.setattr("hfp.models.pretrained._cached", lambda repository: True)
     monkeypatch.setattr(timm, "create_model", fail)
-    with pytest.raises(InputError, match=r"can't be downloaded \(checksum differs\)") as caught:
+    with pytest.raises(InputError, match=rf"can't be downloaded \({said}\)") as caught:
         pretrained_model("resnet18")
     assert "\n" not in str(caught.value)
 
