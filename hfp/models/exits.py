@@ -151,8 +151,8 @@ def with_exits(model: nn.Module, example: Tensor, most: int = MOST_EXITS) -> Wit
 def _features(model: nn.Module, example: Tensor) -> dict[str, Tensor]:
     """Return the outputs that exits could read, by module, in the order in which the modules ran.
 
-    An output that a later module writes into is none of them, because an exit's gradient needs what it read. Neither
-    are those of a module that runs several times, because it says nothing of where the network is.
+    An output that a later module writes into is none of them, because an exit's gradient needs what it read, and
+    neither is one of inference mode. Modules that run several times don't say how far the network has come.
     """
     known = [entry["module"] for entry in getattr(model, "feature_info", [])]
     listed = [
@@ -162,10 +162,11 @@ def _features(model: nn.Module, example: Tensor) -> dict[str, Tensor]:
         for child, inner in module.named_children()
         if not isinstance(inner, _POOLS)
     ]
-    found: dict[str, list[tuple[Any, int]]] = {}
+    found: dict[str, list[tuple[Any, int | None]]] = {}
 
     def note(name: str, output: Any) -> None:
-        found.setdefault(name, []).append((output, getattr(output, "_version", 0)))
+        readable = isinstance(output, Tensor) and not output.is_inference()  # those can't be learnt from
+        found.setdefault(name, []).append((output, output._version if readable else None))
 
     @contextmanager
     def watched(names: Sequence[str]) -> Iterator[None]:
@@ -184,7 +185,7 @@ def _features(model: nn.Module, example: Tensor) -> dict[str, Tensor]:
     return {
         name: out
         for name, [(out, version), *more] in found.items()
-        if not more and isinstance(out, Tensor) and out.dim() in (3, 4) and out._version == version
+        if version is not None and not more and out.dim() in (3, 4) and out._version == version
     }
 
 

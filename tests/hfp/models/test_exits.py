@@ -132,6 +132,21 @@ def test_no_exit_reads_a_module_that_runs_several_times():
     assert_trains(made)
 
 
+def test_no_exit_reads_what_is_computed_in_inference_mode():
+    class Fixed(nn.Conv2d):
+        @torch.inference_mode()
+        def forward(self, x):
+            return super().forward(x)
+
+    class Copy(nn.Module):
+        def forward(self, x):
+            return x.clone()
+
+    made = with_exits(plain(Fixed(3, 8, 3).requires_grad_(False), Copy(), conv(8, 8)), torch.zeros(2, 3, 16, 16))
+    assert "0.0" not in made.places
+    assert_trains(made)
+
+
 def test_the_last_part_of_the_network_may_be_frozen():
     network = create_model("resnet8")
     for part in (network.blocks[2], network.classifier):
