@@ -86,6 +86,16 @@ def message_of(error: BaseException, most: int = 200) -> str:
     return " ".join(str(error).split())[:most]
 
 
+def first_line(error: BaseException) -> str:
+    r"""Return the first line of an error's message, or the error's kind where it has none.
+
+    >>> from hfp.errors import first_line
+    >>> first_line(RuntimeError("no device\nis there")), first_line(TimeoutError())
+    ('no device', 'TimeoutError')
+    """
+    return next((line for line in map(str.strip, str(error).splitlines()) if line), type(error).__name__)
+
+
 def described(error: BaseException) -> str:
     """Return an error's kind and message in one line, to say what somebody else's code did.
 

@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     with ExitStack() as stack:
         stack.enter_context(_handlers_restored())
         folder = arguments.folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hfp-flower-")))
-        deployment = LocalDeployment(folder.resolve(), secure=arguments.secure, simulation=arguments.simulation)
+        deployment = LocalDeployment(folder, secure=arguments.secure, simulation=arguments.simulation)
         stack.enter_context(deployment)
         try:
             return _serve(deployment, arguments, stack)

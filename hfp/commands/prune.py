@@ -21,7 +21,7 @@ from hfp.commands.arguments.prune_checks import check_classes, check_images, che
 from hfp.commands.printing import print_json
 from hfp.costs.macs import latencies, parameters, state_bytes
 from hfp.data import Dataset, load_dataset
-from hfp.errors import InputError, file_errors
+from hfp.errors import InputError, file_errors, first_line
 from hfp.language.choices import PREFIX
 from hfp.models.source import FullModel, full_model, images_of
 from hfp.pruning.budget import Budget
@@ -115,7 +115,7 @@ def _device(name: str) -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"no device {name!r} here: {str(error).splitlines()[0]}") from error
+        raise InputError(f"no device {name!r} here: {first_line(error)}") from error
     return device
 
 

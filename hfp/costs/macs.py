@@ -137,7 +137,7 @@ def parameters(model: nn.Module) -> int:
 
 
 def state_bytes(model: nn.Module) -> int:
-    """Count the bytes of a model's parameters and buffers; a tensor that is shared counts once."""
+    """Count the bytes of a model's state; a tensor that is shared counts once."""
     tensors = {id(tensor): tensor for tensor in model.state_dict(keep_vars=True).values()}
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hfp.costs.macs import decides_costs
+from hfp.layers.calling import random_state_kept
 from hfp.reconstruct.models.copying import copied
 from hfp.reconstruct.models.twin import computed
 
@@ -47,7 +48,7 @@ class PeakBytesCounter:
             return tensor.detach()  # an operation that kept its own output, and with it itself, would never be freed
 
         images = self._example.to(next(model.parameters()).device).repeat(batch_size, *[1] * (self._example.dim() - 1))
-        with torch.random.fork_rng(devices=[]), torch.autograd.graph.saved_tensors_hooks(remember, lambda kept: kept):
+        with random_state_kept(), torch.autograd.graph.saved_tensors_hooks(remember, lambda kept: kept):
             scores = model(images)
         del scores
         return sum(tensor.untyped_storage().nbytes() for place, tensor in saved.items() if place not in own)

@@ -192,10 +192,10 @@ def check_splits(name: str, train: Split, test: Split, classes: tuple[str, ...])
     """Refuse two splits that can't be trained and tested on, before anything is done with them.
 
     Raises:
-        InputError: a split is empty or is not a pair of dense tensors; its samples are neither uint8 nor floats that
-            are finite in single precision; it has another number of labels than samples; its labels are not int64 or
-            are not indices of `classes`; a class's name is no text; or the two splits hold samples of different shapes
-            or dtypes.
+        InputError: a split is empty or is not a pair of dense tensors in main memory; its samples are empty, or are
+            neither uint8 nor floats that are finite in single precision; it has another number of labels than samples;
+            its labels are not int64 or are not indices of `classes`; a class's name is no text; or the two splits hold
+            samples of different shapes or dtypes.
     """
     unnamed = [found for found in classes if not isinstance(found, str)]
     if unnamed:
@@ -213,16 +213,20 @@ def check_splits(name: str, train: Split, test: Split, classes: tuple[str, ...])
 
 
 def _check_split(where: str, split: Split, classes: int) -> None:
+    if not isinstance(split, Split):
+        raise InputError(f"{where}: expected a hfp.data.Split(images, labels); found {type(split).__name__}")
     images, labels = split.images, split.labels
     for what, found in (("images", images), ("labels", labels)):
         if not isinstance(found, Tensor):
             raise InputError(f"{where}: {what} must be a tensor; found {type(found).__name__}; use torch.as_tensor")
         if found.layout != torch.strided:
             raise InputError(f"{where}: {what} must be a dense tensor; found {found.layout}; use {what}.to_dense()")
+        if found.device.type != "cpu":
+            raise InputError(f"{where}: {what} must be in main memory; found them on {found.device}; use {what}.cpu()")
     if images.dtype != torch.uint8 and not images.is_floating_point():
         raise InputError(f"{where}: images must be uint8 or floats; found {images.dtype}")
-    if images.dim() < 2:
-        raise InputError(f"{where}: images must be [samples, ...]; found {list(images.shape)}")
+    if images.dim() < 2 or 0 in images.shape[1:]:
+        raise InputError(f"{where}: images must be [samples, ...] with no side of 0; found {list(images.shape)}")
     if labels.dtype != torch.int64 or labels.dim() != 1:
         raise InputError(
             f"{where}: labels must be int64 [samples]; found {labels.dtype} {list(labels.shape)}; use labels.long()"
@@ -270,5 +274,5 @@ def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
     count = images.numel() // images.shape[1]
     mean = total / count
     std = (squares / count - mean.square()).clamp(min=0).sqrt()
-    # sums of floats are rounded, so that the deviation of equal values need not be 0
-    return mean.float(), torch.where(varies & (std > 0), std, 1.0).float()
+    # sums of floats are rounded, so that the deviation of equal values need not be 0, nor single precision hold it
+    return mean.float(), torch.where(varies & (std.float() > 0), std, 1.0).float()

@@ -109,7 +109,7 @@ def load_dataset(
     if image_size is not None and (name != "imagefolder" or image_size < 1):
         raise InputError(f"image_size is a positive number and for imagefolder only, found {image_size} for {name}")
     check_root(root, name, download)
-    folder = None if root is None else Path(root).expanduser()
+    folder = None if root is None else _folder(root)
     from hfp.data.dataset import Dataset, check_dataset
 
     load = getattr(import_module(_OWN[name]), f"load_{name}") if name in _OWN else _LOADERS[name]
@@ -138,5 +138,12 @@ def check_root(root: str | os.PathLike[str] | None, name: str | None, download: 
         )
     if name == "imagefolder" and root is None:
         raise InputError("data set imagefolder needs the folder of the images: --data-root PATH")
-    if root is not None and not download and not Path(root).expanduser().is_dir():
-        raise InputError(f"the data root {Path(root).expanduser()} is not a folder")
+    if name == "imagefolder" and download:
+        raise InputError("data set imagefolder is a folder of your own; leave out the download")
+    if root is not None and not download and not _folder(root).is_dir():
+        raise InputError(f"the data root {_folder(root)} is not a folder")
+
+
+def _folder(root: str | os.PathLike[str]) -> Path:
+    """Return a folder in which ``~`` stands for a home, unless it is of nobody that there is."""
+    return Path(os.path.expanduser(root))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -68,7 +69,7 @@ def read_clients_file(path: Path) -> Entries:
 
 def _from_csv(path: Path, text: str) -> Entries:
     try:
-        rows = list(csv.reader(text.splitlines()))
+        rows = list(csv.reader(io.StringIO(text)))
     except csv.Error as error:
         raise InputError(f"the clients file {path} can't be read as CSV: {error}") from error
     heading = [cell.strip().lower() for cell in rows[0]] if rows else []

@@ -135,7 +135,8 @@ def _findings(image: Image.Image) -> Iterator[str]:
         yield DEEP
     if image.format != "MPO" and getattr(image, "is_animated", False):  # an MPO's other frames are previews
         yield ANIMATED
-    if "transparency" in image.info or ("A" in image.getbands() and np.asarray(image.getchannel("A")).min() < 255):
+    alpha = image.mode in ("LA", "PA", "RGBA") and np.asarray(image.getchannel("A")).min() < 255
+    if alpha or "transparency" in image.info:
         yield TRANSPARENT
 
 

@@ -8,6 +8,9 @@ import torch
 from torch import Tensor
 
 from hfp.data.dataset import Dataset, Split, check_splits
+from hfp.errors import InputError
+
+LARGEST_LABEL = 1_000_000  # what is larger is no class, and as many names would fill the memory
 
 
 def from_tensors(
@@ -37,7 +40,8 @@ def from_tensors(
         The data set.
 
     Raises:
-        InputError: the tensors fail `hfp.data.dataset.check_splits`.
+        InputError: the tensors fail `hfp.data.dataset.check_splits`, or no `classes` are given and a label is above
+            `LARGEST_LABEL`.
 
     >>> import torch
     >>> x, y = torch.randn(90, 7), torch.arange(90) % 3
@@ -46,7 +50,10 @@ def from_tensors(
     """
     if classes is None:
         labels = [y for y in (train_y, test_y) if isinstance(y, Tensor) and y.dtype == torch.int64 and y.numel()]
-        classes = [str(label) for label in range(max((int(y.max()) for y in labels), default=0) + 1)]
+        largest = max((int(y.max()) for y in labels), default=0)
+        if largest > LARGEST_LABEL:
+            raise InputError(f"data set {name}: labels must count classes from 0; found {largest}")
+        classes = [str(label) for label in range(largest + 1)]
     train, test = Split(train_x, train_y), Split(test_x, test_y)
     check_splits(name, train, test, tuple(classes))
     return unnormalised(name, train, test, tuple(classes))

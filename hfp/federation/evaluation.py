@@ -201,7 +201,7 @@ class Evaluator:
     def _messages(self) -> tuple[int, int]:
         """Bytes of the full model, and of its statistics."""
         full: State = self._federation.initial
-        moments = {name: tensor for name, tensor in full.items() if name.endswith(("running_mean", "running_var"))}
+        moments = {name: full[name] for name in batchnorm.statistics_names(self._federation.model)}
         return packed_bytes(full), packed_bytes(moments)
 
 

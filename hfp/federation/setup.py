@@ -16,7 +16,7 @@ from hfp.data.dataset import Split, check_dataset, check_labels
 from hfp.data.ownership import checked_parts, parts_in_file, parts_of_owners
 from hfp.data.partition import FEWEST, OWN
 from hfp.data.rows import share_of
-from hfp.errors import InputError
+from hfp.errors import InputError, first_line
 from hfp.federation.experiment import GIVEN, Experiment
 from hfp.federation.problem import Problem, dataset_of
 from hfp.federation.ratios import RatioFinder
@@ -374,6 +374,6 @@ def _device(name: str) -> torch.device:
     try:
         device = torch.zeros(1, device=torch.device(name)).device  # with the number of the GPU
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise InputError(f"device {name!r} can't be used here ({reason}); use cpu") from error
     return device

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hfp.costs.payload import layout, pack, unpack
 from hfp.data.partition import FEWEST
@@ -26,6 +26,7 @@ from hfp.federation.letter import Letter
 from hfp.methods import Client, MethodContext, Reply, State, Task
 from hfp.methods.blocks.bits import from_bits, to_bits
 from hfp.reconstruct import IndexMap, MapError, Plan
+from hfp.training.batch_norm import statistics_names
 
 VERSION = 1
 DTYPES = {
@@ -233,9 +234,10 @@ def compact_layout(context: MethodContext, index_map: IndexMap) -> Layout:
     return {name: (torch.Size(place.compact_shape), full[name].dtype) for name, place in index_map.tensors.items()}
 
 
-def statistics_layout(state: State) -> Layout:
+def statistics_layout(model: nn.Module) -> Layout:
     """Return the shape and dtype of a full model's batch-norm statistics, as a client sends them."""
-    return layout({n: t for n, t in state.items() if n.endswith(("running_mean", "running_var"))})
+    state = model.state_dict()
+    return layout({name: state[name] for name in statistics_names(model)})
 
 
 def digest(context: MethodContext, state: State) -> str:

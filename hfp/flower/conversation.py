@@ -90,8 +90,12 @@ class Conversation:
 
     def _give_up(self) -> None:
         self._on_unanswered(dict(self._unanswered))
-        for client in [*self._unanswered.values(), *(client.index for client in self._waiting)]:
-            self._drop(client, "no answer when the round ended")
+        for index in self._unanswered.values():
+            self._drop(index, "no answer when the round ended")
+        for client in self._waiting:
+            self._drop(
+                client.index, "the round ended before its message could be sent; raise round-timeout or in-flight"
+            )
         self._unanswered.clear()
         self._waiting.clear()
 

@@ -74,7 +74,7 @@ class Flower:
     def statistics(self, round: int, clients: Sequence[Client], weights: State) -> Iterator[tuple[Client, State | str]]:
         """Yield the clients, each with its batch-norm statistics or why they can't be read."""
         letter = wire.write_state(wire.GLOBAL, weights, layout(weights))
-        known = wire.statistics_layout(weights)
+        known = wire.statistics_layout(self._context.model)
         for client, heard in self._nodes.converse("statistics", clients, lambda _: letter):
             if heard.letter is None:
                 yield client, heard.problem

@@ -58,6 +58,7 @@ class LocalDeployment:
             InputError: Flower isn't installed.
         """
         require_flower()
+        self.folder = self.folder.resolve()  # it is where the processes work, and in the paths that they are given
         self.folder.mkdir(parents=True, exist_ok=True)
         self.port = free_port()
         self.nodes: dict[str, subprocess.Popen[bytes]] = {}

@@ -45,7 +45,7 @@ class Nodes:
     """
 
     def __init__(self, grid: Grid, settings: Settings, clients: int, say: Say = print) -> None:
-        self._post, self._grid = Post(grid, say), grid
+        self._post = Post(grid, say)
         self._keys = public_keys(Path(settings.keys), clients) if settings.keys else None
         self._settings, self._clients, self._say = settings, clients, say
         self._asked: dict[str, int] = {}
@@ -65,8 +65,7 @@ class Nodes:
         quorum = min(self._settings.quorum, self._clients)
         said, pause = False, SHORTEST
         while True:
-            self.look()
-            count = len(self.free())
+            count = len(self.free()) if self.look() else 0
             if count >= self._clients or (count >= quorum and not everyone):
                 return
             if time.monotonic() > until:
@@ -80,9 +79,15 @@ class Nodes:
             time.sleep(pause)
             pause = min(2 * pause, LONGEST)
 
-    def look(self) -> None:
-        """Note who is there now: ask new nodes who they are, forget nodes that left, and read late answers."""
+    def look(self) -> bool:
+        """Note who is there now: ask new nodes who they are, forget nodes that left, and read late answers.
+
+        Returns:
+            Whether the grid could be asked; where it could not, nothing is known anew.
+        """
         present = self._post.present()
+        if present is None:
+            return False
         self.nodes = {client: node for client, node in self.nodes.items() if node.id in present}
         given_up = {node for node, times in self._refused.items() if times >= TRIES}
         met = {node.id for node in self.nodes.values()} | set(self._asked.values()) | given_up
@@ -98,6 +103,7 @@ class Nodes:
                 self._meet(asked, message)
         self._asked = {identity: node for identity, node in self._asked.items() if node in present}
         self._owed = {identity: client for identity, client in self._owed.items() if client in self.nodes}
+        return True
 
     def free(self) -> set[int]:
         """Return the clients that are there and owe no answer."""
@@ -150,17 +156,13 @@ class Nodes:
                 raise InputError(f"it is partition {client}; there are {self._clients}")
             if client in self.nodes:
                 raise InputError(f"it is partition {client}, which another node is already")
-            if self._keys is not None and self._key_of(node) != self._keys[client]:
+            if self._keys is not None and self._post.key_of(node) != self._keys[client]:
                 raise InputError(f"it says that it is partition {client}, but has not the key of that client")
         except InputError as error:
             self._refuse(node, str(error))
             return
         self.nodes[client] = Node(node, client, samples, digest)
         self._say(f"client {client} is here, with {samples} samples")
-
-    def _key_of(self, node: int) -> bytes:
-        """The public key that the SuperLink has registered a node with."""
-        return next((bytes(found.public_key).strip() for found in self._grid.get_nodes() if found.node_id == node), b"")
 
     def _refuse(self, node: int, why: str) -> None:
         """Say why a node can't take part; it is asked again a few times."""

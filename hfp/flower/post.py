@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
 
-from hfp.errors import InputError, printable
+from hfp.errors import InputError, described, printable
 from hfp.federation import wire
 from hfp.federation.letter import Letter
 from hfp.federation.records import FAILED, IN_TIME, REFUSED
@@ -38,9 +38,23 @@ class Post:
     def __init__(self, grid: Grid, say: Say) -> None:
         self._grid, self._say = grid, say
 
-    def present(self) -> set[int]:
-        """Return the ids of the nodes that the grid knows now."""
-        return set(self._grid.get_node_ids())
+    def present(self) -> set[int] | None:
+        """Return the ids of the nodes that the grid knows now; None where it can't be asked."""
+        try:
+            return set(self._grid.get_node_ids())
+        except Exception as error:  # the transport's own, of several libraries
+            self._say(f"the nodes could not be listed: {described(error)}")
+            return None
+
+    def key_of(self, node: int) -> bytes:
+        """Return the public key that the SuperLink has registered a node with; it is empty where it is not known."""
+        try:
+            return next(
+                (bytes(found.public_key).strip() for found in self._grid.get_nodes() if found.node_id == node), b""
+            )
+        except Exception as error:  # as above
+            self._say(f"the nodes' keys could not be read: {described(error)}")
+            return b""
 
     @property
     def simulated(self) -> bool:
@@ -57,8 +71,8 @@ class Post:
             message = Message(to_records(letter), node, KINDS[kind], ttl=seconds + PATIENCE)
             try:
                 accepted = [identity for identity in self._grid.push_messages([message]) if identity]
-            except Exception as error:  # the transport's own, of several libraries
-                self._say(f"a message could not be sent: {type(error).__name__}: {error}")
+            except Exception as error:  # as above
+                self._say(f"a message could not be sent: {described(error)}")
                 accepted = []
             if accepted:
                 return str(accepted[0])
@@ -73,7 +87,7 @@ class Post:
         try:
             return list(self._grid.pull_messages(wanted))
         except Exception as error:  # as above; the messages are asked for again
-            self._say(f"no messages could be read: {type(error).__name__}: {error}")
+            self._say(f"no messages could be read: {described(error)}")
             return []
 
 

@@ -63,10 +63,12 @@ def serve(folder: Path, owner: int) -> None:
         listener.listen(1)
         listener.settimeout(WATCH)
         last = time.monotonic()
-        while time.monotonic() - last < IDLE and _alive(owner):
+        while True:
             try:
                 accepted, _ = listener.accept()
             except TimeoutError:
+                if (time.monotonic() - last > IDLE or not _alive(owner)) and _cleared_away(folder):
+                    return
                 continue
             with (
                 Connection(accepted.detach()) as connection,
@@ -74,8 +76,17 @@ def serve(folder: Path, owner: int) -> None:
             ):
                 _send(connection, {}, *answer(*_receive(connection)))
             last = time.monotonic()
-    with _alone(folder):
+
+
+def _cleared_away(folder: Path) -> bool:
+    """Remove a worker's folder, unless somebody sends a message just now, and return whether it is gone."""
+    with open(folder / "lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
         shutil.rmtree(folder)
+    return True
 
 
 def _folder(name: str) -> Path:
@@ -103,7 +114,7 @@ def _make_private(folder: Path) -> None:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Let one process at a time send a message, start the worker, or clear up after it."""
+    """Let one process at a time send a message or start the worker, which does not clear up meanwhile."""
     while True:
         _make_private(folder)
         with open(folder / "lock", "w") as lock:

@@ -41,19 +41,12 @@ class Workshop:
         self._problem = None if problem is None else load_problem(Path(problem))
         self._of = lru_cache(maxsize=OWN_CLIENTS if problem else 1)(self._set_up)
 
-    def answer(self, kind: str, letter: Letter, client: int, clients: int, kept: Letter | None) -> AnswerAndKept:
-        """Answer a letter of some kind, and return what the client keeps from now on. A failure is an answer too."""
-        try:
-            return self._answer(kind, letter, client, clients, kept)
-        except wire.Forgotten as error:
-            return wire.write_failure(wire.FORGOTTEN, str(error)), kept
-        except (InputError, MapError) as error:
-            return wire.write_failure(wire.FAILED, " ".join(str(error).split())), kept
-        except Exception as error:  # the server is told, whatever it is; the node's log says all
-            traceback.print_exc()
-            return wire.write_failure(wire.FAILED, f"{type(error).__name__}: {error}"), kept
+    def answer(self, kind: str, letter: Letter, index: int, clients: int, kept: Letter | None) -> AnswerAndKept:
+        """Answer a letter of some kind to client `index`, and return what the client keeps from now on.
 
-    def _answer(self, kind: str, letter: Letter, index: int, clients: int, kept: Letter | None) -> AnswerAndKept:
+        Raises:
+            InputError: the letter can't be answered.
+        """
         if clients != self._experiment.clients or not 0 <= index < clients:
             raise InputError(
                 f"this run has {self._experiment.clients} clients; this node is partition {index} of {clients}: "
@@ -67,10 +60,9 @@ class Workshop:
         if kind == "train":
             return self._train(federation, workers, client, letter, kept)
         if kind == "statistics":
-            full = federation.model.state_dict()
-            weights = wire.read_state(wire.GLOBAL, letter, layout(full))
+            weights = wire.read_state(wire.GLOBAL, letter, layout(federation.model.state_dict()))
             measured = workers.statistics(client, weights)
-            return wire.write_state(wire.STATISTICS, measured, wire.statistics_layout(full)), kept
+            return wire.write_state(wire.STATISTICS, measured, wire.statistics_layout(federation.model)), kept
         raise InputError(f"unknown kind of message {kind!r}")
 
     def _train(
@@ -117,7 +109,7 @@ def workshop(config: str, problem: str | None) -> Workshop:
 
 
 def answer(request: Mapping[str, Any], letter: Letter, kept: Letter | None) -> AnswerAndKept:
-    """Answer what a ClientApp passes on.
+    """Answer what a ClientApp passes on. A failure is an answer too.
 
     Args:
         request: its kind, client, clients, config and problem.
@@ -126,6 +118,11 @@ def answer(request: Mapping[str, Any], letter: Letter, kept: Letter | None) -> A
     """
     try:
         here = workshop(request["config"], request["problem"])
-    except InputError as error:
-        return wire.write_failure(wire.FAILED, str(error)), kept
-    return here.answer(request["kind"], letter, request["client"], request["clients"], kept)
+        return here.answer(request["kind"], letter, request["client"], request["clients"], kept)
+    except wire.Forgotten as error:
+        return wire.write_failure(wire.FORGOTTEN, str(error)), kept
+    except (InputError, MapError) as error:
+        return wire.write_failure(wire.FAILED, " ".join(str(error).split())), kept
+    except Exception as error:  # the server is told, whatever it is; the node's log says all
+        traceback.print_exc()
+        return wire.write_failure(wire.FAILED, f"{type(error).__name__}: {error}"), kept

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 
-from hfp.errors import InputError
+from hfp.errors import InputError, first_line
 from hfp.language.folder import open_folder
 from hfp.language.loading import compact_outline
 from hfp.language.names import RECORD
@@ -58,6 +58,6 @@ def perplexity_of_folder(
     try:
         streamed = StreamedModel(outline, device=torch.device(device))
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"no device {device!r} here: {str(error).splitlines()[0]}") from error
+        raise InputError(f"no device {device!r} here: {first_line(error)}") from error
     with told(progress) as tell:
         return perplexity_of(streamed, tokens, tell)

@@ -38,10 +38,17 @@ def _added_product(_: Sequence[int], left: Sequence[int], *__: Any, out_shape: S
     return 2 * left[-1] * math.prod(out_shape)
 
 
+def _product_with_vector(left: Sequence[int], *_: Any, **__: Any) -> int:
+    """Count a matrix or a vector times a vector, which PyTorch has no formula for."""
+    return 2 * math.prod(left)
+
+
 _OWN: dict[str, Formula] = {
     "aten::_grouped_mm": _grouped_mm,
     "aten::addmm": _added_product,
     "aten::baddbmm": _added_product,
+    "aten::mv": _product_with_vector,
+    "aten::dot": _product_with_vector,
 }
 
 

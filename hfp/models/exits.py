@@ -150,7 +150,11 @@ def with_exits(model: nn.Module, example: Tensor, most: int = MOST_EXITS) -> Wit
 
 
 def _features(model: nn.Module, example: Tensor) -> dict[str, Tensor]:
-    """Return the outputs that exits could read, by module, in the order in which the modules ran."""
+    """Return the outputs that exits could read, by module, in the order in which the modules ran.
+
+    An output that a later module writes into is none of them, because an exit's gradient needs what it read, and
+    neither is one of inference mode. Modules that run several times don't say how far the network has come.
+    """
     known = [entry["module"] for entry in getattr(model, "feature_info", [])]
     listed = [
         f"{name}.{child}".lstrip(".")
@@ -159,12 +163,16 @@ def _features(model: nn.Module, example: Tensor) -> dict[str, Tensor]:
         for child, inner in module.named_children()
         if not isinstance(inner, _POOLS)
     ]
-    found: dict[str, Tensor] = {}
+    found: dict[str, list[tuple[Any, int | None]]] = {}
+
+    def note(name: str, output: Any) -> None:
+        readable = isinstance(output, Tensor) and not output.is_inference()  # those can't be learnt from
+        found.setdefault(name, []).append((output, output._version if readable else None))
 
     @contextmanager
     def watched(names: Sequence[str]) -> Iterator[None]:
         hooks = [
-            model.get_submodule(name).register_forward_hook(lambda _m, _i, out, name=name: found.update({name: out}))
+            model.get_submodule(name).register_forward_hook(lambda _m, _i, out, name=name: note(name, out))
             for name in names
         ]
         try:
@@ -175,7 +183,11 @@ def _features(model: nn.Module, example: Tensor) -> dict[str, Tensor]:
 
     with watched(known or listed):
         model(example)
-    return {name: out for name, out in found.items() if isinstance(out, Tensor) and out.dim() in (3, 4)}
+    return {
+        name: out
+        for name, [(out, version), *more] in found.items()
+        if version is not None and not more and out.dim() in (3, 4) and out._version == version
+    }
 
 
 def _chosen(features: Mapping[str, Tensor], most: int) -> list[str]:
@@ -197,6 +209,8 @@ def _needs(model: WithExits, example: Tensor) -> dict[str, int]:
         model.eval()
         for number, logits in enumerate(model.logits(example), 1):
             wanted = [name for name, parameter in parameters.items() if name not in first and parameter.requires_grad]
+            if not wanted:
+                break
             reached = torch.autograd.grad(
                 logits.sum(), [parameters[name] for name in wanted], retain_graph=True, allow_unused=True
             )

@@ -12,7 +12,7 @@ from typing import Any
 import timm
 from torch import nn
 
-from hfp.errors import InputError
+from hfp.errors import InputError, first_line
 
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 _FILES = ("model.safetensors", "pytorch_model.bin")
@@ -36,7 +36,7 @@ def pretrained_model(name: str, **arguments: Any) -> nn.Module:
         with _quiet():
             return timm.create_model(name, pretrained=True, **arguments)
     except Exception as error:
-        raise _unreachable(name, str(known.hf_hub_id or known.url), str(error).splitlines()[0]) from error
+        raise _unreachable(name, str(known.hf_hub_id or known.url), first_line(error)) from error
 
 
 def _unreachable(name: str, source: str, reason: str) -> InputError:

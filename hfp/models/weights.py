@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from hfp.errors import InputError, file_errors
+from hfp.errors import InputError, file_errors, first_line
 from hfp.models.classifier import classifier_of
 from hfp.reconstruct.files.parts import VECTOR
 
@@ -134,8 +134,8 @@ def _unpickled(path: Path) -> Any:
         if "TorchScript" in str(error):
             found = f"{path} is an archive of TorchScript, which holds code, so it is not read"
             raise InputError(f"{found}; {_convert(f'torch.jit.load({str(path)!r})')}") from error
-        raise InputError(f"{path} can't be read as a state_dict: {str(error).splitlines()[0]}") from error
-    except (EOFError, OSError, ValueError, LookupError, AttributeError) as error:
+        raise InputError(f"{path} can't be read as a state_dict: {first_line(error)}") from error
+    except Exception as error:  # damage makes the reader fail in any way
         raise InputError(f"{path} is damaged or was not written by torch.save") from error
 
 

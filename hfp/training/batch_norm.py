@@ -43,12 +43,21 @@ def estimate(model: nn.Module, batches: Iterable[Tensor]) -> dict[str, Tensor]:
             for layer in layers:
                 layer.momentum = len(batch) / seen  # so that in the end every sample counts the same
             model(batch)
-    return {
-        f"{name}.{which}": getattr(module, which).clone()
+    state = model.state_dict()
+    return {name: state[name].clone() for name in statistics_names(model)}
+
+
+def statistics_names(model: nn.Module) -> list[str]:
+    """Return the names that batch-norm's statistics have in the model's state, in the order of its modules.
+
+    Other layers, such as instance norm, may keep running statistics too, which nothing estimates anew.
+    """
+    return [
+        f"{name}.{which}".lstrip(".")
         for name, module in model.named_modules(remove_duplicate=False)
         if _tracks(module)
         for which in ("running_mean", "running_var")
-    }
+    ]
 
 
 @contextmanager

@@ -388,7 +388,10 @@ def as_computed(device: torch.device, training: LocalTraining) -> torch.autocast
 
 
 def statistics_of(model: nn.Module, data: LocalData, training: LocalTraining) -> dict[str, Tensor]:
-    """Give `model` the batch-norm statistics of all images, and return them (`hfp.training.batch_norm.estimate`)."""
+    """Give `model` the batch-norm statistics of the images in `batches`, and return them.
+
+    They are measured as in `hfp.training.batch_norm.estimate`.
+    """
     device = next(model.parameters()).device
     schedule = list(batches(len(data.labels), LARGE_BATCH))
     inputs = (data.normalise(batch.images) for batch in _batches_on(device, data, schedule, ()))

@@ -39,12 +39,13 @@ class Shell:
         self.steps: dict[Hashable, Any] = {}
         self._tensors = self.model.state_dict(keep_vars=True)
         # a model is filled once for every client and round, so that it is walked through here and not there
-        self._modules, self._parameters = list(self.model.modules()), list(self.model.parameters())
+        self._modules = list(self.model.modules())
+        self._parameters = [(parameter, parameter.requires_grad) for parameter in self.model.parameters()]
         self._transient = [name for name, _ in self.model.named_buffers() if name not in self._tensors]
         self._hooks = [(hooks, dict(hooks)) for hooks in _hooks_of(self.model)]
 
     def fill(self, parent: nn.Module, index_map: IndexMap, state: State) -> nn.Module:
-        """Give the model the values, modes and hooks of `compact_model(parent, index_map, state)`.
+        """Give the model the values, modes, hooks and frozen parameters of `compact_model(parent, index_map, state)`.
 
         Raises:
             MapError: `state` is not the compact state of the map.
@@ -64,8 +65,9 @@ class Shell:
             if hooks or first:
                 hooks.clear()
                 hooks.update(first)
-        for parameter in self._parameters:
+        for parameter, trained in self._parameters:
             parameter.grad = None
+            parameter.requires_grad_(trained)
         return self.model
 
     @property
@@ -105,6 +107,7 @@ class Replay:
             *(size, data.images.shape[1:], data.images.dtype, data.normalise),
             *(_without_rate(training), type(objective), objective.constants()),
             tuple(tensors.items()),
+            tuple(parameter.requires_grad for parameter in shell.model.parameters()),
         )
         step = shell.steps.get(key)
         if step is None or step.moved:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hfp.errors import first_line
 from hfp.training.local_step import Batch, LocalStep, LocalTraining, Normalise, Objective
 
 WARM_UP = 3  # steps before a capture, in which libraries choose algorithms and take their memory
@@ -118,7 +119,7 @@ class StaticStep(LocalStep):
         except RuntimeError as error:
             if self._device.type != "cuda":
                 raise
-            self._say(str(error).splitlines()[0])
+            self._say(first_line(error))
         finally:
             self.optimizer.zero_grad(set_to_none=True)
             for tensor, value in zip(values, before, strict=True):

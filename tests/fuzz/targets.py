@@ -208,8 +208,9 @@ class _Round:
 
     def pool(self, letter: Letter) -> None:
         """Take the second client's statistics as the server does, and check what they are pooled to."""
-        honest = {name: self.state.weights[name] for name in wire.statistics_layout(self.state.weights)}
-        found = wire.read_state(wire.STATISTICS, letter, wire.statistics_layout(honest))
+        known = wire.statistics_layout(self.context.model)
+        honest = {name: self.state.weights[name] for name in known}
+        found = wire.read_state(wire.STATISTICS, letter, known)
         problem = self.check.statistics_problem(found)
         if problem:
             raise InputError(problem)
@@ -246,7 +247,7 @@ def targets() -> dict[str, Target]:
     """All targets, by name."""
     reply = Reply(TASK.tensors, 1, 2, 0.5, 3, 4, 5, 6)
     client, full = CONTEXT.clients[0], MODEL.state_dict()
-    known = wire.statistics_layout(full)
+    known = wire.statistics_layout(MODEL)
     moments, round = {name: full[name] for name in known}, _Round()
     found = (
         Target("pruned-file", _pruned_seeds(), _read_pruned),

@@ -152,6 +152,14 @@ def test_products_that_are_added_to_something_count():
     assert macs(Added(), torch.zeros(2, 3, 3)) == (2 + 1) * 3 * 3 * 3
 
 
+def test_products_with_a_vector_count():
+    class Pooled(nn.Module):
+        def forward(self, x):
+            return x @ x[0, 0], torch.dot(x[0, 0], x[0, 1])
+
+    assert macs(Pooled(), torch.zeros(2, 3, 4)) == 2 * 3 * 4 + 4
+
+
 def test_products_inside_inference_mode_are_counted():
     class Inferring(nn.Linear):
         def forward(self, x):

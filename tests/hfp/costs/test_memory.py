@@ -1,3 +1,6 @@
+import random
+
+import numpy as np
 import pytest
 import torch
 from federated import assigned, begin, context_of, local_of, small_network
@@ -16,11 +19,16 @@ def test_a_steps_memory_is_state_and_saved_activations():
 
 
 def test_counting_leaves_the_model_and_the_random_state_alone():
-    model = nn.Sequential(nn.BatchNorm1d(4), nn.Dropout(), nn.Linear(4, 2)).eval()
+    class Shaken(nn.Linear):
+        def forward(self, x):
+            return super().forward(x) * random.random() * np.random.rand()
+
+    model = nn.Sequential(nn.BatchNorm1d(4), nn.Dropout(), Shaken(4, 2)).eval()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    random = torch.get_rng_state()
+    states = torch.get_rng_state(), random.getstate(), np.random.get_state()[2]
     PeakBytesCounter(torch.ones(1, 4))(model, 8)
-    assert torch.equal(torch.get_rng_state(), random)
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert (random.getstate(), np.random.get_state()[2]) == states[1:]
     assert not model.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 

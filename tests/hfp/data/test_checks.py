@@ -54,6 +54,10 @@ WRONG = {
         "image 5 .*beyond float32",
     ),
     "sparse images": ((X.to_sparse(), Y, TX, TY), "images must be a dense tensor; found torch.sparse_coo"),
+    "images on another device": ((X.to("meta"), Y, TX, TY), "images must be in main memory; found them on meta"),
+    "labels on another device": ((X, Y.to("meta"), TX, TY), "labels must be in main memory.*use labels.cpu()"),
+    "images without channels": ((X[:, :0], Y, TX[:, :0], TY), r"with no side of 0; found \[30, 0, 8, 8\]"),
+    "images without pixels": ((X[..., :0], Y, TX[..., :0], TY), r"with no side of 0; found \[30, 3, 8, 0\]"),
     "arrays": ((X.numpy(), Y, TX, TY), "images must be a tensor; found ndarray"),
     "whole numbers": ((X.int(), Y, TX.int(), TY), "images must be uint8 or floats; found torch.int32"),
     "signals": ((X[..., 0], Y, TX[..., 0], TY), r"images \[samples, channels, height, width\]; found \[30, 3, 8\]"),
@@ -67,6 +71,21 @@ def test_data_that_can_not_be_trained_on_is_refused_in_one_line(case: str) -> No
         make_dataset("mine", Split(images, labels), Split(test_images, test_labels), CLASSES)
     assert "\n" not in str(caught.value)
     assert "data set mine" in str(caught.value)
+
+
+def test_a_pair_in_place_of_a_split_is_refused() -> None:
+    with pytest.raises(InputError, match=r"training split: expected a hfp.data.Split\(images, labels\); found tuple"):
+        make_dataset("mine", (X, Y), Split(TX, TY), CLASSES)  # type: ignore[arg-type]
+
+
+def test_labels_that_count_no_classes_are_refused() -> None:
+    with pytest.raises(InputError, match="data set tensors: labels must count classes from 0; found 2000000"):
+        from_tensors(X, Y * 1_000_000, TX, TY)
+
+
+def test_values_that_vary_less_than_single_precision_holds_are_zeros() -> None:
+    made = make_dataset("mine", Split(X.double() * 1e-60, Y), Split(TX.double() * 1e-60, TY), CLASSES)
+    assert not made.normalise(made.train.images).any()
 
 
 def test_a_registered_loader_that_makes_its_data_set_itself_is_checked_too() -> None:

@@ -127,6 +127,16 @@ def test_digits_have_no_folder_and_no_download(given: dict[str, object]) -> None
         load_dataset("digits", **given)  # type: ignore[arg-type]
 
 
+def test_a_home_of_nobody_is_no_folder() -> None:
+    with pytest.raises(InputError, match="the data root ~nobody-of-this-name/data is not a folder"):
+        load_dataset("cifar10", "~nobody-of-this-name/data")
+
+
+def test_an_image_folder_has_no_download(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="imagefolder is a folder of your own; leave out the download"):
+        load_dataset("imagefolder", tmp_path, download=True)
+
+
 def test_digits_without_scikit_learn_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     with pytest.raises(InputError, match=r'pip install "hfp\[examples\]"') as caught:

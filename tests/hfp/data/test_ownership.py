@@ -116,6 +116,12 @@ def test_a_table_deals_files_out_and_leaves_test_images_alone(tree, tmp_path):
     assert "4 images of" in federation.dataset.description
 
 
+def test_names_of_files_in_a_table_may_hold_what_some_call_the_end_of_a_line(tmp_path):
+    names = ["a\u2028b.png", "a\x85b.png", "a\x0bb.png", "a\nb.png"]
+    file = write_csv(tmp_path / "who.csv", [("file", "client"), *((name, "one") for name in names)])
+    assert read_clients_file(file) == {"one": names}
+
+
 def test_the_command_takes_a_file_and_says_so(tree, tmp_path, capsys):
     lists = {"mine": [f"ant/{i}.png" for i in range(9)], "yours": [f"bee/{i}.png" for i in range(10)]}
     file = tmp_path / "who.json"

@@ -35,6 +35,10 @@ def tree(root: Path, image: Image.Image, name: str = "0.png", **options: object)
     return data
 
 
+def test_a_colour_channel_called_a_is_no_transparency(tmp_path: Path) -> None:
+    assert tree(tmp_path, Image.new("LAB", (8, 8)), "0.tif").notes == ()
+
+
 def first(data: Dataset) -> np.ndarray:
     return data.train.images[0].permute(1, 2, 0).numpy()
 

@@ -164,7 +164,7 @@ def test_replies_of_strange_figures_are_refused(figures, reason):
 
 
 def test_statistics_are_of_known_shapes_and_finite():
-    known = wire.statistics_layout(STATE)
+    known = wire.statistics_layout(MODEL)
     moments = {name: STATE[name] for name in known}
     letter = wire.write_state(wire.STATISTICS, moments, known)
     assert_same_tensors(wire.read_state(wire.STATISTICS, letter, known), moments)

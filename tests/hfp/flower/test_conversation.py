@@ -77,6 +77,10 @@ def test_when_the_time_is_over_everybody_who_is_left_is_dropped_at_once():
     talk = conversation(clients, box, window=2, seconds=0.05, on_unanswered=told.append)
     answers = list(talk.answers())
     assert [heard.status for _, heard in answers] == ["dropped"] * 3
+    assert [heard.problem.split(";")[0] for _, heard in answers] == [
+        *["no answer when the round ended"] * 2,
+        "the round ended before its message could be sent",
+    ]
     assert told == [{"0": 0, "1": 1}]
     assert box.under_way == ["0", "1"]
 

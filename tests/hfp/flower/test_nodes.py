@@ -1,5 +1,6 @@
 """What the server makes of nodes that are late, broken, gone or lying; and runs that are taken up again."""
 
+import collections
 import json
 import random
 from types import SimpleNamespace
@@ -372,6 +373,39 @@ def test_a_client_with_a_key_is_the_node_with_that_key_whoever_comes_first(tmp_p
     assert any("node 999 can't take part: it says that it is partition 0, but has not the key" in line for line in said)
     trained = {node for kind, node, *_ in grid.sizes if kind == "train"}
     assert trained == {1000, 1001}
+
+
+class FalteringGrid(KeyedGrid):
+    """Fails at every second question of a kind."""
+
+    def __init__(self, *given):
+        super().__init__(*given)
+        self.asked = collections.Counter()
+
+    def falter(self, question):
+        self.asked[question] += 1
+        if self.asked[question] % 2:
+            raise ConnectionError(f"no {question} for now")
+
+    def get_node_ids(self):
+        self.falter("ids")
+        return super().get_node_ids()
+
+    def get_nodes(self):
+        self.falter("keys")
+        return [NodeInfo(node_id=node, public_key=key) for node, key in self.keys.items()]
+
+
+def test_a_grid_that_can_not_be_asked_for_a_while_is_asked_again(tmp_path):
+    for number in range(2):
+        make_node_key(tmp_path / f"node-{number}")
+    grid, said = FalteringGrid(client.app, 2, config_of(clients=2)), []
+    grid.keys = dict(zip((1000, 1001), public_keys(tmp_path, 2), strict=True))
+    nodes = Nodes(grid, Settings(keys=str(tmp_path), wait=30.0), 2, said.append)
+    nodes.gather(everyone=True)
+    assert nodes.free() == {0, 1}
+    for problem in ("nodes could not be listed: ConnectionError: no ids", "keys could not be read: ConnectionError"):
+        assert any(problem in line for line in said)
 
 
 def test_a_missing_key_is_refused_before_the_run_begins(tmp_path):

@@ -49,6 +49,13 @@ def assert_same_run(mine, theirs, tolerance=1e-6):
         assert one.without_machine() == other.without_machine()
 
 
+def test_statistics_of_batch_norm_are_asked_for_and_none_of_other_layers(tmp_path):
+    config = experiment("fedavg", model="job_models:two_norms", **{"batch-norm": "reestimate", "rounds": 1})
+    _, run = on_flower(config, tmp_path)
+    assert [one.problem for one in run.history[0].clients] == [""] * CLIENTS
+    assert_same_run(run, embedded(config))
+
+
 @pytest.mark.parametrize("method", SPARSE)
 def test_masks_of_single_weights_rates_and_ratios_of_a_round_reach_flowers_clients(method, tmp_path):
     config = experiment(method, **SPARSE[method])

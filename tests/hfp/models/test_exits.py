@@ -111,3 +111,55 @@ def test_counts_that_are_kept_are_of_one_depth(network):
         network.depth = 3
     assert found[0][0] < found[1][0]
     assert found[0][1] < found[1][1]
+
+
+def plain(*stages):
+    return nn.Sequential(nn.Sequential(*stages), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))
+
+
+def conv(inputs, outputs):
+    return nn.Conv2d(inputs, outputs, 3, padding=1)
+
+
+def assert_trains(made):
+    made.train()(torch.rand(2, 3, 16, 16)).sum().backward()
+    assert all(parameter.grad is not None for parameter in made.parameters() if parameter.requires_grad)
+
+
+def test_no_exit_reads_what_is_overwritten_later():
+    rectified = (nn.ReLU(inplace=True) for _ in range(3))
+    network = plain(conv(3, 8), next(rectified), conv(8, 8), next(rectified), conv(8, 8), next(rectified))
+    made = with_exits(network, torch.zeros(2, 3, 16, 16))
+    assert made.places == ("0.1", "0.3", "0.5")
+    assert_trains(made)
+
+
+def test_no_exit_reads_a_module_that_runs_several_times():
+    rectify = nn.ReLU()
+    made = with_exits(plain(conv(3, 8), rectify, conv(8, 8), rectify, conv(8, 8), rectify), torch.zeros(2, 3, 16, 16))
+    assert made.places == ("0.0", "0.2", "0.4")
+    assert_trains(made)
+
+
+def test_no_exit_reads_what_is_computed_in_inference_mode():
+    class Fixed(nn.Conv2d):
+        @torch.inference_mode()
+        def forward(self, x):
+            return super().forward(x)
+
+    class Copy(nn.Module):
+        def forward(self, x):
+            return x.clone()
+
+    made = with_exits(plain(Fixed(3, 8, 3).requires_grad_(False), Copy(), conv(8, 8)), torch.zeros(2, 3, 16, 16))
+    assert "0.0" not in made.places
+    assert_trains(made)
+
+
+def test_the_last_part_of_the_network_may_be_frozen():
+    network = create_model("resnet8")
+    for part in (network.blocks[2], network.classifier):
+        part.requires_grad_(False)
+    made = with_exits(network, torch.zeros(2, 3, 16, 16))
+    assert made.exits == 3
+    assert_trains(made)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import socket
+import struct
 from pathlib import Path
 
 import pytest
@@ -137,6 +138,17 @@ def test_a_damaged_file_is_one_line(name: str, content: bytes, message: str, tmp
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("damage", [TypeError, AssertionError, struct.error])
+def test_whatever_the_reader_fails_with_is_one_line(damage, tmp_path: Path, monkeypatch) -> None:
+    def load(*_: object, **__: object) -> None:
+        raise damage("it is odd")
+
+    torch.save(network().state_dict(), tmp_path / "weights.pth")
+    monkeypatch.setattr(torch, "load", load)
+    with pytest.raises(InputError, match="is damaged or was not written by torch.save"):
+        read_weights(tmp_path / "weights.pth")
+
+
 def test_a_file_cut_short_is_one_line(tmp_path: Path) -> None:
     torch.save(network().state_dict(), tmp_path / "weights.pth")
     (tmp_path / "weights.pth").write_bytes((tmp_path / "weights.pth").read_bytes()[:-100])
@@ -206,13 +218,17 @@ def test_without_a_network_pretrained_weights_are_one_line_at_once(monkeypatch, 
         assert "\n" not in str(caught.value)
 
 
-def test_a_download_that_fails_is_one_line(monkeypatch) -> None:
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [(RuntimeError("checksum differs\nsecond line"), "checksum differs"), (TimeoutError(), "TimeoutError")],
+)
+def test_a_download_that_fails_is_one_line(error, said, monkeypatch) -> None:
     def fail(*_: object, **__: object) -> None:
-        raise RuntimeError("checksum differs\nsecond line")
+        raise error
 
     monkeypatch.setattr("hfp.models.pretrained._cached", lambda repository: True)
     monkeypatch.setattr(timm, "create_model", fail)
-    with pytest.raises(InputError, match=r"can't be downloaded \(checksum differs\)") as caught:
+    with pytest.raises(InputError, match=rf"can't be downloaded \({said}\)") as caught:
         pretrained_model("resnet18")
     assert "\n" not in str(caught.value)
 

@@ -18,6 +18,7 @@ def test_estimate_is_the_moments_of_the_data():
     torch.testing.assert_close(found["1.running_mean"], first.mean((0, 2, 3)))
     torch.testing.assert_close(found["1.running_var"], first.transpose(0, 1).flatten(1).var(1))
     assert set(found) == {"1.running_mean", "1.running_var", "4.running_mean", "4.running_var"}
+    assert set(batchnorm.estimate(nn.BatchNorm1d(3), [torch.randn(4, 3)])) == {"running_mean", "running_var"}
 
 
 def test_samples_count_the_same_in_batches_of_any_size():

@@ -6,7 +6,8 @@ from torch import nn
 
 from hfp.models import classifier_of, create_model
 from hfp.reconstruct import Coupling, IndexMap, MapError, compact_model
-from hfp.training.shells import Shells
+from hfp.training.local_step import LocalData, LocalTraining, Objective
+from hfp.training.shells import Replay, Shells
 
 DEVICE = torch.device("cpu")
 
@@ -105,6 +106,20 @@ def test_a_shell_refuses_another_state_and_knows_of_hooks(parent, coupling):
         assert lease.shell(model).has_new_hooks
     with shells.lent() as lease, pytest.raises(MapError, match="expected the compact shape"):
         lease.build(index_map, parent.state_dict())
+
+
+def test_what_a_method_freezes_is_frozen_for_its_client_alone(parent, coupling):
+    shells, index_map = Shells(parent, DEVICE), half(coupling, 0)
+    state, training = index_map.restrict(parent.state_dict()), LocalTraining(1, 2, 0.1, 0.9, 0.0)
+    data = LocalData(torch.zeros(2, 1, 8, 8), torch.zeros(2, dtype=torch.int64), torch.Tensor.float)
+    steps = []
+    for freezes in (True, False):
+        with shells.lent() as lease:
+            model = lease.build(index_map, state)
+            assert all(parameter.requires_grad for parameter in model.parameters())
+            model.blocks.requires_grad_(not freezes)
+            steps.append(Replay(DEVICE).step(lease.shell(model), data, training, Objective(), [torch.arange(2)]))
+    assert steps[0] is not steps[1]
 
 
 def test_buffers_outside_the_state_are_filled_too():
