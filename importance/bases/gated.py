@@ -24,7 +24,7 @@ from hfp.importance.capture.one_sample import one_sample
 from hfp.importance.capture.state import untouched
 from hfp.importance.errors import CriterionError
 from hfp.importance.groups.members import GroupLayer, root_name, scoring, width
-from hfp.importance.groups.roles import channels_at, is_attention, roles_of
+from hfp.importance.groups.roles import channels_at, is_attention, roles_of, statistics_side
 
 
 @dataclass(frozen=True)
@@ -230,7 +230,8 @@ class GatedImportance(FromData[list[GateBatch]], tp.importance.Importance):  # t
         if readers and is_attention(group):
             # The product q·k has its gate at q and again at k; v has its gate at v and again at its reader.
             gate = (gate + self._sum(group, writers, "out")) / 2
-        gate = gate + self._sum(group, mixers, "out") if mixers else gate
+        for member in mixers:
+            gate = gate + self._sum(group, [member], statistics_side(member))
         return gate - self._mean_part(group, readers, gate) if self.repaired else gate
 
     def kept(self, name: str) -> Tensor:

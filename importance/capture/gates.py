@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from hfp.importance.capture.attention import recording_attention
 from hfp.importance.capture.moments import effect, wide
 from hfp.importance.capture.multiplied import passed_on
-from hfp.importance.capture.norms import NORMS, Norm, channel_dim_of, norm_gate
+from hfp.importance.capture.norms import NORMS, Norm, channel_dims_of, norm_gate
 from hfp.importance.capture.one_sample import follows_samples
 from hfp.importance.errors import CriterionError
 from hfp.importance.layers import channel_sums, channels_of, reads_along, tensors_of
@@ -268,12 +268,13 @@ def _record_statistics(recorder: GateRecorder, name: str) -> Any:
         x = args[0].detach()
         if not output.requires_grad or not recorder.splits(name, x):
             return output
-        channel_dim = channel_dim_of(module, x, output.detach())
-        recorder.channels[name, "out"] = x.shape[channel_dim]
+        dims = channel_dims_of(module, x, output.detach())
+        recorder.channels |= {(name, side): x.shape[dim] for side, dim in dims.items()}
 
         def add(grad: Tensor) -> None:
-            gate = norm_gate(module, wide(x), wide(grad), channel_dim)
-            recorder.add((name, "out"), per_sample(gate, channel_dim, recorder.size))
+            gate = norm_gate(module, wide(x), wide(grad), dims["out"])
+            for side, dim in dims.items():
+                recorder.add((name, side), per_sample(gate, dim, recorder.size))
 
         output.register_hook(add)
         return output
