@@ -80,12 +80,12 @@ def target_probabilities(target: Any, logits: Tensor) -> Tensor:
         CriterionError: the targets are neither, labels are not classes of the logits, or probabilities don't add up.
     """
     if isinstance(target, Tensor) and target.is_floating_point() and target.shape == logits.shape:
-        sums = target.double().sum(1)
-        if not (target.min() >= 0 and torch.allclose(sums, torch.ones_like(sums), atol=0.05)):  # also refuses NaN
+        sums, lowest = target.float().sum(1), target.min().item()
+        if not (lowest >= 0 and torch.allclose(sums, torch.ones_like(sums), atol=0.05)):  # also refuses NaN
             raise CriterionError(
-                "targets of group-loss are labels, or probabilities that add up to 1 in each sample; the first sample's"
-                f" add up to {sums[0].item():.3g}, the lowest is {target.min().item():.3g}: take softmax of logits, and "
-                "group-fisher for other targets"
+                "group-loss needs labels, or probabilities that add up to 1 in each sample, as targets; those of the "
+                f"first sample add up to {sums[0].item():.3g}, and the lowest is {lowest:.3g}: take "
+                "softmax of logits, and group-fisher for other targets"
             )
         return target.to(logits)
     if not isinstance(target, Tensor) or target.shape != logits.shape[:1] or target.is_floating_point():
