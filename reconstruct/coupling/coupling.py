@@ -28,7 +28,7 @@ from hfp.reconstruct.coupling.twins import applied, twins_of
 from hfp.reconstruct.coupling.wiring import CoupledGroup, Gone, Wiring, layer_bindings
 from hfp.reconstruct.errors import MapError
 from hfp.reconstruct.maps.index_map import IndexMap
-from hfp.reconstruct.maps.plan import Plan
+from hfp.reconstruct.maps.plan import Plan, numbers_of
 from hfp.reconstruct.maps.tables import counted
 from hfp.reconstruct.models.compact import compact_model
 from hfp.reconstruct.models.copying import copied
@@ -184,7 +184,7 @@ class Coupling:
             MapError: a group is unknown; channels are empty, out of range, repeated or not ascending; linked groups
                 lose different shares; or a group loses another number of channels than it can.
         """
-        plan = Plan(self.sizes, kept)
+        plan = Plan(self.sizes, {name: numbers_of(name, channels) for name, channels in kept.items()})
         for names in self.linked:
             shares = {name: len(plan.kept[name]) / self.sizes[name] for name in names}
             if max(shares.values()) - min(shares.values()) > 1e-9:

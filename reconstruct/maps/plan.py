@@ -45,7 +45,7 @@ class Plan:
                 f"no coupled group is called {unknown[0]!r}; there are {', '.join(list(self.sizes)[:6])}, ..."
             )
         whole = {name: tuple(range(size)) for name, size in self.sizes.items()}
-        kept = {name: _numbers(name, channels) for name, channels in self.kept.items()}
+        kept = {name: numbers_of(name, channels) for name, channels in self.kept.items()}
         for name, indices in kept.items():
             _check(name, indices, self.sizes[name])
         object.__setattr__(self, "sizes", MappingProxyType(dict(self.sizes)))
@@ -79,7 +79,7 @@ class Plan:
         return html_table(caption, ("coupled group", "channels", "kept", "share kept"), rows)
 
 
-def _numbers(name: str, channels: Iterable[Any] | Tensor) -> tuple[int, ...]:
+def numbers_of(name: str, channels: Iterable[Any] | Tensor) -> tuple[int, ...]:
     """Return the numbers of channels; truth values, of which a mask consists, are none."""
     try:
         found = channels.tolist() if isinstance(channels, Tensor) else list(channels)
