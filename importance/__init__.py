@@ -14,12 +14,17 @@ pass.
 
 A criterion of one's own takes two import lines:
 
->>> from hfp.importance import DiagonalImportance, register
+>>> from hfp.importance import DiagonalImportance, create, register
 >>> import torch
+>>> model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 2))
 >>> class SquaredWeights(DiagonalImportance):
 ...     def statistics(self, name):
-...         return torch.zeros(()), torch.ones(())
+...         weight = model.get_parameter(name)
+...         return torch.zeros_like(weight), torch.ones_like(weight)
 >>> register("squared", SquaredWeights, source="an example")
+>>> import hfp
+>>> hfp.prune(model, torch.randn(2, 4), hfp.Budget(ratio=0.5), importance="squared").report.ratio
+0.5
 """
 
 from __future__ import annotations

@@ -11,6 +11,8 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
+from hfp.errors import InputError
+from hfp.importance.errors import CriterionError
 from hfp.importance.registry import factory_of, place_of
 from hfp.importance.sources import HOME, defaults_in_source
 from hfp.settings import Setting
@@ -43,7 +45,7 @@ OPTIONS: Mapping[str, Setting] = MappingProxyType(
             "Only this many logits of each sample are differentiated, the largest; None takes all.",
             kind=int,
             optional=True,
-            within=_AT_LEAST_1,
+            within=Interval("[2, inf)"),
         ),
         "form": Setting(
             "A weight is scored by this sum of its gradient g and curvature h.",
@@ -77,9 +79,26 @@ def criterion_options(name: str) -> dict[str, Setting]:
     }
 
 
+def check_options(name: str, options: Mapping[str, Any]) -> None:
+    """Refuse values that the options of a bundled criterion do not take; others declare nothing.
+
+    Raises:
+        CriterionError: a value is of another kind, outside its range, or none of the choices.
+    """
+    declared = criterion_options(name) if _is_bundled(name) else {}
+    try:
+        for option in options.keys() & declared.keys():
+            declared[option].checked(options[option])
+    except InputError as error:
+        raise CriterionError(f"criterion {name!r}: {error}") from error
+
+
+def _is_bundled(name: str) -> bool:
+    return (place_of(name) or "").startswith(HOME)
+
+
 def _defaults(name: str) -> dict[str, Any]:
-    place = place_of(name)
-    if place is not None and place.startswith(HOME):
-        return defaults_in_source(*place.split(":"))
+    if _is_bundled(name):
+        return defaults_in_source(*str(place_of(name)).split(":"))
     parameters = inspect.signature(factory_of(name)).parameters.values()
     return {one.name: one.default for one in parameters if one.default is not one.empty}

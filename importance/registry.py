@@ -105,7 +105,7 @@ def create(name: str, /, **options: Any) -> tp.importance.Importance:
         A torch-pruning Importance.
 
     Raises:
-        CriterionError: the name is unknown, or the criterion does not take one of the options.
+        CriterionError: the name is unknown, or the criterion does not take one of the options or its value.
 
     >>> from hfp.importance import create
     >>> create("group-fisher", fisher="gauss-newton").fisher
@@ -114,7 +114,9 @@ def create(name: str, /, **options: Any) -> tp.importance.Importance:
     factory = factory_of(name)
     scale = {key: options.pop(key) for key in ("normalise", "power") if key in options}
     from hfp.importance.bases.scaled import ScaledImportance
+    from hfp.importance.options import check_options
 
+    check_options(name, options)
     try:
         made = factory(**options)
         return ScaledImportance(made, **scale) if scale else made
@@ -160,6 +162,8 @@ def place_of(name: str) -> str | None:
 
 
 def _entry(name: str) -> tuple[Criterion, Callable[..., Any] | str]:
+    if not isinstance(name, str):
+        raise CriterionError(f"expected the name of a criterion, found {name!r}")
     if name not in _ENTRIES:
         near = get_close_matches(name, _ENTRIES, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names())}"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 HOME = "hfp.importance."
 
 
+@cache
 def defaults_in_source(module: str, name: str) -> dict[str, Any]:
     """Return the parameters of a function, or of what makes a class, that have defaults; each with its default.
 

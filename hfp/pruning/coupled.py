@@ -14,11 +14,11 @@ from torch import nn
 from hfp.costs.macs import macs_per_weight
 from hfp.errors import listed
 from hfp.layers.products import PRODUCTS, counts_of, weight_entries
-from hfp.pruning.own_copy import own_copy
-from hfp.pruning.part import part_of
+from hfp.pruning.part import started
 from hfp.pruning.reasons import by_reason, reason_lines
 from hfp.reconstruct import Coupling, MapError
 from hfp.reconstruct.coupling.members import Member
+from hfp.reconstruct.coupling.tracing import check_followable
 
 
 @dataclass(frozen=True)
@@ -128,13 +128,13 @@ def coupled_report(model: nn.Module, example_inputs: Any, name: str, part: str |
     """Find the coupled groups of a model, checked with numbers as a pruning checks them.
 
     Args:
-        model: the full model; it is not changed.
+        model: the full model; it is not changed, and a copy without its hooks runs in its place.
         example_inputs: what it is called with: at least two samples, a tuple or list is unpacked, a dict are keywords.
         name: what to call it.
         part: the name of a module; the report is about what runs inside it, as `hfp.prune(part=...)` prunes it.
 
     Raises:
-        InputError: there is no such part, or it does not run exactly once.
+        InputError: the model does not run on the inputs, or there is no such part, or it does not run exactly once.
         MapError: the model can't be followed, or nothing of it can be removed.
 
     >>> import torch
@@ -145,13 +145,13 @@ def coupled_report(model: nn.Module, example_inputs: Any, name: str, part: str |
     >>> report.groups[0].name, report.groups[0].channels, dict(report.left_alone)
     ('0', 8, {'it is an output of the model': ['2']})
     """
-    found = part_of(model if part is None else own_copy(model)[0], example_inputs, part)
-    run, inputs = found.view(model), found.inputs
+    check_followable(model)
+    own, _, found, costs = started(model, example_inputs, part)
+    run, inputs = found.view(own), found.inputs
     coupling = Coupling.trace(run, inputs, whole_tensors=found.shared)
     if not coupling.names:
         raise MapError(f"nothing can be removed from {part or 'this model'}: {found.why_nothing(coupling)}")
     coupling = coupling.verified(run, inputs)
-    costs = found.costs(model)
     others = {name: tuple(other for other in linked if other != name) for linked in coupling.linked for name in linked}
     groups = tuple(
         GroupReport(group, channels, coupling.members(group), coupling.ties(group), others.get(group, ()))

@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from hfp.costs.macs import macs, parameters, state_bytes
 from hfp.errors import InputError, unknown
 from hfp.layers.calling import call, modes_kept, random_state_kept, results
+from hfp.pruning.own_copy import ParameterWritten, Unwritten, own_copy
 from hfp.reconstruct import Coupling, IndexMap, MapError, compact_model
 from hfp.reconstruct.coupling.rules.registry import tensors_in
 from hfp.reconstruct.models.copying import copied
@@ -109,6 +110,43 @@ def part_of(model: nn.Module, example_inputs: Any, part: str | None) -> Part:
     shared = {name: _SHARED for name, tensor in tensors_of(model) if id(tensor) in watch.used_outside}
     outside = {name: count(model) - count(modules[part]) for name, count in _SIZES.items()}
     return Part(part, {"args": args, "kwargs": kwargs}, shared, outside)
+
+
+def started(
+    model: nn.Module, example_inputs: Any, part: str | None
+) -> tuple[nn.Module, tuple[str, ...], Part, dict[str, float]]:
+    """Make a copy, and find what of it is pruned and what that costs: (copy, layers without hooks, part, costs).
+
+    Args:
+        model: the caller's model, which never runs itself.
+        example_inputs: what the model is called with.
+        part: the name of a module; None for the whole model.
+
+    Raises:
+        InputError: the model does not run on the inputs, or it has no such part.
+    """
+    own, hooked = own_copy(model)
+    try:
+        with Unwritten(own):
+            return own, hooked, *_part_and_costs(own, hooked, example_inputs, part)
+    except ParameterWritten:
+        own, hooked = own_copy(model, share=False)
+        return own, hooked, *_part_and_costs(own, hooked, example_inputs, part)
+
+
+def _part_and_costs(
+    own: nn.Module, hooked: tuple[str, ...], example_inputs: Any, part: str | None
+) -> tuple[Part, dict[str, float]]:
+    try:
+        found = part_of(own, example_inputs, part)
+        return found, found.costs(own)
+    except (InputError, ParameterWritten):
+        raise
+    except Exception as error:
+        missing = f"; hooks of {', '.join(hooked)} are plain functions, which are not called here" if hooked else ""
+        raise InputError(
+            f"the model does not run on the example inputs ({type(error).__name__}: {error}){missing}"
+        ) from error
 
 
 class _Watch(TorchDispatchMode):

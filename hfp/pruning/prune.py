@@ -13,8 +13,7 @@ from hfp.layers.calling import random_state_kept
 from hfp.pruning.budget import Budget
 from hfp.pruning.collector import only_new_objects
 from hfp.pruning.layers_report import layer_reports, unrounded
-from hfp.pruning.own_copy import ParameterWritten, Unwritten, own_copy
-from hfp.pruning.part import Part, check_whole, part_of
+from hfp.pruning.part import Part, check_whole, started
 from hfp.pruning.progress import told
 from hfp.pruning.prunable import check_model
 from hfp.pruning.repair import AUTO, checked_kinds
@@ -113,41 +112,13 @@ def prune(
 
 
 def _pruned(model: nn.Module, request: PruneRequest) -> PruneResult:
-    own, hooked, part, full = _started(model, request)
+    own, hooked, part, full = started(model, request.inputs, request.part)
     _check_counted(full, request)
     state = stepped(model, own, part, full, request)
     check_whole(part, own, state.index_map, request.inputs)
     compact = compact_model(model, state.index_map, _written(model, state))
     costs = _costs(own, state, full, part, request)
     return PruneResult(compact, state.index_map, _report(model, state, costs, hooked, part, request))
-
-
-def _started(model: nn.Module, request: PruneRequest) -> tuple[nn.Module, tuple[str, ...], Part, dict[str, float]]:
-    """Make a copy, and find what of it is pruned and what that costs: (copy, layers without hooks, part, costs).
-
-    Raises:
-        InputError: the model does not run on the inputs, or it has no such part.
-    """
-    own, hooked = own_copy(model)
-    try:
-        with Unwritten(own):
-            return own, hooked, *_part_and_costs(own, hooked, request)
-    except ParameterWritten:
-        own, hooked = own_copy(model, share=False)
-        return own, hooked, *_part_and_costs(own, hooked, request)
-
-
-def _part_and_costs(own: nn.Module, hooked: tuple[str, ...], request: PruneRequest) -> tuple[Part, dict[str, float]]:
-    try:
-        part = part_of(own, request.inputs, request.part)
-        return part, part.costs(own)
-    except (InputError, ParameterWritten):
-        raise
-    except Exception as error:
-        missing = f"; hooks of {', '.join(hooked)} are plain functions, which are not called here" if hooked else ""
-        raise InputError(
-            f"the model does not run on the example inputs ({type(error).__name__}: {error}){missing}"
-        ) from error
 
 
 def _check_counted(costs: Mapping[str, float], request: PruneRequest) -> None:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from hfp import importance as criteria
 from hfp.errors import InputError
+from hfp.importance.capture.batches import not_batches
 from hfp.pruning.budget import Budget
 from hfp.pruning.schedule import RankingRules
 
@@ -103,22 +103,9 @@ def _check_steps(steps: Any) -> None:
 
 
 def _check_data(data: Any) -> None:
-    """Refuse what is no collection of batches, such as one batch alone."""
-    if data is None:
-        return
-    if isinstance(data, str | bytes | Mapping) or not (hasattr(data, "__iter__") or hasattr(data, "__getitem__")):
-        raise InputError(f"data is a list or loader of batches, not {type(data).__name__}")
-    if isinstance(data, Dataset) and not hasattr(data, "__iter__"):
-        raise InputError(
-            f"data is a list or loader of batches; {type(data).__name__} is a data set of single samples: give a "
-            "DataLoader of it (with batch_size=None where its samples are batches)"
-        )
-    one_batch = isinstance(data, Tensor)
-    if isinstance(data, tuple | list) and len(data) == 2 and all(isinstance(part, Tensor) for part in data):
-        inputs, targets = data
-        one_batch = inputs.dim() != targets.dim() and inputs.shape[:1] == targets.shape[:1]
-    if one_batch:
-        raise InputError("data is a list or loader of batches; found one batch alone: give it as data=[batch]")
+    reason = None if data is None else not_batches(data, "data")
+    if reason is not None:
+        raise InputError(reason)
 
 
 def _check_importance(request: PruneRequest) -> None:

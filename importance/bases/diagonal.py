@@ -9,9 +9,9 @@ import torch
 import torch_pruning as tp
 from torch import Tensor
 
-from hfp.importance.capture.moments import wide
+from hfp.importance.capture.moments import check_real, wide
 from hfp.importance.errors import CriterionError
-from hfp.importance.groups.members import GroupLayer, members, parameter_name, root_name, width
+from hfp.importance.groups.members import GroupLayer, members, parameter_name, root_name, scoring, width
 from hfp.layers.table import Slot
 
 FORMS = ("curvature", "paper", "taylor")
@@ -59,13 +59,13 @@ class DiagonalImportance(tp.importance.Importance):  # type: ignore[misc]
     def statistics(self, name: str) -> tuple[Tensor, Tensor]:
         """Return the gradient and the curvature of the parameter with this name, each in its full shape."""
 
-    @torch.no_grad()
+    @scoring
     def __call__(self, group: Any) -> Tensor:
         """Return the scores of the group's channels, `[width]`, in units of the loss.
 
         Raises:
-            CriterionError: there is no estimate yet, the estimates are of another model, or the table of layers does
-                not know a layer's type.
+            CriterionError: there is no estimate yet, the estimates are of another model, weights are complex, or the
+                table of layers does not know a layer's type.
         """
         layers = []
         # A tensor is known by its name here, since a weight that is computed is a new tensor each time.
@@ -93,6 +93,7 @@ class DiagonalImportance(tp.importance.Importance):  # type: ignore[misc]
         return stacked.amax(0) if self.reduction == "max" else getattr(stacked, self.reduction)(0)
 
     def _entries(self, name: str, weight: Tensor) -> Tensor:
+        check_real(name, weight)
         gradient, curvature = self.statistics(name)
         if curvature.shape != weight.shape:
             raise CriterionError(

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from contextlib import nullcontext
 from typing import Any, Generic, TypeVar
 
 import torch
 from torch import nn
 
 from hfp.importance.capture.batches import Forward, Loss, Pass, unwrapped
+from hfp.importance.capture.state import untouched
 from hfp.importance.errors import CriterionError
 
 Measured = TypeVar("Measured")
@@ -50,7 +52,7 @@ class FromData(ABC, Generic[Measured]):
         forward: Forward | None = None,
         autocast: torch.dtype | None = None,
     ) -> None:
-        """Add the batches' samples; the model is run in evaluation mode and left as it was.
+        """Add the batches' samples; the model is run in evaluation mode and left as it was, and so is a loss's module.
 
         Args:
             model: the model that will be pruned.
@@ -64,16 +66,19 @@ class FromData(ABC, Generic[Measured]):
                 default, leaves the precision alone.
 
         Raises:
-            CriterionError: the loader is empty, the loss or a gradient is not finite or does not exist, or the model
-                has other shapes than before, or was made in inference mode.
+            CriterionError: the loader is empty, the loss or a gradient is not finite or does not exist, the model has
+                other shapes than before or was made in inference mode, or an argument is of the wrong kind.
         """
+        if not isinstance(model, nn.Module):
+            raise CriterionError(f"model is the module that will be pruned, not {type(model).__name__}")
         if any(parameter.is_inference() for parameter in model.parameters()):
             raise CriterionError(
                 "the model was made in inference_mode, so that nothing in it can be differentiated: give a copy that "
                 "is made outside (copy.deepcopy(model))"
             )
         run = Pass(loss_fn, reduction, forward=forward, autocast=autocast, progress=progress)
-        self._add(self._measure(unwrapped(model), batches, run))
+        with untouched(loss_fn, parameters_require_grad=False) if isinstance(loss_fn, nn.Module) else nullcontext():
+            self._add(self._measure(unwrapped(model), batches, run))
 
     def merge(self, other: FromData[Measured]) -> None:
         """Add what another criterion of the same model and options has accumulated on other samples.

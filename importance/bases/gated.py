@@ -19,11 +19,12 @@ from hfp.importance.bases.from_data import FromData
 from hfp.importance.bases.joint import joint_scores
 from hfp.importance.capture.batches import Pass
 from hfp.importance.capture.gates import GateKey, GateRecorder, recording_gates
+from hfp.importance.capture.moments import effect
 from hfp.importance.capture.one_sample import one_sample
 from hfp.importance.capture.state import untouched
 from hfp.importance.errors import CriterionError
-from hfp.importance.groups.members import GroupLayer, width
-from hfp.importance.groups.roles import channels_at, is_attention, roles_of
+from hfp.importance.groups.members import GroupLayer, scoring, width
+from hfp.importance.groups.roles import channels_at, is_attention, roles_of, statistics_side
 
 
 @dataclass(frozen=True)
@@ -197,7 +198,7 @@ class GatedImportance(FromData[list[GateBatch]], tp.importance.Importance):  # t
             raise CriterionError(f"this is not the state of a {type(self).__name__}: {error}") from error
         self._add(batches)
 
-    @torch.no_grad()
+    @scoring
     def __call__(self, group: Any) -> Tensor:
         """Return the scores of the group's channels, `[width]`.
 
@@ -208,6 +209,7 @@ class GatedImportance(FromData[list[GateBatch]], tp.importance.Importance):  # t
         gate = self.gate_gradients(group)
         return joint_scores(gate, self._cost) if self.joint else self._cost(gate)
 
+    @scoring
     def gate_gradients(self, group: Any) -> Tensor:
         """Return `v` of a coupled group, `[samples, passes, width]`, summed over all layers that read its channels.
 
@@ -223,7 +225,8 @@ class GatedImportance(FromData[list[GateBatch]], tp.importance.Importance):  # t
         if readers and is_attention(group):
             # The product q·k has its gate at q and again at k; v has its gate at v and again at its reader.
             gate = (gate + self._sum(group, writers, "out")) / 2
-        gate = gate + self._sum(group, mixers, "out") if mixers else gate
+        for member in mixers:
+            gate = gate + self._sum(group, [member], statistics_side(member))
         return gate - self._mean_part(group, readers, gate) if self.repaired else gate
 
     def kept(self, name: str) -> Tensor:
@@ -242,7 +245,7 @@ class GatedImportance(FromData[list[GateBatch]], tp.importance.Importance):  # t
             totals = [batch.totals[member.name] for batch in self._batches if member.name in batch.totals]
             mean = sum(total for total, _ in totals) / max(sum(count for _, count in totals), 1)
             sums = torch.cat([_rows_of(batch, member, "in-sum") for batch in self._batches])
-            member.add_to(part, sums * mean)
+            member.add_to(part, effect(torch.as_tensor(mean, device=sums.device), sums))
         return part
 
     def _sum(self, group: Any, parts: list[GroupLayer], side: str) -> Tensor:

@@ -5,18 +5,19 @@ They are taken per multiply-accumulate that a channel costs, or relative to the 
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 import torch_pruning as tp
 from torch import Tensor, nn
 
-from hfp.importance.capture.batches import unwrapped
+from hfp.importance.capture.batches import mapped, samples_in, unwrapped
 from hfp.importance.capture.state import untouched
 from hfp.importance.errors import CriterionError
-from hfp.importance.groups.members import members, root_name, width
+from hfp.importance.groups.members import members, root_name, scoring, width
 from hfp.layers.calling import call
-from hfp.layers.products import PRODUCTS, channel_dim, counts_of, multiplies_inputs
+from hfp.layers.products import PRODUCTS, channel_dim, counts_of, multiplies_inputs, weight_entries
 
 NORMALISATIONS = ("none", "mean", "max", "sum")
 
@@ -40,7 +41,7 @@ class ScaledImportance(tp.importance.Importance):  # type: ignore[misc]
         normalise: "none" (default), "mean", "max" or "sum".
 
     Raises:
-        CriterionError: the normalisation is unknown.
+        CriterionError: the normalisation is unknown, or the power is no finite number.
 
     >>> import torch
     >>> from hfp.importance import ScaledImportance, create
@@ -51,6 +52,8 @@ class ScaledImportance(tp.importance.Importance):  # type: ignore[misc]
     def __init__(self, inner: tp.importance.Importance, power: float = 0.0, normalise: str = "none") -> None:
         if normalise not in NORMALISATIONS:
             raise CriterionError(f"normalise is one of {', '.join(NORMALISATIONS)}, not {normalise!r}")
+        if not isinstance(power, int | float) or not math.isfinite(power):
+            raise CriterionError(f"power is a finite number, not {power!r}")
         self.inner = inner
         self.power = power
         self.normalise = normalise
@@ -77,12 +80,13 @@ class ScaledImportance(tp.importance.Importance):  # type: ignore[misc]
         Args:
             model: the model that will be pruned.
             example_inputs: what the model is called with. A tuple or list is unpacked into arguments, a dictionary into
-                keywords.
+                keywords. The first tensor has one row per sample.
         """
         model = unwrapped(model)
         found: dict[str, float] = {}
+        samples = max(samples_in((mapped(example_inputs, lambda tensor: tensor),)), 1)
         handles = [
-            module.register_forward_hook(_count(found, name), with_kwargs=True)
+            module.register_forward_hook(_count(found, name, samples), with_kwargs=True)
             for name, module in model.named_modules()
             if isinstance(module, PRODUCTS)
         ]
@@ -94,7 +98,7 @@ class ScaledImportance(tp.importance.Importance):  # type: ignore[misc]
                 handle.remove()
         self._positions = found
 
-    @torch.no_grad()
+    @scoring
     def __call__(self, group: Any) -> Tensor:
         """Return the scores of the group's channels, `[width]`.
 
@@ -122,10 +126,15 @@ class ScaledImportance(tp.importance.Importance):  # type: ignore[misc]
         for member in members(group):
             layer: Any = member.layer
             if isinstance(layer, PRODUCTS):
-                if member.name not in self._positions:
+                if not self._positions:
                     raise CriterionError(f"layer {member.name!r} is not measured; call measure(model, example_inputs)")
+                if member.name not in self._positions:
+                    raise CriterionError(
+                        f"layer {member.name!r} never ran by itself in measure(): is this the same model? If it is, "
+                        "put its group into ignored_layers, or take power=0"
+                    )
                 channels = _channels(layer, member.direction)
-                share = self._positions[member.name] * layer.weight.numel() / channels
+                share = self._positions[member.name] * weight_entries(layer) / channels
                 total.index_add_(0, member.positions, torch.full((len(member.positions),), share, dtype=torch.float64))
         if not total.min() > 0:
             raise CriterionError(f"a channel of {root_name(group)!r} goes with no convolution or linear layer")
@@ -138,10 +147,10 @@ def _channels(layer: Any, direction: str) -> int:
     return int(getattr(layer, str(counts[direction == "out"])))
 
 
-def _count(found: dict[str, float], name: str) -> Any:
+def _count(found: dict[str, float], name: str, samples: int) -> Any:
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
         positions = next(iter((*args, *kwargs.values()))) if multiplies_inputs(module) else output
         channels = positions.shape[channel_dim(module)]
-        found[name] = found.get(name, 0.0) + positions.numel() / channels / max(len(positions), 1)
+        found[name] = found.get(name, 0.0) + positions.numel() / channels / samples
 
     return hook

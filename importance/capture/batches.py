@@ -11,6 +11,7 @@ import torch
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from hfp.importance.errors import CriterionError
 from hfp.layers.calling import call
@@ -30,24 +31,38 @@ class ForwardPass:
         autocast: the type in which mixed precision computes (`torch.bfloat16` or `torch.float16`). None leaves the
             precision alone.
         progress: whether to show a progress bar on standard error.
+
+    Raises:
+        CriterionError: `forward` cannot be called, or there is no mixed precision in that type.
     """
 
     forward: Forward | None = None
     autocast: torch.dtype | None = None
     progress: bool = False
 
+    def __post_init__(self) -> None:
+        if self.forward is not None and not callable(self.forward):
+            raise CriterionError(
+                f"forward must be callable as forward(model, batch), not {type(self.forward).__name__}"
+            )
+        if self.autocast not in (None, torch.bfloat16, torch.float16):
+            raise CriterionError(f"autocast is torch.bfloat16, torch.float16 or None, not {self.autocast!r}")
+
     def batches(self, batches: Iterable[Any], model: nn.Module) -> Iterator[tuple[Any, int]]:
         """Yield (batch on the model's device, number of samples in it), in order.
 
         Raises:
-            CriterionError: there is no batch at all, or a batch holds no tensor.
+            CriterionError: there is no batch at all, one batch in place of several, or a batch holds no tensor.
         """
+        reason = not_batches(batches, "batches")
+        if reason is not None:
+            raise CriterionError(reason)
         device = device_of(model)
         count = 0
         shown = track(batches, "accumulating", console=Console(stderr=True), disable=not self.progress)
         for count, batch in enumerate(shown, start=1):
             moved = mapped(batch, lambda tensor: _ordinary(tensor).to(device))
-            size = _samples_in(moved)
+            size = samples_in(moved)
             if size == 0:
                 raise CriterionError(f"batch {count} ({type(batch).__name__}) holds no tensor with samples in it")
             yield moved, size
@@ -83,7 +98,7 @@ class Pass(ForwardPass):
         progress: as for `ForwardPass`.
 
     Raises:
-        CriterionError: the reduction is unknown, or the loss cannot be called.
+        CriterionError: the reduction is unknown, the loss cannot be called, or `ForwardPass` refuses the rest.
     """
 
     loss_fn: Loss
@@ -91,6 +106,7 @@ class Pass(ForwardPass):
     relabel: Callable[[Any, int], Any] | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.reduction not in ("mean", "sum"):
             raise CriterionError(
                 f'reduction is "mean" or "sum", what loss_fn does over a batch, not {self.reduction!r}'
@@ -138,6 +154,8 @@ class Pass(ForwardPass):
             loss = self.loss_fn(output, target)
         if not isinstance(loss, Tensor):
             raise CriterionError(f"loss_fn must return a tensor, not {type(loss).__name__}")
+        if loss.is_complex():
+            raise CriterionError(f"loss_fn must return real numbers, not {loss.dtype}")
         if loss.numel() == 1:
             return loss.reshape(()) * (size if self.reduction == "mean" else 1)
         if loss.shape != (size,):
@@ -147,9 +165,30 @@ class Pass(ForwardPass):
         return loss.sum()
 
 
+def not_batches(data: Any, name: str) -> str | None:
+    """Return why an argument of this name is no collection of batches, such as one batch alone; None if it is one."""
+    expected = f"{name} is a list or loader of batches"
+    if isinstance(data, str | bytes | Mapping) or not (hasattr(data, "__iter__") or hasattr(data, "__getitem__")):
+        return f"{expected}, not {type(data).__name__}"
+    if isinstance(data, Dataset) and not hasattr(data, "__iter__"):
+        return (
+            f"{expected}; {type(data).__name__} is a data set of single samples: give a DataLoader of it (with "
+            "batch_size=None where its samples are batches)"
+        )
+    one_batch = isinstance(data, Tensor)
+    if isinstance(data, tuple | list) and len(data) == 2 and all(isinstance(part, Tensor) for part in data):
+        inputs, targets = data
+        one_batch = inputs.dim() != targets.dim() and inputs.shape[:1] == targets.shape[:1]
+    return f"{expected}; found one batch alone: give it as {name}=[batch]" if one_batch else None
+
+
 def _ordinary(tensor: Tensor) -> Tensor:
-    """Return the tensor, or a copy of one that was made in inference mode, which no backward pass may keep."""
-    return tensor.clone() if tensor.is_inference() else tensor
+    """Return the tensor's values as a tensor that a backward pass may keep, and whose gradient is not the caller's.
+
+    No backward pass may keep a tensor that was made in inference mode, so that one is copied.
+    """
+    own = (tensor.clone() if tensor.is_inference() else tensor).detach()
+    return own.requires_grad_(tensor.requires_grad)  # a model may differentiate its output in its inputs
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -188,18 +227,23 @@ def wrapper_prefix(model: nn.Module) -> str:
 def mapped(value: Any, function: Callable[[Tensor], Any], other: Callable[[Any], Any] = lambda value: value) -> Any:
     """Apply `function` to every tensor in nested tuples, lists and mappings, and `other` to everything else.
 
-    Lists become tuples.
+    Lists become tuples. Named tuples keep their names.
     """
     if isinstance(value, Tensor):
         return function(value)
     if isinstance(value, Mapping):
         return {key: mapped(item, function, other) for key, item in value.items()}
     if isinstance(value, (tuple, list)):
-        return tuple(mapped(item, function, other) for item in value)
+        return like_tuple(value, (mapped(item, function, other) for item in value))
     return other(value)
 
 
-def _samples_in(batch: Any) -> int:
+def like_tuple(value: Any, items: Iterable[Any]) -> tuple[Any, ...]:
+    """Return the items as a tuple, with the names of `value` where that is a named tuple."""
+    return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+
+
+def samples_in(batch: Any) -> int:
     """Return how many samples a batch holds: the rows of its first tensor, or the length of a list of tensors that is a
     model's first argument.
     """

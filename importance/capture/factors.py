@@ -210,7 +210,10 @@ def _why_not(layer: nn.Module) -> str | None:
         return (
             "is not a plain product of its input's patches and its weight, and only such layers have Kronecker factors"
         )
-    columns = getattr(layer, "weight").flatten(1).shape[1]  # noqa: B009
+    weight = getattr(layer, "weight")  # noqa: B009
+    columns = weight.flatten(1).shape[1]
+    if weight.is_complex():
+        return "has complex weights, and Kronecker factors are of real ones"
     if columns > WIDEST:
         return f"reads {columns} values at once, more than the {WIDEST} for which a second moment is kept"
     return None

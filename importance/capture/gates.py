@@ -26,9 +26,9 @@ import torch
 from torch import Tensor, nn
 
 from hfp.importance.capture.attention import recording_attention
-from hfp.importance.capture.moments import wide
+from hfp.importance.capture.moments import effect, wide
 from hfp.importance.capture.multiplied import passed_on
-from hfp.importance.capture.norms import NORMS, Norm, channel_dim_of, norm_gate
+from hfp.importance.capture.norms import NORMS, Norm, channel_dims_of, norm_gate
 from hfp.importance.capture.one_sample import follows_samples
 from hfp.importance.errors import CriterionError
 from hfp.importance.layers import channel_sums, channels_of, reads_along, tensors_of
@@ -125,7 +125,7 @@ class GateRecorder:
                 self.refused[name] = f"layer {name!r} is never called, but its weight is used"
             for (_, tensor, slot), gradient in zip(parts, gradients, strict=True):
                 if gradient is not None and self.size == 1:
-                    entries = wide(tensor.detach()) * wide(gradient)
+                    entries = effect(wide(tensor.detach()), wide(gradient))
                     self.add((name, "in"), channel_sums(entries, slot, groups_of(layer))[None])
 
     def add(self, key: GateKey, value: Tensor) -> None:
@@ -189,15 +189,15 @@ def _holds_its_weights(layer: nn.Module, name: str) -> bool:
 def per_sample(values: Tensor, channel_dim: int, size: int) -> Tensor:
     """Sum values of shape `[size * k, channel, ...]` or `[size * k, ..., channel]` into `[size, channel]`."""
     if channel_dim != 1:
-        values = values.movedim(channel_dim, -1)
-        return values.reshape(size, -1, values.shape[-1]).sum(1)
+        values = values.movedim(channel_dim, -1).unflatten(0, (size, len(values) // size))
+        return values.flatten(1, -2).sum(1)
     return values.reshape(size, len(values) // size, values.shape[1], -1).sum((1, 3))
 
 
 def _inner(x: Tensor, grad: Tensor, channel_dim: int, size: int) -> Tensor:
-    """Return `per_sample(x * grad)`, without forming the product where channels come second."""
-    if channel_dim != 1 or x.dim() < 3:
-        return per_sample(x * grad, channel_dim, size)
+    """Return `per_sample(effect(x, grad))`, without forming the product where channels come second."""
+    if channel_dim != 1 or x.dim() < 3 or x.is_complex():
+        return per_sample(effect(x, grad), channel_dim, size)
     return torch.linalg.vecdot(x.flatten(2), grad.flatten(2)).reshape(size, -1, x.shape[1]).sum(1)
 
 
@@ -268,12 +268,13 @@ def _record_statistics(recorder: GateRecorder, name: str) -> Any:
         x = args[0].detach()
         if not output.requires_grad or not recorder.splits(name, x):
             return output
-        channel_dim = channel_dim_of(module, x, output.detach())
-        recorder.channels[name, "out"] = x.shape[channel_dim]
+        dims = channel_dims_of(module, x, output.detach())
+        recorder.channels |= {(name, side): x.shape[dim] for side, dim in dims.items()}
 
         def add(grad: Tensor) -> None:
-            gate = norm_gate(module, wide(x), wide(grad), channel_dim)
-            recorder.add((name, "out"), per_sample(gate, channel_dim, recorder.size))
+            gate = norm_gate(module, wide(x), wide(grad), dims["out"])
+            for side, dim in dims.items():
+                recorder.add((name, side), per_sample(gate, dim, recorder.size))
 
         output.register_hook(add)
         return output

@@ -23,8 +23,9 @@ def logits_of(output: Any, size: int) -> Tensor:
         found = output[0] if output else None
     elif not isinstance(output, Tensor):
         found = getattr(output, "logits", None)
-    if not isinstance(found, Tensor) or found.dim() != 2 or len(found) != size or found.shape[1] < 2:
-        shape = f" of shape {list(found.shape)}" if isinstance(found, Tensor) else ""
+    shown = isinstance(found, Tensor) and found.is_floating_point() and found.dim() == 2 and len(found) == size
+    if not isinstance(found, Tensor) or not shown or found.shape[1] < 2:
+        shape = f" of {found.dtype} and shape {list(found.shape)}" if isinstance(found, Tensor) else ""
         raise CriterionError(
             f"a criterion over classes needs logits [{size}, 2 or more] as the model's output, its first item or its "
             f"'logits'; found a {type(output).__name__}{shape}: take group-fisher or kronecker with fisher='empirical'"

@@ -25,6 +25,14 @@ def wide(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
+def effect(x: Tensor, gradient: Tensor) -> Tensor:
+    """Return what scaling each entry of a tensor does to the loss, to first order.
+
+    This is the product with the gradient. PyTorch's gradient of a complex number holds those of its two parts.
+    """
+    return (x * gradient.conj()).real if x.is_complex() else x * gradient
+
+
 @dataclass(frozen=True)
 class GradientMoments:
     """The sums over `samples` of gradient and curvature, by the parameter's name, each in its full shape.
@@ -67,3 +75,16 @@ def check_finite(named: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         if not torch.isfinite(value).all():
             raise CriterionError(f"the gradient of parameter {name!r} is not finite: check the data, loss and weights")
     return named
+
+
+def check_real(name: str, weight: Tensor) -> None:
+    """Refuse complex weights, of which criteria of single weights have no curvature.
+
+    Raises:
+        CriterionError: the weight is complex; the message names it.
+    """
+    if weight.is_complex():
+        raise CriterionError(
+            f"{name!r} is complex, and this criterion is of real weights: take group-fisher or l1, or put its group "
+            "into ignored_layers"
+        )

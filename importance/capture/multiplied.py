@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from hfp.layers.products import PRODUCTS
 
-_PRODUCTS = re.compile(r"mm|mv|matmul|dot|conv|(?<!bi)(?<!tri)linear|attention|rnn|lstm|gru|cdist|_trilinear")
+_MULTIPLYING = re.compile(r"mm|mv|matmul|dot|conv|(?<!bi)(?<!tri)linear|attention|rnn|lstm|gru|cdist|_trilinear")
 """What the names of PyTorch's operations that multiply matrices have in them."""
 
 
@@ -74,7 +74,7 @@ class _Watch(TorchDispatchMode):
         self.used.update(*(origin for origin in origins if origin))
         known = [origin for origin in origins if origin is not None]
         origin = None if len(known) < len(origins) else frozenset[str]().union(*known)
-        if func.namespace not in ("aten", "prim", "prims") or _PRODUCTS.search(func.overloadpacket.__name__):
+        if func.namespace not in ("aten", "prim", "prims") or _MULTIPLYING.search(func.overloadpacket.__name__):
             # what a layer multiplies with its own weight is read by that layer, be it an input or a parameter
             if origin is None or not any(each and each <= self._layers for each in known):
                 self.multiplied.update(*known)

@@ -20,12 +20,16 @@ Norm = nn.LayerNorm | nn.GroupNorm | nn.RMSNorm
 
 
 def norm_gate(module: Norm, x: Tensor, grad: Tensor, channel_dim: int) -> Tensor:
-    """Return `v` before it is summed over positions, in the shape of `x`; `grad` is that of the norm's output."""
+    """Return `v` before it is summed over positions, in the shape of `x`; `grad` is that of the norm's output.
+
+    A layer norm over several dimensions has its `v` along each of them.
+    """
     if isinstance(module, nn.GroupNorm):
         weight = None if module.weight is None else module.weight.detach()[:, None]
         split = (x.flatten(2), grad.flatten(2) if weight is None else grad.flatten(2) * weight)
         values, weighted = (value.unflatten(1, (module.num_groups, -1)) for value in split)
         return _gate(values, weighted, (2, 3), module.eps).reshape(x.shape)
+    channel_dim = -1 if len(module.normalized_shape) > 1 else channel_dim
     values, weighted = x.movedim(channel_dim, -1), grad.movedim(channel_dim, -1)
     if module.weight is not None:
         weighted = weighted * module.weight.detach()
@@ -49,6 +53,19 @@ def channel_dim_of(module: Norm, x: Tensor, output: Tensor) -> int:
         return -1
     last = functional.layer_norm(x, module.normalized_shape, module.weight, module.bias, module.eps)
     return -1 if torch.allclose(last.detach(), output, atol=1e-3) else 1
+
+
+def channel_dims_of(module: Norm, x: Tensor, output: Tensor) -> dict[str, int]:
+    """Return the dimensions in which a norm may have channels, by the side under which their `v` is recorded."""
+    found = {"out": channel_dim_of(module, x, output)}
+    if isinstance(module, nn.LayerNorm | nn.RMSNorm):
+        found |= {side_along(dim): dim for dim in range(-len(module.normalized_shape), -1)}
+    return found
+
+
+def side_along(dim: int) -> str:
+    """Return the side of a norm's channels along one of its dimensions, counted from the last one, which is -1."""
+    return "out" if dim == -1 else f"out {dim}"
 
 
 def _gate(x: Tensor, weighted: Tensor, dims: tuple[int, ...], eps: float, centred: bool = True) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hfp.importance.capture.batches import ForwardPass
+from hfp.importance.capture.batches import ForwardPass, like_tuple
 
 
 def one_sample(batch: Any, place: int, size: int, depth: int = 0) -> Any:
@@ -31,7 +31,7 @@ def one_sample(batch: Any, place: int, size: int, depth: int = 0) -> Any:
         return batch
     if len(batch) == size and is_list_of_samples(batch, depth):
         return batch[place : place + 1]
-    return tuple(one_sample(value, place, size, depth + 1) for value in batch)
+    return like_tuple(batch, (one_sample(value, place, size, depth + 1) for value in batch))
 
 
 def is_list_of_samples(value: Any, depth: int) -> bool:

@@ -31,8 +31,8 @@ def gradient_moments_of(model: nn.Module, batches: Iterable[Any], run: Pass) -> 
         CriterionError: a gradient is not finite or cannot be formed per sample, or `Pass` refuses a batch or the loss.
     """
     total: GradientMoments | None = None
-    layers, bare = layers_and_bare(model)
     with untouched(model, parameters_require_grad=False):
+        layers, bare = layers_and_bare(model)
         for batch, size in run.batches(batches, model):
             found = _of_layers(model, layers, batch, size, run)
             if bare or found.unsplit:
@@ -124,7 +124,8 @@ def _add_others(model: nn.Module, names: list[str], found: _Found, batch: Any, s
     rows = None if found.varying else _by_vmap(model, names, (batch, found.target), size, run)
     if rows is not None:
         for name, value in rows.items():
-            found.gradient[name], found.square[name] = wide(value).sum(0), wide(value).square().sum(0)
+            found.gradient[name] = wide(value).sum(0) / run.scale
+            found.square[name] = wide(value).square().sum(0) / run.scale**2
         return
     _add_zeros(model, names, found)
     try:
@@ -147,14 +148,14 @@ def _add_zeros(model: nn.Module, names: Iterable[str], found: _Found) -> None:
 def _by_vmap(
     model: nn.Module, names: list[str], sample: tuple[Any, Any], size: int, run: Pass
 ) -> dict[str, Tensor] | None:
-    """Return the gradients `[samples, *shape]` by one forward and backward; None where `torch.func` can't."""
+    """Return the gradients `[samples, *shape]`, times `run.scale`, by one pass; None where `torch.func` can't."""
     parameters = {name: model.get_parameter(name).detach() for name in names}
     dims = mapped(sample, lambda tensor: 0 if tensor.dim() > 0 and len(tensor) == size else None, lambda _: None)
 
     def loss(values: Sums, sample: tuple[Any, Any]) -> Tensor:
         batch, target = mapped(sample, lambda tensor: tensor[None])
         output = run.output(lambda *args, **kwargs: functional_call(model, values, args, kwargs), batch)
-        return run.unchecked_loss_sum(output, target, 1)
+        return run.unchecked_loss_sum(output, target, 1) * run.scale
 
     try:
         with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no batching rule

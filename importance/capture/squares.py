@@ -63,8 +63,10 @@ def gradient_moments(module: nn.Module, calls: list[LayerCall], samples: int) ->
     """
     parameters = weights_of(module)
     size = max(parameter.numel() * parameter.element_size() for parameter in parameters.values())
-    chunk = max(1, min(samples, CHUNK_BYTES // size))
     sums = {name: (torch.zeros_like(wide(p)), torch.zeros_like(wide(p))) for name, p in parameters.items()}
+    if size == 0:
+        return sums
+    chunk = max(1, min(samples, CHUNK_BYTES // size))
     calls = [call.to(next(iter(parameters.values())).dtype) for call in calls]
     for start in range(0, samples, chunk):
         stop = min(start + chunk, samples)

@@ -77,9 +77,16 @@ def target_probabilities(target: Any, logits: Tensor) -> Tensor:
     """Return targets as probabilities `[samples, classes]`, from labels `[samples]` or as given.
 
     Raises:
-        CriterionError: the targets are neither, or labels are not classes of the logits.
+        CriterionError: the targets are neither, labels are not classes of the logits, or probabilities don't add up.
     """
     if isinstance(target, Tensor) and target.is_floating_point() and target.shape == logits.shape:
+        sums, lowest = target.float().sum(1), target.min().item()
+        if not (lowest >= 0 and torch.allclose(sums, torch.ones_like(sums), atol=0.05)):  # also refuses NaN
+            raise CriterionError(
+                "group-loss needs labels, or probabilities that add up to 1 in each sample, as targets; those of the "
+                f"first sample add up to {sums[0].item():.3g}, and the lowest is {lowest:.3g}: take "
+                "softmax of logits, and group-fisher for other targets"
+            )
         return target.to(logits)
     if not isinstance(target, Tensor) or target.shape != logits.shape[:1] or target.is_floating_point():
         found = f"{target.dtype} {list(target.shape)}" if isinstance(target, Tensor) else type(target).__name__

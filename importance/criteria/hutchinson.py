@@ -63,10 +63,11 @@ class HutchinsonImportance(AccumulatedImportance):
                 loss = run.loss_sum(output, run.target(output, batch, size), size)
                 _check_differentiable_twice(loss)
                 try:
-                    gradient, curvature = self._probe(loss, list(parameters.values()))
+                    found = self._probe(loss * run.scale, list(parameters.values()))
                 except RuntimeError as error:
                     raise _without_second_derivative(error) from error
-                first, second = (zeros | dict(zip(parameters, found, strict=True)) for found in (gradient, curvature))
+                scaled = ([value / run.scale for value in values] for values in found)
+                first, second = (zeros | dict(zip(parameters, values, strict=True)) for values in scaled)
                 moments = GradientMoments(size, check_finite(first), check_finite(second))
                 total = moments if total is None else total.plus(moments)
         assert total is not None

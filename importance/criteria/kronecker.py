@@ -25,7 +25,7 @@ from hfp.importance.capture.one_sample import one_sample
 from hfp.importance.capture.state import untouched
 from hfp.importance.criteria.group_fisher import gauss_newton_root
 from hfp.importance.errors import CriterionError
-from hfp.importance.groups.members import GroupLayer, width
+from hfp.importance.groups.members import GroupLayer, scoring, width
 from hfp.importance.groups.roles import channels_at, is_attention, roles_of
 from hfp.layers.products import PRODUCTS, groups_of
 
@@ -185,7 +185,7 @@ class KroneckerImportance(FromData[Totals], tp.importance.Importance):  # type: 
         passes_on = frozenset(key.removeprefix("passes/") for key in passes)
         self._add(Totals(int(state["samples"]), factors, {}, passes_on))
 
-    @torch.no_grad()
+    @scoring
     def __call__(self, group: Any) -> Tensor:
         """Return the scores of the group's channels, `[width]`.
 
@@ -196,7 +196,7 @@ class KroneckerImportance(FromData[Totals], tp.importance.Importance):  # type: 
         matrix = self.matrix(group)
         return (quadratic_joint_scores(matrix) if self.joint else matrix.diagonal() / 2).to(_type_of(group))
 
-    @torch.no_grad()
+    @scoring
     def matrix(self, group: Any) -> Tensor:
         """Return `M` of a coupled group, in float64, `[width, width]`.
 

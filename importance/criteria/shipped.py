@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from copy import copy
 from typing import Any
 
@@ -14,11 +14,14 @@ from torch import Tensor, nn
 from hfp.importance.bases.accumulated import AccumulatedImportance
 from hfp.importance.capture.batches import Pass
 from hfp.importance.capture.gradient import mean_gradient_of
-from hfp.importance.capture.moments import GradientMoments
+from hfp.importance.capture.moments import GradientMoments, check_real, wide
 from hfp.importance.capture.per_sample import gradient_moments_of
 from hfp.importance.errors import CriterionError
-from hfp.importance.groups.members import members, parameter_name, root_name, width
+from hfp.importance.groups.members import members, parameter_name, root_name, scoring, width
 from hfp.layers.products import multiplies_inputs
+
+Gradients = Mapping[Tensor, Tensor]
+"""These are what a criterion finds in `.grad` of some parameters, in place of what is there."""
 
 
 class ShippedImportance(tp.importance.Importance):  # type: ignore[misc]
@@ -41,7 +44,6 @@ class ShippedImportance(tp.importance.Importance):  # type: ignore[misc]
     def __init__(self, inner: tp.importance.Importance) -> None:
         self.inner = inner
 
-    @torch.no_grad()
     def __call__(self, group: Any) -> Tensor:
         """Return the scores of the group's channels, `[width]`.
 
@@ -49,58 +51,34 @@ class ShippedImportance(tp.importance.Importance):  # type: ignore[misc]
             CriterionError: the criterion gives no scores for the group, which torch-pruning would skip, or another
                 number of scores than there are channels; or weights are not finite.
         """
-        scores = None if any(_is_misread(item) for item in group.items) else self._inner_scores(group)
-        if scores is None:
-            scores = _by_table(group, self.inner)
-        if scores is None:
-            raise CriterionError(
-                f"{type(self.inner).__name__} has nothing to score in the group of {root_name(group)!r}: "
-                "choose another criterion"
-            )
-        if scores.shape != (width(group),):
-            raise CriterionError(
-                f"{type(self.inner).__name__} gives {list(scores.shape)} scores for the {width(group)} channels of "
-                f"{root_name(group)!r}: choose another criterion"
-            )
-        if scores.isnan().any():
-            _check_finite(group)
-        return scores.nan_to_num(nan=0.0)  # scores that are all 0 were divided by their mean
-
-    def _inner_scores(self, group: Any) -> Tensor | None:
-        compares = isinstance(self.inner, tp.importance.FPGMImportance)
-        return self.inner(_private(group, dense=compares))
+        return _scores(self.inner, group, {})
 
 
 class _ReadsGradients(AccumulatedImportance):
-    """The base of torch-pruning's criteria that read `.grad`, which is filled only while they score."""
+    """The base of torch-pruning's criteria that read `.grad`, which copies of the parameters have while they score."""
 
     def __init__(self, inner: tp.importance.Importance) -> None:
         super().__init__()
-        self.inner = ShippedImportance(inner)
+        self.inner = inner
 
     @abstractmethod
     def _read(self, name: str) -> Tensor:
         """Return what the criterion is to find in `.grad` of this parameter."""
 
+    @scoring
     def __call__(self, group: Any) -> Tensor:
-        """Return the scores of the group's channels, `[width]`; `.grad` is afterwards as it was.
+        """Return the scores of the group's channels, `[width]`.
 
         Raises:
-            CriterionError: nothing has been accumulated, or it was accumulated on another model.
+            CriterionError: nothing has been accumulated, it was accumulated on another model, or weights are complex.
         """
         found = {
-            parameter_name(group, parameter, f"{member.name}.{name}".rstrip(".")): parameter
+            parameter: parameter_name(group, parameter, f"{member.name}.{name}".rstrip("."))
             for member in members(group)
             for name, parameter in _parameters_of(member.layer)
         }
-        kept = [(parameter, parameter.grad) for parameter in found.values()]
-        try:
-            for name, parameter in found.items():
-                parameter.grad = _fitting(self._read(name), parameter, name)
-            return self.inner(group)
-        finally:
-            for parameter, grad in kept:
-                parameter.grad = grad
+        gradients = {parameter: _fitting(self._read(name), parameter, name) for parameter, name in found.items()}
+        return _scores(self.inner, group, gradients)
 
 
 class TaylorImportance(_ReadsGradients):
@@ -185,6 +163,29 @@ class RandomImportance(tp.importance.Importance):  # type: ignore[misc]
         return torch.rand(width(group), generator=self._generator)
 
 
+@scoring
+def _scores(criterion: tp.importance.Importance, group: Any, gradients: Gradients) -> Tensor:
+    """Return what one of torch-pruning's criteria gives a group whose parameters have these gradients, `[width]`."""
+    compares = isinstance(criterion, tp.importance.FPGMImportance)
+    misread = any(_is_misread(item) for item in group.items)
+    scores = None if misread else criterion(_private(group, compares, gradients))
+    if scores is None:
+        scores = _by_table(group, criterion, gradients)
+    if scores is None:
+        raise CriterionError(
+            f"{type(criterion).__name__} has nothing to score in the group of {root_name(group)!r}: "
+            "choose another criterion"
+        )
+    if scores.shape != (width(group),):
+        raise CriterionError(
+            f"{type(criterion).__name__} gives {list(scores.shape)} scores for the {width(group)} channels of "
+            f"{root_name(group)!r}: choose another criterion"
+        )
+    if scores.isnan().any():
+        _check_finite(group)
+    return scores.nan_to_num(nan=0.0)  # scores that are all 0 were divided by their mean
+
+
 def _check_finite(group: Any) -> None:
     for member in members(group):
         for name, tensor, _ in member.tensors():
@@ -198,7 +199,8 @@ def _fitting(value: Tensor, parameter: Tensor, name: str) -> Tensor:
             f"{name!r} has shape {list(parameter.shape)} and its estimates {list(value.shape)}: "
             "they are of another model; call reset() and accumulate() after pruning"
         )
-    return value.to(parameter)
+    check_real(name, parameter)
+    return value.to(wide(parameter.detach()))
 
 
 def _is_misread(item: Any) -> bool:
@@ -211,20 +213,20 @@ def _parameters_of(layer: nn.Module | nn.Parameter) -> Iterable[tuple[str, nn.Pa
     return [("", layer)] if isinstance(layer, nn.Parameter) else layer.named_parameters(recurse=False)
 
 
-def _entries_of(criterion: tp.importance.Importance, tensor: Tensor) -> Tensor | None:
+def _entries_of(criterion: tp.importance.Importance, tensor: Tensor, gradients: Gradients) -> Tensor | None:
     """Return what one of torch-pruning's criteria sums over a channel's weights; None where this is not known."""
-    weight = tensor.detach().double().cpu()
     if type(criterion) is tp.importance.GroupMagnitudeImportance:
-        return weight.abs().pow(criterion.p)
-    if not tensor.is_leaf or tensor.grad is None:
+        return tensor.detach().abs().double().cpu().pow(criterion.p)
+    given = gradients.get(tensor, tensor.grad if tensor.is_leaf else None)
+    if given is None:
         return None
-    gradient = tensor.grad.double().cpu()
+    weight, gradient = (value.detach().double().cpu() for value in (tensor, given))
     if type(criterion) is tp.importance.GroupTaylorImportance and not criterion.multivariable:
         return (weight * gradient).abs()
     return weight.square() * gradient if type(criterion) is tp.importance.GroupHessianImportance else None
 
 
-def _by_table(group: Any, criterion: tp.importance.Importance) -> Tensor | None:
+def _by_table(group: Any, criterion: tp.importance.Importance, gradients: Gradients) -> Tensor | None:
     """Return the mean of the members' sums over a channel's weights, `[width]`, divided by its own mean.
 
     The result is None where nothing holds channels, or the criterion sums something else.
@@ -232,7 +234,7 @@ def _by_table(group: Any, criterion: tp.importance.Importance) -> Tensor | None:
     found: list[Tensor] = []
     for member in members(group):
         for _, tensor, slot in member.tensors():
-            entries = _entries_of(criterion, tensor)
+            entries = _entries_of(criterion, tensor, gradients)
             if entries is not None and (tensor.dim() > 1 or isinstance(member.layer, nn.Parameter)):
                 scores = torch.zeros(width(group), dtype=torch.float64)
                 member.add_to(scores, member.sums(entries, slot))
@@ -243,25 +245,29 @@ def _by_table(group: Any, criterion: tp.importance.Importance) -> Tensor | None:
     return (mean / mean.mean()).float()
 
 
-def _private(group: Any, dense: bool) -> Any:
+def _private(group: Any, dense: bool, gradients: Gradients) -> Any:
     twin = copy(group)
     twin._group = []
     for item in group.items:
-        dependency = _in_float32(item.dep)
+        dependency = _readable(item.dep, gradients)
         mine = type(item)(_ungrouped(dependency) if dense else dependency, list(item.idxs))
         mine.root_idxs = list(item.root_idxs)
         twin._group.append(mine)
     return twin
 
 
-def _in_float32(dependency: Any) -> Any:
-    """Return a dependency whose layer is a copy in float32, or itself where no parameter has fewer bits."""
+def _readable(dependency: Any, gradients: Gradients) -> Any:
+    """Return a dependency whose layer is a copy with the given gradients, and in float32 where it has fewer bits.
+
+    It is the dependency itself where there is nothing to give.
+    """
     layer = dependency.target.module
     held = list(layer.parameters(recurse=False)) if isinstance(layer, nn.Module) else []
-    if not any(parameter.is_floating_point() and parameter.dtype.itemsize < 4 for parameter in held):
+    if all(parameter not in gradients and wide(parameter) is parameter for parameter in held):
         return dependency
     return _with_parameters(
-        dependency, {name: None if one is None else _wide(one) for name, one in layer._parameters.items()}
+        dependency,
+        {name: None if one is None else _copied(one, gradients.get(one)) for name, one in layer._parameters.items()},
     )
 
 
@@ -290,7 +296,8 @@ def _with_parameters(dependency: Any, parameters: dict[str, nn.Parameter | None]
     return twin
 
 
-def _wide(parameter: nn.Parameter) -> nn.Parameter:
-    made = nn.Parameter(parameter.detach().float(), requires_grad=parameter.requires_grad)
-    made.grad = None if parameter.grad is None else parameter.grad.float()
+def _copied(parameter: nn.Parameter, gradient: Tensor | None) -> nn.Parameter:
+    made = nn.Parameter(wide(parameter.detach()), requires_grad=parameter.requires_grad)
+    gradient = parameter.grad if gradient is None else gradient
+    made.grad = None if gradient is None else gradient.to(made)
     return made

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any
 
 import torch
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 from hfp.importance.capture.batches import unwrapped, wrapper_prefix
 from hfp.importance.errors import CriterionError
 from hfp.importance.layers import channel_sums, tensors_of
+from hfp.layers.calling import modes_kept
 from hfp.layers.products import computed_weight, groups_of, owner_of
 from hfp.layers.table import Slot, direction_of
 
@@ -74,6 +77,24 @@ class GroupLayer:
             return line.view([-1 if each == dim else 1 for each in range(len(shape))])
         lines = position.view(groups, -1).repeat_interleave(shape[0] // groups, 0)
         return lines.view([shape[0], *(shape[dim] if each == dim else 1 for each in range(1, len(shape)))])
+
+
+def scoring(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Let a function of a criterion and a group read weights without gradients, and without changing them.
+
+    Weights that are computed are read as in evaluation mode, since spectral norm moves its vectors in training mode.
+    """
+
+    @wraps(function)
+    def scored(criterion: Any, group: Any, *others: Any) -> Tensor:
+        with torch.no_grad(), ExitStack() as stack:
+            for layer in group._DG.model.modules():
+                if "parametrizations" in layer._modules:
+                    stack.enter_context(modes_kept(layer))
+                    layer.eval()
+            return function(criterion, group, *others)
+
+    return scored
 
 
 def width(group: Any) -> int:

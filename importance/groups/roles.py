@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from hfp.importance.capture.attention import READING
-from hfp.importance.capture.norms import NORMS
+from hfp.importance.capture.norms import NORMS, side_along
 from hfp.importance.errors import CriterionError
 from hfp.importance.groups.members import GroupLayer, members, model_of, operations, parameter_name, root_name
 from hfp.importance.layers import channels_of, slots_of
@@ -41,8 +41,11 @@ def roles_of(
     for member in everyone:
         layer = member.layer
         if isinstance(layer, nn.Parameter):
-            attention = _attention_reading(group, member)
-            if attention is not None and attention.name not in [reader.name for reader in readers]:
+            attention, norm = _attention_reading(group, member), _norm_over(group, member)
+            if norm is not None:
+                if all(norm.name != other.name or norm.pruning_dim != other.pruning_dim for other in mixers):
+                    mixers.append(norm)
+            elif attention is not None and attention.name not in [reader.name for reader in readers]:
                 readers.append(attention)
             elif attention is None and parameter_name(group, layer, member.name) not in passes_on:
                 _check_passes_on(group, member)
@@ -116,6 +119,25 @@ def _attention_reading(group: Any, member: GroupLayer) -> GroupLayer | None:
     return replace(member, name=path, layer=layer, direction="in")
 
 
+def _norm_over(group: Any, member: GroupLayer) -> GroupLayer | None:
+    """Return the norm over several dimensions that a parameter scales or shifts; None if there is none.
+
+    The channels run along the parameter's dimension, which is counted from the last one.
+    """
+    path, _, _ = member.name.rpartition(".")
+    layer = model_of(group).get_submodule(path)
+    if not isinstance(layer, nn.LayerNorm | nn.RMSNorm):
+        return None
+    dim = member.pruning_dim % len(layer.normalized_shape) - len(layer.normalized_shape)
+    return replace(member, name=path, layer=layer, direction="out", pruning_dim=dim)
+
+
+def statistics_side(member: GroupLayer) -> str:
+    """Return the side under which the part of a norm's channels in its statistics is recorded."""
+    dims = getattr(member.layer, "normalized_shape", ())
+    return side_along(member.pruning_dim) if member.pruning_dim in range(-len(dims), -1) else "out"
+
+
 def channels_at(member: GroupLayer, side: str) -> int:
     """Return how many channels the layer has at its input ("in") or output ("out")."""
     layer: Any = member.layer
@@ -123,7 +145,7 @@ def channels_at(member: GroupLayer, side: str) -> int:
     if isinstance(layer, (*PRODUCTS, nn.GroupNorm)) and counts is not None:
         return int(getattr(layer, str(counts[side == "out"])))
     if isinstance(layer, nn.LayerNorm | nn.RMSNorm):
-        return layer.normalized_shape[-1]
+        return layer.normalized_shape[member.pruning_dim if side != "out" else -1]
     if isinstance(layer, nn.MultiheadAttention):
         return layer.embed_dim
     return channels_of(layer, member.direction, member.name)

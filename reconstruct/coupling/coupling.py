@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from difflib import get_close_matches
 from functools import cached_property
-from operator import index
 from types import MappingProxyType
 from typing import Any
 
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch_pruning.dependency.group import Group
 
-from hfp.layers.calling import is_recurrent, random_state_kept
+from hfp.layers.calling import is_recurrent
 from hfp.layers.products import PRODUCTS, weight_dims
 from hfp.reconstruct.coupling.changes import cut_lines, left_alone, suspects
 from hfp.reconstruct.coupling.checking import NotRunning, compare, confirmed, masked_output, masking
@@ -26,10 +25,10 @@ from hfp.reconstruct.coupling.torch_groups import TorchGroups
 from hfp.reconstruct.coupling.tracing import Trace, TracedCall, check_followable, trace
 from hfp.reconstruct.coupling.trials import trial, try_out
 from hfp.reconstruct.coupling.twins import applied, twins_of
-from hfp.reconstruct.coupling.wiring import Gone, Wiring, layer_bindings
+from hfp.reconstruct.coupling.wiring import CoupledGroup, Gone, Wiring, layer_bindings
 from hfp.reconstruct.errors import MapError
 from hfp.reconstruct.maps.index_map import IndexMap
-from hfp.reconstruct.maps.plan import Plan
+from hfp.reconstruct.maps.plan import Plan, numbers_of
 from hfp.reconstruct.maps.tables import counted
 from hfp.reconstruct.models.compact import compact_model
 from hfp.reconstruct.models.copying import copied
@@ -106,8 +105,8 @@ class Coupling:
                 whole, with the reason.
 
         Raises:
-            MapError: the model is compiled, does not run on the inputs or returns no tensor, or an ignored layer is not
-                in it.
+            MapError: the model is compiled, does not run on the inputs or returns no tensor, or an ignored layer or a
+                whole tensor is not in it.
         """
         ignored = _names(model, ignored_layers)
         check_followable(model)
@@ -119,6 +118,9 @@ class Coupling:
             for line in _written(own, name, lines)
             if line is not None
         )
+        unknown = [name for name in whole_tensors if name not in found.tensors]
+        if unknown:
+            raise MapError(f"the model has no tensor {unknown[0]!r}; {_nearest(unknown[0], found.tensors)}")
         fixed += tuple(
             (line, reason) for name, reason in whole_tensors.items() for line in found.tensors[name] if line is not None
         )
@@ -139,10 +141,16 @@ class Coupling:
 
         The groups point to the layers of `model`, which is this coupling's model or one with the same layers and
         shapes. A criterion gives one score for each channel of a group. Such a group is for scoring; `index_map`
-        removes channels.
+        removes channels. The function raises a `MapError` where no group has the name.
+
+        Raises:
+            MapError: `model` has other parameters or shapes than this coupling's.
         """
+        shapes = [{n: tuple(p.shape) for n, p in each.named_parameters()} for each in (model, self._wiring.model)]
+        if shapes[0] != shapes[1]:
+            raise MapError(f"this {type(model).__name__} has other parameters or shapes than the model that was traced")
         groups = TorchGroups(self._wiring, model)
-        return lambda name: groups.group(self._wiring.groups[name])
+        return lambda name: groups.group(self._group(name))
 
     def members(self, name: str) -> tuple[Member, ...]:
         """The layers that a group's channels run through, in the order of the model, each once per role.
@@ -155,11 +163,16 @@ class Coupling:
         Member(layer='0', role='writes', indices=6, size=6)
         Member(layer='2', role='reads', indices=6, size=6)
         """
-        return members(self._wiring, self._wiring.groups[name])
+        return members(self._wiring, self._group(name))
 
     def ties(self, name: str) -> tuple[str, ...]:
         """The operations that make channels of different layers go together, such as "add in layer1.0"."""
-        return ties(self._wiring, self._wiring.groups[name])
+        return ties(self._wiring, self._group(name))
+
+    def _group(self, name: str) -> CoupledGroup:
+        if name not in self._wiring.groups:
+            raise MapError(f"no coupled group is called {name!r}; {_nearest(name, self._wiring.groups)}")
+        return self._wiring.groups[name]
 
     def plan(self, kept: Mapping[str, Sequence[int] | Tensor]) -> Plan:
         """Return a checked plan; groups that are left out keep everything.
@@ -171,7 +184,7 @@ class Coupling:
             MapError: a group is unknown; channels are empty, out of range, repeated or not ascending; linked groups
                 lose different shares; or a group loses another number of channels than it can.
         """
-        plan = Plan(self.sizes, {name: _whole(name, channels) for name, channels in kept.items()})
+        plan = Plan(self.sizes, {name: numbers_of(name, channels) for name, channels in kept.items()})
         for names in self.linked:
             shares = {name: len(plan.kept[name]) / self.sizes[name] for name in names}
             if max(shares.values()) - min(shares.values()) > 1e-9:
@@ -259,12 +272,12 @@ class Coupling:
 
     def layer_channels(self, name: str) -> int:
         """Return how many channels of its root layer one channel of a group holds."""
-        group = self._wiring.groups[name]
+        group = self._group(name)
         return int((self._wiring.classes.of[group.line] == group.classes[0]).sum())
 
     def longest_run(self, name: str) -> int:
         """Return how many adjacent outputs of its root layer are one channel of a group, such as those of a head."""
-        group = self._wiring.groups[name]
+        group = self._group(name)
         places = np.flatnonzero(self._wiring.classes.of[group.line] == group.classes[0])
         return max(len(run) for run in np.split(places, np.flatnonzero(np.diff(places) > 1) + 1))
 
@@ -294,7 +307,13 @@ class Coupling:
         yield from (part.line for part in self._wiring.bindings if part.attribute in ("hidden_size", "proj_size"))
 
     def reason(self, tensor: str, dim: int) -> str | None:
-        """Return why a dimension of a parameter or buffer keeps all its indices; None when it can lose some."""
+        """Return why a dimension of a parameter or buffer keeps all its indices; None when it can lose some.
+
+        Raises:
+            MapError: the model has no such tensor.
+        """
+        if tensor not in self._wiring.trace.tensors:
+            raise MapError(f"the model has no tensor {tensor!r}; {_nearest(tensor, self._wiring.trace.tensors)}")
         if not self._wiring.trace.uses(tensor):
             return "the forward pass does not use it"
         return self._wiring.classes.reason(self._wiring.trace.tensors[tensor][dim])
@@ -316,7 +335,7 @@ class Coupling:
 
     def leaving(self, reasons: Mapping[str, str]) -> Coupling:
         """Return the coupling in which some groups cannot be removed; `reasons` are by the group's name."""
-        lines = [(self._wiring.groups[name], reason) for name, reason in reasons.items()]
+        lines = [(self._group(name), reason) for name, reason in reasons.items()]
         return self._fitted(self._wiring.extended(fixed=[(np.array(group.classes), reason) for group, reason in lines]))
 
     @cached_property
@@ -444,8 +463,7 @@ def _followed(model: nn.Module, example_inputs: Any) -> tuple[nn.Module, Any, Tr
     # recurrent layers take other steps on the meta device
     if not is_recurrent(model):
         own, inputs = _skeleton(model, "meta"), _to_meta(example_inputs)
-        with random_state_kept():
-            run_error(copied(own, {}), inputs)  # fills the caches of code outside of the model, so that all runs agree
+        run_error(copied(own, {}), inputs)  # fills the caches of code outside of the model, so that all runs agree
         try:
             return own, inputs, _traced(own, inputs)
         except MapError:
@@ -516,6 +534,12 @@ def _names(model: nn.Module, layers: Iterable[nn.Module | str] | nn.Module | str
     return frozenset(found)
 
 
+def _nearest(name: str, known: Iterable[str]) -> str:
+    names = list(known)
+    near = get_close_matches(name, names, n=3)
+    return f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(map(repr, names[:6])) or 'none'}"
+
+
 def _written(model: nn.Module, tensor: str, lines: Sequence[Array | None]) -> Sequence[Array | None]:
     """Return the lines of a tensor that belong to its layer's outputs, not to its inputs."""
     module = model.get_submodule(tensor.rpartition(".")[0])
@@ -523,10 +547,3 @@ def _written(model: nn.Module, tensor: str, lines: Sequence[Array | None]) -> Se
         out, _ = weight_dims(module)
         return lines[out : out + 1]
     return lines
-
-
-def _whole(name: str, channels: Sequence[int] | Tensor) -> tuple[int, ...]:
-    try:
-        return tuple(index(channel) for channel in (channels.tolist() if isinstance(channels, Tensor) else channels))
-    except TypeError as error:
-        raise MapError(f"{name}: expected the numbers of channels, found {repr(channels)[:80]}") from error

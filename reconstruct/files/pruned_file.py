@@ -301,8 +301,19 @@ def _packed(
         metadata=dict(metadata),
         libraries=libraries(),
     ).dump()
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items() if name not in tied}
-    return {**tensors, **stored_vectors(vectors)}, document
+    stored = _apart({name: tensor.detach().cpu().contiguous() for name, tensor in state.items() if name not in tied})
+    return {**stored, **stored_vectors(vectors)}, document
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors, of which those that lie in the memory of others are copies; safetensors refuses them."""
+    seen: set[int] = set()
+    found = {}
+    for name, tensor in tensors.items():
+        place = tensor.untyped_storage().data_ptr()
+        found[name] = tensor.clone() if place in seen else tensor
+        seen.add(place)
+    return found
 
 
 def libraries() -> dict[str, str]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hfp.reconstruct.errors import MapError
 from hfp.reconstruct.maps.coverage import Coverage
-from hfp.reconstruct.maps.index_map import IndexMap
+from hfp.reconstruct.maps.index_map import IndexMap, checked_state
 
 AggregationRule = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 """A rule returns the new value of a tensor.
@@ -57,7 +57,7 @@ class Aggregator:
         rule: a name in `AGGREGATION_RULES`, "fill" by default.
 
     Raises:
-        MapError: the rule is unknown.
+        MapError: the rule is unknown, or `full_state` is no state of tensors.
 
     >>> import torch
     >>> from hfp.reconstruct import Aggregator, IndexMap
@@ -72,7 +72,7 @@ class Aggregator:
         if rule not in AGGREGATION_RULES:
             raise MapError(f"unknown aggregation rule {rule!r}; known: {', '.join(AGGREGATION_RULES)}")
         self._rule = AGGREGATION_RULES[rule]
-        self._full = {name: tensor.detach() for name, tensor in full_state.items()}
+        self._full = {name: tensor.detach() for name, tensor in checked_state(full_state).items()}
         self._sums: dict[str, Tensor] = {}
         self._finished = False
         device = next((tensor.device for tensor in self._full.values()), torch.device("cpu"))
@@ -87,8 +87,12 @@ class Aggregator:
                 or the aggregation is finished.
         """
         self._check_unfinished()
-        if not (weight > 0 and math.isfinite(weight)):
-            raise MapError(f"expected a positive, finite client weight, got {weight}")
+        try:
+            share = float(weight)
+        except (TypeError, ValueError):
+            share = math.nan
+        if not (share > 0 and math.isfinite(share)):
+            raise MapError(f"expected a positive, finite client weight, got {weight!r}")
         index_map.check_full(self._full)
         index_map.check_compact(sub_state)
         if not self._sums:
@@ -97,9 +101,9 @@ class Aggregator:
                 for name, full in self._full.items()
             }
         for name, tensor in index_map.tensors.items():
-            tensor.add(sub_state[name], self._sums[name], weight)
-        self._coverage.add(index_map.tensors, weight)
-        self._weight += weight
+            tensor.add(sub_state[name], self._sums[name], share)
+        self._coverage.add(index_map.tensors, share)
+        self._weight += share
 
     def result(self) -> dict[str, Tensor]:
         """Return the new full state. More clients may be added afterwards.

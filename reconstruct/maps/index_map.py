@@ -91,6 +91,8 @@ class TensorMap:
     def write(self, sub: Tensor, full: Tensor) -> None:
         """Put `sub` in the kept entries of `full`, in place."""
         sub = sub.detach().to(full)
+        if not full.numel():
+            return
         if self.is_identity:
             full.copy_(sub)
         elif not full.is_contiguous():
@@ -227,7 +229,23 @@ def positions(shape: tuple[int, ...], kept: tuple[Tensor | None, ...], device: t
     return found
 
 
-def _check_indices(kept: Tensor, size: int, where: str) -> None:
+def checked_state(state: Any) -> State:
+    """Return a state after checking that it maps names to tensors.
+
+    Raises:
+        MapError: it does not.
+    """
+    if not isinstance(state, Mapping):
+        raise MapError(f"expected a state_dict, which maps names to tensors, found a {type(state).__name__}")
+    others = [name for name, value in state.items() if not isinstance(value, Tensor)]
+    if others:
+        raise MapError(f"the state holds something other than tensors: {others[:4]}")
+    return state
+
+
+def _check_indices(kept: Any, size: int, where: str) -> None:
+    if not isinstance(kept, Tensor):
+        raise MapError(f"{where}: expected a tensor of indices or None, found a {type(kept).__name__}")
     if kept.dim() != 1 or kept.dtype != torch.int64:
         raise MapError(f"{where}: expected a vector of int64 indices, got {kept.dtype} of shape {list(kept.shape)}")
     if kept.numel() == 0:
@@ -238,7 +256,7 @@ def _check_indices(kept: Tensor, size: int, where: str) -> None:
 
 
 def _whole(weight: float, dtype: torch.dtype, where: str = "") -> int:
-    if dtype is torch.bool or weight != int(weight):
+    if dtype is torch.bool or not float(weight).is_integer():
         raise MapError(f"{where}{weight} times a tensor of {dtype} can't be added; make it floating-point before")
     return int(weight)
 
@@ -288,12 +306,9 @@ class IndexMap:
         """Return the map that keeps everything of a model, or of a state_dict.
 
         Raises:
-            MapError: the state_dict holds something other than tensors.
+            MapError: it is neither, or the state_dict holds something other than tensors.
         """
-        state = model.state_dict() if isinstance(model, nn.Module) else model
-        others = [name for name, value in state.items() if not isinstance(value, Tensor)]
-        if others:
-            raise MapError(f"the state holds something other than tensors: {others[:4]}")
+        state = checked_state(model.state_dict() if isinstance(model, nn.Module) else model)
         return cls({name: TensorMap.identity(tuple(tensor.shape)) for name, tensor in state.items()})
 
     @property
@@ -470,6 +485,7 @@ class IndexMap:
             tensor._elsewhere[device] = tuple(None if kept is None else there[id(kept)] for kept in tensor.kept)
 
     def _check(self, state: State, kind: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        checked_state(state)
         if state.keys() != shapes.keys():
             raise MapError(f"this is not the {kind} state of this map: {_difference(state, shapes)}")
         for name, shape in shapes.items():

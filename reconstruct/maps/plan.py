@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from operator import index
 from types import MappingProxyType
 from typing import Any
+
+import numpy as np
+from torch import Tensor
 
 from hfp.reconstruct.errors import MapError
 from hfp.reconstruct.maps.tables import counted, html_table, share
@@ -21,7 +25,7 @@ class Plan:
             all.
 
     Raises:
-        MapError: a group is unknown, or indices are empty, out of range, repeated or not ascending.
+        MapError: a group is unknown, or indices are no whole numbers, empty, out of range, repeated or not ascending.
 
     >>> from hfp.reconstruct import Plan
     >>> plan = Plan({"conv1": 4, "conv2": 8}, {"conv1": (0, 3)})
@@ -41,7 +45,7 @@ class Plan:
                 f"no coupled group is called {unknown[0]!r}; there are {', '.join(list(self.sizes)[:6])}, ..."
             )
         whole = {name: tuple(range(size)) for name, size in self.sizes.items()}
-        kept = {name: tuple(int(index) for index in indices) for name, indices in self.kept.items()}
+        kept = {name: numbers_of(name, channels) for name, channels in self.kept.items()}
         for name, indices in kept.items():
             _check(name, indices, self.sizes[name])
         object.__setattr__(self, "sizes", MappingProxyType(dict(self.sizes)))
@@ -73,6 +77,17 @@ class Plan:
         ]
         caption = f"Plan: {self.ratio:.1%} of all channels removed"
         return html_table(caption, ("coupled group", "channels", "kept", "share kept"), rows)
+
+
+def numbers_of(name: str, channels: Iterable[Any] | Tensor) -> tuple[int, ...]:
+    """Return the numbers of channels; truth values, of which a mask consists, are none."""
+    try:
+        found = channels.tolist() if isinstance(channels, Tensor) else list(channels)
+        if not any(isinstance(channel, bool | np.bool_) for channel in found):
+            return tuple(map(index, found))
+    except TypeError:
+        pass
+    raise MapError(f"{name}: expected the numbers of channels, found {repr(channels)[:80]}")
 
 
 def _check(name: str, indices: tuple[int, ...], size: int) -> None:

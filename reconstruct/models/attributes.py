@@ -108,7 +108,7 @@ def changes(before: Attributes, model: nn.Module) -> Attributes:
         now = vars(module)
         for key, old in before.get(name, {}).items():
             new = plain(now[key]) if key in now else ...
-            if type(new) is type(old) and new == old:
+            if type(new) is type(old) and [new] == [old]:  # in a list, NaN is the same as itself
                 continue
             if not is_plain(new) or not same_kind(old, new):
                 raise MapError(

@@ -38,3 +38,22 @@ def test_refusals_name_the_nearest():
         register("l1", object, source="twice")
     with pytest.raises(CriterionError, match="needs is one of"):
         register("new", object, source="nowhere", needs="luck")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("group-fisher", {"draws": 1.5}, "draws must be a whole number; found 1.5"),
+        ("group-fisher", {"joint": "no"}, "joint must be true or false; found 'no'"),
+        ("sampled-fisher", {"seed": -1}, "seed must be at least 0; found -1"),
+        ("group-kl", {"classes": 2.5}, "classes must be a whole number; found 2.5"),
+    ],
+)
+def test_values_that_options_do_not_take_are_refused(name, options, message):
+    with pytest.raises(CriterionError, match=f"criterion '{name}': {message}"):
+        create(name, **options)
+
+
+def test_a_name_that_is_none_is_refused():
+    with pytest.raises(CriterionError, match="expected the name of a criterion, found None"):
+        create(None)

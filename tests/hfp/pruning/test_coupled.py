@@ -13,6 +13,7 @@ import torch
 from rich.console import Console
 from torch.nn.utils.parametrizations import spectral_norm
 
+from hfp.errors import InputError
 from hfp.pruning.coupled import GroupReport, coupled_report
 from hfp.pruning.coupled_page import LETTER, coupled_page, lanes_of
 from hfp.reconstruct.coupling.members import Member
@@ -68,6 +69,43 @@ def test_the_model_stays_as_it_was():
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     assert [layer.macs for layer in coupled_report(model, torch.randn(2, 4), "mine").layers] == [64, 32]
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("part", [None, "1"])
+def test_hooks_of_the_model_are_not_called(part):
+    called = []
+    body = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.ReLU(), torch.nn.Linear(8, 8))
+    model = torch.nn.Sequential(torch.nn.Linear(4, 8), body, torch.nn.Linear(8, 2))
+    for module in model.modules():
+        module.register_forward_pre_hook(lambda *given: called.append(given))
+        module.register_forward_hook(lambda *given: called.append(given))
+    report = coupled_report(model, torch.randn(2, 4), "mine", part)
+    assert report.macs == (256 if part else 352) and report.groups
+    assert called == []
+
+
+class Merging(torch.nn.Linear):
+    """Adds something to its weight in evaluation mode, and takes it off again in training mode."""
+
+    merged = False
+
+    def train(self, mode=True):
+        if self.merged == mode:
+            self.weight.data.add_(-1 if mode else 1)
+            self.merged = not mode
+        return super().train(mode)
+
+
+def test_a_model_that_writes_to_its_weights_stays_as_it_was():
+    model = torch.nn.Sequential(Merging(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    before = model[0].weight.detach().clone()
+    coupled_report(model, torch.randn(2, 4), "mine")
+    assert torch.equal(model[0].weight, before)
+
+
+def test_inputs_that_do_not_fit_are_one_line():
+    with pytest.raises(InputError, match="the model does not run on the example inputs"):
+        coupled_report(torch.nn.Linear(4, 8), torch.randn(2, 5), "mine")
 
 
 def test_several_indices_of_a_layer_that_go_with_a_channel_are_counted():

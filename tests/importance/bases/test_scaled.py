@@ -46,6 +46,34 @@ def test_layers_that_are_called_with_keywords_are_measured():
     assert scaled._positions == {"up": 5.0}
 
 
+class Tokens(torch.nn.Module):
+    """Reads tokens in the layout that its layers are given: samples first, tokens first, or all in one dimension."""
+
+    def __init__(self, layout):
+        super().__init__()
+        self.first, self.second, self.layout = torch.nn.Linear(4, 6), torch.nn.Linear(6, 3), layout
+
+    def forward(self, x):
+        laid = {"samples": x, "tokens": x.transpose(0, 1), "flat": x.flatten(0, 1)}[self.layout]
+        return self.second(self.first(laid).relu()).sum()
+
+
+@pytest.mark.parametrize("layout", ["samples", "tokens", "flat"])
+def test_macs_are_those_of_one_sample_whatever_the_layout(layout):
+    scaled = ScaledImportance(create("l1"), power=1.0)
+    scaled.measure(Tokens(layout), torch.zeros(2, 10, 4))
+    assert scaled._positions == {"first": 10.0, "second": 10.0}
+
+
+def test_a_power_that_is_no_number_and_a_layer_that_never_ran_are_refused():
+    with pytest.raises(CriterionError, match="power is a finite number, not 'half'"):
+        ScaledImportance(create("l1"), power="half")
+    scaled, model = ScaledImportance(create("l1"), power=1.0), make("residual")
+    scaled.measure(Tokens("flat"), torch.zeros(2, 10, 4))
+    with pytest.raises(CriterionError, match=r"never ran by itself in measure\(\)"):
+        scaled(groups(model)["side"])
+
+
 def test_scores_are_divided_by_a_power_of_the_macs():
     model, images = make("residual"), torch.zeros(2, 3, 8, 8, dtype=torch.float64)
     group = groups(model)["side"]

@@ -2,6 +2,7 @@
 
 import copy
 import random
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -290,16 +291,90 @@ def test_input_that_cannot_be_used_is_refused(name):
         ([], functional.cross_entropy, "there is no batch"),
         (iter([]), functional.cross_entropy, "there is no batch"),
         ([()], functional.cross_entropy, "holds no tensor with samples"),
+        ((images, labels), functional.cross_entropy, r"found one batch alone: give it as batches=\[batch\]"),
+        (None, functional.cross_entropy, "batches is a list or loader of batches, not NoneType"),
         ([(images, labels)], None, "loss_fn must be callable"),
         ([(images * float("nan"), labels)], functional.cross_entropy, "loss of a batch of 6 samples is nan"),
         ([(images, labels)], lambda output, target: 1.0, "must return a tensor, not float"),
         ([(images, labels)], lambda output, target: output, r"not shape \[6, 5\]"),
         ([(images, labels)], lambda output, target: output.detach().sum(), "no gradient in the model"),
     ]:
-        if name in ("group-kl", "group-loss") and callable(loss_fn) and "there is" not in message:
+        if name in ("group-kl", "group-loss") and callable(loss_fn) and not message.startswith(("there is", "batches")):
             continue  # the loss isn't called
         with pytest.raises(CriterionError, match=message):
             accumulated(name, model, batches, loss_fn)
+
+
+def test_arguments_of_the_wrong_kind_are_refused():
+    model, batch = make("residual"), data()
+    criterion = create("group-fisher")
+    for options, message in [
+        ({"forward": 3}, "forward must be callable"),
+        ({"autocast": "bfloat16"}, "autocast is torch.bfloat16, torch.float16 or None, not 'bfloat16'"),
+    ]:
+        with pytest.raises(CriterionError, match=message):
+            criterion.accumulate(model, [batch], functional.cross_entropy, **options)
+    with pytest.raises(CriterionError, match="model is the module that will be pruned, not str"):
+        criterion.accumulate("resnet18", [batch], functional.cross_entropy)
+
+
+class Learnt(nn.Module):
+    """A loss with a weight of its own, which counts its calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(5, dtype=torch.float64))
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, output, target):
+        self.calls += 1
+        return functional.cross_entropy(output * self.scale, target)
+
+
+@pytest.mark.parametrize("name", WITH_DATA)
+def test_inputs_and_a_loss_with_weights_are_left_as_they_were(name):
+    model, (images, labels), loss = make("residual"), data(), Learnt()
+    images.requires_grad_()
+    accumulated(name, model, [(images, labels)], loss)
+    assert images.grad is None and images.requires_grad
+    assert loss.scale.grad is None and loss.scale.requires_grad and loss.training
+    assert loss.calls == 0
+
+
+def test_a_model_may_differentiate_in_its_inputs():
+    model, (images, labels) = make("residual"), data()
+    images.requires_grad_()
+
+    def forward(model, batch):
+        output = model(batch[0])
+        (slope,) = torch.autograd.grad(output.sum(), batch[0], create_graph=True)
+        return output + slope.mean()
+
+    criterion = create("group-fisher")
+    criterion.accumulate(
+        model, [(images, labels)], lambda output, batch: functional.cross_entropy(output, batch[1]), forward=forward
+    )
+    assert criterion.samples == len(images)
+
+
+class Named(NamedTuple):
+    """A batch whose parts have names."""
+
+    images: torch.Tensor
+    labels: torch.Tensor
+
+
+@pytest.mark.parametrize("name", ["group-fisher", "empirical-fisher"])
+def test_batches_may_be_named_tuples(name):
+    model, (images, labels) = make("residual"), data()
+    found = accumulated(
+        name,
+        model,
+        [Named(images, labels)],
+        lambda output, batch: functional.cross_entropy(output, batch.labels),
+        forward=lambda model, batch: model(batch.images),
+    )
+    assert torch.equal(scores(found, model), scores(accumulated(name, model, [(images, labels)]), model))
 
 
 @pytest.mark.parametrize("name", WITH_DATA)

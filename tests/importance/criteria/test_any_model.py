@@ -272,3 +272,58 @@ def test_parameters_that_are_whole_numbers_have_no_gradient(name, in_layer):
     x, y = torch.randn(16, 6), torch.randint(3, (16,))
     found = [scored(create(name), Chosen(as_parameter, in_layer), x, y)["first"] for as_parameter in (True, False)]
     assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("name", ["l1", "empirical-fisher", "group-fisher", "kronecker"])
+def test_scoring_in_training_mode_leaves_the_vectors_of_spectral_norm_alone(name):
+    torch.manual_seed(0)
+    wrap = parametrizations.spectral_norm
+    model, x = nn.Sequential(wrap(nn.Linear(4, 6)), nn.ReLU(), wrap(nn.Linear(6, 3))).train(), torch.randn(8, 4)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    scored(create(name), model, x, torch.randint(3, (8,)))
+    assert all(module.training for module in model.modules())
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, before[key]), key
+
+
+class WithoutOutputs(nn.Module):
+    """Has a layer that was left without outputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.none, self.up, self.down = nn.Linear(4, 1), nn.Linear(4, 6), nn.Linear(6, 3)
+        self.none.weight, self.none.bias = nn.Parameter(torch.zeros(0, 4)), nn.Parameter(torch.zeros(0))
+
+    def forward(self, x):
+        return self.down(self.up(x).relu()) + self.none(x).sum()
+
+
+@pytest.mark.parametrize("name", FROM_DATA)
+def test_layers_without_outputs_are_in_nobodys_way(name):
+    torch.manual_seed(0)
+    model, x = WithoutOutputs(), torch.randn(8, 4)
+    assert_useful(scored(create(name), model, x, torch.randint(3, (8,))))
+
+
+class Scaled(nn.Module):
+    """Multiplies by a parameter that is no layer's."""
+
+    def __init__(self):
+        super().__init__()
+        self.up, self.scale, self.down = nn.Linear(4, 6), nn.Parameter(torch.rand(6)), nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.down((self.up(x) * self.scale).relu())
+
+
+@pytest.mark.parametrize("name", ["empirical-fisher", "hutchinson"])
+def test_small_gradients_survive_mixed_precision_in_float16(name):
+    torch.manual_seed(0)
+    model, x, y = Scaled(), torch.randn(8, 4) * 1e-3, torch.randint(3, (8,))
+    found = {}
+    for kind in (None, torch.float16):
+        criterion = create(name)
+        criterion.accumulate(model, [(x, y)], lambda output, y: F.cross_entropy(output, y) * 1e-7, autocast=kind)
+        found[kind] = criterion.statistics("scale")
+    for half, full in zip(found[torch.float16], found[None], strict=True):
+        torch.testing.assert_close(half, full, rtol=0.05, atol=0.05 * full.abs().max().item())

@@ -180,3 +180,36 @@ def test_torch_s_attention_reads_its_inputs_and_its_heads(batch_first, need_weig
 
     found = criterion.gate_gradients(coupled(model, "patch"))[:, 0]
     torch.testing.assert_close(found, derivatives(model, stream, images, labels, 8), rtol=1e-9, atol=1e-13)
+
+
+class NormOverImages(nn.Module):
+    """Normalises channels and pixels together; `gate` weighs channels in the statistics, and where they are read."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.norm, self.second = nn.Conv2d(3, 6, 1), nn.LayerNorm([6, 4, 5]), nn.Conv2d(6, 2, 3)
+        self.gate = None
+
+    def forward(self, x):
+        x = self.first(x)
+        if self.gate is None:
+            return self.second(self.norm(x).relu()).mean((2, 3))
+        gate = self.gate[:, :, None, None].expand_as(x)
+        weights, over = gate / gate.sum((1, 2, 3), keepdim=True), {"dim": (1, 2, 3), "keepdim": True}
+        mean = (weights * x).sum(**over)
+        deviation = ((weights * (x - mean).square()).sum(**over) + self.norm.eps).sqrt()
+        normal = (x - mean) / deviation * self.norm.weight + self.norm.bias
+        return self.second(normal.relu() * gate).mean((2, 3))
+
+
+def test_a_norm_over_channels_and_pixels_counts_with_its_statistics():
+    torch.manual_seed(0)
+    model, x, labels = NormOverImages().double(), torch.randn(5, 3, 4, 5).double(), torch.randint(2, (5,))
+    nn.init.uniform_(model.norm.weight, 0.5, 1.5)
+    criterion = GroupFisherImportance()
+    criterion.accumulate(model, [(x, labels)], functional.cross_entropy)
+    found = criterion(Coupling.trace(model, x).groups_of(model)("first"))
+    model.gate = torch.ones(5, 6, dtype=torch.float64, requires_grad=True)
+    loss = functional.cross_entropy(model(x), labels, reduction="sum")
+    (expected,) = torch.autograd.grad(loss, model.gate)
+    torch.testing.assert_close(found, expected.square().mean(0) / 2)

@@ -128,3 +128,12 @@ def test_targets_that_are_no_classes_are_refused():
     ]:
         with pytest.raises(CriterionError, match=message):
             GroupLossImportance().accumulate(model, [(images, target)], functional.cross_entropy)
+
+
+def test_targets_that_are_no_probabilities_are_refused():
+    model, (images, labels) = make("residual"), data()
+    one_hot = functional.one_hot(labels, 5).double()
+    for targets in (one_hot * 3 - 1, one_hot + one_hot.roll(1, 1), one_hot / one_hot[:, :1]):
+        with pytest.raises(CriterionError, match="probabilities that add up to 1 in each sample.*take softmax"):
+            GroupLossImportance().accumulate(model, [(images, targets)], functional.cross_entropy)
+    GroupLossImportance().accumulate(model, [(images, one_hot.half())], functional.cross_entropy)

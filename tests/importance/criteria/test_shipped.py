@@ -1,5 +1,7 @@
 """torch-pruning's criteria: the same scores as theirs, without their side effects."""
 
+import copy
+
 import pytest
 import torch
 import torch_pruning as tp
@@ -53,6 +55,21 @@ def test_taylor_scores_as_torch_pruning_does_and_leaves_no_gradient():
     functional.cross_entropy(model(images), labels).backward()
     for name, group in groups(model).items():
         torch.testing.assert_close(found[name], tp.importance.TaylorImportance()(group), rtol=1e-9, atol=1e-12)
+
+
+def test_hessian_scores_half_precision_by_squares_that_it_can_not_hold():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6, bias=False), nn.ReLU(), nn.Linear(6, 3, bias=False)).half()
+    images, labels = torch.randn(16, 4).half() * 1e-3, torch.randint(3, (16,))
+    found = {}
+    for kind in (torch.float16, torch.float32):
+        own = copy.deepcopy(model).to(kind)
+        criterion = create("hessian")
+        criterion.accumulate(own, [(images.to(kind), labels)], functional.cross_entropy)
+        graph = tp.DependencyGraph().build_dependency(own, images.to(kind))
+        found[kind] = criterion(graph.get_pruning_group(own[0], tp.prune_linear_out_channels, list(range(6))))
+        assert all(parameter.grad is None for parameter in own.parameters())
+    torch.testing.assert_close(found[torch.float16], found[torch.float32], rtol=0.01, atol=0.0)
 
 
 def test_hessian_counts_every_sample_where_torch_pruning_counts_the_last():

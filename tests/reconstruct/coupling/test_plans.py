@@ -262,3 +262,38 @@ def test_plans_can_not_be_changed():
     plan = Plan({"a": 4}, {"a": (0,)})
     with pytest.raises(TypeError, match="does not support item assignment"):
         plan.kept["a"] = (1,)
+
+
+@pytest.mark.parametrize("kept", [(0.5, 1.7), "ab", None, (False, True), torch.tensor([True, True, False, True])])
+def test_channels_that_are_no_numbers_are_refused(kept):
+    with pytest.raises(MapError, match="a: expected the numbers of channels, found"):
+        Plan({"a": 4}, {"a": kept})
+
+
+def test_names_that_the_model_does_not_have_are_refused():
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+    coupling = Coupling.trace(model, torch.randn(2, 4))
+    for use in (coupling.groups_of(model), coupling.members, coupling.ties, coupling.widths):
+        with pytest.raises(MapError, match="no coupled group is called '1'; there are '0'"):
+            use("1")
+    with pytest.raises(MapError, match="has no tensor '0.wieght'; did you mean 0.weight"):
+        coupling.reason("0.wieght", 0)
+    with pytest.raises(MapError, match="has no tensor 'none'"):
+        Coupling.trace(model, torch.randn(2, 4), whole_tensors={"none": "it stays"})
+    with pytest.raises(MapError, match="this Linear has other parameters or shapes than the model that was traced"):
+        coupling.groups_of(nn.Linear(4, 6))
+
+
+def test_tracing_recurrent_layers_draws_nothing_of_the_callers():
+    class Noisy(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.head = nn.GRU(4, 6, batch_first=True), nn.Linear(6, 3)
+
+        def forward(self, x):
+            return self.head(nn.functional.dropout(self.layer(x)[0], 0.5, training=True))
+
+    model, x = Noisy(), torch.randn(2, 3, 4)
+    before = torch.get_rng_state()
+    Coupling.trace(model, x)
+    assert torch.equal(torch.get_rng_state(), before)

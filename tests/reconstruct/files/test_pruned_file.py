@@ -715,3 +715,19 @@ def test_a_named_model_asks_no_network_and_reads_no_file(tmp_path, monkeypatch):
     )
     load_pruned(path)
     assert {str(file) for file in opened} <= {str(path)}
+
+
+class Viewing(nn.Module):
+    """Has a buffer that lies in the memory of a parameter."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 6)
+        self.register_buffer("first", self.layer.weight.detach()[:2])
+
+
+def test_tensors_that_lie_in_the_memory_of_others_are_saved(tmp_path):
+    model = Viewing()
+    path = save_pruned(Pruned(model, IndexMap.identity(model)), tmp_path / "viewing.safetensors")
+    found = load_pruned(path, model).model.state_dict()
+    assert all(torch.equal(found[name], value) for name, value in model.state_dict().items())

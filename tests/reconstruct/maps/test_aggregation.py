@@ -229,3 +229,15 @@ def test_entries_that_are_infinite_stay_so_whoever_holds_them(rule):
     alone = Aggregator(state, rule)
     alone.add(some.restrict(state), some, 2.0)
     assert torch.equal(alone.result()["mask"], state["mask"])
+
+
+@pytest.mark.parametrize("weight", [None, "many"])
+def test_a_weight_that_is_no_number_is_refused(weight):
+    state = {"bias": torch.ones(3)}
+    with pytest.raises(MapError, match=f"expected a positive, finite client weight, got {weight!r}"):
+        Aggregator(state).add(state, IndexMap.identity(state), weight)
+
+
+def test_a_model_in_place_of_its_state_is_refused():
+    with pytest.raises(MapError, match="expected a state_dict, which maps names to tensors, found a Linear"):
+        Aggregator(torch.nn.Linear(2, 3))

@@ -297,3 +297,35 @@ def test_a_map_prints_itself_readably():
     long = TensorMap((40, 2), (torch.arange(0, 40, 2), kept(1)))
     assert str(long) == "[40, 2] -> [20, 1], dim 0: 0 2 4 6 8 10 12 ... 38; dim 1: 1"
     assert str(TensorMap.identity((3, 1))) == "[3, 1] whole"
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        (None, "expected a state_dict, which maps names to tensors, found a NoneType"),
+        (nn.Linear(2, 3), "expected a state_dict, which maps names to tensors, found a Linear"),
+        ({"weight": [1.0, 2.0], "bias": torch.zeros(3)}, r"something other than tensors: \['weight'\]"),
+    ],
+)
+def test_what_is_no_state_is_refused(state, message):
+    whole = IndexMap.identity(nn.Linear(2, 3))
+    for use in (whole.restrict, lambda given: whole.embed(given, into=given)):
+        with pytest.raises(MapError, match=message):
+            use(state)
+
+
+@pytest.mark.parametrize("weight", [math.nan, math.inf])
+def test_integers_can_not_be_added_without_end(weight):
+    state = {"count": torch.zeros((), dtype=torch.int64)}
+    with pytest.raises(MapError, match=f"count: {weight} times a tensor"):
+        IndexMap.identity(state).add(state, state, weight)
+
+
+def test_rows_without_entries_go_where_they_come_from():
+    rows, full = TensorMap((4, 0), (kept(0, 2), None)), torch.zeros(4, 0)
+    assert rows.embed(rows.restrict(full), full).shape == (4, 0)
+
+
+def test_indices_that_are_no_tensor_are_refused():
+    with pytest.raises(MapError, match="dimension 0 of .*expected a tensor of indices or None, found a list"):
+        TensorMap((4,), ([0, 2],))

@@ -489,3 +489,24 @@ def test_attention_is_what_it_says():
         "out_proj.weight": layer.proj.weight, "out_proj.bias": layer.proj.bias,
     })  # fmt: skip
     torch.testing.assert_close(layer(x), reference(x, x, x)[0])
+
+
+class Noisy(nn.Module):
+    """Draws at random in evaluation mode too, and has a setting that is no number."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.padding_value = nn.Linear(4, 6), nn.Linear(6, 3), float("nan")
+
+    def forward(self, x):
+        return self.second(nn.functional.dropout(self.first(x), 0.5, training=True))
+
+
+def test_running_the_pruned_model_draws_nothing_of_the_callers_and_finds_no_change_that_is_none():
+    model, x = Noisy(), torch.randn(2, 4)
+    groups = tp.DependencyGraph().build_dependency(model, x)
+    before = torch.get_rng_state()
+    with record(model, x) as recording:
+        groups.get_pruning_group(model.first, tp.prune_linear_out_channels, [1, 2]).prune()
+    assert torch.equal(torch.get_rng_state(), before)
+    assert recording.index_map.attributes == {"first": {"out_features": 4}, "second": {"in_features": 4}}
