@@ -40,7 +40,14 @@ def started(words, code="from hfp.commands.program import main; import sys; sys.
     )
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [
+        (signal.SIGINT, 130),
+        pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, 129, marks=pytest.mark.slow),
+    ],
+)
 def test_a_signal_stops_a_run_with_its_model_and_checkpoint_written(number, status, tmp_path):
     process = started([*WORDS, "--out", str(tmp_path / "out")])
     while process.poll() is None and not (tmp_path / "out/checkpoint.safetensors").exists():

@@ -127,7 +127,7 @@ def test_submodels_are_within_the_limits_however_a_method_rounds(method):
         method=method, clients=2, train_images=80, rounds=1, head_start=1.0, batch_norm="aggregate", ratio=0.3
     )
     full = simulate(dataclasses.replace(experiment, ratio=0.0)).history[0].clients[0]
-    for share in (0.43, 0.52, 0.63):
+    for share in (0.43, 0.6):
         within = dataclasses.replace(experiment, ratio=None, budget={"macs": share})
         assert all(one.forward_macs <= share * full.forward_macs for one in simulate(within).history[0].clients)
         small = dataclasses.replace(experiment, profile=f"2e10:4e6:1e6:{share * full.peak_bytes}")

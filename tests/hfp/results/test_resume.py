@@ -87,18 +87,12 @@ def killed(way, method, folder):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_a_run_killed_at_every_step_of_writing_goes_on_to_the_identical_end(tmp_path):
-    simulate(Experiment(method="ca-hfp", **{**TINY, **METHODS["ca-hfp"]}), resume=tmp_path / "whole")
-    assert killed("writes", "ca-hfp", tmp_path / "part") >= 9
-    assert_same_run(tmp_path / "part", tmp_path / "whole")
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [method.name for method in methods()])
 def test_runs_killed_at_twenty_random_moments_go_on_to_the_identical_end(name, tmp_path):
     simulate(Experiment(method=name, **{**TINY, **METHODS.get(name, {})}), resume=tmp_path / "whole")
     assert killed("moments", name, tmp_path / "parts") >= 20
-    killed("writes", name, tmp_path / "parts/writes")
+    assert killed("writes", name, tmp_path / "parts/writes") > 0
     for part in (tmp_path / "parts").iterdir():
         assert_same_run(part, tmp_path / "whole")
 
