@@ -213,7 +213,7 @@ def check_splits(name: str, train: Split, test: Split, classes: tuple[str, ...])
 
 
 def _check_split(where: str, split: Split, classes: int) -> None:
-    if not isinstance(split, Split):
+    if not (hasattr(split, "images") and hasattr(split, "labels")):
         raise InputError(f"{where}: expected a hfp.data.Split(images, labels); found {type(split).__name__}")
     images, labels = split.images, split.labels
     for what, found in (("images", images), ("labels", labels)):

@@ -65,8 +65,8 @@ class Nodes:
         quorum = min(self._settings.quorum, self._clients)
         said, pause = False, SHORTEST
         while True:
-            count = len(self.free()) if self.look() else 0
-            if count >= self._clients or (count >= quorum and not everyone):
+            looked, count = self.look(), len(self.free())
+            if looked and (count >= self._clients or (count >= quorum and not everyone)):
                 return
             if time.monotonic() > until:
                 if count >= quorum:
@@ -156,7 +156,10 @@ class Nodes:
                 raise InputError(f"it is partition {client}; there are {self._clients}")
             if client in self.nodes:
                 raise InputError(f"it is partition {client}, which another node is already")
-            if self._keys is not None and self._post.key_of(node) != self._keys[client]:
+            key = None if self._keys is None else self._post.key_of(node)
+            if self._keys is not None and key is None:
+                return  # it is asked again
+            if self._keys is not None and key != self._keys[client]:
                 raise InputError(f"it says that it is partition {client}, but has not the key of that client")
         except InputError as error:
             self._refuse(node, str(error))

@@ -46,15 +46,15 @@ class Post:
             self._say(f"the nodes could not be listed: {described(error)}")
             return None
 
-    def key_of(self, node: int) -> bytes:
-        """Return the public key that the SuperLink has registered a node with; it is empty where it is not known."""
+    def key_of(self, node: int) -> bytes | None:
+        """Return the public key that the SuperLink has registered a node with; None where it can't be asked now."""
         try:
             return next(
                 (bytes(found.public_key).strip() for found in self._grid.get_nodes() if found.node_id == node), b""
             )
         except Exception as error:  # as above
             self._say(f"the nodes' keys could not be read: {described(error)}")
-            return b""
+            return None
 
     @property
     def simulated(self) -> bool:

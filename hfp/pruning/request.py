@@ -8,6 +8,7 @@ from numbers import Integral
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from hfp import importance as criteria
 from hfp.errors import InputError
@@ -103,7 +104,16 @@ def _check_steps(steps: Any) -> None:
 
 
 def _check_data(data: Any) -> None:
-    reason = None if data is None else not_batches(data, "data")
+    if data is None:
+        return
+    reason = not_batches(data, "data")
+    if isinstance(data, Dataset) and not hasattr(data, "__iter__"):
+        reason = (
+            f"data is a list or loader of batches; {type(data).__name__} is a data set of single samples: give a "
+            "DataLoader of it (with batch_size=None where its samples are batches)"
+        )
+    if isinstance(data, Tensor):
+        reason = "data is a list or loader of batches; found one batch alone: give it as data=[batch]"
     if reason is not None:
         raise InputError(reason)
 

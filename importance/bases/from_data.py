@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from contextlib import nullcontext
+from contextlib import ExitStack
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -77,7 +77,9 @@ class FromData(ABC, Generic[Measured]):
                 "is made outside (copy.deepcopy(model))"
             )
         run = Pass(loss_fn, reduction, forward=forward, autocast=autocast, progress=progress)
-        with untouched(loss_fn, parameters_require_grad=False) if isinstance(loss_fn, nn.Module) else nullcontext():
+        with ExitStack() as stack:
+            if isinstance(loss_fn, nn.Module):
+                stack.enter_context(untouched(loss_fn, parameters_require_grad=False, evaluates=False))
             self._add(self._measure(unwrapped(model), batches, run))
 
     def merge(self, other: FromData[Measured]) -> None:

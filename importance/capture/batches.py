@@ -11,7 +11,6 @@ import torch
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from hfp.importance.errors import CriterionError
 from hfp.layers.calling import call
@@ -118,8 +117,12 @@ class Pass(ForwardPass):
 
     @property
     def scale(self) -> float:
-        """Return the factor of the summed loss that keeps half precision from losing its gradients."""
+        """Return the factor of one sample's loss that keeps half precision from losing its gradients."""
         return HALF_SCALE if self.autocast == torch.float16 else 1.0
+
+    def scale_of(self, size: int) -> float:
+        """Return the factor of a loss that is summed over so many samples, with which half precision holds the sum."""
+        return self.scale / size if self.autocast == torch.float16 else 1.0
 
     def target(self, output: Any, batch: Any, size: int) -> Any:
         """Return what the loss compares the output with.
@@ -166,20 +169,18 @@ class Pass(ForwardPass):
 
 
 def not_batches(data: Any, name: str) -> str | None:
-    """Return why an argument of this name is no collection of batches, such as one batch alone; None if it is one."""
+    """Return why an argument of this name is no collection of batches, such as one batch alone; None if it may be one.
+
+    A tensor or a data set of batches can't be told from one of samples, so that these pass.
+    """
     expected = f"{name} is a list or loader of batches"
     if isinstance(data, str | bytes | Mapping) or not (hasattr(data, "__iter__") or hasattr(data, "__getitem__")):
         return f"{expected}, not {type(data).__name__}"
-    if isinstance(data, Dataset) and not hasattr(data, "__iter__"):
-        return (
-            f"{expected}; {type(data).__name__} is a data set of single samples: give a DataLoader of it (with "
-            "batch_size=None where its samples are batches)"
-        )
-    one_batch = isinstance(data, Tensor)
     if isinstance(data, tuple | list) and len(data) == 2 and all(isinstance(part, Tensor) for part in data):
         inputs, targets = data
-        one_batch = inputs.dim() != targets.dim() and inputs.shape[:1] == targets.shape[:1]
-    return f"{expected}; found one batch alone: give it as {name}=[batch]" if one_batch else None
+        if inputs.dim() != targets.dim() and inputs.shape[:1] == targets.shape[:1]:
+            return f"{expected}; found one batch alone: give it as {name}=[batch]"
+    return None
 
 
 def _ordinary(tensor: Tensor) -> Tensor:
@@ -240,7 +241,7 @@ def mapped(value: Any, function: Callable[[Tensor], Any], other: Callable[[Any],
 
 def like_tuple(value: Any, items: Iterable[Any]) -> tuple[Any, ...]:
     """Return the items as a tuple, with the names of `value` where that is a named tuple."""
-    return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+    return value._make(items) if hasattr(value, "_make") else tuple(items)
 
 
 def samples_in(batch: Any) -> int:

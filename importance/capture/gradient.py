@@ -22,11 +22,9 @@ def mean_gradient_of(model: nn.Module, batches: Iterable[Any], run: Pass) -> Gra
     total: GradientMoments | None = None
     with untouched(model, parameters_require_grad=True):
         for batch, size in run.batches(batches, model):
-            output = run.output(model, batch)
-            (run.loss_sum(output, run.target(output, batch, size), size) * run.scale).backward()
-            gradient = check_finite(
-                {name: _taken(parameter) / run.scale for name, parameter in model.named_parameters()}
-            )
+            output, scale = run.output(model, batch), run.scale_of(size)
+            (run.loss_sum(output, run.target(output, batch, size), size) * scale).backward()
+            gradient = check_finite({name: _taken(parameter) / scale for name, parameter in model.named_parameters()})
             moments = GradientMoments(
                 size, gradient, {name: torch.zeros_like(value) for name, value in gradient.items()}
             )

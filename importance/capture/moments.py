@@ -22,7 +22,7 @@ def wide(x: Tensor) -> Tensor:
 
     Half precision loses small squares, and the digits of long sums.
     """
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    return x.float() if x.is_floating_point() and x.itemsize < 4 else x
 
 
 def effect(x: Tensor, gradient: Tensor) -> Tensor:

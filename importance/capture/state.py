@@ -17,8 +17,10 @@ def differentiable(parameter: Tensor) -> bool:
 
 
 @contextmanager
-def untouched(model: nn.Module, *, parameters_require_grad: bool) -> Iterator[None]:
+def untouched(model: nn.Module, *, parameters_require_grad: bool, evaluates: bool = True) -> Iterator[None]:
     """Put a model in evaluation mode with gradients enabled, and put back everything of the caller's on leaving.
+
+    A module that is no model, such as a loss, stays in its own mode where it does not `evaluates`.
 
     Evaluation mode fixes batch-norm's statistics, so that a batch's samples do not interact and per-sample gradients
     exist. Every module's mode, every parameter's `requires_grad` and `.grad`, the buffers, and the random state of
@@ -28,7 +30,8 @@ def untouched(model: nn.Module, *, parameters_require_grad: bool) -> Iterator[No
     parameters = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
     with random_state_kept(), buffers_kept(model), torch.enable_grad():
         try:
-            model.eval()
+            if evaluates:
+                model.eval()
             for parameter, _, _ in parameters:
                 parameter.requires_grad_(parameters_require_grad and differentiable(parameter))
                 parameter.grad = None

@@ -62,11 +62,12 @@ class HutchinsonImportance(AccumulatedImportance):
                 output = run.output(model, batch)
                 loss = run.loss_sum(output, run.target(output, batch, size), size)
                 _check_differentiable_twice(loss)
+                scale = run.scale_of(size)
                 try:
-                    found = self._probe(loss * run.scale, list(parameters.values()))
+                    found = self._probe(loss * scale, list(parameters.values()))
                 except RuntimeError as error:
                     raise _without_second_derivative(error) from error
-                scaled = ([value / run.scale for value in values] for values in found)
+                scaled = ([value / scale for value in values] for values in found)
                 first, second = (zeros | dict(zip(parameters, values, strict=True)) for values in scaled)
                 moments = GradientMoments(size, check_finite(first), check_finite(second))
                 total = moments if total is None else total.plus(moments)

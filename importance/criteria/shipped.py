@@ -290,8 +290,9 @@ def _ungrouped(dependency: Any) -> Any:
 
 def _with_parameters(dependency: Any, parameters: dict[str, nn.Parameter | None]) -> Any:
     """Return a copy of a dependency whose layer is a copy with these parameters."""
-    twin, node, layer = copy(dependency), copy(dependency.target), copy(dependency.target.module)
-    layer._parameters = parameters
+    twin, node, whole = copy(dependency), copy(dependency.target), dependency.target.module
+    layer = whole.__new__(type(whole))  # copy() refuses layers whose weights are computed
+    layer.__dict__ = {**whole.__dict__, "_parameters": parameters}
     node.module, twin.target = layer, node
     return twin
 

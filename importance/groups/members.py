@@ -88,7 +88,8 @@ def scoring(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     @wraps(function)
     def scored(criterion: Any, group: Any, *others: Any) -> Tensor:
         with torch.no_grad(), ExitStack() as stack:
-            for layer in group._DG.model.modules():
+            model = getattr(group._DG, "model", None)  # a group may stand alone
+            for layer in () if model is None else model.modules():
                 if "parametrizations" in layer._modules:
                     stack.enter_context(modes_kept(layer))
                     layer.eval()

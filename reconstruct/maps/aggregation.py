@@ -88,8 +88,8 @@ class Aggregator:
         """
         self._check_unfinished()
         try:
-            share = float(weight)
-        except (TypeError, ValueError):
+            share = math.nan if isinstance(weight, str | bool) else float(weight)
+        except (TypeError, ValueError, OverflowError):
             share = math.nan
         if not (share > 0 and math.isfinite(share)):
             raise MapError(f"expected a positive, finite client weight, got {weight!r}")

@@ -404,6 +404,7 @@ def test_a_grid_that_can_not_be_asked_for_a_while_is_asked_again(tmp_path):
     nodes = Nodes(grid, Settings(keys=str(tmp_path), wait=30.0), 2, said.append)
     nodes.gather(everyone=True)
     assert nodes.free() == {0, 1}
+    assert not any("can't take part" in line for line in said)
     for problem in ("nodes could not be listed: ConnectionError: no ids", "keys could not be read: ConnectionError"):
         assert any(problem in line for line in said)
 

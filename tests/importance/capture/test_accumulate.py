@@ -327,6 +327,7 @@ class Learnt(nn.Module):
         self.register_buffer("calls", torch.zeros(()))
 
     def forward(self, output, target):
+        assert self.training
         self.calls += 1
         return functional.cross_entropy(output * self.scale, target)
 
@@ -364,17 +365,33 @@ class Named(NamedTuple):
     labels: torch.Tensor
 
 
+class Shown(Named):
+    """A named tuple that is made in another way."""
+
+    def __new__(cls, batch):
+        return super().__new__(cls, *batch)
+
+
 @pytest.mark.parametrize("name", ["group-fisher", "empirical-fisher"])
-def test_batches_may_be_named_tuples(name):
+@pytest.mark.parametrize("kind", [lambda *batch: Named(*batch), lambda *batch: Shown(batch)])
+def test_batches_may_be_named_tuples(name, kind):
     model, (images, labels) = make("residual"), data()
     found = accumulated(
         name,
         model,
-        [Named(images, labels)],
+        [kind(images, labels)],
         lambda output, batch: functional.cross_entropy(output, batch.labels),
         forward=lambda model, batch: model(batch.images),
     )
     assert torch.equal(scores(found, model), scores(accumulated(name, model, [(images, labels)]), model))
+
+
+def test_a_data_set_may_hold_batches():
+    model, (images, labels) = make("residual"), data()
+    found = accumulated(
+        "group-fisher", model, TensorDataset(images.unflatten(0, (2, -1)), labels.unflatten(0, (2, -1)))
+    )
+    assert found.samples == len(images)
 
 
 @pytest.mark.parametrize("name", WITH_DATA)

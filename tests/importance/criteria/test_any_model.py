@@ -327,3 +327,12 @@ def test_small_gradients_survive_mixed_precision_in_float16(name):
         found[kind] = criterion.statistics("scale")
     for half, full in zip(found[torch.float16], found[None], strict=True):
         torch.testing.assert_close(half, full, rtol=0.05, atol=0.05 * full.abs().max().item())
+
+
+@pytest.mark.parametrize("name", ["taylor", "hutchinson"])
+def test_gradients_of_large_batches_stay_finite_in_float16(name):
+    torch.manual_seed(0)
+    model, x, y = Scaled(), torch.randn(256, 4), torch.zeros(256, dtype=torch.long)
+    criterion = create(name)
+    criterion.accumulate(model, [(x, y)], F.cross_entropy, autocast=torch.float16)
+    assert criterion.samples == 256

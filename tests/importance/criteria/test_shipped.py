@@ -8,6 +8,7 @@ import torch_pruning as tp
 from networks.criteria import data, groups, make
 from torch import nn
 from torch.nn import functional
+from torch.nn.utils.parametrizations import weight_norm
 
 from hfp.importance import CriterionError, ShippedImportance, create
 
@@ -70,6 +71,18 @@ def test_hessian_scores_half_precision_by_squares_that_it_can_not_hold():
         found[kind] = criterion(graph.get_pruning_group(own[0], tp.prune_linear_out_channels, list(range(6))))
         assert all(parameter.grad is None for parameter in own.parameters())
     torch.testing.assert_close(found[torch.float16], found[torch.float32], rtol=0.01, atol=0.0)
+
+
+@pytest.mark.parametrize("place", [0, 2])
+def test_hessian_scores_groups_with_a_weight_that_is_computed(place):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
+    weight_norm(model[place])
+    criterion, images = create("hessian"), torch.randn(16, 4)
+    criterion.accumulate(model, [(images, torch.randint(3, (16,)))], functional.cross_entropy)
+    graph = tp.DependencyGraph().build_dependency(model, images)
+    group = graph.get_pruning_group(model[0], tp.prune_linear_out_channels, list(range(6)))
+    assert criterion(group).shape == (6,)
 
 
 def test_hessian_counts_every_sample_where_torch_pruning_counts_the_last():

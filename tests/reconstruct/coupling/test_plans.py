@@ -264,7 +264,9 @@ def test_plans_can_not_be_changed():
         plan.kept["a"] = (1,)
 
 
-@pytest.mark.parametrize("kept", [(0.5, 1.7), "ab", None, (False, True), torch.tensor([True, True, False, True])])
+@pytest.mark.parametrize(
+    "kept", [(0.5, 1.7), "ab", None, (False, True), torch.tensor([True, False]), list(torch.tensor([False, True]))]
+)
 def test_channels_that_are_no_numbers_are_refused(kept):
     with pytest.raises(MapError, match="a: expected the numbers of channels, found"):
         Plan({"a": 4}, {"a": kept})
