@@ -6,9 +6,9 @@ They are taken per multiply-accumulate that a channel costs, or relative to the 
 from __future__ import annotations
 
 import math
-from numbers import Real
 from typing import Any
 
+import numpy as np
 import torch
 import torch_pruning as tp
 from torch import Tensor, nn
@@ -53,7 +53,7 @@ class ScaledImportance(tp.importance.Importance):  # type: ignore[misc]
     def __init__(self, inner: tp.importance.Importance, power: float = 0.0, normalise: str = "none") -> None:
         if normalise not in NORMALISATIONS:
             raise CriterionError(f"normalise is one of {', '.join(NORMALISATIONS)}, not {normalise!r}")
-        if not isinstance(power, Real) or not math.isfinite(power):
+        if not isinstance(power, int | float | np.floating) or not math.isfinite(power):
             raise CriterionError(f"power is a finite number, not {power!r}")
         self.inner = inner
         self.power = power

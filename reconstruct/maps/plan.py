@@ -83,7 +83,7 @@ def numbers_of(name: str, channels: Iterable[Any] | Tensor) -> tuple[int, ...]:
     """Return the numbers of channels; truth values, of which a mask consists, are none."""
     try:
         each = channels.tolist() if isinstance(channels, Tensor) else list(channels)
-        found = [channel.item() if isinstance(channel, Tensor) else channel for channel in each]
+        found: list[Any] = [channel.item() if isinstance(channel, Tensor) else channel for channel in each]
         if not any(isinstance(channel, bool | np.bool_) for channel in found):
             return tuple(map(index, found))
     except TypeError:
