@@ -156,11 +156,12 @@ class Nodes:
                 raise InputError(f"it is partition {client}; there are {self._clients}")
             if client in self.nodes:
                 raise InputError(f"it is partition {client}, which another node is already")
-            key = None if self._keys is None else self._post.key_of(node)
-            if self._keys is not None and key is None:
-                return  # it is asked again
-            if self._keys is not None and key != self._keys[client]:
-                raise InputError(f"it says that it is partition {client}, but has not the key of that client")
+            if self._keys is not None:
+                key = self._post.key_of(node)
+                if key is None:
+                    return  # it is asked again
+                if key != self._keys[client]:
+                    raise InputError(f"it says that it is partition {client}, but has not the key of that client")
         except InputError as error:
             self._refuse(node, str(error))
             return

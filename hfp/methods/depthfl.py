@@ -19,7 +19,8 @@ from hfp.methods.interface.client_context import ClientContext
 from hfp.methods.interface.registry import register
 from hfp.methods.interface.values import Client, MethodContext, Reply, ServerState, State, Task, TrainedPart, Update
 from hfp.models.exits import WithExits, with_exits
-from hfp.reconstruct import Coupling, IndexMap, Plan, compact_model
+from hfp.reconstruct import Coupling, IndexMap, Plan
+from hfp.reconstruct.models.copying import copied
 from hfp.settings import setting
 from hfp.training.local_step import Objective
 
@@ -92,7 +93,7 @@ class DepthFL(Method):
         whole = dataclasses.replace(task, tensors=completed(task.index_map, task.tensors))
         model = network_of(local.build(whole))
         model.depth = exits
-        held = only_exits(compact_model(local.model, task.index_map), exits)
+        held = only_exits(model, exits)
         try:
             result = local.fit(model, self.objective(local, task, model))
             reply = local.reply(model, result, peak_bytes=local.peak(held))
@@ -203,12 +204,14 @@ def shortened(model: nn.Module, exits: int, state: State) -> dict[str, Tensor]:
 
 
 def only_exits(model: nn.Module, exits: int) -> WithExits:
-    """Take from the model, in place, the values of all tensors that its first exits don't need, and let these run."""
-    network = network_of(model)
+    """Return the model of the first exits alone: it shares the values that these need, and has none of the others."""
+    state = model.state_dict(keep_vars=True)
+    kept = {id(state[name]): values for name, values in shortened(model, exits, state).items()}
+    for tensor in state.values():
+        if isinstance(tensor, nn.Parameter) and kept[id(tensor)] is not tensor:
+            kept[id(tensor)] = nn.Parameter(kept[id(tensor)].detach(), tensor.requires_grad)
+    network = copied(network_of(model), kept)
     network.depth = exits
-    state = network.state_dict(keep_vars=True)
-    for name, values in shortened(network, exits, network.state_dict()).items():
-        state[name].data = values
     return network
 
 

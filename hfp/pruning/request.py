@@ -104,16 +104,15 @@ def _check_steps(steps: Any) -> None:
 
 
 def _check_data(data: Any) -> None:
-    if data is None:
-        return
-    reason = not_batches(data, "data")
-    if isinstance(data, Dataset) and not hasattr(data, "__iter__"):
+    if isinstance(data, Tensor):
+        reason: str | None = "data is a list or loader of batches; found one batch alone: give it as data=[batch]"
+    elif isinstance(data, Dataset) and not hasattr(data, "__iter__"):
         reason = (
             f"data is a list or loader of batches; {type(data).__name__} is a data set of single samples: give a "
             "DataLoader of it (with batch_size=None where its samples are batches)"
         )
-    if isinstance(data, Tensor):
-        reason = "data is a list or loader of batches; found one batch alone: give it as data=[batch]"
+    else:
+        reason = None if data is None else not_batches(data, "data")
     if reason is not None:
         raise InputError(reason)
 

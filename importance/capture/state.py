@@ -20,7 +20,7 @@ def differentiable(parameter: Tensor) -> bool:
 def untouched(model: nn.Module, *, parameters_require_grad: bool, evaluates: bool = True) -> Iterator[None]:
     """Put a model in evaluation mode with gradients enabled, and put back everything of the caller's on leaving.
 
-    A module that is no model, such as a loss, stays in its own mode where it does not `evaluates`.
+    Without `evaluates`, as for a loss, the modules stay in the modes that they have.
 
     Evaluation mode fixes batch-norm's statistics, so that a batch's samples do not interact and per-sample gradients
     exist. Every module's mode, every parameter's `requires_grad` and `.grad`, the buffers, and the random state of
