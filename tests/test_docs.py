@@ -29,6 +29,8 @@ def commands(block: str) -> list[list[str]]:
     return [words[1:] for words in lines if words and words[0] == "hfp"]
 
 
+WORKERS = ("cores",)
+"""Pages whose Python starts processes, each of which loads PyTorch."""
 PACKAGES = {
     "transformers": "transformers",
     "language-folder": "transformers",
@@ -47,7 +49,14 @@ def name_of(page: Path) -> str:
     return str(page.relative_to(DOCS))
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=name_of)
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=[pytest.mark.slow] * (page.stem in WORKERS), id=name_of(page))
+        for page in PAGES
+        if blocks(page, "python")
+    ],
+)
 def test_python_on_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch):
     if page.stem in PACKAGES:
         warnings.simplefilter("ignore")  # pytest puts the filters back

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import torch
 
@@ -22,18 +24,20 @@ def load_digits(request: DataRequest) -> Dataset:
     Raises:
         InputError: scikit-learn is not installed.
     """
+    values, target = _digits()
+    images, labels = torch.from_numpy(values.astype(np.uint8)).unsqueeze(1), torch.from_numpy(target.astype(np.int64))
+    train, test = stratified_halves(target, _TEST_SHARE, _SPLIT_SEED)
+    train = train[request.select(target[train])]
+    names = tuple(map(str, range(10)))
+    return make_dataset(request.name, Split(images[train], labels[train]), Split(images[test], labels[test]), names)
+
+
+@functools.cache
+def _digits() -> tuple[np.ndarray, np.ndarray]:
+    """Read scikit-learn's text file, which takes longer than a small run's round."""
     try:
         from sklearn.datasets import load_digits as read
     except ImportError as error:
         raise InputError('data set digits comes with scikit-learn; pip install "hfp[examples]"') from error
     bunch = read()
-    images = torch.from_numpy(bunch.images.astype(np.uint8)).unsqueeze(1)
-    labels = torch.from_numpy(bunch.target.astype(np.int64))
-    train, test = stratified_halves(bunch.target, _TEST_SHARE, _SPLIT_SEED)
-    train = train[request.select(bunch.target[train])]
-    return make_dataset(
-        request.name,
-        Split(images[train], labels[train]),
-        Split(images[test], labels[test]),
-        tuple(str(name) for name in bunch.target_names),
-    )
+    return bunch.images, bunch.target

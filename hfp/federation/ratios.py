@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Mapping
+from functools import cached_property
 
 import torch
 from torch import nn
@@ -36,7 +37,10 @@ class RatioFinder:
         self._model, self._groups, self._method, self._count = model, groups, method, MacCounter(example)
         self._count_peak_bytes, self._batch_size = PeakBytesCounter(example), batch_size
         self._costs: dict[float, tuple[int, int, int]] = {}
-        self._ratios = [percent / 100 for percent in range(100) if self._leaves_channels(percent / 100)]
+
+    @cached_property
+    def _ratios(self) -> list[float]:
+        return [percent / 100 for percent in range(100) if self._leaves_channels(percent / 100)]
 
     def find(self, limits: Mapping[str, float], device: Device, samples: int, client: int) -> float:
         """Find the ratio of a client that trains on `samples` images per round, where every epoch counts.

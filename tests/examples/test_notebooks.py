@@ -16,6 +16,7 @@ def cells(notebook: Path) -> list[dict]:
     return [cell for cell in content["cells"] if cell["cell_type"] == "code"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.stem)
 def test_cells_of_a_notebook_run_from_top_to_bottom(notebook, tmp_path, monkeypatch):
     matplotlib = pytest.importorskip("matplotlib")

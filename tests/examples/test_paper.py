@@ -137,6 +137,7 @@ def test_the_text_of_a_page_that_was_changed_by_hand_stays(paper, capsys):
     assert "its tables alone" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_page_has_the_parts_of_all_commands(paper):
     assert paper("--methods", "fedavg") == 0
     assert paper("--studies", "ranks") == 0

@@ -105,6 +105,7 @@ sys.exit(main())
 """
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_while_the_run_is_closed_is_one_line(tmp_path):
     process = started([*WORDS, "--out", str(tmp_path / "out")], TWICE)
     _, err = process.communicate()

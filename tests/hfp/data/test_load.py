@@ -16,7 +16,7 @@ import pytest
 import torch
 from torchvision.datasets import CIFAR10, CIFAR100
 
-from hfp.data import Dataset, datasets, fmnist, load_dataset
+from hfp.data import Dataset, datasets, digits, fmnist, load_dataset
 from hfp.errors import InputError
 
 
@@ -138,6 +138,7 @@ def test_an_image_folder_has_no_download(tmp_path: Path) -> None:
 
 
 def test_digits_without_scikit_learn_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    digits._digits.cache_clear()
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     with pytest.raises(InputError, match=r'pip install "hfp\[examples\]"') as caught:
         load_dataset("digits")

@@ -6,6 +6,7 @@ from itertools import combinations
 
 import pytest
 import torch
+from cases import by_default
 from federated import SAMPLES, STEP_SIZE, STEPS, begin, context_of, dense, held, made_up, small_network
 from torch import nn
 from torch.nn import functional
@@ -208,7 +209,7 @@ def test_batch_statistics_are_used_by_batch_norm_alone():
     assert [module.training for module in model.modules()] == [True, True, False]
 
 
-@pytest.mark.parametrize("method", ["ca-hfp", "dapperfl", "prunefl"])
+@pytest.mark.parametrize("method", by_default(["ca-hfp", "prunefl"], ["ca-hfp", "dapperfl", "prunefl"]))
 def test_runs_write_diagnostics_with_their_metrics_and_change_nothing(method):
     options = {"passes": 2, "limit": 2} if method == "prunefl" else {}
     measured = dataclasses.replace(SMALL, method=method, options=options)

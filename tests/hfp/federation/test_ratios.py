@@ -5,6 +5,7 @@ import re
 
 import pytest
 import torch
+from cases import by_default
 from torch import nn
 
 from hfp import Experiment, InputError, simulate
@@ -121,7 +122,10 @@ def test_a_client_whose_method_takes_more_memory_than_its_device_has_is_not_aske
         simulate(dataclasses.replace(fedavg, profile=small))
 
 
-@pytest.mark.parametrize("method", ["ca-hfp", "fedmp", "heterofl", "fedrolex", "fjord", "depthfl", "scalefl"])
+ROUNDING = ["ca-hfp", "fedmp", "heterofl", "fedrolex", "fjord", "depthfl", "scalefl"]
+
+
+@pytest.mark.parametrize("method", by_default(["ca-hfp", "fedrolex", "depthfl", "scalefl"], ROUNDING))
 def test_submodels_are_within_the_limits_however_a_method_rounds(method):
     experiment = Experiment(
         method=method, clients=2, train_images=80, rounds=1, head_start=1.0, batch_norm="aggregate", ratio=0.3

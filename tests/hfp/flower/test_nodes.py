@@ -21,7 +21,7 @@ from safetensors.torch import load, save
 from hfp import InputError
 from hfp.federation import wire
 from hfp.federation.letter import Letter
-from hfp.flower import client, server
+from hfp.flower import client, conversation, nodes, post, server
 from hfp.flower.keys import make_node_key, public_keys
 from hfp.flower.letter import BODY, HEADER, from_records, to_records
 from hfp.flower.nodes import Nodes, QuorumError
@@ -29,6 +29,19 @@ from hfp.flower.settings import Settings
 from hfp.reconstruct import IndexMap
 from hfp.results.checkpoint import load_checkpoint
 from hfp.results.files import CHECKPOINT
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch):
+    """Whoever sleeps in this file's tests finds the time gone by at once."""
+    clock = SimpleNamespace(now=0.0)
+
+    def sleep(seconds):
+        clock.now += seconds
+
+    still = SimpleNamespace(monotonic=lambda: clock.now, sleep=sleep)
+    for module in (conversation, nodes, post):
+        monkeypatch.setattr(module, "time", still)
 
 
 def config_of(method="fedavg", clients=3, rounds=2, **changes):
@@ -63,7 +76,7 @@ def test_a_silent_node_is_left_out_when_the_round_ends_and_what_it_alone_held_st
 
     grid.silent_in = {"train"}
     grid.silent = {1001}
-    run, said = run_on(grid, config, tmp_path / "run", round_timeout=8.0)
+    run, said = run_on(grid, config, tmp_path / "run")
     assert statuses(run.history[0]) == {0: "in time", 1: "dropped", 2: "in time"}
     assert "no answer when the round ended" in run.history[0].clients[1].problem
     assert any("client 1: dropped" in line for line in said)
@@ -79,7 +92,7 @@ def test_a_node_that_owes_an_answer_is_sent_nothing(tmp_path):
     config = config_of(rounds=2)
     grid = grid_of(config)
     grid.silent_in, grid.silent = {"train"}, {1001}
-    run, _ = run_on(grid, config, tmp_path / "run", round_timeout=6.0, quorum=2)
+    run, _ = run_on(grid, config, tmp_path / "run", quorum=2)
     assert statuses(run.history[0]) == {0: "in time", 1: "dropped", 2: "in time"}
     assert statuses(run.history[1]) == {0: "in time", 2: "in time"}
 

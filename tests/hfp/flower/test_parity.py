@@ -5,6 +5,7 @@ import torch
 
 pytest.importorskip("flwr")
 
+from cases import by_default
 from inline_grid import InlineGrid
 
 from hfp import simulate
@@ -56,7 +57,7 @@ def test_statistics_of_batch_norm_are_asked_for_and_none_of_other_layers(tmp_pat
     assert_same_run(run, embedded(config))
 
 
-@pytest.mark.parametrize("method", SPARSE)
+@pytest.mark.parametrize("method", by_default(["fedrts", "depthfl"], SPARSE))
 def test_masks_of_single_weights_rates_and_ratios_of_a_round_reach_flowers_clients(method, tmp_path):
     config = experiment(method, **SPARSE[method])
     _, run = on_flower(config, tmp_path)

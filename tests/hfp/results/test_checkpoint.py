@@ -9,6 +9,7 @@ import sys
 
 import pytest
 import torch
+from cases import by_default
 from safetensors.torch import save_file
 
 from hfp import Experiment, InputError
@@ -32,7 +33,7 @@ def figures(record):
     return record.without_machine()
 
 
-@pytest.mark.parametrize("method", RUNS)
+@pytest.mark.parametrize("method", by_default(["ca-hfp", "heterofl"], RUNS))
 def test_a_run_goes_on_as_if_it_had_not_been_interrupted(method, tmp_path):
     experiment = Experiment(method=method, **{**QUICK, **RUNS[method]})
     federation = set_up(experiment)
@@ -138,6 +139,7 @@ def test_one_damaged_byte_is_noticed_and_the_checkpoint_before_is_used_and_said(
     assert re.search(f"{CHECKPOINT} .*the one before it, of round 1, is used", said[0])
 
 
+@pytest.mark.slow
 def test_the_same_checkpoint_has_the_same_bytes_in_every_process(tmp_path, checkpoint):
     path, _ = checkpoint
     code = (

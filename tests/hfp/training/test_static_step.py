@@ -5,6 +5,7 @@ import itertools
 
 import pytest
 import torch
+from cases import by_default
 from torch import nn
 
 from hfp import Experiment
@@ -58,8 +59,11 @@ def states_of(experiment, replay):
 
 @pytest.mark.parametrize(
     ("method", "momentum"),
-    [(method.name, 0.9) for method in methods() if method.name not in STEP_BY_STEP]
-    + [("fedavg", 0.0), ("prunefl", 0.0)],
+    by_default(
+        ["ca-hfp", "fedavg", "prunefl"],
+        [(method.name, 0.9) for method in methods() if method.name not in STEP_BY_STEP]
+        + [("fedavg", 0.0), ("prunefl", 0.0)],
+    ),
 )
 def test_a_run_on_static_steps_is_the_plain_run_to_the_last_bit(method, momentum):
     experiment = dataclasses.replace(SMALL, method=method, options=OPTIONS.get(method, {}), momentum=momentum)
