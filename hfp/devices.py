@@ -1,11 +1,15 @@
-"""Which names of devices PyTorch computes on. Torch is not loaded for it."""
+"""Which devices compute. Torch is loaded only to try one."""
 
 from __future__ import annotations
 
 import re
 from importlib.metadata import entry_points
+from typing import TYPE_CHECKING
 
-from hfp.errors import InputError
+from hfp.errors import InputError, first_line
+
+if TYPE_CHECKING:
+    import torch
 
 KINDS = ("cpu", "cuda", "hpu", "mtia", "npu", "privateuseone", "xla", "xpu")
 """The kinds of devices that compute. A package may add others by an entry point ``torch.backends``."""
@@ -31,3 +35,23 @@ def check_device(name: str) -> None:
         raise InputError(
             f"there is no device {name!r}; PyTorch computes on {', '.join(KINDS)}, and on cuda:1 and so on"
         )
+
+
+def working_device(name: str) -> torch.device:
+    """Return a device of this machine that computes.
+
+    >>> working_device("cpu")
+    device(type='cpu')
+
+    Raises:
+        InputError: this machine has no such device, or it can't be used.
+    """
+    import torch
+
+    try:
+        device = torch.zeros(1, device=torch.device(name)).device  # with the number of the GPU
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {name!r} can't be used here ({first_line(error)}); use cpu") from error
+    if device.type == "meta":
+        raise InputError(f"device {name!r} holds no values; use cpu")
+    return device

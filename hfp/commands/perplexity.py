@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
-from pathlib import Path
 
 from hfp.commands.printing import print_json
 from hfp.language.choices import PREFIX
 from hfp.language.reading import perplexity_of_folder
+from hfp.paths import of_home
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure and print; returns 0."""
-    folder = Path(arguments.folder.removeprefix(PREFIX)).expanduser()
+    folder = of_home(arguments.folder.removeprefix(PREFIX))
     found = perplexity_of_folder(
         folder, arguments.text, window=arguments.window, device=arguments.device, progress=True
     )

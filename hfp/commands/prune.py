@@ -21,7 +21,8 @@ from hfp.commands.arguments.prune_checks import check_classes, check_images, che
 from hfp.commands.printing import print_json
 from hfp.costs.macs import latencies, parameters, state_bytes
 from hfp.data import Dataset, load_dataset
-from hfp.errors import InputError, file_errors, first_line
+from hfp.devices import working_device
+from hfp.errors import InputError, file_errors
 from hfp.language.choices import PREFIX
 from hfp.models.source import FullModel, full_model, images_of
 from hfp.pruning.budget import Budget
@@ -79,7 +80,7 @@ def _prepared(arguments: argparse.Namespace) -> _Job:
     budget = checked_budget(arguments)
     if arguments.export:
         check_exporter()
-    device = _device(arguments.device)
+    device = working_device(arguments.device)
     dataset = _dataset(arguments)
     full = _full_model(arguments, dataset)
     _check_trains(arguments, full)
@@ -103,20 +104,6 @@ def _dataset(arguments: argparse.Namespace) -> Dataset | None:
     check_images(arguments, dataset.name, dataset.shape[0], dataset.shape[1])
     check_classes(arguments, dataset.name, len(dataset.classes))
     return dataset
-
-
-def _device(name: str) -> torch.device:
-    """Return a device that works.
-
-    Raises:
-        InputError: there is no such device here.
-    """
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"no device {name!r} here: {first_line(error)}") from error
-    return device
 
 
 def _full_model(arguments: argparse.Namespace, dataset: Dataset | None) -> FullModel:

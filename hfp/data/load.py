@@ -6,11 +6,11 @@ import dataclasses
 import os
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hfp.data.request import DataRequest
 from hfp.errors import InputError, unknown
+from hfp.paths import of_home
 
 if TYPE_CHECKING:
     from hfp.data.dataset import Dataset
@@ -109,7 +109,7 @@ def load_dataset(
     if image_size is not None and (name != "imagefolder" or image_size < 1):
         raise InputError(f"image_size is a positive number and for imagefolder only, found {image_size} for {name}")
     check_root(root, name, download)
-    folder = None if root is None else _folder(root)
+    folder = None if root is None else of_home(root)
     from hfp.data.dataset import Dataset, check_dataset
 
     load = getattr(import_module(_OWN[name]), f"load_{name}") if name in _OWN else _LOADERS[name]
@@ -140,10 +140,5 @@ def check_root(root: str | os.PathLike[str] | None, name: str | None, download: 
         raise InputError("data set imagefolder needs the folder of the images: --data-root PATH")
     if name == "imagefolder" and download:
         raise InputError("data set imagefolder is a folder of your own; leave out the download")
-    if root is not None and not download and not _folder(root).is_dir():
-        raise InputError(f"the data root {_folder(root)} is not a folder")
-
-
-def _folder(root: str | os.PathLike[str]) -> Path:
-    """Return a folder in which ``~`` stands for a home, unless it is of nobody that there is."""
-    return Path(os.path.expanduser(root))
+    if root is not None and not download and not of_home(root).is_dir():
+        raise InputError(f"the data root {of_home(root)} is not a folder")

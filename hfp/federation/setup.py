@@ -16,7 +16,8 @@ from hfp.data.dataset import Split, check_dataset, check_labels
 from hfp.data.ownership import checked_parts, parts_in_file, parts_of_owners
 from hfp.data.partition import FEWEST, OWN
 from hfp.data.rows import share_of
-from hfp.errors import InputError, first_line
+from hfp.devices import working_device
+from hfp.errors import InputError
 from hfp.federation.experiment import GIVEN, Experiment
 from hfp.federation.problem import Problem, dataset_of
 from hfp.federation.ratios import RatioFinder
@@ -193,7 +194,7 @@ def _assemble(
             f"no parameter of the given {type(model).__name__} requires gradients, so that nothing would be trained; "
             "call its requires_grad_()"
         )
-    device = _device(experiment.device)
+    device = working_device(experiment.device)
     method = create_method(experiment.method, **experiment.options)
     example = torch.zeros(1, *dataset.shape)
     model = prepared(method, model, example, experiment.seed)
@@ -368,12 +369,3 @@ def _model(experiment: Experiment, dataset: Dataset) -> tuple[nn.Module, str]:
     if outputs < len(dataset.classes):
         raise InputError(f"the model tells {outputs} classes apart; data set {dataset.name} has {len(dataset.classes)}")
     return model, origin
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.zeros(1, device=torch.device(name)).device  # with the number of the GPU
-    except (RuntimeError, AssertionError) as error:
-        reason = first_line(error)
-        raise InputError(f"device {name!r} can't be used here ({reason}); use cpu") from error
-    return device

@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-import torch
-
-from hfp.errors import InputError, first_line
+from hfp.devices import working_device
 from hfp.language.folder import open_folder
 from hfp.language.loading import compact_outline
 from hfp.language.names import RECORD
@@ -47,6 +45,7 @@ def perplexity_of_folder(
         InputError: the folder holds no language model or no tokenizer, or the text can't be read.
         MapError: the index map of a pruned folder is damaged.
     """
+    place = working_device(device)
     found = open_folder(folder)
     check_predicts(found)
     tokens = read_text(found, text, window)
@@ -55,9 +54,6 @@ def perplexity_of_folder(
         index_map = load_index_map(found.path / INDEX_MAP)
         model = compact_outline(found, PruneRecord.read(found.path), index_map)
         outline = Outline(model, Layout(model).weights(found))
-    try:
-        streamed = StreamedModel(outline, device=torch.device(device))
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"no device {device!r} here: {first_line(error)}") from error
+    streamed = StreamedModel(outline, device=place)
     with told(progress) as tell:
         return perplexity_of(streamed, tokens, tell)

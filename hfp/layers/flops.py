@@ -43,8 +43,22 @@ def _product_with_vector(left: Sequence[int], *_: Any, **__: Any) -> int:
     return 2 * math.prod(left)
 
 
+def _product_of_three(*args: Any, **_: Any) -> int:
+    """Count what a bilinear layer computes: the outer product of two inputs, and its product with the weight."""
+    factors = [_unsqueezed(shape, places) for shape, places in zip(args[:3], args[3:6], strict=True)]
+    return 2 * math.prod(map(max, *factors))
+
+
+def _unsqueezed(shape: Sequence[int], places: Sequence[int]) -> list[int]:
+    wide = list(shape)
+    for place in places:
+        wide.insert(place, 1)
+    return wide
+
+
 _OWN: dict[str, Formula] = {
     "aten::_grouped_mm": _grouped_mm,
+    "aten::_trilinear": _product_of_three,
     "aten::addmm": _added_product,
     "aten::baddbmm": _added_product,
     "aten::mv": _product_with_vector,

@@ -525,8 +525,7 @@ def _names(model: nn.Module, layers: Iterable[nn.Module | str] | nn.Module | str
         module = modules.get(layer) if isinstance(layer, str) else layer
         name = None if module is None else known.get(module)  # a module with several names has its first one
         if name is None:
-            near = get_close_matches(layer, modules, n=3) if isinstance(layer, str) else []
-            hint = f"; did you mean {' or '.join(near)}?" if near else ""
+            hint = f"; {_nearest(layer, filter(None, modules))}" if isinstance(layer, str) else ""
             raise MapError(f"ignored layer {layer!r} is not in the model{hint}")
         found.update(
             f"{name}.{below}" if below and name else name or below for below, _ in modules[name].named_modules()

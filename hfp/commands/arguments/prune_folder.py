@@ -10,6 +10,7 @@ from hfp import importance
 from hfp.commands.arguments.prune_checks import checked_budget
 from hfp.errors import InputError
 from hfp.language.choices import PREFIX, RANKINGS
+from hfp.paths import of_home
 from hfp.pruning.budget import KINDS, Budget
 
 _OF_IMAGES: dict[str, Any] = {
@@ -23,7 +24,7 @@ _OF_FOLDERS: dict[str, Any] = {"widths": [], "drop_blocks": "", "text": None, "w
 
 def folder_of(arguments: argparse.Namespace) -> Path:
     """Return the folder that the model's name gives."""
-    return Path(arguments.model.removeprefix(PREFIX)).expanduser()
+    return of_home(arguments.model.removeprefix(PREFIX))
 
 
 def folder_budget(arguments: argparse.Namespace) -> Budget | None:

@@ -13,7 +13,7 @@ from hfp import importance
 from hfp.commands.cli import COMMANDS, build_parser
 from hfp.data import datasets, load_dataset
 from hfp.data.load import IMAGES
-from hfp.devices import KINDS, check_device
+from hfp.devices import KINDS, check_device, working_device
 from hfp.errors import InputError, unknown
 from hfp.importance.options import criterion_options
 from hfp.methods import create_method, methods
@@ -197,6 +197,12 @@ def test_devices_that_pytorch_does_not_know_or_takes_for_others_are_refused(name
 def test_a_device_without_float64_is_refused():
     with pytest.raises(InputError, match="device 'mps' has no float64, in which sums are taken here; use cpu"):
         check_device("mps")
+
+
+@pytest.mark.parametrize("name", ["cuda:99", "meta", "nonsense"])
+def test_a_device_that_does_not_compute_here_is_told_in_one_line(name):
+    with pytest.raises(InputError, match=f"device '{name}' .*; use cpu$"):
+        working_device(name)
 
 
 def test_a_device_that_a_package_adds_passes(monkeypatch):

@@ -88,5 +88,8 @@ def test_wrong_words_are_one_line(place, tmp_path, capsys, words, message):
 def test_a_folder_that_is_not_there_and_options_of_folders_with_images_are_one_line(tmp_path, capsys):
     out = ["--out", str(tmp_path / "out"), "--macs", "0.5"]
     assert "there is no folder" in refused(capsys, "prune", f"hf:{tmp_path / 'none'}", *out)
+    assert "there is no folder ~nobody-of-this-name/model" in refused(
+        capsys, "prune", "hf:~nobody-of-this-name/model", *out
+    )
     assert "is for language models: hf:FOLDER" in refused(capsys, "prune", "resnet8", "--widths", "heads", *out)
     assert "is for language models: hf:FOLDER" in refused(capsys, "prune", "resnet8", "--ranking", "uniform", *out)

@@ -160,6 +160,14 @@ def test_products_with_a_vector_count():
     assert macs(Pooled(), torch.zeros(2, 3, 4)) == 2 * 3 * 4 + 4
 
 
+def test_bilinear_layers_count_every_pair_of_inputs():
+    class Scored(nn.Bilinear):
+        def forward(self, x):
+            return super().forward(x[:, :4], x[:, 4:])
+
+    assert macs(Scored(4, 5, 6), torch.zeros(3, 9)) == 3 * 4 * 5 * 6
+
+
 def test_products_inside_inference_mode_are_counted():
     class Inferring(nn.Linear):
         def forward(self, x):
