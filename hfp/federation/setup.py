@@ -27,6 +27,7 @@ from hfp.models import classifier_of
 from hfp.models.source import classifier, is_factory
 from hfp.reconstruct import Coupling, MapError
 from hfp.seeds import derive, making_seeded
+from hfp.training.batch_norm import has_statistics
 from hfp.training.local_step import LocalData, LocalTraining
 
 
@@ -189,6 +190,7 @@ def _assemble(
     samples: list[int],
 ) -> Federation:
     _check_images(experiment, dataset)
+    _check_statistics(experiment, dataset, model)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise InputError(
             f"no parameter of the given {type(model).__name__} requires gradients, so that nothing would be trained; "
@@ -241,6 +243,14 @@ def _check_images(experiment: Experiment, dataset: Dataset) -> None:
     for name in ("augment", "channels_last"):
         if getattr(experiment, name) and len(dataset.shape) != 3:
             raise InputError(f"{name} is for images [channels, height, width]; found samples {list(dataset.shape)}")
+
+
+def _check_statistics(experiment: Experiment, dataset: Dataset, model: nn.Module) -> None:
+    if experiment.batch_norm == "batch" and len(dataset.test) < 2 and has_statistics(model):
+        raise InputError(
+            "batch_norm must be another policy than batch with one test sample, which has no statistics of its own; "
+            "leave it out or use reestimate"
+        )
 
 
 def _clients(experiment: Experiment, samples: Sequence[int], ratios: Sequence[float]) -> tuple[Client, ...]:

@@ -62,9 +62,14 @@ class Settings:
     )
 
     def __post_init__(self) -> None:
-        """Check every field, under the name that a configuration has for it."""
+        """Check every field, under the name that a configuration has for it, and that they agree."""
         for name, declared in settings_of(self).items():
             object.__setattr__(self, name, declared.checked(getattr(self, name), dashed(name)))
+        if self.resume and self.out and Path(self.resume).resolve() != Path(self.out).resolve():
+            raise InputError(
+                "a resumed run stays in its folder: give resume or out, not both; "
+                f"found {self.resume!r} and {self.out!r}"
+            )
 
 
 def settings_from(config: Mapping[str, Any]) -> Settings:

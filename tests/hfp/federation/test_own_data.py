@@ -59,6 +59,12 @@ def test_what_is_for_images_is_refused_for_tables(name: str) -> None:
         set_up(hfp.Experiment(dataset=dataset(7), model=table_network, **{name: True}, **QUICK))
 
 
+def test_one_test_sample_has_no_statistics_of_its_own() -> None:
+    one = from_tensors(*samples(60, 2, 9), *samples(1, 2, 9), name="mine")
+    with pytest.raises(hfp.InputError, match="batch_norm must be another policy than batch with one test sample"):
+        set_up(hfp.Experiment(dataset=one, model=signal_network, **{**QUICK, "batch_norm": "batch"}))
+
+
 def test_tensors_are_checked_when_they_are_given() -> None:
     (x, y), (tx, ty) = samples(60, 7), samples(30, 7)
     with pytest.raises(
