@@ -56,7 +56,7 @@ class Exchange:
         seconds = client.device.seconds(result.bytes_down, reply.training_macs if reply else 0, result.bytes_up)
         record = ClientRecord(
             client=client.index,
-            ratio=client.ratio,
+            ratio=client.ratio if self._federation.method.uses_ratios else result.task.plan.ratio,
             samples=client.samples,
             bytes_down=result.bytes_down,
             bytes_up=result.bytes_up,

@@ -41,10 +41,16 @@ def weights_origin(federation: Federation) -> str:
 
 def _clients(federation: Federation) -> str:
     experiment, clients = federation.experiment, federation.context.clients
-    shares = ", ".join(f"{ratio:.0%}" for ratio in sorted({client.ratio for client in clients}))
     least, most = (pick(client.samples for client in clients) for pick in (min, max))
     images = f"{least:,}" if least == most else f"{least:,} to {most:,}"
-    return f"{len(clients)} of {images} images ({experiment.dealt}); they remove {shares} of their channels"
+    return f"{len(clients)} of {images} images ({experiment.dealt}){_removed(federation)}"
+
+
+def _removed(federation: Federation) -> str:
+    if not federation.method.uses_ratios:
+        return ""
+    ratios = sorted({client.ratio for client in federation.context.clients})
+    return f"; they remove {', '.join(f'{ratio:.0%}' for ratio in ratios)} of their channels"
 
 
 def _workers(threads: int, jobs: int) -> str:

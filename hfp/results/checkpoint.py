@@ -28,13 +28,13 @@ from hfp.federation.setup import Federation
 from hfp.results.files import CHECKPOINT, PREVIOUS
 from hfp.results.tensor_file import read, to_bytes
 
-VERSION = "2"
+VERSION = "3"
 
 MAY_DIFFER = ("rounds", "patience", "device", "data_root", "clients_file", "download")
 """Settings that a resumed run may have otherwise: how long it goes on, and where it and its data are."""
 
 _SAMPLED = 16
-"""Images of each client that the data's fingerprint is taken of."""
+"""Images of each client, and of the test set, that the data's fingerprint is taken of."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Checkpoint:
         if federation is None:
             return
         if self.data != fingerprint(federation):
-            raise InputError("the checkpoint is of another run: its clients have other data than those of today")
+            raise InputError("the checkpoint is of another run: its clients or its test set had other data than today")
         here, there = federation.initial, self.run_state.state.weights
         if {n: (t.shape, t.dtype) for n, t in here.items()} != {n: (t.shape, t.dtype) for n, t in there.items()}:
             raise InputError("the checkpoint is of another run: its model has tensors of other names or shapes")
@@ -85,11 +85,11 @@ def check_settings(experiment: Experiment, before: Experiment) -> None:
 
 
 def fingerprint(federation: Federation) -> str:
-    """Compute a digest of all labels and of some of every client's images."""
-    digest = hashlib.sha256()
-    for shard in federation.shards:
-        step = max(1, len(shard.labels) // _SAMPLED)
-        for part in (shard.labels, shard.images[::step]):
+    """Compute a digest of the classes, of all labels, and of some images of every client and of the test set."""
+    digest = hashlib.sha256(json.dumps(federation.dataset.classes).encode())
+    for split in (*federation.shards, federation.dataset.test):
+        step = max(1, len(split.labels) // _SAMPLED)
+        for part in (split.labels, split.images[::step]):
             digest.update(str((tuple(part.shape), part.dtype)).encode())
             digest.update(part.contiguous().cpu().numpy().tobytes())
     return digest.hexdigest()

@@ -7,6 +7,7 @@ from hfp import Experiment, InputError, simulate
 from hfp.costs.payload import pack
 from hfp.federation.rounds import rounds
 from hfp.federation.setup import set_up
+from hfp.results.beginning import first_lines
 
 SMALL = Experiment(train_images=200, clients=4, rounds=3, options={"warmup": 1})
 
@@ -84,6 +85,19 @@ def test_fedavg_costs_what_the_table_calls_fedavgs_cost():
     assert run.training_macs == run.full_cost.training_macs
     assert run.device_seconds == pytest.approx(run.full_cost.seconds)
     assert run.history[0].training_macs > run.history[1].training_macs  # the first round is longer
+
+
+def test_the_ratio_of_a_method_that_has_its_own_is_what_it_removed():
+    quick = {"options": {}, "rounds": 1, "batch_norm": "aggregate", "ratio": 0.5}
+    for method in ("fedavg", "fedmp-bandit"):
+        federation = set_up(dataclasses.replace(SMALL, method=method, **quick))
+        assert not any("remove" in line for line in first_lines(federation, 1))
+        full = sum(parameter.numel() for parameter in federation.model.parameters())
+        for client in next(iter(rounds(federation))).record.clients:
+            assert client.ratio != 0.5
+            assert (client.ratio == 0) == (client.parameters == full) == (method == "fedavg")
+    federation = set_up(dataclasses.replace(SMALL, **quick))
+    assert any(line.endswith("; they remove 50% of their channels") for line in first_lines(federation, 1))
 
 
 def test_reestimated_statistics_are_the_global_models_own():

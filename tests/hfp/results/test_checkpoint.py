@@ -13,6 +13,7 @@ from cases import by_default
 from safetensors.torch import save_file
 
 from hfp import Experiment, InputError
+from hfp.data.dataset import Split
 from hfp.federation.rounds import Course
 from hfp.federation.setup import set_up
 from hfp.results.checkpoint import Checkpoint, fingerprint, load_checkpoint, save_checkpoint
@@ -93,14 +94,14 @@ def test_what_is_no_checkpoint_is_refused(tmp_path, checkpoint):
     ],
 )
 def test_files_make_nothing_but_dataclasses_of_ours(tmp_path, tree):
-    metadata = {"hfp_checkpoint": "2", "tree": json.dumps(tree)}
+    metadata = {"hfp_checkpoint": "3", "tree": json.dumps(tree)}
     save_file({"0": torch.zeros(1)}, tmp_path / CHECKPOINT, metadata)
     with pytest.raises(InputError, match="is damaged"):
         load_checkpoint(tmp_path)
 
 
 def test_a_deeply_nested_tree_is_damage_and_no_crash(tmp_path):
-    metadata = {"hfp_checkpoint": "2", "tree": "[" * 100_000 + "]" * 100_000}
+    metadata = {"hfp_checkpoint": "3", "tree": "[" * 100_000 + "]" * 100_000}
     save_file({"0": torch.zeros(1)}, tmp_path / CHECKPOINT, metadata)
     with pytest.raises(InputError, match="is damaged: RecursionError"):
         load_checkpoint(tmp_path)
@@ -168,7 +169,16 @@ def test_a_run_is_resumed_with_its_own_experiment_data_and_model_alone(checkpoin
     saved.check(dataclasses.replace(saved.experiment, rounds=9, data_root="elsewhere"), federation)
     with pytest.raises(InputError, match=r"of another experiment: it has batch_size 32 and not 8, seed 0 and not 1"):
         saved.check(dataclasses.replace(saved.experiment, seed=1, batch_size=8))
-    with pytest.raises(InputError, match="its clients have other data"):
+    with pytest.raises(InputError, match="its clients or its test set had other data"):
         saved.check(saved.experiment, set_up(dataclasses.replace(saved.experiment, seed=1)))
+    test, classes = federation.dataset.test, federation.dataset.classes
+    for other in (
+        {"test": Split(test.images, test.labels.flip(0))},
+        {"test": Split(test.images.flip(0), test.labels)},
+        {"classes": (*classes[1:], classes[0])},
+    ):
+        changed = dataclasses.replace(federation, dataset=dataclasses.replace(federation.dataset, **other))
+        with pytest.raises(InputError, match="its clients or its test set had other data"):
+            saved.check(saved.experiment, changed)
     with pytest.raises(InputError, match="its model has tensors of other names or shapes"):
         saved.check(saved.experiment, set_up(dataclasses.replace(saved.experiment, model="vgg-small")))
