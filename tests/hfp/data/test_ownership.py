@@ -217,7 +217,7 @@ def test_a_run_with_lists_goes_on_with_the_same_lists_and_no_others(tmp_path):
     again = hfp.simulate(dataclasses.replace(experiment, rounds=2), resume=tmp_path)
     assert len(again.history) == 2
     other = dataclasses.replace(experiment, partition=[range(40), range(50, 70)], rounds=3)
-    with pytest.raises(InputError, match="its clients have other data than those of today"):
+    with pytest.raises(InputError, match="its clients or its test set had other data than today"):
         hfp.simulate(other, resume=tmp_path)
 
 

@@ -73,10 +73,10 @@ def test_what_is_no_checkpoint_is_refused(tmp_path, checkpoint):
     with pytest.raises(InputError, match="is damaged"):
         load_checkpoint(tmp_path)
     save_file({"a": torch.zeros(1)}, path)
-    with pytest.raises(InputError, match="is no checkpoint of version 2; it says None"):
+    with pytest.raises(InputError, match="is no checkpoint of version 3; it says None"):
         load_checkpoint(tmp_path)
     path.write_bytes(to_bytes({}, {"hfp_checkpoint": "1", "tree": "{}"}))
-    with pytest.raises(InputError, match="is no checkpoint of version 2; it says '1'"):
+    with pytest.raises(InputError, match="is no checkpoint of version 3; it says '1'"):
         load_checkpoint(tmp_path)
 
 
