@@ -105,7 +105,8 @@ def create(name: str, /, **options: Any) -> tp.importance.Importance:
         A torch-pruning Importance.
 
     Raises:
-        CriterionError: the name is unknown, or the criterion does not take one of the options or its value.
+        CriterionError: the name is unknown, the criterion does not take one of the options or its value, or it needs a
+            server's `Variation` and gets none.
 
     >>> from hfp.importance import create
     >>> create("group-fisher", fisher="gauss-newton").fisher
@@ -121,6 +122,11 @@ def create(name: str, /, **options: Any) -> tp.importance.Importance:
         made = factory(**options)
         return ScaledImportance(made, **scale) if scale else made
     except TypeError as error:
+        if describe(name).needs == "variation" and not options:
+            raise CriterionError(
+                f"criterion {name!r} scores what a server knows from rounds of training; choose another one here, or "
+                "give what is known as variation=Variation(...)"
+            ) from error
         raise CriterionError(f"criterion {name!r} can't be made with options {sorted(options)}: {error}") from error
 
 

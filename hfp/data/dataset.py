@@ -192,10 +192,10 @@ def check_splits(name: str, train: Split, test: Split, classes: tuple[str, ...])
     """Refuse two splits that can't be trained and tested on, before anything is done with them.
 
     Raises:
-        InputError: a split is empty or is not a pair of dense tensors in main memory; its samples are empty, or are
-            neither uint8 nor floats that are finite in single precision; it has another number of labels than samples;
-            its labels are not int64 or are not indices of `classes`; a class's name is no text; or the two splits hold
-            samples of different shapes or dtypes.
+        InputError: a split is empty or is not a pair of dense tensors in main memory; its samples are empty, have no
+            dimension of their own, or are neither uint8 nor floats that are finite in single precision; it has another
+            number of labels than samples; its labels are not int64 or are not indices of `classes`; a class's name is
+            no text; or the two splits hold samples of different shapes or dtypes.
     """
     unnamed = [found for found in classes if not isinstance(found, str)]
     if unnamed:
@@ -224,8 +224,13 @@ def _check_split(where: str, split: Split, classes: int) -> None:
         if found.device.type != "cpu":
             raise InputError(f"{where}: {what} must be in main memory; found them on {found.device}; use {what}.cpu()")
     if images.dtype != torch.uint8 and not images.is_floating_point():
-        raise InputError(f"{where}: images must be uint8 or floats; found {images.dtype}")
-    if images.dim() < 2 or 0 in images.shape[1:]:
+        raise InputError(f"{where}: images must be uint8 or floats; found {images.dtype}; use images.float()")
+    if images.dim() < 2:
+        raise InputError(
+            f"{where}: images must be [samples, ...], with one more dimension at least; found {list(images.shape)}; "
+            "use images.unsqueeze(1) where a sample is one number"
+        )
+    if 0 in images.shape[1:]:
         raise InputError(f"{where}: images must be [samples, ...] with no side of 0; found {list(images.shape)}")
     if labels.dtype != torch.int64 or labels.dim() != 1:
         raise InputError(

@@ -118,7 +118,7 @@ def chosen_blocks(folder: ModelFolder, drop: int | Sequence[int], reading: TextR
         return None
     name, layers = stack_of(outline_of(folder).model)
     count = len(layers)
-    gone = drop if isinstance(drop, int) else len(set(drop))
+    gone = drop if isinstance(drop, int) else len(drop)
     if not 0 < gone < count:
         raise InputError(f"1 to {count - 1} of the {count} blocks of {folder.path} can be removed, not {gone}")
     if isinstance(drop, int):

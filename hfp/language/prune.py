@@ -39,6 +39,7 @@ from hfp.language.writing import (
 )
 from hfp.pruning.budget import Budget
 from hfp.pruning.progress import Tell, told
+from hfp.pruning.request import check_criterion
 from hfp.pruning.schedule import RankingRules
 from hfp.reconstruct import MapError, compact_model, save_index_map
 
@@ -135,10 +136,9 @@ def _rules(
 ) -> WidthRules:
     if ranking not in RANKINGS:
         raise InputError(f"ranking is one of {', '.join(RANKINGS)} for a folder, not {ranking!r}")
+    check_criterion(importance)
     if isinstance(importance, str):
         check_streams(criteria.describe(importance).needs, importance)
-    elif not callable(importance):
-        raise InputError(f"importance is a criterion's name or a callable, not {type(importance).__name__}")
     uniform = ranking == "uniform"
     limits = RankingRules("layer" if uniform else ranking, round_to, min_channels)
     return WidthRules(checked_widths(widths), importance, uniform, limits)
@@ -151,6 +151,9 @@ def _checked_drop(drop: Any) -> int | tuple[int, ...]:
     for each in found if several else (found,):
         if not isinstance(each, int) or isinstance(each, bool) or each < 0:
             raise InputError(f"drop_blocks is how many blocks go, or a list of their indices, not {found!r}")
+    twice = [each for each in found if found.count(each) > 1] if several else []
+    if twice:
+        raise InputError(f"drop_blocks lists block {twice[0]} twice; list each once")
     return found
 
 

@@ -70,8 +70,9 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """Read the state in a file, by name.
 
     Args:
-        path: a safetensors file, or a ``.pth`` or ``.pt`` file with a state_dict, alone or under ``state_dict``,
-            ``model_state_dict`` or ``model``.
+        path: a safetensors file, or one of `torch.save` with a state_dict, alone or under ``state_dict``,
+            ``model_state_dict`` or ``model``. One from before PyTorch 1.6 must end in ``.pth``, ``.pt``, ``.bin``,
+            ``.ckpt`` or ``.tar``.
 
     Raises:
         InputError: there is no such file, the file is damaged, or it pickles other things than tensors.
@@ -115,7 +116,10 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise InputError(f"{path} is no safetensors file, nor one of torch.save ending in .pth: {error}") from error
+        raise InputError(
+            f"{path} is no safetensors file, nor one of torch.save, which ends in {', '.join(sorted(_PICKLES))} or is "
+            f"an archive, as since PyTorch 1.6: {error}"
+        ) from error
 
 
 def _unpickled(path: Path) -> Any:

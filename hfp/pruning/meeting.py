@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from itertools import product
 from operator import itemgetter
 
-from hfp.errors import InputError
+from hfp.errors import InputError, listed
 from hfp.pruning.schedule import Kept, Order
 
 NEAR = 0.02
@@ -154,9 +154,10 @@ class _Search:
         """What to say where the nearest plan is further below the limits than asked for."""
         shares = self.shares(found.levels)
         name = max(self.limits, key=lambda name: shares[name] / self.limits[name])
-        layers = "" if found.last is None else f" ({', '.join(self.order.bundles[found.last[0]].scores)} would be next)"
+        last = [] if found.last is None else [repr(name) for name in self.order.bundles[found.last[0]].scores]
+        step = f" (the last step to it is in layer{'s' * (len(last) > 1)} {listed(last)})" if last else ""
         return (
             f"{name} of {self.limits[name]:.4g} can't be met within {tolerance:.2%}: {shares[name]:.4g} of the full "
-            f"model's is the nearest below it{layers}; give a larger tolerance, or allow finer steps "
+            f"model's is the nearest below it{step}; give a larger tolerance, or allow finer steps "
             "(a smaller round_to, other layers)"
         )

@@ -93,6 +93,21 @@ def layer_names(model: nn.Module, layers: Any) -> tuple[str, ...]:
     return tuple(found)
 
 
+def check_criterion(importance: Any) -> None:
+    """Refuse what is neither the name of a criterion nor an object that scores.
+
+    Raises:
+        InputError: it is a class, or can't be called.
+    """
+    if isinstance(importance, type):
+        name = importance.__name__
+        raise InputError(
+            f"importance is the class {name}; give an object of it, such as {name}(), or a criterion's name"
+        )
+    if not isinstance(importance, str) and not callable(importance):
+        raise InputError(f"importance is a criterion's name or a callable, not {type(importance).__name__}")
+
+
 def repeatable(data: Any) -> Any:
     """Batches that can be gone through more than once."""
     return list(data) if isinstance(data, Iterator) else data
@@ -119,9 +134,8 @@ def _check_data(data: Any) -> None:
 
 def _check_importance(request: PruneRequest) -> None:
     importance, data = request.importance, request.data
+    check_criterion(importance)
     if not isinstance(importance, str):
-        if not callable(importance):
-            raise InputError(f"importance is a criterion's name or a callable, not {type(importance).__name__}")
         if request.steps > 1 and data is None and hasattr(importance, "accumulate"):
             raise InputError(f"a {type(importance).__name__} can't score again in {request.steps} steps without data")
         return

@@ -162,7 +162,7 @@ def save_submodel(
         about: plain values to tell where the model is from: client, round, whether it was trained.
 
     Raises:
-        MapError: something of it can't be stored.
+        MapError: something of it can't be stored, or the file's folder is not there.
         OSError: the file can't be written.
     """
     metadata = {**about, "input": list(description.input.shape), RUN: description.as_dict()}

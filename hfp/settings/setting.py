@@ -101,19 +101,36 @@ class Setting:
         (0.25, 0.5)
 
         Raises:
-            InputError: one of several pairs has no equals sign.
+            InputError: one of several pairs has no equals sign, or two have one name.
         """
         if self.shape == PAIRS:
             try:
-                return dict(pair(part) for part in text.split())
+                pairs = [pair(part) for part in text.split()]
             except InputError as error:
                 raise _refused(self.name, "NAME=VALUE pairs with spaces between them", text) from error
+            return self.gathered(pairs)
         number = self.kind if self.kind in (int, float) else str
         try:
             parts = tuple(number(part) for part in ([text] if self.shape == ONE else text.split(",")))
         except ValueError:
             return text
         return parts if self.shape == SEVERAL or len(parts) > 1 else parts[0]
+
+    def gathered(self, pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+        """Return the table of pairs that a person gave.
+
+        Raises:
+            InputError: two of them have one name, so that one would be ignored.
+        """
+        found: dict[str, Any] = {}
+        for name, value in pairs:
+            if name in found:
+                label = self.noun or self.name.removesuffix("s")
+                raise InputError(
+                    f"{label} {name} is given twice: {shown(found[name])} and {shown(value)}; give it once"
+                )
+            found[name] = value
+        return found
 
     @property
     def expected(self) -> str:

@@ -38,7 +38,7 @@ def save_index_map(index_map: IndexMap, path: str | os.PathLike[str]) -> Path:
         The path.
 
     Raises:
-        MapError: an attribute can't be stored.
+        MapError: an attribute can't be stored, or the file's folder is not there.
         OSError: the file can't be written.
 
     >>> import torch

@@ -26,8 +26,13 @@ def write_whole(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str
     """Write a safetensors file with a checksum, in one step or not at all.
 
     Raises:
+        MapError: its folder is not there, or it is a folder itself.
         OSError: the file can't be written. One that was there before is untouched then.
     """
+    if not path.parent.is_dir():
+        raise MapError(f"{path} can't be written: there is no folder {path.parent}; make it first")
+    if path.is_dir():
+        raise MapError(f"{path} can't be written: it is a folder; give the name of a file")
     try:
         content = with_checksum(save(dict(tensors), metadata=dict(metadata)))
     except SafetensorError as error:

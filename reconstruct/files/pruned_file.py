@@ -143,8 +143,8 @@ def save_pruned(
         The path.
 
     Raises:
-        MapError: the state is not the compact one of the map, the timm model is not the full one, or something can't be
-            stored. Nothing was written then.
+        MapError: the state is not the compact one of the map, the timm model is not the full one, something can't be
+            stored, or the file's folder is not there. Nothing was written then.
         OSError: the file can't be written. One that was there before is untouched then.
 
     >>> import hfp, tempfile, torch

@@ -34,6 +34,10 @@ def test_refusals_name_the_nearest():
         describe("zzz")
     with pytest.raises(CriterionError, match=r"'l1' can't be made with options \['sparsity'\]"):
         create("l1", sparsity=3)
+    with pytest.raises(
+        CriterionError, match="'variation' scores what a server knows from rounds of training; choose anoth"
+    ):
+        create("variation")
     with pytest.raises(CriterionError, match="'l1' is registered already"):
         register("l1", object, source="twice")
     with pytest.raises(CriterionError, match="needs is one of"):

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from hfp.commands.arguments.targets import check_image_size, check_target
 from hfp.errors import InputError
-from hfp.language.names import RECORD
+from hfp.language.choices import PREFIX
+from hfp.language.names import RECORD, holds_language_model
 from hfp.models.names import check_full_model, check_model_name
 from hfp.results.files import check_run
 
@@ -71,8 +72,14 @@ def check(arguments: argparse.Namespace) -> None:
             check_target(target, ending)
     check_full_model(arguments.model)
     if path.is_dir():
-        if not (path / RECORD).is_file():
-            check_run(path)
+        if (path / RECORD).is_file():
+            return
+        if holds_language_model(path):
+            raise InputError(
+                f"{path} holds a language model of transformers that hfp did not prune; prune it with "
+                f"hfp prune {PREFIX}{path}, and give the folder that is written"
+            )
+        check_run(path)
     elif not path.exists():
         try:
             check_model_name(str(path))

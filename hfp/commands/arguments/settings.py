@@ -60,13 +60,13 @@ def given_settings(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the fields of `Experiment` that the arguments give, in normal form.
 
     Raises:
-        InputError: a value is of another kind or outside its range.
+        InputError: a value is of another kind or outside its range, or one of a table is given twice.
     """
     given = {}
     for name, declared in settings_of(Experiment).items():
         value = getattr(arguments, name, None)
         if value is not None:
-            given[name] = declared.checked(dict(value) if declared.shape == PAIRS else value)
+            given[name] = declared.checked(declared.gathered(value) if declared.shape == PAIRS else value)
     return {name: dict(value) if isinstance(value, Mapping) else value for name, value in given.items()}
 
 

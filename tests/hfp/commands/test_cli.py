@@ -102,6 +102,10 @@ def test_without_matplotlib_a_run_ends_and_says_so(tmp_path, monkeypatch, capsys
         (["run", "--option", "wamrup=2"], "did you mean warmup?"),
         (["run", "--dataset", "imagefolder"], "--data-root"),
         (["run", "--nonsense"], "unknown option '--nonsense'"),
+        (
+            ["compare", "--option", "ca-hfp.warmup=1", "--option", "ca-hfp.warmup=2"],
+            "option warmup of ca-hfp is given twice; give it once",
+        ),
         (["rnu"], "unknown command 'rnu'; did you mean run"),
         ([], "the following arguments are required: COMMAND"),
     ],

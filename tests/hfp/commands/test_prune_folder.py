@@ -57,6 +57,11 @@ def test_inspect_tells_again_how_a_folder_was_pruned(place, tmp_path, capsys):
     assert "is damaged" in refused(capsys, "inspect", str(tmp_path / "small"))
 
 
+def test_inspect_says_that_a_language_model_was_not_pruned(place, capsys):
+    line = refused(capsys, "inspect", str(place / "full"))
+    assert f"{place / 'full'} holds a language model of transformers that hfp did not prune; prune it with" in line
+
+
 def test_perplexity_is_printed(place, capsys):
     words = ["perplexity", str(place / "full"), str(place / "text.txt")]
     assert main(words) == 0
@@ -76,6 +81,7 @@ def test_perplexity_is_printed(place, capsys):
         (["--macs", "1.5"], "at most 1, not 1.5"),
         (["--drop-blocks", "1"], "measures on a text which blocks go"),
         (["--drop-blocks", "one"], "is a number of blocks, or indices"),
+        (["--drop-blocks", "1,1"], "lists block 1 twice; list each once"),
         (["--drop-blocks", "1,", "--tolerance", "0.1"], "--tolerance is for a limit"),
         (["--macs", "0.5", "--window", "8"], "--window is for --text"),
         (["--macs", "0.5", "--importance", "l22"], "did you mean"),

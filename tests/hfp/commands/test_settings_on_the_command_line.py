@@ -79,6 +79,9 @@ def test_usual_names_of_flags_are_understood(flag, value, name):
         (["--method", "fjord", "--option", 'widths=[0.5,"a"]'], "option widths of fjord must be a list of numbers"),
         (["--method", "fedprox", "--option", "mu=a"], "option mu of fedprox must be a number; found 'a'"),
         (["--device", "meta"], "device must be one that computes, such as cpu, cuda or cuda:1; found 'meta'"),
+        (["--budget", "macs=0.3", "--budget", "macs=0.9"], "limit macs is given twice: 0.3 and 0.9; give it once"),
+        (["--option", "warm-up=1", "--option", "warm_up=2"], "option warm_up is given twice: 1 and 2; give it once"),
+        (["--robust", "median,norm-clip:2,median"], "robust: median is listed twice; list each rule once"),
         (["--budget", "mcas=1"], "unknown limit 'mcas'; did you mean macs?"),
     ],
 )

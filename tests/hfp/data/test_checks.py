@@ -59,7 +59,14 @@ WRONG = {
     "images without channels": ((X[:, :0], Y, TX[:, :0], TY), r"with no side of 0; found \[30, 0, 8, 8\]"),
     "images without pixels": ((X[..., :0], Y, TX[..., :0], TY), r"with no side of 0; found \[30, 3, 8, 0\]"),
     "arrays": ((X.numpy(), Y, TX, TY), "images must be a tensor; found ndarray"),
-    "whole numbers": ((X.int(), Y, TX.int(), TY), "images must be uint8 or floats; found torch.int32"),
+    "whole numbers": (
+        (X.int(), Y, TX.int(), TY),
+        r"images must be uint8 or floats; found torch.int32; use images.float\(\)",
+    ),
+    "one number a sample": (
+        (X[:, 0, 0, 0], Y, TX[:, 0, 0, 0], TY),
+        r"images must be \[samples, ...\], with one more dimension at least; found \[30\]; use images.unsqueeze\(1\)",
+    ),
     "signals": ((X[..., 0], Y, TX[..., 0], TY), r"images \[samples, channels, height, width\]; found \[30, 3, 8\]"),
 }
 

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, GPTN
 
 import hfp
 from hfp.errors import InputError
-from hfp.importance import CriterionError
+from hfp.importance import CriterionError, RandomImportance
 from hfp.language import prune_folder, restore_folder, writing
 from hfp.language.blocks import BlockMap
 from hfp.language.folder import ModelFolder, open_folder
@@ -344,11 +344,13 @@ def test_a_pruned_folder_is_replaced_only_when_asked_and_no_other_folder_ever(fu
             "widths are some of heads, feed-forward, hidden, not 'experts'",
         ),
         ({"budget": HALF, "importance": "group-fisher"}, "scores with data"),
+        ({"budget": HALF, "importance": RandomImportance}, "importance is the class RandomImportance; give an object"),
         ({"budget": HALF, "ranking": "measured"}, "ranking is one of uniform, layer, global"),
         ({"drop_blocks": 1}, "measured on a text"),
         ({"drop_blocks": [7]}, "has blocks 0 to 1; there is no block 7"),
         ({"drop_blocks": [0, 1]}, "1 to 1 of the 2 blocks"),
         ({"drop_blocks": "all"}, "drop_blocks is how many blocks go"),
+        ({"drop_blocks": [0, 0]}, "drop_blocks lists block 0 twice; list each once"),
         ({"drop_blocks": 1.5}, "drop_blocks is how many blocks go, or a list of their indices, not 1.5"),
         ({"drop_blocks": [0, True]}, r"drop_blocks is how many blocks go, or a list of their indices, not \(0, True\)"),
         ({"drop_blocks": []}, "give a budget, or say how many blocks"),

@@ -129,6 +129,11 @@ def test_what_is_not_read_is_converted_by_the_command_that_is_told(kind: str, tm
         ("weights.pth", b"hello world", "is damaged or was not written by torch.save"),
         ("weights.pth", b"<html>404</html>", "is damaged or was not written by torch.save"),
         ("weights.safetensors", b"hello world", "is no safetensors file"),
+        (
+            "fm.py",
+            b"hello world",
+            r"nor one of torch.save, which ends in .bin, .ckpt, .pt, .pth, .tar or is an archive",
+        ),
     ],
 )
 def test_a_damaged_file_is_one_line(name: str, content: bytes, message: str, tmp_path: Path) -> None:

@@ -113,8 +113,17 @@ def test_several_limits_are_all_met_and_the_nearest_one_is_near():
 def test_any_distance_is_a_result_unless_a_tolerance_is_given():
     order = Order.of([bundle(a=[1.0, 2.0], b=[1.0, 2.0], c=[1.0, 2.0])], RankingRules())
     assert meet(order, {"macs": 0.002}, costs) == {"a": [1], "b": [1], "c": [1]}
-    with pytest.raises(InputError, match=r"0.002 can't be met within 10.00%: 0.0008333 .* \(a, b, c would be next\)"):
+    with pytest.raises(
+        InputError,
+        match=r"0.002 can't be met within 10.00%: 0.0008333 .* \(the last step to it is in layers 'a', 'b', 'c'\);",
+    ):
         meet(order, {"macs": 0.002}, costs, tolerance=0.1)
+
+
+def test_a_layer_whose_name_is_a_number_is_called_a_layer():
+    order = Order.of([bundle(**{"3": [1.0, 2.0]})], RankingRules())
+    with pytest.raises(InputError, match=r"0.5 of the full model's is the nearest below it \(.* in layer '3'\);"):
+        meet(order, {"macs": 0.9}, lambda kept: {"macs": len(kept["3"]) / 2}, tolerance=0.1)
 
 
 def test_a_small_tolerance_makes_the_search_go_on():

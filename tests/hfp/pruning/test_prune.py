@@ -285,6 +285,10 @@ def renamed() -> nn.Module:
         ({"model": hfp.create_model("resnet8", in_channels=1).to("meta")}, "on the meta device"),
         ({"steps": 0}, "steps is a whole number, at least 1, not 0"),
         ({"importance": 3}, "a criterion's name or a callable, not int"),
+        (
+            {"importance": hfp.importance.GroupFisherImportance},
+            r"importance is the class GroupFisherImportance; give an object of it, such as GroupFisherImportance\(\)",
+        ),
         ({"importance": "variation"}, "what a server knows from rounds of training"),
         ({"importance": "taylor"}, "needs data"),
         (

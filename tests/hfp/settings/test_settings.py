@@ -127,6 +127,8 @@ def test_a_text_is_read_as_the_declaration_says():
     assert read["timer"]("1.5,2") == (1.5, 2.0)
     assert read["trays"]("4") == (4,)
     assert read["extras"]("lamp=1 fan-speed=high") == {"lamp": 1, "fan_speed": "high"}
+    with pytest.raises(InputError, match="part lamp is given twice: 1 and 2; give it once"):
+        read["extras"]("lamp=1 lamp=2")
     with pytest.raises(InputError, match="extras must be NAME=VALUE pairs with spaces between them; found 'lamp'"):
         read["extras"]("lamp")
 

@@ -11,6 +11,7 @@ import pickle
 import socket
 import stat
 import struct
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,7 @@ from hfp.reconstruct import (
     load_pruned,
     read_pruned,
     record,
+    save_index_map,
     save_pruned,
 )
 from hfp.reconstruct.files import skeletons as skeletons_module
@@ -569,10 +571,16 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     assert [entry.name for entry in tmp_path.iterdir()] == ["m.safetensors"]
 
 
-def test_a_folder_that_is_not_there_is_an_os_error(tmp_path):
+def test_a_file_in_a_folder_that_is_not_there_and_a_folder_are_refused_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     _, compact, index_map = pruned("vgg")
-    with pytest.raises(OSError, match="missing"):
-        save_pruned(Pruned(compact, index_map), tmp_path / "missing" / "m.safetensors")
+    (tmp_path / "taken").mkdir()
+    for save in (partial(save_pruned, Pruned(compact, index_map)), partial(save_index_map, index_map)):
+        with pytest.raises(MapError, match=r"^no/x/m.safetensors can't be written: there is no folder no/x; make it"):
+            save("no/x/m.safetensors")
+        with pytest.raises(MapError, match=r"^taken can't be written: it is a folder; give the name of a file$"):
+            save("taken")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["taken"]
 
 
 def timm_file(folder, document=None, attributes=None, **arguments):
