@@ -13,7 +13,7 @@ from rich.console import Console
 
 from hfp.commands.printing import print_json
 from hfp.pruning.export import check_exporter, export_onnx
-from hfp.reconstruct import IndexMap
+from hfp.reconstruct import IndexMap, load_pruned
 from hfp.results.deployed import Deployed, example
 from hfp.results.load import SavedRun, Submodel, load_run
 from hfp.results.submodels import save_submodel
@@ -37,7 +37,8 @@ def run(arguments: argparse.Namespace) -> int:
     document["load"] = _loading(arguments.out, saved)
     document["parameters"] = sum(parameter.numel() for parameter in found.model.parameters())
     if arguments.onnx is not None:
-        deployed = Deployed(found.model, found.input).eval()
+        whole = load_pruned(arguments.out, saved.model).model  # with values of every layer, which an export looks at
+        deployed = Deployed(whole, found.input).eval()
         difference = export_onnx(deployed, example(found.input), arguments.onnx)
         document["onnx"] = {"path": str(arguments.onnx), "largest_difference": difference, "takes": deployed.takes}
     if isinstance(found, Submodel) and not found.trained and has_statistics(found.model):

@@ -18,13 +18,14 @@ from hfp.commands.arguments.targets import LARGEST_SIDE
 from hfp.commands.printing import print_json
 from hfp.costs.macs import macs, parameters, state_bytes
 from hfp.errors import InputError, printable
+from hfp.models.exits import only_what_runs
 from hfp.models.source import full_model, images_of
 from hfp.pruning.coupled import coupled_report
 from hfp.pruning.coupled_page import coupled_page
 from hfp.pruning.layer_picture import save_layer_picture
 from hfp.pruning.layers_report import LayerReport, layer_reports, tensor_reports
 from hfp.pruning.tables import shown
-from hfp.reconstruct import IndexMap, PrunedFile, TimmModel, compact_model, read_pruned
+from hfp.reconstruct import PrunedFile, TimmModel, compact_model, read_pruned
 from hfp.results.load import description_in, skeleton_in
 
 Costs = dict[str, tuple[float, float]]
@@ -91,7 +92,9 @@ def _described(stored: PrunedFile, arguments: argparse.Namespace) -> tuple[tuple
     else:
         skeleton, shape = found
         index_map.check_full(skeleton.state_dict())
-        layers, costs = layer_reports(skeleton, index_map), _costs(skeleton, index_map, shape)
+        compact = only_what_runs(compact_model(skeleton, index_map))
+        layers = tuple(_present(layer, compact) for layer in layer_reports(skeleton, index_map))
+        costs = _costs(skeleton, compact, shape)
     measured = stored.metadata.get("costs", {})
     if isinstance(measured, dict) and _is_pair(measured.get("latency")):
         before, after = measured["latency"]  # when it was pruned: the full model can't be timed without weights
@@ -165,8 +168,16 @@ def _whole(value: Any) -> int | None:
     return value if type(value) is int and 0 < value <= LARGEST_SIDE else None
 
 
-def _costs(skeleton: nn.Module, index_map: IndexMap, shape: tuple[int, ...]) -> Costs:
-    compact = compact_model(skeleton, index_map)
+def _present(layer: LayerReport, compact: nn.Module) -> LayerReport:
+    """Return a layer with nothing left where the compact model has no values of it, because no exit runs behind it."""
+    module = compact if layer.name == "(model)" else compact.get_submodule(layer.name)
+    if any(parameter.numel() for parameter in module.parameters()) or not layer.parameters[0]:
+        return layer
+    inputs = None if layer.inputs is None else (layer.inputs[0], 0)
+    return dataclasses.replace(layer, after=0, inputs=inputs, parameters=(layer.parameters[0], 0), reason=None)
+
+
+def _costs(skeleton: nn.Module, compact: nn.Module, shape: tuple[int, ...]) -> Costs:
     inputs = torch.empty(1, *shape, device="meta")
     return {
         "macs": (macs(skeleton, inputs), macs(compact, inputs)),

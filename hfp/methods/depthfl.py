@@ -17,10 +17,9 @@ from hfp.errors import InputError
 from hfp.methods.interface.base import Method
 from hfp.methods.interface.client_context import ClientContext
 from hfp.methods.interface.registry import register
-from hfp.methods.interface.values import Client, MethodContext, Reply, ServerState, State, Task, TrainedPart, Update
-from hfp.models.exits import WithExits, with_exits
-from hfp.reconstruct import Coupling, IndexMap, Plan
-from hfp.reconstruct.models.copying import copied
+from hfp.methods.interface.values import Client, MethodContext, Reply, ServerState, Task, TrainedPart, Update
+from hfp.models.exits import WithExits, completed, only_exits, shortened, with_exits
+from hfp.reconstruct import Coupling, Plan
 from hfp.settings import setting
 from hfp.training.local_step import Objective
 
@@ -38,7 +37,7 @@ class DepthFL(Method):
     model predicts by the mean of its exits' logits.
 
     Exits are put on the model by `hfp.models.exits.with_exits`, which has other heads than the authors' ResNet. A
-    client's own model, as it is saved or tested, has zeros where the client holds nothing. This does not change which
+    client's own model, as it is tested in a run, has zeros where the client holds nothing. This does not change which
     class it predicts.
     """
 
@@ -65,7 +64,8 @@ class DepthFL(Method):
 
     def trained_model(self, model: nn.Module, ratio: float) -> nn.Module:
         """Return the model with what the client's exits need alone."""
-        return only_exits(model, self.exits(network_of(model), ratio))
+        network = network_of(model)
+        return only_exits(network, self.exits(network, ratio))
 
     def exits(self, model: WithExits, ratio: float) -> int:
         """How many of the model's exits a client of a ratio trains."""
@@ -74,9 +74,10 @@ class DepthFL(Method):
     def send(self, context: MethodContext, state: ServerState, client: Client, plan: Plan) -> Task:
         """Send what the client's exits need, and how many they are."""
         task = super().send(context, state, client, plan)
-        exits = self.exits(network_of(context.model), client.ratio)
+        network = network_of(context.model)
+        exits = self.exits(network, client.ratio)
         values = {EXITS: float(exits), **self.weights_in(context, state.round)}
-        return dataclasses.replace(task, tensors=shortened(context.model, exits, task.tensors), values=values)
+        return dataclasses.replace(task, tensors=shortened(network, exits, task.tensors), values=values)
 
     def weights_in(self, context: MethodContext, round: int) -> Mapping[str, float]:
         """Return what the loss of a round weighs its parts with, by name; clients are sent it."""
@@ -122,9 +123,9 @@ class DepthFL(Method):
         """Make the client's change to the weights of today, of which it still lacks the same."""
         moved = super().rebase(context, state, update)
         assert moved is not None
-        exits = int(update.task.values[EXITS])
-        task = dataclasses.replace(moved.task, tensors=shortened(context.model, exits, moved.task.tensors))
-        reply = dataclasses.replace(moved.reply, tensors=shortened(context.model, exits, moved.reply.tensors))
+        network, exits = network_of(context.model), int(update.task.values[EXITS])
+        task = dataclasses.replace(moved.task, tensors=shortened(network, exits, moved.task.tensors))
+        reply = dataclasses.replace(moved.reply, tensors=shortened(network, exits, moved.reply.tensors))
         return dataclasses.replace(moved, task=task, reply=reply)
 
     def collect(self, context: MethodContext, state: ServerState) -> DepthCollector:
@@ -192,37 +193,6 @@ class MutualExits(Objective):
             for other in (*logs[:place], *logs[place + 1 :])
         ]
         return torch.stack(losses).sum() + self.tensors["weight"] / (len(logits) - 1) * torch.stack(taught).sum()
-
-
-def shortened(model: nn.Module, exits: int, state: State) -> dict[str, Tensor]:
-    """Return the state without values of the tensors that the first exits don't need; single numbers always stay."""
-    needs = network_of(model).needs
-    return {
-        name: tensor.reshape(-1)[:0] if needs[name] > exits and tensor.dim() else tensor
-        for name, tensor in state.items()
-    }
-
-
-def only_exits(model: nn.Module, exits: int) -> WithExits:
-    """Return the model of the first exits alone: it shares the values that these need, and has none of the others."""
-    state = model.state_dict(keep_vars=True)
-    kept = {id(state[name]): values for name, values in shortened(model, exits, state).items()}
-    for tensor in state.values():
-        if isinstance(tensor, nn.Parameter) and kept[id(tensor)] is not tensor:
-            kept[id(tensor)] = nn.Parameter(kept[id(tensor)].detach(), tensor.requires_grad)
-    network = copied(network_of(model), kept)
-    network.depth = exits
-    return network
-
-
-def completed(index_map: IndexMap, state: State) -> dict[str, Tensor]:
-    """Return the compact state that `shortened` was given, with zeros in place of what it left out."""
-    return {
-        name: tensor
-        if tuple(tensor.shape) == index_map.tensors[name].compact_shape
-        else tensor.new_zeros(index_map.tensors[name].compact_shape)
-        for name, tensor in state.items()
-    }
 
 
 def network_of(model: nn.Module) -> WithExits:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +15,8 @@ from hfp.errors import InputError
 from hfp.layers.calling import modes_kept
 from hfp.models.classifier import classifier_of
 from hfp.models.layers import conv_bn, initialise
+from hfp.reconstruct import IndexMap
+from hfp.reconstruct.models.copying import copied
 
 MOST_EXITS = 4
 
@@ -63,7 +66,7 @@ class WithExits(nn.Module):
 
         def read(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
             found.append(self.heads[len(found)](output))
-            if len(found) == self.depth:
+            if len(found) == self.depth and not torch.compiler.is_exporting():  # which follows modules to their ends
                 raise _Enough
 
         modules = [self.network.get_submodule(place) for place in self.places[: self.depth]]
@@ -75,7 +78,7 @@ class WithExits(nn.Module):
         finally:
             for hook in hooks:
                 hook.remove()
-        return found
+        return found[: self.depth]
 
     def get_classifier(self) -> tuple[nn.Module, ...]:
         """Return the layers that make the logits: the heads' last ones and the network's own."""
@@ -147,6 +150,47 @@ def with_exits(model: nn.Module, example: Tensor, most: int = MOST_EXITS) -> Wit
     made = WithExits(model, places, heads, {})
     made.needs = _needs(made, example)
     return made
+
+
+def shortened(model: WithExits, exits: int, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the state without values of the tensors that the first exits don't need; single numbers always stay."""
+    return {
+        name: tensor.reshape(-1)[:0] if model.needs[name] > exits and tensor.dim() else tensor
+        for name, tensor in state.items()
+    }
+
+
+def completed(index_map: IndexMap, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the compact state that `shortened` was given, with zeros in place of what it left out."""
+    return {
+        name: tensor
+        if tuple(tensor.shape) == index_map.tensors[name].compact_shape
+        else tensor.new_zeros(index_map.tensors[name].compact_shape)
+        for name, tensor in state.items()
+    }
+
+
+def only_exits(model: WithExits, exits: int) -> WithExits:
+    """Return the model of the first exits alone: it shares the values that these need, and has none of the others."""
+    state = model.state_dict(keep_vars=True)
+    kept = {id(state[name]): values for name, values in shortened(model, exits, state).items()}
+    for tensor in state.values():
+        if isinstance(tensor, nn.Parameter) and kept[id(tensor)] is not tensor:
+            kept[id(tensor)] = nn.Parameter(kept[id(tensor)].detach(), tensor.requires_grad)
+    network = copied(model, kept)
+    network.depth = exits
+    return network
+
+
+def only_what_runs(model: nn.Module) -> nn.Module:
+    """Return the model without values that only exits need that don't run; others are returned as they are."""
+    return only_exits(model, model.depth) if isinstance(model, WithExits) and model.depth < model.exits else model
+
+
+def with_depth(index_map: IndexMap, exits: int) -> IndexMap:
+    """Return the map of a model with exits, of which so many run in the compact model."""
+    own = {**index_map.attributes.get("", {}), "depth": exits}
+    return dataclasses.replace(index_map, attributes={**index_map.attributes, "": own})
 
 
 def _features(model: nn.Module, example: Tensor) -> dict[str, Tensor]:

@@ -20,13 +20,15 @@ from hfp import reconstruct
 from hfp.errors import InputError
 from hfp.federation.experiment import Experiment
 from hfp.federation.setup import coupled_groups
+from hfp.methods import create_method
+from hfp.models.exits import only_what_runs
 from hfp.models.source import copy_of
 from hfp.reconstruct import Coupling, IndexMap, Pruned, PrunedFile, compact_model, read_pruned
 from hfp.results.classifier import TrainedClassifier
 from hfp.results.description import ModelDescription, ModelSource, read_description, read_json
 from hfp.results.files import CONFIGURATION, METRICS, MODEL, run_folder
 from hfp.results.folder import MACHINE
-from hfp.results.submodels import RUN, client_file, read_plan
+from hfp.results.submodels import RUN, client_file, read_plan, with_its_exits
 from hfp.results.tensor_file import read
 from hfp.training.batch_norm import has_statistics
 
@@ -39,7 +41,8 @@ class Submodel(TrainedClassifier):
 
     Args:
         client: whose it is; None for the whole global model, which ``hfp extract`` writes where no client is named.
-        index_map: its place in the full model.
+        index_map: its place in the full model. Of a model whose later exits the client does not train, the tensors that
+            only these need are empty, though the map keeps channels of them.
         trained: True where it is as the client's training left it, with batch-norm statistics of the client's data;
             False where it is the part of the global model that the client's last plan keeps, with the global model's
             statistics (`reestimate` takes them anew from some images).
@@ -114,16 +117,36 @@ class SavedRun(TrainedClassifier):
             client: its index, from 0.
 
         Raises:
-            InputError: the client was never asked to train, or its plan is damaged or of another model.
+            InputError: the client was never asked to train, its plan is damaged or of another model, or the metrics
+                file does not say which ratio it had.
             MapError: its file is damaged or of another model.
         """
         path = client_file(self.folder, client)
         if path.is_file():
             found = reconstruct.load_pruned(path, self.model)
-            return self._submodel(client, found.model, found.index_map, True, _round_in(path, found.metadata))
+            model, about = only_what_runs(found.model), found.metadata
+            return self._submodel(client, model, found.index_map, True, _round_in(path, about))
         plan = read_plan(self.folder, client)
         index_map = plan.index_map(self._groups)
-        return self._submodel(client, compact_model(self.model, index_map).eval(), index_map, False, plan.round)
+        model = compact_model(self.model, index_map)
+        if self.description.prepared_by:
+            method, ratio = create_method(self.description.prepared_by), self._ratio(client, plan.round)
+            model, index_map = with_its_exits(method, ratio, model, index_map)
+        return self._submodel(client, model.eval(), index_map, False, plan.round)
+
+    def _ratio(self, client: int, round: int) -> float:
+        """Return the ratio that a client had in a round, counted from 1."""
+        try:
+            (line,) = (line for line in self.history if line["round"] == round)
+            (ratio,) = (record["ratio"] for record in line["clients"] if record["client"] == client)
+            if 0 <= ratio < 1:
+                return float(ratio)
+        except (KeyError, TypeError, ValueError):
+            pass
+        raise InputError(
+            f"{self.folder / METRICS} has no ratio of client {client} in round {round}, which says how many exits its "
+            "model has"
+        )
 
     @cached_property
     def _groups(self) -> Coupling:
@@ -257,7 +280,7 @@ def load_submodel(path: str | os.PathLike[str], model: ModelSource | None = None
     found = reconstruct.load_pruned(path, skeleton)
     about = found.metadata
     return Submodel(
-        found.model, description.classes, description.input, about.get("client"), found.index_map,
+        only_what_runs(found.model), description.classes, description.input, about.get("client"), found.index_map,
         bool(about.get("trained")), _round_in(path, about), description,
     )  # fmt: skip
 

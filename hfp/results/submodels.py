@@ -15,7 +15,8 @@ from hfp.atomic import write_atomically
 from hfp.errors import InputError
 from hfp.federation.exchange import Plans
 from hfp.federation.setup import Federation
-from hfp.methods import ServerState, Update
+from hfp.methods import Method, ServerState, Update
+from hfp.models.exits import WithExits, completed, with_depth
 from hfp.reconstruct import Coupling, IndexMap, MapError, Plan, Pruned, compact_model, save_pruned
 from hfp.results.description import ModelDescription, read_json
 from hfp.results.files import CLIENTS, PLANS
@@ -156,7 +157,7 @@ def save_submodel(
 
     Args:
         path: the file; it is replaced in one step or not at all.
-        model: the compact model.
+        model: the compact model. Where exits don't run, the file has zeros for what only these need.
         index_map: its place in the full model.
         description: of the full model.
         about: plain values to tell where the model is from: client, round, whether it was trained.
@@ -166,7 +167,15 @@ def save_submodel(
         OSError: the file can't be written.
     """
     metadata = {**about, "input": list(description.input.shape), RUN: description.as_dict()}
-    return save_pruned(Pruned(model, index_map), path, timm=description.timm, metadata=metadata)
+    state = model.state_dict()
+    whole = completed(index_map, state) if isinstance(model, WithExits) else state
+    return save_pruned(Pruned(whole, index_map), path, timm=description.timm, metadata=metadata)
+
+
+def with_its_exits(method: Method, ratio: float, model: nn.Module, index_map: IndexMap) -> tuple[nn.Module, IndexMap]:
+    """Return the compact model of a client of a ratio with no more exits than the client trains, and its map."""
+    trained = method.trained_model(model, ratio)
+    return (trained, with_depth(index_map, trained.depth)) if isinstance(trained, WithExits) else (model, index_map)
 
 
 class ClientSaver:
@@ -181,7 +190,8 @@ class ClientSaver:
         """Write the model that an update says the client has, with batch-norm statistics of the client's data."""
         federation, client = self._federation, update.client.index
         part = federation.method.trained_part(federation.context, state, update)
-        model = compact_model(federation.model, part.index_map, part.after).to(federation.device)
+        whole = compact_model(federation.model, part.index_map, part.after).to(federation.device)
+        model, index_map = with_its_exits(federation.method, update.client.ratio, whole, part.index_map)
         shard = federation.shards[client]
         if len(shard.labels) > 1 and has_statistics(model):
             with torch.random.fork_rng(devices=[]):
@@ -194,7 +204,7 @@ class ClientSaver:
             "method": federation.experiment.method,
             "dataset": federation.experiment.dataset_name,
         }
-        save_submodel(client_file(self._folder, client), model.cpu(), part.index_map, self._description, about)
+        save_submodel(client_file(self._folder, client), model.cpu(), index_map, self._description, about)
 
 
 def _ranges(clients: Mapping[str, Any]) -> str:

@@ -1,14 +1,18 @@
 """DepthFL and ScaleFL: how much of the model a client trains, what exits learn from, and the mean over holders."""
 
 import dataclasses
+import json
 import math
 
 import pytest
 import torch
 from federated import assigned, begin, collected, context_of, local_of, made_up, prepared, small_network
+from runs import kept_run
 from torch.nn import functional
 
-from hfp import Experiment, load_run, simulate
+from hfp import Experiment, load_pruned, load_run, load_submodel, simulate
+from hfp.commands.cli import main
+from hfp.costs.macs import parameters
 from hfp.errors import InputError
 from hfp.federation.robust import defend
 from hfp.federation.robust_rules import parse_rules
@@ -191,3 +195,60 @@ def test_a_model_that_a_client_trained_runs_all_its_exits_again(monkeypatch):
     for client in context.clients:
         method.train(local_of(model, context, client), assigned(method, context, state, client))
     assert [model.depth for model in made] == [3, 3, 3]
+
+
+@pytest.mark.parametrize(("method", "ratio", "exits", "save"), [("depthfl", 0.6, 1, True), ("scalefl", 0.6, 2, False)])
+def test_a_clients_own_model_has_the_exits_that_it_trained(method, ratio, exits, save, tmp_path):
+    settings = {"train_images": 60, "rounds": 1, "head_start": 1.0, "batch_norm": "aggregate"}
+    run = kept_run(tmp_path / "run", save_clients=save, method=method, ratio=ratio, **settings)
+    saved = load_run(tmp_path / "run")
+    mine = saved.submodel(1)
+    assert mine.trained == save
+    assert parameters(mine.model) == run.history[-1].clients[1].parameters
+    images = torch.randint(17, (5, 1, 8, 8), dtype=torch.uint8)
+    logits = mine.model.logits(mine.input.prepare(images).samples)
+    assert len(logits) == exits
+    expected = torch.stack(logits).mean(0).softmax(1)
+    found = torch.tensor([prediction.probabilities for prediction in mine.predict(images)])
+    torch.testing.assert_close(found, expected)
+    file = tmp_path / "mine.safetensors"
+    assert main(["extract", str(tmp_path / "run"), "--client", "1", "--out", str(file)]) == 0
+    again = load_submodel(file)
+    assert parameters(again.model) == parameters(mine.model)
+    assert [p.probabilities for p in again.predict(images)] == [p.probabilities for p in mine.predict(images)]
+    plain = load_pruned(file).model  # the file's own form, which has zeros for the other exits
+    assert torch.equal(plain(mine.input.prepare(images).samples), torch.stack(logits).mean(0))
+    again.reestimate(images)
+
+
+def test_a_file_of_a_client_with_few_exits_is_shown_without_the_others(tmp_path, capsys):
+    run = kept_run(tmp_path / "run", method="depthfl", ratio=0.6, rounds=1, train_images=60, batch_norm="aggregate")
+    file = tmp_path / "mine.safetensors"
+    assert main(["extract", str(tmp_path / "run"), "--client", "1", "--out", str(file)]) == 0
+    capsys.readouterr()
+    assert main(["inspect", str(file), "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    trained = run.history[-1].clients[1]
+    assert shown["costs"]["params"][1] == sum(layer["parameters"][1] for layer in shown["layers"]) == trained.parameters
+    assert shown["costs"]["macs"][1] == trained.forward_macs
+    assert {layer["name"]: layer["after"] for layer in shown["layers"]}["network.blocks.2.first.0"] == 0
+
+
+def test_a_plan_whose_ratio_is_not_known_makes_no_model(tmp_path):
+    kept_run(tmp_path / "run", method="depthfl", ratio=0.6, rounds=1, train_images=60, batch_norm="aggregate")
+    (tmp_path / "run" / "metrics.jsonl").unlink()
+    with pytest.raises(InputError, match="metrics.jsonl has no ratio of client 1 in round 1"):
+        load_run(tmp_path / "run").submodel(1)
+
+
+def test_an_export_follows_the_network_to_its_end_and_has_the_exits_that_run(monkeypatch):
+    _, model, _ = ready("depthfl")
+    model.eval().depth = 1
+    images, ends = torch.rand(2, 1, 8, 8, dtype=torch.float64), []
+    model.network.register_forward_hook(lambda *_: ends.append(1))
+    (expected,) = model.logits(images)
+    assert not ends
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
+    (found,) = model.logits(images)
+    assert torch.equal(found, expected)
+    assert ends
