@@ -87,9 +87,9 @@ def check_settings(experiment: Experiment, before: Experiment) -> None:
 def fingerprint(federation: Federation) -> str:
     """Compute a digest of the classes, of all labels, and of some images of every client and of the test set."""
     digest = hashlib.sha256(json.dumps(federation.dataset.classes).encode())
-    for split in (*federation.shards, federation.dataset.test):
-        step = max(1, len(split.labels) // _SAMPLED)
-        for part in (split.labels, split.images[::step]):
+    test = federation.dataset.test
+    for images, labels in (*((shard.images, shard.labels) for shard in federation.shards), (test.images, test.labels)):
+        for part in (labels, images[:: max(1, len(labels) // _SAMPLED)]):
             digest.update(str((tuple(part.shape), part.dtype)).encode())
             digest.update(part.contiguous().cpu().numpy().tobytes())
     return digest.hexdigest()
