@@ -50,7 +50,7 @@ def working_device(name: str) -> torch.device:
 
     try:
         device = torch.zeros(1, device=torch.device(name)).device  # with the number of the GPU
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, ImportError) as error:
         raise InputError(f"device {name!r} can't be used here ({first_line(error)}); use cpu") from error
     if device.type == "meta":
         raise InputError(f"device {name!r} holds no values; use cpu")

@@ -15,7 +15,7 @@ from hfp.errors import InputError
 from hfp.layers.calling import modes_kept
 from hfp.models.classifier import classifier_of
 from hfp.models.layers import conv_bn, initialise
-from hfp.reconstruct import IndexMap
+from hfp.reconstruct import IndexMap, MapError
 from hfp.reconstruct.models.copying import copied
 
 MOST_EXITS = 4
@@ -183,8 +183,17 @@ def only_exits(model: WithExits, exits: int) -> WithExits:
 
 
 def only_what_runs(model: nn.Module) -> nn.Module:
-    """Return the model without values that only exits need that don't run; others are returned as they are."""
-    return only_exits(model, model.depth) if isinstance(model, WithExits) and model.depth < model.exits else model
+    """Return the model without values that only exits need that don't run; others are returned as they are.
+
+    Raises:
+        MapError: the model says of a number of exits that it can't have that they run.
+    """
+    if not isinstance(model, WithExits):
+        return model
+    depth: Any = model.depth  # from a file
+    if type(depth) is not int or not 1 <= depth <= model.exits:
+        raise MapError(f"a model of {model.exits} exits runs 1 to {model.exits} of them, and the file has {depth!r}")
+    return only_exits(model, depth) if depth < model.exits else model
 
 
 def with_depth(index_map: IndexMap, exits: int) -> IndexMap:

@@ -21,7 +21,7 @@ from hfp.errors import InputError
 from hfp.federation.experiment import Experiment
 from hfp.federation.setup import coupled_groups
 from hfp.methods import create_method
-from hfp.models.exits import only_what_runs
+from hfp.models.exits import WithExits, only_what_runs
 from hfp.models.source import copy_of
 from hfp.reconstruct import Coupling, IndexMap, Pruned, PrunedFile, compact_model, read_pruned
 from hfp.results.classifier import TrainedClassifier
@@ -129,8 +129,9 @@ class SavedRun(TrainedClassifier):
         plan = read_plan(self.folder, client)
         index_map = plan.index_map(self._groups)
         model = compact_model(self.model, index_map)
-        if self.description.prepared_by:
-            method, ratio = create_method(self.description.prepared_by), self._ratio(client, plan.round)
+        if isinstance(model, WithExits) and self.description.prepared_by:
+            method = create_method(self.description.prepared_by, **self.settings.get("options", {}))
+            ratio = self._ratio(client, plan.round)
             model, index_map = with_its_exits(method, ratio, model, index_map)
         return self._submodel(client, model.eval(), index_map, False, plan.round)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from hfp.errors import InputError, file_errors
@@ -12,7 +12,7 @@ from hfp.federation.records import RoundRecord, Run
 from hfp.federation.rounds import RunState
 from hfp.federation.setup import Federation
 from hfp.methods import ServerState, Update
-from hfp.reconstruct import Plan
+from hfp.reconstruct import MapError, Plan
 from hfp.results.description import ModelDescription, write_description
 from hfp.results.files import CLIENTS
 from hfp.results.submodels import ClientSaver, PlansFile
@@ -81,5 +81,11 @@ class ModelFiles(Observer):
             raise
         self._unwritten = {}
 
-    def _writing(self) -> AbstractContextManager[None]:
-        return file_errors(f"files in {self._folder} can't be written")
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        what = f"files in {self._folder} can't be written"
+        try:
+            with file_errors(what):
+                yield
+        except MapError as error:
+            raise InputError(f"{what}: {error}") from error

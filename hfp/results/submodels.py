@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -174,8 +174,10 @@ def save_submodel(
 
 def with_its_exits(method: Method, ratio: float, model: nn.Module, index_map: IndexMap) -> tuple[nn.Module, IndexMap]:
     """Return the compact model of a client of a ratio with no more exits than the client trains, and its map."""
-    trained = method.trained_model(model, ratio)
-    return (trained, with_depth(index_map, trained.depth)) if isinstance(trained, WithExits) else (model, index_map)
+    if not isinstance(model, WithExits):
+        return model, index_map
+    trained = cast(WithExits, method.trained_model(model, ratio))
+    return trained, with_depth(index_map, trained.depth)
 
 
 class ClientSaver:

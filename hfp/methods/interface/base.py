@@ -154,10 +154,10 @@ class Method(ABC):
         return keep_first(groups, ratio)
 
     def trained_model(self, model: nn.Module, ratio: float) -> nn.Module:
-        """Turn the compact `model` of a client of a ratio into what it trains. By default that is all.
+        """Turn the compact `model` of a client of a ratio into what it trains, for its costs. By default that is all.
 
         Args:
-            model: a compact model for this alone; what is returned may share its values.
+            model: a compact model for this alone. Only the values of a model with exits count.
             ratio: the client's.
         """
         return model

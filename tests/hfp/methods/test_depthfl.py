@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from typing import ClassVar
 
 import pytest
 import torch
@@ -18,9 +19,12 @@ from hfp.federation.robust import defend
 from hfp.federation.robust_rules import parse_rules
 from hfp.federation.setup import set_up
 from hfp.methods import ClientContext, create_method
-from hfp.methods.depthfl import MutualExits, completed
+from hfp.methods.depthfl import DepthFL, MutualExits, completed
+from hfp.methods.interface import registry
 from hfp.methods.scalefl import FromTheLast
 from hfp.models.exits import WithExits
+from hfp.reconstruct import IndexMap
+from hfp.results.submodels import with_its_exits
 
 SMALL = Experiment(method="depthfl", clients=3, train_images=90, rounds=2, head_start=1.0, ratio=(0.0, 0.4, 0.8))
 
@@ -252,3 +256,26 @@ def test_an_export_follows_the_network_to_its_end_and_has_the_exits_that_run(mon
     (found,) = model.logits(images)
     assert torch.equal(found, expected)
     assert ends
+
+
+@dataclasses.dataclass(frozen=True)
+class AtMost(DepthFL):
+    name: ClassVar[str] = "at-most"
+    most: int = 3
+
+    def exits(self, model, ratio):
+        return min(self.most, super().exits(model, ratio))
+
+
+def test_a_models_exits_go_by_the_options_of_its_run(tmp_path, monkeypatch):
+    monkeypatch.setitem(registry._METHODS, "at-most", AtMost)
+    settings = {"ratio": 0.0, "rounds": 1, "train_images": 60, "batch_norm": "aggregate", "options": {"most": 1}}
+    kept_run(tmp_path / "run", method="at-most", **settings)
+    assert load_run(tmp_path / "run").submodel(1).model.depth == 1
+
+
+def test_a_model_without_exits_is_saved_as_it_is_trained(monkeypatch):
+    model, method = small_network(), create_method("heterofl")
+    monkeypatch.setattr(type(method), "trained_model", lambda *_: pytest.fail("this is for costs alone"))
+    index_map = IndexMap.identity(model)
+    assert with_its_exits(method, 0.5, model, index_map) == (model, index_map)

@@ -9,7 +9,8 @@ from hfp.costs.macs import MacCounter, macs
 from hfp.costs.memory import PeakBytesCounter
 from hfp.errors import InputError
 from hfp.models import create_model
-from hfp.models.exits import with_exits
+from hfp.models.exits import only_what_runs, with_exits
+from hfp.reconstruct import MapError
 
 
 @pytest.fixture(scope="module")
@@ -163,3 +164,11 @@ def test_the_last_part_of_the_network_may_be_frozen():
     made = with_exits(network, torch.zeros(2, 3, 16, 16))
     assert made.exits == 3
     assert_trains(made)
+
+
+@pytest.mark.parametrize("depth", [0, -1, 99, 1.5, None, True])
+def test_a_number_of_exits_that_no_file_can_have_is_refused(depth):
+    made = with_exits(create_model("resnet8"), torch.zeros(1, 3, 32, 32))
+    made.depth = depth
+    with pytest.raises(MapError, match=f"runs 1 to {made.exits} of them, and the file has {depth!r}"):
+        only_what_runs(made)
