@@ -44,7 +44,7 @@ class Settings:
         unit="module",
     )
     out: str = setting("", "The run's results are written to this folder on the server.", unit="folder")
-    resume: str = setting("", "The run goes on with the one in this folder.", unit="folder")
+    resume: str = setting("", "The run goes on with the one in this folder, and stays there whatever out is.", unit="folder")
     threads: int = setting(
         0,
         "A client computes with this many threads; 0 is one where the model is small, else PyTorch's own number.",
@@ -62,14 +62,9 @@ class Settings:
     )
 
     def __post_init__(self) -> None:
-        """Check every field, under the name that a configuration has for it, and that they agree."""
+        """Check every field, under the name that a configuration has for it."""
         for name, declared in settings_of(self).items():
             object.__setattr__(self, name, declared.checked(getattr(self, name), dashed(name)))
-        if self.resume and self.out and Path(self.resume).resolve() != Path(self.out).resolve():
-            raise InputError(
-                "a resumed run stays in its folder: give resume or out, not both; "
-                f"found {self.resume!r} and {self.out!r}"
-            )
 
 
 def settings_from(config: Mapping[str, Any]) -> Settings:

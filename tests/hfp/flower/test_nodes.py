@@ -55,8 +55,8 @@ def grid_of(config, order=list):
 
 def run_on(grid, config, folder, **settings):
     said = []
-    quick = {"wait": 0.5, "round_timeout": 30.0, "out": "" if "resume" in settings else str(folder), **settings}
-    run = server.run(grid, server.experiment_from(config), Settings(**quick), say=said.append)
+    quick = {"wait": 0.5, "round_timeout": 30.0, **settings}
+    run = server.run(grid, server.experiment_from(config), Settings(out=str(folder), **quick), say=said.append)
     return run, said
 
 

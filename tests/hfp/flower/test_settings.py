@@ -58,16 +58,11 @@ def test_wrong_experiments_are_refused(config, reason):
         ({"round-timeout": 0}, "round-timeout must be a finite number above 0; found 0"),
         ({"wait": "long"}, "wait must be a number; found 'long'"),
         ({"worker": 1}, "worker must be true or false; found 1"),
-        ({"resume": "runs/one", "out": "runs/two"}, "give resume or out, not both; found 'runs/one' and 'runs/two'"),
     ],
 )
 def test_wrong_settings_are_refused(config, reason):
     with pytest.raises(InputError, match=reason):
         settings_from(config)
-
-
-def test_a_resumed_runs_own_folder_may_be_named_twice():
-    assert settings_from({"resume": "runs/one", "out": "./runs/one"}).resume == "runs/one"
 
 
 def test_a_problem_is_a_module_beside_the_app(monkeypatch):
