@@ -44,7 +44,7 @@ class Settings:
         unit="module",
     )
     out: str = setting("", "The run's results are written to this folder on the server.", unit="folder")
-    resume: str = setting("", "The run goes on with the one in this folder, and stays there whatever out is.", unit="folder")
+    resume: str = setting("", "The run goes on with the one in this folder, whatever out is.", unit="folder")
     threads: int = setting(
         0,
         "A client computes with this many threads; 0 is one where the model is small, else PyTorch's own number.",
