@@ -68,12 +68,18 @@ def parse_rules(text: str) -> tuple[Rule, ...]:
             ``norm-clip:C`` shortens changes to C times the median (1 if not given), ``median`` has no number.
 
     Raises:
-        InputError: a name is not known, or a number is missing or out of its range.
+        InputError: a name is not known or listed twice, or a number is missing or out of its range.
 
     >>> parse_rules("norm-clip,trimmed-mean:2")
     (NormClip(times=1.0), TrimmedMean(trim=2))
     """
-    return tuple(_parsed(part.strip()) for part in text.split(","))
+    parts = [part.strip() for part in text.split(",")]
+    rules = tuple(map(_parsed, parts))
+    names = [part.partition(":")[0] for part in parts]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise InputError(f"robust: {twice} is listed twice; list each rule once")
+    return rules
 
 
 def _parsed(text: str) -> Rule:
