@@ -3,12 +3,12 @@
     python examples/paper.py --dataset cifar10 --data-root FOLDER
     python examples/paper.py --dataset cifar10 --data-root FOLDER --size paper --device cuda
 
-Runs the paper's four studies, two of what each addition to its method is worth, and one that asks whether a fixed small
-network does as well, one after the other. Every finished run is kept (--out), and one that was stopped goes on from its
-last checkpoint when the command is started again. After every run the figures are written to two data files beside the
-page: one with a line for each cell of a table, which says "not run" where there is no run yet, and one with a line for
-each tested round of each run. A line gives way only to one of as many seeds. At the end come the pictures and the page,
-of all that is in the data file. Of a page with text of your own only the tables change.
+Runs the paper's four studies, three of what each addition to its method is worth, and one that asks whether a fixed
+small network does as well, one after the other. Every finished run is kept (--out), and one that was stopped goes on
+from its last checkpoint when the command is started again. After every run the figures are written to two data files
+beside the page: one with a line for each cell of a table, which says "not run" where there is no run yet, and one with
+a line for each tested round of each run. A line gives way only to one of as many seeds. At the end come the pictures
+and the page, of all that is in the data file. Of a page with text of your own only the tables change.
 
 At the size of two cores there are 6,000 training images, ResNet-20 and 60 rounds, and 2,000 test images, the same for
 all. --methods and --alphas run a part of table I. With --tables accuracies are also written beside the paper's own.

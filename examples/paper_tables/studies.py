@@ -67,6 +67,11 @@ FIXED = (
     Variant("ca-hfp", PARTS["ca-hfp"]),
     Variant("fixed channels", {"method": "ca-hfp", "options": {"shrink": 1.0}}),
 )
+FIRST_ROUNDS = tuple(
+    Variant(f"{method}{name}", {"method": method, **changed})
+    for method in ("ca-hfp", "fedavg")
+    for name, changed in (("", {}), (", longer first rounds", {"head_start": 10.0}))
+)
 TESTED = 2000
 
 PROTOCOL: Mapping[str, Any] = {
@@ -156,6 +161,13 @@ def studies(
             compared(FIXED, alphas=alphas, ratios=(0.5, 0.75, 0.9)),
             lambda *_: {},
         ),
+        "first-rounds": Study(
+            "Longer first rounds",
+            "The first round trains ten epochs, and each later one 0.85 times as many as the one before, but at least "
+            "one. Half of the channels are removed.",
+            compared(FIRST_ROUNDS, alphas=alphas, ratios=(0.5,)),
+            _along_rounds,
+        ),
         "unequal": Study(
             "What two of the additions are worth where clients differ",
             "At rank 2 half of the clients remove 50 % of their channels and half 75 %, at rank 3 75 and 90 %.",
@@ -172,7 +184,7 @@ def studies(
             "Figure 6: device ranks",
             "Half of the clients remove the first share, half the second: 0 and 25 %, 25 and 50, 50 and 75, 75 and 90; "
             "alpha 1. Time is simulated, on the `phone` profile.",
-            compared(variants_of(("ca-hfp", "fedavg", "fedmp", "dapperfl")), ranks=(0, 1, 2, 3)),
+            compared(variants_of((*PRUNING, "fedavg")), ranks=(0, 1, 2, 3)),
             _over_sizes("Accuracy", "Time on the clients' devices"),
         ),
     }
