@@ -6,6 +6,7 @@ What a command takes is parsed and checked before the command itself is loaded, 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from typing import Any
 
 from hfp.commands.arguments.parser import Parser
 from hfp.commands.interruption import Signals
+from hfp.commands.printing import document_alone
 from hfp.errors import InputError, printable, unknown
 from hfp.importance import CriterionError
 
@@ -82,7 +84,8 @@ def _begun(arguments: argparse.Namespace, signals: Signals) -> int:
     command = COMMANDS[arguments.command]
     getattr(_arguments_of(command), "check", _nothing)(arguments)
     work = getattr(import_module(f"hfp.commands.{command.module}"), command.function)
-    return signals.gently(lambda: _status(arguments.command, lambda: work(arguments)))
+    with document_alone() if getattr(arguments, "json", False) else contextlib.nullcontext():
+        return signals.gently(lambda: _status(arguments.command, lambda: work(arguments)))
 
 
 def _status(command: str, work: Callable[[], int]) -> int:

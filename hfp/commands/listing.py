@@ -6,7 +6,6 @@ What is bundled is told without loading torch.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hfp import importance
+from hfp.commands.printing import print_json
 from hfp.importance.options import criterion_options
 from hfp.methods.interface.registry import method_class, method_names
 from hfp.methods.interface.sources import SourceOutline, outline
@@ -76,7 +76,7 @@ def _criterion_row(name: str) -> Row:
 
 def _print_all(rows: list[Row], as_json: bool) -> int:
     if as_json:
-        print(json.dumps(rows))
+        print_json(rows)
     else:
         Console().print(_table(rows, tuple(rows[0])))
     return 0
@@ -84,7 +84,7 @@ def _print_all(rows: list[Row], as_json: bool) -> int:
 
 def _print_one(row: Row, options: list[Row], as_json: bool) -> int:
     if as_json:
-        print(json.dumps({**row, "options": options}))
+        print_json({**row, "options": options})
         return 0
     console = Console(highlight=False)
     for key, value in row.items():

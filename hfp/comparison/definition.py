@@ -123,8 +123,7 @@ class Comparison:
             raise InputError(f"two variants are called {twice!r}; give each a name of its own")
         shown_as = {"seeds": map(str, self.seeds), "alphas": (f"{alpha:g}" for alpha in self.alphas)}
         for what, values in {**shown_as, "sizes": (name for name, _ in self.sizes)}.items():
-            if (twice := _twice(list(values))) is not None:
-                raise InputError(f"a comparison has each of its {what} once; found {twice} twice")
+            _check_once(what, list(values))
         for where, changes in (("base", self.base), *((v.name, v.changes) for v in self.variants)):
             _check_fields(where, changes)
         _check_used(self)
@@ -192,9 +191,11 @@ def variants_of(
     """Make a variant for every method, and for every batch-norm policy where there are several.
 
     Raises:
-        InputError: options for a method that isn't compared.
+        InputError: options for a method that isn't compared, or a method or policy that is given twice.
     """
     options = options or {}
+    _check_once("methods", names)
+    _check_once("batch_norms", batch_norms)
     for name in options:
         if not names:
             raise InputError(f"options of {name} are given, but a [[variant]] has options of its own; put them there")
@@ -333,6 +334,11 @@ def _without_name(entry: Mapping[str, Any]) -> dict[str, Any]:
 def _twice(names: Sequence[str]) -> str | None:
     """Return the first name that is there again; None where each is there once."""
     return next((name for name in names if names.count(name) > 1), None)
+
+
+def _check_once(what: str, names: Sequence[str]) -> None:
+    if (twice := _twice(names)) is not None:
+        raise InputError(f"a comparison has each of its {what} once; found {twice} twice")
 
 
 def _check_fields(where: str, changes: Mapping[str, Any]) -> None:

@@ -491,15 +491,19 @@ class Experiment:
             raise InputError(f"ratio must be one number or one per client ({self.clients}); found {len(self.ratio)}")
         if self.budget is not None and self.ratio is not None:
             raise InputError(f"budget must be given alone, because ratios follow from it; found ratio {self.ratio} too")
-        if self.first_ratio is None and self.growth != Experiment.growth:
-            raise InputError(
-                f"growth must be left out without first_ratio, with which alone submodels grow; found {self.growth}"
-            )
         if self.pretrained and self.weights is not None:
             raise InputError(
                 f"weights must be left out with pretrained, which says too where to start; found {self.weights!r}"
             )
         self._check_partition()
+        for name, needs, there in (
+            ("growth", "first_ratio, with which alone submodels grow", self.first_ratio is not None),
+            ("alpha", "the Dirichlet partition, which alone has a concentration", self._deals_by_classes),
+            ("late", "a deadline, without which no reply is late", self.deadline is not None),
+            ("head_start_decay", "a head start, which alone decays", self.head_start != 1),
+        ):
+            if not there and (found := getattr(self, name)) != getattr(Experiment, name):
+                raise InputError(f"{name} must be left out without {needs}; found {found}")
         for name in ("data_root", "train_images", "image_size", "download"):
             if not isinstance(self.dataset, str) and getattr(self, name):
                 raise InputError(
@@ -658,8 +662,11 @@ class Experiment:
     @property
     def dealt(self) -> str:
         """How samples are dealt out, in a few words: the concentration where the partition has one."""
-        by_alpha = self.deals_by_scheme and self.partition == "dirichlet"
-        return f"alpha {self.alpha:g}" if by_alpha else self.partition_name
+        return f"alpha {self.alpha:g}" if self._deals_by_classes else self.partition_name
+
+    @property
+    def _deals_by_classes(self) -> bool:
+        return self.clients_file is None and self.partition == "dirichlet"
 
     @property
     def model_name(self) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from hfp.errors import InputError
 from hfp.federation.ending import why_ended
 from hfp.federation.experiment import Experiment
+from hfp.finite import finite
 from hfp.methods import State
 from hfp.reconstruct.maps.tables import html_table
 
@@ -270,21 +271,6 @@ def megabytes_in(lines: Sequence[Mapping[str, Any]]) -> list[float]:
 
 OF_THE_MACHINE = ("seconds", "process_peak_bytes", "device_peak_bytes")
 """The figures of a round that are of the machine, and differ between two runs of one experiment."""
-
-
-def finite(document: Any) -> Any:
-    """Replace numbers that are not finite, which JSON has no form for, by None in a document of plain values.
-
-    >>> finite({"loss": float("nan"), "accuracy": 10.0})
-    {'loss': None, 'accuracy': 10.0}
-    """
-    if isinstance(document, float):
-        return document if math.isfinite(document) else None
-    if isinstance(document, Mapping):
-        return {name: finite(value) for name, value in document.items()}
-    if isinstance(document, (list, tuple)):
-        return [finite(value) for value in document]
-    return document
 
 
 def check_figures(record: RoundRecord) -> None:

@@ -86,12 +86,10 @@ def check(arguments: argparse.Namespace) -> None:
     check_checkpoint(arguments)
     if arguments.jobs is not None and arguments.jobs < 1:
         raise InputError(f"jobs must be at least 1; found {arguments.jobs}")
-    seen: set[tuple[str, str]] = set()
-    for method, option, _ in arguments.method_options or ():
-        check_option_names(method, [option])
-        if (method, option) in seen:
-            raise InputError(f"option {option} of {method} is given twice; give it once")
-        seen.add((method, option))
+    options = arguments.method_options or ()
+    for method, name, _ in options:
+        check_option_names(method, [name])
+    settings_of(Experiment)["options"].gathered((f"{method}.{name}", value) for method, name, value in options)
 
 
 def _resume(arguments: argparse.Namespace) -> None:

@@ -104,7 +104,7 @@ def test_without_matplotlib_a_run_ends_and_says_so(tmp_path, monkeypatch, capsys
         (["run", "--nonsense"], "unknown option '--nonsense'"),
         (
             ["compare", "--option", "ca-hfp.warmup=1", "--option", "ca-hfp.warmup=2"],
-            "option warmup of ca-hfp is given twice; give it once",
+            "option ca-hfp.warmup is given twice: 1 and 2; give it once",
         ),
         (["rnu"], "unknown command 'rnu'; did you mean run"),
         ([], "the following arguments are required: COMMAND"),

@@ -51,6 +51,19 @@ def images(tmp_path) -> Path:
     return tmp_path / "images"
 
 
+def test_what_a_model_s_own_code_prints_is_not_in_the_document(factory, tmp_path, capsys):
+    source = tmp_path / "own_networks.py"
+    source.write_text(source.read_text().replace("def small():\n", "def small():\n    print('made')\n"))
+    words = ["--macs", "0.5", "--image-size", "12", "--out", "m.safetensors", "--json"]
+    assert main(["prune", factory, *words]) == 0
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["model"] == factory
+    assert "made\n" in shown.err
+    assert main(["prune", factory, *words]) == 2  # the file is there, and standard output is as before
+    print("after")
+    assert capsys.readouterr().out == "after\n"
+
+
 def test_prune_writes_a_file_and_inspect_reads_it(tmp_path, capsys):
     file, picture = tmp_path / "m.safetensors", tmp_path / "m.png"
     words = ["test_resnet", "--macs", "0.5", "--image-size", "64", "--out", str(file), "--picture", str(picture)]

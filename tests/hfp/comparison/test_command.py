@@ -115,8 +115,12 @@ def test_a_comparison_survives_its_folder(tmp_path):
         ({"compare": {"seeds": 0}}, "a comparison needs at least one of its seeds"),
         ({"compare": {"methods": []}}, "a comparison needs at least one of its variants"),
         (
+            {"variant": [{"name": "one", "method": "fedavg"}, {"name": "one", "method": "fedmp"}]},
+            "two variants are called 'one'; give each a name",
+        ),
+        (
             {"compare": {"methods": ["fedavg", "fedavg"]}},
-            "two variants are called 'fedavg'; give each a name",
+            "a comparison has each of its methods once; found fedavg twice",
         ),
         ({"compare": {"seeds": [3, 3]}}, "a comparison has each of its seeds once; found 3 twice"),
         ({"compare": {"alphas": [0.1, 1.0, 1.0]}}, "a comparison has each of its alphas once; found 1 twice"),

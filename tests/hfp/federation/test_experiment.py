@@ -28,6 +28,21 @@ def test_a_robust_rule_that_no_round_has_the_clients_for_is_refused(settings, ne
     Experiment(**{**settings, "late": "join", "deadline": 1.0})
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"partition": "iid", "alpha": 0.1}, "alpha must be left out without the Dirichlet partition, .*; found 0.1"),
+        ({"partition": [[0], [1]], "alpha": 0.1, "clients": 2}, "alpha must be left out"),
+        ({"clients_file": "who.csv", "alpha": 0.1}, "alpha must be left out"),
+        ({"late": "join"}, "late must be left out without a deadline, .*; found join"),
+        ({"head_start": 1.0, "head_start_decay": 0.5}, "head_start_decay must be left out without a head start"),
+    ],
+)
+def test_a_setting_that_does_nothing_without_another_is_refused(settings, message):
+    with pytest.raises(InputError, match=message):
+        Experiment(**settings)
+
+
 @pytest.mark.parametrize("rank", sorted(RANKS))
 def test_ranks_split_clients_in_halves(rank):
     first, second = RANKS[rank]

@@ -9,9 +9,9 @@ import torch
 
 from hfp import Experiment, InputError, Observer, simulate
 from hfp.federation.fleet import InProcess
-from hfp.federation.records import finite
 from hfp.federation.rounds import Course
 from hfp.federation.setup import set_up
+from hfp.finite import finite
 
 SMALL = Experiment(method="fedavg", train_images=40, clients=2, rounds=2, head_start=1.0, batch_norm="aggregate")
 
