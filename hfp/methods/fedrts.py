@@ -16,7 +16,7 @@ from hfp.errors import InputError
 from hfp.methods.blocks import sparse
 from hfp.methods.blocks.masked import MaskedGradients, masked_reply
 from hfp.methods.blocks.sparse import Masks
-from hfp.methods.interface.base import Method
+from hfp.methods.interface.base import Method, percents
 from hfp.methods.interface.client_context import ClientContext
 from hfp.methods.interface.registry import register
 from hfp.methods.interface.values import Client, MethodContext, Reply, ServerState, State, Task, TrainedPart, Update
@@ -86,6 +86,15 @@ class FedRTS(Method):
         kind=float,
         within="(0, 1]",
     )
+
+    @property
+    def uses_ratios(self) -> bool:
+        """Only the default density follows from ratios."""
+        return self.density is None
+
+    def removes(self, context: MethodContext) -> str:
+        """Say which share of the weights no mask keeps."""
+        return f"{percents([1 - sparse.density_of(context, self.density)])} of the weights"
 
     def check(self, context: MethodContext) -> None:
         """Refuse a model without weights to prune."""
@@ -174,9 +183,7 @@ class FedRTS(Method):
 
     def _active(self, context: MethodContext, weights: int) -> int:
         """How many weights of a layer are active."""
-        shares = [(1 - client.ratio) ** 2 for client in context.clients]
-        density = sum(shares) / len(shares) if self.density is None else self.density
-        return max(1, round(density * weights))
+        return max(1, round(sparse.density_of(context, self.density) * weights))
 
 
 class ThompsonCollector:

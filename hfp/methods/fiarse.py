@@ -14,7 +14,7 @@ from hfp.methods.blocks import sparse
 from hfp.methods.blocks.magnitude import ChannelPush, EntryPush, FilterRows
 from hfp.methods.blocks.masked import masked_reply
 from hfp.methods.blocks.selection import Scores, check_counts, check_own_weights, keep_best
-from hfp.methods.interface.base import Method, moved_by
+from hfp.methods.interface.base import Method, moved_by, percents
 from hfp.methods.interface.client_context import ClientContext
 from hfp.methods.interface.registry import register
 from hfp.methods.interface.values import Client, MethodContext, Reply, ServerState, State, Task, TrainedPart, Update
@@ -56,6 +56,12 @@ class FIARSE(Method):
     def tells_entries(self) -> bool:
         """Clients that keep single weights answer with weights of their own choice."""
         return self.structured
+
+    def removes(self, context: MethodContext) -> str:
+        """Say which shares of the channels, or of the weights, clients leave out."""
+        if self.structured:
+            return super().removes(context)
+        return f"{percents(1 - (1 - client.ratio) ** 2 for client in context.clients)} of the weights"
 
     def check(self, context: MethodContext) -> None:
         """Where channels go, every client must keep one in every coupled group; else there must be weights to prune."""
