@@ -48,7 +48,7 @@ class Safeguards(Observer):
         self._undefended = 0.0
         self._releases = sum(record.accuracy is not None for record in history) if self._estimates else 0
         if self._privacy is not None:
-            check_private(federation.method, federation.context)
+            check_private(federation.method)
         check_robust(self._rules, federation.method)
         if self.active:
             check_real("a run with robust rules or privacy", federation.context)
@@ -76,8 +76,8 @@ class Safeguards(Observer):
             return updates
         experiment = self._federation.experiment
         expected = asked_clients(experiment.participation, experiment.clients)
-        context = self._federation.context
-        return [private_update(self._privacy, context, state, updates, expected, experiment.seed)]
+        context, epochs = self._federation.context, experiment.epochs_in(state.round)
+        return [private_update(self._privacy, context, state, updates, expected, experiment.seed, steps=epochs)]
 
     def _as_trained(self, state: ServerState, update: Update) -> Update:
         """Return the update as if the client had been sent just what it trained: some clients prune what they get."""

@@ -45,8 +45,6 @@ class FIARSE(Method):
     source: ClassVar[str] = "Wu et al., NeurIPS 2024, arXiv 2407.19389"
     summary: ClassVar[str] = "each client trains what is largest; training moves magnitudes away from the threshold"
 
-    extra_tensor_prefixes: ClassVar[tuple[str, ...]] = (ACTIVE,)
-
     structured: bool = setting(True, "Clients keep whole channels; else single weights, as in the paper.")
     server_rate: float = setting(
         1.0, "The global parameters move by this multiple of the clients' mean change.", within="(0, inf)"

@@ -79,10 +79,13 @@ def test_the_next_masks_follow_from_noised_values_alone():
     updates = list(made_up(context, method, state))
     made = private_update(Privacy(noise=1.0), context, state, updates, expected=3, seed=0)
     after = collected(context, method, state, [made])
-    other = dataclasses.replace(updates[0], reply=dataclasses.replace(updates[0].reply, loss=7.0))
+    reply = dataclasses.replace(updates[0].reply, loss=7.0, steps=9 * updates[0].reply.steps)
+    other = dataclasses.replace(updates[0], reply=reply)
     again = private_update(Privacy(noise=1.0), context, state, [other, *updates[1:]], expected=3, seed=0)
     same = collected(context, method, state, [again])
     assert all(torch.equal(after.weights[name], same.weights[name]) for name in after.weights)
+    for name, curvature in after.method_state.variation.curvature.items():
+        assert torch.equal(curvature, same.method_state.variation.curvature[name])
     for client in context.clients:
         assert method.plan(context, after, client) == method.plan(context, same, client)
 
@@ -134,14 +137,27 @@ def test_each_release_of_statistics_is_counted():
     assert epsilon(privacy, 1.0, 10, 5, 5) == pytest.approx(epsilon(privacy, 1.0, 10, 10, 0))
 
 
-@pytest.mark.parametrize("name", ["prunefl", "heterofl", "dapperfl"])
-def test_a_method_that_reads_more_than_submodels_is_refused(name):
-    method = create_method(name)
-    if not method.extra_tensor_prefixes:
-        check_private(method, None)
-        return
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("dapperfl", {}),
+        ("heterofl", {}),
+        ("fedrolex", {}),
+        ("prunefl", {}),
+        ("fedrts", {}),
+        ("fiarse", {"structured": False}),
+        ("fedmp", {"bandit": True}),
+        ("fedmp-bandit", {}),
+    ],
+)
+def test_a_method_that_reads_more_than_submodels_is_refused(name, options):
     with pytest.raises(InputError, match="can't run privately"):
-        check_private(method, None)
+        check_private(create_method(name, **options))
+
+
+@pytest.mark.parametrize("name", ["ca-hfp", "fedprox", "fjord", "fedmp", "fiarse", "depthfl"])
+def test_a_method_that_averages_submodels_is_not_refused(name):
+    check_private(create_method(name))
 
 
 @pytest.mark.parametrize("values", [{"noise": 0.0}, {"noise": 1.0, "clip": -1.0}, {"noise": 1.0, "delta": 1.0}])

@@ -119,7 +119,7 @@ def test_without_safeguards_nothing_is_added_to_the_record():
     assert all("epsilon" not in record.figures and "undefended" not in record.figures for record in run.history)
 
 
-@pytest.mark.parametrize("method", ["fedavg", "ca-hfp"])
+@pytest.mark.parametrize("method", ["fedavg", "ca-hfp", "fiarse"])
 def test_a_private_run_says_what_it_spent_and_repeats_itself(method):
     pytest.importorskip("dp_accounting")
     experiment = dataclasses.replace(SMALL, method=method, privacy={"noise": 2.0, "clip": 0.5})
@@ -163,6 +163,8 @@ def test_a_method_that_reads_more_than_submodels_is_refused_before_it_trains():
         ({"privacy": {"clip": 1.0}}, "needs its noise"),
         ({"privacy": {"noise": 1.0, "sigma": 2.0}}, "part of privacy"),
         ({"privacy": {"noise": 1.0}, "deadline": 1.0, "late": "join"}, "late must be discard"),
+        ({"privacy": {"noise": 1.0}, "batch_norm": "aggregate"}, "batch_norm must be another policy with privacy"),
+        ({"privacy": {"noise": 1.0}, "batch_norm": "participants"}, "batch_norm must be another policy with privacy"),
         ({"privacy": {"noise": 1.0}, "robust": "median"}, "robust must be left out in a private run"),
     ],
 )
