@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from hfp import Experiment, simulate
+from hfp.data import load_dataset
 from hfp.errors import InputError
 from hfp.federation.fleet import InProcess
 from hfp.federation.privacy_account import epsilon, privacy_of
@@ -117,6 +118,19 @@ def test_the_share_that_cannot_be_defended_is_in_the_record():
 def test_without_safeguards_nothing_is_added_to_the_record():
     run = Course(set_up(SMALL)).run()
     assert all("epsilon" not in record.figures and "undefended" not in record.figures for record in run.history)
+
+
+def test_rules_compare_a_classs_row_over_the_clients_that_have_the_class():
+    zeros, ones = ((load_dataset("digits").train.labels == label).nonzero().view(-1).tolist() for label in (0, 1))
+    parts = [ones[4 * client : 4 * client + 4] for client in range(7)]
+    parts[:3] = [[*parts[client], *zeros[4 * client : 4 * client + 4]] for client in range(3)]
+    changes = {"method": "heterofl", "clients": 7, "rounds": 1, "partition": parts, "train_images": None, "ratio": 0.0}
+    federation = set_up(dataclasses.replace(SMALL, robust="median", batch_norm="batch", **changes))
+    course = Course(federation)
+    course.advance()
+    for name in federation.context.classifier:
+        moved = (course.state.weights[name] != federation.initial[name]).view(10, -1).any(1)
+        assert moved.tolist() == [True, True] + [False] * 8
 
 
 @pytest.mark.parametrize("method", ["fedavg", "ca-hfp", "fiarse"])
