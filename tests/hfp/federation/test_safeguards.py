@@ -120,7 +120,7 @@ def test_without_safeguards_nothing_is_added_to_the_record():
     assert all("epsilon" not in record.figures and "undefended" not in record.figures for record in run.history)
 
 
-def test_rules_compare_a_classs_row_over_the_clients_that_have_the_class():
+def test_rules_compare_the_row_of_a_class_over_the_clients_that_have_the_class():
     zeros, ones = ((load_dataset("digits").train.labels == label).nonzero().view(-1).tolist() for label in (0, 1))
     parts = [ones[4 * client : 4 * client + 4] for client in range(7)]
     parts[:3] = [[*parts[client], *zeros[4 * client : 4 * client + 4]] for client in range(3)]
