@@ -77,9 +77,8 @@ class Safeguards(Observer):
         if self._privacy is None or not updates:
             return updates
         experiment = self._federation.experiment
-        expected = asked_clients(experiment.participation, experiment.clients)
         context, epochs = self._federation.context, experiment.epochs_in(state.round)
-        return [private_update(self._privacy, context, state, updates, expected, experiment.seed, steps=epochs)]
+        return [private_update(self._privacy, context, state, updates, self._asked, experiment.seed, steps=epochs)]
 
     def _as_trained(self, state: ServerState, update: Update) -> tuple[Update, State]:
         """Return the update as if the client had been sent just what it trained: some clients prune what they get.
@@ -123,9 +122,13 @@ class Safeguards(Observer):
         return found
 
     def _spent(self, rounds: int) -> float:
-        experiment = self._federation.experiment
         assert self._privacy is not None
-        return epsilon(self._privacy, experiment.participation, experiment.clients, rounds, self._releases)
+        return epsilon(self._privacy, self._asked, self._federation.experiment.clients, rounds, self._releases)
+
+    @property
+    def _asked(self) -> int:
+        """How many clients a round asks, by which the noised sum is divided."""
+        return asked_clients(self._federation.experiment.participation, self._federation.experiment.clients)
 
     @property
     def _estimates(self) -> bool:

@@ -116,7 +116,7 @@ def renyi_bound(noise: float, rounds: int, delta: float) -> float:
 @pytest.mark.parametrize(("noise", "rounds"), [(1.0, 1), (4.0, 10), (8.0, 30)])
 def test_the_privacy_spent_is_below_the_plain_bound_and_near_it(noise, rounds):
     pytest.importorskip("dp_accounting")
-    spent = epsilon(Privacy(noise=noise), 1.0, 10, rounds, 0)
+    spent = epsilon(Privacy(noise=noise), 10, 10, rounds, 0)
     assert 0.6 * renyi_bound(noise, rounds, 1e-5) < spent <= renyi_bound(noise, rounds, 1e-5) * 1.001
 
 
@@ -127,14 +127,14 @@ def test_the_privacy_spent_is_the_accountants_own_figure_with_sampled_clients():
     accountant = rdp.RdpAccountant(neighboring_relation=dp.NeighboringRelation.REPLACE_ONE)
     accountant.compose(dp.SampledWithoutReplacementDpEvent(1000, 10, dp.GaussianDpEvent(1.0)), 50)
     accountant.compose(dp.GaussianDpEvent(1.0), 1)
-    assert epsilon(Privacy(noise=2.0), 0.01, 1000, 50, 1) == pytest.approx(accountant.get_epsilon(1e-5))
-    assert epsilon(Privacy(noise=2.0), 0.01, 1000, 50, 0) < epsilon(Privacy(noise=2.0), 1.0, 1000, 50, 0)
+    assert epsilon(Privacy(noise=2.0), 10, 1000, 50, 1) == pytest.approx(accountant.get_epsilon(1e-5))
+    assert epsilon(Privacy(noise=2.0), 10, 1000, 50, 0) < epsilon(Privacy(noise=2.0), 1000, 1000, 50, 0)
 
 
 def test_each_release_of_statistics_is_counted():
     pytest.importorskip("dp_accounting")
     privacy = Privacy(noise=4.0)
-    assert epsilon(privacy, 1.0, 10, 5, 5) == pytest.approx(epsilon(privacy, 1.0, 10, 10, 0))
+    assert epsilon(privacy, 10, 10, 5, 5) == pytest.approx(epsilon(privacy, 10, 10, 10, 0))
 
 
 @pytest.mark.parametrize(

@@ -161,7 +161,7 @@ def test_a_resumed_run_counts_the_releases_that_were_made():
     record = Course(longer, run_state=course.run_state).advance().record
     assert [one.accuracy is not None for one in (*course.history, record)] == [False, True, True, True]
     privacy = privacy_of(short.privacy)
-    assert record.figures["epsilon"] == epsilon(privacy, 1.0, short.clients, rounds=4, statistics=3)
+    assert record.figures["epsilon"] == epsilon(privacy, short.clients, short.clients, rounds=4, statistics=3)
 
 
 def test_a_method_that_reads_more_than_submodels_is_refused_before_it_trains():
