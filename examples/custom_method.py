@@ -75,7 +75,7 @@ def main() -> None:
     given = parser.parse_args()
     for method in ("delta-w", "ca-hfp", "fedmp"):
         run = hfp.simulate(hfp.Experiment(method=method, rounds=given.rounds, train_images=given.images, rank=2))
-        print(f"{method}: {100 * run.accuracy:.1f} % of the test images, {run.bytes_up / 1e6:.1f} MB sent by clients")
+        print(f"{method}: {run.accuracy:.1f} % of the test images, {run.bytes_up / 1e6:.1f} MB sent by clients")
 
 
 if __name__ == "__main__":

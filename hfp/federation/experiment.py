@@ -518,10 +518,10 @@ class Experiment:
             )
         if self.privacy is not None and self.late == "join":
             raise InputError("late must be discard in a private run, where a client counts at most once per round")
-        if self.privacy is not None and self.batch_norm == "participants":
+        if self.privacy is not None and self.batch_norm in ("participants", "aggregate"):
             raise InputError(
-                "batch_norm must be another policy than participants with privacy, which counts what statistics of all "
-                "clients give away; found participants"
+                "batch_norm must be another policy with privacy, which releases noised parameters and the noised "
+                f"statistics of all clients alone: leave it out, or use local or batch; found {self.batch_norm}"
             )
         create_method(self.method, **self.options)
 

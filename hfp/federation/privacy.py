@@ -28,13 +28,13 @@ from hfp.seeds import generator
 State = Mapping[str, Tensor]
 
 
-def check_private(method: Method, context: MethodContext) -> None:
+def check_private(method: Method) -> None:
     """Refuse a method whose next state depends on more than the clients' submodels.
 
     Raises:
-        InputError: the method also reads other tensors or the losses of its clients.
+        InputError: the method also reads other tensors, the losses or the choices of its clients.
     """
-    if method.extra_tensor_prefixes or method.reads_losses:
+    if method.extra_tensor_prefixes or method.reads_losses or not method.tells_entries:
         raise InputError(
             f"{method.name} can't run privately: its state follows from more than the clients' submodels; "
             "use ca-hfp, fedavg or another method that averages"
@@ -42,7 +42,13 @@ def check_private(method: Method, context: MethodContext) -> None:
 
 
 def private_update(
-    privacy: Privacy, context: MethodContext, state: ServerState, updates: Sequence[Update], expected: int, seed: int
+    privacy: Privacy,
+    context: MethodContext,
+    state: ServerState,
+    updates: Sequence[Update],
+    expected: int,
+    seed: int,
+    steps: int = 1,
 ) -> Update:
     """Make one noised update of the full model out of a round's updates.
 
@@ -53,6 +59,7 @@ def private_update(
         updates: the round's updates, at least one.
         expected: how many clients a round asks, the fixed divisor.
         seed: of the noise, with the round; whoever knows it can take the noise off again.
+        steps: how many local steps the update says it took. It is not what clients took, which tells of their data.
 
     Returns:
         An update as of one client that holds everything.
@@ -70,7 +77,6 @@ def private_update(
         {name: tensor + noised[name].to(tensor) if name in noised else tensor for name, tensor in state.weights.items()}
     )
     first = updates[0]
-    steps = max(update.reply.steps for update in updates)
     reply = dataclasses.replace(first.reply, tensors=tensors, steps=steps, loss=0.0, variance=None)
     index_map = IndexMap.identity(context.model)
     task = Task(context.groups.plan({}), index_map, state.weights)

@@ -60,12 +60,12 @@ def privacy_of(values: Mapping[str, float]) -> Privacy:
     return Privacy(**values)
 
 
-def epsilon(privacy: Privacy, participation: float, clients: int, rounds: int, statistics: int) -> float:
+def epsilon(privacy: Privacy, asked: int, clients: int, rounds: int, statistics: int) -> float:
     """Count the privacy spent: ε at the run's δ, by Rényi differential privacy (dp-accounting).
 
     Args:
         privacy: noise and δ.
-        participation: share of clients asked each round; below 1, the random choice is counted in.
+        asked: how many clients each round asks; where that is not all, the random choice is counted in.
         clients: how many clients there are.
         rounds: rounds done.
         statistics: releases of batch-norm statistics done, each of all clients.
@@ -73,7 +73,7 @@ def epsilon(privacy: Privacy, participation: float, clients: int, rounds: int, s
     Raises:
         InputError: dp-accounting is not installed.
 
-    >>> round(epsilon(Privacy(noise=4.0), 1.0, 10, rounds=10, statistics=0), 2)
+    >>> round(epsilon(Privacy(noise=4.0), 10, 10, rounds=10, statistics=0), 2)
     3.62
     """
     try:
@@ -81,7 +81,6 @@ def epsilon(privacy: Privacy, participation: float, clients: int, rounds: int, s
         from dp_accounting import rdp
     except ImportError:
         raise InputError('privacy is counted by dp-accounting; pip install "hfp[privacy]"') from None
-    asked = max(1, math.floor(participation * clients + 0.5))
     relation = dp_accounting.NeighboringRelation
     whole = asked >= clients
     accountant = rdp.RdpAccountant(neighboring_relation=relation.ADD_OR_REMOVE_ONE if whole else relation.REPLACE_ONE)

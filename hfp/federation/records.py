@@ -58,7 +58,8 @@ class ClientRecord:
 
     Args:
         client: its index.
-        ratio: the share of channels that its submodel leaves out.
+        ratio: its ratio, the share of channels that its submodel leaves out; what a method that prunes otherwise makes
+            of it is in `hfp methods NAME`. Where the method doesn't go by ratios, the share that was left out.
         samples: how many training samples it has.
         bytes_down: bytes of its task.
         device: the profile of its simulated device, to which all seconds belong.
@@ -342,7 +343,7 @@ class Run:
 
     @property
     def ratios(self) -> tuple[float, ...]:
-        """The different shares of channels that clients removed, ascending."""
+        """The clients' different ratios, ascending."""
         return tuple(sorted({client.ratio for record in self.history for client in record.clients}))
 
     @property

@@ -53,13 +53,17 @@ def check_robust(rules: Sequence[Rule], method: Method) -> None:
         )
 
 
-def defend(rules: Sequence[Rule], weights: State, updates: Sequence[Update]) -> Defended:
+def defend(
+    rules: Sequence[Rule], weights: State, updates: Sequence[Update], trained: Sequence[State] | None = None
+) -> Defended:
     """Apply rules to the updates of a round, one rule after the other.
 
     Args:
         rules: what to do, see `parse_rules`.
         weights: the global state that the tasks were cut from, by name.
         updates: every update of the round; they are not changed.
+        trained: for every update, masks of those tensors of which only single entries were trained. The others are not
+            compared, and stay as they are.
 
     Returns:
         The updates for the method's own collector, and the share of the model that could not be defended.
@@ -69,7 +73,7 @@ def defend(rules: Sequence[Rule], weights: State, updates: Sequence[Update]) -> 
         if isinstance(rule, NormClip):
             updates = _clipped(rule, updates)
         elif updates:
-            updates, undefended = _compared(rule, weights, updates)
+            updates, undefended = _compared(rule, weights, updates, trained or [{}] * len(updates))
     return Defended(tuple(updates), undefended)
 
 
@@ -133,7 +137,9 @@ def _with_tensors(update: Update, tensors: State) -> Update:
     return dataclasses.replace(update, reply=reply)
 
 
-def _compared(rule: TrimmedMean | Median, weights: State, updates: Sequence[Update]) -> tuple[list[Update], float]:
+def _compared(
+    rule: TrimmedMean | Median, weights: State, updates: Sequence[Update], trained: Sequence[State]
+) -> tuple[list[Update], float]:
     """Compare every entry over its holders, tensor by tensor."""
     replaced: list[dict[str, Tensor]] = [{} for _ in updates]
     few = entries = 0
@@ -146,9 +152,11 @@ def _compared(rule: TrimmedMean | Median, weights: State, updates: Sequence[Upda
         if name not in weights and not values[0].is_floating_point():
             continue  # bits by which a client says what it chose
         before = _before(weights, updates[members[0]], name, places[0].shape)
-        found, holders = replacements(rule, places, values, before)
-        for number, tensor in zip(members, found, strict=True):
-            replaced[number][name] = tensor
+        masks = [trained[number].get(name) for number in members]
+        seen = [v if mask is None else v.masked_fill(~mask, torch.nan) for v, mask in zip(values, masks, strict=True)]
+        found, holders = replacements(rule, places, seen, before)
+        for number, value, mask, tensor in zip(members, values, masks, found, strict=True):
+            replaced[number][name] = tensor if mask is None else torch.where(mask, tensor, value)
         if before is not None and before.is_floating_point():
             few += int(((holders > 0) & (holders < rule.fewest_holders)).sum())
             entries += holders.numel()
@@ -183,7 +191,7 @@ def replacements(
     Args:
         rule: which values stay.
         places: for every client where its entries lie in the full tensor.
-        values: for every client its entries, of the compact shape.
+        values: for every client its entries, of the compact shape; NaN where it did not train one.
         before: the full tensor that entries with too few holders fall back to; zeros if None.
 
     Returns:

@@ -140,8 +140,8 @@ class Course:
         """Run the next round.
 
         Raises:
-            InputError: all clients failed, or there are fewer replies than the experiment asks for; the run is left as
-                it was before the round.
+            InputError: all clients failed, or there are fewer replies than the experiment asks for. A course that goes
+                on from the last `run_state` does the round again.
         """
         begun, observers, before = time.perf_counter(), self._observers.values(), self.state
         asked = self._cohort.asked(before.round)

@@ -48,7 +48,7 @@ class Safeguards(Observer):
         self._undefended = 0.0
         self._releases = sum(record.accuracy is not None for record in history) if self._estimates else 0
         if self._privacy is not None:
-            check_private(federation.method, federation.context)
+            check_private(federation.method)
         check_robust(self._rules, federation.method)
         if self.active:
             check_real("a run with robust rules or privacy", federation.context)
@@ -66,7 +66,9 @@ class Safeguards(Observer):
             updates: every update of the round.
         """
         if self._rules:
-            defended = defend(self._rules, state.weights, [self._as_trained(state, update) for update in updates])
+            pairs = [self._as_trained(state, update) for update in updates]
+            trained, masks = [update for update, _ in pairs], [whole for _, whole in pairs]
+            defended = defend(self._rules, state.weights, trained, masks)
             self._undefended = defended.undefended
             updates = [
                 dataclasses.replace(update, reply=after.reply)
@@ -75,16 +77,20 @@ class Safeguards(Observer):
         if self._privacy is None or not updates:
             return updates
         experiment = self._federation.experiment
-        expected = asked_clients(experiment.participation, experiment.clients)
-        context = self._federation.context
-        return [private_update(self._privacy, context, state, updates, expected, experiment.seed)]
+        context, epochs = self._federation.context, experiment.epochs_in(state.round)
+        return [private_update(self._privacy, context, state, updates, self._asked, experiment.seed, steps=epochs)]
 
-    def _as_trained(self, state: ServerState, update: Update) -> Update:
-        """Return the update as if the client had been sent just what it trained: some clients prune what they get."""
+    def _as_trained(self, state: ServerState, update: Update) -> tuple[Update, State]:
+        """Return the update as if the client had been sent just what it trained: some clients prune what they get.
+
+        Of single entries that were trained the client sends a row, or the whole tensor, whose mask is returned too.
+        """
         part = self._federation.method.trained_part(self._federation.context, state, update)
-        before = sparse.gather(part.before, part.active)
+        back = update.reply.tensors
+        whole = {name: mask for name, mask in part.active.items() if back[name].shape == mask.shape}
+        before = sparse.gather(part.before, {name: mask for name, mask in part.active.items() if name not in whole})
         task = dataclasses.replace(update.task, index_map=part.index_map, tensors=before)
-        return dataclasses.replace(update, task=task)
+        return dataclasses.replace(update, task=task), whole
 
     def pooled(self, state: ServerState, statistics: Iterable[tuple[Client, State]]) -> dict[str, Any]:
         """Pool the clients' batch-norm statistics of the new global model, with the same safeguards.
@@ -116,9 +122,13 @@ class Safeguards(Observer):
         return found
 
     def _spent(self, rounds: int) -> float:
-        experiment = self._federation.experiment
         assert self._privacy is not None
-        return epsilon(self._privacy, experiment.participation, experiment.clients, rounds, self._releases)
+        return epsilon(self._privacy, self._asked, self._federation.experiment.clients, rounds, self._releases)
+
+    @property
+    def _asked(self) -> int:
+        """How many clients a round asks, by which the noised sum is divided."""
+        return asked_clients(self._federation.experiment.participation, self._federation.experiment.clients)
 
     @property
     def _estimates(self) -> bool:

@@ -75,7 +75,8 @@ class CAHFP(Method):
     hold. In round ``t`` the share is ``λ (1 - A u)^t``, where ``A`` is the clients' agreement and ``u`` the share of
     the entries that nobody holds. Both are measured in the first round (`PseudoGradients`).
 
-    Estimating takes the memory of three models at the server, momentum that of one more. It costs the clients nothing.
+    Estimates take the memory of two models at the server, or of three with the secant, and momentum that of one more.
+    They cost the clients nothing.
     `hfp.methods.ca_hfp_paper` is the paper's own form.
 
     Source: arXiv 2603.12591, section Methods; the shrinking, the momentum and the calibrated loss are this project's.

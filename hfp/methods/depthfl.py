@@ -54,6 +54,12 @@ class DepthFL(Method):
         """Give the model early exits."""
         return with_exits(model, example)
 
+    def removes(self, context: MethodContext) -> str:
+        """Say how many of the exits clients leave out."""
+        network = network_of(context.model)
+        gone = {network.exits - self.exits(network, client.ratio) for client in context.clients}
+        return f"{', '.join(map(str, sorted(gone)))} of the {network.exits} exits"
+
     def plan(self, context: MethodContext, state: ServerState, client: Client) -> Plan:
         """Plan the channels of the client's ratio, which are the same in every round."""
         return self.sized(context.model, context.groups, client.ratio)

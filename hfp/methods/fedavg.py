@@ -20,7 +20,11 @@ class FedAvg(Method):
     name: ClassVar[str] = "fedavg"
     source: ClassVar[str] = "McMahan et al. 2017, arXiv 1602.05629"
     summary: ClassVar[str] = "every client trains the full model; mean weighted by samples"
-    uses_ratios: ClassVar[bool] = False
+
+    @property
+    def uses_ratios(self) -> bool:
+        """Every client trains the full model."""
+        return False
 
     def plan(self, context: MethodContext, state: ServerState, client: Client) -> Plan:
         """Plan the full model, whatever the client's ratio."""

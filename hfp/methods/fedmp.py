@@ -74,6 +74,11 @@ class FedMP(Method):
     finest: float = setting(0.05, "The bandit splits intervals of ratios down to this width.", within="(0, 1)")
 
     @property
+    def uses_ratios(self) -> bool:
+        """The bandit draws ratios of its own."""
+        return not self.bandit
+
+    @property
     def reads_losses(self) -> bool:
         """The bandit's reward is the decrease of the clients' losses."""
         return self.bandit

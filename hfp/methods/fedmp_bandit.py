@@ -16,6 +16,5 @@ class FedMPBandit(FedMP):
 
     name: ClassVar[str] = "fedmp-bandit"
     summary: ClassVar[str] = "fedmp whose bandit draws the clients' ratios; their own make no difference"
-    uses_ratios: ClassVar[bool] = False
 
     bandit: bool = True

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hfp.methods.blocks.mean import MeanCollector
-from hfp.methods.interface.base import Method
+from hfp.methods.interface.base import Method, percents
 from hfp.methods.interface.client_context import ClientContext
 from hfp.methods.interface.registry import register
 from hfp.methods.interface.values import Client, MethodContext, Reply, ServerState, Task
@@ -32,6 +32,15 @@ class FedProx(Method):
 
     mu: float = setting(0.01, "The proximal term has this weight.", within="[0, inf)")
     partial: bool = setting(True, "A client of ratio r runs the share 1 - r of its local steps, and at least one.")
+
+    @property
+    def uses_ratios(self) -> bool:
+        """A ratio shortens a client's training, and nothing else."""
+        return self.partial
+
+    def removes(self, context: MethodContext) -> str:
+        """Say which shares of their local steps clients leave out."""
+        return f"{percents(client.ratio for client in context.clients)} of their local steps" if self.partial else ""
 
     def plan(self, context: MethodContext, state: ServerState, client: Client) -> Plan:
         """Plan the full model."""

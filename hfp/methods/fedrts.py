@@ -16,7 +16,7 @@ from hfp.errors import InputError
 from hfp.methods.blocks import sparse
 from hfp.methods.blocks.masked import MaskedGradients, masked_reply
 from hfp.methods.blocks.sparse import Masks
-from hfp.methods.interface.base import Method
+from hfp.methods.interface.base import Method, percents
 from hfp.methods.interface.client_context import ClientContext
 from hfp.methods.interface.registry import register
 from hfp.methods.interface.values import Client, MethodContext, Reply, ServerState, State, Task, TrainedPart, Update
@@ -87,12 +87,21 @@ class FedRTS(Method):
         within="(0, 1]",
     )
 
+    @property
+    def uses_ratios(self) -> bool:
+        """Only the default density follows from ratios."""
+        return self.density is None
+
+    def removes(self, context: MethodContext) -> str:
+        """Say which share of the weights no mask keeps."""
+        return f"{percents([1 - sparse.density_of(context, self.density)])} of the weights"
+
     def check(self, context: MethodContext) -> None:
         """Refuse a model without weights to prune."""
         sparse.check_prunable(self.name, context.model)
 
     def start(self, context: MethodContext, weights: State) -> ServerState:
-        """A random mask; all distributions are uniform."""
+        """Start with a random mask and uniform distributions."""
         full = sparse.full_masks(context.model)
         device = next(iter(weights.values())).device
         ones = {name: torch.ones(mask.shape, device=device) for name, mask in full.items()}
@@ -101,15 +110,15 @@ class FedRTS(Method):
         return ServerState(0, sparse.cleared(weights, masks), FedRTSState(masks, ones, ones))
 
     def phase(self, state: ServerState) -> str:
-        """Rounds that ``adapt`` the mask, or plain ``train``."""
+        """Return ``adapt`` where the round readjusts the mask, and else ``train``."""
         return "adapt" if self._adapts(state.round) else "train"
 
     def plan(self, context: MethodContext, state: ServerState, client: Client) -> Plan:
-        """All channels: weights go one by one."""
+        """Plan all channels, because weights go one by one."""
         return context.groups.plan({})
 
     def send(self, context: MethodContext, state: ServerState, client: Client, plan: Plan) -> Task:
-        """The active weights' values, and the mask unless the client has it."""
+        """Send the active weights' values, and the mask unless the client has it."""
         index_map, masks = context.groups.index_map(plan), state.method_state.masks
         values, bits = sparse.gather(state.weights, masks), {ACTIVE: sparse.masks_to_bits(masks)}
         asked = {"exchange": self.share(context, state.round) if self._adapts(state.round) else 0.0}
@@ -128,7 +137,7 @@ class FedRTS(Method):
         return masked_reply(local, model, masks, result, also)
 
     def keep(self, task: Task, reply: Reply) -> State:
-        """The mask, to be sent once."""
+        """Keep the mask, so that it is sent only once."""
         return {ACTIVE: {**task.known, **task.tensors}[ACTIVE]}
 
     def extra_bytes(self, model: nn.Module) -> int:
@@ -151,21 +160,21 @@ class FedRTS(Method):
                 )
 
     def collect(self, context: MethodContext, state: ServerState) -> ThompsonCollector:
-        """The mean weighted by samples, and what it says of every weight."""
+        """Average the active weights by samples, and count what that says of every weight."""
         return ThompsonCollector(self, context, state)
 
     def trained_part(self, context: MethodContext, state: ServerState, update: Update) -> TrainedPart:
-        """The active weights."""
+        """Return the active weights, before and after."""
         model, masks = context.model, state.method_state.masks
         before, after = (sparse.scatter(part, masks, model) for part in (update.task.tensors, update.reply.tensors))
         return TrainedPart(update.task.index_map, before, after, masks)
 
     def rebase(self, context: MethodContext, state: ServerState, update: Update) -> None:
-        """Of no use: the mask may have changed since."""
+        """Return None: a late update is of no use, because the mask may have changed since."""
         return
 
     def share(self, context: MethodContext, round: int) -> float:
-        """Which share of a layer's active weights a readjustment in a round would exchange."""
+        """Compute which share of a layer's active weights a readjustment in a round would exchange."""
         last = self.until or context.rounds
         return self.exchange / 2 * (1 + math.cos(math.pi * min(round / last, 1.0)))
 
@@ -173,10 +182,8 @@ class FedRTS(Method):
         return round > 0 and round % self.every == 0 and (self.until is None or round < self.until)
 
     def _active(self, context: MethodContext, weights: int) -> int:
-        """How many weights of a layer are active."""
-        shares = [(1 - client.ratio) ** 2 for client in context.clients]
-        density = sum(shares) / len(shares) if self.density is None else self.density
-        return max(1, round(density * weights))
+        """Count the weights of a layer that are active."""
+        return max(1, round(sparse.density_of(context, self.density) * weights))
 
 
 class ThompsonCollector:
@@ -205,7 +212,7 @@ class ThompsonCollector:
         self._clients |= {update.client.index}
 
     def finish(self) -> ServerState:
-        """The state of the next round; a new mask has no holders yet."""
+        """Return the state that the next round starts from. No client holds a mask that is new."""
         method, state, told = self._method, self._state, self._state.method_state
         weights, adapts = self._aggregator.finish(), method.phase(self._state) == "adapt"
         kept, dropped = {}, {}
@@ -224,7 +231,7 @@ class ThompsonCollector:
         return ServerState(state.round + 1, weights, FedRTSState(masks, kept, dropped, holders))
 
     def _staying(self, state: State) -> dict[str, Tensor]:
-        """The weights that one model would keep: all but the smallest of the active ones in each layer."""
+        """Return masks of what one model would keep: all but the smallest of the active weights in each layer."""
         masks = self._state.method_state.masks
         return {
             name: top(state[name].abs(), mask, int(mask.sum()) - exchanged(mask, self._share))
@@ -233,13 +240,13 @@ class ThompsonCollector:
 
 
 def exchanged(mask: Tensor, share: float) -> int:
-    """How many weights of a layer a readjustment exchanges: no more than there are inactive ones."""
+    """Count the weights of a layer that a readjustment exchanges, no more than there are inactive ones."""
     active = int(mask.sum())
     return min(int(share * active), mask.numel() - active)
 
 
 def largest(gradients: Mapping[str, Tensor], masks: Masks, share: float) -> dict[str, Tensor]:
-    """Per layer, as many inactive weights as are exchanged: those of the largest gradients."""
+    """Return masks of the inactive weights with the largest gradients, in each layer as many as are exchanged."""
     return {
         name: top(gradients[name].abs(), ~mask.to(gradients[name].device), exchanged(mask, share))
         for name, mask in masks.items()
@@ -247,7 +254,7 @@ def largest(gradients: Mapping[str, Tensor], masks: Masks, share: float) -> dict
 
 
 def top(values: Tensor, among: Tensor, count: int) -> Tensor:
-    """A mask of the `count` largest values where `among` is true; of equal ones the first."""
+    """Return a mask of the `count` largest values where `among` is true; of equal ones the first."""
     order = values.masked_fill(~among.to(values.device), -torch.inf).reshape(-1).argsort(descending=True, stable=True)
     found = torch.zeros(values.numel(), dtype=torch.bool, device=values.device)
     found[order[:count]] = True
@@ -255,7 +262,7 @@ def top(values: Tensor, among: Tensor, count: int) -> Tensor:
 
 
 def drawn(kept: State, dropped: State, counts: Mapping[str, int], seed: int) -> dict[str, Tensor]:
-    """Masks of the largest draws from ``Beta(kept, dropped)``, so many per layer; on the processor, for one order."""
+    """Draw masks of the largest draws from ``Beta(kept, dropped)``; on the processor, where all runs draw alike."""
     random, masks = np.random.default_rng(seed), {}
     for name, successes in kept.items():
         drawn = random.beta(successes.cpu().double().numpy(), dropped[name].cpu().double().numpy())

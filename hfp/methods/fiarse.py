@@ -14,7 +14,7 @@ from hfp.methods.blocks import sparse
 from hfp.methods.blocks.magnitude import ChannelPush, EntryPush, FilterRows
 from hfp.methods.blocks.masked import masked_reply
 from hfp.methods.blocks.selection import Scores, check_counts, check_own_weights, keep_best
-from hfp.methods.interface.base import Method, moved_by
+from hfp.methods.interface.base import Method, moved_by, percents
 from hfp.methods.interface.client_context import ClientContext
 from hfp.methods.interface.registry import register
 from hfp.methods.interface.values import Client, MethodContext, Reply, ServerState, State, Task, TrainedPart, Update
@@ -45,8 +45,6 @@ class FIARSE(Method):
     source: ClassVar[str] = "Wu et al., NeurIPS 2024, arXiv 2407.19389"
     summary: ClassVar[str] = "each client trains what is largest; training moves magnitudes away from the threshold"
 
-    extra_tensor_prefixes: ClassVar[tuple[str, ...]] = (ACTIVE,)
-
     structured: bool = setting(True, "Clients keep whole channels; else single weights, as in the paper.")
     server_rate: float = setting(
         1.0, "The global parameters move by this multiple of the clients' mean change.", within="(0, inf)"
@@ -57,8 +55,14 @@ class FIARSE(Method):
         """Clients that keep single weights answer with weights of their own choice."""
         return self.structured
 
+    def removes(self, context: MethodContext) -> str:
+        """Say which shares of the channels, or of the weights, clients leave out."""
+        if self.structured:
+            return super().removes(context)
+        return f"{percents(1 - (1 - client.ratio) ** 2 for client in context.clients)} of the weights"
+
     def check(self, context: MethodContext) -> None:
-        """Where channels go, every client must keep one in every coupled group; else there must be weights to prune."""
+        """Refuse ratios that empty a coupled group, or a model without weights to prune where weights go one by one."""
         if self.structured:
             check_counts(context)
             check_own_weights(self.name, context)
@@ -66,17 +70,17 @@ class FIARSE(Method):
             sparse.check_prunable(self.name, context.model)
 
     def start(self, context: MethodContext, weights: State) -> ServerState:
-        """The channels' norms, where channels are chosen."""
+        """Start with the norms of the initial weights' channels, where channels are chosen."""
         return ServerState(0, weights, self.norms(context, weights))
 
     def plan(self, context: MethodContext, state: ServerState, client: Client) -> Plan:
-        """The channels of the largest norms; all of them where weights go one by one."""
+        """Plan the channels of the largest norms, or all of them where weights go one by one."""
         if not self.structured:
             return context.groups.plan({})
         return keep_best(context.groups, client.ratio, state.method_state)
 
     def send(self, context: MethodContext, state: ServerState, client: Client, plan: Plan) -> Task:
-        """The compact state, or the largest weights' values and where they are."""
+        """Send the compact state, or the largest weights' values and where they are."""
         if self.structured:
             return super().send(context, state, client, plan)
         masks = largest_weights(state.weights, sparse.full_masks(context.model), (1 - client.ratio) ** 2)
@@ -99,18 +103,18 @@ class FIARSE(Method):
         return 0 if self.structured else sparse.mask_bytes(model)
 
     def norms(self, context: MethodContext, weights: State) -> Scores | None:
-        """By coupled group, the norms of its channels, which decide what clients keep; None where weights do."""
+        """Compute the norms of each coupled group's channels, which decide what clients keep; None where weights do."""
         if not self.structured:
             return None
         rows = FilterRows.of(context.groups, context.model)
         return rows.by_group(rows.norms(weights))
 
     def collect(self, context: MethodContext, state: ServerState) -> TrainedMean:
-        """The plain mean of changes over the clients that trained an entry."""
+        """Average the changes of an entry over the clients that trained it."""
         return TrainedMean(self, context, state)
 
     def trained_part(self, context: MethodContext, state: ServerState, update: Update) -> TrainedPart:
-        """The compact model's entries, or the single weights that the client kept."""
+        """Return the compact model's entries, or the single weights that the client kept."""
         if self.structured:
             return super().trained_part(context, state, update)
         masks = sparse.masks_from_bits(update.task.tensors[ACTIVE], context.model)
@@ -119,7 +123,7 @@ class FIARSE(Method):
         return TrainedPart(update.task.index_map, before, after, masks)
 
     def rebase(self, context: MethodContext, state: ServerState, update: Update) -> Update | None:
-        """The change that the client made, made to the weights of today."""
+        """Make the client's change to the weights of today."""
         if self.structured:
             return super().rebase(context, state, update)
         bits = update.task.tensors[ACTIVE]
@@ -130,7 +134,7 @@ class FIARSE(Method):
 
 
 class TrainedMean:
-    """Per entry the plain mean over the clients that trained it; parameters go `server_rate` of the way to it."""
+    """Averages each entry over the clients that trained it; parameters go `server_rate` of the way to the mean."""
 
     def __init__(self, method: FIARSE, context: MethodContext, state: ServerState) -> None:
         self._method, self._context, self._state = method, context, state
@@ -148,7 +152,7 @@ class TrainedMean:
             self._trained[name] = self._trained.get(name, 0) + mask.to(moved)
 
     def finish(self) -> ServerState:
-        """The state of the next round."""
+        """Return the state that the next round starts from."""
         before, after = self._state.weights, self._aggregator.finish()
         for name, moved in self._moved.items():
             after[name] = before[name] + moved / self._trained[name].clamp(min=1)
@@ -160,7 +164,7 @@ class TrainedMean:
 
 
 def largest_weights(weights: State, masks: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
-    """Masks of the largest weights of the whole network, so many as the share asks for and at least one.
+    """Return masks of the largest weights of the whole network, as many as the share asks for and at least one.
 
     Of equal weights the first are taken, in the order of `masks`.
     """
@@ -172,7 +176,7 @@ def largest_weights(weights: State, masks: Mapping[str, Tensor], share: float) -
 
 
 def thresholds(rows: FilterRows, task: Task) -> Tensor:
-    """``θ`` of each channel, `[total]`: the smallest norm of its group's channels that a task has."""
+    """Find ``θ`` of each channel, `[total]`: the smallest norm of its group's channels that a task has."""
     norms, there = rows.norms(task.tensors), torch.zeros(rows.total + 1, dtype=torch.bool)
     for own in rows.channels.values():
         there[own.cpu()] = True

@@ -28,9 +28,9 @@ from hfp.training.local_step import Objective
 class FjORD(Method):
     """FjORD draws a width ``p`` of at most ``p_max = 1 - ratio`` for each local step and trains that prefix.
 
-    The draw is uniform over ``p_max`` and those of `widths` that are below it. Entries are averaged over the clients
-    that hold them, weighted by samples. Every width has batch-norm statistics of its own; those of ``p_max`` are sent
-    back.
+    The draw is uniform over ``p_max`` and those of `widths` that are below it. A step has no gradient for entries
+    outside its prefix, which momentum still moves. Entries are averaged over the clients that hold them, weighted by
+    samples. Every width has batch-norm statistics of its own; those of ``p_max`` are sent back.
 
     With a `distillation` ``α`` above 0, a step of a narrower width also trains ``p_max`` by cross-entropy. The narrow
     loss is then ``1 - α`` times its cross-entropy plus ``α T²`` times the divergence from the wide model's logits at

@@ -17,7 +17,7 @@ from hfp.methods.blocks.selection import keep_window
 from hfp.methods.interface.base import Method
 from hfp.methods.interface.client_context import ClientContext
 from hfp.methods.interface.registry import register
-from hfp.methods.interface.values import Client, MethodContext, Reply, ServerState, Task, Update
+from hfp.methods.interface.values import Client, MethodContext, Reply, ServerState, Task, TrainedPart, Update
 from hfp.reconstruct import Aggregator, Coupling, IndexMap, Plan, TensorMap
 from hfp.settings import setting
 from hfp.training.local_step import Objective
@@ -76,20 +76,30 @@ class HeteroFL(Method):
 
     def check_reply(self, context: MethodContext, state: ServerState, update: Update) -> None:
         """Also refuse classes that don't exist."""
-        super().check_reply(context, state, update)
         classes = update.reply.tensors.get(CLASSES)
-        if classes is None:
-            return
-        count = max((len(state.weights[name]) for name in context.classifier), default=0)
-        ascending = classes.dim() == 1 and classes.dtype == torch.int32 and bool((classes[1:] > classes[:-1]).all())
-        if not ascending or len(classes) == 0 or classes[0] < 0 or classes[-1] >= count:
-            raise InputError(
-                f"{CLASSES} must be ascending int32 numbers below {count}; found {classes.reshape(-1)[:8]}"
-            )
+        if classes is not None:
+            _check_classes(classes, max((len(state.weights[name]) for name in context.classifier), default=0))
+        super().check_reply(context, state, update)
+
+    def trained_part(self, context: MethodContext, state: ServerState, update: Update) -> TrainedPart:
+        """Return the task's entries, of which the classifier's rows for classes that the client lacks don't count."""
+        part = super().trained_part(context, state, update)
+        if CLASSES not in update.reply.tensors:
+            return part
+        active = {name: torch.zeros_like(part.after[name], dtype=torch.bool) for name in context.classifier}
+        for mask in active.values():
+            mask[update.reply.tensors[CLASSES].to(mask.device).long()] = True
+        return dataclasses.replace(part, active=active)
 
     def collect(self, context: MethodContext, state: ServerState) -> HolderCollector:
         """Average every entry over the clients that hold it."""
         return HolderCollector(context, state)
+
+
+def _check_classes(classes: Tensor, count: int) -> None:
+    ascending = classes.dim() == 1 and classes.dtype == torch.int32 and bool((classes[1:] > classes[:-1]).all())
+    if not ascending or len(classes) == 0 or classes[0] < 0 or classes[-1] >= count:
+        raise InputError(f"{CLASSES} must be ascending int32 numbers below {count}; found {classes.reshape(-1)[:8]}")
 
 
 class HolderCollector:

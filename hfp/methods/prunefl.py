@@ -17,7 +17,7 @@ from hfp.methods.blocks import sparse
 from hfp.methods.blocks.masked import MaskedGradients, masked_macs, masked_reply
 from hfp.methods.blocks.reconfigure import reconfigure
 from hfp.methods.blocks.sparse import Masks
-from hfp.methods.interface.base import Method
+from hfp.methods.interface.base import Method, percents
 from hfp.methods.interface.client_context import ClientContext
 from hfp.methods.interface.registry import register
 from hfp.methods.interface.values import Client, MethodContext, Reply, ServerState, State, Task, TrainedPart, Update
@@ -110,6 +110,15 @@ class PruneFL(Method):
         0.1, "A reconfiguration changes little where the density changes by at most this part.", within="[0, inf)"
     )
     limit: int = setting(20, "The first client reconfigures at most this many times.", within="[1, inf)")
+
+    @property
+    def uses_ratios(self) -> bool:
+        """Only the default density follows from ratios."""
+        return self.density is None
+
+    def removes(self, context: MethodContext) -> str:
+        """Say which share of the weights no mask keeps."""
+        return f"at least {percents([1 - sparse.density_of(context, self.density)])} of the weights"
 
     def check(self, context: MethodContext) -> None:
         """Refuse a model without weights to prune."""
@@ -211,8 +220,7 @@ class PruneFL(Method):
 
     def most(self, context: MethodContext) -> int:
         """Count how many weights may be active."""
-        shares = [(1 - client.ratio) ** 2 for client in context.clients]
-        density = sum(shares) / len(shares) if self.density is None else self.density
+        density = sparse.density_of(context, self.density)
         return round(density * sparse.count(sparse.full_masks(context.model)))
 
     def adapt(

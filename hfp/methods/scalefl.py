@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from hfp.methods.blocks.selection import keep_window
 from hfp.methods.depthfl import DepthFL, network_of
+from hfp.methods.interface.base import percents
 from hfp.methods.interface.client_context import ClientContext
 from hfp.methods.interface.registry import register
 from hfp.methods.interface.values import MethodContext, Task
@@ -46,10 +47,19 @@ class ScaleFL(DepthFL):
         """How many of the model's exits a client of a ratio trains."""
         return min(model.exits, math.ceil(model.exits * math.sqrt(1 - ratio) - 1e-9))
 
+    def narrowed(self, model: WithExits, ratio: float) -> float:
+        """Return the share of the channels that goes, so that depth and width together leave ``1 - ratio``."""
+        return max(0.0, 1 - (1 - ratio) * model.exits / self.exits(model, ratio))
+
     def sized(self, model: nn.Module, groups: Coupling, ratio: float) -> Plan:
-        """Keep the first channels, so many that depth and width together leave the share ``1 - ratio``."""
-        depth = self.exits(network_of(model), ratio) / network_of(model).exits
-        return keep_window(groups, max(0.0, 1 - (1 - ratio) / depth))
+        """Keep the first channels, as many as a client of the ratio has."""
+        return keep_window(groups, self.narrowed(network_of(model), ratio))
+
+    def removes(self, context: MethodContext) -> str:
+        """Say how many of the exits, and which shares of the channels, clients leave out."""
+        network = network_of(context.model)
+        channels = percents(self.narrowed(network, client.ratio) for client in context.clients)
+        return f"{super().removes(context)} and {channels} of their channels"
 
     def weights_in(self, context: MethodContext, round: int) -> Mapping[str, float]:
         """Return the weight of distillation in a round, 0 while it has not begun."""

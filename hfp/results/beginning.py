@@ -47,10 +47,8 @@ def _clients(federation: Federation) -> str:
 
 
 def _removed(federation: Federation) -> str:
-    if not federation.method.uses_ratios:
-        return ""
-    ratios = sorted({client.ratio for client in federation.context.clients})
-    return f"; they remove {', '.join(f'{ratio:.0%}' for ratio in ratios)} of their channels"
+    removed = federation.method.removes(federation.context)
+    return f"; they remove {removed}" if removed else ""
 
 
 def _workers(threads: int, jobs: int) -> str:

@@ -60,7 +60,7 @@ class Display(Observer):
     def client_done(self, record: ClientRecord) -> None:
         """Move the clients' bar."""
         ended = f"loss {record.loss:.3f}" if record.status == IN_TIME else record.status
-        note = f"client {record.client}: {record.ratio:.0%} removed, {record.samples} images, {ended}"
+        note = f"client {record.client}: ratio {record.ratio:.0%}, {record.samples} images, {ended}"
         self._progress.update(self._clients, advance=1, note=note)
         self._done += 1
         if not self._shows_bars and time.monotonic() - self._said > BEAT:

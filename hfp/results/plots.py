@@ -48,7 +48,7 @@ def save_curves(run: Run, path: Path) -> None:
     experiment = run.experiment
     title = (
         f"{experiment.method} · {experiment.dataset_name} · {experiment.model_name} · {experiment.clients} clients · "
-        f"removed {_shares(run.ratios)}"
+        f"ratio {_shares(run.ratios)}"
     )
     figure.suptitle(literal(title), fontsize=11, color=INK)
     _save(figure, path)

@@ -25,8 +25,8 @@ class Variation:
 
     - "fisher": \(\sum p_k g_k^2\), the empirical Fisher of the pseudo-gradients;
     - "centered": \(\sum p_k g_k^2 - \hat g^2\), their variance alone;
-    - "secant": \(|\hat g_t - \hat g_{t-1}| / |w_t - w_{t-1}|\), the magnitude of finite differences along the server's
-      path.
+    - "secant": \(|\hat g_t - \hat g_s| / |w_t - w_s|\), the magnitude of finite differences along the server's path,
+      where \(s\) is the last round before \(t\) in which the entry was trained.
 
     An entry that nobody trained in a round keeps its last estimate. An entry that nobody has trained yet has gradient 0
     and the mean curvature of its tensor's other entries, so that it is neither preferred nor penalised. No passes over
@@ -39,7 +39,7 @@ class Variation:
         gradient: the estimates so far, by parameter; set by `update`.
         curvature: the estimates so far, by parameter; set by `update`.
         seen: where there has been an estimate; set by `update`.
-        weights: what the clients started from in the last round; set by `update`.
+        weights: for the secant, what clients started from when they last trained an entry; set by `update`.
 
     Raises:
         CriterionError: the estimator is unknown, or the smoothing is outside [0, 1).
@@ -96,8 +96,13 @@ class Variation:
             gradients[name] = self._blend(gradient, mean, held, held & seen)
             seens[name] = seen | measured
             curvatures[name] = _fill(self._blend(curvature, estimate, measured, measured & seen), seens[name])
-        kept = None if weights is None else {name: weights[name].clone() for name in gradient_sum}
-        return replace(self, gradient=gradients, curvature=curvatures, seen=seens, weights=kept)
+        starts = self._starts(coverage, weights) if self.estimator == "secant" and weights is not None else None
+        return replace(self, gradient=gradients, curvature=curvatures, seen=seens, weights=starts)
+
+    def _starts(self, coverage: Tensors, weights: Tensors) -> Tensors:
+        """Return where each entry was when it was last trained, which its gradient belongs to."""
+        before = weights if self.weights is None else self.weights
+        return {name: torch.where(held > 0, weights[name], before[name]) for name, held in coverage.items()}
 
     def _of(self, name: str, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if self.gradient is None or self.curvature is None or self.seen is None:

@@ -37,6 +37,7 @@ def test_custom_method(monkeypatch, capsys):
     run("custom_method.py", monkeypatch, *TINY)
     shown = capsys.readouterr().out
     assert [line.split(": ")[0] for line in shown.splitlines()] == ["delta-w", "ca-hfp", "fedmp"]
+    assert all(0 <= float(line.split()[1]) <= 100 for line in shown.splitlines())
     assert "delta-w" in [method.name for method in methods()]
 
 

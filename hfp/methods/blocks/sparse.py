@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from hfp.errors import InputError
 from hfp.layers.products import PRODUCTS
 from hfp.methods.blocks.bits import from_bits, to_bits
-from hfp.methods.interface.values import State
+from hfp.methods.interface.values import MethodContext, State
 
 Masks = Mapping[str, Tensor]
 
@@ -45,6 +45,18 @@ def check_prunable(method: str, model: nn.Module) -> None:
             f"{method} prunes weights of convolutions and linear layers one by one, and each of this model's is shared "
             "between layers or computed from others; use a method that prunes channels"
         )
+
+
+def density_of(context: MethodContext, density: float | None) -> float:
+    """Return the share of the weights that one mask for all clients keeps.
+
+    Args:
+        context: what stays the same over the run.
+        density: the share that a person asked for; None is the mean of what the clients' submodels would hold.
+    """
+    if density is not None:
+        return density
+    return sum((1 - client.ratio) ** 2 for client in context.clients) / len(context.clients)
 
 
 def masks_to_bits(masks: Masks) -> Tensor:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import ClassVar, Protocol
 
@@ -52,8 +52,6 @@ class Method(ABC):
     """A reply may have tensors beside the model's whose names begin with one of these."""
     renamed_options: ClassVar[Mapping[str, str]] = MappingProxyType({})
     """Earlier name of an option, which keeps working with a warning, to today's name."""
-    uses_ratios: ClassVar[bool] = True
-    """Whether a client's ratio makes any difference; if not, a comparison of several ratios runs the method once."""
     keeps_size: ClassVar[bool] = False
     """Whether what clients train has one size in all rounds, so that it can't grow (`Experiment.first_ratio`)."""
 
@@ -61,6 +59,11 @@ class Method(ABC):
     def option_label(cls) -> str:
         """Return what an error calls one of the method's options, with ``{}`` for its name."""
         return f"option {{}} of {cls.name}"
+
+    @property
+    def uses_ratios(self) -> bool:
+        """Whether clients' ratios make a difference; if not, a comparison of several ratios runs the method once."""
+        return True
 
     @property
     def reads_losses(self) -> bool:
@@ -96,6 +99,10 @@ class Method(ABC):
             InputError: for instance, a client's ratio leaves a layer without channels.
         """
         return
+
+    def removes(self, context: MethodContext) -> str:
+        """Say what clients leave out of the full model, as a run's first lines do; empty where it is nothing."""
+        return f"{percents(client.ratio for client in context.clients)} of their channels" if self.uses_ratios else ""
 
     def start(self, context: MethodContext, weights: State) -> ServerState:
         """Return the state before the first round."""
@@ -207,6 +214,15 @@ class Method(ABC):
     def phase(self, state: ServerState) -> str:
         """Return a word for what the coming round does, which is shown with its figures."""
         return "train"
+
+
+def percents(shares: Iterable[float]) -> str:
+    """Write different shares in percent, the smallest first.
+
+    >>> percents([0.5, 0.25, 0.5])
+    '25%, 50%'
+    """
+    return ", ".join(f"{share:.0%}" for share in sorted(set(shares)))
 
 
 def moved_by(now: State, before: State, after: State) -> dict[str, Tensor]:

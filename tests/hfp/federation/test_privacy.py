@@ -79,10 +79,13 @@ def test_the_next_masks_follow_from_noised_values_alone():
     updates = list(made_up(context, method, state))
     made = private_update(Privacy(noise=1.0), context, state, updates, expected=3, seed=0)
     after = collected(context, method, state, [made])
-    other = dataclasses.replace(updates[0], reply=dataclasses.replace(updates[0].reply, loss=7.0))
+    reply = dataclasses.replace(updates[0].reply, loss=7.0, steps=9 * updates[0].reply.steps)
+    other = dataclasses.replace(updates[0], reply=reply)
     again = private_update(Privacy(noise=1.0), context, state, [other, *updates[1:]], expected=3, seed=0)
     same = collected(context, method, state, [again])
     assert all(torch.equal(after.weights[name], same.weights[name]) for name in after.weights)
+    for name, curvature in after.method_state.variation.curvature.items():
+        assert torch.equal(curvature, same.method_state.variation.curvature[name])
     for client in context.clients:
         assert method.plan(context, after, client) == method.plan(context, same, client)
 
@@ -113,7 +116,7 @@ def renyi_bound(noise: float, rounds: int, delta: float) -> float:
 @pytest.mark.parametrize(("noise", "rounds"), [(1.0, 1), (4.0, 10), (8.0, 30)])
 def test_the_privacy_spent_is_below_the_plain_bound_and_near_it(noise, rounds):
     pytest.importorskip("dp_accounting")
-    spent = epsilon(Privacy(noise=noise), 1.0, 10, rounds, 0)
+    spent = epsilon(Privacy(noise=noise), 10, 10, rounds, 0)
     assert 0.6 * renyi_bound(noise, rounds, 1e-5) < spent <= renyi_bound(noise, rounds, 1e-5) * 1.001
 
 
@@ -124,24 +127,37 @@ def test_the_privacy_spent_is_the_accountants_own_figure_with_sampled_clients():
     accountant = rdp.RdpAccountant(neighboring_relation=dp.NeighboringRelation.REPLACE_ONE)
     accountant.compose(dp.SampledWithoutReplacementDpEvent(1000, 10, dp.GaussianDpEvent(1.0)), 50)
     accountant.compose(dp.GaussianDpEvent(1.0), 1)
-    assert epsilon(Privacy(noise=2.0), 0.01, 1000, 50, 1) == pytest.approx(accountant.get_epsilon(1e-5))
-    assert epsilon(Privacy(noise=2.0), 0.01, 1000, 50, 0) < epsilon(Privacy(noise=2.0), 1.0, 1000, 50, 0)
+    assert epsilon(Privacy(noise=2.0), 10, 1000, 50, 1) == pytest.approx(accountant.get_epsilon(1e-5))
+    assert epsilon(Privacy(noise=2.0), 10, 1000, 50, 0) < epsilon(Privacy(noise=2.0), 1000, 1000, 50, 0)
 
 
 def test_each_release_of_statistics_is_counted():
     pytest.importorskip("dp_accounting")
     privacy = Privacy(noise=4.0)
-    assert epsilon(privacy, 1.0, 10, 5, 5) == pytest.approx(epsilon(privacy, 1.0, 10, 10, 0))
+    assert epsilon(privacy, 10, 10, 5, 5) == pytest.approx(epsilon(privacy, 10, 10, 10, 0))
 
 
-@pytest.mark.parametrize("name", ["prunefl", "heterofl", "dapperfl"])
-def test_a_method_that_reads_more_than_submodels_is_refused(name):
-    method = create_method(name)
-    if not method.extra_tensor_prefixes:
-        check_private(method, None)
-        return
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("dapperfl", {}),
+        ("heterofl", {}),
+        ("fedrolex", {}),
+        ("prunefl", {}),
+        ("fedrts", {}),
+        ("fiarse", {"structured": False}),
+        ("fedmp", {"bandit": True}),
+        ("fedmp-bandit", {}),
+    ],
+)
+def test_a_method_that_reads_more_than_submodels_is_refused(name, options):
     with pytest.raises(InputError, match="can't run privately"):
-        check_private(method, None)
+        check_private(create_method(name, **options))
+
+
+@pytest.mark.parametrize("name", ["ca-hfp", "fedprox", "fjord", "fedmp", "fiarse", "depthfl"])
+def test_a_method_that_averages_submodels_is_not_refused(name):
+    check_private(create_method(name))
 
 
 @pytest.mark.parametrize("values", [{"noise": 0.0}, {"noise": 1.0, "clip": -1.0}, {"noise": 1.0, "delta": 1.0}])

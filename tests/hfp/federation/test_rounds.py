@@ -7,6 +7,7 @@ from hfp import Experiment, InputError, simulate
 from hfp.costs.payload import pack
 from hfp.federation.rounds import rounds
 from hfp.federation.setup import set_up
+from hfp.methods import create_method
 from hfp.results.beginning import first_lines
 
 SMALL = Experiment(train_images=200, clients=4, rounds=3, options={"warmup": 1})
@@ -89,15 +90,44 @@ def test_fedavg_costs_what_the_table_calls_fedavgs_cost():
 
 def test_the_ratio_of_a_method_that_has_its_own_is_what_it_removed():
     quick = {"options": {}, "rounds": 1, "batch_norm": "aggregate", "ratio": 0.5}
-    for method in ("fedavg", "fedmp-bandit"):
-        federation = set_up(dataclasses.replace(SMALL, method=method, **quick))
+    for method, options in (
+        ("fedavg", {}),
+        ("fedmp-bandit", {}),
+        ("fedmp", {"bandit": True}),
+        ("fedprox", {"partial": False}),
+    ):
+        federation = set_up(dataclasses.replace(SMALL, method=method, **{**quick, "options": options}))
         assert not any("remove" in line for line in first_lines(federation, 1))
         full = sum(parameter.numel() for parameter in federation.model.parameters())
         for client in next(iter(rounds(federation))).record.clients:
             assert client.ratio != 0.5
-            assert (client.ratio == 0) == (client.parameters == full) == (method == "fedavg")
-    federation = set_up(dataclasses.replace(SMALL, **quick))
-    assert any(line.endswith("; they remove 50% of their channels") for line in first_lines(federation, 1))
+            assert (client.ratio == 0) == (client.parameters == full) == (method in ("fedavg", "fedprox"))
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "removed"),
+    [
+        ("ca-hfp", {}, "25%, 50% of their channels"),
+        ("fedprox", {}, "25%, 50% of their local steps"),
+        ("prunefl", {}, "at least 59% of the weights"),
+        ("prunefl", {"density": 0.3}, "at least 70% of the weights"),
+        ("fedrts", {}, "59% of the weights"),
+        ("fiarse", {}, "25%, 50% of their channels"),
+        ("fiarse", {"structured": False}, "44%, 75% of the weights"),
+        ("depthfl", {}, "1 of the 3 exits"),
+        ("scalefl", {}, "0 of the 3 exits and 25%, 50% of their channels"),
+    ],
+)
+def test_the_first_lines_say_what_a_methods_clients_remove(method, options, removed):
+    small = {"train_images": 40, "clients": 2, "ratio": None, "rank": 1}
+    federation = set_up(dataclasses.replace(SMALL, method=method, options=options, **small))
+    assert any(line.endswith(f"; they remove {removed}") for line in first_lines(federation, 1))
+
+
+@pytest.mark.parametrize("method", ["prunefl", "fedrts"])
+def test_a_mask_of_a_stated_density_does_not_go_by_ratios(method):
+    assert create_method(method).uses_ratios
+    assert not create_method(method, density=0.3).uses_ratios
 
 
 def test_reestimated_statistics_are_the_global_models_own():

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from hfp import Experiment, simulate
+from hfp.data import load_dataset
 from hfp.errors import InputError
 from hfp.federation.fleet import InProcess
 from hfp.federation.privacy_account import epsilon, privacy_of
@@ -119,7 +120,20 @@ def test_without_safeguards_nothing_is_added_to_the_record():
     assert all("epsilon" not in record.figures and "undefended" not in record.figures for record in run.history)
 
 
-@pytest.mark.parametrize("method", ["fedavg", "ca-hfp"])
+def test_rules_compare_the_row_of_a_class_over_the_clients_that_have_the_class():
+    zeros, ones = ((load_dataset("digits").train.labels == label).nonzero().view(-1).tolist() for label in (0, 1))
+    parts = [ones[4 * client : 4 * client + 4] for client in range(7)]
+    parts[:3] = [[*parts[client], *zeros[4 * client : 4 * client + 4]] for client in range(3)]
+    changes = {"method": "heterofl", "clients": 7, "rounds": 1, "partition": parts, "train_images": None, "ratio": 0.0}
+    federation = set_up(dataclasses.replace(SMALL, robust="median", batch_norm="batch", **changes))
+    course = Course(federation)
+    course.advance()
+    for name in federation.context.classifier:
+        moved = (course.state.weights[name] != federation.initial[name]).view(10, -1).any(1)
+        assert moved.tolist() == [True, True] + [False] * 8
+
+
+@pytest.mark.parametrize("method", ["fedavg", "ca-hfp", "fiarse"])
 def test_a_private_run_says_what_it_spent_and_repeats_itself(method):
     pytest.importorskip("dp_accounting")
     experiment = dataclasses.replace(SMALL, method=method, privacy={"noise": 2.0, "clip": 0.5})
@@ -147,7 +161,7 @@ def test_a_resumed_run_counts_the_releases_that_were_made():
     record = Course(longer, run_state=course.run_state).advance().record
     assert [one.accuracy is not None for one in (*course.history, record)] == [False, True, True, True]
     privacy = privacy_of(short.privacy)
-    assert record.figures["epsilon"] == epsilon(privacy, 1.0, short.clients, rounds=4, statistics=3)
+    assert record.figures["epsilon"] == epsilon(privacy, short.clients, short.clients, rounds=4, statistics=3)
 
 
 def test_a_method_that_reads_more_than_submodels_is_refused_before_it_trains():
@@ -163,6 +177,8 @@ def test_a_method_that_reads_more_than_submodels_is_refused_before_it_trains():
         ({"privacy": {"clip": 1.0}}, "needs its noise"),
         ({"privacy": {"noise": 1.0, "sigma": 2.0}}, "part of privacy"),
         ({"privacy": {"noise": 1.0}, "deadline": 1.0, "late": "join"}, "late must be discard"),
+        ({"privacy": {"noise": 1.0}, "batch_norm": "aggregate"}, "batch_norm must be another policy with privacy"),
+        ({"privacy": {"noise": 1.0}, "batch_norm": "participants"}, "batch_norm must be another policy with privacy"),
         ({"privacy": {"noise": 1.0}, "robust": "median"}, "robust must be left out in a private run"),
     ],
 )

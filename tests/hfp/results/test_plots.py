@@ -112,7 +112,7 @@ def test_many_shares_are_told_by_the_least_and_the_greatest(drawn: list[Any], tm
     clients = tuple(dataclasses.replace(run.history[0].clients[0], ratio=ratio / 10) for ratio in range(1, 9))
     many = dataclasses.replace(run, history=(dataclasses.replace(run.history[0], clients=clients),))
     save_curves(many, tmp_path / "curves.png")
-    assert drawn[0].get_suptitle().endswith("removed 10% to 80%")
+    assert drawn[0].get_suptitle().endswith("ratio 10% to 80%")
 
 
 @pytest.mark.parametrize("save", [save_curves, save_diagnostics])

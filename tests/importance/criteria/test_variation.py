@@ -64,6 +64,26 @@ def test_secant_is_the_positive_difference_quotient():
         torch.testing.assert_close(state.curvature["w"][entry], expected)
 
 
+def test_the_secant_of_an_entry_spans_the_rounds_in_which_nobody_trained_it():
+    def round(gradient, held, at):
+        value = torch.tensor([gradient * held], dtype=torch.float64)
+        place = {"w": torch.tensor([at], dtype=torch.float64)}
+        return {"w": value}, {"w": value.square()}, {"w": torch.tensor([held], dtype=torch.float64)}, place
+
+    state = Variation("secant").update(*round(1.0, 1.0, at=2.0)).update(*round(9.0, 0.0, at=3.0))
+    state = state.update(*round(4.0, 1.0, at=3.5))
+    torch.testing.assert_close(state.curvature["w"], torch.tensor([3.0 / 1.5], dtype=torch.float64))
+
+
+@pytest.mark.parametrize(("estimator", "kept"), [("fisher", False), ("centered", False), ("secant", True)])
+def test_the_weights_are_kept_for_the_secant_alone(estimator, kept):
+    weights = {"w": torch.ones(3, 4, dtype=torch.float64)}
+    state = Variation(estimator).update(*sums(clients()), weights)
+    assert (state.weights is not None) == kept
+    weights["w"] += 1
+    assert not kept or bool((state.weights["w"] == 1).all())
+
+
 def test_entries_that_nobody_trained_keep_their_last_estimate():
     first, second = clients(0), clients(1, count=1)
     old = Variation().update(*sums(first))
