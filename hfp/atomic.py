@@ -22,7 +22,7 @@ def whole_file(path: Path, before_rename: Callable[[Path], None] = lambda _: Non
         before_rename: is called with the temporary file once its content is on the disk.
 
     Raises:
-        OSError: the file can't be written. One that was there before is untouched then.
+        OSError: the file can't be written, and the error names it. One that was there before is untouched then.
 
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
@@ -38,6 +38,10 @@ def whole_file(path: Path, before_rename: Callable[[Path], None] = lambda _: Non
             os.fsync(file.fileno())
         before_rename(unfinished)
         os.replace(unfinished, path)
+    except OSError as error:  # it names the temporary file, or none where a disk is full
+        if error.errno is None or str(error.filename or unfinished) != str(unfinished):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         unfinished.unlink(missing_ok=True)
     _sync(path.parent)
