@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from hfp import importance as criteria
-from hfp.errors import InputError, listed, message_of
+from hfp.errors import InputError, listed, message_of, repeated
 from hfp.language.checking import check_finite, difference, outputs_without
 from hfp.language.choices import RANKINGS
 from hfp.language.configuration import first_mismatch, narrower, tensors_that_match
@@ -151,9 +151,9 @@ def _checked_drop(drop: Any) -> int | tuple[int, ...]:
     for each in found if several else (found,):
         if not isinstance(each, int) or isinstance(each, bool) or each < 0:
             raise InputError(f"drop_blocks is how many blocks go, or a list of their indices, not {found!r}")
-    twice = [each for each in found if found.count(each) > 1] if several else []
-    if twice:
-        raise InputError(f"drop_blocks lists block {twice[0]} twice; list each once")
+    twice = repeated(found) if several else None
+    if twice is not None:
+        raise InputError(f"drop_blocks lists block {twice} twice; list each once")
     return found
 
 
