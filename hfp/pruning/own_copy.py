@@ -18,6 +18,8 @@ from hfp.reconstruct.models.copying import copied
 from hfp.reconstruct.models.twin import computed, like
 
 _SAFE = ("torch.", "transformers.utils.")
+MEND_HOOKS = ": if one changes what the model computes, make it a part of the model"
+"""What to do about hooks that a copy lacks."""
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
