@@ -71,6 +71,21 @@ def test_transformers_reads_the_folder_by_itself_and_computes_the_same(half):
     assert len(list(small.glob("model-*.safetensors"))) > 1
 
 
+def test_heads_that_share_one_key_value_head_go_and_transformers_reads_the_folder_by_itself(tmp_path):
+    full = saved(llama(num_key_value_heads=1), tmp_path / "full")
+    report = prune_folder(full, tmp_path / "small", hfp.Budget(params=0.9), widths="heads")
+    assert report.plain, report.notes
+    alone = AutoModelForCausalLM.from_pretrained(tmp_path / "small").eval()
+    assert (alone.config.num_attention_heads, alone.config.num_key_value_heads) == (4, 1)
+    assert torch.equal(logits(alone), logits(hfp.from_pretrained(tmp_path / "small").model))
+
+
+def test_a_single_head_stays_with_the_reason(tmp_path):
+    full = saved(llama(num_attention_heads=1, num_key_value_heads=1), tmp_path / "full")
+    with pytest.raises(InputError, match=r"heads: it has a single head, and one has to stay\); this model can lose"):
+        prune_folder(full, tmp_path / "small", HALF, widths="heads")
+
+
 def test_generation_with_a_cache_agrees_with_generation_without(full, tmp_path):
     prune_folder(full, tmp_path / "small", HALF, widths=("heads", "feed-forward", "hidden"))
     model = hfp.from_pretrained(tmp_path / "small").model
@@ -338,6 +353,7 @@ def test_a_pruned_folder_is_replaced_only_when_asked_and_no_other_folder_ever(fu
         ({}, "give a budget, or say how many blocks"),
         ({"budget": HALF, "widths": ()}, r"widths are some of heads, feed-forward, hidden, not \(\)"),
         ({"budget": HALF, "widths": None}, "widths are some of heads, feed-forward, hidden, not None"),
+        ({"budget": HALF, "widths": ["heads", "heads"]}, "widths list heads twice; list each once"),
         ({"budget": hfp.Budget(latency=0.5)}, "latency can't be limited"),
         (
             {"budget": HALF, "widths": ("heads", "experts")},
