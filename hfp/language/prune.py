@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from hfp import importance as criteria
@@ -108,7 +109,7 @@ def prune_folder(
     source = open_folder(folder)
     if out.absolute() == source.path.absolute():
         raise InputError(f"{out} is the folder of the full model; give another one to write to")
-    with told(progress) as tell:
+    with torch.inference_mode(False), told(progress) as tell:
         tokens = None
         if text is not None:
             check_predicts(source)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
@@ -128,6 +129,7 @@ class CoupledReport:
         return asdict(self)
 
 
+@torch.inference_mode(False)
 def coupled_report(model: nn.Module, example_inputs: Any, name: str, part: str | None = None) -> CoupledReport:
     """Find the coupled groups of a model, checked with numbers as a pruning checks them.
 

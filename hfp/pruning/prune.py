@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from hfp.costs.macs import latencies
@@ -102,7 +103,7 @@ def prune(
     rules = RankingRules(ranking, round_to, min_channels)
     ignored = layer_names(model, ignored_layers)
     kinds = usual_kinds(data) if repair == AUTO else checked_kinds(repair)
-    with random_state_kept(), told(progress) as tell, only_new_objects():
+    with torch.inference_mode(False), random_state_kept(), told(progress) as tell, only_new_objects():
         return _pruned(
             model,
             PruneRequest(

@@ -399,7 +399,10 @@ def test_no_option_is_ignored_beside_data(factory, images, words, message, capsy
             ["resnet8", "--macs", "0.5", "--data", "digits", *2 * ["--repair", "bias"], "--out", "m"],
             "--repair bias is given twice; give it once",
         ),
-        (["resnet8", "--macs", "0.5", *2 * ["--ignore", "fc"], "--out", "m"], "--ignore fc is given twice; give it once"),
+        (
+            ["resnet8", "--macs", "0.5", *2 * ["--ignore", "fc"], "--out", "m"],
+            "--ignore fc is given twice; give it once",
+        ),
         (
             ["resnet8", "--macs", "0.5", "--data", "digits", "--repair", "bias", "--no-repair", "--out", "m"],
             "--repair and --no-repair exclude each other; give one",
