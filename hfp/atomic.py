@@ -34,8 +34,7 @@ def whole_file(path: Path, before_rename: Callable[[Path], None] = lambda _: Non
     unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         yield unfinished
-        with open(unfinished, "rb+") as file:
-            os.fsync(file.fileno())
+        flush(unfinished)
         before_rename(unfinished)
         os.replace(unfinished, path)
     except OSError as error:  # it names the temporary file, or none where a disk is full
@@ -55,6 +54,16 @@ def write_atomically(path: Path, content: bytes, before_rename: Callable[[Path],
     """
     with whole_file(path, before_rename) as unfinished:
         unfinished.write_bytes(content)
+
+
+def flush(path: Path) -> None:
+    """Wait until the content of a file is on the disk.
+
+    Raises:
+        OSError: it can't be written there.
+    """
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
 
 
 def free_name(path: Path, *endings: str) -> Path:
