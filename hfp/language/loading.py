@@ -158,7 +158,7 @@ def compact_outline(found: ModelFolder, record: PruneRecord, index_map: IndexMap
         model = without_weights(config_of(found), kind)
         shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
         if shapes != {name: tensor.compact_shape for name, tensor in index_map.tensors.items()}:
-            raise MapError(f"{found.path}: {INDEX_MAP} is of another model than {CONFIG}; restore the folder's own files")
+            raise MapError(f"{found.path}: {INDEX_MAP} is of another model than {CONFIG}; copy the folder anew")
         return model
     full = config_from({**record.parent, **record.changed}, str(found.path))
     return compact_model(without_weights(full, kind), index_map)
