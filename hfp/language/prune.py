@@ -147,7 +147,7 @@ def _rules(
 def _checked_drop(drop: Any) -> int | tuple[int, ...]:
     """How many blocks go, or which."""
     several = isinstance(drop, Iterable) and not isinstance(drop, str)
-    found = tuple(drop) if several else drop
+    found: Any = tuple(drop) if several else drop
     for each in found if several else (found,):
         if not isinstance(each, Integral) or isinstance(each, bool) or int(each) < 0:
             raise InputError(f"drop_blocks is how many blocks go, or a list of their indices, not {found!r}")

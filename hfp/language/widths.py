@@ -98,10 +98,23 @@ def why_whole(kind: str, coupling: Coupling, model: Any) -> str:
     counts = _head_counts(model)
     if kind == "heads" and counts <= {1, None}:
         return "it has a single head, and one has to stay"
-    found = [reason for name in layers for size, reason in coupling.factors_kept(name).items() if size in counts]
+    factors = {name: coupling.factors_kept(name) for name in layers}
+    found = [reason for each in factors.values() for size, reason in each.items() if size in counts]
+    found += _with_shared_keys(factors, modules, model.config)
     return next(
         iter([*found, *(coupling.left_alone[name] for name in layers if name in coupling.left_alone)]), _UNKNOWN
     )
+
+
+def _with_shared_keys(factors: Mapping[str, Mapping[int, str]], modules: Mapping[str, Any], config: Any) -> list[str]:
+    """Why heads stay that lie in one dimension with the one key and the one value that they share, as in Falcon."""
+    heads, width = (getattr(config, name, None) or 0 for name in ("num_attention_heads", "hidden_size"))
+    return [
+        f"{reason}: all heads and the one key-value head lie in it"
+        for name, each in factors.items()
+        for size, reason in each.items()
+        if size == heads + 2 and getattr(modules[name], "out_features", 0) * heads == size * width
+    ]
 
 
 def chosen_bundles(
