@@ -96,8 +96,8 @@ def finish(unfinished: Path, name: Path, out: Path, replace: bool) -> None:
         name.rename(old)
     try:
         unfinished.rename(name)
-    except OSError:
-        if old.exists():
+    except BaseException:  # also where a person interrupts it
+        if old.exists() and not name.exists():
             old.rename(name)
         raise
     shutil.rmtree(old, ignore_errors=True)

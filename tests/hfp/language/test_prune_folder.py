@@ -381,6 +381,23 @@ def test_whole_numbers_may_be_those_of_numpy(full, tmp_path):
     assert report.removed_blocks == (1,)
 
 
+def test_a_folder_comes_back_where_its_replacement_is_interrupted(full, half, tmp_path, monkeypatch):
+    shutil.copytree(half[0], tmp_path / "small")
+    before = stored(tmp_path / "small")
+    rename = writing.Path.rename
+
+    def interrupted(path, target):
+        if path.suffix == ".tmp":
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    monkeypatch.setattr(writing.Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        prune_folder(full, tmp_path / "small", hfp.Budget(macs=0.8), replace=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["small"]
+    assert equal_states(stored(tmp_path / "small"), before)
+
+
 def test_a_pruned_folder_is_replaced_only_when_asked_and_no_other_folder_ever(full, half, tmp_path):
     shutil.copytree(half[0], tmp_path / "small")
     with pytest.raises(InputError, match="exists; give another name"):
