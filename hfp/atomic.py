@@ -22,7 +22,7 @@ def whole_file(path: Path, before_rename: Callable[[Path], None] = lambda _: Non
         before_rename: is called with the temporary file once its content is on the disk.
 
     Raises:
-        OSError: the file can't be written. One that was there before is untouched then.
+        OSError: the file can't be written, and the error names it. One that was there before is untouched then.
 
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
@@ -34,10 +34,13 @@ def whole_file(path: Path, before_rename: Callable[[Path], None] = lambda _: Non
     unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         yield unfinished
-        with open(unfinished, "rb+") as file:
-            os.fsync(file.fileno())
+        flush(unfinished)
         before_rename(unfinished)
         os.replace(unfinished, path)
+    except OSError as error:  # it names the temporary file, or none where a disk is full
+        if error.errno is None or str(error.filename or unfinished) != str(unfinished):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         unfinished.unlink(missing_ok=True)
     _sync(path.parent)
@@ -51,6 +54,16 @@ def write_atomically(path: Path, content: bytes, before_rename: Callable[[Path],
     """
     with whole_file(path, before_rename) as unfinished:
         unfinished.write_bytes(content)
+
+
+def flush(path: Path) -> None:
+    """Wait until the content of a file is on the disk.
+
+    Raises:
+        OSError: it can't be written there.
+    """
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
 
 
 def free_name(path: Path, *endings: str) -> Path:

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from os.path import isdir
+from typing import Any
 
 MOST = 20
 """How many names a message lists at most."""
@@ -79,6 +80,16 @@ def listed(words: Sequence[str], between: str = ", ", most: int = MOST) -> str:
     """
     more = len(words) - most
     return between.join(words[:most]) + (f"{between}and {more:,} more" if more > 0 else "")
+
+
+def repeated(values: Sequence[Any]) -> Any | None:
+    """Return the first of some values that is there more than once; None where each is there once.
+
+    >>> from hfp.errors import repeated
+    >>> repeated(["bias", "batch-norm", "bias"])
+    'bias'
+    """
+    return next((value for value in values if values.count(value) > 1), None)
 
 
 def message_of(error: BaseException, most: int = 200) -> str:

@@ -249,17 +249,19 @@ def _write(job: _Job, result: PruneResult, accuracies: dict[str, float]) -> dict
         "weights": job.weights,
         **({"fine-tuned epochs": arguments.finetune} if arguments.finetune else {}),
     }
+    document: dict[str, Any] = {"model": arguments.model, "weights": job.weights, "out": str(out)}
+    if arguments.export:  # first, since nothing is written where a model can't be exported
+        with file_errors(f"{exported} can't be written"):
+            difference = export_onnx(result.model, job.inputs.cpu(), exported)
+        document["onnx"] = {"path": str(exported), "largest_difference": difference}
     with file_errors(f"{out} can't be written"):
         save_pruned(result, out, timm=job.full.timm, metadata=added)
-    document: dict[str, Any] = {"model": arguments.model, "weights": job.weights, "out": str(out)}
+    if not arguments.export:
+        with file_errors(f"{exported} can't be removed"):
+            exported.unlink(missing_ok=True)  # of an earlier model
     document["file_bytes"] = out.stat().st_size
     if accuracies:
         document["accuracy"] = accuracies
-    with file_errors(f"{exported} can't be written"):
-        exported.unlink(missing_ok=True)  # of an earlier model
-        if arguments.export:
-            difference = export_onnx(result.model, job.inputs.cpu(), exported)
-            document["onnx"] = {"path": str(exported), "largest_difference": difference}
     if arguments.picture is not None:
         picture = _free(arguments.picture, arguments.force)
         with file_errors(f"{picture} can't be written"):

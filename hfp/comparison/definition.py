@@ -11,7 +11,7 @@ from itertools import product, starmap
 from pathlib import Path
 from typing import Any
 
-from hfp.errors import InputError, unknown
+from hfp.errors import InputError, repeated, unknown
 from hfp.federation.experiment import MOST_THREADS, Experiment
 from hfp.methods.interface.registry import create_method, method_names
 from hfp.settings import EITHER, SEVERAL, Setting, check_settings, field_of, setting, settings_of, shown
@@ -118,7 +118,7 @@ class Comparison:
                 raise InputError(f"a comparison needs at least one of its {name}")
         if len(self.seeds) > MOST_SEEDS:
             raise InputError(f"a comparison has at most {MOST_SEEDS:,} seeds; found {len(self.seeds):,}")
-        twice = _twice([variant.name for variant in self.variants])
+        twice = repeated([variant.name for variant in self.variants])
         if twice is not None:
             raise InputError(f"two variants are called {twice!r}; give each a name of its own")
         shown_as = {"seeds": map(str, self.seeds), "alphas": (f"{alpha:g}" for alpha in self.alphas)}
@@ -331,13 +331,8 @@ def _without_name(entry: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in entry.items() if name != "name"}
 
 
-def _twice(names: Sequence[str]) -> str | None:
-    """Return the first name that is there again; None where each is there once."""
-    return next((name for name in names if names.count(name) > 1), None)
-
-
 def _check_once(what: str, names: Sequence[str]) -> None:
-    if (twice := _twice(names)) is not None:
+    if (twice := repeated(names)) is not None:
         raise InputError(f"a comparison has each of its {what} once; found {twice} twice")
 
 

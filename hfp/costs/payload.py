@@ -15,11 +15,15 @@ from hfp.errors import InputError
 
 
 def pack(state: Mapping[str, Tensor]) -> bytes:
-    """Write the values of `state` as bytes, in its own order, without names or shapes."""
+    """Write the values of `state` as bytes, in its own order, without names or shapes.
+
+    Raises:
+        InputError: safetensors does not write tensors of a dtype.
+    """
     flat: dict[str, list[Tensor]] = {}
     for tensor in state.values():
         flat.setdefault(_name(tensor.dtype), []).append(tensor.detach().cpu().reshape(-1))
-    return save({dtype: torch.cat(parts) for dtype, parts in flat.items()})
+    return _saved({dtype: torch.cat(parts) for dtype, parts in flat.items()})
 
 
 def packed_bytes(state: Mapping[str, Tensor]) -> int:
@@ -41,8 +45,12 @@ def packed_bytes(state: Mapping[str, Tensor]) -> int:
 @lru_cache(maxsize=256)
 def _message_bytes(counts: frozenset[tuple[torch.dtype, int]]) -> int:
     """Return the length of a message with so many values of each dtype, from one that is written once."""
+    return len(_saved({_name(dtype): torch.zeros(count, dtype=dtype) for dtype, count in counts}))
+
+
+def _saved(tensors: dict[str, Tensor]) -> bytes:
     try:
-        return len(save({_name(dtype): torch.zeros(count, dtype=dtype) for dtype, count in counts}))
+        return save(tensors)
     except KeyError as error:
         raise InputError(f"this version of safetensors does not write tensors of {error.args[0]}") from error
 

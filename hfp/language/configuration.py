@@ -134,7 +134,9 @@ def _set(own: Any, config: Any, width: Width, matching: Callable[[Any], int] | N
     if width.kind == "hidden":
         fields = [field for field in _HIDDEN if getattr(config, field, None) == old]
     else:
-        fields = [field for field in _HEADS if isinstance(getattr(config, field, None), int)]
+        counts = {field: getattr(config, field, None) for field in _HEADS}
+        # a single key-value head that all heads share stays
+        fields = [field for field, count in counts.items() if isinstance(count, int) and count % old == 0]
     for field in fields:
         setattr(own, field, getattr(config, field) * new // old if width.kind == "heads" else new)
     try:

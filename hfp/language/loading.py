@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hfp.errors import InputError
 from hfp.language.blocks import BlockMap
-from hfp.language.folder import ModelFolder, open_folder
+from hfp.language.folder import CONFIG, ModelFolder, open_folder
 from hfp.language.hub import download
 from hfp.language.outline import config_from, config_of, model_class, outline_of, transformers, without_weights
 from hfp.language.record import INDEX_MAP, PruneRecord
@@ -30,7 +30,7 @@ from hfp.language.writing import (
     write_shards,
 )
 from hfp.pruning.progress import told
-from hfp.reconstruct import IndexMap, Pruned, compact_model, load_index_map
+from hfp.reconstruct import IndexMap, MapError, Pruned, compact_model, load_index_map
 
 _HUB = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -53,7 +53,7 @@ def from_pretrained(
         has `restrict` and `embed`; it is an `IndexMap`, or a `BlockMap` where whole blocks were removed.
 
     Raises:
-        InputError: it is no such folder, or damaged.
+        InputError: it is no such folder, or damaged, or the dtype is none of floating point.
         MapError: the index map is damaged, or is of another model.
 
     >>> import hfp, tempfile
@@ -72,10 +72,12 @@ def from_pretrained(
     >>> all(state[name].equal(tensor) for name, tensor in full.state_dict().items())
     True
     """
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise InputError(f"dtype is a floating-point type of torch, such as torch.bfloat16, not {dtype!r}")
     found, record = opened(folder, revision)
     index_map = load_index_map(found.path / INDEX_MAP)
     model = compact_outline(found, record, index_map)
-    _fill(model, found, index_map, dtype)
+    _fill(model, found, dtype)
     _with_generation(model, found.path)
     place = index_map if record.blocks is None else BlockMap(record.blocks, index_map)
     return Pruned(model.eval(), place, record.as_dict())  # type: ignore[arg-type]
@@ -110,9 +112,10 @@ def restore_folder(
         InputError: a folder can't be read or written, or the parent is another model.
         MapError: the index map is damaged.
     """
+    target = Path(out)
+    check_target(target, replace, [folder, parent])
     found, record = opened(folder, None)
-    full, target = open_folder(parent), Path(out)
-    check_target(target, replace)
+    full = open_folder(parent)
     if full.fingerprint() != record.fingerprint and not any_parent:
         raise InputError(
             f"{parent} does not hold the weights that {folder} was pruned from; give that folder, or say that another "
@@ -145,10 +148,18 @@ def opened(folder: str | os.PathLike[str], revision: str | None) -> tuple[ModelF
 
 
 def compact_outline(found: ModelFolder, record: PruneRecord, index_map: IndexMap) -> Any:
-    """The model of a pruned folder without weights."""
+    """The model of a pruned folder without weights.
+
+    Raises:
+        MapError: the index map is of another model.
+    """
     kind = model_class(found.config, str(found.path))
     if record.plain:
-        return without_weights(config_of(found), kind)
+        model = without_weights(config_of(found), kind)
+        shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+        if shapes != {name: tensor.compact_shape for name, tensor in index_map.tensors.items()}:
+            raise MapError(f"{found.path}: {INDEX_MAP} is of another model than {CONFIG}; copy the folder anew")
+        return model
     full = config_from({**record.parent, **record.changed}, str(found.path))
     return compact_model(without_weights(full, kind), index_map)
 
@@ -181,17 +192,13 @@ def _restored(found: ModelFolder, record: PruneRecord, full: ModelFolder, index_
     ]
 
 
-def _fill(model: Any, found: ModelFolder, index_map: IndexMap, dtype: torch.dtype | None) -> None:
+def _fill(model: Any, found: ModelFolder, dtype: torch.dtype | None) -> None:
     """Give a model the stored weights, without a second copy of them."""
     own = model.state_dict(keep_vars=True)
     weights = Layout(model).weights(found)
     first: dict[int, Tensor] = {}
     for unit in weights.units:
         for name, value in weights.load(unit[0]).items():
-            if tuple(value.shape) != index_map.tensors[name].compact_shape:
-                raise InputError(
-                    f"{found.path}: {name} has shape {list(value.shape)}, and its index map says otherwise"
-                )
             first[id(own[name])] = value.to(dtype) if dtype is not None and value.is_floating_point() else value
     model.load_state_dict({name: first[id(tensor)] for name, tensor in own.items()}, assign=True)
     model.tie_weights()

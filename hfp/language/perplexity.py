@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +152,7 @@ def _window(folder: ModelFolder, window: int | None) -> int:
     limit = most if isinstance(most, int) and most > 1 else None
     if window is None:
         return min(WINDOW, limit or WINDOW)
-    if isinstance(window, bool) or not isinstance(window, int) or window < 2:
+    if isinstance(window, bool) or not isinstance(window, Integral) or int(window) < 2:
         raise InputError(f"a window is a whole number of tokens, at least 2, not {window!r}")
     if limit is not None and window > limit:
         raise InputError(f"a window of {window} tokens is more than the {limit} that {folder.path} can take")

@@ -6,13 +6,15 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from hfp import importance as criteria
-from hfp.errors import InputError, listed, message_of
+from hfp.errors import InputError, listed, message_of, repeated
 from hfp.language.checking import check_finite, difference, outputs_without
 from hfp.language.choices import RANKINGS
 from hfp.language.configuration import first_mismatch, narrower, tensors_that_match
@@ -104,11 +106,9 @@ def prune_folder(
     out, rules = Path(out), _rules(widths, importance, ranking, round_to, min_channels)
     drop = _checked_drop(drop_blocks)
     _check_request(budget, drop, text, shard_bytes)
-    check_target(out, replace)
+    check_target(out, replace, [folder])
     source = open_folder(folder)
-    if out.absolute() == source.path.absolute():
-        raise InputError(f"{out} is the folder of the full model; give another one to write to")
-    with told(progress) as tell:
+    with torch.inference_mode(False), told(progress) as tell:
         tokens = None
         if text is not None:
             check_predicts(source)
@@ -147,14 +147,15 @@ def _rules(
 def _checked_drop(drop: Any) -> int | tuple[int, ...]:
     """How many blocks go, or which."""
     several = isinstance(drop, Iterable) and not isinstance(drop, str)
-    found = tuple(drop) if several else drop
+    found: Any = tuple(drop) if several else drop
     for each in found if several else (found,):
-        if not isinstance(each, int) or isinstance(each, bool) or each < 0:
+        if not isinstance(each, Integral) or isinstance(each, bool) or int(each) < 0:
             raise InputError(f"drop_blocks is how many blocks go, or a list of their indices, not {found!r}")
-    twice = [each for each in found if found.count(each) > 1] if several else []
-    if twice:
-        raise InputError(f"drop_blocks lists block {twice[0]} twice; list each once")
-    return found
+    if not several:
+        return int(found)
+    if (twice := repeated(found)) is not None:
+        raise InputError(f"drop_blocks lists block {twice} twice; list each once")
+    return tuple(map(int, found))
 
 
 def _check_request(budget: Any, drop: int | tuple[int, ...], text: Any, shard_bytes: Any) -> None:
@@ -166,7 +167,7 @@ def _check_request(budget: Any, drop: int | tuple[int, ...], text: Any, shard_by
         raise InputError("latency can't be limited here: the model isn't in memory; limit macs")
     if isinstance(drop, int) and drop and text is None:
         raise InputError(f"which {drop} blocks to remove is measured on a text; give one, or the indices of the blocks")
-    if not isinstance(shard_bytes, int) or isinstance(shard_bytes, bool) or shard_bytes < 1:
+    if not isinstance(shard_bytes, Integral) or isinstance(shard_bytes, bool) or int(shard_bytes) < 1:
         raise InputError(f"shard_bytes is a whole number of bytes, at least 1, not {shard_bytes!r}")
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hfp.errors import InputError, listed
+from hfp.errors import InputError, listed, repeated
 from hfp.language.choices import WIDTHS
 from hfp.language.outline import stacks
 from hfp.layers.products import PRODUCTS
@@ -20,15 +20,17 @@ _UNKNOWN = "this model has none that can go whole"
 
 
 def checked_widths(widths: str | Sequence[str]) -> tuple[str, ...]:
-    """Names of widths without repeats, in the order of `WIDTHS`.
+    """Names of widths, in the order of `WIDTHS`.
 
     Raises:
-        InputError: one is unknown, or there are none.
+        InputError: one is unknown or listed twice, or there are none.
     """
     asked = (widths,) if isinstance(widths, str) or not isinstance(widths, Iterable) else tuple(widths)
     unknown = [name for name in asked if name not in WIDTHS]
     if unknown or not asked:
         raise InputError(f"widths are some of {', '.join(WIDTHS)}, not {unknown[0] if unknown else widths!r}")
+    if (twice := repeated(asked)) is not None:
+        raise InputError(f"widths list {twice} twice; list each once")
     return tuple(name for name in WIDTHS if name in asked)
 
 
@@ -94,10 +96,25 @@ def why_whole(kind: str, coupling: Coupling, model: Any) -> str:
     if kind == "heads" and not layers:
         return "it has no attention"
     counts = _head_counts(model)
-    found = [reason for name in layers for size, reason in coupling.factors_kept(name).items() if size in counts]
+    if kind == "heads" and counts <= {1, None}:
+        return "it has a single head, and one has to stay"
+    factors = {name: coupling.factors_kept(name) for name in layers}
+    found = [reason for each in factors.values() for size, reason in each.items() if size in counts]
+    found += _with_shared_keys(factors, modules, model.config)
     return next(
         iter([*found, *(coupling.left_alone[name] for name in layers if name in coupling.left_alone)]), _UNKNOWN
     )
+
+
+def _with_shared_keys(factors: Mapping[str, Mapping[int, str]], modules: Mapping[str, Any], config: Any) -> list[str]:
+    """Why heads stay that lie in one dimension with the one key and the one value that they share, as in Falcon."""
+    heads, width = (getattr(config, name, None) or 0 for name in ("num_attention_heads", "hidden_size"))
+    return [
+        f"{reason}: all heads and the one key-value head lie in it"
+        for name, each in factors.items()
+        for size, reason in each.items()
+        if size == heads + 2 and getattr(modules[name], "out_features", 0) * heads == size * width
+    ]
 
 
 def chosen_bundles(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import uuid
 import warnings
@@ -16,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from hfp.atomic import free_name
+from hfp.atomic import flush, free_name
 from hfp.errors import InputError
 from hfp.language.folder import CONFIG, INDEX, SINGLE, ModelFolder
 from hfp.language.names import RECORD
@@ -34,12 +35,14 @@ class NewTensors:
     make: Callable[[], Mapping[str, Tensor]]
 
 
-def check_target(out: Path, replace: bool) -> None:
+def check_target(out: Path, replace: bool, sources: Sequence[str | os.PathLike[str]]) -> None:
     """Make sure that a folder can be written.
 
     Raises:
-        InputError: it exists, or there is no folder to write it into.
+        InputError: it exists, it is one of those that are read, or there is no folder to write it into.
     """
+    if out.resolve() in [Path(source).resolve() for source in sources]:
+        raise InputError(f"{out} is a folder that is read here; give another one to write to")
     if not out.absolute().parent.is_dir():
         raise InputError(f"there is no folder {out.absolute().parent} to write {out.name} into")
     if not out.exists():
@@ -86,13 +89,15 @@ def finish(unfinished: Path, name: Path, out: Path, replace: bool) -> None:
 
     A folder that was there goes afterwards, where it may be replaced.
     """
+    for file in unfinished.iterdir():
+        flush(file)  # before a folder that it replaces is gone
     old = unfinished.with_suffix(".old")
     if replace and name.exists():
         name.rename(old)
     try:
         unfinished.rename(name)
-    except OSError:
-        if old.exists():
+    except BaseException:  # also where a person interrupts it
+        if old.exists() and not name.exists():
             old.rename(name)
         raise
     shutil.rmtree(old, ignore_errors=True)

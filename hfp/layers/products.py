@@ -44,7 +44,7 @@ def channel_dim(layer: nn.Module) -> int:
     return 1 if isinstance(layer, _ConvNd) else -1
 
 
-def computed_weight(layer: nn.Module) -> Tensor | None:
+def computed_weight(layer: object) -> Tensor | None:
     """Return the weight of a convolution or linear layer that is computed from others; None if it is not.
 
     Weight norm and masks compute weights. The result is that of the last forward pass, or a new one.

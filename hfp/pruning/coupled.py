@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
@@ -14,6 +15,7 @@ from torch import nn
 from hfp.costs.macs import macs_per_weight
 from hfp.errors import listed
 from hfp.layers.products import PRODUCTS, counts_of, weight_entries
+from hfp.pruning.own_copy import MEND_HOOKS
 from hfp.pruning.part import started
 from hfp.pruning.reasons import by_reason, reason_lines
 from hfp.reconstruct import Coupling, MapError
@@ -85,6 +87,7 @@ class CoupledReport:
         groups: the coupled groups, in the order of the layers.
         layers: every layer that has parameters.
         unknown: operations that are not followed; the channels that reach them stay.
+        notes: sentences about what was not looked at.
     """
 
     model: str
@@ -93,6 +96,7 @@ class CoupledReport:
     groups: tuple[GroupReport, ...]
     layers: tuple[Layer, ...]
     unknown: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     def shown(self) -> Group:
         """A table of the groups, and one line for each reason to leave layers alone."""
@@ -107,6 +111,7 @@ class CoupledReport:
         return Group(Text(found), table, *(Text(line) for line in self._lines()))
 
     def _lines(self) -> Iterator[str]:
+        yield from self.notes
         yield from reason_lines("left alone", self._left_alone())
         if self.unknown:
             yield f"operations that are not followed: {', '.join(self.unknown)}"
@@ -124,11 +129,12 @@ class CoupledReport:
         return asdict(self)
 
 
+@torch.inference_mode(False)
 def coupled_report(model: nn.Module, example_inputs: Any, name: str, part: str | None = None) -> CoupledReport:
     """Find the coupled groups of a model, checked with numbers as a pruning checks them.
 
     Args:
-        model: the full model; it is not changed, and a copy without its hooks runs in its place.
+        model: the full model; it is not changed, and a copy without hooks that are plain functions runs in its place.
         example_inputs: what it is called with: at least two samples, a tuple or list is unpacked, a dict are keywords.
         name: what to call it.
         part: the name of a module; the report is about what runs inside it, as `hfp.prune(part=...)` prunes it.
@@ -146,7 +152,7 @@ def coupled_report(model: nn.Module, example_inputs: Any, name: str, part: str |
     ('0', 8, {'it is an output of the model': ['2']})
     """
     check_followable(model)
-    own, _, found, costs = started(model, example_inputs, part)
+    own, hooked, found, costs = started(model, example_inputs, part)
     run, inputs = found.view(own), found.inputs
     coupling = Coupling.trace(run, inputs, whole_tensors=found.shared)
     if not coupling.names:
@@ -160,7 +166,8 @@ def coupled_report(model: nn.Module, example_inputs: Any, name: str, part: str |
     layers = tuple(layer for layer in _layers(run, inputs, coupling) if found.holds(layer.name))
     called = name if part is None else f"{name}, {part}"
     unknown = tuple(sorted(coupling.unknown))
-    return CoupledReport(called, int(costs["macs"]), int(costs["params"]), groups, layers, unknown)
+    notes = (f"hooks of {listed(hooked, most=4)} were not called{MEND_HOOKS}",) if hooked else ()
+    return CoupledReport(called, int(costs["macs"]), int(costs["params"]), groups, layers, unknown, notes)
 
 
 def _layers(model: nn.Module, example_inputs: Any, coupling: Coupling) -> tuple[Layer, ...]:

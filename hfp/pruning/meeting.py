@@ -147,8 +147,10 @@ class _Search:
     def too_costly(self, found: _Trial) -> str:
         """What to say where even the last plan is above a limit."""
         shares = self.shares(found.levels)
-        name = max(self.limits, key=lambda name: shares[name] / self.limits[name])
-        return out_of_reach(name, self.limits[name], shares[name])
+        name, rules = max(self.limits, key=lambda name: shares[name] / self.limits[name]), self.order.rules
+        free = rules.round_to is None and rules.min_channels == 1
+        given = "" if free else f" with round_to={rules.round_to} and min_channels={rules.min_channels}"
+        return out_of_reach(name, self.limits[name], shares[name]) + given
 
     def too_far(self, found: _Trial, tolerance: float) -> str:
         """What to say where the nearest plan is further below the limits than asked for."""

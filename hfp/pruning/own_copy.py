@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from hfp.errors import InputError
+from hfp.errors import InputError, described, message_of
 from hfp.reconstruct.models.copying import copied
 from hfp.reconstruct.models.twin import computed, like
 
 _SAFE = ("torch.", "transformers.utils.")
+MEND_HOOKS = ": if one changes what the model computes, make it a part of the model"
+"""What to do about hooks that a copy lacks."""
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -31,7 +33,8 @@ def own_copy(model: nn.Module, share: bool = True) -> tuple[nn.Module, tuple[str
     Args:
         model: the caller's model.
         share: whether the copy shares the values of the parameters, to which few models write when they run (see
-            `Unwritten`). A parameter that has hooks, which a backward pass would call, is another object in the copy.
+            `Unwritten`). A parameter that has hooks, which a backward pass would call, or that was made in
+            `torch.inference_mode`, is another object in the copy.
 
     Raises:
         InputError: an attribute can't be copied.
@@ -81,9 +84,12 @@ def _place(tensor: Tensor) -> int:
 
 
 def _shared(parameter: nn.Parameter) -> Tensor:
-    if parameter._backward_hooks or parameter._post_accumulate_grad_hooks:
-        return like(parameter, parameter.detach()).requires_grad_(parameter.requires_grad)
-    return parameter
+    values = parameter.detach()
+    if parameter.is_inference():  # nothing can be written to it, not even what it requires
+        values = values.clone()
+    elif not parameter._backward_hooks and not parameter._post_accumulate_grad_hooks:
+        return parameter
+    return like(parameter, values).requires_grad_(parameter.requires_grad)
 
 
 def _culprit(model: nn.Module, error: Exception) -> str:
@@ -96,10 +102,10 @@ def _culprit(model: nn.Module, error: Exception) -> str:
             except Exception as reason:
                 kind = type(value).__name__
                 return (
-                    f"attribute {attribute!r} of {name or 'the model'} is a {kind} ({reason}); "
+                    f"attribute {attribute!r} of {name or 'the model'} is a {kind} ({message_of(reason)}); "
                     "delete it while pruning, or give its class a __deepcopy__"
                 )
-    return f"{type(error).__name__}: {error}"
+    return described(error)
 
 
 def _without_functions(model: nn.Module) -> Iterator[str]:

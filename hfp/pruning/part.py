@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hfp.costs.macs import macs, parameters, state_bytes
-from hfp.errors import InputError, unknown
+from hfp.errors import InputError, described, listed, unknown
 from hfp.layers.calling import call, modes_kept, random_state_kept, results
 from hfp.pruning.own_copy import ParameterWritten, Unwritten, own_copy
 from hfp.reconstruct import Coupling, IndexMap, MapError, compact_model
@@ -143,10 +143,10 @@ def _part_and_costs(
     except (InputError, ParameterWritten):
         raise
     except Exception as error:
-        missing = f"; hooks of {', '.join(hooked)} are plain functions, which are not called here" if hooked else ""
-        raise InputError(
-            f"the model does not run on the example inputs ({type(error).__name__}: {error}){missing}"
-        ) from error
+        missing = (
+            f"; hooks of {listed(hooked, most=4)} are plain functions, which are not called here" if hooked else ""
+        )
+        raise InputError(f"the model does not run on the example inputs ({described(error)}){missing}") from error
 
 
 class _Watch(TorchDispatchMode):
@@ -204,7 +204,7 @@ def check_whole(part: Part, full: nn.Module, index_map: IndexMap, example_inputs
         )
         reason = "its outputs change"
     except Exception as error:
-        same, reason = False, f"{type(error).__name__}: {error}"
+        same, reason = False, described(error)
     if not same:
         raise MapError(
             f"what runs outside of {part.name} uses more of it than its outputs, so that it can't be pruned alone "

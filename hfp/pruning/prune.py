@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from hfp.costs.macs import latencies
-from hfp.errors import InputError
+from hfp.errors import InputError, listed
 from hfp.layers.calling import random_state_kept
 from hfp.pruning.budget import Budget
 from hfp.pruning.collector import only_new_objects
 from hfp.pruning.layers_report import layer_reports, unrounded
+from hfp.pruning.own_copy import MEND_HOOKS
 from hfp.pruning.part import Part, check_whole, started
 from hfp.pruning.progress import told
 from hfp.pruning.prunable import check_model
@@ -101,7 +103,7 @@ def prune(
     rules = RankingRules(ranking, round_to, min_channels)
     ignored = layer_names(model, ignored_layers)
     kinds = usual_kinds(data) if repair == AUTO else checked_kinds(repair)
-    with random_state_kept(), told(progress) as tell, only_new_objects():
+    with torch.inference_mode(False), random_state_kept(), told(progress) as tell, only_new_objects():
         return _pruned(
             model,
             PruneRequest(
@@ -173,8 +175,8 @@ def _report(
     notes = [*unrounded(layers, request.rules.round_to)]
     if hooked:
         notes.append(
-            f"hooks of {', '.join(hooked)} were not called while pruning, and the pruned model keeps them: if one "
-            "changes what the model computes, make it a part of the model"
+            f"hooks of {listed(hooked, most=4)} were not called while pruning, and the pruned model keeps them"
+            + MEND_HOOKS
         )
     return PruneReport(
         budget=str(request.budget),

@@ -18,7 +18,7 @@ from hfp.importance.capture.moments import GradientMoments, check_real, wide
 from hfp.importance.capture.per_sample import gradient_moments_of
 from hfp.importance.errors import CriterionError
 from hfp.importance.groups.members import members, parameter_name, root_name, scoring, width
-from hfp.layers.products import multiplies_inputs
+from hfp.layers.products import computed_weight, multiplies_inputs
 
 Gradients = Mapping[Tensor, Tensor]
 """These are what a criterion finds in `.grad` of some parameters, in place of what is there."""
@@ -70,13 +70,16 @@ class _ReadsGradients(AccumulatedImportance):
         """Return the scores of the group's channels, `[width]`.
 
         Raises:
-            CriterionError: nothing has been accumulated, it was accumulated on another model, or weights are complex.
+            CriterionError: nothing has been accumulated, it was accumulated on another model, a layer computes its
+                weight and there are no estimates of it, or weights are complex.
         """
-        found = {
-            parameter: parameter_name(group, parameter, f"{member.name}.{name}".rstrip("."))
-            for member in members(group)
-            for name, parameter in _parameters_of(member.layer)
-        }
+        shown = {item.dep.target.module for item in group if isinstance(item.dep.target.module, nn.Module)}
+        found: dict[nn.Parameter, str] = {}
+        for member in members(group):
+            if member.layer in shown and computed_weight(member.layer) is not None:
+                self._read(f"{member.name}.weight".lstrip("."))  # torch-pruning finds no `.grad` there
+            for name, parameter in _parameters_of(member.layer):
+                found[parameter] = parameter_name(group, parameter, f"{member.name}.{name}".rstrip("."))
         gradients = {parameter: _fitting(self._read(name), parameter, name) for parameter, name in found.items()}
         return _scores(self.inner, group, gradients)
 

@@ -34,6 +34,21 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monke
     assert path.read_bytes() == b"old"
 
 
+def test_an_error_names_the_file_that_was_asked_for_and_not_the_temporary_one(tmp_path):
+    path, full = tmp_path / "notes.txt", (errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.raises(OSError, match="notes.txt") as caught, whole_file(path):
+        raise OSError(*full)
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(path))
+    (tmp_path / "folder").mkdir()
+    for refused in (tmp_path / "missing" / "notes.txt", tmp_path / "folder"):
+        with pytest.raises(OSError, match=refused.name) as caught:
+            write_atomically(refused, b"new")
+        assert (caught.value.filename, caught.value.filename2) == (str(refused), None)
+    with pytest.raises(OSError, match="other.txt") as caught, whole_file(path):
+        raise OSError(*full, "other.txt")
+    assert caught.value.filename == "other.txt"
+
+
 def test_what_interrupted_writes_left_is_cleared_away_also_in_folders(tmp_path):
     (tmp_path / "run" / "clients").mkdir(parents=True)
     strays = [tmp_path / "run" / f".{name}.{32 * 'a'}.tmp" for name in ("global.safetensors", "clients/x")]

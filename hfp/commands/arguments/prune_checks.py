@@ -8,7 +8,7 @@ from pathlib import Path
 from hfp import importance
 from hfp.commands.arguments.targets import check_image_size, check_target
 from hfp.data.load import IMAGES
-from hfp.errors import InputError
+from hfp.errors import InputError, repeated
 from hfp.pruning.budget import KINDS, Budget
 
 _LEAST = {
@@ -34,13 +34,26 @@ def checked_budget(arguments: argparse.Namespace) -> Budget:
     return Budget(**limits, tolerance=arguments.tolerance)
 
 
+def check_once(arguments: argparse.Namespace, *options: str) -> None:
+    """Make sure that options that may be given several times have each value once.
+
+    Raises:
+        InputError: a value is given twice.
+    """
+    for option in options:
+        if (twice := repeated(getattr(arguments, option))) is not None:
+            raise InputError(f"--{option} {twice} is given twice; give it once")
+
+
 def check_arguments(arguments: argparse.Namespace) -> None:
     """Check all that can be checked without the model and the data.
 
     Raises:
-        InputError: a number out of its range, an option that would be ignored, or a file that can't be written.
+        InputError: a number out of its range, an option that would be ignored or a value that is given twice, or a
+            file that can't be written.
     """
     checked_budget(arguments)
+    check_once(arguments, "repair", "ignore")
     _check_numbers(arguments)
     _check_used(arguments)
     if arguments.data in IMAGES:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hfp import importance
-from hfp.commands.arguments.prune_checks import checked_budget
+from hfp.commands.arguments.prune_checks import check_once, checked_budget
 from hfp.errors import InputError
 from hfp.language.choices import PREFIX, RANKINGS
 from hfp.paths import of_home
@@ -59,7 +59,8 @@ def check_folder_arguments(arguments: argparse.Namespace) -> None:
     """Check all that can be checked without the model.
 
     Raises:
-        InputError: a number out of its range, an option that would be ignored, or a folder that can't be written.
+        InputError: a number out of its range, an option that would be ignored, a value that is given twice, or a folder
+            that can't be written.
         CriterionError: the criterion is unknown.
     """
     for name, default in _OF_IMAGES.items():
@@ -70,6 +71,7 @@ def check_folder_arguments(arguments: argparse.Namespace) -> None:
             f"--ranking {arguments.ranking} needs the model in memory; {PREFIX}FOLDER takes {', '.join(RANKINGS)}"
         )
     importance.describe(arguments.importance)
+    check_once(arguments, "widths")
     folder_budget(arguments)
     drop = dropped(arguments)
     if isinstance(drop, int) and drop and arguments.text is None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hfp.errors import InputError
+from hfp.errors import InputError, repeated
 from hfp.layers.calling import modes_kept, results
 from hfp.pruning.repair import bias, least_squares
 from hfp.pruning.repair.batch_norm import STATISTICS, normalisations, recalibrate
@@ -28,7 +28,7 @@ def checked_kinds(kinds: str | Iterable[str] | None) -> tuple[str, ...]:
     """The repairs that are asked for, in order.
 
     Raises:
-        InputError: one that there isn't.
+        InputError: one that there isn't, or one that is listed twice.
     """
     found: tuple[Any, ...] = ()
     if isinstance(kinds, str) or not isinstance(kinds, Iterable):
@@ -38,6 +38,8 @@ def checked_kinds(kinds: str | Iterable[str] | None) -> tuple[str, ...]:
     for kind in found:
         if kind not in REPAIRS:
             raise InputError(f"repair is one of {', '.join(REPAIRS)}, several of them, or None, not {kind!r}")
+    if (twice := repeated(found)) is not None:
+        raise InputError(f"repair lists {twice} twice; list each once")
     return found
 
 
@@ -70,7 +72,7 @@ def repair(
         kinds: of `REPAIRS`.
 
     Raises:
-        InputError: an unknown kind, batches too small for batch-norm.
+        InputError: an unknown kind, one that is listed twice, batches too small for batch-norm.
         CriterionError: there is no batch, or one without samples.
     """
     batches = list(batches) if iter(batches) is batches else batches
@@ -156,8 +158,8 @@ def _finish(name: str, parts: Sequence[Fit], pair: Pair, stored: Stored | None) 
     share = sum(fit.start.numel() for fit in parts) / pair.weights.tensors[name].numel()
     if share < 1:
         where += f" ({share:.0%} of it; the rest read nothing)"
-    scale = max(variance, torch.finfo(torch.float64).tiny)
-    return LayerRepair(layer_of(name), where, (before / scale, after / scale))
+    error = None if variance == 0 else (before / variance, after / variance)  # as of a single sample
+    return LayerRepair(layer_of(name), where, error)
 
 
 def _undo(parts: Sequence[Fit], stored: Stored | None) -> None:

@@ -9,10 +9,11 @@ the compact model whose earlier layers are already repaired, so that each layer 
 
 with all moments centred if there is a constant.
 
-Moments are added up batch by batch; the weights are solved for anew at batches 1, 2, 4, 8, ... so that later layers
-see repaired inputs in the same pass, and once more at the end. Products are taken in float32 and sums in float64,
-whatever the model's type is. Weights that are no better than before, once they are rounded to the model's type, are
-given back.
+Moments are those of differences from the first batch's mean, so that large means don't swallow the digits of small
+variances. They are added up batch by batch; the weights are solved for anew at batches 1, 2, 4, 8, ... so that later
+layers see repaired inputs in the same pass, and once more at the end. Products are taken in float32 and sums in
+float64, whatever the model's type is. Weights that are no better than before, once they are rounded to the model's
+type, are given back.
 
 Cost: a forward pass of both models, and per layer moments of at most `rows.choose` rows a batch. Memory: per layer, the
 moments of its inputs, and the chosen rows of one batch. Source: He et al., Channel Pruning, ICCV 2017, section 3.1
@@ -37,13 +38,18 @@ from hfp.pruning.repair.rows import Chosen, choose
 from hfp.pruning.repair.weights import Cut, WeightPart
 
 RIDGE = 0.01
+_ROUNDING = 1e-12  # of the mean square of inputs; where they vary less than this, their variance is rounding
 
 
 @dataclass
 class RegressionMoments:
-    """Sums over rows in float64, for each group of a convolution: counts, sums and products of inputs and outputs."""
+    """Sums over rows in float64, for each group of a convolution: counts, sums and products of inputs and outputs.
+
+    Inputs and outputs are counted from the means of the first rows that were added, `origin`.
+    """
 
     rows: int = 0
+    origin: tuple[Tensor, Tensor] | None = None
     x: Tensor | float = 0.0
     y: Tensor | float = 0.0
     xx: Tensor | float = 0.0
@@ -55,7 +61,12 @@ class RegressionMoments:
 
         Products of half-precision rows are taken in float32: their own type keeps two or three digits of a sum.
         """
+        if x.shape[1] == 0:  # an expert that no token of the batch went to
+            return
         x, y = wide(x), wide(y)
+        if self.origin is None:  # not one row alone, which may be far from all others, as a text's first token is
+            self.origin = x.mean(1, keepdim=True), y.mean(1, keepdim=True)
+        x, y = x - self.origin[0], y - self.origin[1]
         self.rows += x.shape[1]
         self.x = self.x + x.sum(1, dtype=torch.float64)
         self.y = self.y + y.sum(1, dtype=torch.float64)
@@ -63,27 +74,26 @@ class RegressionMoments:
         self.yx = self.yx + (y.mT @ x).double()
         self.yy = self.yy + y.double().square().sum(1)
 
-    def means(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Return the means per row, in the order `x, y, xx, yx, yy`."""
-        return tuple(torch.as_tensor(part) / self.rows for part in (self.x, self.y, self.xx, self.yx, self.yy))  # type: ignore[return-value]
+    def central(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Return the means of inputs and outputs, and the covariances `xx`, `yx` and variances `yy` around them."""
+        assert self.origin is not None
+        parts = (self.x, self.y, self.xx, self.yx, self.yy)
+        x, y, xx, yx, yy = (torch.as_tensor(part) / self.rows for part in parts)
+        xx, yx, yy = xx - x.unsqueeze(-1) * x.unsqueeze(-2), yx - y.unsqueeze(-1) * x.unsqueeze(-2), yy - y.square()
+        return x + self.origin[0][:, 0], y + self.origin[1][:, 0], xx, yx, yy
 
     @property
     def variance(self) -> float:
         """The variance of the outputs, summed over channels."""
-        _, y, _, _, yy = self.means()
-        return float((yy - y.square()).sum().clamp_min(0))
+        return float(self.central()[4].sum().clamp_min(0))
 
     def missed(self, weight: Tensor, constant: Tensor) -> float:
         """Return the mean square of what `weight` and `constant` miss of the outputs, summed over channels."""
-        x, y, xx, yx, yy = self.means()
-        weight, constant = weight.double(), constant.double()
-        x, y = x[..., None, :], y - constant
-        given = (weight * x).sum(-1)
-        # centred, so that large means don't swallow the digits
-        own = (weight @ (xx - x.mT * x) * weight).sum(-1)
-        both = (weight * (yx - (y + constant)[..., None] * x)).sum(-1)
-        spread = yy - (y + constant).square()
-        return float((spread - 2 * both + own + (y - given).square()).sum().clamp_min(0))
+        x, y, xx, yx, yy = self.central()
+        weight = weight.double()
+        own, both = (weight @ xx * weight).sum(-1), (weight * yx).sum(-1)
+        mean = y - constant.double() - (weight * x.unsqueeze(-2)).sum(-1)
+        return float((yy - 2 * both + own + mean.square()).sum().clamp_min(0))
 
 
 @dataclass(frozen=True)
@@ -117,12 +127,13 @@ def solve(
         constant: whether the outputs may be shifted.
         dtype: the type that the weights are stored in; the shift is that of the rounded weights.
     """
-    x, y, xx, yx, _ = moments.means()
+    x, y, xx, yx, _ = moments.central()
     weight, y = weight.double(), y - bias.double()
-    yx = yx - bias.double()[..., None] * x[..., None, :]
-    if constant:
-        xx, yx = xx - x[..., :, None] * x[..., None, :], yx - y[..., :, None] * x[..., None, :]
-    strength = ridge * xx.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None] + torch.finfo(xx.dtype).tiny
+    squares = x.square() + xx.diagonal(dim1=-2, dim2=-1)
+    if not constant:
+        xx, yx = xx + x.unsqueeze(-1) * x.unsqueeze(-2), yx + y.unsqueeze(-1) * x.unsqueeze(-2)
+    least = _ROUNDING * squares.mean(-1) + torch.finfo(xx.dtype).tiny
+    strength = (ridge * xx.diagonal(dim1=-2, dim2=-1).mean(-1)).maximum(least)[..., None, None]
     damped = xx + strength * torch.eye(xx.shape[-1], dtype=xx.dtype, device=xx.device)
     solved = (weight + _divided((yx - weight @ xx).mT, damped).mT).to(dtype).double()
     return Solution(solved, best_shift(moments, solved, bias) if constant else torch.zeros_like(y))
@@ -136,7 +147,7 @@ def _divided(right: Tensor, matrix: Tensor) -> Tensor:
 
 def best_shift(moments: RegressionMoments, weight: Tensor, bias: Tensor) -> Tensor:
     """Return the constant that leaves no error in the mean, `[groups, out]`."""
-    x, y, *_ = moments.means()
+    x, y, *_ = moments.central()
     return y - bias.double() - (weight.double() @ x[..., None])[..., 0]
 
 

@@ -17,7 +17,7 @@ class LayerRepair:
         name: the layer's name.
         where: what was changed, such as "bias" or the name of a batch-norm layer.
         error: what the outputs miss of the full model's, as a share of their variance on the data of the repair, before
-            and after; None where it isn't measured.
+            and after; None where it isn't measured, or where they don't vary.
     """
 
     name: str

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 
 import hfp
 from hfp.commands.cli import main
+from hfp.errors import InputError
 from hfp.reconstruct import IndexMap, Pruned, save_pruned
 
 PNG = b"\x89PNG"
@@ -167,6 +168,17 @@ def test_export_gives_the_same_outputs(factory, tmp_path, capsys):
     document = json.loads(capsys.readouterr().out)
     assert document["onnx"]["largest_difference"] < 1e-5
     assert (tmp_path / "m.onnx").stat().st_size > 0
+
+
+def test_nothing_is_written_where_a_model_can_t_be_exported(factory, tmp_path, monkeypatch, capsys):
+    def refuse(*_):
+        raise InputError("output 0 of ONNX Runtime differs from the model's by 1")
+
+    monkeypatch.setattr("hfp.commands.prune.check_exporter", lambda: None)
+    monkeypatch.setattr("hfp.commands.prune.export_onnx", refuse)
+    words = ["--ratio", "0.5", "--image-size", "12", "--out", "m.safetensors", "--export", "onnx"]
+    assert "differs from the model's by 1" in refused(capsys, "prune", factory, *words)
+    assert not list(tmp_path.glob("m.*"))
 
 
 def test_every_output_of_a_model_with_several_is_checked(tmp_path, monkeypatch, capsys):
@@ -408,6 +420,14 @@ def test_no_option_is_ignored_beside_data(factory, images, words, message, capsy
         (["resnet8", "--macs", "0.5", "--finetune", "1", "--out", "m"], "--finetune needs images"),
         (["resnet8", "--macs", "0.5", "--repair", "bias", "--out", "m"], "--repair needs images"),
         (["resnet8", "--macs", "0.5", "--repair", "magic", "--out", "m"], "invalid choice: 'magic'"),
+        (
+            ["resnet8", "--macs", "0.5", "--data", "digits", *2 * ["--repair", "bias"], "--out", "m"],
+            "--repair bias is given twice; give it once",
+        ),
+        (
+            ["resnet8", "--macs", "0.5", *2 * ["--ignore", "fc"], "--out", "m"],
+            "--ignore fc is given twice; give it once",
+        ),
         (
             ["resnet8", "--macs", "0.5", "--data", "digits", "--repair", "bias", "--no-repair", "--out", "m"],
             "--repair and --no-repair exclude each other; give one",

@@ -77,6 +77,7 @@ def test_perplexity_is_printed(place, capsys):
         ([], "one of --macs"),
         (["--macs", "0.5", "--data", "digits"], "--data does not apply to hf:FOLDER"),
         (["--latency", "0.5"], "--latency does not apply"),
+        (["--macs", "0.5", "--widths", "heads", "--widths", "heads"], "--widths heads is given twice; give it once"),
         (["--macs", "0.5", "--ranking", "measured"], "takes uniform, layer, global"),
         (["--macs", "1.5"], "at most 1, not 1.5"),
         (["--drop-blocks", "1"], "measures on a text which blocks go"),

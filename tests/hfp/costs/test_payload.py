@@ -28,6 +28,12 @@ def test_payload_is_its_values_and_a_short_header():
     assert len(pack(state)) <= 1.01 * 4 * 100 * 900
 
 
+def test_a_dtype_that_safetensors_does_not_write_is_named_by_both():
+    for count in (pack, packed_bytes):
+        with pytest.raises(InputError, match="safetensors does not write tensors of torch.complex128"):
+            count({"w": torch.ones(4, dtype=torch.complex128)})
+
+
 def test_damaged_and_mismatched_payloads_are_refused():
     state = {"w": torch.ones(4), "n": torch.tensor(3)}
     message = pack(state)

@@ -161,6 +161,13 @@ def test_heads_whose_place_matters_stay_with_the_reason(tmp_path, heads):
     assert reason in report.notes
 
 
+def test_heads_that_lie_in_one_dimension_with_the_key_value_head_that_they_share_stay_with_its_reason(tmp_path):
+    sizes = {"num_attention_heads": 4, "multi_query": True, "new_decoder_architecture": False, "alibi": False}
+    report, _ = pruned(decoder("FalconForCausalLM", **sizes), tmp_path)
+    reason = "this dimension is looked up by number: all heads and the one key-value head lie in it"
+    assert f"heads can't become narrower: transformer.h.0.self_attention: {reason}" in report.notes
+
+
 def test_nothing_that_can_go_is_refused_with_every_reason(tmp_path):
     saved(decoder("BloomForCausalLM", n_layer=2, n_head=4, num_attention_heads=4), tmp_path / "full")
     message = r"none of heads can become narrower \(heads: transformer.h.0.self_attention: .*\); this model can lose"

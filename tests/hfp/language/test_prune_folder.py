@@ -8,6 +8,7 @@ import shutil
 import weakref
 from collections import namedtuple
 
+import numpy as np
 import pytest
 import torch
 
@@ -69,6 +70,21 @@ def test_transformers_reads_the_folder_by_itself_and_computes_the_same(half):
     assert alone.config.num_attention_heads == 2 * alone.config.num_key_value_heads
     assert torch.equal(logits(alone), logits(hfp.from_pretrained(small).model))
     assert len(list(small.glob("model-*.safetensors"))) > 1
+
+
+def test_heads_that_share_one_key_value_head_go_and_transformers_reads_the_folder_by_itself(tmp_path):
+    full = saved(llama(num_key_value_heads=1), tmp_path / "full")
+    report = prune_folder(full, tmp_path / "small", hfp.Budget(params=0.9), widths="heads")
+    assert report.plain, report.notes
+    alone = AutoModelForCausalLM.from_pretrained(tmp_path / "small").eval()
+    assert (alone.config.num_attention_heads, alone.config.num_key_value_heads) == (4, 1)
+    assert torch.equal(logits(alone), logits(hfp.from_pretrained(tmp_path / "small").model))
+
+
+def test_a_single_head_stays_with_the_reason(tmp_path):
+    full = saved(llama(num_attention_heads=1, num_key_value_heads=1), tmp_path / "full")
+    with pytest.raises(InputError, match=r"heads: it has a single head, and one has to stay\); this model can lose"):
+        prune_folder(full, tmp_path / "small", HALF, widths="heads")
 
 
 def test_generation_with_a_cache_agrees_with_generation_without(full, tmp_path):
@@ -320,6 +336,68 @@ def test_a_folder_that_appears_in_the_last_moment_stays(tmp_path):
     assert [path.name for path in tmp_path.rglob("*")] == ["small", "notes.txt"]
 
 
+def test_a_folder_that_is_read_is_never_replaced_under_any_of_its_names(full, half, tmp_path, monkeypatch):
+    shutil.copytree(half[0], tmp_path / "small")
+    shutil.copytree(half[0], tmp_path / "parent")
+    monkeypatch.chdir(tmp_path / "parent")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
+    with pytest.raises(InputError, match="../parent is a folder that is read here; give another one"):
+        prune_folder(tmp_path / "parent", "../parent", HALF, replace=True)
+    for out in ("../parent", "../small"):
+        with pytest.raises(InputError, match=f"{out} is a folder that is read here; give another one"):
+            restore_folder("../small", "../parent", out, replace=True, any_parent=True)
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
+
+
+def test_a_folder_is_on_the_disk_before_the_one_that_it_replaces_is_gone(full, half, tmp_path, monkeypatch):
+    shutil.copytree(half[0], tmp_path / "small")
+    done = []
+    monkeypatch.setattr(writing, "flush", lambda path: done.append(("flushed", path.name)))
+    monkeypatch.setattr(writing.shutil, "rmtree", lambda path, **_: done.append(("gone", path.suffix)))
+    prune_folder(full, tmp_path / "small", HALF, replace=True)
+    names = {path.name for path in (tmp_path / "small").iterdir()}
+    assert {name for what, name in done[: len(names)]} == names
+    assert done[len(names)] == ("gone", ".old")
+
+
+def test_an_index_map_of_another_model_is_refused_in_one_line(full, half, tmp_path):
+    other = saved(llama(num_hidden_layers=1), tmp_path / "other")
+    prune_folder(other, tmp_path / "shallow", HALF)
+    shutil.copytree(half[0], tmp_path / "small")
+    shutil.copy(tmp_path / "shallow" / "hfp_index_map.safetensors", tmp_path / "small")
+    for read in (hfp.from_pretrained, lambda folder: restore_folder(folder, full, tmp_path / "back")):
+        with pytest.raises(MapError, match="hfp_index_map.safetensors is of another model than config.json"):
+            read(tmp_path / "small")
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", torch.int8])
+def test_a_dtype_that_is_none_of_floating_point_is_refused(half, dtype):
+    with pytest.raises(InputError, match="dtype is a floating-point type of torch, such as torch.bfloat16, not"):
+        hfp.from_pretrained(half[0], dtype=dtype)
+
+
+def test_whole_numbers_may_be_those_of_numpy(full, tmp_path):
+    report = prune_folder(full, tmp_path / "small", drop_blocks=np.array([1]), shard_bytes=np.int64(20_000))
+    assert report.removed_blocks == (1,)
+
+
+def test_a_folder_comes_back_where_its_replacement_is_interrupted(full, half, tmp_path, monkeypatch):
+    shutil.copytree(half[0], tmp_path / "small")
+    before = stored(tmp_path / "small")
+    rename = writing.Path.rename
+
+    def interrupted(path, target):
+        if path.suffix == ".tmp":
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    monkeypatch.setattr(writing.Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        prune_folder(full, tmp_path / "small", hfp.Budget(macs=0.8), replace=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["small"]
+    assert equal_states(stored(tmp_path / "small"), before)
+
+
 def test_a_pruned_folder_is_replaced_only_when_asked_and_no_other_folder_ever(full, half, tmp_path):
     shutil.copytree(half[0], tmp_path / "small")
     with pytest.raises(InputError, match="exists; give another name"):
@@ -338,6 +416,7 @@ def test_a_pruned_folder_is_replaced_only_when_asked_and_no_other_folder_ever(fu
         ({}, "give a budget, or say how many blocks"),
         ({"budget": HALF, "widths": ()}, r"widths are some of heads, feed-forward, hidden, not \(\)"),
         ({"budget": HALF, "widths": None}, "widths are some of heads, feed-forward, hidden, not None"),
+        ({"budget": HALF, "widths": ["heads", "heads"]}, "widths list heads twice; list each once"),
         ({"budget": hfp.Budget(latency=0.5)}, "latency can't be limited"),
         (
             {"budget": HALF, "widths": ("heads", "experts")},

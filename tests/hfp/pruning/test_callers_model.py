@@ -17,6 +17,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 import hfp
 from hfp.errors import InputError
 from hfp.importance import GroupFisherImportance
+from hfp.pruning.coupled import coupled_report
 from hfp.pruning.own_copy import own_copy
 from hfp.reconstruct import MapError
 
@@ -66,6 +67,25 @@ def test_buffers_attributes_and_hooks_stay_as_they_were(options):
     assert result.model.calls == 1
     assert len(result.model.first._forward_hooks) == 1
     assert any("hooks of first, second were not called while pruning" in note for note in result.report.notes)
+
+
+@pytest.mark.parametrize("made_inside", [False, True])
+def test_inside_inference_mode_a_model_is_pruned_as_outside(made_inside):
+    def network() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3))
+
+    def pruned(model: nn.Module) -> nn.Module:
+        request = {"importance": "group-fisher", "data": DATA, "loss_fn": cross_entropy}
+        return hfp.prune(model, X, hfp.Budget(macs=0.5), **request).model
+
+    outside = network()
+    with torch.inference_mode():
+        found = pruned(network() if made_inside else outside)
+    assert all(map(torch.equal, found.state_dict().values(), pruned(outside).state_dict().values()))
+    found(X).sum().backward()
+    with torch.inference_mode():
+        assert coupled_report(outside, X, "mine").groups[0].channels == 16
 
 
 def test_repairs_reach_the_result_and_what_forward_counts_does_not():

@@ -82,6 +82,11 @@ def test_hooks_of_the_model_are_not_called(part):
     report = coupled_report(model, torch.randn(2, 4), "mine", part)
     assert report.macs == (256 if part else 352) and report.groups
     assert called == []
+    (note,) = report.notes
+    assert re.fullmatch("hooks of the model, .*, and . more were not called: if one changes what the model .*", note)
+    stream = StringIO()
+    Console(file=stream, width=1000).print(report.shown())
+    assert note in stream.getvalue() and note in coupled_page(report)
 
 
 class Merging(torch.nn.Linear):

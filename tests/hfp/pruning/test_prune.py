@@ -309,7 +309,7 @@ def renamed() -> nn.Module:
         ({"ignored_layers": [0]}, "an ignored layer is a module of the model or its name, not 0"),
         ({"prune_heads": "no"}, "prune_heads is True or False, not 'no'"),
         ({"part": nn.Linear(1, 1)}, "part is the name of a module, not Linear"),
-        ({"round_to": 10**30}, "can't go down to 0.5 of the full model's: 1 is the least"),
+        ({"round_to": 10**30}, "1 is the least that is reachable here with round_to=10{30} and min_"),
         ({"model": nn.Sequential(nn.LazyConv2d(4, 3), nn.Conv2d(4, 2, 3))}, "0.weight has no shape before"),
         ({"model": nn.Sequential(nn.ReLU(), Observed())}, "1.seen is on the meta device"),
         ({"model": with_nan("classifier.bias")}, "classifier.bias holds values that are NaN"),

@@ -205,6 +205,34 @@ def test_groups_of_a_convolution_are_fitted_apart(constant):
             torch.testing.assert_close(found.shift[group] + bias[group], solved[:, 4], rtol=1e-9, atol=1e-10)
 
 
+@pytest.mark.parametrize(("far", "first"), [(0.0, 0.0), (300.0, 0.0), (0.0, 3e4)])
+def test_moments_in_single_precision_keep_small_variances_beside_large_means_and_a_first_row_far_off(far, first):
+    x, weight, other, bias = far + draw(1, 500, 4), draw(1, 2, 4, seed=3), draw(1, 2, 4, seed=5), draw(1, 2, seed=4)
+    x[:, 0, 0] += first
+    exact, single = RegressionMoments(), RegressionMoments()
+    for part in (x[:, :0], *x.split(100, 1)):
+        exact.add(part, part @ other.mT)
+        single.add(part.float(), (part.float().double() @ other.mT).float())
+    expected, found = (solve(moments, weight, bias, RIDGE, constant=True) for moments in (exact, single))
+    torch.testing.assert_close(found.weight, expected.weight, rtol=0, atol=1e-3)
+    assert single.missed(found.weight, bias + found.shift) == pytest.approx(
+        exact.missed(expected.weight, bias + expected.shift), rel=0.05
+    )
+
+
+@pytest.mark.parametrize("rows", [1, 64])
+def test_samples_that_do_not_vary_change_the_constant_alone(rows):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 2))
+    kept = list(range(24))
+    compact, index_map = pruned(model, {"0.weight": (kept, None), "0.bias": (kept,), "2.weight": (None, kept)})
+    x = draw(1, 4).float().expand(rows, 4)
+    (report,) = repair(model, compact, index_map, [x], "least-squares")
+    torch.testing.assert_close(compact[2].weight, model[2].weight[:, kept], rtol=0, atol=1e-4)
+    torch.testing.assert_close(compact(x), model(x))
+    assert [layer.name for layer in report.layers] == ["2"]
+
+
 def test_what_can_be_made_up_for_is():
     """The removed channel is twice another one: least squares finds its weights, the error goes to nothing."""
     torch.manual_seed(0)
@@ -386,6 +414,7 @@ def test_more_batches_only_refine():
     ("change", "message", "error"),
     [
         ({"repair": "magic"}, "repair is one of batch-norm, bias, least-squares", InputError),
+        ({"repair": ("bias", "bias")}, "repair lists bias twice; list each once", InputError),
         ({"repair": True}, "several of them, or None, not True", InputError),
         ({"repair": "bias", "data": None}, "repair='bias' needs data", InputError),
         ({"repair": "bias", "data": []}, "there is no batch", CriterionError),

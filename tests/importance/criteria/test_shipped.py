@@ -85,6 +85,18 @@ def test_hessian_scores_groups_with_a_weight_that_is_computed(place):
     assert criterion(group).shape == (6,)
 
 
+@pytest.mark.parametrize("place", [0, 2])
+def test_taylor_names_a_layer_whose_weight_is_computed_where_torch_pruning_would_read_its_gradient(place):
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
+    weight_norm(model[place])
+    criterion, images = create("taylor"), torch.randn(16, 4)
+    criterion.accumulate(model, [(images, torch.randint(3, (16,)))], functional.cross_entropy)
+    graph = tp.DependencyGraph().build_dependency(model, images)
+    group = graph.get_pruning_group(model[0], tp.prune_linear_out_channels, list(range(6)))
+    with pytest.raises(CriterionError, match=f"layer '{place}' computes its weight from other parameters.*take group-"):
+        criterion(group)
+
+
 def test_hessian_counts_every_sample_where_torch_pruning_counts_the_last():
     model, (images, labels) = make("residual"), data()
     whole, last = create("hessian"), create("hessian")
