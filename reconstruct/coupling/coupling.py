@@ -221,11 +221,13 @@ class Coupling:
         if dict(plan.sizes) != dict(self.sizes):
             raise MapError("this plan was made for other coupled groups")
         key = tuple(plan.kept.items())
-        if key not in self._maps:
+        found = self._maps.get(key)
+        if found is None:
+            found = self._wiring.index_map(self._wiring.gone(plan.kept))
             while len(self._maps) >= LAST_MAPS:
-                self._maps.pop(next(iter(self._maps)))
-            self._maps[key] = self._wiring.index_map(self._wiring.gone(plan.kept))
-        return self._maps[key]
+                self._maps.pop(next(iter(self._maps)), None)  # runs in several threads may share a coupling
+            self._maps[key] = found
+        return found
 
     def masked_output(self, model: nn.Module, example_inputs: Any, index_map: IndexMap) -> Any:
         """Return what the full model computes without the channels that a map removes.
