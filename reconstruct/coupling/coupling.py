@@ -22,7 +22,7 @@ from hfp.reconstruct.coupling.fitting import fit
 from hfp.reconstruct.coupling.members import Member, members, ties
 from hfp.reconstruct.coupling.rules.labels import Array
 from hfp.reconstruct.coupling.torch_groups import TorchGroups
-from hfp.reconstruct.coupling.tracing import Trace, TracedCall, check_followable, trace
+from hfp.reconstruct.coupling.tracing import ShapesOnly, Trace, TracedCall, check_followable, trace
 from hfp.reconstruct.coupling.trials import trial, try_out
 from hfp.reconstruct.coupling.twins import applied, twins_of
 from hfp.reconstruct.coupling.wiring import CoupledGroup, Gone, Wiring, layer_bindings
@@ -465,7 +465,8 @@ def _followed(model: nn.Module, example_inputs: Any) -> tuple[nn.Module, Any, Tr
     # recurrent layers take other steps on the meta device
     if not is_recurrent(model):
         own, inputs = _skeleton(model, "meta"), _to_meta(example_inputs)
-        run_error(copied(own, {}), inputs)  # fills the caches of code outside of the model, so that all runs agree
+        with ShapesOnly():
+            run_error(copied(own, {}), inputs)  # fills the caches of code outside of the model, so that all runs agree
         try:
             return own, inputs, _traced(own, inputs)
         except MapError:
