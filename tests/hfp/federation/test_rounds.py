@@ -67,7 +67,8 @@ def test_methods_share_partition_and_initial_weights():
 def test_runs_share_the_groups_of_a_model_only_where_they_make_the_same_one():
     groups = set_up(SMALL).context.groups
     assert set_up(dataclasses.replace(SMALL, method="fedavg", options={})).context.groups is groups
-    for change in ({"seed": SMALL.seed + 1}, {"model": create_model(SMALL.model, in_channels=1)}, {"method": "depthfl"}):
+    given = create_model(SMALL.model, in_channels=1)
+    for change in ({"seed": SMALL.seed + 1}, {"model": given}, {"method": "depthfl"}):
         assert set_up(dataclasses.replace(SMALL, options={}, **change)).context.groups is not groups
 
 
