@@ -28,7 +28,7 @@ SPARSE = {
 
 
 def experiment(method, **changes):
-    return {"method": method, "train-images": 90, "clients": CLIENTS, "rounds": 3, **changes}
+    return {"method": method, "train-images": 90, "clients": CLIENTS, "rounds": 3, "head-start": 2, **changes}
 
 
 def on_flower(config, tmp_path, order=list, **settings):
