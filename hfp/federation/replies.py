@@ -16,8 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hfp.costs.macs import TRAINING_FACTOR, macs, parameters
-from hfp.costs.memory import PeakBytesCounter
+from hfp.costs.macs import TRAINING_FACTOR, parameters
 from hfp.costs.payload import packed_bytes
 from hfp.errors import InputError, printable
 from hfp.federation.setup import Federation
@@ -148,17 +147,18 @@ class ReplyCheck:
             InputError: naming the figure and what was expected.
         """
         reply, method, training = update.reply, self._federation.method, self._federation.training
+        full = self._federation.full
         epochs = self._federation.experiment.epochs_in(state.round)
         own = dataclasses.replace(training, epochs=epochs).steps(update.client.samples)
         most = method.most_steps(state, own)
         _within("steps", reply.steps, min(own, 1), most)
         _within("samples", reply.samples, reply.steps, reply.steps * training.batch_size)
-        _within("parameters", reply.parameters, 1, self._full.parameters)
-        _within("forward_macs", reply.forward_macs, 1, self._full.forward_macs)
-        most_macs = PLAUSIBLE * TRAINING_FACTOR * self._full.forward_macs * reply.samples
+        _within("parameters", reply.parameters, 1, full.parameters)
+        _within("forward_macs", reply.forward_macs, 1, full.forward_macs)
+        most_macs = PLAUSIBLE * TRAINING_FACTOR * full.forward_macs * reply.samples
         _within("training_macs", reply.training_macs, min(reply.samples, most_macs), most_macs)
         memory = update.client.device.memory
-        most_bytes = PLAUSIBLE * self._full.peak_bytes
+        most_bytes = PLAUSIBLE * full.peak_bytes
         _within("peak_bytes", reply.peak_bytes, 1, most_bytes if memory is None else min(most_bytes, int(memory)))
 
     def _check_tables(self, state: ServerState, update: Update) -> None:
@@ -181,21 +181,6 @@ class ReplyCheck:
         """Names of the model's tables of whole numbers or of yes and no; a single whole number is a count."""
         state = self._federation.model.state_dict().items()
         return frozenset(n for n, t in state if t.numel() > 1 and not t.is_floating_point() and not t.is_complex())
-
-    @cached_property
-    def _full(self) -> _Full:
-        model, example = self._federation.model, self._federation.context.example
-        peak = PeakBytesCounter(example)(model, self._federation.training.batch_size)
-        return _Full(parameters(model), macs(model, example), peak)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Full:
-    """What the full model costs: parameters, the multiply-accumulates of one image, and the bytes training keeps."""
-
-    parameters: int
-    forward_macs: int
-    peak_bytes: int
 
 
 def check_values(reply: Reply, largest: float = FLOAT32_MAX) -> None:

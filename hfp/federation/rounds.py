@@ -12,8 +12,7 @@ from typing import Any
 import torch
 
 from hfp.costs.machine import device_peak_bytes, process_peak_bytes
-from hfp.costs.macs import TRAINING_FACTOR, macs, parameters
-from hfp.costs.memory import PeakBytesCounter
+from hfp.costs.macs import TRAINING_FACTOR
 from hfp.costs.payload import packed_bytes
 from hfp.errors import InputError
 from hfp.federation.diagnostics import DiagnosticsObserver
@@ -302,10 +301,9 @@ def full_cost(federation: Federation, rounds: int) -> Cost:
     """Count what the first `rounds` rounds cost when the clients that are asked train the full model, as in FedAvg."""
     message = packed_bytes(federation.initial)
     experiment, clients = federation.experiment, federation.context.clients
-    forward = macs(federation.model, federation.context.example)
     asked = asked_clients(experiment.participation, len(clients))
     epochs = [experiment.epochs_in(round) for round in range(rounds)]
-    image = TRAINING_FACTOR * forward
+    image = TRAINING_FACTOR * federation.full.forward_macs
     slowest = [
         max(client.device.seconds(message, image * client.samples * each, message).total for client in clients)
         for each in epochs
@@ -314,8 +312,8 @@ def full_cost(federation: Federation, rounds: int) -> Cost:
         bytes_down=message * asked * rounds,
         bytes_up=message * asked * rounds,
         training_macs=image * sum(client.samples for client in clients) * sum(epochs) * asked // len(clients),
-        forward_macs=forward,
-        parameters=parameters(federation.model),
-        peak_bytes=PeakBytesCounter(federation.context.example)(federation.model, experiment.batch_size),
+        forward_macs=federation.full.forward_macs,
+        parameters=federation.full.parameters,
+        peak_bytes=federation.full.peak_bytes,
         seconds=sum(slowest),
     )

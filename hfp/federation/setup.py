@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hfp.costs.macs import macs, parameters
+from hfp.costs.memory import PeakBytesCounter
 from hfp.data import Dataset, load_dataset, partition
 from hfp.data.dataset import Split, check_dataset, check_labels
 from hfp.data.ownership import checked_parts, parts_in_file, parts_of_owners
@@ -23,8 +26,8 @@ from hfp.federation.problem import Problem, dataset_of
 from hfp.federation.ratios import RatioFinder
 from hfp.layers.calling import modes_kept, random_state_kept
 from hfp.methods import Client, Method, MethodContext, State, create_method
-from hfp.models import classifier_of
-from hfp.models.source import classifier, is_factory
+from hfp.models import classifier_of, models
+from hfp.models.source import RANDOM, classifier, is_factory
 from hfp.reconstruct import Coupling, MapError
 from hfp.seeds import derive, making_seeded
 from hfp.training.batch_norm import has_statistics
@@ -73,6 +76,22 @@ class Federation:
     def initial(self) -> State:
         """The full model's state before the first round."""
         return {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+
+    @cached_property
+    def full(self) -> FullCosts:
+        """What the full model costs."""
+        model, example = self.model, self.context.example
+        peak_bytes = PeakBytesCounter(example)(model, self.experiment.batch_size)
+        return FullCosts(parameters(model), macs(model, example), peak_bytes)
+
+
+@dataclass(frozen=True)
+class FullCosts:
+    """What the full model costs: parameters, the multiply-accumulates of one image, and the bytes training keeps."""
+
+    parameters: int
+    forward_macs: int
+    peak_bytes: int
 
 
 def set_up(experiment: Experiment, *, copies: bool = True) -> Federation:
@@ -200,7 +219,7 @@ def _assemble(
     method = create_method(experiment.method, **experiment.options)
     example = torch.zeros(1, *dataset.shape)
     model = prepared(method, model, example, experiment.seed)
-    groups = coupled_groups(model, dataset.shape)
+    groups = _groups(experiment, method, dataset, model, origin)
     context = MethodContext(
         model=model,
         groups=groups,
@@ -289,6 +308,23 @@ def coupled_groups(model: nn.Module, shape: tuple[int, ...]) -> Coupling:
         return groups.verified(model, images)
     except MapError as error:
         raise InputError(f"the model can't be used in a federation: {error}") from error
+
+
+def _groups(experiment: Experiment, method: Method, dataset: Dataset, model: nn.Module, origin: str) -> Coupling:
+    """Find the groups of the model, which those who compare methods need not wait for at every run.
+
+    What a name, a seed and a shape make is known for hfp's own networks with random weights alone.
+    """
+    if experiment.model in models() and origin == RANDOM and type(method).prepare is Method.prepare:
+        return _groups_of_own(str(experiment.model), len(dataset.classes), dataset.shape, experiment.seed)
+    return coupled_groups(model, dataset.shape)
+
+
+@lru_cache(maxsize=8)
+def _groups_of_own(name: str, classes: int, shape: tuple[int, ...], seed: int) -> Coupling:
+    with making_seeded(seed, "weights"):
+        model, _ = classifier(name, num_classes=classes, in_channels=shape[0])
+    return coupled_groups(model, shape)
 
 
 def _ratios(

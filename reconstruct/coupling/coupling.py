@@ -22,7 +22,7 @@ from hfp.reconstruct.coupling.fitting import fit
 from hfp.reconstruct.coupling.members import Member, members, ties
 from hfp.reconstruct.coupling.rules.labels import Array
 from hfp.reconstruct.coupling.torch_groups import TorchGroups
-from hfp.reconstruct.coupling.tracing import Trace, TracedCall, check_followable, trace
+from hfp.reconstruct.coupling.tracing import ShapesOnly, Trace, TracedCall, check_followable, trace
 from hfp.reconstruct.coupling.trials import trial, try_out
 from hfp.reconstruct.coupling.twins import applied, twins_of
 from hfp.reconstruct.coupling.wiring import CoupledGroup, Gone, Wiring, layer_bindings
@@ -221,11 +221,13 @@ class Coupling:
         if dict(plan.sizes) != dict(self.sizes):
             raise MapError("this plan was made for other coupled groups")
         key = tuple(plan.kept.items())
-        if key not in self._maps:
+        found = self._maps.get(key)
+        if found is None:
+            found = self._wiring.index_map(self._wiring.gone(plan.kept))
             while len(self._maps) >= LAST_MAPS:
-                self._maps.pop(next(iter(self._maps)))
-            self._maps[key] = self._wiring.index_map(self._wiring.gone(plan.kept))
-        return self._maps[key]
+                self._maps.pop([*self._maps][0], None)  # runs in several threads may share a coupling
+            self._maps[key] = found
+        return found
 
     def masked_output(self, model: nn.Module, example_inputs: Any, index_map: IndexMap) -> Any:
         """Return what the full model computes without the channels that a map removes.
@@ -463,7 +465,8 @@ def _followed(model: nn.Module, example_inputs: Any) -> tuple[nn.Module, Any, Tr
     # recurrent layers take other steps on the meta device
     if not is_recurrent(model):
         own, inputs = _skeleton(model, "meta"), _to_meta(example_inputs)
-        run_error(copied(own, {}), inputs)  # fills the caches of code outside of the model, so that all runs agree
+        with ShapesOnly():
+            run_error(copied(own, {}), inputs)  # fills the caches of code outside of the model, so that all runs agree
         try:
             return own, inputs, _traced(own, inputs)
         except MapError:

@@ -224,6 +224,13 @@ class CallCounter(TorchDispatchMode):
         return result
 
 
+class ShapesOnly(CallCounter):
+    """Runs a model on the meta device without PyTorch's slow results."""
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return self.compute(function, self.key(function), args, kwargs)
+
+
 class _Follower(CallCounter):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

@@ -8,6 +8,8 @@ from importlib.metadata import entry_points
 
 import pytest
 
+from hfp.commands import cli, interruption, run
+
 WORDS = [
     "run",
     "--method",
@@ -113,13 +115,10 @@ def test_a_second_ctrl_c_while_the_run_is_closed_is_one_line(tmp_path):
     assert (tmp_path / "out/checkpoint.safetensors").exists()
 
 
-def test_ctrl_c_while_data_is_set_up_is_one_line(tmp_path):
-    code = (
-        "import os, signal, sys; from hfp.commands import run\n"
-        "run.set_up = lambda experiment: os.kill(os.getpid(), signal.SIGINT)\n"
-        "from hfp.commands.program import main; sys.exit(main())"
-    )
-    process = started([*WORDS, "--out", str(tmp_path / "out")], code)
-    assert process.communicate() == ("", "hfp run: interrupted\n")
-    assert process.returncode == 130
+def test_ctrl_c_while_data_is_set_up_is_one_line(tmp_path, monkeypatch, capfd):
+    signals = interruption.Signals()
+    monkeypatch.setattr(run, "set_up", lambda _: signals._handle(signal.SIGINT, None))
+    monkeypatch.setattr(sys, "argv", ["hfp", "run"])
+    assert cli.main([*WORDS, "--out", str(tmp_path / "out")], signals=signals) == 130
+    assert capfd.readouterr() == ("", "hfp run: interrupted\n")
     assert list(tmp_path.iterdir()) == []

@@ -23,8 +23,12 @@ from hfp.errors import InputError
 from hfp.federation.records import OF_THE_MACHINE
 from hfp.methods.ca_hfp import CAHFP
 
-TINY = {"rounds": 1, "train_images": 60, "clients": 3, "batch_size": 8}
-WORDS = ["compare", "--batch-size", "8", "--train-images", "60", "--clients", "3", "--rounds", "1", "--jobs", "1"]
+TINY = {"rounds": 1, "train_images": 60, "clients": 3, "batch_size": 8, "head_start": 1.0}
+WORDS = [
+    *("compare", "--batch-size", "8", "--train-images", "60", "--clients", "3", "--rounds", "1", "--head-start", "1"),
+    *("--jobs", "1"),
+]
+BROKEN = Variant("broken", {"method": "fedavg", "learning_rate": 1e6, "head_start": 10.0})
 
 
 def tiny(*variants, seeds=(0,)):
@@ -106,17 +110,16 @@ def test_a_runs_identity_has_the_methods_defaults(tmp_path, monkeypatch):
 
 
 def test_a_failed_run_does_not_stop_the_others(tmp_path):
-    broken = Variant("broken", {"method": "fedavg", "learning_rate": 1e6})
     folder = ComparisonFolder(tmp_path / "out")
-    rounds, cells, failures = run_all(tiny(broken, *variants_of(["fedavg"])), folder)
+    rounds, cells, failures = run_all(tiny(BROKEN, *variants_of(["fedavg"])), folder)
     assert cells == ["broken", "fedavg"]
     assert [(failure.cell.variant, failure.reason[:17]) for failure in failures] == [("broken", "training diverged")]
-    assert [cell.variant for cell in missing(tiny(broken, *variants_of(["fedavg"])), folder)] == ["broken"]
+    assert [cell.variant for cell in missing(tiny(BROKEN, *variants_of(["fedavg"])), folder)] == ["broken"]
 
 
 @pytest.mark.slow
 def test_processes_side_by_side_give_the_same_results(tmp_path):
-    comparison = tiny(Variant("broken", {"method": "fedavg", "learning_rate": 1e6}), *variants_of(["ca-hfp", "fedavg"]))
+    comparison = tiny(BROKEN, *variants_of(["ca-hfp", "fedavg"]))
     one, two = ComparisonFolder(tmp_path / "one"), ComparisonFolder(tmp_path / "two")
     alone = run_all(comparison, one)
     together = run_all(comparison, two, jobs=2)
@@ -269,7 +272,8 @@ def test_what_can_not_be_resumed_is_one_line(words, message, capsys):
 
 
 def test_failures_are_told_and_make_the_status_1(tmp_path, capsys):
-    words = [*WORDS, "--methods", "fedavg", "--seeds", "1", "--learning-rate", "1e6", "--out", str(tmp_path / "out")]
+    words = [*WORDS, "--methods", "fedavg", "--seeds", "1", "--learning-rate", "1e6", "--head-start", "10"]
+    words += ["--out", str(tmp_path / "out")]
     assert main(words) == 1
     assert "failed: fedavg, seed 0, rank 1, alpha 1: training diverged" in capsys.readouterr().out
     assert main([*words, "--json"]) == 1

@@ -137,9 +137,15 @@ def test_an_image_folder_has_no_download(tmp_path: Path) -> None:
         load_dataset("imagefolder", tmp_path, download=True)
 
 
-def test_digits_without_scikit_learn_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_digits_are_read_without_loading_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
     digits._digits.cache_clear()
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    assert len(load_dataset("digits").train) == 1438
+
+
+def test_digits_without_scikit_learn_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    digits._digits.cache_clear()
+    monkeypatch.setitem(sys.modules, "sklearn", None)
     with pytest.raises(InputError, match=r'pip install "hfp\[examples\]"') as caught:
         load_dataset("digits")
     assert_one_line(caught.value)

@@ -25,7 +25,7 @@ from hfp.reconstruct import compact_model
 from hfp.results.beginning import first_lines
 from hfp.results.report import round_line, run_document
 
-SMALL = Experiment(train_images=200, clients=4, rounds=1, alpha=0.5, options={"warmup": 1})
+SMALL = Experiment(train_images=200, clients=4, rounds=1, alpha=0.5, head_start=2.0, options={"warmup": 1})
 
 
 class Measured(InProcess):

@@ -21,7 +21,7 @@ from hfp.methods.dapperfl import KEPT, kept_bits
 from hfp.results.checkpoint import load_checkpoint
 from hfp.results.model_files import ModelFiles
 
-SMALL = Experiment(train_images=120, clients=4, rounds=3, method="fedavg")
+SMALL = Experiment(train_images=120, clients=4, rounds=3, method="fedavg", head_start=1.0)
 FOUR = tuple(Client(index, 10, 0.5) for index in range(4))
 
 

@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 import torch
 
-from hfp import Experiment, InputError, simulate
+from hfp import Experiment, InputError, create_model, simulate
 from hfp.costs.payload import pack
 from hfp.federation.rounds import rounds
 from hfp.federation.setup import set_up
@@ -63,6 +63,14 @@ def test_methods_share_partition_and_initial_weights():
         assert torch.equal(mine.images, theirs.images)
     for name, tensor in ours.initial.items():
         assert torch.equal(tensor, reference.initial[name])
+
+
+def test_runs_share_the_groups_of_a_model_only_where_they_make_the_same_one():
+    groups = set_up(SMALL).context.groups
+    assert set_up(dataclasses.replace(SMALL, method="fedavg", options={})).context.groups is groups
+    given = create_model(SMALL.model, in_channels=1)
+    for change in ({"seed": SMALL.seed + 1}, {"model": given}, {"method": "depthfl"}):
+        assert set_up(dataclasses.replace(SMALL, options={}, **change)).context.groups is not groups
 
 
 def test_costs_are_those_of_the_submodels(run):

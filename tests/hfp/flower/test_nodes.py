@@ -45,7 +45,7 @@ def no_waiting(monkeypatch):
 
 
 def config_of(method="fedavg", clients=3, rounds=2, **changes):
-    quick = {"train-images": 30 * clients, "batch-norm": "aggregate"}
+    quick = {"train-images": 30 * clients, "batch-norm": "aggregate", "head-start": 1}
     return {"method": method, "clients": clients, "rounds": rounds, **quick, **changes}
 
 

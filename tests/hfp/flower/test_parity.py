@@ -28,7 +28,7 @@ SPARSE = {
 
 
 def experiment(method, **changes):
-    return {"method": method, "train-images": 90, "clients": CLIENTS, "rounds": 5, **changes}
+    return {"method": method, "train-images": 90, "clients": CLIENTS, "rounds": 3, "head-start": 2, **changes}
 
 
 def on_flower(config, tmp_path, order=list, **settings):
@@ -70,6 +70,6 @@ def test_flower_gives_the_embedded_result_and_sends_what_is_accounted(method, tm
     grid, run = on_flower(config, tmp_path, order=reversed)
     assert_same_run(run, embedded(config))
     sent = [(down, up) for kind, _, down, up in grid.sizes if kind == "train"]
-    assert len(sent) == CLIENTS * 5
+    assert len(sent) == CLIENTS * 3
     assert sum(down for down, _ in sent) == pytest.approx(sum(r.bytes_down for r in run.history), rel=0.02)
     assert sum(up for _, up in sent) == pytest.approx(sum(r.bytes_up for r in run.history), rel=0.02)

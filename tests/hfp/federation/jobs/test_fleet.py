@@ -24,7 +24,7 @@ from hfp.commands.cli import main
 from hfp.data import Dataset, from_tensors, load_dataset
 from hfp.federation.jobs.check import check_jobs
 from hfp.federation.jobs.description import described, set_up_as
-from hfp.federation.jobs.fleet import fleet_of
+from hfp.federation.jobs.fleet import Jobs, fleet_of
 from hfp.federation.jobs.memory import mapped, written
 from hfp.federation.records import Run
 from hfp.federation.rounds import Course
@@ -161,11 +161,13 @@ def test_a_method_of_the_program_itself_cannot_be_sent(monkeypatch: pytest.Monke
 def test_a_setup_that_fails_in_a_worker_is_one_line_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     federation = set_up(hfp.Experiment(model="job_models:dropping", method="fedavg", **SMALL))
     monkeypatch.setattr(sys, "path", [path for path in sys.path if not path.endswith("support")])
-    with (
-        pytest.raises(hfp.InputError, match="a worker process could not be set up: no model 'job_models:dropping'"),
-        fleet_of(federation, 2) as fleet,
-    ):
-        Course(federation, fleet).advance()
+    fleet = Jobs(federation, 1)
+    try:
+        fleet.begin()
+        with pytest.raises(hfp.InputError, match="worker process could not be set up: no model 'job_models:dropping'"):
+            Course(federation, fleet).advance()
+    finally:
+        fleet.end()
 
 
 @pytest.mark.parametrize(
