@@ -25,7 +25,8 @@ COPIES = {
     **{
         f"examples/paper/{name}.md": f"results/generated/paper_{name.replace('-', '_')}.md"
         for name in (
-            "found", "fixed", "ratios", "tables", "cifar10", "fmnist", "cifar10-resnet20", "cifar10-vgg16",
+            "found", "fixed", "first-rounds", "ratios", "tables", "cifar10", "fmnist", "cifar10-resnet20",
+            "cifar10-vgg16",
         )
     },
     "examples/extending.md": "how-to/generated/extending.md",
