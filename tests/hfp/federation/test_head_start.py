@@ -23,7 +23,7 @@ def test_the_default_first_rounds():
     assert [Experiment(epochs=3).epochs_in(round) for round in range(20)] == [3 * each for each in epochs]
 
 
-@given(st.floats(1, 1e6), st.floats(0, 1, exclude_max=True), st.integers(1, 4), st.integers(1, 20))
+@given(st.floats(1, 1e6, exclude_min=True), st.floats(0, 1, exclude_max=True), st.integers(1, 4), st.integers(1, 20))
 def test_rounds_only_get_shorter_and_never_shorter_than_usual(head_start, decay, usual, rounds):
     experiment = Experiment(epochs=usual, head_start=head_start, head_start_decay=decay)
     epochs = [experiment.epochs_in(round) for round in range(rounds)]

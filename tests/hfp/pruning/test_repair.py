@@ -463,9 +463,9 @@ def test_half_precision_is_repaired_as_well_as_single_precision(dtype):
 def test_weights_that_rounding_makes_worse_than_before_are_not_taken():
     """Inputs that nearly agree: rounded one by one, the fitted weights no longer add up to what they should."""
     unit, kept = 2.0**-7, 8  # the distance of bfloat16 numbers from 1 to 2
-    share, single = draw(4096, 1, seed=5), draw(4096, kept, seed=6)
-    x = (share + 0.2 * single).bfloat16()
-    lost = x.float() @ (unit * torch.tensor([0.725] * 4 + [-0.525] * 4))
+    share, single = draw(1024, 1, seed=5), draw(1024, kept, seed=6)
+    x = (share + 0.3 * single).bfloat16()
+    lost = x.float() @ (unit * torch.tensor([0.6] * 4 + [-0.4] * 4))
     model = nn.Sequential(nn.Linear(9, 9, bias=False), nn.Linear(9, 1, bias=False)).bfloat16()
     with torch.no_grad():
         model[0].weight.copy_(torch.eye(9))
