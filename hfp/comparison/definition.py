@@ -143,8 +143,9 @@ class Comparison:
 
     def _cell(self, seed: int, alpha: float, size: tuple[str, dict[str, Any]], variant: Variant) -> Cell:
         name, changes = size
-        fields = {**self.base, "seed": seed, "alpha": alpha, **changes, **variant.changes}
-        return Cell(variant.name, seed, alpha, name, _experiment(fields))
+        own = {**self.base, **changes, **variant.changes}
+        axes = {"seed": seed, "alpha": alpha} if _has_alpha(own) else {"seed": seed}
+        return Cell(variant.name, seed, alpha, name, _experiment({**axes, **own}))
 
     @property
     def sizes(self) -> tuple[tuple[str, dict[str, Any]], ...]:
@@ -349,16 +350,20 @@ def _check_fields(where: str, changes: Mapping[str, Any]) -> None:
 
 
 def _check_used(comparison: Comparison) -> None:
-    """Refuse several values of an axis that makes no difference to any run."""
+    """Refuse values of an axis that makes no difference to any run."""
     base, ranks, alphas = comparison.base, comparison.ranks, comparison.alphas
     if "budget" in base and len(ranks) > 1:
         found = ", ".join(map(str, ranks))
         raise InputError(f"ranks must be left out with a budget, which is the size of all clients; found {found}")
-    if len(alphas) > 1 and (base.get("partition", "dirichlet") != "dirichlet" or "clients_file" in base):
+    if alphas != Comparison.alphas and not any(_has_alpha({**base, **one.changes}) for one in comparison.variants):
         found = ", ".join(f"{alpha:g}" for alpha in alphas)
         raise InputError(
             f"alphas must be left out without the Dirichlet partition, which alone has them; found {found}"
         )
+
+
+def _has_alpha(fields: Mapping[str, Any]) -> bool:
+    return fields.get("partition", Experiment.partition) == "dirichlet" and fields.get("clients_file") is None
 
 
 def _check_known(kind: str, given: Mapping[str, Any], known: Collection[str]) -> None:

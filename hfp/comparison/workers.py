@@ -117,6 +117,7 @@ def _signals_ignored() -> Iterator[None]:
 
 def _serve(work: Work, connection: Connection) -> None:
     """Do tasks, in a new process, until there are no more."""
+    os.dup2(2, 1)  # standard output is the starting process's own, for the document of --json
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         while True:

@@ -59,7 +59,7 @@ class ClientRecord:
     Args:
         client: its index.
         ratio: its ratio, the share of channels that its submodel leaves out; what a method that prunes otherwise makes
-            of it is in `hfp methods NAME`. Where the method doesn't go by ratios, the share that was left out.
+            of it is in `hfp methods NAME`. Where ratios make no difference, the share of channels left out.
         samples: how many training samples it has.
         bytes_down: bytes of its task.
         device: the profile of its simulated device, to which all seconds belong.

@@ -96,7 +96,7 @@ def why_whole(kind: str, coupling: Coupling, model: Any) -> str:
     if kind == "heads" and not layers:
         return "it has no attention"
     counts = _head_counts(model)
-    if kind == "heads" and counts <= {1, None}:
+    if kind == "heads" and counts - {None} == {1}:
         return "it has a single head, and one has to stay"
     factors = {name: coupling.factors_kept(name) for name in layers}
     found = [reason for each in factors.values() for size, reason in each.items() if size in counts]

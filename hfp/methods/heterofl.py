@@ -86,9 +86,11 @@ class HeteroFL(Method):
         part = super().trained_part(context, state, update)
         if CLASSES not in update.reply.tensors:
             return part
-        active = {name: torch.zeros_like(part.after[name], dtype=torch.bool) for name in context.classifier}
-        for mask in active.values():
-            mask[update.reply.tensors[CLASSES].to(mask.device).long()] = True
+        active = {}
+        for name in context.classifier:
+            shape, device = part.index_map.tensors[name].compact_shape, part.after[name].device
+            active[name] = torch.zeros(shape, dtype=torch.bool, device=device)
+            active[name][update.reply.tensors[CLASSES].to(device).long()] = True
         return dataclasses.replace(part, active=active)
 
     def collect(self, context: MethodContext, state: ServerState) -> HolderCollector:

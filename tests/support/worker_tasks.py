@@ -27,6 +27,12 @@ def work(task: Any, on_step: Callable[[], None]) -> Any:
     return task, os.getpid()
 
 
+def printing(task: str, on_step: Callable[[], None]) -> str:
+    """Print, as a model's own code may."""
+    print(task, flush=True)
+    return task
+
+
 if __name__ == "__main__":
     for _ in shared_out(work, [Path(sys.argv[1])], 1, lambda: None):
         pass

@@ -141,6 +141,10 @@ def test_a_comparison_survives_its_folder(tmp_path):
             {"compare": {"alphas": [0.1, 1.0]}, "experiment": {"partition": "iid"}},
             "alphas must be left out without the Dirichlet partition, which alone has them; found 0.1, 1",
         ),
+        (
+            {"compare": {"alphas": [0.1]}, "experiment": {"partition": "iid"}},
+            "alphas must be left out without the Dirichlet partition, which alone has them; found 0.1",
+        ),
         ({"compare": {"methods": ["fedavg"]}, "options": {"ca-hfp": {}}}, "unknown method with options 'ca-hfp'"),
     ],
 )

@@ -100,6 +100,13 @@ def test_what_ratios_do_not_matter_to_is_run_once(tmp_path):
     assert by_size["rank 0"] == by_size["rank 1"] is not None
 
 
+def test_a_variant_without_the_dirichlet_partition_has_no_alpha():
+    variants = [Variant("classes", {"method": "fedavg"}), Variant("iid", {"method": "fedavg", "partition": "iid"})]
+    cells = list(Comparison(variants, TINY, seeds=(0,), alphas=(0.1, 10.0)).cells())
+    assert [cell.experiment.dealt for cell in cells] == ["alpha 0.1", "iid", "alpha 10", "iid"]
+    assert cells[1].experiment == cells[3].experiment
+
+
 def test_a_runs_identity_has_the_methods_defaults(tmp_path, monkeypatch):
     folder, comparison = ComparisonFolder(tmp_path / "out"), tiny(*variants_of(["ca-hfp"]))
     run_all(comparison, folder)

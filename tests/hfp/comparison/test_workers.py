@@ -48,6 +48,11 @@ def test_a_process_that_dies_costs_its_own_task() -> None:
     assert os.getpid() not in {found[number][1] for number in (0, 2, 4)}
 
 
+def test_what_a_task_prints_goes_to_standard_error(capfd: pytest.CaptureFixture[str]) -> None:
+    assert [found for _, found in shared_out(worker_tasks.printing, ["noise"], 1, lambda: None)] == ["noise"]
+    assert capfd.readouterr() == ("", "noise\n")
+
+
 def test_processes_end_when_nobody_wants_more(tmp_path: Path) -> None:
     steps: list[int] = []
     with closing(shared_out(worker_tasks.work, ["a", tmp_path / "process"], 2, lambda: steps.append(1))) as results:

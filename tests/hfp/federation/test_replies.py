@@ -88,6 +88,7 @@ def test_damaged_answers_are_refused_with_a_reason(network, name):
         ("heterofl", CLASSES, torch.tensor([3, 10], dtype=torch.int32), "ascending int32 numbers below 10"),
         ("heterofl", CLASSES, torch.tensor([-1, 3], dtype=torch.int32), "ascending int32 numbers below 10"),
         ("heterofl", CLASSES, torch.zeros(0, dtype=torch.int32), "ascending int32 numbers below 10"),
+        ("heterofl", "classifier.bias", torch.zeros(1), "classifier.bias: expected the compact shape"),
         ("dapperfl", KEPT, None, f"the reply lacks {KEPT}"),
         ("dapperfl", KEPT, torch.zeros(1, dtype=torch.uint8), "bits in"),
         ("dapperfl", KEPT, torch.full((7,), 255, dtype=torch.uint8), "expected"),

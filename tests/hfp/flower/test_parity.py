@@ -14,13 +14,13 @@ from hfp.flower.settings import Settings
 
 CLIENTS = 3
 METHODS = {
-    "ca-hfp": {"options": "warmup=2"},
+    "ca-hfp": {"options": "warmup=1"},
     "fedavg": {},
     "heterofl": {},
 }
 SPARSE = {
     "depthfl": {"rank": 2},
-    "fedrts": {"options": "every=2", "learning-rate-schedule": "cosine"},
+    "fedrts": {"options": "every=1", "learning-rate-schedule": "cosine"},
     "fiarse": {"options": "structured=false", "first-ratio": 0.75},
     "scalefl": {"rank": 2},
 }

@@ -168,6 +168,13 @@ def test_heads_that_lie_in_one_dimension_with_the_key_value_head_that_they_share
     assert f"heads can't become narrower: transformer.h.0.self_attention: {reason}" in report.notes
 
 
+def test_a_model_that_counts_no_heads_is_not_said_to_have_a_single_one(tmp_path):
+    none = dict.fromkeys(("num_attention_heads", "num_key_value_heads"))
+    saved(decoder("RwkvForCausalLM", attention_hidden_size=32, context_length=64, **none), tmp_path / "full")
+    with pytest.raises(InputError, match=r"heads: its code lets a part of every head go, but no whole head"):
+        prune_folder(tmp_path / "full", tmp_path / "small", HALF, widths="heads")
+
+
 def test_nothing_that_can_go_is_refused_with_every_reason(tmp_path):
     saved(decoder("BloomForCausalLM", n_layer=2, n_head=4, num_attention_heads=4), tmp_path / "full")
     message = r"none of heads can become narrower \(heads: transformer.h.0.self_attention: .*\); this model can lose"
