@@ -150,8 +150,8 @@ def test_the_paper_s_figures(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_the_paper_s_tables(tmp_path, monkeypatch):
     text = check_paper(tmp_path, monkeypatch)
-    assert text.count("\n## ") == 7
-    assert text.count("![") == 3 + 3 + 2
+    assert text.count("\n## ") == 8
+    assert text.count("![") == 3 + 3 + 3 + 2
     assert "not run" not in text
     for name in ("curvature, without", "Δw, with", "ca-hfp-paper", "prunefl"):
         assert f"| {name} |" in text
