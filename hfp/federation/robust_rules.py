@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from hfp.errors import InputError, unknown
+from hfp.errors import InputError, repeated, unknown
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,7 @@ def parse_rules(text: str) -> tuple[Rule, ...]:
     """
     parts = [part.strip() for part in text.split(",")]
     rules = tuple(map(_parsed, parts))
-    names = [part.partition(":")[0] for part in parts]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
+    if (twice := repeated([part.partition(":")[0] for part in parts])) is not None:
         raise InputError(f"robust: {twice} is listed twice; list each rule once")
     return rules
 

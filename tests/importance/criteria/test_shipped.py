@@ -73,26 +73,26 @@ def test_hessian_scores_half_precision_by_squares_that_it_can_not_hold():
     torch.testing.assert_close(found[torch.float16], found[torch.float32], rtol=0.01, atol=0.0)
 
 
-@pytest.mark.parametrize("place", [0, 2])
-def test_hessian_scores_groups_with_a_weight_that_is_computed(place):
+def accumulated_on_a_computed_weight(name, place):
+    """A criterion, and a group of a model of which one layer computes its weight."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
     weight_norm(model[place])
-    criterion, images = create("hessian"), torch.randn(16, 4)
+    criterion, images = create(name), torch.randn(16, 4)
     criterion.accumulate(model, [(images, torch.randint(3, (16,)))], functional.cross_entropy)
     graph = tp.DependencyGraph().build_dependency(model, images)
-    group = graph.get_pruning_group(model[0], tp.prune_linear_out_channels, list(range(6)))
+    return criterion, graph.get_pruning_group(model[0], tp.prune_linear_out_channels, list(range(6)))
+
+
+@pytest.mark.parametrize("place", [0, 2])
+def test_hessian_scores_groups_with_a_weight_that_is_computed(place):
+    criterion, group = accumulated_on_a_computed_weight("hessian", place)
     assert criterion(group).shape == (6,)
 
 
 @pytest.mark.parametrize("place", [0, 2])
 def test_taylor_names_a_layer_whose_weight_is_computed_where_torch_pruning_would_read_its_gradient(place):
-    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
-    weight_norm(model[place])
-    criterion, images = create("taylor"), torch.randn(16, 4)
-    criterion.accumulate(model, [(images, torch.randint(3, (16,)))], functional.cross_entropy)
-    graph = tp.DependencyGraph().build_dependency(model, images)
-    group = graph.get_pruning_group(model[0], tp.prune_linear_out_channels, list(range(6)))
+    criterion, group = accumulated_on_a_computed_weight("taylor", place)
     with pytest.raises(CriterionError, match=f"layer '{place}' computes its weight from other parameters.*take group-"):
         criterion(group)
 
