@@ -227,7 +227,6 @@ def comparison_from(document: Mapping[str, Any], **over: Any) -> Comparison:
         InputError: an unknown table or key, or what `Comparison` refuses.
     """
     _check_tables(document)
-    _check_known("table of a comparison", document, ("compare", "experiment", "options", "variant"))
     axes = checked_axes(document.get("compare", {}))
     given = variants_in(document.get("variant", ()))
     names = axes.pop("methods", () if given else method_names())
@@ -310,6 +309,7 @@ def read_comparison(path: Path) -> dict[str, Any]:
 
 
 def _check_tables(document: Mapping[str, Any]) -> None:
+    _check_known("table of a comparison", document, ("compare", "experiment", "options", "variant"))
     for name, value in document.items():
         if name != "variant" and not isinstance(value, Mapping):
             raise InputError(f"{name} is a table of a comparison, [{name}]; found {shown(value)}")

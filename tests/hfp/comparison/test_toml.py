@@ -70,6 +70,7 @@ options = { mu = 0.1 }
         ("compare = 3", r"compare is a table of a comparison, \[compare\]; found 3"),
         ("experiment = 3", r"experiment is a table of a comparison, \[experiment\]; found 3"),
         ("options = 3", r"options is a table of a comparison, \[options\]; found 3"),
+        ("[[variants]]\nname = 'a'", r"unknown table of a comparison 'variants'; did you mean variant\?"),
         ("[compare]\nseeds = 0", "a comparison needs at least one of its seeds; found 0, which is their number"),
         ("[experiment]\nweights = 'a\\u0000b'".replace("'", '"'), "no name has a null character"),
         (
