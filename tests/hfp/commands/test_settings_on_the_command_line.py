@@ -99,25 +99,17 @@ def test_the_help_tells_default_range_and_the_ratios_of_ranks(capsys):
     assert [text.index(f" {group}: ") for group in GROUPS] == sorted(text.index(f" {group}: ") for group in GROUPS)
 
 
-def test_an_options_earlier_name_is_one_plain_line(capsys, tmp_path):
-    words = [
-        "run",
-        "--option",
-        "ebbs=false",
-        "--train-images",
-        "60",
-        "--clients",
-        "2",
-        "--rounds",
-        "1",
-        "--head-start",
-        "1",
-    ]
+def test_what_a_user_is_warned_of_is_one_plain_line_once(capsys, monkeypatch):
+    def warned_twice(_):
+        for _ in range(2):
+            warnings.warn("this goes\nelsewhere", FutureWarning, stacklevel=1)
+        return 0
+
+    monkeypatch.setattr("hfp.commands.listing.run_methods", warned_twice)
     with warnings.catch_warnings():
         warnings.simplefilter("always")
-        assert main([*words, "--out", str(tmp_path / "out")]) == 0
-    said = [line for line in capsys.readouterr().err.splitlines() if "ebbs" in line]
-    assert said == ["hfp run: option ebbs of ca-hfp is called shrink_decays now"]
+        assert main(["methods"]) == 0
+    assert capsys.readouterr().err == "hfp methods: this goes elsewhere\n"
 
 
 def test_a_runs_first_lines_say_what_it_assumed(capsys, tmp_path):

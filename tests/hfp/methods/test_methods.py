@@ -420,12 +420,6 @@ def test_options_come_as_json_gives_them():
         create_method("fjord", widths=0.5)
 
 
-def test_an_options_earlier_name_keeps_working_with_a_warning_that_says_todays():
-    with pytest.warns(FutureWarning, match="option ebbs of ca-hfp is called shrink_decays now"):
-        method = create_method("ca-hfp", ebbs=False)
-    assert method == create_method("ca-hfp", shrink_decays=False)
-
-
 @pytest.mark.parametrize(
     ("name", "option", "value"),
     [("prunefl", "passes", 10**30), ("scalefl", "temperature", 1e300), ("fjord", "temperature", 1e300)],
