@@ -227,7 +227,7 @@ class GatedImportance(FromData[list[GateBatch]], tp.importance.Importance):  # t
             gate = (gate + self._sum(group, writers, "out")) / 2
         for member in mixers:
             gate = gate + self._sum(group, [member], statistics_side(member))
-        return gate - self._mean_part(group, readers, gate) if self.repaired else gate
+        return gate - self._mean_part(readers, gate) if self.repaired else gate
 
     def kept(self, name: str) -> Tensor:
         """Return what was kept of the model's outputs under a name, `[samples, ...]`, in the order of
@@ -235,7 +235,7 @@ class GatedImportance(FromData[list[GateBatch]], tp.importance.Importance):  # t
         """
         return torch.cat([batch.kept[name] for batch in self._batches])
 
-    def _mean_part(self, group: Any, readers: list[GroupLayer], gate: Tensor) -> Tensor:
+    def _mean_part(self, readers: list[GroupLayer], gate: Tensor) -> Tensor:
         """Return what the means of the channels contribute to `v`.
 
         This is a reader's mean input times the sum of its gradient.
