@@ -216,10 +216,10 @@ class LocalDeployment:
         self._started.append(process)
         return process
 
-    def stop(self, process: subprocess.Popen[bytes], *, kill: bool = False) -> None:
+    def stop(self, process: subprocess.Popen[bytes]) -> None:
         """End a process and those that it started."""
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL if kill else signal.SIGTERM)
+            os.killpg(process.pid, signal.SIGTERM)
         try:
             process.wait(STOP)
         except subprocess.TimeoutExpired:

@@ -261,9 +261,9 @@ def _whole(weight: float, dtype: torch.dtype, where: str = "") -> int:
     return int(weight)
 
 
-def _preview(kept: Tensor, most: int = 8) -> str:
+def _preview(kept: Tensor) -> str:
     values = [str(i) for i in kept.tolist()]
-    return " ".join(values if len(values) <= most else [*values[: most - 1], "...", values[-1]])
+    return " ".join(values if len(values) <= 8 else [*values[:7], "...", values[-1]])
 
 
 @dataclass(frozen=True, eq=False, repr=False)
