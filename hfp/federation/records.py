@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-from hfp.errors import InputError
+from hfp.errors import InputError, counted
 from hfp.federation.ending import why_ended
 from hfp.federation.experiment import Experiment
 from hfp.finite import finite
@@ -405,9 +405,9 @@ class Run:
         return max((r.device_peak_bytes for r in self.history if r.device_peak_bytes is not None), default=None)
 
     def __repr__(self) -> str:
-        experiment, rounds = self.experiment, len(self.history)
+        experiment = self.experiment
         about = f"{experiment.method} on {experiment.dataset_name}, {experiment.model_name}"
-        return f"Run({about}: {rounds} {'round' if rounds == 1 else 'rounds'}, {self.accuracy:.2f} %)"
+        return f"Run({about}: {counted(len(self.history), 'round')}, {self.accuracy:.2f} %)"
 
     def _repr_html_(self) -> str:
         """Show rounds in which the global model was tested, about `_MOST_ROWS` of them with the last one."""

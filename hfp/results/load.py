@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from hfp import reconstruct
-from hfp.errors import InputError
+from hfp.errors import InputError, counted
 from hfp.federation.experiment import Experiment
 from hfp.federation.setup import coupled_groups
 from hfp.methods import create_method
@@ -91,7 +91,7 @@ class SavedRun(TrainedClassifier):
 
     def __repr__(self) -> str:
         about = f"{self.settings.get('method')} on {self.settings.get('dataset')}, {self.description.model}"
-        rounds = f"{len(self.history)} {'round' if len(self.history) == 1 else 'rounds'}"
+        rounds = counted(len(self.history), "round")
         return f"SavedRun({str(self.folder)!r}: {about}, {rounds}, {self.accuracy:.2f} %)"
 
     @cached_property

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hfp.errors import counted
 from hfp.reconstruct.errors import MapError
 from hfp.reconstruct.maps.rows import add_columns, add_rows, put_rows
-from hfp.reconstruct.maps.tables import counted, html_table, share
+from hfp.reconstruct.maps.tables import html_table, share
 
 State = Mapping[str, Tensor]
 
