@@ -25,6 +25,7 @@ from hfp.importance.capture.state import untouched
 from hfp.importance.errors import CriterionError
 from hfp.importance.groups.members import GroupLayer, scoring, width
 from hfp.importance.groups.roles import channels_at, is_attention, roles_of, statistics_side
+from hfp.importance.options import check_options
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,7 @@ class GatedImportance(FromData[list[GateBatch]], tp.importance.Importance):  # t
     """
 
     def __init__(self, joint: bool = False, repaired: bool = False) -> None:
+        check_options(joint=joint, repaired=repaired)
         self.joint = joint
         self.repaired = repaired
         self._batches: list[GateBatch] = []
