@@ -25,7 +25,13 @@ from hfp.results.tensor_file import read
 KILLER = Path(__file__).parents[2] / "support/kill_runs.py"
 TINY = {"train_images": 40, "clients": 3, "rounds": 3, "head_start": 1.0, "batch_norm": "aggregate"}
 METHODS = {
-    "ca-hfp": {"diagnostics": True, "personal": 1, "participation": 0.7, "dropout": 0.2},
+    "ca-hfp": {
+        "options": {"warmup": 1, "estimator": "secant"},
+        "diagnostics": True,
+        "personal": 1,
+        "participation": 0.7,
+        "dropout": 0.2,
+    },
     "fedmp": {"options": {"bandit": True}, "replan": 2},
     "prunefl": {"options": {"passes": 1, "limit": 1, "every": 2}},
     "fjord": {"options": {"widths": [0.5, 1.0]}},
