@@ -264,9 +264,10 @@ def test_submodels_of_higher_ratios_are_nested(context):
         assert set(narrow.kept[name]) <= set(wide.kept[name])
 
 
-def test_fedavg_is_the_weighted_mean_of_full_models(context):
+@pytest.mark.parametrize("name", ["fedavg", "fedprox"])
+def test_methods_of_full_models_take_their_mean_weighted_by_samples(context, name):
     model, context = context
-    method = create_method("fedavg")
+    method = create_method(name)
     state = begin(model, method, context)
     updates, after = one_round(context, method, state)
     for update in updates:
