@@ -27,7 +27,8 @@ from hfp.federation.ratios import RatioFinder
 from hfp.layers.calling import modes_kept, random_state_kept
 from hfp.methods import Client, Method, MethodContext, State, create_method
 from hfp.models import classifier_of, models
-from hfp.models.source import RANDOM, classifier, is_factory
+from hfp.models.names import is_factory
+from hfp.models.source import RANDOM, classifier
 from hfp.reconstruct import Coupling, MapError
 from hfp.seeds import derive, making_seeded
 from hfp.training.batch_norm import has_statistics
