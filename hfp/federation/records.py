@@ -171,10 +171,6 @@ class RoundRecord:
     process_peak_bytes: int | None = None
     device_peak_bytes: int | None = None
 
-    def without_machine(self) -> RoundRecord:
-        """The record without what was measured of the machine, which two runs of one experiment have in common."""
-        return dataclasses.replace(self, seconds=0.0, process_peak_bytes=None, device_peak_bytes=None)
-
     @property
     def personal(self) -> Personal | None:
         """How well clients' own models do on data like theirs; None where it was not measured."""
@@ -268,10 +264,6 @@ def megabytes_in(lines: Sequence[Mapping[str, Any]]) -> list[float]:
         (line["bytes_up"] + line["bytes_down"], line["statistics_bytes_up"] + line["statistics_bytes_down"])
         for line in lines
     )
-
-
-OF_THE_MACHINE = ("seconds", "process_peak_bytes", "device_peak_bytes")
-"""The figures of a round that are of the machine, and differ between two runs of one experiment."""
 
 
 def check_figures(record: RoundRecord) -> None:

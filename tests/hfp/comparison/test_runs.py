@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from runs import OF_THE_MACHINE
 
 import hfp
 from hfp.commands import compare as command
@@ -20,7 +21,6 @@ from hfp.comparison.definition import Comparison, Variant, variants_of
 from hfp.comparison.runs import ComparisonFolder, default_jobs, missing, run_missing
 from hfp.data import load
 from hfp.errors import InputError
-from hfp.federation.records import OF_THE_MACHINE
 from hfp.methods.ca_hfp import CAHFP
 
 TINY = {"rounds": 1, "train_images": 60, "clients": 3, "batch_size": 8, "head_start": 1.0}
