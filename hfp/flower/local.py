@@ -168,7 +168,7 @@ class LocalDeployment:
             check=False,
         )
 
-    def run_words(self, app: Path, config: Sequence[str] = (), nodes: int | None = None) -> list[str]:
+    def run_words(self, app: Path, config: Sequence[str], nodes: int | None) -> list[str]:
         """Return the words of the ``flwr run`` command that runs an app here."""
         words = ["flwr", "run", str(app), CONNECTION, "--stream"]
         for part in config:

@@ -70,7 +70,7 @@ def _safeguards(record: RoundRecord) -> str:
     )
 
 
-def run_table(run: Run, f1: bool = False) -> Table:
+def run_table(run: Run, f1: bool) -> Table:
     """Make the closing table, with the run's costs beside what FedAvg pays in as many rounds.
 
     Args:
