@@ -287,32 +287,6 @@ def test_failures_are_told_and_make_the_status_1(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["rows"] == []
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["--methods", "fedavgg"], "unknown method 'fedavgg'; did you mean fedavg"),
-        (["--option", "fedproxx.mu=1"], "unknown method 'fedproxx'; did you mean fedprox"),
-        (["--option", "warmup=1"], "expected METHOD.NAME=VALUE; found 'warmup=1'"),
-        (["--seeds", "x"], "seeds of a comparison must be a whole number or a list of whole numbers; found 'x'"),
-        (["--seeds", "1,,2"], "seeds of a comparison must be a whole number or a list of whole numbers; found '1,,2'"),
-        (["--rank", "a"], "ranks of a comparison must be a list of whole numbers; found 'a'"),
-        (["--jobs", "0"], "jobs must be at least 1; found 0"),
-        (["--dataset", "cifar100", "--data-root", "."], "cifar100"),
-    ],
-)
-def test_wrong_input_is_one_line_and_status_2_and_leaves_nothing(words, message, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    try:
-        status = main(["compare", "--clients", "3", "--train-images", "60", *words])
-    except SystemExit as stop:
-        status = stop.code
-    error = capsys.readouterr().err
-    assert status == 2
-    assert message in error
-    assert error.count("\n") == 1
-    assert not list(tmp_path.iterdir())
-
-
 def test_a_folder_of_something_else_is_left_alone(tmp_path, capsys):
     (tmp_path / "mine.txt").write_text("mine")
     assert main([*WORDS, "--methods", "fedavg", "--out", str(tmp_path)]) == 2
