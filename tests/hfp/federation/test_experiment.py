@@ -28,21 +28,6 @@ def test_a_robust_rule_that_no_round_has_the_clients_for_is_refused(settings, ne
     Experiment(**{**settings, "late": "join", "deadline": 1.0})
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"partition": "iid", "alpha": 0.1}, "alpha must be left out without the Dirichlet partition, .*; found 0.1"),
-        ({"partition": [[0], [1]], "alpha": 0.1, "clients": 2}, "alpha must be left out"),
-        ({"clients_file": "who.csv", "alpha": 0.1}, "alpha must be left out"),
-        ({"late": "join"}, "late must be left out without a deadline, .*; found join"),
-        ({"head_start": 1.0, "head_start_decay": 0.5}, "head_start_decay must be left out without a head start"),
-    ],
-)
-def test_a_setting_that_does_nothing_without_another_is_refused(settings, message):
-    with pytest.raises(InputError, match=message):
-        Experiment(**settings)
-
-
 @pytest.mark.parametrize("rank", sorted(RANKS))
 def test_ranks_split_clients_in_halves(rank):
     first, second = RANKS[rank]
@@ -127,6 +112,19 @@ def test_a_ratio_per_client_survives_json():
         ({"budget": {"macs": 0.5}, "ratio": 0.5}, "budget must be given alone, .* found ratio 0.5 too"),
         ({"evaluate": 0}, "evaluate must be at least 1; found 0"),
         ({"personal": -1}, "personal must be at least 0; found -1"),
+        ({"robust": "mean"}, "robust rule"),
+        ({"privacy": {"clip": 1.0}}, "needs its noise"),
+        ({"privacy": {"noise": 1.0, "sigma": 2.0}}, "part of privacy"),
+        ({"privacy": {"noise": 1.0}, "deadline": 1.0, "late": "join"}, "late must be discard"),
+        ({"privacy": {"noise": 1.0}, "batch_norm": "aggregate"}, "batch_norm must be another policy with privacy"),
+        ({"privacy": {"noise": 1.0}, "batch_norm": "participants"}, "batch_norm must be another policy with privacy"),
+        ({"privacy": {"noise": 1.0}, "robust": "median"}, "robust must be left out in a private run"),
+        ({"partition": "iid", "alpha": 0.1}, "alpha must be left out without the Dirichlet partition, .*; found 0.1"),
+        ({"partition": [[0], [1]], "alpha": 0.1, "clients": 2}, "alpha must be left out"),
+        ({"clients_file": "who.csv", "alpha": 0.1}, "alpha must be left out"),
+        ({"late": "join"}, "late must be left out without a deadline, .*; found join"),
+        ({"head_start": 1.0, "head_start_decay": 0.5}, "head_start_decay must be left out without a head start"),
+        ({"pretrained": True, "weights": "x.pth"}, "weights must be left out with pretrained"),
     ],
 )
 def test_wrong_settings_are_refused_with_what_was_found(settings, message):
