@@ -82,6 +82,11 @@ def listed(words: Sequence[str], between: str = ", ", most: int = MOST) -> str:
     return between.join(words[:most]) + (f"{between}and {more:,} more" if more > 0 else "")
 
 
+def counted(number: int, thing: str) -> str:
+    """Return a number and a noun in the right form, such as "1 group" and "1,200 groups"."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
 def repeated(values: Sequence[Any]) -> Any | None:
     """Return the first of some values that is there more than once; None where each is there once.
 

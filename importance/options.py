@@ -79,18 +79,17 @@ def criterion_options(name: str) -> dict[str, Setting]:
     }
 
 
-def check_options(name: str, options: Mapping[str, Any]) -> None:
-    """Refuse values that the options of a bundled criterion do not take; others declare nothing.
+def check_options(criterion: str = "", /, **options: Any) -> None:
+    """Refuse values that these options do not take, of any criterion or of one that takes others.
 
     Raises:
         CriterionError: a value is of another kind, outside its range, or none of the choices.
     """
-    declared = criterion_options(name) if _is_bundled(name) else {}
     try:
-        for option in options.keys() & declared.keys():
-            declared[option].checked(options[option])
+        for option, value in options.items():
+            _OWN.get((criterion, option), OPTIONS[option]).checked(value, option)
     except InputError as error:
-        raise CriterionError(f"criterion {name!r}: {error}") from error
+        raise CriterionError(str(error)) from error
 
 
 def _is_bundled(name: str) -> bool:

@@ -115,9 +115,7 @@ def create(name: str, /, **options: Any) -> tp.importance.Importance:
     factory = factory_of(name)
     scale = {key: options.pop(key) for key in ("normalise", "power") if key in options}
     from hfp.importance.bases.scaled import ScaledImportance
-    from hfp.importance.options import check_options
 
-    check_options(name, options)
     try:
         made = factory(**options)
         return ScaledImportance(made, **scale) if scale else made

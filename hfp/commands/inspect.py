@@ -19,7 +19,7 @@ from hfp.models.source import FullModel, full_model, images_of, imported, is_mod
 from hfp.pruning.coupled import coupled_report
 from hfp.pruning.coupled_page import coupled_page
 from hfp.results.files import run_folder
-from hfp.results.load import full_model_alone, is_run
+from hfp.results.load import is_run, refuse_full_model
 from hfp.results.overview import run_overview
 from hfp.results.page import run_page
 
@@ -37,9 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
         return _show_run(arguments)
     if not arguments.file.exists():
         raise InputError(f"there is no file {arguments.file}, and no model of this name")
-    alone = full_model_alone(arguments.file)
-    if alone is not None:
-        raise InputError(alone)
+    refuse_full_model(arguments.file)
     return show_pruned_file(arguments)
 
 

@@ -20,7 +20,8 @@ from hfp.errors import InputError
 from hfp.federation.experiment import Experiment
 from hfp.methods import create_method
 from hfp.methods.interface.registry import method_class
-from hfp.models.source import from_factory, imported, is_factory
+from hfp.models.names import is_factory
+from hfp.models.source import from_factory, imported
 from hfp.seeds import making_seeded
 
 REASONS: Mapping[str, str] = {

@@ -16,7 +16,7 @@ from torch import Tensor
 from hfp.data.dataset import Dataset
 from hfp.data.partition import FEWEST
 from hfp.data.tree import numbered
-from hfp.errors import InputError, listed
+from hfp.errors import InputError, counted, listed
 from hfp.settings import shown
 
 _DIGITS = 18  # an index has no more, so that it is one of int64
@@ -151,8 +151,8 @@ def _check_known(path: Path, named: Sequence[str], known: Collection[str], datas
     if lost:
         have = f"its files are like {dataset.train.files[0]}" if dataset.train.files else "name its samples by index"
         raise InputError(
-            f"{path} names {len(lost):,} {'file' if len(lost) == 1 else 'files'} that data set {dataset.name} does not "
-            f"have, such as {listed(lost[:3])}; {have}"
+            f"{path} names {counted(len(lost), 'file')} that data set {dataset.name} does not have, "
+            f"such as {listed(lost[:3])}; {have}"
         )
 
 
@@ -197,6 +197,6 @@ def checked_parts(
     twice = sorted(index for index, times in counts.items() if times > 1)
     if twice:
         some = listed([samples[index] if samples else str(index) for index in twice[:3]])
-        number = f"{len(twice):,} {'sample' if len(twice) == 1 else 'samples'}"
+        number = counted(len(twice), "sample")
         raise InputError(f"{where} lists {number} more than once, such as {some}; each has one client")
     return made

@@ -41,7 +41,7 @@ class Clients:
         self._count_peak_bytes = PeakBytesCounter(federation.context.example)
         self._model: nn.Module | None = None
         self._shards = {} if shards is None else shards
-        device, training = torch.device(federation.device), federation.training
+        device, training = federation.device, federation.training
         self._shells = Shells(federation.model, device, channels_last=training.channels_last, replay=replay, wait=wait)
 
     def train(self, round: int, client: Client, task: Task) -> Reply:
@@ -66,13 +66,13 @@ class Clients:
     def _seeded(self, purpose: str, client: Client, *labels: int) -> AbstractContextManager[None]:
         """Seed layers that draw at random, such as dropout, so that they draw the same in every run of a seed."""
         federation = self._federation
-        return seeded(torch.device(federation.device), federation.experiment.seed, purpose, *labels, client.index)
+        return seeded(federation.device, federation.experiment.seed, purpose, *labels, client.index)
 
     def _data(self, client: Client) -> LocalData:
         """Return the client's data, which stays on the device from its first use on."""
         if client.index not in self._shards:
             shard = self._federation.shards[client.index]
-            self._shards[client.index] = on_device(shard, torch.device(self._federation.device))
+            self._shards[client.index] = on_device(shard, self._federation.device)
         return self._shards[client.index]
 
     def _local(self, round: int, client: Client, lease: Lease) -> ClientContext:
@@ -87,7 +87,7 @@ class Clients:
             count=self._count,
             count_peak_bytes=self._count_peak_bytes,
             seed=federation.experiment.seed,
-            device=torch.device(federation.device),
+            device=federation.device,
             shells=lease,
         )
 

@@ -79,7 +79,7 @@ class Exchange:
             seconds_up=seconds.upload,
         )
 
-    def lose(self, state: ServerState, client: Client, problem: str = "") -> TaskResult:
+    def lose(self, state: ServerState, client: Client, problem: str) -> TaskResult:
         """Return the result of a client that never answers, or of one that isn't asked because of a `problem`."""
         task = self.task(state, client)
         if problem:

@@ -48,7 +48,7 @@ def private_update(
     updates: Sequence[Update],
     expected: int,
     seed: int,
-    steps: int = 1,
+    steps: int,
 ) -> Update:
     """Make one noised update of the full model out of a round's updates.
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-from hfp.errors import InputError
+from hfp.errors import InputError, counted
 from hfp.federation.ending import why_ended
 from hfp.federation.experiment import Experiment
 from hfp.finite import finite
@@ -171,10 +171,6 @@ class RoundRecord:
     process_peak_bytes: int | None = None
     device_peak_bytes: int | None = None
 
-    def without_machine(self) -> RoundRecord:
-        """The record without what was measured of the machine, which two runs of one experiment have in common."""
-        return dataclasses.replace(self, seconds=0.0, process_peak_bytes=None, device_peak_bytes=None)
-
     @property
     def personal(self) -> Personal | None:
         """How well clients' own models do on data like theirs; None where it was not measured."""
@@ -268,10 +264,6 @@ def megabytes_in(lines: Sequence[Mapping[str, Any]]) -> list[float]:
         (line["bytes_up"] + line["bytes_down"], line["statistics_bytes_up"] + line["statistics_bytes_down"])
         for line in lines
     )
-
-
-OF_THE_MACHINE = ("seconds", "process_peak_bytes", "device_peak_bytes")
-"""The figures of a round that are of the machine, and differ between two runs of one experiment."""
 
 
 def check_figures(record: RoundRecord) -> None:
@@ -405,9 +397,9 @@ class Run:
         return max((r.device_peak_bytes for r in self.history if r.device_peak_bytes is not None), default=None)
 
     def __repr__(self) -> str:
-        experiment, rounds = self.experiment, len(self.history)
+        experiment = self.experiment
         about = f"{experiment.method} on {experiment.dataset_name}, {experiment.model_name}"
-        return f"Run({about}: {rounds} {'round' if rounds == 1 else 'rounds'}, {self.accuracy:.2f} %)"
+        return f"Run({about}: {counted(len(self.history), 'round')}, {self.accuracy:.2f} %)"
 
     def _repr_html_(self) -> str:
         """Show rounds in which the global model was tested, about `_MOST_ROWS` of them with the last one."""

@@ -183,7 +183,7 @@ class ReplyCheck:
         return frozenset(n for n, t in state if t.numel() > 1 and not t.is_floating_point() and not t.is_complex())
 
 
-def check_values(reply: Reply, largest: float = FLOAT32_MAX) -> None:
+def check_values(reply: Reply, largest: float) -> None:
     """Refuse figures below 0 and values that are not finite, or larger than `largest`.
 
     A loss is computed in float32, so that one beyond float32's largest number is none.

@@ -27,7 +27,8 @@ from hfp.federation.ratios import RatioFinder
 from hfp.layers.calling import modes_kept, random_state_kept
 from hfp.methods import Client, Method, MethodContext, State, create_method
 from hfp.models import classifier_of, models
-from hfp.models.source import RANDOM, classifier, is_factory
+from hfp.models.names import is_factory
+from hfp.models.source import RANDOM, classifier
 from hfp.reconstruct import Coupling, MapError
 from hfp.seeds import derive, making_seeded
 from hfp.training.batch_norm import has_statistics
@@ -151,14 +152,13 @@ def _with_notes(dataset: Dataset, shares: Sequence[np.ndarray], notes: tuple[str
     return dataclasses.replace(dataset, notes=(*dataset.notes, *notes)) if notes else dataset
 
 
-def set_up_own(experiment: Experiment, problem: Problem, samples: Sequence[int], here: int | None = None) -> Federation:
-    """Set a run up for a user's own data and model, in place of those that the experiment names.
+def set_up_own(experiment: Experiment, problem: Problem, samples: Sequence[int]) -> Federation:
+    """Set a run up for a user's own data and model, in place of those that the experiment names; no client has data.
 
     Args:
         experiment: the clients, the method and all other settings.
         problem: the user's functions.
         samples: how many samples each client has; 0 where that isn't known, which is on the clients.
-        here: the client whose data is read; by default none, as on the server.
 
     Raises:
         InputError: the functions don't give what they should, a ratio leaves a layer without channels, or the server is
@@ -176,8 +176,7 @@ def set_up_own(experiment: Experiment, problem: Problem, samples: Sequence[int],
     dataset = dataset_of(test, _outputs(model, test))
     nothing = LocalData(dataset.train.images, dataset.train.labels, dataset.normalise)
     shards = (nothing,) * experiment.clients
-    federation = _assemble(experiment, dataset, model, "the weights of model()", shards, list(samples))
-    return federation if here is None else with_data_of(federation, problem, here)
+    return _assemble(experiment, dataset, model, "the weights of model()", shards, list(samples))
 
 
 def with_data_of(federation: Federation, problem: Problem, client: int) -> Federation:

@@ -128,9 +128,7 @@ def write_reply(
         "round": round,
         "client": client.index,
         "figures": {
-            name: getattr(reply, name)
-            for name in (field.name for field in dataclasses.fields(Reply))
-            if name != "tensors"
+            field.name: getattr(reply, field.name) for field in dataclasses.fields(Reply) if field.name != "tensors"
         },
         "kept": sorted(kept),
         **_described(reply.tensors, compact_layout(context, task.index_map)),

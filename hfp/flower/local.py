@@ -168,7 +168,7 @@ class LocalDeployment:
             check=False,
         )
 
-    def run_words(self, app: Path, config: Sequence[str] = (), nodes: int | None = None) -> list[str]:
+    def run_words(self, app: Path, config: Sequence[str], nodes: int | None) -> list[str]:
         """Return the words of the ``flwr run`` command that runs an app here."""
         words = ["flwr", "run", str(app), CONNECTION, "--stream"]
         for part in config:
@@ -216,10 +216,10 @@ class LocalDeployment:
         self._started.append(process)
         return process
 
-    def stop(self, process: subprocess.Popen[bytes], *, kill: bool = False) -> None:
+    def stop(self, process: subprocess.Popen[bytes]) -> None:
         """End a process and those that it started."""
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL if kill else signal.SIGTERM)
+            os.killpg(process.pid, signal.SIGTERM)
         try:
             process.wait(STOP)
         except subprocess.TimeoutExpired:

@@ -44,7 +44,7 @@ class Nodes:
     `keys`, it belongs to the node with the client's key alone, whoever comes first.
     """
 
-    def __init__(self, grid: Grid, settings: Settings, clients: int, say: Say = print) -> None:
+    def __init__(self, grid: Grid, settings: Settings, clients: int, say: Say) -> None:
         self._post = Post(grid, say)
         self._keys = public_keys(Path(settings.keys), clients) if settings.keys else None
         self._settings, self._clients, self._say = settings, clients, say

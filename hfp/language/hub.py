@@ -50,7 +50,7 @@ def push_to_hub(
         raise InputError(f"{folder} can't be uploaded to {repo_id}: {described(error)}") from error
 
 
-def download(repo_id: str, revision: str | None = None) -> Path:
+def download(repo_id: str, revision: str | None) -> Path:
     """Download a repository's weights, settings and texts; returns the folder.
 
     Raises:

@@ -71,7 +71,6 @@ class FolderPlan:
         changed: the fields of the configuration that differ without the removed blocks.
         shallow: the model without the removed blocks, and without weights.
         coupling: the channels of that model that go together.
-        kinds: the width that each group is of.
         widths: what became of the widths that may become narrower.
         index_map: the map of the kept channels.
         costs: "macs" (per token) and "params": before and after.
@@ -83,7 +82,6 @@ class FolderPlan:
     changed: Mapping[str, Any]
     shallow: Outline
     coupling: Coupling
-    kinds: Mapping[str, str | None]
     widths: tuple[Width, ...]
     index_map: IndexMap
     costs: Mapping[str, tuple[float, float]]
@@ -163,7 +161,7 @@ def planned(
     widths = kept_widths(coupling, kinds, plan.kept, wanted)
     whole = {kind: why_whole(kind, coupling, shallow.model) for kind in wanted if kind not in kinds.values()}
     index_map = coupling.index_map(plan)
-    return FolderPlan(blocks, changed, shallow, coupling, kinds, widths, index_map, costs, refused, whole)
+    return FolderPlan(blocks, changed, shallow, coupling, widths, index_map, costs, refused, whole)
 
 
 def traced(outline: Outline) -> Coupling:

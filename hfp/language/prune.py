@@ -290,11 +290,11 @@ def _report(
         plain=not reason,
         perplexity=perplexities,
         distance={} if budget is None else budget.distances(costs),
-        notes=_notes(job, plan, reason),
+        notes=_notes(plan, reason),
     )
 
 
-def _notes(job: _Job, plan: FolderPlan, reason: str) -> tuple[str, ...]:
+def _notes(plan: FolderPlan, reason: str) -> tuple[str, ...]:
     """What of the widths that were asked for could not go, and why transformers needs hfp to read the folder."""
     notes = [f"{kind} can't become narrower: {reason}" for kind, reason in plan.whole.items()]
     if plan.unscored:

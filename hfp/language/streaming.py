@@ -117,7 +117,7 @@ class StreamedCriterion:
     """
 
     def __init__(
-        self, criterion: Callable[[Any], Tensor], streamed: StreamedModel, tell: Callable[[int], None] = lambda _: None
+        self, criterion: Callable[[Any], Tensor], streamed: StreamedModel, tell: Callable[[int], None]
     ) -> None:
         self._criterion, self._streamed, self._tell = criterion, streamed, tell
         self._scored = 0

@@ -95,7 +95,7 @@ def random_state_kept(seed: int | None = None) -> Iterator[None]:
 
 
 @contextmanager
-def python_and_numpy_kept(seed: int | None = None) -> Iterator[None]:
+def python_and_numpy_kept(seed: int | None) -> Iterator[None]:
     """Do for Python's and NumPy's generators alone what `random_state_kept` does for all."""
     python_state, numpy_state = random.getstate(), np.random.get_state()
     try:

@@ -87,7 +87,6 @@ class CAHFP(Method):
     summary: ClassVar[str] = (
         "each client trains the channels whose removal would cost most; entries that few clients train shrink"
     )
-    renamed_options: ClassVar[Mapping[str, str]] = MappingProxyType({"ebbs": "shrink_decays"})
 
     warmup: int = setting(
         1,

@@ -12,6 +12,7 @@ import torchvision
 from torch import nn
 
 from hfp.errors import InputError, message_of, unknown
+from hfp.models.names import SOURCES
 from hfp.models.resnet import ResNet
 from hfp.models.vgg import SMALL_STAGES, VGG, VGG16_STAGES
 
@@ -25,7 +26,6 @@ _OWN: dict[str, Callable[..., nn.Module]] = {
 }
 _NO_AUXILIARY_HEADS = {"aux_logits": False, "init_weights": True}
 _TORCHVISION_DEFAULTS = {"googlenet": _NO_AUXILIARY_HEADS, "inception_v3": _NO_AUXILIARY_HEADS}
-_SOURCES = ("timm", "torchvision")
 
 
 def models() -> tuple[str, ...]:
@@ -75,8 +75,8 @@ def create_model(name: str, num_classes: int = 10, in_channels: int = 3, **optio
 
 def _resolve(name: str) -> tuple[str, str]:
     forced, colon, bare = name.partition(":")
-    if colon and forced not in _SOURCES:
-        raise unknown("source of models", forced, _SOURCES)
+    if colon and forced not in SOURCES:
+        raise unknown("source of models", forced, SOURCES)
     if not colon and name in _OWN:
         return "hfp", name
     wanted = bare if colon else name

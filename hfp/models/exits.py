@@ -33,18 +33,17 @@ class WithExits(nn.Module):
         network: the classifier, which becomes part of this module.
         places: the names of the modules that exits read, in the order in which they run.
         heads: one head for each place, which makes logits of what the module there returns.
-        needs: of each tensor of the state, the first exit that needs it, counted from 1.
 
     Attributes:
+        needs: of each tensor of the state, the first exit that needs it, counted from 1.
         depth: how many exits run; all of them at first. The last one is the network itself.
     """
 
-    def __init__(
-        self, network: nn.Module, places: Sequence[str], heads: Sequence[nn.Module], needs: Mapping[str, int]
-    ) -> None:
+    def __init__(self, network: nn.Module, places: Sequence[str], heads: Sequence[nn.Module]) -> None:
         super().__init__()
         self.network, self.heads = network, nn.ModuleList(heads)
-        self.places, self.needs, self.depth = tuple(places), dict(needs), len(places) + 1
+        self.places, self.depth = tuple(places), len(places) + 1
+        self.needs: dict[str, int] = {}
 
     @property
     def exits(self) -> int:
@@ -112,10 +111,10 @@ class _MeanToken(nn.Module):
         return x.mean(1)
 
 
-def with_exits(model: nn.Module, example: Tensor, most: int = MOST_EXITS) -> WithExits:
+def with_exits(model: nn.Module, example: Tensor) -> WithExits:
     """Put early exits on a classifier.
 
-    An exit stands before each reduction of the map, at most the last ``most - 1`` of them. Where the map is never
+    An exit stands before each reduction of the map, at most the last three of them. Where the map is never
     reduced, as in vision transformers, exits are evenly spaced. Of timm's networks, the modules that `feature_info`
     names are read; of others, modules in an `nn.Sequential` or `nn.ModuleList`. Heads are drawn from torch's global
     generator.
@@ -123,7 +122,6 @@ def with_exits(model: nn.Module, example: Tensor, most: int = MOST_EXITS) -> Wit
     Args:
         model: the classifier; it becomes part of what is returned. One that has exits already is returned as it is.
         example: inputs of the size that the model is for.
-        most: at most so many exits, the network's own outputs among them; at least 2.
 
     Raises:
         InputError: no module of the model returns features that an exit could read.
@@ -140,14 +138,14 @@ def with_exits(model: nn.Module, example: Tensor, most: int = MOST_EXITS) -> Wit
         model.eval()
         features = _features(model, example)
         classes = model(example).shape[1]
-    places = _chosen(features, most)
+    places = _chosen(features)
     if not places:
         raise InputError(
             f"{type(model).__name__} can't be given early exits: no module of it that is in a sequence or a list "
             "returns maps [batch, channels, height, width] or tokens [batch, tokens, channels]"
         )
     heads = [Head(features[place], classes).to(features[place]) for place in places]
-    made = WithExits(model, places, heads, {})
+    made = WithExits(model, places, heads)
     made.needs = _needs(made, example)
     return made
 
@@ -243,14 +241,14 @@ def _features(model: nn.Module, example: Tensor) -> dict[str, Tensor]:
     }
 
 
-def _chosen(features: Mapping[str, Tensor], most: int) -> list[str]:
+def _chosen(features: Mapping[str, Tensor]) -> list[str]:
     """Choose the modules that exits read."""
     sizes = {name: out.shape[2:] if out.dim() == 4 else out.shape[1:2] for name, out in features.items()}
     last_of_size = {size: name for name, size in sizes.items()}
     if len(last_of_size) > 1:
-        return list(last_of_size.values())[:-1][-(most - 1) :]
+        return list(last_of_size.values())[:-1][-(MOST_EXITS - 1) :]
     names = list(sizes)
-    exits = min(most, len(names))
+    exits = min(MOST_EXITS, len(names))
     return [names[round(number * len(names) / exits) - 1] for number in range(1, exits)]
 
 

@@ -15,8 +15,14 @@ from hfp.errors import InputError, unknown
 
 OWN = ("resnet8", "resnet20", "resnet32", "resnet56", "vgg16", "vgg-small")
 """The names of hfp's own networks."""
-_FOLDERS = {"timm": "models", "torchvision": "models"}
+SOURCES = ("timm", "torchvision")
+"""Where other models come from, which the name of a model may begin with."""
 _MAKER = re.compile(r"^@register_model.*\n(?:@.*\n|    .*\n|\).*\n)*def (\w+)\(", re.MULTILINE)
+
+
+def is_factory(spec: str) -> bool:
+    """Tell whether a text is `module:factory`, rather than the name of a model."""
+    return ":" in spec and spec.partition(":")[0] not in SOURCES
 
 
 def check_model_name(name: str) -> None:
@@ -29,7 +35,7 @@ def check_model_name(name: str) -> None:
         InputError: the name occurs nowhere; the message suggests the nearest known names.
     """
     source, colon, rest = name.partition(":")
-    if colon and source not in _FOLDERS:
+    if is_factory(name):
         return _check_module(source, name)
     bare = (rest if colon else name).partition(".")[0]  # timm: ARCHITECTURE.WEIGHTS
     if bare in OWN or ":" in rest:
@@ -60,7 +66,7 @@ def _sources() -> tuple[str, ...]:
 
 
 def _files() -> Iterator[Path]:
-    for library, folder in _FOLDERS.items():
+    for library in SOURCES:
         spec = find_spec(library)  # of a top-level package: nothing is imported
         for place in (spec.submodule_search_locations or ()) if spec is not None else ():
-            yield from sorted((Path(place) / folder).rglob("*.py"))
+            yield from sorted((Path(place) / "models").rglob("*.py"))

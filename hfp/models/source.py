@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from hfp.errors import InputError, described
 from hfp.models import create_model, models
+from hfp.models.names import is_factory
 from hfp.models.pretrained import pretrained_model
 from hfp.models.weights import load_weights
 from hfp.reconstruct import TimmModel
@@ -26,8 +27,6 @@ from hfp.reconstruct.models.twin import computed
 
 RANDOM = "random weights"
 """The origin of the weights of a model that is named without saying more."""
-
-_SOURCES = ("timm", "torchvision")
 
 
 @dataclass(frozen=True)
@@ -138,11 +137,6 @@ def copy_of(module: nn.Module) -> nn.Module:
             f"the given {type(module).__name__} can't be copied ({described(error)}); give a function that makes "
             "it, or delete the attribute that can't be copied"
         ) from error
-
-
-def is_factory(spec: str) -> bool:
-    """Tell whether a text is `module:factory`, rather than the name of a model."""
-    return ":" in spec and spec.partition(":")[0] not in _SOURCES
 
 
 def is_model(spec: str) -> bool:

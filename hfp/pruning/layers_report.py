@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -56,7 +57,7 @@ def _layer_reports(
         if not own:
             continue
         maps = {key: index_map.tensors[f"{name}.{key}" if name else key] for key in own}
-        sizes = (sum(p.numel() for p in own.values()), sum(_entries(m.compact_shape) for m in maps.values()))
+        sizes = (sum(p.numel() for p in own.values()), sum(math.prod(m.compact_shape) for m in maps.values()))
         key = "weight" if "weight" in own else max(own, key=lambda each: own[each].numel())
         changed = index_map.attributes.get(name, {})
         out = _out_dim(module, own[key].dim())
@@ -84,7 +85,7 @@ def tensor_reports(index_map: IndexMap) -> tuple[LayerReport, ...]:
             tensor.shape[0],
             tensor.compact_shape[0],
             (tensor.shape[1], tensor.compact_shape[1]),
-            (_entries(tensor.shape), _entries(tensor.compact_shape)),
+            (math.prod(tensor.shape), math.prod(tensor.compact_shape)),
             None,
         )
         for name, tensor in index_map.tensors.items()
@@ -127,10 +128,3 @@ def _size_attributes(module: nn.Module) -> tuple[str | None, str] | tuple[None, 
     """The attributes that count the inputs and outputs of a layer whose outputs are not its inputs."""
     counts = counts_of(module) if isinstance(module, (*PRODUCTS, nn.RNNBase, nn.RNNCellBase)) else None
     return counts or (None, None)
-
-
-def _entries(shape: tuple[int, ...]) -> int:
-    entries = 1
-    for size in shape:
-        entries *= size
-    return entries

@@ -128,7 +128,7 @@ def _cost_rows(costs: Costs) -> list[tuple[str, str, str]]:
     ]
 
 
-def _layer_rows(layers: Sequence[LayerReport], errors: Errors | None = None) -> list[tuple[str, ...]]:
+def _layer_rows(layers: Sequence[LayerReport], errors: Errors | None) -> list[tuple[str, ...]]:
     return [
         (
             layer.name,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from hfp.costs.machine import device_name
+from hfp.errors import counted
 from hfp.federation.experiment import Experiment
 from hfp.federation.setup import Federation
 from hfp.federation.threads import cores
@@ -25,7 +26,7 @@ def first_lines(federation: Federation, threads: int, jobs: int = 1) -> tuple[st
         f"data     {federation.dataset.description}",
         f"clients  {_clients(federation)}",
         f"model    {experiment.model_name}: {_parameters(federation):,} parameters, {weights_origin(federation)}",
-        f"method   {experiment.method}{_options(experiment)}: {_counted(experiment.rounds, 'round')}, "
+        f"method   {experiment.method}{_options(experiment)}: {counted(experiment.rounds, 'round')}, "
         f"{_local_epochs(experiment)}",
         f"machine  {_machine(federation.device)}, {_workers(threads, jobs)}; seed {experiment.seed}",
         *_crowded(threads, jobs),
@@ -52,7 +53,7 @@ def _removed(federation: Federation) -> str:
 
 
 def _workers(threads: int, jobs: int) -> str:
-    each = _counted(threads, "thread")
+    each = counted(threads, "thread")
     return each if jobs == 1 else f"{jobs} jobs of {each}"
 
 
@@ -62,7 +63,7 @@ def _crowded(threads: int, jobs: int) -> tuple[str, ...]:
     if jobs == 1 or threads <= share:
         return ()
     return (
-        f"cores    {jobs} jobs of {_counted(threads, 'thread')} share {_counted(cores(), 'core')}: --threads {share} "
+        f"cores    {jobs} jobs of {counted(threads, 'thread')} share {counted(cores(), 'core')}: --threads {share} "
         "is faster; the last digits of results depend on threads, and not on jobs",
     )
 
@@ -90,12 +91,8 @@ def _options(experiment: Experiment) -> str:
 
 def _local_epochs(experiment: Experiment) -> str:
     first, last = experiment.epochs_in(0), experiment.epochs_in(experiment.rounds - 1)
-    return f"{f'{first} to ' if first > last else ''}{_counted(last, 'local epoch')} per round"
+    return f"{f'{first} to ' if first > last else ''}{counted(last, 'local epoch')} per round"
 
 
 def _machine(device: torch.device) -> str:
     return f"{device} ({device_name(device)})" if device.type == "cuda" else str(device)
-
-
-def _counted(number: int, thing: str) -> str:
-    return f"{number:,} {thing}{'' if number == 1 else 's'}"

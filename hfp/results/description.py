@@ -19,7 +19,8 @@ from hfp.federation.experiment import GIVEN
 from hfp.federation.setup import Federation
 from hfp.methods import Method, create_method
 from hfp.models import create_model, models
-from hfp.models.source import from_factory, is_factory, timm_model
+from hfp.models.names import is_factory
+from hfp.models.source import from_factory, timm_model
 from hfp.reconstruct import TimmModel
 from hfp.results.files import DESCRIPTION
 from hfp.results.inputs import FLOAT, UINT8, ModelInput

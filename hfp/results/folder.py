@@ -236,9 +236,9 @@ def locked(folder: Path, *, over: bool = False) -> Iterator[None]:
         lock.release()
 
 
-def default_folder(experiment: Experiment, parent: Path = Path("runs")) -> Path:
+def default_folder(experiment: Experiment) -> Path:
     """Name a folder by the clock and the experiment, such as ``runs/20260131-120000-ca-hfp-digits``."""
-    return parent / f"{datetime.now():%Y%m%d-%H%M%S}-{experiment.method}-{experiment.dataset_name}"
+    return Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{experiment.method}-{experiment.dataset_name}"
 
 
 def _line(record: RoundRecord) -> bytes:

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from hfp import reconstruct
-from hfp.errors import InputError
+from hfp.errors import InputError, counted
 from hfp.federation.experiment import Experiment
 from hfp.federation.setup import coupled_groups
 from hfp.methods import create_method
@@ -91,7 +91,7 @@ class SavedRun(TrainedClassifier):
 
     def __repr__(self) -> str:
         about = f"{self.settings.get('method')} on {self.settings.get('dataset')}, {self.description.model}"
-        rounds = f"{len(self.history)} {'round' if len(self.history) == 1 else 'rounds'}"
+        rounds = counted(len(self.history), "round")
         return f"SavedRun({str(self.folder)!r}: {about}, {rounds}, {self.accuracy:.2f} %)"
 
     @cached_property
@@ -221,9 +221,7 @@ def load_pruned(path: str | os.PathLike[str], skeleton: nn.Module | None = None)
     >>> hfp.load_pruned(path, skeleton=model).model[0].out_features
     31
     """
-    alone = full_model_alone(Path(path))
-    if alone is not None:
-        raise InputError(alone)
+    refuse_full_model(Path(path))
     if skeleton is None:
         skeleton = skeleton_in(read_pruned(path))
     return reconstruct.load_pruned(path, skeleton)
@@ -268,9 +266,7 @@ def load_submodel(path: str | os.PathLike[str], model: ModelSource | None = None
     >>> mine.predict(torch.zeros(1, 1, 8, 8, dtype=torch.uint8))[0].label in mine.classes
     True
     """
-    alone = full_model_alone(Path(path))
-    if alone is not None:
-        raise InputError(alone)
+    refuse_full_model(Path(path))
     stored = read_pruned(path)
     description = description_in(stored)
     if description is None:
@@ -298,20 +294,23 @@ def is_run(path: Path) -> bool:
     return run_folder(path).is_dir()
 
 
-def full_model_alone(path: Path) -> str | None:
-    """Write a sentence about a run's full model without its folder; None if the file is something else."""
+def refuse_full_model(path: Path) -> None:
+    """Refuse a run's full model, which is of no use without its folder.
+
+    Raises:
+        InputError: saying what it is.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
     except (SafetensorError, OSError):
-        return None
-    if not {"model", "dataset", "method"} <= metadata.keys():
-        return None
-    return (
-        f"{path} is the full model of a run ({metadata['model']}, trained by {metadata['method']} on "
-        f"{metadata['dataset']}); what else is needed to use it is in the run's folder, which hfp.load_run takes: keep "
-        "the file there, under its name"
-    )
+        return
+    if {"model", "dataset", "method"} <= metadata.keys():
+        raise InputError(
+            f"{path} is the full model of a run ({metadata['model']}, trained by {metadata['method']} on "
+            f"{metadata['dataset']}); what else is needed to use it is in the run's folder, which hfp.load_run takes: "
+            "keep the file there, under its name"
+        )
 
 
 def _fill(model: nn.Module, path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+from hfp.errors import counted
 from hfp.federation.records import LATE, LOST, MEGABYTE, RoundRecord, Run
 
 
@@ -69,11 +70,7 @@ def _safeguards(record: RoundRecord) -> str:
     )
 
 
-def _counted(rounds: int) -> str:
-    return "1 round" if rounds == 1 else f"{rounds} rounds"
-
-
-def run_table(run: Run, f1: bool = False) -> Table:
+def run_table(run: Run, f1: bool) -> Table:
     """Make the closing table, with the run's costs beside what FedAvg pays in as many rounds.
 
     Args:
@@ -83,7 +80,7 @@ def run_table(run: Run, f1: bool = False) -> Table:
     rounds, full = len(run.history), run.full_cost
     experiment, reached = run.experiment, f"{run.accuracy:.2f} %{f', F1 {run.f1:.2f} %' if f1 else ''}"
     table = Table(
-        title=escape(f"{experiment.method} on {experiment.dataset_name}: {reached} after {_counted(rounds)}"),
+        title=escape(f"{experiment.method} on {experiment.dataset_name}: {reached} after {counted(rounds, 'round')}"),
         title_justify="left",
         caption=_caption(run),
         caption_justify="left",

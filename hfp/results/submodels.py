@@ -110,8 +110,6 @@ def read_plan(folder: Path, client: int) -> StoredPlan:
 def read_plans(folder: Path) -> tuple[Mapping[str, int], tuple[StoredPlan, ...]]:
     """Read how many channels each coupled group has, and every client's last plan.
 
-    A run of an older hfp did not write the sizes: there are none then.
-
     Raises:
         InputError: the file is missing, damaged or of another format version.
     """
@@ -129,7 +127,7 @@ def _read(folder: Path) -> dict[str, Any]:
 
 
 def _sizes(folder: Path, found: Mapping[str, Any]) -> Mapping[str, int]:
-    sizes = found.get("sizes", {})
+    sizes = found.get("sizes")
     if not isinstance(sizes, dict) or not all(type(size) is int and 0 < size <= _MOST for size in sizes.values()):
         raise InputError(f"{folder / PLANS} is damaged: sizes must be numbers of channels")
     return sizes

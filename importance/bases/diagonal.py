@@ -12,10 +12,8 @@ from torch import Tensor
 from hfp.importance.capture.moments import check_real, wide
 from hfp.importance.errors import CriterionError
 from hfp.importance.groups.members import GroupLayer, members, parameter_name, root_name, scoring, width
+from hfp.importance.options import check_options
 from hfp.layers.table import Slot
-
-FORMS = ("curvature", "paper", "taylor")
-REDUCTIONS = ("sum", "mean", "max", "first")
 
 
 class DiagonalImportance(tp.importance.Importance):  # type: ignore[misc]
@@ -48,10 +46,7 @@ class DiagonalImportance(tp.importance.Importance):  # type: ignore[misc]
     """
 
     def __init__(self, form: str = "curvature", reduction: str = "sum") -> None:
-        if form not in FORMS:
-            raise CriterionError(f"form is one of {', '.join(FORMS)}, not {form!r}")
-        if reduction not in REDUCTIONS:
-            raise CriterionError(f"reduction is one of {', '.join(REDUCTIONS)}, not {reduction!r}")
+        check_options(form=form, reduction=reduction)
         self.form = form
         self.reduction = reduction
 

@@ -25,6 +25,7 @@ from hfp.importance.capture.state import untouched
 from hfp.importance.errors import CriterionError
 from hfp.importance.groups.members import GroupLayer, scoring, width
 from hfp.importance.groups.roles import channels_at, is_attention, roles_of, statistics_side
+from hfp.importance.options import check_options
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,7 @@ class GatedImportance(FromData[list[GateBatch]], tp.importance.Importance):  # t
     """
 
     def __init__(self, joint: bool = False, repaired: bool = False) -> None:
+        check_options(joint=joint, repaired=repaired)
         self.joint = joint
         self.repaired = repaired
         self._batches: list[GateBatch] = []
@@ -227,7 +229,7 @@ class GatedImportance(FromData[list[GateBatch]], tp.importance.Importance):  # t
             gate = (gate + self._sum(group, writers, "out")) / 2
         for member in mixers:
             gate = gate + self._sum(group, [member], statistics_side(member))
-        return gate - self._mean_part(group, readers, gate) if self.repaired else gate
+        return gate - self._mean_part(readers, gate) if self.repaired else gate
 
     def kept(self, name: str) -> Tensor:
         """Return what was kept of the model's outputs under a name, `[samples, ...]`, in the order of
@@ -235,7 +237,7 @@ class GatedImportance(FromData[list[GateBatch]], tp.importance.Importance):  # t
         """
         return torch.cat([batch.kept[name] for batch in self._batches])
 
-    def _mean_part(self, group: Any, readers: list[GroupLayer], gate: Tensor) -> Tensor:
+    def _mean_part(self, readers: list[GroupLayer], gate: Tensor) -> Tensor:
         """Return what the means of the channels contribute to `v`.
 
         This is a reader's mean input times the sum of its gradient.

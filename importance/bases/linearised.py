@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hfp.importance.bases.gated import GatedImportance
-from hfp.importance.errors import CriterionError
+from hfp.importance.options import check_options
 
 
 class LinearisedImportance(GatedImportance):
@@ -31,8 +31,7 @@ class LinearisedImportance(GatedImportance):
 
     def __init__(self, classes: int | None, joint: bool, repaired: bool) -> None:
         super().__init__(joint, repaired)
-        if classes is not None and classes < 2:
-            raise CriterionError(f"classes is 2 or more, or None for all, not {classes}")
+        check_options(classes=classes)
         self.classes = classes
 
     def _chosen(self, logits: Tensor, rank: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:

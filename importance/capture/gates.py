@@ -150,7 +150,7 @@ class GateRecorder:
 
 
 @contextmanager
-def recording_gates(model: nn.Module, means: bool = False) -> Iterator[GateRecorder]:
+def recording_gates(model: nn.Module, means: bool) -> Iterator[GateRecorder]:
     """Fill the recorder with every forward and backward of the model, while open.
 
     Parameters need not require gradients.

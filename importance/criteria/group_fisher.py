@@ -15,9 +15,7 @@ from hfp.importance.bases.gated import GatedImportance, Quantities
 from hfp.importance.capture.batches import Pass
 from hfp.importance.capture.logits import logits_of
 from hfp.importance.errors import CriterionError
-
-FIRST_ORDERS = ("off", "signed", "absolute")
-FISHERS = ("empirical", "gauss-newton", "off")
+from hfp.importance.options import check_options
 
 
 class GroupFisherImportance(GatedImportance):
@@ -67,14 +65,9 @@ class GroupFisherImportance(GatedImportance):
         repaired: bool = False,
     ) -> None:
         super().__init__(joint, repaired)
-        if fisher not in FISHERS:
-            raise CriterionError(f"fisher is one of {', '.join(FISHERS)}, not {fisher!r}")
-        if first_order not in FIRST_ORDERS:
-            raise CriterionError(f"first_order is one of {', '.join(FIRST_ORDERS)}, not {first_order!r}")
+        check_options(fisher=fisher, first_order=first_order, draws=draws, seed=seed)
         if fisher == first_order == "off":
             raise CriterionError("with fisher and first_order off there is no score left")
-        if draws < 1:
-            raise CriterionError(f"draws is 1 or more, not {draws}")
         self.fisher = fisher
         self.first_order = first_order
         self.draws = draws

@@ -14,6 +14,7 @@ from hfp.importance.capture.batches import Pass
 from hfp.importance.capture.moments import GradientMoments, check_finite, wide
 from hfp.importance.capture.state import differentiable, untouched
 from hfp.importance.errors import CriterionError
+from hfp.importance.options import check_options
 
 
 class HutchinsonImportance(AccumulatedImportance):
@@ -48,8 +49,7 @@ class HutchinsonImportance(AccumulatedImportance):
 
     def __init__(self, form: str = "curvature", reduction: str = "sum", probes: int = 1, seed: int = 0) -> None:
         super().__init__(form, reduction)
-        if probes < 1:
-            raise CriterionError(f"probes is 1 or more, not {probes}")
+        check_options(probes=probes, seed=seed)
         self.probes = probes
         self._generator = torch.Generator().manual_seed(seed)
 

@@ -27,9 +27,9 @@ from hfp.importance.criteria.group_fisher import gauss_newton_root
 from hfp.importance.errors import CriterionError
 from hfp.importance.groups.members import GroupLayer, scoring, width
 from hfp.importance.groups.roles import channels_at, is_attention, roles_of
+from hfp.importance.options import check_options
 from hfp.layers.products import PRODUCTS, groups_of
 
-FISHERS = ("empirical", "gauss-newton")
 _PARTS = ("rows", "total", "square", "gradient")
 
 
@@ -116,8 +116,7 @@ class KroneckerImportance(FromData[Totals], tp.importance.Importance):  # type: 
     """
 
     def __init__(self, fisher: str = "gauss-newton", joint: bool = True, repaired: bool = True, seed: int = 0) -> None:
-        if fisher not in FISHERS:
-            raise CriterionError(f"fisher is one of {', '.join(FISHERS)}, not {fisher!r}")
+        check_options("kronecker", fisher=fisher, joint=joint, repaired=repaired, seed=seed)
         self.fisher = fisher
         self.joint = joint
         self.repaired = repaired

@@ -15,6 +15,7 @@ from hfp.importance.capture.batches import Pass
 from hfp.importance.capture.logits import logits_of
 from hfp.importance.capture.moments import GradientMoments
 from hfp.importance.capture.per_sample import gradient_moments_of
+from hfp.importance.options import check_options
 
 
 class SampledFisherImportance(AccumulatedImportance):
@@ -47,6 +48,7 @@ class SampledFisherImportance(AccumulatedImportance):
 
     def __init__(self, form: str = "curvature", reduction: str = "sum", seed: int = 0) -> None:
         super().__init__(form, reduction)
+        check_options(seed=seed)
         self._draws = np.random.default_rng(seed)
 
     def _measure(self, model: nn.Module, batches: Iterable[Any], run: Pass) -> GradientMoments:

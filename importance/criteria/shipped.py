@@ -18,6 +18,7 @@ from hfp.importance.capture.moments import GradientMoments, check_real, wide
 from hfp.importance.capture.per_sample import gradient_moments_of
 from hfp.importance.errors import CriterionError
 from hfp.importance.groups.members import members, parameter_name, root_name, scoring, width
+from hfp.importance.options import check_options
 from hfp.layers.products import computed_weight, multiplies_inputs
 
 Gradients = Mapping[Tensor, Tensor]
@@ -159,6 +160,7 @@ class RandomImportance(tp.importance.Importance):  # type: ignore[misc]
     """
 
     def __init__(self, seed: int = 0) -> None:
+        check_options(seed=seed)
         self._generator = torch.Generator().manual_seed(seed)
 
     def __call__(self, group: Any) -> Tensor:

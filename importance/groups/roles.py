@@ -17,9 +17,7 @@ from hfp.importance.layers import channels_of, slots_of
 from hfp.layers.products import PRODUCTS, counts_of, groups_of
 
 
-def roles_of(
-    group: Any, passes_on: Collection[str] = ()
-) -> tuple[list[GroupLayer], list[GroupLayer], list[GroupLayer]]:
+def roles_of(group: Any, passes_on: Collection[str]) -> tuple[list[GroupLayer], list[GroupLayer], list[GroupLayer]]:
     """Return the layers that read a group's channels one by one, the linear layers that write them, and the norms over
     them.
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch_pruning.dependency.group import Group
 
+from hfp.errors import counted
 from hfp.layers.calling import is_recurrent
 from hfp.layers.products import PRODUCTS, weight_dims
 from hfp.reconstruct.coupling.changes import cut_lines, left_alone, suspects
@@ -29,7 +30,6 @@ from hfp.reconstruct.coupling.wiring import CoupledGroup, Gone, Wiring, layer_bi
 from hfp.reconstruct.errors import MapError
 from hfp.reconstruct.maps.index_map import IndexMap
 from hfp.reconstruct.maps.plan import Plan, numbers_of
-from hfp.reconstruct.maps.tables import counted
 from hfp.reconstruct.models.compact import compact_model
 from hfp.reconstruct.models.copying import copied
 from hfp.reconstruct.models.running import run_error

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hfp.errors import counted
 from hfp.reconstruct.errors import MapError
 from hfp.reconstruct.maps.rows import add_columns, add_rows, put_rows
-from hfp.reconstruct.maps.tables import counted, html_table, share
+from hfp.reconstruct.maps.tables import html_table, share
 
 State = Mapping[str, Tensor]
 
@@ -261,9 +262,9 @@ def _whole(weight: float, dtype: torch.dtype, where: str = "") -> int:
     return int(weight)
 
 
-def _preview(kept: Tensor, most: int = 8) -> str:
+def _preview(kept: Tensor) -> str:
     values = [str(i) for i in kept.tolist()]
-    return " ".join(values if len(values) <= most else [*values[: most - 1], "...", values[-1]])
+    return " ".join(values if len(values) <= 8 else [*values[:7], "...", values[-1]])
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from hfp.errors import counted
 from hfp.reconstruct.errors import MapError
-from hfp.reconstruct.maps.tables import counted, html_table, share
+from hfp.reconstruct.maps.tables import html_table, share
 
 
 @dataclass(frozen=True, repr=False)

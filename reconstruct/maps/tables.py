@@ -8,11 +8,6 @@ from html import escape
 _ROWS = 30  # a table shows this many at most; a model may have thousands of tensors
 
 
-def counted(number: int, thing: str) -> str:
-    """Return a number and a noun in the right form, such as "1 group" and "1,200 groups"."""
-    return f"{number:,} {thing}{'' if number == 1 else 's'}"
-
-
 def share(part: int, whole: int) -> str:
     """Return the part as a percentage of the whole, which is 100 % for all of nothing."""
     return f"{part / whole if whole else 1:.1%}".replace("%", " %")

@@ -9,6 +9,7 @@ from hfp import importance
 from hfp.commands.arguments.targets import check_image_size, check_target
 from hfp.data.load import IMAGES
 from hfp.errors import InputError, repeated
+from hfp.models.names import is_factory
 from hfp.pruning.budget import KINDS, Budget
 
 _LEAST = {
@@ -99,7 +100,7 @@ def _check_used(arguments: argparse.Namespace) -> None:
             raise InputError(f"--{option.replace('_', '-')} is for --finetune EPOCHS, which is not asked for")
     if arguments.pretrained and arguments.weights is not None:
         raise InputError("--pretrained and --weights both say where the weights come from; give one")
-    if arguments.num_classes is not None and _is_factory(arguments.model):
+    if arguments.num_classes is not None and is_factory(arguments.model):
         raise InputError(f"--num-classes does not reach {arguments.model}: a factory is called without arguments")
 
 
@@ -128,10 +129,6 @@ def check_images(arguments: argparse.Namespace, name: str, channels: int, size: 
             f"--image-size {arguments.image_size} is not the {size} of the images of {name}; "
             "leave the option out (images of --data imagefolder are resized)"
         )
-
-
-def _is_factory(spec: str) -> bool:
-    return ":" in spec and spec.partition(":")[0] not in ("timm", "torchvision")
 
 
 def _check_targets(arguments: argparse.Namespace) -> None:

@@ -24,7 +24,7 @@ from hfp.methods import Client, Reply, State, Task
 
 
 @contextmanager
-def fleet_of(federation: Federation, jobs: int = 1) -> Iterator[Fleet]:
+def fleet_of(federation: Federation, jobs: int) -> Iterator[Fleet]:
     """Make the fleet that has so many clients train at once: this process, or worker processes while inside.
 
     Workers compute with as many threads as this process does, so that the results of a run do not depend on `jobs`.

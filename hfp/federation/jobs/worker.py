@@ -65,7 +65,7 @@ def _ready(instructions: Message, data: int) -> tuple[Desk | None, Message]:
     except Exception as error:
         if not isinstance(error, InputError):
             traceback.print_exc()
-        return None, _problem(FAILED, error)
+        return None, _problem(error)
     return desk, Message({"kind": READY, "digest": desk.digest})
 
 
@@ -73,14 +73,14 @@ def _safely(do: Callable[[Message], Message], request: Message) -> Message:
     try:
         return do(request)
     except InputError as error:
-        return _problem(FAILED, error)
+        return _problem(error)
     except Exception:
         return Message({"kind": ERROR, "problem": traceback.format_exc()})
 
 
-def _problem(kind: str, error: Exception) -> Message:
+def _problem(error: Exception) -> Message:
     named = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
-    return Message({"kind": kind, "problem": named + " ".join(str(error).split())})
+    return Message({"kind": FAILED, "problem": named + " ".join(str(error).split())})
 
 
 class Desk:

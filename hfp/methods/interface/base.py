@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Iterable, Sequence
 from typing import ClassVar, Protocol
 
 from torch import Tensor, nn
@@ -50,8 +49,6 @@ class Method(ABC):
     """What the method does, in a line for `hfp methods`."""
     extra_tensor_prefixes: ClassVar[tuple[str, ...]] = ()
     """A reply may have tensors beside the model's whose names begin with one of these."""
-    renamed_options: ClassVar[Mapping[str, str]] = MappingProxyType({})
-    """Earlier name of an option, which keeps working with a warning, to today's name."""
     keeps_size: ClassVar[bool] = False
     """Whether what clients train has one size in all rounds, so that it can't grow (`Experiment.first_ratio`)."""
 

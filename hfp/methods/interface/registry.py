@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,7 +63,6 @@ def create_method(name: str, /, **options: Any) -> Method:
     if lacking := sorted(getattr(kind, "__abstractmethods__", ())):
         raise InputError(f"method {name} is not complete: {kind.__name__} must define {' and '.join(lacking)}")
     declared = settings_of(kind)
-    options = _with_todays_names(kind, options)
     for option in options:
         if not declared:
             raise InputError(f"{name} has no options; found {option!r}")
@@ -72,10 +70,3 @@ def create_method(name: str, /, **options: Any) -> Method:
             raise unknown(f"option of {name}", option, declared)
     label = kind.option_label()
     return kind(**{option: declared[option].checked(v, label.format(option)) for option, v in options.items()})
-
-
-def _with_todays_names(kind: type[Method], options: dict[str, Any]) -> dict[str, Any]:
-    for old in options.keys() & kind.renamed_options.keys():
-        new = kind.renamed_options[old]
-        warnings.warn(f"option {old} of {kind.name} is called {new} now", FutureWarning, stacklevel=4)
-    return {kind.renamed_options.get(option, option): value for option, value in options.items()}

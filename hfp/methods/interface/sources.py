@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,7 +14,7 @@ from hfp.settings import settings_of
 
 _FOLDER = Path(__file__).parents[1]
 _LIGHT = ("collections.abc", "types", "typing", "hfp.settings", "hfp.methods.blocks.options")
-_FACTS = ("name", "source", "summary", "renamed_options")
+_FACTS = ("name", "source", "summary")
 
 
 class SourceOutline:
@@ -23,7 +23,6 @@ class SourceOutline:
     name: ClassVar[str]
     source: ClassVar[str]
     summary: ClassVar[str]
-    renamed_options: ClassVar[Mapping[str, str]] = {}
 
 
 def check_option_names(method: str, options: Iterable[str]) -> None:
@@ -37,7 +36,7 @@ def check_option_names(method: str, options: Iterable[str]) -> None:
         return
     known = settings_of(found)
     for option in options:
-        if option in known or option in found.renamed_options:
+        if option in known:
             continue
         if not known:
             raise InputError(f"{method} has no options; found {option!r}")

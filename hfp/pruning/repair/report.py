@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from hfp.errors import counted
 from hfp.pruning.reasons import reason_lines
 
 
@@ -59,8 +60,7 @@ def _left(layer: LayerRepair) -> float:
 
 def _headline(report: RepairReport) -> str:
     errors = [layer.error for layer in report.layers if layer.error is not None]
-    plural = "" if len(report.layers) == 1 else "s"
-    line = f"repaired by {report.kind} on {report.samples} samples: {len(report.layers)} layer{plural}"
+    line = f"repaired by {report.kind} on {report.samples} samples: {counted(len(report.layers), 'layer')}"
     if errors:
         before, after = (statistics.median(pair[place] for pair in errors) for place in (0, 1))
         line += f", median error of their outputs {before:.1%} → {after:.1%}"

@@ -70,26 +70,6 @@ def test_usual_names_of_flags_are_understood(flag, value, name):
     assert parsed(flag, value) == {name: SETTINGS[name].read(value)}
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["--lerning-rate", "1"], "unknown option '--lerning-rate'; did you mean --learning-rate"),
-        (["--lerning-rate=1"], "unknown option '--lerning-rate'; did you mean --learning-rate"),
-        (["folder"], "unexpected argument 'folder'"),
-        (["--method", "fjord", "--option", 'widths=[0.5,"a"]'], "option widths of fjord must be a list of numbers"),
-        (["--method", "fedprox", "--option", "mu=a"], "option mu of fedprox must be a number; found 'a'"),
-        (["--device", "meta"], "device must be one that computes, such as cpu, cuda or cuda:1; found 'meta'"),
-        (["--budget", "macs=0.3", "--budget", "macs=0.9"], "limit macs is given twice: 0.3 and 0.9; give it once"),
-        (["--option", "warm-up=1", "--option", "warm_up=2"], "option warm_up is given twice: 1 and 2; give it once"),
-        (["--robust", "median,norm-clip:2,median"], "robust: median is listed twice; list each rule once"),
-        (["--budget", "mcas=1"], "unknown limit 'mcas'; did you mean macs?"),
-    ],
-)
-def test_what_cannot_be_used_is_one_line(capsys, tmp_path, monkeypatch, words, message):
-    monkeypatch.chdir(tmp_path)
-    assert message in refused(capsys, "run", *words)
-
-
 def test_the_help_tells_default_range_and_the_ratios_of_ranks(capsys):
     with pytest.raises(SystemExit):
         main(["run", "--help"])
@@ -99,25 +79,17 @@ def test_the_help_tells_default_range_and_the_ratios_of_ranks(capsys):
     assert [text.index(f" {group}: ") for group in GROUPS] == sorted(text.index(f" {group}: ") for group in GROUPS)
 
 
-def test_an_options_earlier_name_is_one_plain_line(capsys, tmp_path):
-    words = [
-        "run",
-        "--option",
-        "ebbs=false",
-        "--train-images",
-        "60",
-        "--clients",
-        "2",
-        "--rounds",
-        "1",
-        "--head-start",
-        "1",
-    ]
+def test_what_a_user_is_warned_of_is_one_plain_line_once(capsys, monkeypatch):
+    def warned_twice(_):
+        for _ in range(2):
+            warnings.warn("this goes\nelsewhere", FutureWarning, stacklevel=1)
+        return 0
+
+    monkeypatch.setattr("hfp.commands.listing.run_methods", warned_twice)
     with warnings.catch_warnings():
         warnings.simplefilter("always")
-        assert main([*words, "--out", str(tmp_path / "out")]) == 0
-    said = [line for line in capsys.readouterr().err.splitlines() if "ebbs" in line]
-    assert said == ["hfp run: option ebbs of ca-hfp is called shrink_decays now"]
+        assert main(["methods"]) == 0
+    assert capsys.readouterr().err == "hfp methods: this goes elsewhere\n"
 
 
 def test_a_runs_first_lines_say_what_it_assumed(capsys, tmp_path):

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from runs import OF_THE_MACHINE
 
 import hfp
 from hfp.commands import compare as command
@@ -20,7 +21,6 @@ from hfp.comparison.definition import Comparison, Variant, variants_of
 from hfp.comparison.runs import ComparisonFolder, default_jobs, missing, run_missing
 from hfp.data import load
 from hfp.errors import InputError
-from hfp.federation.records import OF_THE_MACHINE
 from hfp.methods.ca_hfp import CAHFP
 
 TINY = {"rounds": 1, "train_images": 60, "clients": 3, "batch_size": 8, "head_start": 1.0}
@@ -285,32 +285,6 @@ def test_failures_are_told_and_make_the_status_1(tmp_path, capsys):
     assert "failed: fedavg, seed 0, rank 1, alpha 1: training diverged" in capsys.readouterr().out
     assert main([*words, "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["rows"] == []
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["--methods", "fedavgg"], "unknown method 'fedavgg'; did you mean fedavg"),
-        (["--option", "fedproxx.mu=1"], "unknown method 'fedproxx'; did you mean fedprox"),
-        (["--option", "warmup=1"], "expected METHOD.NAME=VALUE; found 'warmup=1'"),
-        (["--seeds", "x"], "seeds of a comparison must be a whole number or a list of whole numbers; found 'x'"),
-        (["--seeds", "1,,2"], "seeds of a comparison must be a whole number or a list of whole numbers; found '1,,2'"),
-        (["--rank", "a"], "ranks of a comparison must be a list of whole numbers; found 'a'"),
-        (["--jobs", "0"], "jobs must be at least 1; found 0"),
-        (["--dataset", "cifar100", "--data-root", "."], "cifar100"),
-    ],
-)
-def test_wrong_input_is_one_line_and_status_2_and_leaves_nothing(words, message, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    try:
-        status = main(["compare", "--clients", "3", "--train-images", "60", *words])
-    except SystemExit as stop:
-        status = stop.code
-    error = capsys.readouterr().err
-    assert status == 2
-    assert message in error
-    assert error.count("\n") == 1
-    assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path, capsys):

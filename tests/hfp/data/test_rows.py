@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from runs import timeless
 
 from hfp.data import rows
 from hfp.data.rows import Rows, share_of
@@ -33,7 +34,7 @@ def test_a_run_on_large_images_gives_the_same_to_the_last_bit(monkeypatch: pytes
     monkeypatch.setattr(rows, "LARGE_BYTES", 0)
     assert isinstance(set_up(TINY).shards[0].images, Rows)
     large = simulate(TINY)
-    without_time = [[record.without_machine() for record in run.history] for run in (usual, large)]
+    without_time = [timeless(run.history) for run in (usual, large)]
     assert without_time[0] == without_time[1]
     for name, tensor in usual.global_state.items():
         assert torch.equal(tensor, large.global_state[name])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
-from hfp import Experiment, InputError, simulate
+from hfp import Experiment, simulate
 from hfp.costs.payload import packed_bytes
 from hfp.data import Split, load_dataset
 from hfp.federation.evaluation import Evaluator, class_weights
@@ -266,12 +266,3 @@ def test_testing_less_often_changes_nothing_that_is_tested():
     for f1 in (False, True):
         assert len({round_line(record, 4, f1).index("  up ") for record in seldom.history}) == 1
     assert math.isnan(dataclasses.replace(seldom, history=seldom.history[:2]).accuracy)
-
-
-def test_personal_and_policy_are_checked():
-    with pytest.raises(InputError, match="evaluate must be at least 1; found 0"):
-        Experiment(evaluate=0)
-    with pytest.raises(InputError, match="personal must be at least 0; found -1"):
-        Experiment(personal=-1)
-    with pytest.raises(InputError, match="unknown batch-norm policy 'locall'; did you mean local"):
-        Experiment(batch_norm="locall")

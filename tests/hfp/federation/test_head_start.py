@@ -8,7 +8,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hfp.errors import InputError
 from hfp.federation.client_runner import Clients
 from hfp.federation.experiment import Experiment
 from hfp.federation.setup import set_up
@@ -77,18 +76,3 @@ def test_the_epochs_go_on_from_one_another_with_an_order_of_their_own_each():
             optimizer.step()
     for name, tensor in model.state_dict().items():
         torch.testing.assert_close(reply.tensors[name], tensor)
-
-
-@pytest.mark.parametrize(
-    "fields, message",
-    [
-        ({"head_start": 0.5}, "head_start must be a finite number of at least 1; found 0.5"),
-        ({"head_start": float("inf")}, "head_start must be a finite number of at least 1; found inf"),
-        ({"head_start": "long"}, "head_start must be a number; found 'long'"),
-        ({"head_start_decay": 1.0}, r"head_start_decay must be in \[0, 1\); found 1.0"),
-        ({"head_start_decay": -0.1}, r"head_start_decay must be in \[0, 1\); found -0.1"),
-    ],
-)
-def test_numbers_out_of_range_are_refused(fields, message):
-    with pytest.raises(InputError, match=message):
-        Experiment(**fields)

@@ -25,8 +25,7 @@ def run_of(experiment, lanes=None, replay=True):
     return [course.advance() for _ in range(experiment.rounds)]
 
 
-@pytest.mark.parametrize("method", ["ca-hfp", "dapperfl"])
-@pytest.mark.parametrize("lanes", [1, 3, 8])
+@pytest.mark.parametrize(("method", "lanes"), [("ca-hfp", 1), ("dapperfl", 3), ("ca-hfp", 8)])
 def test_the_number_of_lanes_changes_nothing(method, lanes):
     experiment = dataclasses.replace(SMALL, method=method)
     for one, other in zip(run_of(experiment), run_of(experiment, lanes), strict=True):

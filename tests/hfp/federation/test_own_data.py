@@ -138,10 +138,8 @@ def test_a_model_that_does_not_fit_the_data_is_one_line(model: object, message: 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"model": 7}, "model must be a name; found 7"),
         ({"dataset": torch.zeros(3)}, "dataset must be a name; found"),
         ({"dataset": load_dataset("digits", limit=50), "data_root": "x"}, "data_root must be left out where the data"),
-        ({"pretrained": True, "weights": "x.pth"}, "weights must be left out with pretrained"),
     ],
 )
 def test_an_experiment_refuses_what_it_can_not_use(settings: dict, message: str) -> None:

@@ -33,7 +33,7 @@ def change_of(update, state, name):
 
 def test_without_noise_it_is_the_sum_of_clipped_changes_over_a_fixed_number(a_round):
     _, context, state, updates = a_round
-    made = private_update(Privacy(noise=TINY, clip=0.5), context, state, updates, expected=4, seed=0)
+    made = private_update(Privacy(noise=TINY, clip=0.5), context, state, updates, expected=4, seed=0, steps=1)
     lengths = [
         math.sqrt(sum(float(change_of(update, state, name).square().sum()) for name in context.parameters))
         for update in updates
@@ -50,10 +50,10 @@ def test_without_noise_it_is_the_sum_of_clipped_changes_over_a_fixed_number(a_ro
 def test_leaving_one_client_out_moves_the_sum_by_no_more_than_the_clip_length(a_round):
     _, context, state, updates = a_round
     privacy = Privacy(noise=TINY, clip=0.3)
-    whole = private_update(privacy, context, state, updates, expected=3, seed=0).reply.tensors
+    whole = private_update(privacy, context, state, updates, expected=3, seed=0, steps=1).reply.tensors
     for left_out in range(len(updates)):
         fewer = [update for index, update in enumerate(updates) if index != left_out]
-        part = private_update(privacy, context, state, fewer, expected=3, seed=0).reply.tensors
+        part = private_update(privacy, context, state, fewer, expected=3, seed=0, steps=1).reply.tensors
         moved = sum(float((whole[name] - part[name]).square().sum()) for name in context.parameters)
         assert 3 * math.sqrt(moved) <= 0.3 * (1 + 1e-6)
 
@@ -61,14 +61,14 @@ def test_leaving_one_client_out_moves_the_sum_by_no_more_than_the_clip_length(a_
 def test_every_entry_gets_noise_of_the_stated_deviation(a_round):
     _, context, state, updates = a_round
     privacy = Privacy(noise=2.0, clip=0.5)
-    made = private_update(privacy, context, state, updates, expected=5, seed=1).reply.tensors
+    made = private_update(privacy, context, state, updates, expected=5, seed=1, steps=1).reply.tensors
     quiet = private_update(
-        dataclasses.replace(privacy, noise=TINY), context, state, updates, expected=5, seed=1
+        dataclasses.replace(privacy, noise=TINY), context, state, updates, expected=5, seed=1, steps=1
     ).reply.tensors
     noise = torch.cat([(made[name] - quiet[name]).flatten() for name in context.parameters])
     assert (noise != 0).all()
     assert float(noise.std()) == pytest.approx(2.0 * 0.5 / 5, rel=0.05)
-    again = private_update(privacy, context, state, updates, expected=5, seed=1).reply.tensors
+    again = private_update(privacy, context, state, updates, expected=5, seed=1, steps=1).reply.tensors
     assert all(torch.equal(made[name], again[name]) for name in made)
 
 
@@ -77,11 +77,11 @@ def test_the_next_masks_follow_from_noised_values_alone():
     context = context_of(model)
     state = begin(model, method, context)
     updates = list(made_up(context, method, state))
-    made = private_update(Privacy(noise=1.0), context, state, updates, expected=3, seed=0)
+    made = private_update(Privacy(noise=1.0), context, state, updates, expected=3, seed=0, steps=1)
     after = collected(context, method, state, [made])
     reply = dataclasses.replace(updates[0].reply, loss=7.0, steps=9 * updates[0].reply.steps)
     other = dataclasses.replace(updates[0], reply=reply)
-    again = private_update(Privacy(noise=1.0), context, state, [other, *updates[1:]], expected=3, seed=0)
+    again = private_update(Privacy(noise=1.0), context, state, [other, *updates[1:]], expected=3, seed=0, steps=1)
     same = collected(context, method, state, [again])
     assert all(torch.equal(after.weights[name], same.weights[name]) for name in after.weights)
     for name, curvature in after.method_state.variation.curvature.items():

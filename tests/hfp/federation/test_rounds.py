@@ -36,7 +36,6 @@ def test_the_memory_that_the_machine_gave_is_in_the_record(run):
     document = run_document(run, None)
     assert document["process_peak_bytes"] == document["history"][-1]["process_peak_bytes"] == peaks[-1]
     assert document["device_peak_bytes"] is None
-    assert run.history[0].without_machine().process_peak_bytes is None
 
 
 def test_the_same_experiment_gives_the_same_run(run):

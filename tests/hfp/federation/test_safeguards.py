@@ -170,23 +170,6 @@ def test_a_method_that_reads_more_than_submodels_is_refused_before_it_trains():
         Course(federation)
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"robust": "mean"}, "robust rule"),
-        ({"privacy": {"clip": 1.0}}, "needs its noise"),
-        ({"privacy": {"noise": 1.0, "sigma": 2.0}}, "part of privacy"),
-        ({"privacy": {"noise": 1.0}, "deadline": 1.0, "late": "join"}, "late must be discard"),
-        ({"privacy": {"noise": 1.0}, "batch_norm": "aggregate"}, "batch_norm must be another policy with privacy"),
-        ({"privacy": {"noise": 1.0}, "batch_norm": "participants"}, "batch_norm must be another policy with privacy"),
-        ({"privacy": {"noise": 1.0}, "robust": "median"}, "robust must be left out in a private run"),
-    ],
-)
-def test_what_cannot_be_asked_for_is_one_line(changes, message):
-    with pytest.raises(InputError, match=message):
-        dataclasses.replace(SMALL, **changes)
-
-
 def test_every_round_shows_what_was_spent_and_what_could_not_be_defended():
     run = Course(set_up(dataclasses.replace(SMALL, rounds=1))).run()
     record = dataclasses.replace(run.history[0], figures={"epsilon": 1.234, "undefended": 0.31})

@@ -8,7 +8,7 @@ import torch
 from hfp import Experiment, InputError
 from hfp.federation.problem import load_problem
 from hfp.federation.rounds import Course
-from hfp.federation.setup import set_up_own
+from hfp.federation.setup import set_up_own, with_data_of
 
 APP = Path(__file__).parents[3] / "examples" / "flower"
 
@@ -16,7 +16,7 @@ APP = Path(__file__).parents[3] / "examples" / "flower"
 def test_the_examples_problem_is_learnt():
     problem = load_problem(APP / "my_problem.py")
     experiment = Experiment(clients=30, rounds=1, ratio=0.5)
-    federation = set_up_own(experiment, problem, [50] * 30, here=3)
+    federation = with_data_of(set_up_own(experiment, problem, [50] * 30), problem, 3)
     assert [len(shard.labels) for shard in federation.shards] == [0] * 3 + [50] + [0] * 26
     client = federation.context.clients[3]
     state = federation.method.start(federation.context, federation.initial)
@@ -40,7 +40,8 @@ def test_data(): return torch.randn(6, 1, 8, 8), torch.arange(6) % 3
 def own(tmp_path, text, **changes):
     path = tmp_path / "own.py"
     path.write_text(text)
-    return set_up_own(Experiment(clients=2, **changes), load_problem(path), [4, 4], here=0)
+    problem = load_problem(path)
+    return with_data_of(set_up_own(Experiment(clients=2, **changes), problem, [4, 4]), problem, 0)
 
 
 @pytest.mark.parametrize(

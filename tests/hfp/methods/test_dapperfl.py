@@ -128,15 +128,3 @@ def test_ratios_that_empty_a_layer_are_refused(context):
     clients = (type(context.clients[0])(0, 10, 0.97),)
     with pytest.raises(InputError, match="leaves none; use a smaller ratio"):
         create_method("dapperfl").check(dataclasses.replace(context, clients=clients))
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"first": 1.2}, r"option first of dapperfl must be in \[0, 1\]; found 1.2"),
-        ({"regularisation": -1}, "option regularisation of dapperfl must be a finite number of at least 0; found -1"),
-    ],
-)
-def test_wrong_options_are_refused(options, message):
-    with pytest.raises(InputError, match=message):
-        create_method("dapperfl", **options)

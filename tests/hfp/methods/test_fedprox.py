@@ -2,11 +2,10 @@
 
 import pytest
 import torch
-from federated import SAMPLES, assigned, begin, context_of, local_of, one_round, small_network
+from federated import assigned, begin, context_of, local_of, small_network
 from torch import nn
 from torch.nn import functional
 
-from hfp.errors import InputError
 from hfp.methods import create_method
 from hfp.methods.fedprox import Proximal
 from hfp.reconstruct import IndexMap
@@ -58,19 +57,3 @@ def test_weak_clients_run_a_part_of_the_steps_on_the_full_model(context, partial
         assert (reply.steps, reply.samples) == (expected, 4 * expected)
         assert reply.training_macs == 3 * reply.forward_macs * 4 * expected
         assert reply.tensors.keys() == state.weights.keys()
-
-
-def test_the_mean_is_weighted_by_samples(context):
-    model, context = context
-    method = create_method("fedprox")
-    state = begin(model, method, context)
-    updates, after = one_round(context, method, state)
-    for name in state.weights:
-        expected = sum(u.client.samples / SAMPLES * u.reply.tensors[name].double() for u in updates)
-        torch.testing.assert_close(after.weights[name].double(), expected, rtol=1e-12, atol=1e-12)
-
-
-@pytest.mark.parametrize("mu", [-0.1, float("nan")])
-def test_a_wrong_mu_is_refused(mu):
-    with pytest.raises(InputError, match="option mu of fedprox must be a finite number of at least 0; found"):
-        create_method("fedprox", mu=mu)

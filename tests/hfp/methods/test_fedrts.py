@@ -182,16 +182,3 @@ def test_replies_that_name_other_weights_are_refused(context):
         with pytest.raises(InputError, match=message):
             method.check_reply(context, state, update_of(update.client, update.task, changed))
     assert isinstance(state.method_state, FedRTSState)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"every": 0}, "option every of fedrts must be at least 1; found 0"),
-        ({"exchange": 1.5}, r"option exchange of fedrts must be in \[0, 1\]; found 1.5"),
-        ({"density": 0}, r"option density of fedrts must be in \(0, 1\]; found 0"),
-    ],
-)
-def test_wrong_options_are_refused(options, message):
-    with pytest.raises(InputError, match=message):
-        create_method("fedrts", **options)

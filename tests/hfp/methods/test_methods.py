@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import pytest
 import torch
@@ -264,9 +265,10 @@ def test_submodels_of_higher_ratios_are_nested(context):
         assert set(narrow.kept[name]) <= set(wide.kept[name])
 
 
-def test_fedavg_is_the_weighted_mean_of_full_models(context):
+@pytest.mark.parametrize("name", ["fedavg", "fedprox"])
+def test_methods_of_full_models_take_their_mean_weighted_by_samples(context, name):
     model, context = context
-    method = create_method("fedavg")
+    method = create_method(name)
     state = begin(model, method, context)
     updates, after = one_round(context, method, state)
     for update in updates:
@@ -420,16 +422,31 @@ def test_options_come_as_json_gives_them():
         create_method("fjord", widths=0.5)
 
 
-def test_an_options_earlier_name_keeps_working_with_a_warning_that_says_todays():
-    with pytest.warns(FutureWarning, match="option ebbs of ca-hfp is called shrink_decays now"):
-        method = create_method("ca-hfp", ebbs=False)
-    assert method == create_method("ca-hfp", shrink_decays=False)
-
-
 @pytest.mark.parametrize(
-    ("name", "option", "value"),
-    [("prunefl", "passes", 10**30), ("scalefl", "temperature", 1e300), ("fjord", "temperature", 1e300)],
+    ("name", "option", "value", "expected"),
+    [
+        ("dapperfl", "first", 1.2, "in [0, 1]"),
+        ("dapperfl", "regularisation", -1, "a finite number of at least 0"),
+        ("fedmp", "most", 1.5, "in (0, 1)"),
+        ("fedmp", "discount", 1.5, "in (0, 1)"),
+        ("fedmp", "finest", 1.5, "in (0, 1)"),
+        ("fedprox", "mu", -0.1, "a finite number of at least 0"),
+        ("fedprox", "mu", float("nan"), "a finite number of at least 0"),
+        ("fedrts", "every", 0, "at least 1"),
+        ("fedrts", "exchange", 1.5, "in [0, 1]"),
+        ("fedrts", "density", 0, "in (0, 1]"),
+        ("fjord", "widths", (0.0, 1.0), "in (0, 1]"),
+        ("fjord", "distillation", 1.5, "in [0, 1]"),
+        ("fjord", "temperature", 0, "in (0, 1000000]"),
+        ("fjord", "temperature", 1e300, "in (0, 1000000]"),
+        ("prunefl", "every", 0, "at least 1"),
+        ("prunefl", "overhead", 0, "a finite number above 0"),
+        ("prunefl", "share", 1.5, "in [0, 1]"),
+        ("prunefl", "density", 0, "in (0, 1]"),
+        ("prunefl", "passes", 10**30, "in [1, 1000000]"),
+        ("scalefl", "temperature", 1e300, "in (0, 1000000]"),
+    ],
 )
-def test_numbers_that_no_computation_holds_are_refused(name, option, value):
-    with pytest.raises(InputError, match=rf"{option} of {name} must be in .* 1000000\]; found 1"):
+def test_values_out_of_an_options_range_are_refused(name, option, value, expected):
+    with pytest.raises(InputError, match=re.escape(f"option {option} of {name} must be {expected}; found ")):
         create_method(name, **{option: value})

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from hfp.costs.macs import macs_per_weight
-from hfp.errors import InputError
 from hfp.methods import ServerState, create_method
 from hfp.methods.blocks import sparse
 from hfp.methods.blocks.reconfigure import reconfigure
@@ -219,17 +218,3 @@ def test_by_default_as_many_weights_are_active_as_submodels_would_hold(context):
     mean = (0.75**2 + 0.5**2 + 0.25**2) / 3
     assert create_method("prunefl").most(context) == round(mean * total)
     assert create_method("prunefl", density=0.5).most(context) == round(0.5 * total)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"every": 0}, "option every of prunefl must be at least 1; found 0"),
-        ({"overhead": 0}, "option overhead of prunefl must be a finite number above 0; found 0"),
-        ({"share": 1.5}, r"option share of prunefl must be in \[0, 1\]; found 1.5"),
-        ({"density": 0}, r"option density of prunefl must be in \(0, 1\]; found 0"),
-    ],
-)
-def test_wrong_options_are_refused(options, message):
-    with pytest.raises(InputError, match=message):
-        create_method("prunefl", **options)

@@ -22,7 +22,6 @@ from torch.func import functional_call
 from torch.nn import functional
 from torch.nn.utils.parametrizations import weight_norm
 
-from hfp.errors import InputError
 from hfp.methods import Client, create_method
 from hfp.methods.blocks.selection import keep_window
 from hfp.methods.fjord import relative
@@ -273,16 +272,3 @@ def test_relative_maps_find_a_submodel_inside_a_submodel(context):
     within = relative(outer, inner)
     for name, tensor in outer.restrict(state).items():
         assert torch.equal(within[name].restrict(tensor), inner.restrict(state)[name])
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"widths": (0.0, 1.0)}, r"option widths of fjord must be in \(0, 1\]; found 0.0"),
-        ({"distillation": 1.5}, r"option distillation of fjord must be in \[0, 1\]; found 1.5"),
-        ({"temperature": 0}, r"option temperature of fjord must be in \(0, 1000000\]; found 0"),
-    ],
-)
-def test_wrong_fjord_options_are_refused(options, message):
-    with pytest.raises(InputError, match=message):
-        create_method("fjord", **options)

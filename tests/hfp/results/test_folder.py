@@ -81,14 +81,9 @@ def test_what_was_left_beside_a_clients_model_is_not_overwritten(tmp_path):
         RunFolder(tmp_path)
 
 
-def test_a_description_of_something_else_is_left_alone(tmp_path):
-    (tmp_path / "model.json").write_text("{}")
-    with pytest.raises(InputError, match="is not empty"):
-        RunFolder(tmp_path)
-
-
-def test_a_configuration_of_something_else_is_left_alone(tmp_path):
-    (tmp_path / "config.json").write_text('{"mine": 1}')
+@pytest.mark.parametrize(("name", "text"), [("model.json", "{}"), ("config.json", '{"mine": 1}')])
+def test_a_file_of_something_else_is_left_alone(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
     with pytest.raises(InputError, match="is not empty"):
         RunFolder(tmp_path)
 

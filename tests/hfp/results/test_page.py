@@ -138,6 +138,7 @@ def test_names_in_the_folder_are_text_and_no_markup(folder, tmp_path):
         (METRICS, '{"round": 1, "accuracy": "high"}\n'),
         (CONFIGURATION, "[]"),
         (PLANS, '{"format": 1, "sizes": {"a": -1}, "clients": {}}'),
+        (PLANS, '{"format": 1, "clients": {}}'),
     ],
 )
 def test_damaged_files_are_refused_in_one_line(folder, tmp_path, name, text):
@@ -150,9 +151,3 @@ def test_a_folder_with_a_damaged_file_is_not_shown(folder, tmp_path, name, text,
     assert main(["inspect", str(copied(folder, tmp_path, name, text))]) == 2
     shown = capsys.readouterr()
     assert not shown.out and f"{name}" in shown.err and "is damaged" in shown.err and shown.err.count("\n") == 1
-
-
-def test_plans_without_sizes_are_those_of_an_older_hfp(folder, tmp_path):
-    plans = json.loads((folder / PLANS).read_text())
-    del plans["sizes"]
-    assert masks_of(copied(folder, tmp_path, PLANS, json.dumps(plans))) == []

@@ -78,15 +78,9 @@ def test_batching_does_not_change_the_draws():
         torch.testing.assert_close(whole(group), parts(group), rtol=1e-10, atol=1e-14)
 
 
-def test_options_are_checked():
-    with pytest.raises(CriterionError, match="fisher is one of"):
-        GroupFisherImportance("true")
-    with pytest.raises(CriterionError, match="first_order is one of"):
-        GroupFisherImportance(first_order="both")
+def test_nothing_to_score_by_is_refused():
     with pytest.raises(CriterionError, match="no score left"):
         GroupFisherImportance("off")
-    with pytest.raises(CriterionError, match="draws is 1 or more"):
-        GroupFisherImportance(draws=0)
 
 
 @pytest.mark.parametrize(

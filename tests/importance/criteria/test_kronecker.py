@@ -334,5 +334,3 @@ def test_what_is_not_finite_or_has_no_gradient_is_refused():
         with pytest.raises(CriterionError, match=message):
             criterion.accumulate(model, [(images, labels)], functional.cross_entropy, forward=forward)
         assert criterion.samples == 0
-    with pytest.raises(CriterionError, match="unknown fisher 'true'; known: empirical, gauss-newton"):
-        create("kronecker", fisher="true")

@@ -17,6 +17,7 @@ import job_models
 import pytest
 import torch
 from commands import refused
+from runs import timeless
 from torch import nn
 
 import hfp
@@ -77,9 +78,7 @@ def run_of(experiment: hfp.Experiment, jobs: int) -> Run:
 
 
 def assert_same_run(one: Run, other: Run) -> None:
-    assert [record.without_machine() for record in one.history] == [
-        record.without_machine() for record in other.history
-    ]
+    assert timeless(one.history) == timeless(other.history)
     for name, tensor in one.global_state.items():
         assert torch.equal(tensor, other.global_state[name]), name
 
