@@ -13,8 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from hfp.importance.groups.members import members
-from hfp.layers.products import PRODUCTS, weight_dims
+from hfp.methods.blocks.filters import filters_of
 from hfp.methods.blocks.masked import MASK, MaskedGradients
 from hfp.methods.blocks.sparse import Masks
 from hfp.methods.interface.values import State
@@ -26,7 +25,7 @@ THRESHOLD, CHANNEL = "threshold", "channel/"
 
 @dataclass(frozen=True, eq=False)
 class FilterRows:
-    """Which channel each filter makes: of every convolution and linear layer in a coupled group.
+    """Which channel each filter makes, of all weights that write the channels of coupled groups (`filters_of`).
 
     `channels` has for a weight's name the number of the channel that each of its filters makes, counted over all
     groups, and `total` for those that make none; `dims` the dimension along which filters lie. `first` is the number of
@@ -48,12 +47,11 @@ class FilterRows:
         dims: dict[str, int] = {}
         group, own_names = groups.groups_of(model), dict(model.named_parameters())
         for name in groups.names:
-            for member in members(group(name)):
-                weight = f"{member.name}.weight".lstrip(".")
-                if member.direction != "out" or not isinstance(member.layer, PRODUCTS) or weight not in own_names:
+            for member, weight, tensor, slot in filters_of(group(name)):
+                if weight not in own_names:
                     continue
-                dims[weight] = weight_dims(member.layer)[0]
-                own = channels.setdefault(weight, torch.full((member.layer.weight.shape[dims[weight]],), total))
+                dims[weight] = slot.dim
+                own = channels.setdefault(weight, torch.full((tensor.shape[slot.dim],), total))
                 own[member.indices] = first[name] + member.positions
         return cls(channels, dims, first, total)
 
