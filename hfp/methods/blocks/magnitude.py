@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from hfp.errors import InputError
+from hfp.layers.products import groups_of
 from hfp.methods.blocks.filters import filters_of
 from hfp.methods.blocks.masked import MASK, MaskedGradients
 from hfp.methods.blocks.sparse import Masks
@@ -39,7 +41,11 @@ class FilterRows:
 
     @classmethod
     def of(cls, groups: Coupling, model: nn.Module) -> FilterRows:
-        """Those of a full model."""
+        """Those of a full model.
+
+        Raises:
+            InputError: a transposed convolution has groups, whose filters do not lie along one dimension.
+        """
         first, total = {}, 0
         for name, size in groups.sizes.items():
             first[name], total = total, total + size
@@ -50,6 +56,11 @@ class FilterRows:
             for member, weight, tensor, slot in filters_of(group(name)):
                 if weight not in own_names:
                     continue
+                if slot.grouped and groups_of(member.layer) > 1:
+                    raise InputError(
+                        f"fiarse can't keep channels of {member.name}, a transposed convolution of "
+                        f"{groups_of(member.layer)} groups; use its option structured=False, or another method"
+                    )
                 dims[weight] = slot.dim
                 own = channels.setdefault(weight, torch.full((tensor.shape[slot.dim],), total))
                 own[member.indices] = first[name] + member.positions
