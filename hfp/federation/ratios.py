@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import groupby
 
 import torch
 from torch import nn
@@ -48,8 +49,7 @@ class RatioFinder:
         Raises:
             InputError: even the smallest submodel is over a limit.
         """
-        position = bisect_left(self._ratios, True, key=lambda ratio: not self._over(limits, device, samples, ratio))
-        return self._at(position, limits, device, samples, client)
+        return self._at(self._first_within(limits, device, samples), limits, device, samples, client)
 
     def fitting(self, ratio: float, device: Device, client: int) -> float:
         """Return a client's ratio where its submodel fits the device's memory, else the smallest ratio that does.
@@ -59,9 +59,21 @@ class RatioFinder:
         """
         if not self._over({}, device, 0, ratio):
             return ratio
-        larger = bisect_left(self._ratios, ratio)
-        fits = bisect_left(self._ratios, True, lo=larger, key=lambda ratio: not self._over({}, device, 0, ratio))
+        fits = self._first_within({}, device, 0, start=bisect_left(self._ratios, ratio))
         return self._at(fits, {}, device, 0, client)
+
+    def _first_within(self, limits: Mapping[str, float], device: Device, samples: int, start: int = 0) -> int:
+        """Return the first position in the list, from `start` on, whose ratio keeps within limits; its end if none."""
+        stage = partial(self._method.stage, self._model)
+        for _, ratios in groupby(self._ratios[start:], stage):
+            end = start + len(list(ratios))
+            found = bisect_left(
+                self._ratios, True, start, end, key=lambda ratio: not self._over(limits, device, samples, ratio)
+            )
+            if found < end:
+                return found
+            start = end
+        return start
 
     def _at(self, position: int, limits: Mapping[str, float], device: Device, samples: int, client: int) -> float:
         """Return the ratio at a position of the list, if it has one.

@@ -82,13 +82,14 @@ class Federation:
     def full(self) -> FullCosts:
         """What the full model costs."""
         model, example = self.model, self.context.example
-        peak_bytes = PeakBytesCounter(example)(model, self.experiment.batch_size)
+        largest = min(self.experiment.batch_size, max(client.samples for client in self.context.clients))
+        peak_bytes = PeakBytesCounter(example)(model, largest)
         return FullCosts(parameters(model), macs(model, example), peak_bytes)
 
 
 @dataclass(frozen=True)
 class FullCosts:
-    """What the full model costs: parameters, the multiply-accumulates of one image, and the bytes training keeps."""
+    """What the full model costs: parameters, the multiply-accumulates of one image, and the largest client's bytes."""
 
     parameters: int
     forward_macs: int

@@ -55,6 +55,10 @@ class ScaleFL(DepthFL):
         """Keep the first channels, as many as a client of the ratio has."""
         return keep_window(groups, self.narrowed(network_of(model), ratio))
 
+    def stage(self, model: nn.Module, ratio: float) -> int:
+        """Where an exit goes, the others have more channels, and may cost more than all had before."""
+        return self.exits(network_of(model), ratio)
+
     def removes(self, context: MethodContext) -> str:
         """Say how many of the exits, and which shares of the channels, clients leave out."""
         network = network_of(context.model)

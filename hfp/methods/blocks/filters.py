@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hfp.importance.groups.members import members, width
+from hfp.importance.groups.members import GroupLayer, members, width
 from hfp.layers.products import PRODUCTS
+from hfp.layers.table import Slot
 from hfp.methods.blocks.selection import Scores, scores_of
 from hfp.methods.interface.values import State
 from hfp.reconstruct import Coupling
@@ -30,15 +32,27 @@ def filter_scores(groups: Coupling, model: nn.Module, weights: State) -> Scores:
 
 @torch.no_grad()
 def filter_norms(group: Any) -> Tensor:
-    """Sum the absolute weights of the convolutions and linear layers that write a group's channels, `[width]`.
+    """Sum the absolute weights of the `filters_of` a group's channels, `[width]`.
 
     Layers that read the channels don't count: their weights belong to the filters of other channels.
     """
-    scores = None
-    for member in members(group):
-        if member.direction == "out" and isinstance(member.layer, PRODUCTS):
-            weight = next(entry for entry in member.tensors() if entry[1].dim() > 1)
-            if scores is None:
-                scores = weight[1].new_zeros(width(group), dtype=torch.float32)
-            member.add_to(scores, member.sums(weight[1].abs(), weight[2]))
-    return torch.zeros(width(group)) if scores is None else scores
+    scores = torch.zeros(width(group))
+    for number, (member, _, weight, slot) in enumerate(filters_of(group)):
+        if number == 0:
+            scores = weight.new_zeros(width(group), dtype=torch.float32)
+        member.add_to(scores, member.sums(weight.abs(), slot))
+    return scores
+
+
+def filters_of(group: Any) -> Iterator[tuple[GroupLayer, str, Tensor, Slot]]:
+    """Yield the weights that write a group's channels: member, name, tensor and the slot in which the channels lie.
+
+    These are the weights of convolutions and linear layers. Channels that none of them writes are made by rows of other
+    parameters: those of a recurrent layer's gates, or of queries, keys and values in `nn.MultiheadAttention`.
+    """
+    writers = [member for member in members(group) if member.direction == "out"]
+    products = [member for member in writers if isinstance(member.layer, PRODUCTS)]
+    for member in products or writers:
+        for name, weight, slot in member.tensors():
+            if weight.dim() > 1 and (products or slot.dim == 0):
+                yield member, name, weight, slot

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from hfp.importance.groups.members import members
-from hfp.layers.products import PRODUCTS, weight_dims
+from hfp.errors import InputError
+from hfp.layers.products import groups_of
+from hfp.methods.blocks.filters import filters_of
 from hfp.methods.blocks.masked import MASK, MaskedGradients
 from hfp.methods.blocks.sparse import Masks
 from hfp.methods.interface.values import State
@@ -26,7 +27,7 @@ THRESHOLD, CHANNEL = "threshold", "channel/"
 
 @dataclass(frozen=True, eq=False)
 class FilterRows:
-    """Which channel each filter makes: of every convolution and linear layer in a coupled group.
+    """Which channel each filter makes, of all weights that write the channels of coupled groups (`filters_of`).
 
     `channels` has for a weight's name the number of the channel that each of its filters makes, counted over all
     groups, and `total` for those that make none; `dims` the dimension along which filters lie. `first` is the number of
@@ -40,7 +41,11 @@ class FilterRows:
 
     @classmethod
     def of(cls, groups: Coupling, model: nn.Module) -> FilterRows:
-        """Those of a full model."""
+        """Those of a full model.
+
+        Raises:
+            InputError: a transposed convolution has groups, whose filters do not lie along one dimension.
+        """
         first, total = {}, 0
         for name, size in groups.sizes.items():
             first[name], total = total, total + size
@@ -48,12 +53,16 @@ class FilterRows:
         dims: dict[str, int] = {}
         group, own_names = groups.groups_of(model), dict(model.named_parameters())
         for name in groups.names:
-            for member in members(group(name)):
-                weight = f"{member.name}.weight".lstrip(".")
-                if member.direction != "out" or not isinstance(member.layer, PRODUCTS) or weight not in own_names:
+            for member, weight, tensor, slot in filters_of(group(name)):
+                if weight not in own_names:
                     continue
-                dims[weight] = weight_dims(member.layer)[0]
-                own = channels.setdefault(weight, torch.full((member.layer.weight.shape[dims[weight]],), total))
+                if slot.grouped and groups_of(member.layer) > 1:
+                    raise InputError(
+                        f"fiarse can't keep channels of {member.name}, a transposed convolution of "
+                        f"{groups_of(member.layer)} groups; use its option structured=False, or another method"
+                    )
+                dims[weight] = slot.dim
+                own = channels.setdefault(weight, torch.full((tensor.shape[slot.dim],), total))
                 own[member.indices] = first[name] + member.positions
         return cls(channels, dims, first, total)
 

@@ -166,6 +166,17 @@ class Method(ABC):
         """
         return model
 
+    def stage(self, model: nn.Module, ratio: float) -> int:
+        """Number the stage of a ratio, within which a larger ratio never costs more. By default there is one stage.
+
+        A budget's ratio is found by bisection in each stage.
+
+        Args:
+            model: the full model.
+            ratio: the ratio.
+        """
+        return 0
+
     def extra_bytes(self, model: nn.Module) -> int:
         """Count the bytes that a client keeps while it trains `model`, beside those of training it. By default none."""
         return 0

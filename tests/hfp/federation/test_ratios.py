@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -58,6 +59,21 @@ def test_the_smallest_ratio_within_the_limits(network, limits):
     ]
     assert found == min(fitting)
     assert (found == 0) == (limits == {"macs": 1.0})
+
+
+def test_scalefl_keeps_its_exits_where_fewer_channels_of_all_are_within_the_limits(monkeypatch):
+    """Where an exit goes, the others have more channels and may cost more than all had before."""
+    method, model = create_method("scalefl"), SimpleNamespace(exits=3)
+
+    def cost(_finder, ratio):
+        exits, width = method.exits(model, ratio), 1 - method.narrowed(model, ratio)
+        return round(1e6 * exits / 3 * width**2), 1, 1
+
+    monkeypatch.setattr(RatioFinder, "_leaves_channels", lambda *_: True)
+    monkeypatch.setattr(RatioFinder, "_cost", cost)
+    finder = RatioFinder(model, None, torch.zeros(1, 1), 32, method)
+    assert cost(finder, 0.54) < cost(finder, 0.56)
+    assert finder.find({"macs": 0.22}, DEVICE, samples=40, client=0) == 0.54
 
 
 def test_what_cannot_be_met_is_said_with_what_could(network):

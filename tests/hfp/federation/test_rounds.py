@@ -87,11 +87,12 @@ def test_costs_are_those_of_the_submodels(run):
 
 
 def test_fedavg_costs_what_the_table_calls_fedavgs_cost():
-    run = simulate(dataclasses.replace(SMALL, method="fedavg", options={}, rounds=2))
+    run = simulate(dataclasses.replace(SMALL, method="fedavg", options={}, rounds=2, batch_size=200))
     down, up = run.history[-1].statistics
     assert (run.bytes_down - down, run.bytes_up - up) == (run.full_cost.bytes_down, run.full_cost.bytes_up)
     assert run.training_macs == run.full_cost.training_macs
     assert run.device_seconds == pytest.approx(run.full_cost.seconds)
+    assert run.peak_bytes == run.full_cost.peak_bytes  # no client has as many images as a batch
     assert run.history[0].training_macs > run.history[1].training_macs  # the first round is longer
 
 

@@ -8,6 +8,7 @@ from federated import assigned, begin, collected, context_of, held, local_of, ma
 from torch import nn
 from torch.nn import functional
 
+from hfp.errors import InputError
 from hfp.methods import create_method
 from hfp.methods.blocks import sparse
 from hfp.methods.blocks.magnitude import FilterRows, push_factor
@@ -65,6 +66,13 @@ def test_channels_of_a_transposed_or_grouped_convolution_are_found():
     assert sorted(map(len, norms.values())) == sorted(groups.sizes.values())
     for name, values in norms.items():
         assert (values > 0).all(), name
+
+
+def test_a_transposed_convolution_of_several_groups_is_refused():
+    model = nn.Sequential(nn.ConvTranspose2d(8, 6, 1, groups=2), nn.Flatten(), nn.Linear(6 * 9, 2))
+    groups = Coupling.trace(model, torch.zeros(2, 8, 3, 3), [model[2]])
+    with pytest.raises(InputError, match=r"fiarse can't keep channels of 0, a transposed convolution of 2 groups"):
+        FilterRows.of(groups, model)
 
 
 def test_a_client_keeps_the_largest_channels_of_each_group(context):
