@@ -355,6 +355,10 @@ def _check_used(comparison: Comparison) -> None:
     if "budget" in base and len(ranks) > 1:
         found = ", ".join(map(str, ranks))
         raise InputError(f"ranks must be left out with a budget, which is the size of all clients; found {found}")
+    for variant in comparison.variants:
+        if comparison.ratios and "rank" in variant.changes:
+            found = variant.changes["rank"]
+            raise InputError(f"rank must be left out in {variant.name}, since ratios replace ranks; found {found}")
     if alphas != Comparison.alphas and not any(_has_alpha({**base, **one.changes}) for one in comparison.variants):
         found = ", ".join(f"{alpha:g}" for alpha in alphas)
         raise InputError(

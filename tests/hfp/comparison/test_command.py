@@ -145,6 +145,10 @@ def test_a_comparison_survives_its_folder(tmp_path):
             {"compare": {"alphas": [0.1]}, "experiment": {"partition": "iid"}},
             "alphas must be left out without the Dirichlet partition, which alone has them; found 0.1",
         ),
+        (
+            {"compare": {"ratios": [0.5]}, "variant": [{"name": "x", "rank": 2}]},
+            "rank must be left out in x, since ratios replace ranks; found 2",
+        ),
         ({"compare": {"methods": ["fedavg"]}, "options": {"ca-hfp": {}}}, "unknown method with options 'ca-hfp'"),
     ],
 )
