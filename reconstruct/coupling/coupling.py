@@ -481,9 +481,9 @@ def _followed(model: nn.Module, example_inputs: Any) -> tuple[nn.Module, Any, Tr
 
 
 def _traced(own: nn.Module, inputs: Any) -> Trace:
-    """Trace a pass in evaluation mode, and one in training mode where only that uses all parameters."""
+    """Trace a pass in evaluation mode, and one in training mode where only that uses all parameters and buffers."""
     found = trace(own, inputs)
-    idle = [name for name, _ in own.named_parameters() if not found.uses(name)]
+    idle = [name for name in found.tensors if not found.uses(name)]
     if idle:
         try:
             with torch.random.fork_rng():
