@@ -233,7 +233,9 @@ class Coupling:
         """Return what the full model computes without the channels that a map removes.
 
         Its compact model must compute the same. Entries of the removed channels are zero, and statistics over channels
-        (layer norms and the like) are taken over those that are left.
+        (layer norms and the like) are taken over those that are left. The map is one of this coupling: another coupling
+        may not have the same groups, such as heads, and then takes statistics over all of them. `hfp.prune` removes
+        groups of a coupling that was `verified`.
         """
         return masked_output(self._wiring, model, example_inputs, self._wiring.removed_by(index_map), index_map)
 
