@@ -149,7 +149,7 @@ class _Search:
         shares = self.shares(found.levels)
         name, rules = max(self.limits, key=lambda name: shares[name] / self.limits[name]), self.order.rules
         free = rules.round_to is None and rules.min_channels == 1
-        given = "" if free else f" with round_to={rules.round_to} and min_channels={rules.min_channels}"
+        given = "" if free else f" with round_to={rules.round_to or 1} and min_channels={rules.min_channels}"
         return out_of_reach(name, self.limits[name], shares[name]) + given
 
     def too_far(self, found: _Trial, tolerance: float) -> str:

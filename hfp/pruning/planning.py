@@ -150,7 +150,7 @@ def _left_alone(refused: Mapping[str, str]) -> str:
 def _stuck(bundles: list[Bundle], request: PruneRequest) -> dict[str, str]:
     """Layers whose channels the rules don't let go, with the reason."""
     rules = request.rules
-    reason = f"no part of its channels can go with round_to={rules.round_to} and min_channels={rules.min_channels}"
+    reason = f"no part of its channels can go with round_to={rules.round_to or 1} and min_channels={rules.min_channels}"
     return {
         name: reason
         for bundle in bundles

@@ -79,7 +79,7 @@ def layer_names(model: nn.Module, layers: Any) -> tuple[str, ...]:
     layers.
 
     Raises:
-        InputError: something else is given.
+        InputError: something else is given, or a module of another model.
     """
     names = {module: name for name, module in model.named_modules()}
     given = (layers,) if isinstance(layers, nn.Module | str) else layers
@@ -89,7 +89,12 @@ def layer_names(model: nn.Module, layers: Any) -> tuple[str, ...]:
     for layer in given:
         if not isinstance(layer, nn.Module | str):
             raise InputError(f"an ignored layer is a module of the model or its name, not {layer!r}")
-        found.append(names.get(layer, str(layer)) if isinstance(layer, nn.Module) else layer)
+        if isinstance(layer, nn.Module) and layer not in names:
+            raise InputError(
+                f"an ignored layer is a {type(layer).__name__} that is not in the model; give its name, or the one of "
+                "this model and not of a copy"
+            )
+        found.append(layer if isinstance(layer, str) else names[layer])
     return tuple(found)
 
 

@@ -19,7 +19,7 @@ from hfp.importance.capture.per_sample import gradient_moments_of
 from hfp.importance.errors import CriterionError
 from hfp.importance.groups.members import members, parameter_name, root_name, scoring, width
 from hfp.importance.options import check_options
-from hfp.layers.products import computed_weight, multiplies_inputs
+from hfp.layers.products import computed_weight, multiplies_inputs, reads_single_channels
 
 Gradients = Mapping[Tensor, Tensor]
 """These are what a criterion finds in `.grad` of some parameters, in place of what is there."""
@@ -214,6 +214,13 @@ def _is_misread(item: Any) -> bool:
     return multiplies_inputs(layer) and 1 < layer.groups < layer.out_channels
 
 
+def _fails_on(item: Any) -> bool:
+    """Return whether torch-pruning takes a layer for a depthwise one, although each input has several outputs."""
+    layer = item.dep.target.module
+    reads = item.dep.handler is tp.prune_conv_in_channels and reads_single_channels(layer)
+    return reads and not multiplies_inputs(layer)
+
+
 def _parameters_of(layer: nn.Module | nn.Parameter) -> Iterable[tuple[str, nn.Parameter]]:
     return [("", layer)] if isinstance(layer, nn.Parameter) else layer.named_parameters(recurse=False)
 
@@ -255,7 +262,7 @@ def _private(group: Any, dense: bool, gradients: Gradients) -> Any:
     twin._group = []
     for item in group.items:
         dependency = _readable(item.dep, gradients)
-        mine = type(item)(_ungrouped(dependency) if dense else dependency, list(item.idxs))
+        mine = type(item)(_ungrouped(dependency) if dense or _fails_on(item) else dependency, list(item.idxs))
         mine.root_idxs = list(item.root_idxs)
         twin._group.append(mine)
     return twin
@@ -279,18 +286,26 @@ def _readable(dependency: Any, gradients: Gradients) -> Any:
 def _ungrouped(dependency: Any) -> Any:
     """Return a dependency whose layer is the dense convolution that a grouped one equals, or itself.
 
-    torch-pruning fails on the inputs of a grouped convolution where it compares filters. It passes over depthwise ones.
+    torch-pruning fails on the inputs of a grouped convolution where it compares filters, and on those of one in which
+    each has several outputs. It passes over depthwise ones.
     """
     layer = dependency.target.module
     if not isinstance(layer, nn.modules.conv._ConvNd) or not 1 < layer.groups < layer.out_channels:
         return dependency
-    dense = layer.weight.new_zeros(layer.out_channels, layer.in_channels, *layer.kernel_size)
-    blocks = zip(layer.weight.chunk(layer.groups), dense.chunk(layer.groups), strict=True)
-    for group, (block, rows) in enumerate(blocks):
-        rows.chunk(layer.groups, 1)[group].copy_(block)
-    found = _with_parameters(dependency, {**layer._parameters, "weight": nn.Parameter(dense, requires_grad=False)})
+    weight = nn.Parameter(_dense(layer, layer.weight), requires_grad=False)
+    weight.grad = None if layer.weight.grad is None else _dense(layer, layer.weight.grad)
+    found = _with_parameters(dependency, {**layer._parameters, "weight": weight})
     found.target.module.groups = 1
     return found
+
+
+def _dense(layer: nn.modules.conv._ConvNd, values: Tensor) -> Tensor:
+    """Return what a grouped convolution's weight holds in the shape of a dense one, `[out, in, ..]`; the rest is 0."""
+    dense = values.new_zeros(layer.out_channels, layer.in_channels, *layer.kernel_size)
+    blocks = zip(values.chunk(layer.groups), dense.chunk(layer.groups), strict=True)
+    for group, (block, rows) in enumerate(blocks):
+        rows.chunk(layer.groups, 1)[group].copy_(block)
+    return dense
 
 
 def _with_parameters(dependency: Any, parameters: dict[str, nn.Parameter | None]) -> Any:

@@ -157,7 +157,7 @@ def suspects(wiring: Wiring, call: TracedCall, gone: Gone) -> Iterator[Change]:
         tried.update(lines)
         if new:
             reason = f"{call.key[0] or 'the model'}: {call.key[1]} depends on the size of this dimension"
-            found.append(Change(earlier.key[0], fixed=tuple((line, reason) for line in new)))
+            found.append(Change(call.key[0], fixed=tuple((line, reason) for line in new)))
             yield found[-1]
         if len(found) == _SUSPECTS:
             break

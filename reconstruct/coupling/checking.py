@@ -304,9 +304,10 @@ class _CompactRun(_Run):
                 continue
             error, scale = abs(_projection(flat) - expected[0]), expected[1]
             if not error <= _TOLERANCE * (scale + 1e-6):
-                raise _Different(
-                    self._wiring.trace.calls[key], f"its results differ by {error:.3g} (their norm is {scale:.3g})"
-                )
+                found = f"its results differ by {error:.3g} (their norm is {scale:.3g})"
+                if math.isnan(scale):
+                    found = "the full model's are NaN there; give other example inputs, or other weights"
+                raise _Different(self._wiring.trace.calls[key], found)
         return result
 
 

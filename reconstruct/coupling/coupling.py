@@ -233,7 +233,9 @@ class Coupling:
         """Return what the full model computes without the channels that a map removes.
 
         Its compact model must compute the same. Entries of the removed channels are zero, and statistics over channels
-        (layer norms and the like) are taken over those that are left.
+        (layer norms and the like) are taken over those that are left. The map is one of this coupling: another coupling
+        may not have the same groups, such as heads, and then takes statistics over all of them. `hfp.prune` removes
+        groups of a coupling that was `verified`.
         """
         return masked_output(self._wiring, model, example_inputs, self._wiring.removed_by(index_map), index_map)
 
@@ -481,9 +483,9 @@ def _followed(model: nn.Module, example_inputs: Any) -> tuple[nn.Module, Any, Tr
 
 
 def _traced(own: nn.Module, inputs: Any) -> Trace:
-    """Trace a pass in evaluation mode, and one in training mode where only that uses all parameters."""
+    """Trace a pass in evaluation mode, and one in training mode where only that uses all parameters and buffers."""
     found = trace(own, inputs)
-    idle = [name for name, _ in own.named_parameters() if not found.uses(name)]
+    idle = [name for name in found.tensors if not found.uses(name)]
     if idle:
         try:
             with torch.random.fork_rng():

@@ -305,8 +305,10 @@ def renamed() -> nn.Module:
         ({"budget": hfp.Budget(macs=0.0001)}, "can't go down to 0.0001 of the full model's"),
         ({"ignored_layers": None}, "ignored_layers are modules of the model or their names, not NoneType"),
         ({"ignored_layers": [0]}, "an ignored layer is a module of the model or its name, not 0"),
+        ({"ignored_layers": nn.Linear(2, 2)}, "is a Linear that is not in the model; give its name, or the one of"),
         ({"prune_heads": "no"}, "prune_heads is True or False, not 'no'"),
         ({"part": nn.Linear(1, 1)}, "part is the name of a module, not Linear"),
+        ({"min_channels": 99}, "1 is the least that is reachable here with round_to=1 and min_channels=99"),
         ({"round_to": 10**30}, "1 is the least that is reachable here with round_to=10{30} and min_"),
         ({"model": nn.Sequential(nn.LazyConv2d(4, 3), nn.Conv2d(4, 2, 3))}, "0.weight has no shape before"),
         ({"model": nn.Sequential(nn.ReLU(), Observed())}, "1.seen is on the meta device"),
@@ -331,6 +333,11 @@ def test_models_that_can_t_be_pruned_say_why():
 def test_inputs_that_the_model_does_not_take_are_refused():
     with pytest.raises(InputError, match="does not run on the example inputs"):
         hfp.prune(network(), torch.randn(2, 2, 16, 16), hfp.Budget(ratio=0.5))
+
+
+def test_inputs_that_hold_no_numbers_are_named():
+    with pytest.raises(MapError, match="the full model's are NaN there; give other example inputs"):
+        hfp.prune(network(), IMAGES * torch.nan, hfp.Budget(ratio=0.5))
 
 
 @pytest.mark.parametrize("budget", [hfp.Budget(macs=0.5), hfp.Budget(params=0.5, macs=0.5)])

@@ -66,6 +66,26 @@ def test_what_only_training_uses_follows():
     assert reasons["helper_head"] == "it is an output of the model"
 
 
+def test_buffers_that_only_training_uses_follow():
+    class Averaged(nn.Module):
+        """A layer that keeps a moving average of what it passes on, as a learnt code book does."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("average", torch.zeros(8))
+
+        def forward(self, x: Tensor) -> Tensor:
+            if self.training:
+                self.average.mul_(0.9).add_(0.1 * x.detach().mean(0))
+            return x
+
+    model = nn.Sequential(nn.Linear(4, 8), Averaged(), nn.Linear(8, 2))
+    small = hfp.prune(model, torch.randn(3, 4), hfp.Budget(ratio=0.5)).model.train()
+    assert small(torch.randn(3, 4)).shape == (3, 2)
+    assert small[1].average.shape == (4,)
+    assert small[1].average.all()
+
+
 def test_models_that_take_other_inputs_in_training_are_traced_in_evaluation():
     class Picky(Auxiliary):
         def forward(self, x: Tensor, target: Tensor | None = None) -> Any:

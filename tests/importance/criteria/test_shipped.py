@@ -11,6 +11,7 @@ from torch.nn import functional
 from torch.nn.utils.parametrizations import weight_norm
 
 from hfp.importance import CriterionError, ShippedImportance, create
+from hfp.reconstruct import Coupling
 
 THEIRS = {
     "l1": lambda: tp.importance.MagnitudeImportance(p=1),
@@ -45,6 +46,27 @@ def test_distances_see_a_grouped_convolution_as_the_dense_one_that_it_equals(cou
     squares = (model[0].weight.flatten(1).square(), model[1](impulses).flatten(1).square())
     expected = torch.stack([torch.cdist(rows, rows).sum(0) for rows in squares]).mean(0)
     torch.testing.assert_close(create("fpgm")(group), expected / expected.mean())
+
+
+@pytest.mark.parametrize("name", ["l1", "taylor", "hessian"])
+def test_inputs_that_have_several_outputs_each_are_scored_by_all_weights_that_read_them(name):
+    torch.manual_seed(0)
+    layers = (nn.Conv2d(3, 4, 1), nn.Conv2d(4, 8, 3, groups=4), nn.Conv2d(8, 2, 1))
+    model, images, labels = nn.Sequential(*layers, nn.Flatten()), torch.randn(1, 3, 3, 3), torch.tensor([1])
+    criterion = create(name)
+    if name != "l1":
+        criterion.accumulate(model, [(images, labels)], functional.cross_entropy)
+    functional.cross_entropy(model(images), labels).backward()
+    entries = {
+        "l1": lambda weight: weight.abs(),
+        "taylor": lambda weight: (weight * weight.grad).abs(),
+        "hessian": lambda weight: weight.square() * weight.grad.square(),
+    }[name]
+    first, second, third = (entries(layer.weight) for layer in layers)
+    both = second.reshape(4, -1).sum(1)  # as what it writes, and as what it reads
+    expected = torch.stack([first.flatten(1).sum(1), both, both, third.reshape(2, 4, 2).sum((0, 2))]).mean(0)
+    group = Coupling.trace(model, images).groups_of(model)("0")
+    torch.testing.assert_close(criterion(group), (expected / expected.mean()).detach())
 
 
 def test_taylor_scores_as_torch_pruning_does_and_leaves_no_gradient():

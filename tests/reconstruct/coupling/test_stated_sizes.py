@@ -126,6 +126,29 @@ def test_a_number_that_is_equal_by_chance_stays() -> None:
     assert dict(index_map.attributes["1"]) == {"heads": 2}
 
 
+class ScaledByWidth(nn.Module):
+    """Attention that is scaled by a size computed from the width of its inputs, and a hidden layer behind it."""
+
+    def __init__(self, config: SimpleNamespace) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.qkv, self.out = nn.Linear(12, 36), nn.Linear(12, 12)
+        self.enter, self.leave = nn.Linear(12, 20), nn.Linear(20, 12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).reshape(*x.shape[:2], 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        scores = q @ k.transpose(-1, -2) * (x.shape[-1] // self.heads) ** -0.5
+        x = x + self.out((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
+        return x + self.leave(self.enter(x).relu())
+
+
+def test_a_size_that_code_computes_with_leaves_other_layers_of_its_kind_alone() -> None:
+    model = network(ScaledByWidth, heads=4)
+    coupling = Coupling.trace(model, X).verified(model, X)
+    assert {"1.enter": 20, "2.enter": 20}.items() <= coupling.sizes.items()
+    assert coupling.left_alone["0"] == coupling.left_alone["2.out"] == "1: mul depends on the size of this dimension"
+
+
 class Alternating(nn.Module):
     """A gated layer whose gates and values alternate."""
 
