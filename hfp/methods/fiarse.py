@@ -66,6 +66,7 @@ class FIARSE(Method):
         if self.structured:
             check_counts(context)
             check_own_weights(self.name, context)
+            FilterRows.of(context.groups, context.model)
         else:
             sparse.check_prunable(self.name, context.model)
 

@@ -31,8 +31,8 @@ class ShippedImportance(tp.importance.Importance):  # type: ignore[misc]
     The criterion gets a copy of the group, since some criteria sort its index lists. Weights of half precision are
     scored in float32, because not every operation that criteria use is there for less. Magnitudes, Taylor and Hessian
     scores are also given to what torch-pruning passes over or fails on, by the same formula: bare parameters,
-    embeddings, recurrent layers and grouped transposed convolutions. Distances between filters are those of the dense
-    convolution that a grouped one equals.
+    embeddings, recurrent layers, grouped transposed convolutions, and convolutions of one input and several outputs a
+    group. Distances between filters are those of the dense convolution that a grouped one equals.
 
     Args:
         inner: one of torch-pruning's criteria.
@@ -217,7 +217,7 @@ def _is_misread(item: Any) -> bool:
 def _fails_on(item: Any) -> bool:
     """Return whether torch-pruning takes a layer for a depthwise one, although each input has several outputs."""
     layer = item.dep.target.module
-    reads = item.dep.handler is tp.prune_conv_in_channels and reads_single_channels(layer)
+    reads = item.dep.handler == tp.prune_conv_in_channels and reads_single_channels(layer)
     return reads and not multiplies_inputs(layer)
 
 

@@ -142,11 +142,12 @@ def cut_lines(wiring: Wiring, call: TracedCall, gone: Gone) -> list[Array]:
     return [line for line in lines if wiring.left(line, gone) < len(line)]
 
 
-def suspects(wiring: Wiring, call: TracedCall, gone: Gone) -> Iterator[Change]:
+def suspects(wiring: Wiring, call: TracedCall, gone: Gone, alone: bool) -> Iterator[Change]:
     """Yield dimensions to leave alone where a call differs that has none of them.
 
     Code may have computed with their size. They are those of the calls before it, the nearest first, and last those of
-    all these calls together.
+    all these calls together. A change is for all modules like the call's; where this one is `alone` of its kind, for
+    all that are like the module whose call is suspected.
     """
     before = list(wiring.trace.calls.values())[: list(wiring.trace.calls).index(call.key)]
     tried: set[bytes] = set()
@@ -157,7 +158,8 @@ def suspects(wiring: Wiring, call: TracedCall, gone: Gone) -> Iterator[Change]:
         tried.update(lines)
         if new:
             reason = f"{call.key[0] or 'the model'}: {call.key[1]} depends on the size of this dimension"
-            found.append(Change(call.key[0], fixed=tuple((line, reason) for line in new)))
+            module = earlier.key[0] if alone else call.key[0]
+            found.append(Change(module, fixed=tuple((line, reason) for line in new)))
             yield found[-1]
         if len(found) == _SUSPECTS:
             break

@@ -428,7 +428,8 @@ class Coupling:
         lines = cut_lines(self._wiring, call, gone)
         if lines:
             return self._fitted(self._wiring.extended(fixed=[(line, reason) for line in lines]))
-        for change in suspects(self._wiring, call, gone):
+        alone = not twins_of(self._wiring, call.key[0])
+        for change in suspects(self._wiring, call, gone, alone):
             coupling = self._fitted(applied(self._wiring, change, twins_of(self._wiring, change.module)))
             if coupling._gets_beyond(call, model, example_inputs):
                 return coupling

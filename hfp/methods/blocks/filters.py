@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hfp.importance.groups.members import GroupLayer, members, width
-from hfp.layers.products import PRODUCTS
+from hfp.importance.groups.members import GroupLayer, members, model_of, width
+from hfp.layers.products import PRODUCTS, owner_of
 from hfp.layers.table import Slot
 from hfp.methods.blocks.selection import Scores, scores_of
 from hfp.methods.interface.values import State
@@ -47,12 +47,20 @@ def filter_norms(group: Any) -> Tensor:
 def filters_of(group: Any) -> Iterator[tuple[GroupLayer, str, Tensor, Slot]]:
     """Yield the weights that write a group's channels: member, name, tensor and the slot in which the channels lie.
 
-    These are the weights of convolutions and linear layers. Channels that none of them writes are made by rows of other
-    parameters: those of a recurrent layer's gates, or of queries, keys and values in `nn.MultiheadAttention`.
+    These are the weights of convolutions and linear layers. Channels that none of them writes may be made by rows of
+    other parameters: those of a recurrent layer's gates, or of queries, keys and values in `nn.MultiheadAttention`.
+    Parameters of other modules don't count, since nothing tells whether they write the channels or read them.
     """
     writers = [member for member in members(group) if member.direction == "out"]
     products = [member for member in writers if isinstance(member.layer, PRODUCTS)]
-    for member in products or writers:
+    for member in products or (writer for writer in writers if _has_rows(group, writer)):
         for name, weight, slot in member.tensors():
             if weight.dim() > 1 and (products or slot.dim == 0):
                 yield member, name, weight, slot
+
+
+def _has_rows(group: Any, member: GroupLayer) -> bool:
+    owner = model_of(group).get_submodule(owner_of(member.name)[0])
+    if "parametrizations" in member.name.split("."):
+        return False  # a part of a weight, such as its direction, and not its rows
+    return isinstance(owner, (nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention))

@@ -44,7 +44,8 @@ class FilterRows:
         """Those of a full model.
 
         Raises:
-            InputError: a transposed convolution has groups, whose filters do not lie along one dimension.
+            InputError: a transposed convolution has groups, whose filters do not lie along one dimension; or no weights
+                write channels.
         """
         first, total = {}, 0
         for name, size in groups.sizes.items():
@@ -64,6 +65,11 @@ class FilterRows:
                 dims[weight] = slot.dim
                 own = channels.setdefault(weight, torch.full((tensor.shape[slot.dim],), total))
                 own[member.indices] = first[name] + member.positions
+        if not channels:
+            raise InputError(
+                "fiarse finds no weights that write the channels of this model; use its option structured=False, or "
+                "another method"
+            )
         return cls(channels, dims, first, total)
 
     def inside(self, index_map: IndexMap) -> FilterRows:

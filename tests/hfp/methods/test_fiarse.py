@@ -70,9 +70,9 @@ def test_channels_of_a_transposed_or_grouped_convolution_are_found():
 
 def test_a_transposed_convolution_of_several_groups_is_refused():
     model = nn.Sequential(nn.ConvTranspose2d(8, 6, 1, groups=2), nn.Flatten(), nn.Linear(6 * 9, 2))
-    groups = Coupling.trace(model, torch.zeros(2, 8, 3, 3), [model[2]])
+    model.get_classifier = lambda: model[2]
     with pytest.raises(InputError, match=r"fiarse can't keep channels of 0, a transposed convolution of 2 groups"):
-        FilterRows.of(groups, model)
+        create_method("fiarse").check(context_of(model, shape=(8, 3, 3)))
 
 
 def test_a_client_keeps_the_largest_channels_of_each_group(context):

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from hfp.errors import InputError
 from hfp.methods.blocks.filters import filter_scores
 from hfp.methods.blocks.magnitude import FilterRows
 from hfp.reconstruct import Coupling
@@ -42,6 +43,18 @@ class Attention(nn.Module):
         return entries["attention.in_proj_weight"].view(3, 8, -1).sum((0, 2))
 
 
+class Bare(nn.Module):
+    """Parameters that inputs are multiplied by, of which nothing tells which of them write channels."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Parameter(torch.rand(16, 8)), nn.Parameter(torch.rand(8, 4))
+        self.classifier = nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.classifier(((x @ self.first).relu() @ self.second).relu().mean(1))
+
+
 @pytest.mark.parametrize("kind", [Recurrent, Attention])
 def test_channels_that_no_layer_of_one_weight_writes_have_the_norms_of_their_rows(kind):
     torch.manual_seed(0)
@@ -53,3 +66,13 @@ def test_channels_that_no_layer_of_one_weight_writes_have_the_norms_of_their_row
     rows = FilterRows.of(groups, model)
     (norms,) = (found for found in rows.by_group(rows.norms(weights)).values() if len(found) == 8)
     torch.testing.assert_close(norms, model.rows({name: weight.square() for name, weight in weights.items()}).sqrt())
+
+
+def test_rows_of_parameters_that_may_read_the_channels_do_not_count():
+    model = Bare()
+    groups = Coupling.trace(model, torch.rand(2, 5, 16), [model.classifier])
+    scores = filter_scores(groups, model, model.state_dict())
+    assert len(scores) == 2
+    assert not any(found.any() for found in scores.values())
+    with pytest.raises(InputError, match="fiarse finds no weights that write the channels of this model"):
+        FilterRows.of(groups, model)

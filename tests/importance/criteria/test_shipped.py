@@ -64,9 +64,13 @@ def test_inputs_that_have_several_outputs_each_are_scored_by_all_weights_that_re
     }[name]
     first, second, third = (entries(layer.weight) for layer in layers)
     both = second.reshape(4, -1).sum(1)  # as what it writes, and as what it reads
-    expected = torch.stack([first.flatten(1).sum(1), both, both, third.reshape(2, 4, 2).sum((0, 2))]).mean(0)
-    group = Coupling.trace(model, images).groups_of(model)("0")
-    torch.testing.assert_close(criterion(group), (expected / expected.mean()).detach())
+    written, read = first.flatten(1).sum(1), third.reshape(2, 4, 2).sum((0, 2))
+    own = Coupling.trace(model, images).groups_of(model)("0")
+    graph = tp.DependencyGraph().build_dependency(model, images)  # which does not follow what the layer writes
+    theirs = graph.get_pruning_group(model[0], tp.prune_conv_out_channels, [*range(4)])
+    for group, parts in ((own, (written, both, both, read)), (theirs, (written, both))):
+        expected = torch.stack(parts).mean(0).detach()
+        torch.testing.assert_close(criterion(group), expected / expected.mean())
 
 
 def test_taylor_scores_as_torch_pruning_does_and_leaves_no_gradient():

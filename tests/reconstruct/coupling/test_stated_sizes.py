@@ -149,6 +149,28 @@ def test_a_size_that_code_computes_with_leaves_other_layers_of_its_kind_alone() 
     assert coupling.left_alone["0"] == coupling.left_alone["2.out"] == "1: mul depends on the size of this dimension"
 
 
+class ManyScaled(nn.Module):
+    """Twelve hidden layers that one loop scales by their width."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv1d(2, 8, 1), nn.Conv1d(8, 4, 1))
+        self.enter = nn.ModuleList(nn.Linear(4, 6) for _ in range(12))
+        self.leave = nn.ModuleList(nn.Linear(6, 4) for _ in range(12))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).mean(2)
+        for enter, leave in zip(self.enter, self.leave, strict=True):
+            x = x + leave(hidden := enter(x).relu()).mul(torch.tensor(float(hidden.shape[-1])) ** -0.5).tanh()
+        return x
+
+
+def test_sizes_that_one_loop_computes_with_are_left_alone_at_once() -> None:
+    torch.manual_seed(0)
+    model, x = ManyScaled(), torch.randn(4, 2, 3)
+    assert Coupling.trace(model, x).verified(model, x).names == ("stem.0",)
+
+
 class Alternating(nn.Module):
     """A gated layer whose gates and values alternate."""
 
